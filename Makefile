@@ -1,0 +1,43 @@
+# Every target makes what it needs: a bare machine with Python 3.11 (or newer) and pip is enough.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+
+.PHONY: help demo test soak lint types imports bench check clean
+
+help:
+	@echo "make demo    ten thousand payments through real workers, one of them killed on the way"
+	@echo "make test    the tests           make lint    format, lint, types, import rules"
+	@echo "make check   lint and test       make bench   how fast it is here"
+	@echo "make soak    the long fault runs"
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip
+	$(BIN)/pip install -q --editable . --group dev
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/python examples/shop/demo.py $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not soak" $(ARGS)
+
+soak: $(READY)
+	$(BIN)/python -m pytest -m soak -s $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/windlass bench $(ARGS)
+
+check: lint test
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo .bench

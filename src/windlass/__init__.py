@@ -1,0 +1,61 @@
+"""Background jobs, safe by default: one API on several engines.
+
+Start with ``app = Windlass()`` and ``@app.job``. Exceptions live in ``windlass.errors``, events in ``windlass.events``;
+what user code catches or raises is also here. Importing this package loads no driver and touches no store.
+"""
+
+from windlass.app import Windlass
+from windlass.context import JobContext, current_job
+from windlass.definition import AsyncJob, Call, Job
+from windlass.errors import (
+    ConfigError,
+    Duplicate,
+    EngineFull,
+    EngineUnavailable,
+    JobCancelled,
+    JobFailed,
+    LeaseLost,
+    NotInJob,
+    PayloadError,
+    ResultExpired,
+    ResultNotStored,
+    ResultTimeout,
+    TransitionRefused,
+    WindlassError,
+)
+from windlass.handle import JobError, JobHandle, JobInfo, Page
+from windlass.model import State
+from windlass.retry import Exponential, Retry
+
+__all__ = [
+    "AsyncJob",
+    "Call",
+    "ConfigError",
+    "Duplicate",
+    "EngineFull",
+    "EngineUnavailable",
+    "Exponential",
+    "Job",
+    "JobCancelled",
+    "JobContext",
+    "JobError",
+    "JobFailed",
+    "JobHandle",
+    "JobInfo",
+    "LeaseLost",
+    "NotInJob",
+    "Page",
+    "PayloadError",
+    "ResultExpired",
+    "ResultNotStored",
+    "ResultTimeout",
+    "Retry",
+    "State",
+    "TransitionRefused",
+    "Windlass",
+    "WindlassError",
+    "__version__",
+    "current_job",
+]
+
+__version__ = "0.1.0"

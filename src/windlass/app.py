@@ -1,0 +1,315 @@
+"""The application: the one place where settings, registry, events, middleware, engine and client meet.
+
+Everything else takes what it needs by argument. Making an application reads settings and touches no store; the engine
+is made at first use. Invariants: one application has one engine per process; ``close`` may be called at any time, and a
+later use opens it again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
+
+from windlass.client import Client
+from windlass.clock import Clock, SystemClock
+from windlass.context import JobContext
+from windlass.definition import AsyncJob, Call, Job, JobDecorator, JobOptions, define
+from windlass.engines.base import Store, TransactionalEnqueue, Tx
+from windlass.engines.url import connect
+from windlass.errors import ConfigError
+from windlass.events import Event, Events
+from windlass.explain import explain
+from windlass.handle import JobHandle, JobInfo, Page, hop
+from windlass.middleware import Middleware
+from windlass.model import Action, JobFilter, Moved, State
+from windlass.queues import Queue, QueueInfo, WorkerStatus
+from windlass.registry import Registry
+from windlass.settings import Loaded, Settings, load_settings
+from windlass.units import nearest
+
+__all__ = ["Windlass"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+E = TypeVar("E", bound=Event)
+F = TypeVar("F", bound=Callable[..., object])
+
+PAGE_MAX = 1_000
+
+
+class Windlass:
+    """An application: its jobs, its settings and its engine. *Thread-safe.*
+
+    ``url`` names the store (argument, ``WINDLASS_URL``, settings file, ``REDIS_URL``, else a SQLite file); every other
+    setting is a keyword. Raises ConfigError for an unknown or wrong setting. Usable as a context manager.
+    """
+
+    def __init__(self, url: str | None = None, *, clock: Clock | None = None, **settings: object) -> None:
+        self.loaded: Loaded = load_settings(url, settings)
+        self.settings: Settings = self.loaded.settings
+        self.registry = Registry()
+        self.events = Events()
+        self.middlewares = Middleware()
+        self.clock: Clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._client: Client | None = None
+
+    def __repr__(self) -> str:
+        return f"<Windlass {self.settings.namespace} with {len(self.registry)} jobs>"
+
+    # -- jobs ------------------------------------------------------------------------------------------
+
+    @overload
+    def job(  # type: ignore[overload-overlap]
+        self, fn: Callable[Concatenate[JobContext, P], Coroutine[object, object, R]], /
+    ) -> AsyncJob[P, R]: ...
+    @overload
+    def job(self, fn: Callable[Concatenate[JobContext, P], R], /) -> Job[P, R]: ...
+    @overload
+    def job(  # type: ignore[overload-overlap]
+        self, fn: Callable[P, Coroutine[object, object, R]], /
+    ) -> AsyncJob[P, R]: ...
+    @overload
+    def job(self, fn: Callable[P, R], /) -> Job[P, R]: ...
+    @overload
+    def job(self, /, **options: Unpack[JobOptions]) -> JobDecorator: ...
+    def job(self, fn: Callable[..., object] | None = None, /, **options: object) -> object:
+        """Make a function a job: ``@app.job`` or ``@app.job(queue=..., retry=...)``.
+
+        A first parameter annotated JobContext is injected. Raises ConfigError for a wrong option or a taken name.
+        """
+
+        def decorate(fn: Callable[..., object]) -> object:
+            job = define(fn, options, self, self.settings)
+            self.registry.add(job.spec)
+            return job
+
+        return decorate if fn is None else decorate(fn)
+
+    def enqueue(self, call: Call[R]) -> JobHandle[R]:
+        """Store one call. *Atomic, idempotent by id, blocking.* Raises EngineUnavailable, EngineFull."""
+        return self.client.enqueue(call)
+
+    async def aenqueue(self, call: Call[R]) -> JobHandle[R]:
+        """Store one call without blocking the event loop; calls of one tick share one engine call."""
+        return await (await self._aclient()).aenqueue(call)
+
+    def enqueue_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
+        """Store calls of any jobs, each chunk of 1,000 atomic, and give their handles in order.
+
+        A failure at a later chunk raises with the ids that are stored; calling again with the same calls is safe.
+        """
+        return self.client.enqueue_many(calls)
+
+    async def aenqueue_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
+        """Store calls without blocking the event loop; see ``enqueue_many``."""
+        return await hop(lambda: self.client.enqueue_many(calls))
+
+    def enqueue_stream(self, calls: Iterable[Call[object]]) -> int:
+        """Store calls as they come, in constant memory, and give how many were stored (duplicates are not counted)."""
+        return self.client.enqueue_stream(calls)
+
+    async def aenqueue_stream(self, calls: Iterable[Call[object]] | AsyncIterable[Call[object]]) -> int:
+        """Store calls as they come without blocking the event loop; takes async iterables too."""
+        return await (await self._aclient()).aenqueue_stream(calls)
+
+    def transaction(self) -> AbstractContextManager[Tx]:
+        """Open a transaction of the engine's own database: your writes and ``options(connection=tx)`` commit together.
+
+        Raises ConfigError on an engine without transactions.
+        """
+        engine = self.engine
+        if not isinstance(engine, TransactionalEnqueue):
+            raise ConfigError(f"app.transaction(): the engine {engine.info.name!r} has none; it needs a SQL engine")
+        return engine.transaction()
+
+    # -- looking ---------------------------------------------------------------------------------------
+
+    def get(self, job_id: str, *, reveal: bool = False) -> JobInfo | None:
+        """Give a job, or None when no record of the id is kept. ``reveal`` shows redacted arguments."""
+        return self.client.reader.info(job_id, reveal)
+
+    async def aget(self, job_id: str, *, reveal: bool = False) -> JobInfo | None:
+        """Give a job; see ``get``."""
+        return await hop(lambda: self.get(job_id, reveal=reveal))
+
+    def jobs(
+        self,
+        state: State | str | None = None,
+        name: str | None = None,
+        queue: str | None = None,
+        tag: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[JobInfo]:
+        """Give a page of jobs, newest first. ``cursor`` is the ``next`` of the page before. Raises ConfigError."""
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_MAX:
+            raise ConfigError(f"jobs(limit={limit!r}): a page has 1 to {PAGE_MAX} jobs")
+        where = JobFilter(state=None if state is None else _state(state), name=name, queue=queue, tag=tag)
+        client = self.client
+        rows, following = client.engine.jobs(where, cursor, limit)
+        return Page(tuple(client.reader.describe(row) for row in rows), following)
+
+    async def ajobs(
+        self,
+        state: State | str | None = None,
+        name: str | None = None,
+        queue: str | None = None,
+        tag: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[JobInfo]:
+        """Give a page of jobs; see ``jobs``."""
+        return await hop(lambda: self.jobs(state, name, queue, tag, limit, cursor))
+
+    def queue(self, name: str) -> Queue:
+        """Give a queue to look at, pause, resume or clear. Raises ConfigError for a bad name."""
+        return Queue(name, self.engine, self.clock)
+
+    def queues(self) -> list[QueueInfo]:
+        """Give every queue the store knows, by name."""
+        return [QueueInfo.of(row) for row in self.engine.queues()]
+
+    async def aqueues(self) -> list[QueueInfo]:
+        """Give every queue the store knows, by name."""
+        return await hop(self.queues)
+
+    def workers(self) -> list[WorkerStatus]:
+        """Give every registered worker, oldest first."""
+        return [WorkerStatus.of(row) for row in self.engine.workers()]
+
+    async def aworkers(self) -> list[WorkerStatus]:
+        """Give every registered worker, oldest first."""
+        return await hop(self.workers)
+
+    def stats(self) -> dict[str, int]:
+        """Give the number of jobs in each state, and totals since the store was made under ``total_*``."""
+        return self.engine.counts()
+
+    async def astats(self) -> dict[str, int]:
+        """Give the number of jobs in each state; see ``stats``."""
+        return await hop(self.stats)
+
+    def explain(self, job_id: str) -> str:
+        """Say in words where a job stands and why it is not running."""
+        client = self.client
+        return explain(job_id, client.engine, client.reader, self.registry, self.clock)
+
+    async def aexplain(self, job_id: str) -> str:
+        """Say in words why a job is not running."""
+        return await hop(lambda: self.explain(job_id))
+
+    # -- moving ----------------------------------------------------------------------------------------
+
+    def cancel(self, ids: Sequence[str]) -> list[Moved]:
+        """Cancel jobs: waiting ones end at once, running ones are asked to stop. Says per job whether it applied."""
+        return self._move(Action.CANCEL, ids)
+
+    async def acancel(self, ids: Sequence[str]) -> list[Moved]:
+        """Cancel jobs; see ``cancel``."""
+        return await hop(lambda: self.cancel(ids))
+
+    def retry(self, ids: Sequence[str]) -> list[Moved]:
+        """Run dead, cancelled or scheduled jobs now, with a fresh budget. Says per job whether it applied."""
+        return self._move(Action.RETRY, ids)
+
+    async def aretry(self, ids: Sequence[str]) -> list[Moved]:
+        """Run jobs now; see ``retry``."""
+        return await hop(lambda: self.retry(ids))
+
+    def delete(self, ids: Sequence[str]) -> list[Moved]:
+        """Delete the records of jobs that are not running. Says per job whether it applied."""
+        return self._move(Action.DELETE, ids)
+
+    async def adelete(self, ids: Sequence[str]) -> list[Moved]:
+        """Delete the records of jobs; see ``delete``."""
+        return await hop(lambda: self.delete(ids))
+
+    def _move(self, action: Action, ids: Sequence[str]) -> list[Moved]:
+        if isinstance(ids, str):
+            raise ConfigError(f"{action}({ids!r}): give a list of ids, [{ids!r}]")
+        return self.engine.transition(action, list(ids))
+
+    # -- hooks -----------------------------------------------------------------------------------------
+
+    def middleware(self, kind: str) -> Callable[[F], F]:
+        """Register a generator function around ``"enqueue"`` or ``"execute"``; see ``windlass.middleware``."""
+
+        def register(fn: F) -> F:
+            self.middlewares.add(kind, fn)
+            return fn
+
+        return register
+
+    def on(self, kind: type[E]) -> Callable[[Callable[[E], None]], Callable[[E], None]]:
+        """Register a handler of an event type, such as ``@app.on(JobDead)``. Raises ConfigError."""
+
+        def register(fn: Callable[[E], None]) -> Callable[[E], None]:
+            self.events.subscribe(kind, fn)
+            return fn
+
+        return register
+
+    # -- the engine ------------------------------------------------------------------------------------
+
+    @property
+    def engine(self) -> Store:
+        """The engine, made at first use."""
+        return self.client.engine
+
+    @property
+    def client(self) -> Client:
+        """The client, made at first use."""
+        return self._client or self._open()
+
+    async def _aclient(self) -> Client:
+        # Making an engine imports its driver, which is too long for an event loop.
+        return self._client if self._client is not None else await hop(self._open)
+
+    def _open(self) -> Client:
+        with self._lock:
+            if self._client is None:
+                engine = connect(self.settings, self.clock)
+                self._client = Client(engine, self.registry, self.settings, self.events, self.middlewares)
+            return self._client
+
+    def close(self) -> None:
+        """Close the engine; calls under way end first. *Idempotent.*"""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+            client.engine.close()
+
+    async def aclose(self) -> None:
+        """Close the engine; see ``close``."""
+        await hop(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+def _state(state: State | str) -> State:
+    try:
+        return State(state)
+    except ValueError:
+        names = [each.value for each in State]
+        raise ConfigError(
+            f"there is no state {state!r}{nearest(str(state), names)}; states are {', '.join(names)}"
+        ) from None

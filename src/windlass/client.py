@@ -1,0 +1,265 @@
+"""From Calls to stored jobs: one by one, in chunks, as a stream, and from an event loop.
+
+Takes its engine, registry, settings, events and middleware by argument and must not know the application. Invariants: a
+chunk is stored whole or not at all; a Call is stored once however often it is sent; with no middleware and no
+subscriber an enqueue is one engine call and nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+from collections.abc import AsyncIterable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from windlass.definition import Call
+from windlass.engines.base import Store, TransactionalEnqueue
+from windlass.errors import ConfigError, EngineError
+from windlass.events import Events, JobEnqueued
+from windlass.handle import JobHandle, Reader, hop
+from windlass.middleware import Middleware
+from windlass.model import Placed
+from windlass.registry import Registry
+from windlass.settings import Settings
+
+if TYPE_CHECKING:
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+__all__ = ["CHUNK", "Client"]
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+CHUNK: Final = 1_000
+"""Jobs per atomic batch: long enough to share a commit, short enough to hold the engine's writer for a few ms only."""
+
+HOP_THREADS: Final = 2  # one batch may be committing while the next is on its way
+DUPLICATES_CHECKED: Final = 10  # per call: the check costs a read each and only feeds a warning
+IDS_SHOWN: Final = 5
+
+logger = logging.getLogger("windlass.client")
+
+
+class Client:
+    """Stores calls in one engine. *Thread-safe.*"""
+
+    def __init__(
+        self, engine: Store, registry: Registry, settings: Settings, events: Events, middleware: Middleware
+    ) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.reader = Reader(engine, registry)
+        self._events = events
+        self._middleware = middleware
+        self._ticks: dict[asyncio.AbstractEventLoop, list[tuple[Call[object], asyncio.Future[Placed]]]] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_pid = 0
+        self._pool_lock = threading.Lock()
+
+    def enqueue(self, call: Call[R]) -> JobHandle[R]:
+        """Store one call. *Atomic, idempotent by id, blocking.* Raises EngineUnavailable, EngineFull."""
+        placed = self._store((call,))[0]
+        return JobHandle(placed.id, placed.duplicate, self.reader)
+
+    def enqueue_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
+        """Store calls, each chunk of 1,000 atomic, and give their handles in order.
+
+        A failure at a later chunk raises with the ids that are stored, also as ``error.stored``; calling again with the
+        same calls is safe.
+        """
+        handles: list[JobHandle[R]] = []
+        reader = self.reader
+        try:
+            for chunk in _chunks(calls):
+                handles += [JobHandle(placed.id, placed.duplicate, reader) for placed in self._store(chunk)]
+        except EngineError as error:
+            raise _partly(error, [handle.id for handle in handles]) from error
+        return handles
+
+    def enqueue_stream(self, calls: Iterable[Call[object]]) -> int:
+        """Store calls as they come, in constant memory, and give how many were stored (duplicates are not counted)."""
+        stored = 0
+        try:
+            for chunk in _chunks(calls):
+                stored += _fresh(self._store(chunk))
+        except EngineError as error:
+            raise _counted(error, stored) from error
+        return stored
+
+    async def aenqueue(self, call: Call[R]) -> JobHandle[R]:
+        """Store one call without blocking the event loop. Calls of one tick share one engine call."""
+        import asyncio  # late: sync programs need not load it
+
+        if call.connection is not None or not self._middleware.enqueue_is_empty:
+            # What the caller wraps around this call must see its own outcome, so it goes alone.
+            return await hop(lambda: self.enqueue(call))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Placed] = loop.create_future()
+        waiting = self._ticks.get(loop)
+        if waiting is None:
+            self._ticks[loop] = waiting = []
+            loop.call_soon(self._end_tick, loop)
+        waiting.append((call, future))
+        placed = await future
+        return JobHandle(placed.id, placed.duplicate, self.reader)
+
+    async def aenqueue_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
+        """Store calls without blocking the event loop; see ``enqueue_many``."""
+        return await hop(lambda: self.enqueue_many(calls))
+
+    async def aenqueue_stream(self, calls: Iterable[Call[object]] | AsyncIterable[Call[object]]) -> int:
+        """Store calls as they come without blocking the event loop; takes async iterables too."""
+        if not isinstance(calls, AsyncIterable):
+            plain = calls
+            return await hop(lambda: self.enqueue_stream(plain))
+        stored, chunk = 0, []
+        try:
+            async for call in calls:
+                chunk.append(call)
+                if len(chunk) == CHUNK:
+                    stored += _fresh(await self._astore(chunk))
+                    chunk = []
+            return stored + _fresh(await self._astore(chunk))
+        except EngineError as error:
+            raise _counted(error, stored) from error
+
+    def close(self) -> None:
+        """End the threads of async enqueues; those under way end first. *Idempotent.*"""
+        with self._pool_lock:
+            pool, self._pool = self._pool, None
+        if pool is not None and self._pool_pid == os.getpid():
+            pool.shutdown()
+
+    # -- storing ---------------------------------------------------------------------------------------
+
+    def _store(self, calls: Sequence[Call[object]]) -> list[Placed]:
+        if self._middleware.enqueue_is_empty:
+            placed = self._place(calls)
+        else:
+            placed = self._place_wrapped(calls)
+        if self._events.wants(JobEnqueued):
+            for call, one in zip(calls, placed, strict=True):
+                if not one.duplicate:
+                    self._events.emit(JobEnqueued(one.id, call.new.name, call.new.queue))
+        if any(one.duplicate for one in placed):
+            self._warn_of_other_arguments(calls, placed)
+        return placed
+
+    async def _astore(self, calls: Sequence[Call[object]]) -> list[Placed]:
+        return await hop(lambda: self._store(calls))
+
+    def _place_wrapped(self, calls: Sequence[Call[object]]) -> list[Placed]:
+        placed: list[Placed] | None = None
+        trouble: Exception | None = None
+        with self._middleware.around_enqueue(calls):
+            try:
+                placed = self._place(calls)
+            except Exception as error:
+                trouble = error
+                raise
+        if placed is None:  # a middleware swallowed the error, but there is no job to give a handle of
+            raise trouble or ConfigError("an enqueue middleware ended an enqueue that never happened")
+        return placed
+
+    def _place(self, calls: Sequence[Call[object]]) -> list[Placed]:
+        if not calls:
+            return []
+        connection = calls[0].connection
+        if any(call.connection is not connection for call in calls):
+            raise ConfigError("calls of one enqueue_many have different connection= options; enqueue them apart")
+        news = [call.new for call in calls]
+        if connection is None:
+            return self.engine.enqueue(news)
+        engine = self.engine
+        if not isinstance(engine, TransactionalEnqueue):
+            raise ConfigError(
+                f"connection= of job {calls[0].new.name!r}: the engine {engine.info.name!r} has no transactions; "
+                "leave it out and enqueue after your own commit, or use a SQL engine"
+            )
+        return engine.enqueue_within(connection, news)
+
+    def _warn_of_other_arguments(self, calls: Sequence[Call[object]], placed: Sequence[Placed]) -> None:
+        known = (call.new for call, one in zip(calls, placed, strict=True) if one.duplicate and call.connection is None)
+        for new in itertools.islice(known, DUPLICATES_CHECKED):
+            row = self.engine.job(new.id)
+            if row is not None and (row.name != new.name or row.payload != new.payload.encode()):
+                logger.warning(
+                    "job %s exists as %s with other arguments; it keeps them, and this enqueue of %s is ignored",
+                    new.id,
+                    row.name,
+                    new.name,
+                )
+
+    # -- coalescing ------------------------------------------------------------------------------------
+
+    def _end_tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        waiting = [(call, future) for call, future in self._ticks.pop(loop) if not future.done()]
+        for start in range(0, len(waiting), CHUNK):
+            part = waiting[start : start + CHUNK]
+            self._hop_pool().submit(self._store_tick, loop, part)
+
+    def _store_tick(
+        self, loop: asyncio.AbstractEventLoop, part: list[tuple[Call[object], asyncio.Future[Placed]]]
+    ) -> None:
+        placed: list[Placed] = []
+        trouble: BaseException | None = None
+        try:
+            placed = self._store([call for call, _ in part])
+        except BaseException as error:  # noqa: BLE001  it belongs to those who wait
+            trouble = error
+
+        def answer() -> None:
+            for index, (_, future) in enumerate(part):
+                if future.done():
+                    continue
+                if trouble is not None:
+                    future.set_exception(trouble)
+                else:
+                    future.set_result(placed[index])
+
+        try:
+            loop.call_soon_threadsafe(answer)
+        except RuntimeError:  # the loop is closed, so nobody waits
+            pass
+
+    def _hop_pool(self) -> ThreadPoolExecutor:
+        with self._pool_lock:
+            # Threads do not survive a fork; the child needs its own.
+            if self._pool is None or self._pool_pid != os.getpid():
+                from concurrent.futures import ThreadPoolExecutor
+
+                self._pool = ThreadPoolExecutor(HOP_THREADS, thread_name_prefix="windlass-enqueue")
+                self._pool_pid = os.getpid()
+            return self._pool
+
+
+def _chunks(calls: Iterable[T]) -> Iterator[list[T]]:
+    source = iter(calls)
+    while chunk := list(itertools.islice(source, CHUNK)):
+        yield chunk
+
+
+def _fresh(placed: Sequence[Placed]) -> int:
+    return sum(not one.duplicate for one in placed)
+
+
+def _partly(error: EngineError, stored: list[str]) -> EngineError:
+    """The error with what is stored already; ``stored`` lists the ids."""
+    if not stored:
+        return error
+    shown = ", ".join(stored[:IDS_SHOWN]) + (f", ... {stored[-1]}" if len(stored) > IDS_SHOWN else "")
+    told = type(error)(
+        f"{error}; the first {len(stored)} jobs are stored ({shown}), the rest is not. "
+        "Calling enqueue_many again with the same calls is safe"
+    )
+    vars(told)["stored"] = stored
+    return told
+
+
+def _counted(error: EngineError, stored: int) -> EngineError:
+    if not stored:
+        return error
+    return type(error)(f"{error}; {stored} jobs of the stream are stored, the chunk after them is not")

@@ -1,0 +1,537 @@
+"""Jobs as user code sees them: a function with its options, and calls of it that are not stored yet.
+
+Options are checked where they are written, arguments where they are bound. Must not know an engine: everything that
+stores goes through the ``Enqueuer`` that made the job. Invariants: a Job, its spec and a Call never change; a Call is
+one job-to-be, so its id is made by ``bind`` and storing it twice stores it once.
+
+A stored job carries what ``options()`` changed in timeout, keep, backoff and version; where it carries nothing the
+worker uses the definition of its own code, so a corrected timeout also counts for jobs that already wait.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import (
+    Concatenate,
+    Final,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
+
+from msgspec import Struct, structs
+
+from windlass.clock import to_ms
+from windlass.codec import Meta, Signature, encode_meta
+from windlass.context import JobContext, current_job
+from windlass.errors import ConfigError
+from windlass.handle import JobHandle
+from windlass.ids import check_id, new_id
+from windlass.model import NewJob
+from windlass.retry import Retry, encode_backoff
+from windlass.settings import Settings
+from windlass.units import check_name, duration_ms, nearest
+
+__all__ = [
+    "AsyncJob",
+    "Call",
+    "CallOptions",
+    "Duration",
+    "Enqueuer",
+    "Job",
+    "JobDecorator",
+    "JobOptions",
+    "JobSpec",
+    "define",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+Duration: TypeAlias = int | float | str | timedelta
+"""Seconds, a timedelta, or text such as ``"90s"``, ``"10m"``, ``"24h"``."""
+
+DEFAULT_QUEUE: Final = "default"
+PRIORITY_MAX: Final = 1_000
+TEXT_MAX: Final = 128  # characters of a job name's part, a tag or a version
+
+
+class SharedOptions(TypedDict, total=False):
+    """What may be said at the definition and at a call."""
+
+    queue: str
+    priority: int
+    retry: int | Retry
+    timeout: Duration | None
+    expires: Duration | None
+    keep: Duration | None
+    durability: Literal["fsync", "normal"] | None
+    tags: Iterable[str]
+    version: str | None
+
+
+class JobOptions(SharedOptions, total=False):
+    """What ``app.job`` takes."""
+
+    name: str
+    aliases: Iterable[str]
+    executor: Literal["thread", "process"] | None
+    redact: Iterable[str]
+
+
+class CallOptions(SharedOptions, total=False):
+    """What ``job.options`` takes."""
+
+    delay: Duration
+    at: datetime
+    id: str
+    at_front: bool
+    connection: object
+
+
+SHARED_KEYS: Final = ("queue", "priority", "retry", "timeout", "expires", "keep", "durability", "tags", "version")
+JOB_KEYS: Final = frozenset({*SHARED_KEYS, "name", "aliases", "executor", "redact"})
+CALL_KEYS: Final = frozenset({*SHARED_KEYS, "delay", "at", "id", "at_front", "connection"})
+
+
+class JobSpec(Struct, frozen=True, eq=False):
+    """A registered function with its options resolved. Lengths are milliseconds; ``retry.attempts`` is set."""
+
+    name: str
+    fn: Callable[..., object]
+    is_async: bool
+    takes_context: bool
+    signature: Signature
+    queue: str
+    priority: int
+    retry: Retry
+    timeout_ms: int | None
+    expires_ms: int | None
+    executor: Literal["thread", "process"] | None  # None: the loop for async jobs, a thread for others
+    keep_ms: int | None
+    durability: Literal["fsync", "normal"] | None
+    tags: tuple[str, ...]
+    redact: tuple[str, ...]
+    version: str | None
+    aliases: tuple[str, ...]
+
+
+class Plan(Struct, frozen=True):
+    """The options of the next call, ready to be copied into a NewJob."""
+
+    queue: str
+    priority: int
+    max_attempts: int
+    expires_ms: int | None
+    tags: tuple[str, ...]
+    durable: bool | None
+    facts: Meta
+    meta: str | None
+    run_at: int | None = None
+    delay_ms: int = 0
+    at_front: bool = False
+    id: str | None = None
+    connection: object | None = None
+
+
+class Call(Struct, Generic[R_co], frozen=True, eq=False):
+    """A job, its arguments and options, not yet stored. ``new`` is the request an engine will get."""
+
+    spec: JobSpec
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+    new: NewJob
+    connection: object | None = None
+
+    @property
+    def id(self) -> str:
+        """The id the job will have."""
+        return self.new.id
+
+    @property
+    def name(self) -> str:
+        """The name of the job."""
+        return self.new.name
+
+    @property
+    def queue(self) -> str:
+        """The queue it goes to."""
+        return self.new.queue
+
+    def __repr__(self) -> str:
+        # Arguments stay out of it: they may be redacted.
+        return f"<Call {self.new.name} {self.new.id} to {self.new.queue}>"
+
+
+class Enqueuer(Protocol):
+    """What stores the calls of a job: the application that the job belongs to."""
+
+    def enqueue(self, call: Call[R]) -> JobHandle[R]: ...
+
+    async def aenqueue(self, call: Call[R]) -> JobHandle[R]: ...
+
+
+class BaseJob(Generic[P, R]):
+    """What sync and async jobs have in common."""
+
+    def __init__(self, spec: JobSpec, enqueuer: Enqueuer, plan: Plan, settings: Settings) -> None:
+        functools.update_wrapper(cast("Callable[..., object]", self), spec.fn)
+        self.spec = spec
+        self._enqueuer = enqueuer
+        self._plan = plan
+        self._settings = settings
+        self._encode = spec.signature.encode
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.spec.name}>"
+
+    @property
+    def name(self) -> str:
+        """The name that is stored with every call."""
+        return self.spec.name
+
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+        """Make a Call: checked, encoded, with an id, not stored. Raises PayloadError for arguments that do not fit."""
+        plan = self._plan
+        new = NewJob(
+            plan.id or new_id(),
+            self.spec.name,
+            plan.queue,
+            self._encode(args, kwargs),
+            plan.priority,
+            plan.run_at,
+            plan.delay_ms,
+            plan.at_front,
+            plan.max_attempts,
+            plan.expires_ms,
+            plan.tags,
+            plan.meta,
+            plan.id is not None,
+            plan.durable,
+        )
+        return Call(self.spec, args, kwargs, new, plan.connection)
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Store one job. *Atomic, idempotent by id, blocking.* Raises PayloadError, EngineUnavailable, EngineFull."""
+        return self._enqueuer.enqueue(self.bind(*args, **kwargs))
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Store one job without blocking the event loop; see ``enqueue``."""
+        return await self._enqueuer.aenqueue(self.bind(*args, **kwargs))
+
+    def enqueue_in(self, delay: Duration, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Store one job that is due after ``delay``; see ``enqueue``."""
+        return self._enqueuer.enqueue(self._with({"delay": delay}).bind(*args, **kwargs))
+
+    async def aenqueue_in(self, delay: Duration, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Store one job that is due after ``delay``; see ``enqueue``."""
+        return await self._enqueuer.aenqueue(self._with({"delay": delay}).bind(*args, **kwargs))
+
+    def enqueue_at(self, when: datetime, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Store one job that is due at ``when``, an aware datetime; see ``enqueue``."""
+        return self._enqueuer.enqueue(self._with({"at": when}).bind(*args, **kwargs))
+
+    async def aenqueue_at(self, when: datetime, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Store one job that is due at ``when``, an aware datetime; see ``enqueue``."""
+        return await self._enqueuer.aenqueue(self._with({"at": when}).bind(*args, **kwargs))
+
+    def _with(self, options: Mapping[str, object]) -> BaseJob[P, R]:
+        plan = _replan(self.spec, self._plan, options, self._settings)
+        return type(self)(self.spec, self._enqueuer, plan, self._settings)
+
+    def _arguments(self, args: tuple[object, ...]) -> tuple[object, ...]:
+        return (current_job(), *args) if self.spec.takes_context else args
+
+
+class Job(BaseJob[P, R]):
+    """A registered function. Calling it runs it here and now; ``enqueue`` and ``bind`` make it a job."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the plain function, with the current context if it takes one. Raises NotInJob when there is none."""
+        return cast(R, self.spec.fn(*self._arguments(args), **kwargs))
+
+    def options(self, **options: Unpack[CallOptions]) -> Job[P, R]:
+        """Give the same job with other options for its calls. Raises ConfigError for a wrong one."""
+        return cast("Job[P, R]", self._with(options))
+
+
+class AsyncJob(BaseJob[P, R]):
+    """A registered coroutine function; see ``Job``."""
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the plain coroutine function; see ``Job``."""
+        return cast(R, await cast(Coroutine[object, object, object], self.spec.fn(*self._arguments(args), **kwargs)))
+
+    def options(self, **options: Unpack[CallOptions]) -> AsyncJob[P, R]:
+        """Give the same job with other options for its calls. Raises ConfigError for a wrong one."""
+        return cast("AsyncJob[P, R]", self._with(options))
+
+
+class JobDecorator(Protocol):
+    """What ``app.job(...)`` gives: turns a function into a job, typed after its signature without the context."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, fn: Callable[Concatenate[JobContext, P], Coroutine[object, object, R]], /
+    ) -> AsyncJob[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[JobContext, P], R], /) -> Job[P, R]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, fn: Callable[P, Coroutine[object, object, R]], /
+    ) -> AsyncJob[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Job[P, R]: ...
+
+
+def define(
+    fn: Callable[..., object], options: Mapping[str, object], enqueuer: Enqueuer, settings: Settings
+) -> Job[..., object] | AsyncJob[..., object]:
+    """Make a job of a function. Raises ConfigError for a wrong option or a function that cannot be one."""
+    if not inspect.isfunction(fn):
+        raise ConfigError(f"{fn!r} cannot be a job; decorate a function made with def")
+    where = f"job {fn.__module__}.{fn.__qualname__}"
+    _check_keys(options, JOB_KEYS, where)
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise ConfigError(f"{where} is a generator; its body would never run. Return a value instead")
+    name = _job_name(options["name"], where) if "name" in options else _default_name(fn)
+    where = f"job {name!r}"
+    is_async, takes_context = inspect.iscoroutinefunction(fn), _takes_context(fn)
+    retry = Retry.of(cast("int | Retry | None", options.get("retry")), settings.attempts)
+    spec = JobSpec(
+        name=name,
+        fn=fn,
+        is_async=is_async,
+        takes_context=takes_context,
+        signature=Signature(fn, skip_first=takes_context, job_name=name, payload_max=settings.payload_max),
+        queue=check_name(options.get("queue", DEFAULT_QUEUE), f"{where}: queue"),
+        priority=_priority(options.get("priority", 0), where),
+        retry=retry,
+        timeout_ms=_length(options.get("timeout"), f"{where}: timeout"),
+        expires_ms=_length(options.get("expires"), f"{where}: expires"),
+        executor=_executor(options.get("executor"), is_async, where),
+        keep_ms=_length(options.get("keep"), f"{where}: keep", least=0),
+        durability=_durability(options.get("durability"), where),
+        tags=_tags(options.get("tags", ()), where),
+        redact=_redact(options.get("redact", ()), fn, takes_context, where),
+        version=_version(options.get("version"), where),
+        aliases=tuple(_job_name(alias, where) for alias in _texts(options.get("aliases", ()), f"{where}: aliases")),
+    )
+    facts = Meta(redact=spec.redact, version=spec.version)
+    plan = Plan(
+        queue=spec.queue,
+        priority=spec.priority,
+        max_attempts=retry.attempts or settings.attempts,
+        expires_ms=spec.expires_ms,
+        tags=spec.tags,
+        durable=_durable(spec.durability),
+        facts=facts,
+        meta=encode_meta(facts),
+    )
+    if is_async:
+        return AsyncJob(spec, enqueuer, plan, settings)
+    return Job(spec, enqueuer, plan, settings)
+
+
+def _replan(spec: JobSpec, plan: Plan, options: Mapping[str, object], settings: Settings) -> Plan:
+    where = f"options of job {spec.name!r}"
+    _check_keys(options, CALL_KEYS, where)
+    if "delay" in options and "at" in options:
+        raise ConfigError(f"{where}: delay and at are both given; give one of them")
+    changes: dict[str, object] = {}
+    facts: dict[str, object] = {}
+    for key, value in options.items():
+        match key:
+            case "queue":
+                changes[key] = check_name(value, f"{where}: queue")
+            case "priority":
+                changes[key] = _priority(value, where)
+            case "retry":
+                retry = Retry.of(cast("int | Retry | None", value), settings.attempts)
+                changes["max_attempts"] = retry.attempts
+                # A bare number changes how often, not how long to wait.
+                facts["backoff"] = encode_backoff(retry.backoff) if isinstance(value, Retry) else plan.facts.backoff
+            case "timeout":
+                facts["timeout_ms"] = _length(value, f"{where}: timeout")
+            case "expires":
+                changes["expires_ms"] = _length(value, f"{where}: expires")
+            case "keep":
+                facts["keep_ms"] = _length(value, f"{where}: keep", least=0)
+            case "durability":
+                changes["durable"] = _durable(_durability(value, where))
+            case "tags":
+                changes[key] = _tags(value, where)
+            case "version":
+                facts[key] = _version(value, where)
+            case "delay":
+                changes |= {"delay_ms": duration_ms(value, f"{where}: delay"), "run_at": None}
+            case "at":
+                changes |= {"delay_ms": 0, "run_at": _instant(value, where)}
+            case "id":
+                changes[key] = check_id(value)
+            case "at_front":
+                if not isinstance(value, bool):
+                    raise ConfigError(f"{where}: at_front is {value!r}; it is True or False")
+                changes[key] = value
+            case _:
+                changes[key] = value
+    if facts:
+        changed = structs.replace(plan.facts, **facts)
+        changes |= {"facts": changed, "meta": encode_meta(changed)}
+    return structs.replace(plan, **changes)
+
+
+def _check_keys(options: Mapping[str, object], valid: frozenset[str], where: str) -> None:
+    for key in options:
+        if key in valid:
+            continue
+        if key in JOB_KEYS:
+            raise ConfigError(f"{where}: {key} belongs to the definition; give it to @app.job({key}=...)")
+        if key in CALL_KEYS:
+            raise ConfigError(f"{where}: {key} belongs to a call; give it to .options({key}=...)")
+        raise ConfigError(f"{where}: there is no option {key!r}{nearest(key, sorted(valid))}")
+
+
+def _default_name(fn: Callable[..., object]) -> str:
+    if "<" in fn.__qualname__:  # <lambda>, f.<locals>.g
+        raise ConfigError(
+            f"job {fn.__module__}.{fn.__qualname__} is a lambda or stands inside a function, so no worker can tell it "
+            "from others; give it a name: @app.job(name=...)"
+        )
+    return f"{_module_name(fn)}.{fn.__qualname__}"
+
+
+def _module_name(fn: Callable[..., object]) -> str:
+    if fn.__module__ != "__main__":
+        return fn.__module__
+    main = sys.modules["__main__"]
+    found = getattr(main, "__spec__", None)
+    if found is not None:  # python -m package.module
+        return str(found.name).removesuffix(".__main__")
+    file = getattr(main, "__file__", None)
+    if file is None:
+        raise ConfigError(
+            f"job {fn.__qualname__} is defined in no file, so no worker could import it; put it into a module, "
+            "or name it: @app.job(name=...)"
+        )
+    return Path(file).stem
+
+
+def _takes_context(fn: Callable[..., object]) -> bool:
+    first = next(iter(inspect.signature(fn).parameters.values()), None)
+    if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
+        return False
+    if not isinstance(first.annotation, str):
+        return first.annotation is JobContext
+    head, *rest = first.annotation.strip("'\" ").split(".")
+    found: object = inspect.unwrap(fn).__globals__.get(head)
+    for part in rest:
+        found = getattr(found, part, None)
+    # Imported under TYPE_CHECKING only, it has no value to compare, but its name says enough.
+    return found is JobContext or (found is None and [head, *rest][-1] == "JobContext")
+
+
+def _job_name(value: object, where: str) -> str:
+    if isinstance(value, str) and 1 <= len(value) <= 2 * TEXT_MAX and value.isprintable() and value.strip() == value:
+        return value
+    raise ConfigError(f"{where}: {value!r} is no job name; use 1 to {2 * TEXT_MAX} printable characters")
+
+
+def _priority(value: object, where: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and -PRIORITY_MAX <= value <= PRIORITY_MAX:
+        return value
+    raise ConfigError(
+        f"{where}: priority is {value!r}; use an int from -{PRIORITY_MAX} (first) to {PRIORITY_MAX} (last)"
+    )
+
+
+def _length(value: object, name: str, least: int = 1) -> int | None:
+    if value is None:
+        return None
+    ms = duration_ms(value, name)
+    if ms < least:
+        raise ConfigError(f"{name} is {value!r}; it must be longer than zero, or None for none")
+    return ms
+
+
+def _executor(value: object, is_async: bool, where: str) -> Literal["thread", "process"] | None:
+    match value:
+        case None | "process":
+            return value
+        case "thread" if is_async:
+            raise ConfigError(f"{where}: an async job runs on the event loop; leave executor out, or use 'process'")
+        case "thread":
+            return value
+        case _:
+            hint = nearest(str(value), ("thread", "process"))
+            raise ConfigError(f"{where}: executor is {value!r}{hint}; use 'thread' or 'process'")
+
+
+def _durability(value: object, where: str) -> Literal["fsync", "normal"] | None:
+    match value:
+        case None | "fsync" | "normal":
+            return value
+        case _:
+            hint = nearest(str(value), ("fsync", "normal"))
+            raise ConfigError(f"{where}: durability is {value!r}{hint}; use 'fsync' or 'normal'")
+
+
+def _durable(durability: str | None) -> bool | None:
+    return None if durability is None else durability == "fsync"
+
+
+def _texts(value: object, what: str) -> list[str]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ConfigError(f"{what} is {value!r}; give a list of texts")
+    texts = list(value)
+    for text in texts:
+        if not isinstance(text, str):
+            raise ConfigError(f"{what} holds {text!r}; give a list of texts")
+    return texts
+
+
+def _tags(value: object, where: str) -> tuple[str, ...]:
+    tags = dict.fromkeys(_texts(value, f"{where}: tags"))
+    for tag in tags:
+        if not (1 <= len(tag) <= TEXT_MAX and tag.isprintable()):
+            raise ConfigError(f"{where}: {tag!r} is no tag; use 1 to {TEXT_MAX} printable characters")
+    return tuple(tags)
+
+
+def _redact(value: object, fn: Callable[..., object], takes_context: bool, where: str) -> tuple[str, ...]:
+    names = list(inspect.signature(fn).parameters)[takes_context:]
+    redact = tuple(dict.fromkeys(_texts(value, f"{where}: redact")))
+    for name in redact:
+        if name not in names:
+            raise ConfigError(f"{where}: redact names {name!r}, which is no parameter{nearest(name, names)}")
+    return redact
+
+
+def _version(value: object, where: str) -> str | None:
+    if value is None or (isinstance(value, str) and 1 <= len(value) <= TEXT_MAX and value.isprintable()):
+        return value
+    raise ConfigError(f"{where}: version is {value!r}; use 1 to {TEXT_MAX} printable characters")
+
+
+def _instant(value: object, where: str) -> int:
+    if not isinstance(value, datetime):
+        raise ConfigError(f"{where}: at is {value!r}; give an aware datetime, or use delay=")
+    if value.tzinfo is None or value.utcoffset() is None:
+        raise ConfigError(f"{where}: at is {value!r}, which has no time zone; give it one, such as tzinfo=UTC")
+    ms = to_ms(value)
+    if ms < 0:
+        raise ConfigError(f"{where}: at is {value!r}, which is before 1970")
+    return ms

@@ -1,0 +1,257 @@
+"""The contract of an engine: the protocols that every store fulfils and the conformance suite proves.
+
+Engines store facts and do atomic batch transitions; policy is decided above and handed down as data. Rules:
+
+1. Every hot call is a batch; one is a batch of one. An empty batch is free.
+2. Every write after a claim carries the fence of that claim. A stale fence changes nothing and is an answer, not an
+   error.
+3. Per-item trouble is data in the answer. Only an outage raises: EngineUnavailable or EngineFull, and then nothing of
+   the batch was stored.
+4. The engine's clock decides due times and leases. Callers never send "now".
+5. Engines are blocking and thread-safe, and usable after a fork (a child opens its own handles).
+6. ``wait`` is a hint. Missed and spurious wake-ups are legal; the caller polls as well.
+
+Source of the shape: docs/decisions/0001-one-exchange-per-cycle.md and 0002-sqlite-engine.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, runtime_checkable
+
+from msgspec import Struct
+
+from windlass.model import (
+    Action,
+    Buried,
+    Claimed,
+    Heartbeat,
+    JobFilter,
+    JobRow,
+    LeaseRef,
+    Moved,
+    NewJob,
+    Outcome,
+    Placed,
+    Progress,
+    QueueRow,
+    Rules,
+    Settled,
+    Upkeep,
+    Want,
+    WorkerInfo,
+    WorkerRow,
+)
+
+__all__ = ["Engine", "EngineInfo", "Finding", "Inspector", "Store", "TransactionalEnqueue", "TransactionalSettle", "Tx"]
+
+
+class EngineInfo(Struct, frozen=True):
+    """Frozen facts for logs and tuning; core never branches its semantics on them."""
+
+    name: str  # "sqlite", "memory", "redis", ...
+    target: str  # where the store is, without secrets
+    version: str  # of the server or library
+    durability: str  # what a returned enqueue survives: "fsync", "normal", "memory", ...
+    shared: bool  # whether several processes can use it
+
+
+class Finding(Struct, frozen=True):
+    """One line of a doctor's report. ``level``: ok, warning or error; ``advice`` says what to do."""
+
+    check: str
+    level: str
+    message: str
+    advice: str = ""
+
+
+class Engine(Protocol):
+    """The hot path: what clients and workers call."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def open(self) -> None:
+        """Open handles, create or migrate the schema. *Idempotent.* Raises EngineUnavailable or EngineUnusable."""
+        ...
+
+    def close(self) -> None:
+        """Close handles. *Idempotent.* Calls that are under way end first."""
+        ...
+
+    def migrate(self) -> int:
+        """Bring the schema up to this version under a lock; give the version. *Idempotent.*"""
+        ...
+
+    def enqueue(self, jobs: Sequence[NewJob]) -> list[Placed]:
+        """Store jobs, all or none, in order. *Atomic, idempotent by id.*
+
+        An id that has a record, or a tombstone, is a duplicate: nothing is changed and ``Placed.duplicate`` is true.
+        """
+        ...
+
+    def claim(self, want: Want) -> Claimed:
+        """Lease up to ``want.limit`` ready jobs to a worker. *Atomic.*
+
+        Promotes a bounded slice of due jobs first. Never gives a job of a paused queue; a job past its ``expires_at``
+        ends cancelled with reason ``expired`` instead. Order within a queue: priority, then place, then arrival.
+        Jobs with two or more crash charges are given only to ``want.alone``. Gives nothing, and ``expelled``, to a
+        worker whose record is gone or expired.
+        """
+        ...
+
+    def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
+        """End attempts. *Atomic, fenced.* Same order as given.
+
+        State, result, error history, counters and follow-ups (``then``) are one write. Repeating a settle whose reply
+        was lost is safe: it reports stale.
+        """
+        ...
+
+    def exchange(self, outcomes: Sequence[Outcome], want: Want | None) -> tuple[list[Settled], Claimed]:
+        """Settle and claim in one round trip. The same as ``settle`` then ``claim``, and atomic per part."""
+        ...
+
+    def report(self, notes: Sequence[Progress]) -> list[Settled]:
+        """Store progress. *Atomic, fenced.*"""
+        ...
+
+    def extend(self, worker: WorkerInfo, leases: Sequence[LeaseRef], lease_ms: int) -> Heartbeat:
+        """Register or renew a worker for ``lease_ms`` from now, and say which of its leases are lost. *Atomic.*
+
+        A worker that was reaped and beats again is registered anew; its old leases come back as lost.
+        """
+        ...
+
+    def depart(self, worker: str) -> list[str]:
+        """Deregister a worker that ends in order; what it still holds is released as interrupted. *Atomic.*"""
+        ...
+
+    def bury(self, worker: str, started: Sequence[int], error: str, rules: Rules) -> Buried:
+        """Release what a process held whose death was witnessed, and deregister it. *Atomic, idempotent.*
+
+        ``started`` are the fences of jobs it had begun: they get a crash charge and ``error`` (a JobError as JSON with
+        the attempt set by the engine). First charge: claimable at once. From the second: alone, after a delay that
+        doubles. At ``rules.max_crashes``: dead, reason ``poison``. The others go back to their place with nothing
+        charged.
+        """
+        ...
+
+    def maintain(self, rules: Rules, budget: int) -> Upkeep:
+        """One bounded step of upkeep: promote due jobs, reap expired workers, prune finished records. *Atomic.*
+
+        Every worker may call it at once; each sweep is a compare-and-set and nobody needs to be leader. A job whose
+        lease ran out unwitnessed counts an interruption; beyond ``rules.max_interruptions`` each one costs an attempt.
+        """
+        ...
+
+    def wait(self, queues: Sequence[str] | None, timeout: float) -> bool:
+        """Block until work may be ready in these queues (None: any), ``wake`` is called or ``timeout`` (s) is over."""
+        ...
+
+    def wake(self) -> None:
+        """End a ``wait`` of this engine object in this process, now or the next one."""
+        ...
+
+
+class Inspector(Protocol):
+    """The cold path: people and dashboards. Workers never use it. Every list is bounded."""
+
+    def job(self, job_id: str) -> JobRow | None:
+        """One job, or None when no record of it is kept."""
+        ...
+
+    def jobs(self, where: JobFilter, cursor: str | None, limit: int) -> tuple[list[JobRow], str | None]:
+        """A page of jobs, newest first, and the cursor of the next page (None: no more). Keyset, never offset."""
+        ...
+
+    def queues(self) -> list[QueueRow]:
+        """Every queue the store knows, by name."""
+        ...
+
+    def workers(self) -> list[WorkerRow]:
+        """Every registered worker, oldest first."""
+        ...
+
+    def counts(self) -> dict[str, int]:
+        """Jobs by state (each state a key), and totals since the store was made, under ``total_*``.
+
+        ``total_enqueued, total_done, total_retried, total_dead, total_cancelled, total_stale, total_recovered,
+        total_crashed, total_trimmed``.
+        """
+        ...
+
+    def transition(self, action: Action, ids: Sequence[str]) -> list[Moved]:
+        """Cancel, retry or delete jobs. *Atomic per job.*
+
+        CANCEL ends a waiting job and marks a running one. RETRY makes a dead, cancelled or scheduled job ready now
+        with a fresh budget (attempt, crashes, interruptions back to 0; the history stays). DELETE removes the record
+        of any job that is not running.
+        """
+        ...
+
+    def pause(self, queue: str, reason: str | None, until: int | None) -> None:
+        """Let no job of the queue be claimed, until ``resume`` or the wall-clock ms ``until``. *Idempotent.*"""
+        ...
+
+    def resume(self, queue: str) -> None:
+        """Lift a pause. *Idempotent.*"""
+        ...
+
+    def clear(self, queue: str, limit: int) -> int:
+        """Delete up to ``limit`` waiting jobs of a queue; give how many. Running ones stay."""
+        ...
+
+    def wait_finished(self, ids: Sequence[str], timeout: float) -> bool:
+        """Block until all of these jobs are finished or gone, or ``timeout`` seconds pass; true when they are."""
+        ...
+
+    def doctor(self) -> list[Finding]:
+        """Check the store itself: versions, integrity, orphans, limits."""
+        ...
+
+
+class Store(Engine, Inspector, Protocol):
+    """A whole engine: hot and cold path. What ``windlass.engines.connect`` gives."""
+
+
+class Tx(Protocol):
+    """An open transaction of the engine's own database, with the caller's writes in it."""
+
+    result: Any
+    """What the job returns, stored when the block ends. Wins over the function's return value."""
+
+    def execute(self, sql: str, bindings: Any = ()) -> Any:
+        """Run one statement inside the transaction; gives the driver's cursor."""
+        ...
+
+    @property
+    def connection(self) -> Any:
+        """The driver's connection, to hand to ``options(connection=...)`` or to a library."""
+        ...
+
+
+@runtime_checkable
+class TransactionalEnqueue(Protocol):
+    """SQL engines only: enqueue inside a transaction that the caller owns."""
+
+    def enqueue_within(self, connection: object, jobs: Sequence[NewJob]) -> list[Placed]:
+        """Store jobs with the caller's own writes; they appear when the caller commits. *Atomic with the caller.*
+
+        Raises ConfigError for a connection of another kind or to another database.
+        """
+        ...
+
+    def transaction(self) -> AbstractContextManager[Tx]:
+        """A transaction on the engine's own writer: commits at the end of the block, rolls back on an error."""
+        ...
+
+
+@runtime_checkable
+class TransactionalSettle(Protocol):
+    """SQL engines only: commit a job's writes and its completion together."""
+
+    def settle_within(self, tx: Tx, outcome: Outcome) -> Settled:
+        """Settle inside an open ``transaction()``; STALE means the caller must roll back. *Fenced, atomic with it.*"""
+        ...

@@ -1,0 +1,264 @@
+"""Connections to one file: how they are opened, how writes are grouped, how driver errors become ours.
+
+One writer connection per process. Threads that write at the same time share one transaction and so one fsync: the
+first to get the lock commits for all that wait (group commit). Every write transaction starts with BEGIN IMMEDIATE,
+since a transaction that begins as a reader cannot wait for the lock. Another process may hold the write lock; we wait
+for it with short, jittered sleeps for ``busy_timeout``, then up to ``BUSY_GIVE_UP`` in all.
+
+Durability. In WAL mode ``synchronous=FULL`` syncs the log at each commit, so a commit that returned survives a power
+cut. A group is committed that way if any write in it asks for it. A claim does not: losing one only means that the job
+is claimed again.
+
+A process that was forked must not use its parent's connections, nor close them: ``leak`` keeps them alive untouched.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, Generic, TypeVar
+
+import apsw
+
+from windlass.errors import EngineFull, EngineUnavailable, EngineUnusable, WindlassError
+
+__all__ = ["Reader", "Writer", "connect", "leak", "translated"]
+
+T = TypeVar("T")
+Work = Callable[[apsw.Connection], T]
+
+BUSY_GIVE_UP: Final = 30.0  # seconds until a busy file is an outage; source: reliability rule R23
+GROUP_MAX: Final = 64  # writes that share one commit at most
+WAL_PAGES: Final = 4_000  # checkpoint after 16 MiB of log: one sync of the database for many commits
+WAL_KEEP_BYTES: Final = 16 * 1024 * 1024
+
+LEAKED: Final[list[object]] = []
+
+
+def leak(*handles: object) -> None:
+    """Keep a parent's handles alive in a forked child: closing them here could drop the parent's locks."""
+    LEAKED.extend(handles)
+
+
+def connect(path: str | None, busy_timeout_ms: int) -> apsw.Connection:
+    """Open one connection to a file (None: in memory) with our pragmas. Raises EngineUnusable or EngineUnavailable."""
+    with translated(path):
+        if path is None:
+            db = apsw.Connection(":memory:")
+        else:
+            create_private(path)
+            db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+        db.set_busy_handler(BusyWait(busy_timeout_ms / 1000))
+        db.execute("PRAGMA temp_store = MEMORY")
+        db.execute("PRAGMA mmap_size = 0")
+        db.execute("PRAGMA cache_size = -8000")
+        if path is not None:
+            mode = db.execute("PRAGMA journal_mode = WAL").fetchone()
+            if mode is None or mode[0] != "wal":
+                raise EngineUnusable(
+                    f"{path} cannot use a write-ahead log: is it on a network file system? Use a local disk"
+                )
+            db.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+            db.execute(f"PRAGMA journal_size_limit = {WAL_KEEP_BYTES}")
+        db.execute("PRAGMA synchronous = FULL")
+        return db
+
+
+def create_private(path: str) -> None:
+    """Make sure the file is there and can be written; a new one is for its owner only."""
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise EngineUnusable(
+            f"no folder {folder} for the database {path}: create it, or set WINDLASS_URL to another place"
+        )
+    if os.path.isdir(path):
+        raise EngineUnusable(f"{path} is a folder: the URL must name a file")
+    if not os.path.exists(path):
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR))
+        except OSError as error:
+            raise EngineUnusable(
+                f"cannot create the database {path}: {error.strerror}; give this user write access to {folder}"
+            ) from error
+    elif not os.access(path, os.W_OK) or not os.access(folder, os.W_OK):
+        raise EngineUnusable(
+            f"cannot write {path}: this user needs write access to the file and to its folder (for the log beside it)"
+        )
+
+
+class BusyWait:
+    """How long to wait for another process's write lock: sleeps from 0.2 ms to 10 ms, jittered, up to a limit."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.waits = 0
+        self._since = 0.0
+
+    def __call__(self, tries: int) -> bool:
+        now = time.monotonic()
+        if tries == 0:
+            self._since = now
+        if now - self._since >= self.limit:
+            return False
+        self.waits += 1
+        time.sleep(min(0.0002 * 2 ** min(tries, 6), 0.01) * random.uniform(0.5, 1.0))
+        return True
+
+
+@contextmanager
+def translated(path: str | None) -> Iterator[None]:
+    """Turn the driver's errors into ours at the boundary."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise translate(error, path) from error
+
+
+def translate(error: apsw.Error, path: str | None) -> WindlassError:
+    """What a driver error means to a user of windlass."""
+    where = path or "the in-memory database"
+    match error:
+        case apsw.FullError():
+            return EngineFull(f"{where} is full ({error}): nothing was stored; free disk space or raise its page limit")
+        case apsw.NotADBError():
+            return EngineUnusable(
+                f"{where} is not an SQLite database: set WINDLASS_URL to another file, or move this one away"
+            )
+        case apsw.CorruptError():
+            return EngineUnusable(
+                f"{where} is damaged ({error}): restore a backup, or salvage it with SQLite's .recover"
+            )
+        case apsw.BusyError() | apsw.LockedError():
+            return EngineUnavailable(
+                f"{where} is busy: another process has held its write lock for {BUSY_GIVE_UP:.0f} s; nothing was stored"
+            )
+        case apsw.ReadOnlyError() | apsw.CantOpenError() | apsw.PermissionsError():
+            return EngineUnusable(
+                f"cannot write {where} ({error}): check the owner and mode of the file and its folder"
+            )
+        case _:
+            return EngineUnavailable(f"{where} failed: {type(error).__name__}: {error}; nothing was stored")
+
+
+class Ticket(Generic[T]):
+    """One write that waits for its commit."""
+
+    __slots__ = ("done", "durable", "error", "value", "work")
+
+    def __init__(self, work: Work[T], durable: bool) -> None:
+        self.work = work
+        self.durable = durable
+        self.done = False
+        self.value: T | None = None
+        self.error: BaseException | None = None
+
+
+class Writer:
+    """The one write connection of a process. Thread-safe."""
+
+    def __init__(self, db: apsw.Connection, path: str | None) -> None:
+        self.db = db
+        self.path = path
+        self.lock = threading.RLock()
+        self.commits = 0
+        self._waiting: deque[Ticket[object]] = deque()
+        self._full = True
+
+    def run(self, work: Work[T], *, durable: bool) -> T:
+        """Run ``work`` inside a write transaction and commit it. *Atomic, blocking.*
+
+        ``work`` may be run again after a rollback, so it must do nothing but use the connection it is given. Raises
+        what ``work`` raises, or EngineFull, EngineUnavailable.
+        """
+        ticket: Ticket[T] = Ticket(work, durable)
+        self._waiting.append(ticket)  # type: ignore[arg-type]
+        with self.lock:
+            while not ticket.done:
+                self._commit_waiting()
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.value  # type: ignore[return-value]
+
+    def _commit_waiting(self) -> None:
+        group: list[Ticket[object]] = []
+        while self._waiting and len(group) < GROUP_MAX:
+            group.append(self._waiting.popleft())
+        try:
+            self._commit(group)
+        except BaseException as error:  # noqa: BLE001 - every waiting thread gets its own outcome
+            if len(group) == 1:
+                group[0].error = error
+            else:
+                self._commit_alone(group)
+        for ticket in group:
+            ticket.done = True
+
+    def _commit_alone(self, group: list[Ticket[object]]) -> None:
+        """One bad write must not sink its neighbours: give each its own transaction."""
+        for ticket in group:
+            try:
+                self._commit([ticket])
+            except BaseException as error:  # noqa: BLE001
+                ticket.error = error
+
+    def _commit(self, group: list[Ticket[object]]) -> None:
+        durable = any(ticket.durable for ticket in group)
+        with self.transaction(durable):
+            for ticket in group:
+                ticket.value = ticket.work(self.db)
+
+    @contextmanager
+    def transaction(self, durable: bool) -> Iterator[apsw.Connection]:
+        """Hold the writer for one transaction. Rolls back on any error. *Atomic, blocking.*"""
+        db = self.db
+        with self.lock, translated(self.path):
+            if durable is not self._full:
+                db.execute("PRAGMA synchronous = FULL" if durable else "PRAGMA synchronous = NORMAL")
+                self._full = durable
+            patiently(db, "BEGIN IMMEDIATE")
+            try:
+                yield db
+                patiently(db, "COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+            self.commits += 1
+
+
+def patiently(db: apsw.Connection, sql: str) -> None:
+    """Run BEGIN or COMMIT, going on past the busy timeout until BUSY_GIVE_UP."""
+    deadline = time.monotonic() + BUSY_GIVE_UP
+    while True:
+        try:
+            db.execute(sql)
+            return
+        except (apsw.BusyError, apsw.LockedError):
+            if time.monotonic() >= deadline:
+                raise
+
+
+class Reader:
+    """A connection for questions, beside the writer, so that a long look does not hold up a claim. Thread-safe."""
+
+    def __init__(self, db: apsw.Connection, path: str | None, lock: threading.RLock | None = None) -> None:
+        self.db = db
+        self.path = path
+        self.lock = lock or threading.RLock()
+
+    def run(self, work: Work[T]) -> T:
+        """Run ``work`` on one consistent snapshot. *Blocking.*"""
+        with self.lock, translated(self.path):
+            if self.db.in_transaction:  # the in-memory engine has one connection, and a transaction of ours is open
+                return work(self.db)
+            self.db.execute("BEGIN")
+            try:
+                return work(self.db)
+            finally:
+                self.db.execute("ROLLBACK")

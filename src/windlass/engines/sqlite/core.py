@@ -1,0 +1,226 @@
+"""The handles of one engine object: when they are opened, shared, closed, and what a fork does to them.
+
+The engine opens at first use. A forked child must not touch what its parent opened: it forgets the handles without
+closing them and opens its own at its next use.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+import apsw
+
+from windlass.clock import Clock, SystemClock
+from windlass.engines.base import EngineInfo
+from windlass.engines.sqlite import schema
+from windlass.engines.sqlite.connection import Reader, Work, Writer, connect, leak, translated
+from windlass.engines.sqlite.signals import FileSignal, MemorySignal, Signal
+from windlass.errors import EngineUnavailable
+from windlass.model import Rules
+
+__all__ = ["FOREIGN", "FOREIGN_ADVICE", "Endings", "SqliteCore", "foreign_handle"]
+
+T = TypeVar("T")
+log = logging.getLogger("windlass.engine")
+
+FOREIGN: Final = "another SQLite library in this process has {path} open; two of them on one file void its locks"
+FOREIGN_ADVICE: Final = "keep the job database in its own file, or open it through apsw or app.transaction()"
+
+
+class Endings:
+    """Tells the threads of this process that some job ended. One listener thread, only while somebody waits."""
+
+    def __init__(self, signal: Signal) -> None:
+        self.count = 0
+        self._signal = signal
+        self._changed = threading.Condition()
+        self._waiters = 0
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[Endings]:
+        with self._changed:
+            self._waiters += 1
+            if self._thread is None:
+                if isinstance(self._signal, FileSignal):
+                    self._signal.listen()
+                self._thread = threading.Thread(target=self._listen, name="windlass-endings", daemon=True)
+                self._thread.start()
+        try:
+            yield self
+        finally:
+            with self._changed:
+                self._waiters -= 1
+                last = self._waiters == 0
+            if last:
+                self._signal.wake()
+
+    def wait(self, seen: int, timeout: float) -> None:
+        """Block until ``count`` is beyond ``seen`` or ``timeout`` seconds pass."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.count != seen, timeout)
+
+    def _listen(self) -> None:
+        while True:
+            self._signal.wait(60.0)
+            with self._changed:
+                self.count += 1
+                self._changed.notify_all()
+                if self._waiters == 0:
+                    self._thread = None
+                    return
+
+
+class SqliteCore:
+    """Connections, signals and settings of one engine object. *Thread-safe.*"""
+
+    def __init__(
+        self,
+        path: str | None,
+        *,
+        clock: Clock | None = None,
+        durability: str = "fsync",
+        busy_timeout_ms: int = 5_000,
+        namespace: str = "windlass",
+        rules: Rules | None = None,
+    ) -> None:
+        self.path = path
+        self._clock: Clock = clock or SystemClock()
+        self._durable = durability == "fsync" and path is not None
+        self._busy_timeout_ms = busy_timeout_ms
+        self._rules = rules or Rules()
+        self._q = schema.Sql(namespace)
+        self._boot = boot_id()
+        self._forget_handles()
+        ENGINES.add(self)
+
+    def _forget_handles(self) -> None:
+        self._opening = threading.RLock()
+        self._writer: Writer | None = None
+        self._reader: Reader | None = None
+        self._ready: Signal = FileSignal(f"{self.path}-ready") if self.path else MemorySignal()
+        self._ended: Signal = FileSignal(f"{self.path}-done") if self.path else MemorySignal()
+        self._endings = Endings(self._ended)
+
+    @property
+    def info(self) -> EngineInfo:
+        return EngineInfo(
+            name="sqlite" if self.path else "memory",
+            target=self.path or ":memory:",
+            version=apsw.sqlite_lib_version(),
+            durability="memory" if self.path is None else "fsync" if self._durable else "normal",
+            shared=self.path is not None,
+        )
+
+    def open(self) -> None:
+        """Open the connections and migrate. *Idempotent, blocking.*"""
+        with self._opening:
+            if self._writer is not None:
+                return
+            if self.path is not None and foreign_handle(self.path):
+                log.warning("%s: %s", FOREIGN.format(path=self.path), FOREIGN_ADVICE)
+            db = connect(self.path, self._busy_timeout_ms)
+            writer = Writer(db, self.path)
+            with translated(self.path):
+                have = schema.version_of(db, self._q)
+            if have > schema.VERSION:
+                db.close()
+                raise schema.newer(self.info.target, have)
+            if have < schema.VERSION:
+                writer.run(lambda db: schema.migrate(db, self._q, self.info.target), durable=True)
+            if self.path is None:
+                self._reader = Reader(db, None, writer.lock)
+            else:
+                self._reader = Reader(connect(self.path, self._busy_timeout_ms), self.path)
+            self._writer = writer
+
+    def close(self) -> None:
+        """Close the connections. *Idempotent.* An in-memory store is gone afterwards."""
+        with self._opening:
+            writer, reader = self._writer, self._reader
+            self._writer = self._reader = None
+            if writer is not None and reader is not None:
+                with writer.lock, reader.lock:
+                    reader.db.close()
+                    writer.db.close()
+            self._ready.close()
+            self._ended.close()
+
+    def migrate(self) -> int:
+        """Bring the schema up to date; give its version. *Idempotent.*"""
+        self.open()
+        return schema.VERSION
+
+    def _ask(self, work: Work[T]) -> T:
+        """Answer a question on one snapshot."""
+        reader = self._reader
+        if reader is None:
+            self.open()
+            reader = self._reader
+            if reader is None:
+                raise EngineUnavailable(f"{self.info.target} was closed by another thread: open it again")
+        return reader.run(work)
+
+    def _write(self, work: Work[T], *, durable: bool) -> T:
+        """Do one atomic write; ``durable`` asks for a sync where the engine's setting is fsync."""
+        return self._open_writer().run(work, durable=durable and self._durable)
+
+    def _open_writer(self) -> Writer:
+        writer = self._writer
+        if writer is None:
+            self.open()
+            writer = self._writer
+            if writer is None:
+                raise EngineUnavailable(f"{self.info.target} was closed by another thread: open it again")
+        return writer
+
+    def _after_fork(self) -> None:
+        """In a forked child: leave the parent's handles alone and start afresh."""
+        leak(self._writer, self._reader, self._ready, self._ended, self._endings)
+        self._forget_handles()
+
+
+ENGINES: Final[weakref.WeakSet[SqliteCore]] = weakref.WeakSet()
+
+
+def reset_after_fork() -> None:
+    """Every engine of a forked child starts afresh."""
+    for engine in list(ENGINES):
+        engine._after_fork()
+
+
+os.register_at_fork(after_in_child=reset_after_fork)
+
+
+def boot_id() -> str:
+    """Names this boot of the machine; a lease of another boot is over."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return "unknown"
+
+
+def foreign_handle(path: str) -> bool:
+    """Whether this process has the file open through something that is not apsw (Linux; elsewhere never)."""
+    real = os.path.realpath(path)
+    try:
+        names = os.listdir("/proc/self/fd")
+    except OSError:
+        return False
+    open_here = 0
+    for name in names:
+        try:
+            open_here += os.readlink(f"/proc/self/fd/{name}") == real
+        except OSError:
+            continue
+    if not open_here:
+        return False
+    ours = [db for db in apsw.connections() if db.filename and os.path.realpath(db.filename) == real]
+    return not ours

@@ -1,0 +1,134 @@
+"""The hot path of the SQLite engine: each call is one write transaction, and a signal afterwards.
+
+The pieces are next door: ``enqueue``, ``claim``, ``settle``, ``upkeep`` hold the statements; ``connection`` the
+grouping of commits; ``inspector`` the cold path; ``transaction`` what a caller's own transaction may do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import apsw
+
+from windlass.engines.sqlite import upkeep
+from windlass.engines.sqlite.claim import Claimer
+from windlass.engines.sqlite.enqueue import insert
+from windlass.engines.sqlite.settle import report, settle
+from windlass.engines.sqlite.transaction import SqliteTransactions
+from windlass.model import (
+    Buried,
+    Claimed,
+    Heartbeat,
+    LeaseRef,
+    NewJob,
+    Outcome,
+    Placed,
+    Progress,
+    Rules,
+    Settled,
+    Upkeep,
+    Want,
+    WorkerInfo,
+)
+
+__all__ = ["SqliteEngine"]
+
+
+class SqliteEngine(SqliteTransactions):
+    """A store in one SQLite file (``path``), or in memory (None). Fulfils ``engines.base.Store``. *Thread-safe.*"""
+
+    def _forget_handles(self) -> None:
+        super()._forget_handles()
+        self._claimer = Claimer(self._q, self._boot)
+
+    def enqueue(self, jobs: Sequence[NewJob]) -> list[Placed]:
+        if not jobs:
+            return []
+
+        def write(db: apsw.Connection) -> list[Placed]:
+            return insert(db, self._q, jobs, self._clock.wall_ms())
+
+        durable = any(job.durable is not False for job in jobs)
+        placed = self._write(write, durable=durable)
+        self._ready.touch()
+        return placed
+
+    def claim(self, want: Want) -> Claimed:
+        return self._write(lambda db: self._claim(db, want), durable=False)
+
+    def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
+        if not outcomes:
+            return []
+        answers = self._write(lambda db: self._settle(db, outcomes), durable=True)
+        self._signal(outcomes)
+        return answers
+
+    def exchange(self, outcomes: Sequence[Outcome], want: Want | None) -> tuple[list[Settled], Claimed]:
+        def write(db: apsw.Connection) -> tuple[list[Settled], Claimed]:
+            return self._settle(db, outcomes), Claimed([]) if want is None else self._claim(db, want)
+
+        if not outcomes and want is None:
+            return [], Claimed([])
+        answers, claimed = self._write(write, durable=bool(outcomes))
+        if outcomes:
+            self._signal(outcomes)
+        return answers, claimed
+
+    def _claim(self, db: apsw.Connection, want: Want) -> Claimed:
+        now, boot_now = self._clock.wall_ms(), self._clock.boot_ms()
+        return self._claimer.claim(db, want, now, boot_now, self._rules.keep_done_ms)
+
+    def _settle(self, db: apsw.Connection, outcomes: Sequence[Outcome]) -> list[Settled]:
+        return settle(db, self._q, outcomes, self._clock.wall_ms(), self._rules)
+
+    def _signal(self, outcomes: Sequence[Outcome]) -> None:
+        """Wake those who wait for an end, and workers when something may be ready now or due sooner."""
+        self._ended.touch()
+        if any(one.then or one.kind not in ("done", "dead", "cancelled") for one in outcomes):
+            self._ready.touch()
+
+    def report(self, notes: Sequence[Progress]) -> list[Settled]:
+        if not notes:
+            return []
+        return self._write(lambda db: report(db, self._q, notes), durable=False)
+
+    def extend(self, worker: WorkerInfo, leases: Sequence[LeaseRef], lease_ms: int) -> Heartbeat:
+        def write(db: apsw.Connection) -> Heartbeat:
+            until = self._clock.boot_ms() + lease_ms
+            return upkeep.extend(db, self._q, worker, leases, self._boot, until, self._clock.wall_ms())
+
+        return self._write(write, durable=False)
+
+    def depart(self, worker: str) -> list[str]:
+        released = self._write(
+            lambda db: upkeep.depart(db, self._q, worker, self._clock.wall_ms(), self._rules), durable=True
+        )
+        self._ready.touch()
+        return released
+
+    def bury(self, worker: str, started: Sequence[int], error: str, rules: Rules) -> Buried:
+        buried = self._write(
+            lambda db: upkeep.bury(db, self._q, worker, started, error, self._clock.wall_ms(), rules), durable=True
+        )
+        self._ready.touch()
+        self._ended.touch()
+        return buried
+
+    def maintain(self, rules: Rules, budget: int) -> Upkeep:
+        def write(db: apsw.Connection) -> Upkeep:
+            clock = self._clock
+            return upkeep.maintain(db, self._q, rules, budget, self._boot, clock.boot_ms(), clock.wall_ms())
+
+        done = self._write(write, durable=False)
+        if done.promoted or done.recovered:
+            self._ready.touch()
+        if done.died or done.pruned or done.trimmed:
+            self._ended.touch()
+        return done
+
+    def wait(self, queues: Sequence[str] | None, timeout: float) -> bool:
+        self.open()
+        return self._ready.wait(timeout)
+
+    def wake(self) -> None:
+        self._ready.wake()

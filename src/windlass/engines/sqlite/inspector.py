@@ -1,0 +1,283 @@
+"""The cold path: questions of people and dashboards, and the few things they may change.
+
+Questions run on the reader connection, so a long one never holds up a claim. Lists are pages by key, never by offset.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import apsw
+import msgspec
+
+from windlass.engines.base import Finding
+from windlass.engines.sqlite.core import FOREIGN, FOREIGN_ADVICE, SqliteCore, foreign_handle
+from windlass.engines.sqlite.totals import add_total
+from windlass.errors import ConfigError
+from windlass.model import (
+    Action,
+    JobFilter,
+    JobRow,
+    Moved,
+    QueueRow,
+    State,
+    WorkerInfo,
+    WorkerRow,
+)
+
+__all__ = ["SqliteInspector"]
+
+encode = msgspec.json.Encoder().encode
+decode_tags = msgspec.json.Decoder(tuple[str, ...]).decode
+decode_info = msgspec.json.Decoder(WorkerInfo).decode
+
+LOOK_AGAIN: Final = 1.0  # seconds: the most a lost wake-up can delay wait_finished
+
+ROW: Final = """
+SELECT id, name, queue, state, CAST(payload AS BLOB), priority, attempt + (state = 'running'), max_attempts, fence,
+       enqueued_at, run_at, started_at, finished_at, expires_at, worker, CAST(result AS BLOB), CAST(errors AS BLOB),
+       reason, CAST(progress AS BLOB), tags, CAST(meta AS BLOB), crashes, interruptions, snoozes, cancel, seq
+FROM "windlass_jobs" AS jobs WHERE
+"""
+QUEUES: Final = 'SELECT name, paused, reason, until FROM "windlass_queues" ORDER BY name'
+READY: Final = """
+SELECT queue, count(*), min(run_at) FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 GROUP BY queue
+"""
+READY_ALONE: Final = """
+SELECT queue, count(*), min(run_at) FROM "windlass_jobs" WHERE state = 'ready' AND crashes >= 2 AND purge_at IS NULL
+GROUP BY queue
+"""
+DUE: Final = "SELECT queue, count(*), 0 FROM \"windlass_jobs\" WHERE state = 'scheduled' GROUP BY queue"
+RUNNING: Final = "SELECT queue, count(*), 0 FROM \"windlass_jobs\" WHERE state = 'running' GROUP BY queue"
+WORKERS: Final = """
+SELECT info, beat_at, lease_until, boot, (SELECT count(*) FROM "windlass_jobs" WHERE state = 'running'
+    AND worker = workers.id) FROM "windlass_workers" AS workers ORDER BY beat_at, id
+"""
+COUNTS: Final = """
+SELECT 'ready', count(*) FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2
+UNION ALL SELECT 'ready', count(*) FROM "windlass_jobs" WHERE state = 'ready' AND crashes >= 2 AND purge_at IS NULL
+UNION ALL SELECT 'scheduled', count(*) FROM "windlass_jobs" WHERE state = 'scheduled'
+UNION ALL SELECT 'running', count(*) FROM "windlass_jobs" WHERE state = 'running'
+UNION ALL SELECT state, count(*) FROM "windlass_jobs" WHERE purge_at IS NOT NULL GROUP BY state
+"""
+TOTALS: Final = 'SELECT name, value FROM "windlass_totals"'
+TOTAL_NAMES: Final = ("enqueued", "done", "retried", "dead", "cancelled", "stale", "recovered", "crashed", "trimmed")
+
+STATE_OF: Final = 'SELECT state FROM "windlass_jobs" WHERE id = ?'
+CANCEL_WAITING: Final = """
+UPDATE "windlass_jobs" SET state = 'cancelled', reason = 'cancelled', finished_at = ?2, purge_at = ?2 + ?3
+WHERE id = ?1 AND state IN ('ready', 'scheduled', 'blocked')
+"""
+CANCEL_RUNNING: Final = "UPDATE \"windlass_jobs\" SET cancel = 1 WHERE id = ? AND state = 'running'"
+AGAIN: Final = """
+UPDATE "windlass_jobs" SET state = 'ready', run_at = ?2, place = ?2, attempt = 0, crashes = 0, interruptions = 0,
+    snoozes = 0, cancel = 0, reason = NULL, result = NULL, finished_at = NULL, purge_at = NULL,
+    expires_at = ?2 + expires_ms
+WHERE id = ?1 AND state IN ('dead', 'cancelled', 'scheduled')
+"""
+DELETE: Final = "DELETE FROM \"windlass_jobs\" WHERE id = ? AND state != 'running'"
+CLEAR: Final = """
+DELETE FROM "windlass_jobs" WHERE seq IN (SELECT seq FROM "windlass_jobs"
+    WHERE queue = ? AND state = ? LIMIT ?)
+"""
+PAUSE: Final = """
+INSERT INTO "windlass_queues" (name, paused, reason, until) VALUES (?, 1, ?, ?)
+ON CONFLICT (name) DO UPDATE SET paused = 1, reason = excluded.reason, until = excluded.until
+"""
+RESUME: Final = 'UPDATE "windlass_queues" SET paused = 0, reason = NULL, until = NULL WHERE name = ?'
+UNFINISHED: Final = """
+SELECT count(*) FROM "windlass_jobs" WHERE id IN (SELECT value FROM json_each(?)) AND purge_at IS NULL
+"""
+STRAYS: Final = """
+SELECT count(*) FROM "windlass_jobs" WHERE state = 'running' AND worker NOT IN (SELECT id FROM "windlass_workers")
+"""
+
+
+class SqliteInspector(SqliteCore):
+    """The Inspector half of the engine."""
+
+    def job(self, job_id: str) -> JobRow | None:
+        rows = self._ask(lambda db: db.execute(self._q(ROW) + "id = ?", (job_id,)).fetchall())
+        return to_row(rows[0]) if rows else None
+
+    def jobs(self, where: JobFilter, cursor: str | None, limit: int) -> tuple[list[JobRow], str | None]:
+        clauses = ["true"]
+        bindings: list[object] = []
+        for clause, value in (
+            ("state = ?", None if where.state is None else where.state.value),
+            ("name = ?", where.name),
+            ("queue = ?", where.queue),
+            ("enqueued_at < ?", where.before),
+            ("enqueued_at >= ?", where.after),
+            ("EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)", where.tag),
+            ("seq < ?", None if cursor is None else parse_cursor(cursor)),
+        ):
+            if value is not None:
+                clauses.append(clause)
+                bindings.append(value)
+        sql = f"{self._q(ROW)} {' AND '.join(clauses)} ORDER BY seq DESC LIMIT ?"
+        rows = self._ask(lambda db: db.execute(sql, (*bindings, limit + 1)).fetchall())
+        more = str(rows[limit - 1][-1]) if len(rows) > limit else None
+        return [to_row(row) for row in rows[:limit]], more
+
+    def queues(self) -> list[QueueRow]:
+        now = self._clock.wall_ms()
+
+        def ask(db: apsw.Connection) -> list[QueueRow]:
+            ready: dict[str, tuple[int, int]] = {}
+            for queue, count, oldest in (*db.execute(self._q(READY)), *db.execute(self._q(READY_ALONE))):
+                have, since = ready.get(queue, (0, now))
+                ready[queue] = (have + count, min(since, oldest))
+            due = {queue: count for queue, count, _ in db.execute(self._q(DUE))}
+            running = {queue: count for queue, count, _ in db.execute(self._q(RUNNING))}
+            rows = []
+            for name, paused, reason, until in db.execute(self._q(QUEUES)):
+                count, since = ready.get(name, (0, now))
+                held = bool(paused) and (until is None or until > now)
+                rows.append(
+                    QueueRow(
+                        name=name,
+                        ready=count,
+                        scheduled=due.get(name, 0),
+                        running=running.get(name, 0),
+                        latency_ms=max(0, now - since),
+                        paused=held,
+                        paused_reason=reason if held else None,
+                        paused_until=until if held else None,
+                    )
+                )
+            return rows
+
+        return self._ask(ask)
+
+    def workers(self) -> list[WorkerRow]:
+        boot_now = self._clock.boot_ms()
+        rows = self._ask(lambda db: db.execute(self._q(WORKERS)).fetchall())
+        return [
+            WorkerRow(
+                info=decode_info(str(info)),
+                running=int(str(running)),
+                beat_at=int(str(beat_at)),
+                lease_left_ms=int(str(until)) - boot_now if boot == self._boot else -1,
+            )
+            for info, beat_at, until, boot, running in rows
+        ]
+
+    def counts(self) -> dict[str, int]:
+        found = dict.fromkeys((state.value for state in State), 0) | {f"total_{name}": 0 for name in TOTAL_NAMES}
+
+        def ask(db: apsw.Connection) -> None:
+            for state, count in db.execute(self._q(COUNTS)):
+                found[state] = found.get(state, 0) + count
+            for name, value in db.execute(self._q(TOTALS)):
+                found[f"total_{name}"] = value
+
+        self._ask(ask)
+        return found
+
+    def transition(self, action: Action, ids: Sequence[str]) -> list[Moved]:
+        now = self._clock.wall_ms()
+
+        def write(db: apsw.Connection) -> list[Moved]:
+            return [self._move(db, action, job_id, now) for job_id in ids]
+
+        moved = self._write(write, durable=True)
+        # A worker learns of a cancel, and of a job to run again, by its wake-up; a waiter of a job's end by the other.
+        self._ready.touch()
+        self._ended.touch()
+        return moved
+
+    def _move(self, db: apsw.Connection, action: Action, job_id: str, now: int) -> Moved:
+        q = self._q
+        found = db.execute(q(STATE_OF), (job_id,)).fetchone()
+        if found is None:
+            return Moved(job_id, None, applied=False)
+        state = State(found[0])
+        match action:
+            case Action.CANCEL:
+                db.execute(q(CANCEL_WAITING), (job_id, now, self._rules.keep_done_ms))
+                if db.changes():
+                    add_total(db, q, "cancelled", 1)
+                else:
+                    db.execute(q(CANCEL_RUNNING), (job_id,))
+            case Action.RETRY:
+                db.execute(q(AGAIN), (job_id, now))
+            case Action.DELETE:
+                db.execute(q(DELETE), (job_id,))
+        return Moved(job_id, state, applied=db.changes() > 0)
+
+    def pause(self, queue: str, reason: str | None, until: int | None) -> None:
+        self._write(lambda db: db.execute(self._q(PAUSE), (queue, reason, until)), durable=True)
+
+    def resume(self, queue: str) -> None:
+        self._write(lambda db: db.execute(self._q(RESUME), (queue,)), durable=True)
+        self._ready.touch()
+
+    def clear(self, queue: str, limit: int) -> int:
+        def write(db: apsw.Connection) -> int:
+            gone = 0
+            for state in ("ready", "scheduled", "blocked"):
+                db.execute(self._q(CLEAR), (queue, state, limit - gone))
+                gone += db.changes()
+            return gone
+
+        gone = self._write(write, durable=True)
+        self._ended.touch()
+        return gone
+
+    def wait_finished(self, ids: Sequence[str], timeout: float) -> bool:
+        wanted = encode(list(ids)).decode()
+        deadline = time.monotonic() + timeout
+        with self._endings.listening() as endings:
+            while True:
+                seen = endings.count
+                left = self._ask(lambda db: db.execute(self._q(UNFINISHED), (wanted,)).fetchone())
+                if left is None or left[0] == 0:
+                    return True
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return False
+                endings.wait(seen, min(remaining, LOOK_AGAIN))
+
+    def doctor(self) -> list[Finding]:
+        findings = [Finding("sqlite", "ok", f"SQLite {apsw.sqlite_lib_version()} through apsw {apsw.apsw_version()}")]
+        damage = [str(line) for (line,) in self._ask(lambda db: db.execute("PRAGMA integrity_check(5)").fetchall())]
+        if damage == ["ok"]:
+            findings.append(Finding("integrity", "ok", "the file passes SQLite's integrity check"))
+        else:
+            findings.append(
+                Finding(
+                    "integrity", "error", "; ".join(damage), "restore a backup, or salvage it with SQLite's .recover"
+                )
+            )
+        strays = self._ask(lambda db: db.execute(self._q(STRAYS)).fetchone())
+        if strays and strays[0]:
+            findings.append(
+                Finding(
+                    "orphans", "warning", f"{strays[0]} running jobs have no worker", "any live worker releases them"
+                )
+            )
+        else:
+            findings.append(Finding("orphans", "ok", "every running job has a registered worker"))
+        if self.path is not None and foreign_handle(self.path):
+            findings.append(Finding("handles", "error", FOREIGN.format(path=self.path), FOREIGN_ADVICE))
+        return findings
+
+
+def parse_cursor(cursor: str) -> int:
+    """The place a page cursor stands for."""
+    try:
+        return int(cursor)
+    except ValueError:
+        raise ConfigError(f"{cursor!r} is not a page cursor: pass the 'next' of the page before") from None
+
+
+def to_row(found: tuple[object, ...]) -> JobRow:
+    """A JobRow of one line of ROW."""
+    values = list(found[:-1])
+    values[3] = State(str(values[3]))
+    values[19] = decode_tags(str(values[19])) if values[19] else ()
+    values[24] = bool(values[24])
+    return JobRow(*values)  # type: ignore[arg-type]

@@ -1,0 +1,176 @@
+"""Settling: end attempts by (id, fence), whole batches in one statement.
+
+The policy above has decided the kind; here it becomes a state. What a fence does not match is left alone. A batch is
+applied without looking first; only when fewer rows changed than were asked for is it taken apart to say which were
+stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import apsw
+import msgspec
+
+from windlass.engines.sqlite.enqueue import insert
+from windlass.engines.sqlite.schema import FOREVER, Sql
+from windlass.engines.sqlite.totals import add_total
+from windlass.model import Kind, NewJob, Outcome, Progress, Rules, Settled, State
+
+__all__ = ["report", "settle"]
+
+encode = msgspec.json.Encoder().encode
+
+# The common end, and nothing else: a result and two times.
+DONE: Final = """
+UPDATE "windlass_jobs" SET state = 'done', attempt = attempt + 1, worker = NULL, cancel = 0,
+    finished_at = ?1, purge_at = ?1 + ended.keep, result = ended.result
+FROM (SELECT value ->> 0 AS id, value ->> 1 AS fence, value ->> 2 AS keep, value ->> 3 AS result FROM json_each(?2))
+    AS ended
+WHERE "windlass_jobs".id = ended.id AND "windlass_jobs".fence = ended.fence AND "windlass_jobs".state = 'running'
+"""
+# Every other end. A cancel that was asked for while it ran wins over another run.
+ENDED: Final = """
+UPDATE "windlass_jobs" SET
+    state = CASE WHEN cancel AND ended.again THEN 'cancelled' ELSE ended.state END,
+    reason = CASE WHEN cancel AND ended.again THEN 'cancelled' ELSE ended.reason END,
+    finished_at = CASE WHEN cancel OR NOT ended.again THEN ?1 END,
+    purge_at = CASE WHEN cancel OR NOT ended.again THEN ?1 + ended.keep END,
+    attempt = attempt + ended.used,
+    crashes = crashes + ended.crashed,
+    interruptions = interruptions + ended.interrupted,
+    snoozes = snoozes + ended.snoozed,
+    run_at = coalesce(ended.run_at, "windlass_jobs".run_at),
+    place = coalesce(ended.run_at, place),
+    errors = CASE WHEN ended.error IS NULL THEN errors
+                  ELSE json_insert(coalesce(errors, '[]'), '$[#]', json(ended.error)) END,
+    result = ended.result,
+    worker = NULL
+FROM (SELECT value ->> 0 AS id, value ->> 1 AS fence, value ->> 2 AS state, value ->> 3 AS again,
+             value ->> 4 AS used, value ->> 5 AS crashed, value ->> 6 AS interrupted, value ->> 7 AS snoozed,
+             value ->> 8 AS run_at, value ->> 9 AS keep, value ->> 10 AS error, value ->> 11 AS reason,
+             value ->> 12 AS result
+      FROM json_each(?2)) AS ended
+WHERE "windlass_jobs".id = ended.id AND "windlass_jobs".fence = ended.fence AND "windlass_jobs".state = 'running'
+"""
+VALID: Final = """
+SELECT ended.key FROM json_each(?) AS ended JOIN "windlass_jobs" AS jobs ON jobs.id = ended.value ->> 0
+WHERE jobs.fence = ended.value ->> 1 AND jobs.state = 'running'
+"""
+PROGRESS: Final = """
+UPDATE "windlass_jobs" SET progress = ? WHERE id = ? AND fence = ? AND state = 'running'
+"""
+
+STATES: Final = {
+    Kind.DONE: State.DONE,
+    Kind.RETRY: State.SCHEDULED,
+    Kind.DEAD: State.DEAD,
+    Kind.CANCELLED: State.CANCELLED,
+    Kind.SNOOZE: State.SCHEDULED,
+    Kind.RELEASE: State.READY,
+    Kind.CRASH: State.READY,
+}
+USES_ATTEMPT: Final = frozenset({Kind.DONE, Kind.RETRY, Kind.DEAD, Kind.CANCELLED})
+TOTALS: Final = {Kind.DONE: "done", Kind.RETRY: "retried", Kind.DEAD: "dead", Kind.CANCELLED: "cancelled",
+                 Kind.CRASH: "crashed"}  # fmt: skip
+
+
+def settle(db: apsw.Connection, q: Sql, outcomes: Sequence[Outcome], now: int, rules: Rules) -> list[Settled]:
+    """Apply outcomes inside the caller's write transaction; answers in the order given."""
+    if not outcomes:
+        return []
+    db.execute("SAVEPOINT settle")
+    applied = apply(db, q, outcomes, now, rules)
+    answers = [Settled.APPLIED] * len(outcomes)
+    if applied < len(outcomes):
+        db.execute("ROLLBACK TO settle")
+        answers = judge(db, q, outcomes)
+        valid = [one for one, answer in zip(outcomes, answers, strict=True) if answer is Settled.APPLIED]
+        apply(db, q, valid, now, rules)
+        add_total(db, q, "stale", len(outcomes) - len(valid))
+        outcomes = valid
+    db.execute("RELEASE settle")
+    then: list[NewJob] = []
+    counts: dict[str, int] = {}
+    for outcome in outcomes:
+        if outcome.then:
+            then += outcome.then
+        total = TOTALS.get(outcome.kind)
+        if total:
+            counts[total] = counts.get(total, 0) + 1
+    if then:
+        insert(db, q, then, now)
+    for name, count in counts.items():
+        add_total(db, q, name, count)
+    return answers
+
+
+def judge(db: apsw.Connection, q: Sql, outcomes: Sequence[Outcome]) -> list[Settled]:
+    """Which outcomes hold a running job's fence; of two for one claim the first counts."""
+    pairs = encode([(one.id, one.fence) for one in outcomes]).decode()
+    valid = {int(key) for (key,) in db.execute(q(VALID), (pairs,))}
+    seen: set[str] = set()
+    answers = []
+    for place, outcome in enumerate(outcomes):
+        good = place in valid and outcome.id not in seen
+        if good:
+            seen.add(outcome.id)
+        answers.append(Settled.APPLIED if good else Settled.STALE)
+    return answers
+
+
+def apply(db: apsw.Connection, q: Sql, outcomes: Sequence[Outcome], now: int, rules: Rules) -> int:
+    """Write outcomes; give how many rows that changed."""
+    done = []
+    others = []
+    keep_done = rules.keep_done_ms
+    for one in outcomes:
+        if one.kind is Kind.DONE and one.reason is None:
+            done.append((one.id, one.fence, keep_done if one.keep_ms is None else one.keep_ms, one.result))
+        else:
+            others.append(ended(one, now, rules))
+    changed = 0
+    if done:
+        db.execute(q(DONE), (now, encode(done).decode()))
+        changed += db.changes()
+    if others:
+        db.execute(q(ENDED), (now, encode(others).decode()))
+        changed += db.changes()
+    return changed
+
+
+def ended(one: Outcome, now: int, rules: Rules) -> tuple[object, ...]:
+    """The array that ENDED reads for one outcome."""
+    kind = one.kind
+    state = STATES[kind]
+    run_at = now + one.delay_ms if kind in (Kind.RETRY, Kind.SNOOZE, Kind.CRASH) else None
+    if state is State.READY and one.delay_ms > 0:
+        state = State.SCHEDULED
+    keep = one.keep_ms
+    if keep is None:
+        keep = rules.dead_keep_ms if state is State.DEAD else rules.keep_done_ms
+    return (
+        one.id,
+        one.fence,
+        state.value,
+        1 if state in (State.READY, State.SCHEDULED) else 0,
+        1 if kind in USES_ATTEMPT else 0,
+        1 if kind is Kind.CRASH else 0,
+        1 if one.interrupted else 0,
+        1 if kind is Kind.SNOOZE else 0,
+        run_at,
+        FOREVER if keep is None else keep,
+        one.error,
+        one.reason,
+        one.result,
+    )
+
+
+def report(db: apsw.Connection, q: Sql, notes: Sequence[Progress]) -> list[Settled]:
+    """Store progress where the fence holds."""
+    answers = []
+    for note in notes:
+        db.execute(q(PROGRESS), (note.progress, note.id, note.fence))
+        answers.append(Settled.APPLIED if db.changes() else Settled.STALE)
+    return answers

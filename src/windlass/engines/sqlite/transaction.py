@@ -1,0 +1,104 @@
+"""Jobs inside a transaction that the caller owns: enqueue with your own writes, and settle with them.
+
+The caller's writes and ours are one commit, so either both happened or neither. The transaction holds the one writer
+of this process: others wait for it, and so does every other process on the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import apsw
+
+from windlass.engines.base import Tx
+from windlass.engines.sqlite.enqueue import insert
+from windlass.engines.sqlite.inspector import SqliteInspector
+from windlass.engines.sqlite.settle import settle
+from windlass.errors import ConfigError
+from windlass.model import NewJob, Outcome, Placed, Settled
+
+__all__ = ["SqliteTransactions", "SqliteTx"]
+
+
+class SqliteTx:
+    """An open transaction on the engine's writer. See ``engines.base.Tx``."""
+
+    def __init__(self, db: apsw.Connection) -> None:
+        self.result: Any = None
+        self._db = db
+
+    def execute(self, sql: str, bindings: Any = ()) -> apsw.Cursor:
+        return self._db.execute(sql, bindings)
+
+    @property
+    def connection(self) -> apsw.Connection:
+        return self._db
+
+
+class SqliteTransactions(SqliteInspector):
+    """TransactionalEnqueue and TransactionalSettle for the engine."""
+
+    @contextmanager
+    def transaction(self) -> Iterator[SqliteTx]:
+        """Hold the writer; commit at the end of the block, roll back on an error. *Atomic, blocking.*"""
+        writer = self._open_writer()
+        with writer.transaction(self._durable) as db:
+            yield SqliteTx(db)
+        self._ready.touch()
+        self._ended.touch()
+
+    def enqueue_within(self, connection: object, jobs: Sequence[NewJob]) -> list[Placed]:
+        db = connection.connection if isinstance(connection, SqliteTx) else connection
+        if type(db).__module__ == "sqlite3":
+            raise ConfigError(
+                "connection= is a stdlib sqlite3 connection: two SQLite libraries on one file in one process void its "
+                "locks; use an apsw.Connection, or `with app.transaction() as tx` and connection=tx"
+            )
+        if not isinstance(db, apsw.Connection):
+            raise ConfigError(
+                f"connection= is a {type(db).__module__}.{type(db).__qualname__}; the SQLite engine takes an "
+                "apsw.Connection to its own file, or what app.transaction() gives"
+            )
+        mine = self._open_writer()
+        if db is mine.db:
+            if not db.in_transaction:
+                raise ConfigError("the transaction of this tx has ended: enqueue inside the `with` block")
+            return insert(db, self._q, jobs, self._clock.wall_ms())
+        if self.path is None or not same_file(db.filename, self.path):
+            raise ConfigError(
+                f"connection= is open on {db.filename or ':memory:'}, and the jobs live in {self.info.target}: "
+                "a transaction cannot span two databases"
+            )
+        if not db.in_transaction:
+            raise ConfigError(
+                "connection= has no open transaction: begin one (BEGIN IMMEDIATE) before you enqueue in it"
+            )
+        placed = insert(db, self._q, jobs, self._clock.wall_ms())
+        self._touch_after_commit(db)
+        return placed
+
+    def _touch_after_commit(self, db: apsw.Connection) -> None:
+        """Wake workers once the caller's commit is visible; else they would find the jobs at their next poll."""
+        ready = self._ready
+
+        def committed(_db: apsw.Connection, _schema: str, _pages: int) -> int:
+            ready.touch()
+            return apsw.SQLITE_OK
+
+        db.set_wal_hook(committed)
+        # A WAL hook takes the place of the connection's automatic checkpoints; our own writer makes them.
+
+    def settle_within(self, tx: Tx, outcome: Outcome) -> Settled:
+        return settle(tx.connection, self._q, [outcome], self._clock.wall_ms(), self._rules)[0]
+
+
+def same_file(one: str, other: str) -> bool:
+    """Whether two paths name one file."""
+
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False

@@ -1,0 +1,70 @@
+"""From a URL to an engine. Drivers are imported here, lazily, and only the one that the URL names."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import unquote
+
+from windlass.clock import Clock
+from windlass.engines.base import Store
+from windlass.errors import ConfigError
+from windlass.model import Rules
+from windlass.settings import Settings, mask_url
+from windlass.units import nearest
+
+__all__ = ["connect", "rules_of"]
+
+SCHEMES = ("sqlite", "memory")
+
+
+def connect(settings: Settings, clock: Clock | None = None) -> Store:
+    """Make the engine that ``settings.url`` names. It opens at first use. Raises ConfigError for a wrong URL."""
+    scheme, separator, rest = settings.url.partition("://")
+    if not separator:
+        raise ConfigError(f"url {mask_url(settings.url)!r} has no scheme: write sqlite:///path.db, for example")
+    match scheme:
+        case "memory":
+            path = None
+        case "sqlite":
+            path = sqlite_path(rest, settings.url)
+        case _:
+            raise ConfigError(
+                f"url {mask_url(settings.url)!r}: no engine for {scheme}://{nearest(scheme, SCHEMES)}; "
+                f"known are {', '.join(SCHEMES)}"
+            )
+    from windlass.engines.sqlite import SqliteEngine
+
+    engine: Store = SqliteEngine(
+        path,
+        clock=clock,
+        durability=settings.durability or "fsync",
+        busy_timeout_ms=settings.busy_timeout,
+        namespace=settings.namespace,
+        rules=rules_of(settings),
+    )
+    if os.environ.get("WINDLASS_CRASHPOINT"):
+        from windlass.engines.crashpoint import crashing
+
+        engine = crashing(engine, os.environ["WINDLASS_CRASHPOINT"])
+    return engine
+
+
+def sqlite_path(rest: str, url: str) -> str:
+    """The file of ``sqlite:///relative`` or ``sqlite:////absolute``."""
+    path = unquote(rest)
+    if not path.startswith("/") or path == "/":
+        raise ConfigError(f"url {url!r} names no file: write sqlite:///relative.db or sqlite:////absolute/path.db")
+    return os.path.abspath(path[1:])
+
+
+def rules_of(settings: Settings) -> Rules:
+    """What an engine decides by itself, from the settings."""
+    return Rules(
+        max_crashes=settings.max_crashes,
+        max_interruptions=settings.max_interruptions,
+        keep_done_ms=settings.keep_done,
+        keep_done_max=settings.keep_done_max,
+        dead_keep_ms=settings.dead_keep,
+        dead_max=settings.dead_max,
+        id_keep_ms=settings.id_keep,
+    )

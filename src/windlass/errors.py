@@ -1,0 +1,111 @@
+"""The exception tree.
+
+    WindlassError
+    ├── ConfigError                 a wrong setting, option, name or URL; raised where it is written
+    ├── PayloadError                arguments or a result that would not survive the store
+    ├── EngineError
+    │   ├── EngineUnavailable       the store cannot be reached or is busy; the same call may work later
+    │   │   └── EngineUnusable      it never will: not a database, a newer schema, a wrong password
+    │   └── EngineFull              the store refused a write for want of space; nothing was half-stored
+    ├── Duplicate                   a unique key is taken and the conflict rule says raise
+    ├── ResultError
+    │   ├── JobFailed               the job is dead; carries its JobInfo errors
+    │   ├── JobCancelled            the job was cancelled, discarded or expired
+    │   ├── ResultTimeout           not finished within the timeout
+    │   ├── ResultExpired           the record is no longer kept
+    │   └── ResultNotStored         the job is done but its result could not be stored
+    ├── JobTimeout                  the run took longer than its timeout
+    ├── JobInterrupted              the run was interrupted more often than max_interruptions allows
+    ├── LeaseLost                   another worker owns the job now
+    ├── TransitionRefused           cancel, retry or delete of a job whose state does not allow it
+    └── NotInJob                    a context was asked for outside a job
+
+Every message says what happened, to which id or queue, and what to do. Engines translate their driver's errors at
+their boundary; only EngineUnavailable is ever retried.
+"""
+
+from __future__ import annotations
+
+
+class WindlassError(Exception):
+    """Root of all errors that windlass raises."""
+
+
+class ConfigError(WindlassError, ValueError):
+    """A setting, option, name or URL is wrong; the message names it and the nearest valid spelling."""
+
+
+class PayloadError(WindlassError, ValueError):
+    """A value would not survive the store; the message names its path, such as ``args[0].items[3]``."""
+
+
+class EngineError(WindlassError):
+    """Root of the errors of a store."""
+
+
+class EngineUnavailable(EngineError):
+    """The store cannot be reached or is busy. Nothing was half-stored; the same call may work later."""
+
+
+class EngineUnusable(EngineUnavailable):
+    """The store will not work until someone changes something (not a database, newer schema, wrong password)."""
+
+
+class EngineFull(EngineError):
+    """The store refused the write for want of space. Nothing was half-stored."""
+
+
+class Duplicate(WindlassError):
+    """A unique key is taken by a live job and the conflict rule is ``raise``."""
+
+    def __init__(self, message: str, job_id: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class ResultError(WindlassError):
+    """Root of what ``handle.result()`` raises; ``job_id`` names the job."""
+
+    def __init__(self, message: str, job_id: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class JobFailed(ResultError):
+    """The job is dead."""
+
+
+class JobCancelled(ResultError):
+    """The job was cancelled, discarded or expired. Also raised inside a running job whose cancel was requested."""
+
+
+class ResultTimeout(ResultError, TimeoutError):
+    """The job did not finish within the timeout."""
+
+
+class ResultExpired(ResultError):
+    """The job's record is no longer kept, so its result is gone."""
+
+
+class ResultNotStored(ResultError):
+    """The job is done, but its result could not be stored (too large, or not JSON)."""
+
+
+class JobTimeout(WindlassError, TimeoutError):
+    """The run took longer than the job's timeout; an attempt is used."""
+
+
+class JobInterrupted(WindlassError):
+    """The run was interrupted by stopping workers more often than ``max_interruptions``; an attempt is used."""
+
+
+class LeaseLost(WindlassError):
+    """Another worker owns the job now; nothing this run writes will be accepted."""
+
+
+class TransitionRefused(WindlassError):
+    """The job's state does not allow what was asked; the message says which states do."""
+
+
+class NotInJob(WindlassError, RuntimeError):
+    """A job context was asked for outside a running job."""

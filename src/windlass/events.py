@@ -1,0 +1,213 @@
+"""What windlass reports while it works: frozen facts, and the hub that hands them to whoever asked.
+
+Events report; they change nothing (middleware does that). Handlers run at once, in the thread that emits, so they are
+short. Invariants: an error in a handler is logged with the handler's name and reaches nobody else; an event nobody
+asked for costs one dictionary lookup. Lengths of time are seconds.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from windlass.errors import ConfigError
+from windlass.units import nearest
+
+__all__ = [
+    "DeadTrimmed",
+    "Event",
+    "Events",
+    "JobDead",
+    "JobEnqueued",
+    "JobFailed",
+    "JobRetrying",
+    "JobStarted",
+    "JobSucceeded",
+    "JobWithdrawn",
+    "LeaseExpired",
+    "ResultDropped",
+    "SettleDropped",
+    "WorkerCrashed",
+    "WorkerStarted",
+    "WorkerStopped",
+]
+
+logger = logging.getLogger("windlass.events")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Root of all events; whoever subscribes to it gets every one."""
+
+
+@dataclass(frozen=True)
+class JobEvent(Event):
+    """Something happened to one job."""
+
+    id: str
+    name: str
+    queue: str
+
+
+@dataclass(frozen=True)
+class JobEnqueued(JobEvent):
+    """A job was stored by this process (not a duplicate)."""
+
+
+@dataclass(frozen=True)
+class JobStarted(JobEvent):
+    """A run began. ``wait`` is how long the job had been due, in seconds."""
+
+    attempt: int
+    wait: float
+
+
+@dataclass(frozen=True)
+class JobSucceeded(JobEvent):
+    """A run ended well. ``duration`` is its length in seconds."""
+
+    attempt: int
+    duration: float
+
+
+@dataclass(frozen=True)
+class JobFailed(JobEvent):
+    """A run ended in an error, whatever follows from it. Not ``windlass.JobFailed``, which is the exception."""
+
+    attempt: int
+    duration: float
+    error: BaseException
+
+
+@dataclass(frozen=True)
+class JobRetrying(JobEvent):
+    """A failed job will run again, in ``delay`` seconds."""
+
+    attempt: int
+    delay: float
+
+
+@dataclass(frozen=True)
+class JobDead(JobEvent):
+    """A job went to the dead list."""
+
+    attempt: int
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class JobWithdrawn(JobEvent):
+    """A job ended cancelled: by a person, by its own code, or because it expired."""
+
+    attempt: int
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class LeaseExpired(JobEvent):
+    """A worker lost its lease; what the run did afterwards is not accepted."""
+
+    attempt: int
+
+
+@dataclass(frozen=True)
+class ResultDropped(JobEvent):
+    """A job is done, but its result could not be stored."""
+
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class SettleDropped(JobEvent):
+    """An outcome came too late or could not be delivered before the lease ended; the job runs again."""
+
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class DeadTrimmed(Event):
+    """Dead jobs were removed by age or count."""
+
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class WorkerEvent(Event):
+    """Something happened to one worker incarnation."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
+class WorkerStarted(WorkerEvent):
+    """A worker registered and claims jobs."""
+
+
+@dataclass(frozen=True)
+class WorkerStopped(WorkerEvent):
+    """A worker ended in order."""
+
+
+@dataclass(frozen=True)
+class WorkerCrashed(WorkerEvent):
+    """A worker process died. ``cause`` names the signal or the exit code."""
+
+    cause: str
+
+
+E = TypeVar("E", bound=Event)
+
+
+class Events:
+    """Hand events to subscribers. *Thread-safe.*"""
+
+    def __init__(self) -> None:
+        # Tuples that are replaced whole: emit reads without a lock.
+        self._handlers: dict[type[Event], tuple[Callable[[Event], object], ...]] = {}
+
+    def subscribe(self, kind: type[E], handler: Callable[[E], object]) -> None:
+        """Call ``handler`` with each event of this type or a subtype.
+
+        Raises ConfigError for what is no event type and for an ``async def`` handler, which nothing would await.
+        """
+        given: object = kind
+        if not (isinstance(given, type) and issubclass(given, Event)):
+            name = getattr(kind, "__name__", str(kind))
+            raise ConfigError(f"{name} is no event type{nearest(name, __all__)}; they are in windlass.events")
+        if inspect.iscoroutinefunction(handler):
+            raise ConfigError(
+                f"the handler {_name(handler)} of {kind.__name__} is async; event handlers are plain functions"
+            )
+        # A handler of E never sees anything but an E: it is filed under E and its subtypes only.
+        filed = cast("Callable[[Event], object]", handler)
+        kinds: list[type[Event]] = [kind, *_subtypes(kind)]
+        for each in kinds:
+            self._handlers[each] = (*self._handlers.get(each, ()), filed)
+
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether anyone would see an event of this type; ask before building one on a hot path."""
+        return kind in self._handlers
+
+    def emit(self, event: Event) -> None:
+        """Call the event's handlers in the order they subscribed. Never raises an Exception."""
+        for handler in self._handlers.get(type(event), ()):
+            try:
+                handler(event)
+            except Exception:  # a broken observer must not change what it observes
+                logger.exception("event handler %s failed on %s", _name(handler), type(event).__name__)
+
+
+def _subtypes(kind: type[Event]) -> list[type[Event]]:
+    found: list[type[Event]] = []
+    for child in kind.__subclasses__():
+        found += [child, *_subtypes(child)]
+    return found
+
+
+def _name(handler: Callable[..., object]) -> str:
+    return f"{getattr(handler, '__module__', '?')}.{getattr(handler, '__qualname__', repr(handler))}"

@@ -1,0 +1,109 @@
+"""Why a job is not running, in words: what ``app.explain`` and the command line say.
+
+Pure over what an engine's Inspector answers; it changes nothing. Invariant: it says what is, then what to do about it
+where something can be done.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from windlass.clock import Clock, from_ms
+from windlass.engines.base import Inspector
+from windlass.handle import JobInfo, Reader
+from windlass.model import JobRow, State
+from windlass.queues import WorkerStatus
+from windlass.registry import Registry
+from windlass.units import format_duration, nearest
+
+__all__ = ["explain"]
+
+ALONE_FROM = 2  # crash charges from which a job runs with no neighbours
+
+
+def explain(job_id: str, engine: Inspector, reader: Reader, registry: Registry, clock: Clock) -> str:
+    """Say in words where a job stands and what it waits for. *Blocking.*"""
+    row = engine.job(job_id)
+    if row is None:
+        return f"There is no job {job_id}: it was never stored here, or its record is no longer kept."
+    info = reader.describe(row)
+    return f"Job {job_id} ({row.name}) {' '.join(_sentences(row, info, engine, registry, clock))}"
+
+
+def _sentences(row: JobRow, info: JobInfo, engine: Inspector, registry: Registry, clock: Clock) -> list[str]:
+    now = clock.wall_ms()
+    match row.state:
+        case State.DONE:
+            return [f"is done since {_at(row.finished_at)}.", *_reason(info)]
+        case State.DEAD:
+            return [
+                f"is dead since {_at(row.finished_at)}, after attempt {row.attempt} of {row.max_attempts}.",
+                *_reason(info),
+                *_last_error(info),
+                f"Run it again with `windlass jobs retry {row.id}`.",
+            ]
+        case State.CANCELLED:
+            return [f"ended cancelled at {_at(row.finished_at)}.", *_reason(info)]
+        case State.RUNNING:
+            asked = ["A cancel was requested; it has not stopped yet."] if row.cancel_requested else []
+            return [f"is running on worker {row.worker} since {_at(row.started_at)} (attempt {row.attempt}).", *asked]
+        case State.BLOCKED:
+            return ["waits for other jobs to end."]
+        case State.SCHEDULED:
+            wait = f"{_at(row.run_at)} (in {format_duration(max(0, row.run_at - now))})"
+            if info.errors:
+                first = f"failed in attempt {row.attempt} of {row.max_attempts} and runs again at {wait}."
+                return [first, *_last_error(info), *_obstacles(row, engine, registry)]
+            return [f"is scheduled for {wait}.", *_obstacles(row, engine, registry)]
+        case State.READY:
+            since = format_duration(max(0, now - row.run_at))
+            return [f"has been ready for {since}.", *_obstacles(row, engine, registry), *_ahead(row, engine)]
+
+
+def _obstacles(row: JobRow, engine: Inspector, registry: Registry) -> list[str]:
+    """What would keep a due job from starting."""
+    found: list[str] = []
+    for queue in engine.queues():
+        if queue.name == row.queue and queue.paused:
+            until = f" until {_at(queue.paused_until)}" if queue.paused_until is not None else ""
+            why = f" ({queue.paused_reason})" if queue.paused_reason else ""
+            found.append(
+                f"Queue {row.queue} is paused{until}{why}; resume it with `windlass queues resume {row.queue}`."
+            )
+    workers = [worker for worker in map(WorkerStatus.of, engine.workers()) if worker.alive]
+    if not workers:
+        found.append("No worker is alive; start one with `windlass worker`.")
+    elif not any(worker.serves(row.queue) for worker in workers):
+        found.append(
+            f"No live worker serves queue {row.queue}: {len(workers)} alive, serving "
+            f"{', '.join(sorted({worker.queues for worker in workers}))}; start one: `windlass worker -q {row.queue}`."
+        )
+    # An empty registry is that of a tool that imported no jobs; it knows nothing about names.
+    if len(registry) and row.name not in registry:
+        hint = nearest(row.name, registry.names())
+        found.append(f"This application has no job named {row.name}{hint}; a worker without it puts the job back.")
+    if row.crashes >= ALONE_FROM:
+        found.append(f"It killed its process {row.crashes} times, so it runs alone, when a worker has room for that.")
+    return found
+
+
+def _ahead(row: JobRow, engine: Inspector) -> list[str]:
+    others = next((queue.ready for queue in engine.queues() if queue.name == row.queue), 1) - 1
+    if others <= 0:
+        return ["It is the only ready job of its queue."]
+    return [f"{others} other ready {'jobs are' if others > 1 else 'job is'} in queue {row.queue}."]
+
+
+def _reason(info: JobInfo) -> list[str]:
+    return [f"Reason: {info.reason}."] if info.reason else []
+
+
+def _last_error(info: JobInfo) -> list[str]:
+    return [f"Last error: {info.errors[-1].type}: {info.errors[-1].message}"] if info.errors else []
+
+
+def _at(ms: int | None) -> str:
+    if ms is None:
+        return "an unknown time"
+    when: datetime = from_ms(ms)
+    return when.strftime("%Y-%m-%d %H:%M:%S UTC")

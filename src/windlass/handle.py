@@ -1,0 +1,433 @@
+"""What is known of a stored job: handles, the picture of a job as people see it, and waiting for its result.
+
+``Reader`` holds the one way from an engine's JobRow to a JobInfo; handles, the application and the command line share
+it. Must not claim or settle. Invariants: times that leave here are aware datetimes; a redacted argument is shown to
+nobody who did not ask with ``reveal``; a payload that cannot be decoded is a JobInfo with a reason, never an error.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
+
+import msgspec
+from msgspec import Struct
+
+from windlass.clock import from_ms
+from windlass.codec import decode_errors, decode_meta, decode_plain
+from windlass.engines.base import Inspector
+from windlass.errors import (
+    ConfigError,
+    JobCancelled,
+    JobFailed,
+    PayloadError,
+    ResultExpired,
+    ResultNotStored,
+    ResultTimeout,
+    TransitionRefused,
+)
+from windlass.model import FINISHED, RESULT_NOT_STORED, Action, JobRow, Moved, State
+from windlass.units import duration_ms
+
+if TYPE_CHECKING:
+    from windlass.definition import Duration, JobSpec
+    from windlass.registry import Registry
+
+__all__ = ["MASK", "JobError", "JobHandle", "JobInfo", "JobProgress", "Page", "Reader"]
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+
+MASK: Final = "•••"
+SHORTEST_SECRET: Final = 3  # characters; masking shorter texts in a message would eat the message
+
+# One wait of the engine; then it is asked again. It bounds how long a thread outlives a waiter that gave up.
+WAIT_SLICE: Final = 5.0
+
+ALLOWED: Final = {
+    Action.CANCEL: "a ready, scheduled, blocked or running job can be cancelled",
+    Action.RETRY: "a dead, cancelled or scheduled job can be retried",
+    Action.DELETE: "any job that is not running can be deleted; cancel it first",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why one attempt failed. ``attempt`` is the number of the run, from 1."""
+
+    type: str
+    message: str
+    traceback: str
+    at: datetime
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """The last progress that a job reported."""
+
+    done: float
+    total: float | None = None
+    message: str | None = None
+
+    @property
+    def percent(self) -> float | None:
+        """Between 0 and 100, or None when the total is not known."""
+        return None if not self.total else max(0.0, min(100.0, 100.0 * self.done / self.total))
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """One stored job at one moment. ``args`` is None when the payload cannot be decoded, and ``reason`` says why."""
+
+    id: str
+    name: str
+    queue: str
+    state: State
+    args: tuple[object, ...] | None
+    kwargs: dict[str, object] | None
+    attempt: int
+    max_attempts: int
+    errors: tuple[JobError, ...]
+    enqueued_at: datetime
+    run_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    progress: JobProgress | None
+    result: object
+    tags: tuple[str, ...]
+    reason: str | None
+    worker: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some of a long list. ``next`` is the cursor of the page that follows, None at the end."""
+
+    items: tuple[T, ...]
+    next: str | None = None
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+class _StoredProgress(Struct):
+    done: float
+    total: float | None = None
+    message: str | None = None
+
+
+_progress_decoder = msgspec.json.Decoder(_StoredProgress)
+
+
+class Reader:
+    """Answers questions about stored jobs, and moves them on request. *Blocking, thread-safe.*"""
+
+    def __init__(self, engine: Inspector, registry: Registry) -> None:
+        self._engine = engine
+        self._registry = registry
+
+    def info(self, job_id: str, reveal: bool = False) -> JobInfo | None:
+        """Give the job, or None when no record of it is kept. ``reveal`` shows redacted arguments."""
+        row = self._engine.job(job_id)
+        return None if row is None else self.describe(row, reveal)
+
+    def describe(self, row: JobRow, reveal: bool = False) -> JobInfo:
+        """Turn a stored row into what people see. Never fails on what is stored."""
+        spec = self._registry.find(row.name)
+        args, kwargs, trouble = _arguments(row)
+        secrets: tuple[str, ...] = ()
+        if not reveal and args is not None and kwargs is not None and (redact := _redacted(row, spec)):
+            args, kwargs, secrets = _mask(args, kwargs, redact, spec)
+        return JobInfo(
+            id=row.id,
+            name=row.name,
+            queue=row.queue,
+            state=row.state,
+            args=args,
+            kwargs=kwargs,
+            attempt=row.attempt,
+            max_attempts=row.max_attempts,
+            errors=_errors(row, secrets),
+            enqueued_at=from_ms(row.enqueued_at),
+            run_at=from_ms(row.run_at),
+            started_at=None if row.started_at is None else from_ms(row.started_at),
+            finished_at=None if row.finished_at is None else from_ms(row.finished_at),
+            progress=_progress(row.progress),
+            result=_result(row, spec),
+            tags=row.tags,
+            reason=row.reason or trouble,
+            worker=row.worker,
+        )
+
+    def result(self, job_id: str, timeout: Duration | None = None, given_up: threading.Event | None = None) -> object:
+        """Wait until the job ends and give its result; see ``JobHandle.result``."""
+        deadline = None if timeout is None else time.monotonic() + duration_ms(timeout, "timeout") / 1_000
+        left = WAIT_SLICE
+        while not (given_up is not None and given_up.is_set()):
+            if deadline is not None:
+                left = min(WAIT_SLICE, max(0.0, deadline - time.monotonic()))
+            if self._engine.wait_finished([job_id], left):
+                row = self._engine.job(job_id)
+                if row is None or row.state in FINISHED:  # else someone retried it in between
+                    return self._outcome(job_id, row)
+            elif deadline is not None and time.monotonic() >= deadline:
+                break
+        raise ResultTimeout(f"job {job_id} did not finish within {timeout}; it goes on, so ask again later", job_id)
+
+    def _outcome(self, job_id: str, row: JobRow | None) -> object:
+        if row is None:
+            raise ResultExpired(
+                f"no record of job {job_id} is kept any more, so its result is gone; give the job a longer keep=",
+                job_id,
+            )
+        spec = self._registry.find(row.name)
+        match row.state:
+            case State.DONE:
+                if row.reason is not None and row.reason.startswith(RESULT_NOT_STORED):
+                    raise ResultNotStored(f"job {job_id} ({row.name}) is done, but: {row.reason}", job_id)
+                return _decoded_result(row, spec)
+            case State.DEAD:
+                info = self.describe(row)
+                last = info.errors[-1] if info.errors else None
+                why = f"{last.type}: {last.message}" if last else info.reason or "no error was recorded"
+                raise JobFailed(f"job {job_id} ({row.name}) is dead after attempt {row.attempt}: {why}", job_id)
+            case _:
+                raise JobCancelled(
+                    f"job {job_id} ({row.name}) ended cancelled: {row.reason or 'no reason given'}", job_id
+                )
+
+    def move(self, action: Action, job_id: str) -> None:
+        """Cancel, retry or delete one job. Raises TransitionRefused when its state does not allow it."""
+        refuse(action, self._engine.transition(action, [job_id])[0])
+
+
+def refuse(action: Action, moved: Moved) -> None:
+    """Raise TransitionRefused for a move that was not made."""
+    if moved.applied:
+        return
+    if moved.before is None:
+        raise TransitionRefused(f"cannot {action} job {moved.id}: no record of it is kept")
+    raise TransitionRefused(f"cannot {action} job {moved.id}: it is {moved.before}; {ALLOWED[action]}")
+
+
+class JobHandle(Struct, Generic[R_co], frozen=True, eq=False):
+    """A stored job. ``duplicate`` is true when the id existed already and nothing new was stored."""
+
+    id: str
+    duplicate: bool
+    reader: Reader
+
+    def __repr__(self) -> str:
+        return f"<JobHandle {self.id}{' duplicate' if self.duplicate else ''}>"
+
+    def info(self) -> JobInfo:
+        """Give the job as it stands. *Blocking.* Raises ResultExpired when no record of it is kept."""
+        info = self.reader.info(self.id)
+        if info is None:
+            raise ResultExpired(f"no record of job {self.id} is kept any more", self.id)
+        return info
+
+    async def ainfo(self) -> JobInfo:
+        """Give the job as it stands; see ``info``."""
+        return await hop(self.info)
+
+    @property
+    def state(self) -> State:
+        """The job's state. *Blocking*; async code asks ``ainfo``."""
+        return self.info().state
+
+    def result(self, timeout: Duration | None = None) -> R_co:
+        """Wait for the job to end and give what it returned. *Blocking*, woken by the end, not by polling.
+
+        ``timeout`` is a duration; None waits for ever. Raises JobFailed (dead), JobCancelled, ResultTimeout,
+        ResultExpired (no record is kept) and ResultNotStored.
+        """
+        return cast(R_co, self.reader.result(self.id, timeout))
+
+    async def aresult(self, timeout: Duration | None = None) -> R_co:
+        """Wait for the job to end without blocking the event loop; see ``result``."""
+        # A thread of its own: waits may be long, and a pool full of them would hold up everybody else.
+        given_up = threading.Event()
+        try:
+            return cast(R_co, await _own_thread(lambda: self.reader.result(self.id, timeout, given_up)))
+        finally:
+            given_up.set()
+
+    def progress(self) -> JobProgress | None:
+        """Give the last progress the job reported. *Blocking.*"""
+        return self.info().progress
+
+    async def aprogress(self) -> JobProgress | None:
+        """Give the last progress the job reported."""
+        return (await self.ainfo()).progress
+
+    def cancel(self) -> None:
+        """Cancel the job: a waiting one ends at once, a running one is asked to stop. Raises TransitionRefused."""
+        self.reader.move(Action.CANCEL, self.id)
+
+    async def acancel(self) -> None:
+        """Cancel the job; see ``cancel``."""
+        await hop(self.cancel)
+
+    def retry(self) -> None:
+        """Run a dead, cancelled or scheduled job now, with a fresh budget. Raises TransitionRefused."""
+        self.reader.move(Action.RETRY, self.id)
+
+    async def aretry(self) -> None:
+        """Run the job now; see ``retry``."""
+        await hop(self.retry)
+
+
+async def hop(fn: Callable[[], T]) -> T:
+    """Run blocking code on a thread of the running loop's pool."""
+    import asyncio  # late: sync programs need not load it
+
+    return await asyncio.to_thread(fn)
+
+
+async def _own_thread(fn: Callable[[], T]) -> T:
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(value: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast(T, value))
+
+    def run() -> None:
+        value, trouble = None, None
+        try:
+            value = fn()
+        except BaseException as error:  # noqa: BLE001  it belongs to the waiter
+            trouble = error
+        try:
+            loop.call_soon_threadsafe(settle, value, trouble)
+        except RuntimeError:  # the loop is closed, so nobody waits
+            pass
+
+    threading.Thread(target=run, name="windlass-result", daemon=True).start()
+    return await future
+
+
+# -- reading a row -----------------------------------------------------------------------------------------
+
+
+def _arguments(row: JobRow) -> tuple[tuple[object, ...] | None, dict[str, object] | None, str | None]:
+    try:
+        match decode_plain(row.payload):
+            case [int(), list(args), dict(kwargs)]:
+                return tuple(args), kwargs, None
+        return None, None, "the payload cannot be decoded: it is no [version, args, kwargs]"
+    except PayloadError as error:
+        return None, None, f"the payload cannot be decoded: {error}"
+
+
+def _redacted(row: JobRow, spec: JobSpec | None) -> frozenset[str]:
+    # What the job carries and what the code says today: adding redact= also hides the old ones.
+    try:
+        stored = decode_meta(row.meta).redact
+    except PayloadError:
+        stored = ()
+    return frozenset(stored) | frozenset(spec.redact if spec else ())
+
+
+def _mask(
+    args: tuple[object, ...], kwargs: dict[str, object], redact: frozenset[str], spec: JobSpec | None
+) -> tuple[tuple[object, ...], dict[str, object], tuple[str, ...]]:
+    """Hide arguments by name; give also the texts that must not show up elsewhere."""
+    names = None if spec is None else _positional_names(spec, len(args))
+    hide_position = [names is None or names[i] in redact for i in range(len(args))]
+    named = None if spec is None else {p.name for p in inspect.signature(spec.fn).parameters.values()}
+    hide_name = {
+        name: name in redact or (named is not None and name not in named and bool(_var_keyword(spec) & redact))
+        for name in kwargs
+    }
+    hidden = [arg for arg, hide in zip(args, hide_position, strict=True) if hide]
+    hidden += [arg for name, arg in kwargs.items() if hide_name[name]]
+    return (
+        tuple(MASK if hide else arg for arg, hide in zip(args, hide_position, strict=True)),
+        {name: MASK if hide_name[name] else arg for name, arg in kwargs.items()},
+        tuple(text for text in map(str, _leaves(hidden)) if len(text) >= SHORTEST_SECRET),
+    )
+
+
+def _positional_names(spec: JobSpec, count: int) -> list[str]:
+    """The parameter that each positional argument belongs to."""
+    parameters = list(inspect.signature(spec.fn).parameters.values())[spec.takes_context :]
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), "")
+    return names[:count] + [rest] * (count - len(names))
+
+
+def _var_keyword(spec: JobSpec | None) -> frozenset[str]:
+    if spec is None:
+        return frozenset()
+    return frozenset(p.name for p in inspect.signature(spec.fn).parameters.values() if p.kind is p.VAR_KEYWORD)
+
+
+def _leaves(values: list[object]) -> Iterator[object]:
+    for value in values:
+        match value:
+            case dict():
+                yield from _leaves(list(value.values()))
+            case list():
+                yield from _leaves(value)
+            case bool() | None:
+                pass  # masking every "True" would hide nothing and garble everything
+            case _:
+                yield value
+
+
+def _errors(row: JobRow, secrets: tuple[str, ...]) -> tuple[JobError, ...]:
+    try:
+        stored = decode_errors(row.errors)
+    except PayloadError as error:
+        return (JobError("PayloadError", f"the error history cannot be decoded: {error}", "", from_ms(0), 0),)
+    return tuple(
+        JobError(e.type, _hide(e.message, secrets), _hide(e.traceback, secrets), from_ms(e.at), e.attempt)
+        for e in stored
+    )
+
+
+def _hide(text: str, secrets: tuple[str, ...]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, MASK)
+    return text
+
+
+def _progress(raw: bytes | None) -> JobProgress | None:
+    if raw is None:
+        return None
+    try:
+        stored = _progress_decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeError):
+        return None
+    return JobProgress(stored.done, stored.total, stored.message)
+
+
+def _decoded_result(row: JobRow, spec: JobSpec | None) -> object:
+    if row.result is None:
+        return None
+    return spec.signature.decode_result(row.result) if spec else decode_plain(row.result)
+
+
+def _result(row: JobRow, spec: JobSpec | None) -> object:
+    try:
+        return _decoded_result(row, spec)
+    except (PayloadError, ConfigError):
+        return None

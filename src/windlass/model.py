@@ -1,0 +1,355 @@
+"""What a job is, as data: states, legal transitions, and the frozen records that cross the engine boundary.
+
+Pure. Nothing here does I/O or knows an engine. Times are integer milliseconds: ``*_at`` on the engine's wall clock,
+``*_ms`` a length. Arguments, results and errors are JSON text to an engine; only ``codec`` looks inside.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+
+__all__ = [
+    "FINISHED",
+    "RESULT_NOT_STORED",
+    "TRANSITIONS",
+    "WAITING",
+    "Action",
+    "Buried",
+    "Claimed",
+    "Heartbeat",
+    "JobError",
+    "JobFilter",
+    "JobRow",
+    "Kind",
+    "Lease",
+    "LeaseRef",
+    "Moved",
+    "NewJob",
+    "Outcome",
+    "Placed",
+    "Progress",
+    "QueueRow",
+    "QueueShare",
+    "Rules",
+    "Settled",
+    "State",
+    "Upkeep",
+    "Want",
+    "WorkerInfo",
+    "WorkerRow",
+    "can_move",
+]
+
+
+class State(StrEnum):
+    """Where a job stands. A retry waits as ``scheduled`` with ``attempt > 0``."""
+
+    READY = "ready"
+    SCHEDULED = "scheduled"
+    BLOCKED = "blocked"
+    RUNNING = "running"
+    DONE = "done"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+WAITING: Final = frozenset({State.READY, State.SCHEDULED, State.BLOCKED})
+FINISHED: Final = frozenset({State.DONE, State.DEAD, State.CANCELLED})
+
+# The one table of legal moves. Engines may not make any other; the conformance suite walks it.
+TRANSITIONS: Final[dict[State, frozenset[State]]] = {
+    State.READY: frozenset({State.RUNNING, State.CANCELLED}),
+    State.SCHEDULED: frozenset({State.READY, State.CANCELLED}),
+    State.BLOCKED: frozenset({State.READY, State.SCHEDULED, State.CANCELLED}),
+    State.RUNNING: frozenset({State.READY, State.SCHEDULED, State.DONE, State.DEAD, State.CANCELLED}),
+    State.DONE: frozenset(),
+    State.DEAD: frozenset({State.READY}),
+    State.CANCELLED: frozenset({State.READY}),
+}
+
+
+def can_move(before: State, after: State) -> bool:
+    """Whether a job may go from one state to another."""
+    return after in TRANSITIONS[before]
+
+
+# How the reason of a done job begins whose result was too large or was no JSON.
+RESULT_NOT_STORED: Final = "result not stored"
+
+
+class JobError(Struct, frozen=True):
+    """Why one attempt failed. ``at`` is milliseconds; ``attempt`` is the number of the run, from 1."""
+
+    type: str
+    message: str
+    traceback: str
+    at: int
+    attempt: int
+
+
+class NewJob(Struct, frozen=True):
+    """A request to store one job. The caller makes the id, so sending it twice stores it once."""
+
+    id: str
+    name: str
+    queue: str
+    payload: str
+    priority: int = 0
+    run_at: int | None = None  # None: now + delay_ms, by the engine's clock
+    delay_ms: int = 0
+    at_front: bool = False
+    max_attempts: int = 11
+    expires_ms: int | None = None  # counts from the due time
+    tags: tuple[str, ...] = ()
+    meta: str | None = None  # JSON that only the worker reads: timeout, keep, redacted names, backoff
+    caller_id: bool = False  # the id was chosen by the user: a tombstone keeps it idempotent for id_keep
+    durable: bool | None = None  # None: the engine's setting
+
+
+class Placed(Struct, frozen=True):
+    """What became of one NewJob: stored, or a duplicate of the job that has its id."""
+
+    id: str
+    duplicate: bool = False
+
+
+class QueueShare(Struct, frozen=True):
+    """A queue to claim from and how many jobs at most on the first pass over the queues."""
+
+    name: str
+    limit: int
+
+
+class Want(Struct, frozen=True):
+    """What a worker can take. ``queues`` None means every queue of the store with equal shares.
+
+    With ``queues``, a first pass takes each queue's share in the order given, a second one fills what is left in the
+    same order. ``alone`` asks for one job that killed its process before, to be run with no neighbours.
+    """
+
+    worker: str
+    limit: int
+    queues: tuple[QueueShare, ...] | None = None
+    alone: bool = False
+
+
+class LeaseRef(Struct, frozen=True):
+    """The proof of ownership that every write of a worker carries."""
+
+    id: str
+    fence: int
+
+
+class Lease(Struct, frozen=True):
+    """One claimed job. ``attempt`` is the number of this run, from 1; ``fence`` never repeats and never falls."""
+
+    id: str
+    name: str
+    queue: str
+    payload: bytes
+    fence: int
+    attempt: int
+    max_attempts: int
+    priority: int
+    enqueued_at: int
+    run_at: int
+    crashes: int = 0
+    interruptions: int = 0
+    snoozes: int = 0
+    tags: tuple[str, ...] = ()
+    meta: bytes | None = None
+    reason: str | None = None  # what the last outcome said
+
+
+class Claimed(Struct, frozen=True):
+    """The answer to a claim.
+
+    ``leases`` in the order they should start. ``cancels`` are running jobs of this worker whose cancel was asked for.
+    ``due_in_ms`` says when the next scheduled job is due. ``expelled`` means the store does not know this worker as
+    alive: it was declared dead, holds nothing, and must not go on under this id.
+    """
+
+    leases: list[Lease]
+    cancels: tuple[LeaseRef, ...] = ()
+    due_in_ms: int | None = None
+    expelled: bool = False
+
+
+class Kind(StrEnum):
+    """How an attempt ended. The closed set that every engine settles."""
+
+    DONE = "done"
+    RETRY = "retry"  # an attempt used; scheduled again after delay_ms
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+    SNOOZE = "snooze"  # no attempt used; scheduled again after delay_ms
+    RELEASE = "release"  # no attempt used; back to its place
+    CRASH = "crash"  # its process died; no attempt used, a crash charge instead
+
+
+class Outcome(Struct, frozen=True):
+    """What one attempt decided. Applied by ``settle`` if the fence still holds, else without any effect."""
+
+    id: str
+    fence: int
+    kind: Kind
+    result: str | None = None
+    error: str | None = None  # a JobError as JSON, appended to the history
+    reason: str | None = None
+    delay_ms: int = 0
+    keep_ms: int | None = None  # how long the finished record stays; None: the engine's setting for the state
+    interrupted: bool = False  # with RELEASE: it had started, so the interruption is counted
+    then: tuple[NewJob, ...] = ()  # stored by the same write
+
+
+class Settled(StrEnum):
+    """Whether an outcome took effect. STALE: the fence is not the job's any more, and nothing was changed."""
+
+    APPLIED = "applied"
+    STALE = "stale"
+
+
+class Progress(Struct, frozen=True):
+    """A fenced progress report: JSON text of done, total and message."""
+
+    id: str
+    fence: int
+    progress: str
+
+
+class WorkerInfo(Struct, frozen=True):
+    """What one process incarnation says of itself at every beat. ``id`` is fresh at every start."""
+
+    id: str
+    group: str  # the supervisor it belongs to
+    host: str
+    pid: int
+    queues: str  # as the operator wrote them; "*" for all
+    slots: int
+    version: str
+    started_at: int
+
+
+class Heartbeat(Struct, frozen=True):
+    """The answer to a beat: leases that are lost, cancels asked for, control words (``quiet``, ``stop``)."""
+
+    lost: tuple[LeaseRef, ...] = ()
+    cancels: tuple[LeaseRef, ...] = ()
+    control: tuple[str, ...] = ()
+
+
+class Rules(Struct, frozen=True):
+    """Policy handed down to the engine as data, for what it decides without a worker."""
+
+    max_crashes: int = 3
+    max_interruptions: int = 10
+    crash_delay_ms: int = 1_000  # doubles with every further crash
+    keep_done_ms: int = 600_000
+    keep_done_max: int | None = 10_000  # per queue
+    dead_keep_ms: int | None = 90 * 86_400_000
+    dead_max: int | None = None
+    id_keep_ms: int = 86_400_000
+
+
+class Buried(Struct, frozen=True):
+    """What became of the jobs of a process whose death was witnessed."""
+
+    released: tuple[str, ...] = ()  # not started: back to their place, nothing charged
+    charged: tuple[str, ...] = ()  # started: a crash charge, will run again
+    dead: tuple[str, ...] = ()  # started, and out of crash charges
+
+
+class Upkeep(Struct, frozen=True):
+    """What one bounded maintenance step did. ``more`` asks for another step at once."""
+
+    promoted: int = 0
+    expired_workers: tuple[str, ...] = ()
+    recovered: tuple[str, ...] = ()  # jobs whose lease ran out, back in their place
+    died: tuple[str, ...] = ()  # jobs that ended dead because a lease ran out once too often
+    pruned: int = 0
+    trimmed: tuple[str, ...] = ()  # dead jobs removed by age or count, oldest first
+    alone_in_ms: int | None = None  # when the next job that must run alone is due; 0: now
+    due_in_ms: int | None = None
+    more: bool = False
+
+
+class JobRow(Struct, frozen=True):
+    """Everything the store knows of one job."""
+
+    id: str
+    name: str
+    queue: str
+    state: State
+    payload: bytes
+    priority: int
+    attempt: int  # runs that count, the present one included
+    max_attempts: int
+    fence: int
+    enqueued_at: int
+    run_at: int
+    started_at: int | None
+    finished_at: int | None
+    expires_at: int | None
+    worker: str | None
+    result: bytes | None
+    errors: bytes | None  # JSON list of JobError
+    reason: str | None
+    progress: bytes | None
+    tags: tuple[str, ...]
+    meta: bytes | None
+    crashes: int
+    interruptions: int
+    snoozes: int
+    cancel_requested: bool
+
+
+class JobFilter(Struct, frozen=True):
+    """Which jobs to list. Empty means all. ``before`` and ``after`` bound ``enqueued_at`` (half-open)."""
+
+    state: State | None = None
+    name: str | None = None
+    queue: str | None = None
+    tag: str | None = None
+    before: int | None = None
+    after: int | None = None
+
+
+class QueueRow(Struct, frozen=True):
+    """One queue as it stands. ``latency_ms`` is how long the job at its head has been due."""
+
+    name: str
+    ready: int
+    scheduled: int
+    running: int
+    latency_ms: int
+    paused: bool
+    paused_reason: str | None = None
+    paused_until: int | None = None
+
+
+class WorkerRow(Struct, frozen=True):
+    """One worker as the store sees it."""
+
+    info: WorkerInfo
+    running: int
+    beat_at: int
+    lease_left_ms: int  # negative: it ran out and nobody has reaped it yet
+
+
+class Action(StrEnum):
+    """What a person may ask of stored jobs. CANCEL, RETRY (run now, fresh budget), DELETE the record."""
+
+    CANCEL = "cancel"
+    RETRY = "retry"
+    DELETE = "delete"
+
+
+class Moved(Struct, frozen=True):
+    """What an action did to one job. ``before`` None: no such job. ``applied`` False: its state does not allow it."""
+
+    id: str
+    before: State | None
+    applied: bool

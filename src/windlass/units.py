@@ -1,0 +1,162 @@
+"""Lengths of time, sizes and names as people write them, and the checks that go with them.
+
+Pure. Must not read settings or clocks. Invariants: every length leaves here as whole, non-negative milliseconds, every
+size as whole bytes, and a positive length never becomes zero by rounding. Errors name the option that was wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import timedelta
+from difflib import get_close_matches
+from fractions import Fraction
+from typing import Final
+
+from windlass.errors import ConfigError
+
+__all__ = ["check_name", "duration_ms", "format_duration", "nearest", "size_bytes"]
+
+DURATION_UNITS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+SIZE_UNITS: Final = {
+    "B": 1,
+    "kB": 10**3,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+}
+
+# A thousand years: now plus the longest length is still a date, and an exact integer in a double (2**53).
+MAX_DURATION_MS: Final = 1_000 * 365 * 86_400_000
+MAX_SIZE: Final = 2**53
+
+NUMBER_TEXT: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?")
+PART: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]+)\s*")
+NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Give ``"; did you mean 'x'?"`` for the closest of ``words``, or an empty text."""
+    close = get_close_matches(word, list(words), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def duration_ms(value: object, name: str) -> int:
+    """Turn a length of time into milliseconds.
+
+    Takes seconds (int or float), a ``timedelta``, or text such as ``"90s"``, ``"10m"``, ``"500ms"``, ``"1h30m"`` (a
+    bare number is seconds). Raises ConfigError, naming the option ``name``, for anything negative, not finite, boolean,
+    longer than 1,000 years or in an unknown unit.
+    """
+    match value:
+        case bool():
+            raise _wrong_duration(value, name)
+        case int():
+            exact = Fraction(value * 1_000)
+        case float():
+            if value - value != 0.0:  # NaN or infinite
+                raise _wrong_duration(value, name)
+            # Through the shortest text: 0.1 s is 100 ms, not 100.0000000000000055.
+            exact = Fraction(repr(value)) * 1_000
+        case timedelta():
+            exact = Fraction(value // timedelta(microseconds=1), 1_000)
+        case str():
+            exact = _parse_duration(value, name)
+        case _:
+            raise _wrong_duration(value, name)
+    if exact < 0:
+        raise ConfigError(f"{name} is {_short(value)}, which is negative; a length of time is zero or more")
+    if exact > MAX_DURATION_MS:
+        raise ConfigError(f"{name} is {_short(value)}, which is more than 1,000 years; give a shorter time")
+    return max(round(exact), 1) if exact else 0
+
+
+def _parse_duration(text: str, name: str) -> Fraction:
+    body = text.strip()
+    if NUMBER_TEXT.fullmatch(body):
+        return Fraction(body) * 1_000
+    total, at = Fraction(0), 0
+    while at < len(body):
+        part = PART.match(body, at)
+        if part is None:
+            raise _wrong_duration(text, name)
+        number, unit = part.groups()
+        if unit not in DURATION_UNITS:
+            raise ConfigError(f"{name} is {_short(text)}: unknown unit {unit!r}; units are {', '.join(DURATION_UNITS)}")
+        total += Fraction(number) * DURATION_UNITS[unit]
+        at = part.end()
+    if at == 0:
+        raise _wrong_duration(text, name)
+    return total
+
+
+def _wrong_duration(value: object, name: str) -> ConfigError:
+    return ConfigError(
+        f"{name} is {_short(value)}, which is no length of time; "
+        "give seconds, a timedelta, or text such as '90s', '10m', '24h'"
+    )
+
+
+def size_bytes(value: object, name: str) -> int:
+    """Turn a size into bytes.
+
+    Takes an int or text: ``"512MB"`` is decimal, ``"512MiB"`` binary, a bare number is bytes. Raises ConfigError,
+    naming the option ``name``, for anything else.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        size = Fraction(value)
+    elif isinstance(value, str):
+        body = value.strip()
+        part = PART.fullmatch(body)
+        if NUMBER_TEXT.fullmatch(body):
+            size = Fraction(body)
+        elif part is None:
+            raise _wrong_size(value, name)
+        elif part[2] in SIZE_UNITS:
+            size = Fraction(part[1]) * SIZE_UNITS[part[2]]
+        else:
+            raise ConfigError(
+                f"{name} is {_short(value)}: unknown unit {part[2]!r}{nearest(part[2], SIZE_UNITS)}; "
+                f"units are {', '.join(SIZE_UNITS)}"
+            )
+    else:
+        raise _wrong_size(value, name)
+    if not 0 <= size <= MAX_SIZE:
+        raise _wrong_size(value, name)
+    return int(size)
+
+
+def _wrong_size(value: object, name: str) -> ConfigError:
+    return ConfigError(f"{name} is {_short(value)}, which is no size; give bytes, or text such as '512MB' or '512MiB'")
+
+
+def format_duration(ms: int) -> str:
+    """Write milliseconds as people do: ``1h30m``, ``90s`` as ``1m30s``, ``250ms``. ``duration_ms`` reads it back."""
+    if ms == 0:
+        return "0s"
+    text, rest = "-" if ms < 0 else "", abs(ms)
+    for unit, length in reversed(DURATION_UNITS.items()):
+        count, rest = divmod(rest, length)
+        if count:
+            text += f"{count}{unit}"
+    return text
+
+
+def check_name(text: object, what: str) -> str:
+    """Give back a queue or namespace name, or raise ConfigError. ``what`` says which, such as ``"queue"``.
+
+    A name is 1 to 128 of letters, digits and ``_ . : -``.
+    """
+    if isinstance(text, str) and NAME.fullmatch(text):
+        return text
+    raise ConfigError(f"{what} name {_short(text)} is not valid; use 1 to 128 letters, digits, '_', '.', ':' or '-'")
+
+
+def _short(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > 256:  # repr of a huge int is slow, or refused
+        return "a huge number"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

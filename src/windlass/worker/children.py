@@ -1,0 +1,241 @@
+"""Jobs in processes of their own (``executor="process"``): killable at any moment, in C code too.
+
+A worker thread lends its slot to a child process and waits for the answer on a socket. The zygote forks the child,
+reaps it and is the only one to kill it, so a process id is never used after its process has gone. A child runs one job
+after another; it is replaced when a timeout, a cancel or a crash ended it.
+
+The child opens its own engine, so a job's progress and transactions work there as in a thread. When its worker dies,
+the socket ends and the child ends at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from random import Random
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+from windlass.clock import Clock
+from windlass.codec import encode_error
+from windlass.engines.base import Store
+from windlass.errors import WindlassError
+from windlass.events import Events
+from windlass.model import Kind, Lease, Outcome, Progress
+from windlass.settings import Settings
+from windlass.worker import wire
+from windlass.worker.deadlines import Deadlines
+from windlass.worker.execute import failure, interrupted, run_async, run_sync, withdrawn
+from windlass.worker.run import JobRun, Prepared
+
+__all__ = ["Children", "Fork", "ProcessDied", "serve_child"]
+
+
+class ProcessDied(WindlassError):
+    """The process that ran the job died."""
+
+
+class Fork(Protocol):
+    """Asks the zygote for processes."""
+
+    def start(self) -> tuple[socket.socket, int]:
+        """Fork a child; give the socket to it and its token."""
+        ...
+
+    def kill(self, token: int) -> None:
+        """Kill a child, if it still lives."""
+        ...
+
+    def status(self, token: int, timeout: float) -> int | None:
+        """The wait status of a child that has ended; None when it is not known in time."""
+        ...
+
+
+class Order(Struct, array_like=True, tag="order"):
+    """Worker to child: run this."""
+
+    lease: Lease
+
+
+class Answer(Struct, array_like=True, tag="answer"):
+    """Child to worker: what came out; None when a transaction settled it."""
+
+    outcome: Outcome | None
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode_order = msgspec.msgpack.Decoder(Order).decode
+decode_answer = msgspec.msgpack.Decoder(Answer).decode
+
+
+class Child:
+    """One child process, as the worker sees it."""
+
+    def __init__(self, sock: socket.socket, token: int) -> None:
+        self.sock = sock
+        self.token = token
+
+
+class Children:
+    """The child processes of one worker: one for each run that is on, kept for the next. *Thread-safe.*"""
+
+    def __init__(self, fork: Fork) -> None:
+        self._fork = fork
+        self._lock = threading.Lock()
+        self._idle: list[Child] = []
+        self._running: dict[JobRun, Child] = {}
+
+    def run(self, run: JobRun, deadlines: Deadlines) -> Outcome | None:
+        """Run a job in a child to its outcome. *Blocking.*"""
+        child = self._take()
+        with self._lock:
+            self._running[run] = child
+        if run.cancelled:  # asked for before there was a child to kill
+            self.kill(run)
+        if run.timeout_ms is not None:
+            deadlines.add(run.timeout_ms / 1000, lambda: self._time_out(run))
+        try:
+            wire.send(child.sock, encode(Order(run.lease)))
+            answer = decode_answer(wire.receive(child.sock))
+        except (OSError, EOFError):
+            return self._died(run, child)
+        with self._lock:
+            del self._running[run]
+            self._idle.append(child)
+        return answer.outcome
+
+    def kill(self, run: JobRun) -> None:
+        """Kill the child that runs this job, if one does."""
+        with self._lock:
+            child = self._running.get(run)
+        if child is not None:
+            self._fork.kill(child.token)
+
+    def close(self) -> None:
+        """Let idle children end."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for child in idle:
+            child.sock.close()
+
+    def _take(self) -> Child:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        sock, token = self._fork.start()
+        return Child(sock, token)
+
+    def _time_out(self, run: JobRun) -> None:
+        with self._lock:
+            child = self._running.get(run)
+        if child is not None:
+            run.timed_out = True
+            self._fork.kill(child.token)
+
+    def _died(self, run: JobRun, child: Child) -> Outcome | None:
+        with self._lock:
+            self._running.pop(run, None)
+        child.sock.close()
+        status = self._fork.status(child.token, 5.0)
+        if run.timed_out or run.interrupted or run.cancelled:
+            return killed(run)
+        return crashed(run, describe(status))
+
+
+def killed(run: JobRun) -> Outcome | None:
+    """The outcome of a run whose process we killed ourselves."""
+    from windlass.worker.worker import timeout_of
+
+    if run.timed_out:
+        return failure(run, timeout_of(run))
+    return interrupted(run) if run.interrupted else withdrawn(run, "cancelled")
+
+
+def crashed(run: JobRun, how: str) -> Outcome:
+    """A crash charge: again, or dead when there have been too many."""
+    lease, host = run.lease, run.host
+    error = ProcessDied(f"the process that ran job {lease.id} {how}")
+    text = crash_error(error, lease.attempt, host.clock.wall_ms(), host.settings.error_max)
+    if lease.crashes + 1 >= host.settings.max_crashes:
+        return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason="poison")
+    return Outcome(lease.id, lease.fence, Kind.CRASH, error=text, delay_ms=crash_delay(lease.crashes))
+
+
+def crash_delay(crashes: int) -> int:
+    """The first crash is claimable at once; from the second on a job waits, twice as long each time."""
+    return 0 if crashes == 0 else 1_000 << (crashes - 1)
+
+
+def crash_error(error: BaseException, attempt: int, at: int, limit: int) -> str:
+    """A JobError of type ``WorkerCrashed``: the process is gone, so there is no traceback to show."""
+    return encode_error(error, attempt=attempt, at=at, limit=limit).replace(
+        f'"type":"{type(error).__module__}.{type(error).__qualname__}"', '"type":"WorkerCrashed"', 1
+    )
+
+
+def describe(status: int | None) -> str:
+    """How a process ended, in words."""
+    if status is None:
+        return "died"
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        with contextlib.suppress(ValueError):
+            return f"was killed by {signal.Signals(number).name}"
+        return f"was killed by signal {number}"
+    return f"ended with exit code {os.WEXITSTATUS(status)}"
+
+
+class ChildHost:
+    """What a run in a child process has for a host: its own engine, and no pump."""
+
+    def __init__(self, engine: Store, clock: Clock, settings: Settings, events: Events) -> None:
+        self.engine = engine
+        self.clock = clock
+        self.settings = settings
+        self.events = events
+        self.rng = Random()
+        self.stopping = False
+
+    def report(self, run: JobRun, text: str) -> None:
+        self.engine.report([Progress(run.lease.id, run.lease.fence, text)])
+
+
+def serve_child(sock: socket.socket, host: ChildHost, lookup: Callable[[str], Prepared | None]) -> None:
+    """Run orders from the worker until it goes away. The main thread runs the jobs; another watches the socket."""
+    orders: list[bytes] = []
+    changed = threading.Condition()
+
+    def watch() -> None:
+        while True:
+            try:
+                order = wire.receive(sock)
+            except (OSError, EOFError):
+                os._exit(0)  # the worker has gone; whatever runs here must not go on
+            with changed:
+                orders.append(order)
+                changed.notify()
+
+    threading.Thread(target=watch, name="windlass-orders", daemon=True).start()
+    while True:
+        with changed:
+            changed.wait_for(lambda: bool(orders))
+            lease = decode_order(orders.pop()).lease
+        wire.send(sock, encode(Answer(run_order(lease, host, lookup))))
+
+
+def run_order(lease: Lease, host: ChildHost, lookup: Callable[[str], Prepared | None]) -> Outcome | None:
+    """One job in this process."""
+    prepared = lookup(lease.name)
+    assert prepared is not None, lease.name  # the worker looked it up in the same registry
+    run = JobRun(lease, prepared, host)
+    if prepared.spec.is_async:
+        import asyncio
+
+        return asyncio.run(run_async(run))
+    return run_sync(run)

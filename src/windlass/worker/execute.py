@@ -1,0 +1,221 @@
+"""The pipeline of one attempt: decode, call, classify. It answers with an Outcome, or None when nothing is to settle.
+
+No I/O of its own, no threads, no engine: whoever calls it decides where it runs. Nothing that a job raises leaves
+here, ``SystemExit`` and ``KeyboardInterrupt`` included: they are that job's failure and not the worker's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import cast
+
+from windlass.codec import encode_error, encode_result
+from windlass.context import CURRENT, JobContext
+from windlass.definition import JobSpec
+from windlass.errors import ConfigError, JobCancelled, JobInterrupted, JobTimeout, PayloadError
+from windlass.events import (
+    Event,
+    JobDead,
+    JobFailed,
+    JobRetrying,
+    JobStarted,
+    JobSucceeded,
+    JobWithdrawn,
+    ResultDropped,
+)
+from windlass.middleware import AsyncBody, Body, Middleware
+from windlass.model import RESULT_NOT_STORED, Kind, Outcome
+from windlass.retry import Retry, decode_backoff
+from windlass.worker.run import JobRun, Prepared
+
+__all__ = ["failed", "interrupted", "prepare", "run_async", "run_sync"]
+
+log = logging.getLogger("windlass.job")
+
+
+def prepare(spec: JobSpec, middleware: Middleware) -> Prepared:
+    """Compose a job's body with its middleware. Raises ConfigError for async middleware around a sync job."""
+    fn = spec.fn
+    call: Body
+    if spec.takes_context:
+        call = lambda ctx, args, kwargs: fn(ctx, *args, **kwargs)  # noqa: E731 - two shapes of one thing
+    else:
+        call = lambda _ctx, args, kwargs: fn(*args, **kwargs)  # noqa: E731
+    if spec.is_async:
+        return Prepared(spec, None, middleware.wrap_async(cast("AsyncBody", call)))
+    return Prepared(spec, middleware.wrap(call), None)
+
+
+def run_sync(run: JobRun) -> Outcome | None:
+    """Run a sync job to its outcome in this thread."""
+    try:
+        args, kwargs = run.prepared.spec.signature.decode(run.lease.payload)
+    except PayloadError as error:
+        return unreadable(run, error)
+    ctx = begin(run)
+    token = CURRENT.set(ctx)
+    try:
+        value = cast("Body", run.prepared.body)(ctx, args, kwargs)
+    except BaseException as error:  # noqa: BLE001 - whatever a job raises is that job's failure
+        return failed(run, error)
+    finally:
+        CURRENT.reset(token)
+        ctx.flush()
+    return succeeded(run, value)
+
+
+async def run_async(run: JobRun) -> Outcome | None:
+    """Run an async job to its outcome in this task."""
+    try:
+        args, kwargs = run.prepared.spec.signature.decode(run.lease.payload)
+    except PayloadError as error:
+        return unreadable(run, error)
+    ctx = begin(run)
+    token = CURRENT.set(ctx)
+    try:
+        value = await cast("AsyncBody", run.prepared.async_body)(ctx, args, kwargs)
+    except BaseException as error:  # noqa: BLE001
+        return failed(run, error)
+    finally:
+        CURRENT.reset(token)
+        ctx.flush()
+    return succeeded(run, value)
+
+
+def begin(run: JobRun) -> JobContext:
+    """Note the start; make the context."""
+    run.began_ns = time.monotonic_ns()
+    ctx = run.context = JobContext(run.lease, run)
+    if run.host.events.wants(JobStarted):
+        tell(run, JobStarted, run.lease.attempt, max(0, run.host.clock.wall_ms() - run.lease.run_at) / 1000)
+    return ctx
+
+
+def succeeded(run: JobRun, value: object) -> Outcome | None:
+    """The outcome of a body that returned."""
+    ctx, lease = cast("JobContext", run.context), run.lease
+    tell(run, JobSucceeded, lease.attempt, took(run))
+    if run.settled:
+        return None
+    if value is None:
+        return Outcome(lease.id, lease.fence, Kind.DONE, "null", keep_ms=run.keep_ms, then=ctx.follow_ups)
+    try:
+        result = encode_result(value, run.host.settings.result_max)
+    except PayloadError as error:
+        reason = f"{RESULT_NOT_STORED}: {error}"
+        log.warning("job %s %s is done, but its %s", lease.name, lease.id, reason)
+        tell(run, ResultDropped, lease.attempt, reason)
+        return Outcome(lease.id, lease.fence, Kind.DONE, reason=reason, keep_ms=run.keep_ms, then=ctx.follow_ups)
+    return Outcome(lease.id, lease.fence, Kind.DONE, result, keep_ms=run.keep_ms, then=ctx.follow_ups)
+
+
+def failed(run: JobRun, error: BaseException) -> Outcome | None:
+    """The outcome of a body that raised."""
+    if run.settled:
+        log.error(
+            "job %s %s failed after its transaction had completed it; it stays done",
+            run.lease.name,
+            run.lease.id,
+            exc_info=error,
+        )
+        return None
+    stopped = isinstance(error, asyncio.CancelledError | JobCancelled)
+    if stopped and run.timed_out:
+        error = JobTimeout(f"job {run.lease.id} ran longer than its timeout of {(run.timeout_ms or 0) / 1000:g} s")
+    elif stopped and run.cancelled:
+        return withdrawn(run, "cancelled")
+    elif stopped and run.interrupted:
+        return interrupted(run)
+    return failure(run, error)
+
+
+def unreadable(run: JobRun, error: PayloadError) -> Outcome:
+    """The end of a job whose arguments nobody can read: dead, with its payload as it is."""
+    lease, host = run.lease, run.host
+    text = encode_error(error, attempt=lease.attempt, at=host.clock.wall_ms(), limit=host.settings.error_max)
+    return dead(run, "undecodable payload", text, error)
+
+
+def failure(run: JobRun, error: BaseException) -> Outcome:
+    """A failed attempt: again after the backoff, or dead after the last one."""
+    lease, host = run.lease, run.host
+    text = encode_error(error, attempt=lease.attempt, at=host.clock.wall_ms(), limit=host.settings.error_max)
+    tell(run, JobFailed, lease.attempt, took(run), error)
+    if lease.attempt >= lease.max_attempts:
+        return dead(run, None, text, error)
+    delay = retry_of(run).delay_ms(lease.attempt, host.rng)
+    log.warning(
+        "job %s %s failed in attempt %d of %d and runs again in %.1f s: %s: %s",
+        lease.name, lease.id, lease.attempt, lease.max_attempts, delay / 1000, type(error).__name__, short(error),
+    )  # fmt: skip
+    tell(run, JobRetrying, lease.attempt, delay / 1000)
+    return Outcome(lease.id, lease.fence, Kind.RETRY, error=text, delay_ms=delay)
+
+
+def dead(run: JobRun, reason: str | None, text: str, error: BaseException) -> Outcome:
+    """The end of a job that will not run again by itself."""
+    lease = run.lease
+    log.error(
+        "job %s %s is dead after attempt %d: %s: %s",
+        lease.name, lease.id, lease.attempt, type(error).__name__, short(error),
+    )  # fmt: skip
+    tell(run, JobDead, lease.attempt, reason)
+    return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason=reason)
+
+
+def withdrawn(run: JobRun, reason: str) -> Outcome:
+    """The end of a job that somebody called off."""
+    lease = run.lease
+    tell(run, JobWithdrawn, lease.attempt, reason)
+    return Outcome(lease.id, lease.fence, Kind.CANCELLED, reason=reason, keep_ms=run.keep_ms)
+
+
+def interrupted(run: JobRun) -> Outcome:
+    """Give a started job back: no attempt used, unless it was interrupted too often."""
+    lease, host = run.lease, run.host
+    if lease.interruptions >= host.settings.max_interruptions:
+        times = lease.interruptions + 1
+        return failure(
+            run,
+            JobInterrupted(
+                f"job {lease.id} was interrupted by a stopping worker {times} times, and max_interruptions is "
+                f"{host.settings.max_interruptions}; make it shorter, or let it stop when ctx.stopping is true"
+            ),
+        )
+    return Outcome(lease.id, lease.fence, Kind.RELEASE, interrupted=True)
+
+
+def retry_of(run: JobRun) -> Retry:
+    """The policy of this job: what the call carries, else the definition's."""
+    if run.meta.backoff is None:
+        return run.spec.retry
+    try:
+        return Retry(run.spec.retry.attempts, decode_backoff(run.meta.backoff))
+    except ConfigError as error:
+        log.warning("job %s %s: %s; its definition's backoff is used", run.lease.name, run.lease.id, error)
+        return run.spec.retry
+
+
+def tell(run: JobRun, kind: Callable[..., Event], *facts: object) -> None:
+    """Emit an event of this job, built only when somebody listens."""
+    events = run.host.events
+    if events.wants(cast("type[Event]", kind)):
+        lease = run.lease
+        events.emit(kind(lease.id, lease.name, lease.queue, *facts))
+
+
+def took(run: JobRun) -> float:
+    """Seconds since the run began."""
+    return (time.monotonic_ns() - run.began_ns) / 1e9
+
+
+def short(error: BaseException) -> str:
+    """The first line of an error, on one line, for the log."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a foreign __str__
+        return "<the message cannot be shown>"
+    return ascii(text.partition("\n")[0][:200])[1:-1]

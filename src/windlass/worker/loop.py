@@ -1,0 +1,125 @@
+"""The event loop for async jobs: one loop in one thread, a bounded number of tasks.
+
+Runs come in from the pump's thread and start as tasks; what waits for a slot waits in a deque. A backlog of short jobs
+is started in chunks with one call into the loop, never with one call per job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+
+from windlass.worker.run import JobRun
+
+__all__ = ["Loop"]
+
+log = logging.getLogger("windlass.worker")
+
+
+class Loop:
+    """Up to ``slots`` async jobs at once. The thread starts with the first run."""
+
+    def __init__(self, slots: int, run: Callable[[JobRun, int], Coroutine[object, object, None]]) -> None:
+        """``run(job, slot)`` runs one job to its end; it must not raise."""
+        self.slots = slots
+        self._run = run
+        self._waiting: deque[JobRun] = deque()
+        self._free = list(range(slots - 1, -1, -1))
+        self._tasks: dict[JobRun, asyncio.Task[None]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._starting = False  # a call of _start_some is on its way into the loop
+
+    @property
+    def busy(self) -> int:
+        """How many jobs are running."""
+        return len(self._tasks)
+
+    @property
+    def waiting(self) -> int:
+        """How many runs wait for a slot."""
+        return len(self._waiting)
+
+    def put(self, runs: list[JobRun]) -> None:
+        """Add runs to the queue."""
+        self._waiting.extend(runs)
+        loop = self._loop or self._start_thread()
+        if not self._starting:
+            self._starting = True
+            loop.call_soon_threadsafe(self._start_some)
+
+    def take_back(self) -> list[JobRun]:
+        """Remove every run that has not started."""
+        taken: list[JobRun] = []
+        while self._waiting:
+            try:
+                taken.append(self._waiting.popleft())
+            except IndexError:  # the loop took the last one
+                break
+        return taken
+
+    def cancel(self, run: JobRun) -> None:
+        """Cancel the task of a run; nothing happens if it has ended."""
+        loop = self._loop
+        if loop is not None:
+            loop.call_soon_threadsafe(self._cancel, run)
+
+    def cancel_after(self, run: JobRun, seconds: float) -> None:
+        """Cancel the run's task unless it has ended by then. For the loop's own thread."""
+        assert self._loop is not None
+        self._loop.call_later(seconds, self._time_out, run)
+
+    def stop(self, timeout: float) -> None:
+        """End the loop's thread; its tasks must have ended or been cancelled."""
+        loop, thread = self._loop, self._thread
+        if loop is not None and thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(timeout)
+
+    def dump(self) -> list[asyncio.Task[None]]:
+        """The running tasks, for a stack dump."""
+        return list(self._tasks.values())
+
+    def _start_thread(self) -> asyncio.AbstractEventLoop:
+        loop = self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, args=(loop,), name="windlass-loop", daemon=True)
+        self._thread.start()
+        return loop
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        finally:
+            loop.close()
+
+    def _start_some(self) -> None:
+        self._starting = False
+        loop = self._loop
+        assert loop is not None
+        while self._waiting and self._free:
+            run = self._waiting.popleft()
+            slot = self._free.pop()
+            task = loop.create_task(self._run(run, slot))
+            self._tasks[run] = task
+            run.slot = slot
+
+    def ended(self, run: JobRun, slot: int) -> None:
+        """Free a run's slot and start the next. Called by ``run`` at its end, in the loop."""
+        del self._tasks[run]
+        self._free.append(slot)
+        if self._waiting:
+            self._start_some()
+
+    def _cancel(self, run: JobRun) -> None:
+        task = self._tasks.get(run)
+        if task is not None:
+            task.cancel()
+
+    def _time_out(self, run: JobRun) -> None:
+        if run in self._tasks:
+            run.timed_out = True
+            self._tasks[run].cancel()

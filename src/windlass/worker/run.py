@@ -1,0 +1,125 @@
+"""One attempt of one job, from its lease to its outcome.
+
+A JobRun is the record that travels through a worker: the fetcher makes it, a thread, the loop or a child process runs
+it, the pump settles what came out. It is also what the job's context talks to (``context.Run``). Flags are set by other
+threads and only ever go from false to true.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Protocol
+
+from msgspec import Struct
+
+from windlass.clock import Clock
+from windlass.codec import Meta, decode_meta
+from windlass.context import JobContext
+from windlass.definition import JobSpec
+from windlass.engines.base import Store
+from windlass.events import Events
+from windlass.middleware import AsyncBody, Body
+from windlass.model import Lease
+from windlass.settings import Settings
+
+__all__ = ["Host", "JobRun", "Prepared"]
+
+NO_META = Meta()
+
+
+class Prepared(Struct, frozen=True):
+    """A job as this process runs it: its spec, and its body with the middleware around it."""
+
+    spec: JobSpec
+    body: Body | None  # of a sync job
+    async_body: AsyncBody | None  # of an async one
+
+    @property
+    def in_child(self) -> bool:
+        """Whether it runs in a child process of its own."""
+        return self.spec.executor == "process"
+
+
+class Host(Protocol):
+    """What a worker offers to the runs in it."""
+
+    engine: Store
+    clock: Clock
+    settings: Settings
+    events: Events
+    rng: Random
+    stopping: bool
+
+    def report(self, run: JobRun, text: str) -> None:
+        """Queue a progress write."""
+        ...
+
+
+class JobRun:
+    """One claimed job on its way."""
+
+    __slots__ = (
+        "began_ns",
+        "cancelled",
+        "context",
+        "host",
+        "interrupted",
+        "lease",
+        "lost",
+        "meta",
+        "prepared",
+        "settled",
+        "slot",
+        "timed_out",
+    )
+
+    def __init__(self, lease: Lease, prepared: Prepared, host: Host) -> None:
+        self.lease = lease
+        self.prepared = prepared
+        self.host = host
+        self.meta: Meta = NO_META if lease.meta is None else decode_meta(lease.meta)
+        self.context: JobContext | None = None
+        self.slot = -1  # its place in the slot table once it has started
+        self.began_ns = 0
+        self.cancelled = False  # a cancel was asked for
+        self.interrupted = False  # the worker stops and cannot wait for it
+        self.timed_out = False
+        self.lost = False  # another worker owns it now
+        self.settled = False  # a transaction of the job settled it
+
+    @property
+    def spec(self) -> JobSpec:
+        return self.prepared.spec
+
+    @property
+    def timeout_ms(self) -> int | None:
+        """How long this run may take: what the call said, else the job."""
+        return self.meta.timeout_ms if self.meta.timeout_ms is not None else self.prepared.spec.timeout_ms
+
+    # -- context.Run --
+
+    @property
+    def engine(self) -> Store:
+        return self.host.engine
+
+    @property
+    def clock(self) -> Clock:
+        return self.host.clock
+
+    @property
+    def settings(self) -> Settings:
+        return self.host.settings
+
+    @property
+    def keep_ms(self) -> int | None:
+        return self.meta.keep_ms if self.meta.keep_ms is not None else self.prepared.spec.keep_ms
+
+    @property
+    def stopping(self) -> bool:
+        return self.host.stopping
+
+    def report(self, text: str) -> None:
+        self.host.report(self, text)
+
+    def note_settled(self) -> None:
+        self.settled = True

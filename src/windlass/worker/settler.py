@@ -1,0 +1,58 @@
+"""The buffer of outcomes that wait for their settle, and the rule for when it is time.
+
+A flush is due when ``settle_batch`` outcomes wait, when the oldest has waited ``settle_flush``, or at once when the
+worker has nothing else to do. An outcome leaves the buffer only when the engine has answered; while the engine is away
+it stays until the worker's lease has ended, because after that it could not be applied any more.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+from windlass.model import Outcome
+
+__all__ = ["Settler"]
+
+
+class Settler:
+    """Outcomes on their way to the engine. *Thread-safe.*"""
+
+    def __init__(self, batch: int, flush_ms: int) -> None:
+        self._batch = batch
+        self._flush = flush_ms / 1000
+        self._lock = threading.Lock()
+        self._waiting: list[Outcome] = []
+        self._oldest = 0.0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, outcome: Outcome) -> bool:
+        """Put an outcome into the buffer; true when the batch is full."""
+        with self._lock:
+            if not self._waiting:
+                self._oldest = time.monotonic()
+            self._waiting.append(outcome)
+            return len(self._waiting) >= self._batch
+
+    def due_in(self, *, idle: bool) -> float | None:
+        """Seconds until a flush is due; 0: now; None: nothing waits."""
+        count = len(self._waiting)
+        if not count:
+            return None
+        if idle or count >= self._batch:
+            return 0.0
+        return max(0.0, self._oldest + self._flush - time.monotonic())
+
+    def take(self) -> list[Outcome]:
+        """Empty the buffer; what cannot be settled now comes back through ``put_back``."""
+        with self._lock:
+            taken, self._waiting = self._waiting, []
+            return taken
+
+    def put_back(self, outcomes: Sequence[Outcome]) -> None:
+        """Return outcomes that the engine did not answer for, before those that came since."""
+        with self._lock:
+            self._waiting[:0] = outcomes

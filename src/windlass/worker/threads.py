@@ -1,0 +1,88 @@
+"""Threads for sync jobs: they take runs from one queue, and hand their outcomes to the worker.
+
+A thread that is busy takes its next run without a hand-over, so a backlog of short jobs costs no switch between
+threads. A job with ``executor="process"`` is driven from here too: the thread waits for the child process.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+from windlass.worker.run import JobRun
+
+__all__ = ["Threads"]
+
+log = logging.getLogger("windlass.worker")
+
+
+class Threads:
+    """A fixed number of threads over one queue of runs. Threads start when work first needs them."""
+
+    def __init__(self, count: int, run: Callable[[JobRun, int], None]) -> None:
+        """``run(job, thread number)`` runs one job; it must not raise."""
+        self.count = count
+        self._run = run
+        self._queue: SimpleQueue[JobRun | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._busy = [False] * count
+
+    @property
+    def busy(self) -> int:
+        """How many threads are running a job."""
+        return sum(self._busy)
+
+    @property
+    def waiting(self) -> int:
+        """How many runs wait for a thread."""
+        return self._queue.qsize()
+
+    def put(self, run: JobRun) -> None:
+        """Add a run to the queue."""
+        self._queue.put(run)
+        if len(self._threads) < self.count and self._queue.qsize() + self.busy > len(self._threads):
+            self._start_one()
+
+    def take_back(self) -> list[JobRun]:
+        """Remove every run that has not started."""
+        taken: list[JobRun] = []
+        while True:
+            try:
+                run = self._queue.get_nowait()
+            except Empty:
+                return taken
+            if run is not None:
+                taken.append(run)
+
+    def stop(self) -> None:
+        """Let every thread end after the job it runs."""
+        for _ in self._threads:
+            self._queue.put(None)
+
+    def join(self, timeout: float) -> None:
+        """Wait for the threads that are not stuck in a job."""
+        for thread, busy in zip(self._threads, self._busy, strict=False):
+            if not busy:
+                thread.join(timeout)
+
+    def _start_one(self) -> None:
+        number = len(self._threads)
+        thread = threading.Thread(target=self._work, args=(number,), name=f"windlass-job-{number}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self, number: int) -> None:
+        get, run_one, busy = self._queue.get, self._run, self._busy
+        while True:
+            run = get()
+            if run is None:
+                return
+            busy[number] = True
+            try:
+                run_one(run, number)
+            except Exception:
+                log.exception("a job thread failed outside its job; job %s is left to its lease", run.lease.id)
+            finally:
+                busy[number] = False

@@ -1,0 +1,478 @@
+"""One worker: the parts of a running process put together, and the order in which they stop.
+
+Start: register (heart), then keeper and pump. Jobs flow pump → threads or loop → pump.
+
+Stop, in this order, and every step for a reason:
+
+1. stop claiming: nothing new comes in
+2. release what was claimed and has not started: others can have it at once, nothing is charged
+3. let running jobs end within the grace; leases go on being renewed meanwhile
+4. cancel coroutines and kill child processes; their jobs are given back, counted as interrupted
+5. settle everything that has ended
+6. deregister last. A thread that still runs a job cannot be stopped, so its job is not given back here: that happens
+   when the process has gone (its supervisor does it, or the lease runs out). Never a second run beside a body that
+   still runs.
+
+A job in a thread that outlives its timeout ends its process the same way: neighbours finish first, and its failure is
+settled only after the process has gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from random import Random
+
+from windlass.clock import Clock, SystemClock
+from windlass.codec import encode_error
+from windlass.engines.base import Store
+from windlass.engines.url import rules_of
+from windlass.errors import EngineError, JobTimeout, PayloadError
+from windlass.events import Events, LeaseExpired, SettleDropped, WorkerStarted, WorkerStopped
+from windlass.ids import new_id
+from windlass.middleware import Middleware
+from windlass.model import Claimed, Heartbeat, Kind, Lease, LeaseRef, Outcome, Progress, Settled, Upkeep, WorkerInfo
+from windlass.registry import Registry
+from windlass.settings import Settings
+from windlass.worker.children import Children, Fork
+from windlass.worker.deadlines import Deadlines
+from windlass.worker.execute import failure, prepare, run_async, run_sync
+from windlass.worker.heart import Heart, Trust
+from windlass.worker.keeper import Keeper
+from windlass.worker.loop import Loop
+from windlass.worker.pump import Pump
+from windlass.worker.queues import QueuePolicy
+from windlass.worker.run import JobRun, Prepared
+from windlass.worker.settler import Settler
+from windlass.worker.slots import SlotTable
+from windlass.worker.threads import Threads
+
+__all__ = ["Worker", "WorkerOptions"]
+
+log = logging.getLogger("windlass.worker")
+
+TIMEOUT_GRACE = 2.0  # seconds a thread may take to notice that its time is up
+CANCEL_GRACE = 1.0  # seconds for coroutines to end after they were cancelled at shutdown
+UNKNOWN_DELAY_MS = 30_000  # how long a job that nobody here knows is put back; source: reliability constants
+UNKNOWN_SINCE = "no job of this name is registered; first met at "
+
+
+class WorkerOptions:
+    """How one worker process is to run."""
+
+    def __init__(
+        self,
+        *,
+        queues: QueuePolicy | None = None,
+        threads: int | None = None,
+        async_slots: int | None = None,
+        burst: bool = False,
+        alone: bool = False,
+        group: str | None = None,
+        version: str = "",
+    ) -> None:
+        self.queues = queues or QueuePolicy()
+        self.threads = threads
+        self.async_slots = async_slots
+        self.burst = burst
+        self.alone = alone  # run jobs that killed their process before, one at a time
+        self.group = group
+        self.version = version
+
+
+class Worker:
+    """Runs jobs in this process until it is stopped. One incarnation: it cannot be started twice."""
+
+    def __init__(
+        self,
+        engine: Store,
+        registry: Registry,
+        settings: Settings,
+        events: Events,
+        middleware: Middleware,
+        options: WorkerOptions | None = None,
+        *,
+        clock: Clock | None = None,
+        table: SlotTable | None = None,
+        fork: Fork | None = None,
+        on_alone: Callable[[int], None] | None = None,
+    ) -> None:
+        """``fork`` starts child processes for ``executor="process"``; without it such jobs run in a thread."""
+        options = options or WorkerOptions()
+        self.engine = engine
+        self.settings = settings
+        self.events = events
+        self.clock = clock or SystemClock()
+        self.rng = Random()
+        self.stopping = False
+        self.last_start = time.monotonic()
+        self.options = options
+        threads = 1 if options.alone else options.threads or settings.threads
+        async_slots = 1 if options.alone else options.async_slots or settings.async_slots
+        self.info = WorkerInfo(
+            id=new_id(),
+            group=options.group or new_id(),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            queues=str(options.queues),
+            slots=threads + async_slots,
+            version=options.version,
+            started_at=self.clock.wall_ms(),
+        )
+        self._prepared: dict[str, Prepared] = {
+            name: prepare(registry.get(name), middleware) for name in registry.all_names()
+        }
+        self._has_sync = any(not self._on_loop(one) for one in self._prepared.values())
+        self._has_async = any(self._on_loop(one) for one in self._prepared.values())
+        self._table = table or SlotTable.create(threads + async_slots)
+        self._held: dict[str, JobRun] = {}
+        self._notes: dict[str, Progress] = {}
+        self._overdue: dict[str, JobRun] = {}
+        self._settler = Settler(settings.settle_batch, settings.settle_flush)
+        self._threads = Threads(threads, self._run_in_thread)
+        self._loop = Loop(async_slots, self._run_on_loop)
+        self._deadlines = Deadlines()
+        self._children = Children(fork) if fork is not None else None
+        self._rules = rules_of(settings)
+        self._heart = Heart(
+            engine,
+            self.clock,
+            self.info,
+            lease_ms=settings.lease,
+            renew_ms=settings.renew,
+            table=self._table,
+            leases=lambda: [LeaseRef(run.lease.id, run.lease.fence) for run in list(self._held.values())],
+            on_beat=self._on_beat,
+            on_end=self._cut_off,
+        )
+        self._on_alone = on_alone
+        self._keeper = Keeper(engine, self._rules, settings.reap, self.rng, self._on_upkeep)
+        self._pump = Pump(
+            engine,
+            settings,
+            self.info.id,
+            options.queues,
+            self._settler,
+            self,
+            self.rng,
+            alone=options.alone,
+            when_empty=self._store_is_empty if options.burst or options.alone else None,
+        )
+        self._end = threading.Event()
+        self._abort = threading.Event()
+        self.cut_off = False
+
+    # -- life --
+
+    def run(self) -> None:
+        """Work until ``stop``, or in burst mode until nothing is left. *Blocking.*"""
+        self.start()
+        self.wait()
+        self.shut_down()
+
+    def start(self) -> None:
+        """Register and begin to claim. Raises EngineError when the store is away."""
+        self.engine.open()
+        self._heart.start()
+        self._keeper.start()
+        self._pump.start()
+        self.events.emit(WorkerStarted(self.info.id))
+        log.info(
+            "worker %s serves %s with %d threads and %d async slots",
+            self.info.id, self.info.queues, self._threads.count, self._loop.slots,
+        )  # fmt: skip
+
+    def wait(self) -> None:
+        """Block until somebody called ``stop``, or until a burst has found the store empty."""
+        if self._pump.empty.is_set():
+            return
+        if self.options.burst or self.options.alone:
+            while not (self._pump.empty.wait(0.1) or self._end.is_set()):
+                pass
+        else:
+            self._end.wait()
+
+    def quiet(self) -> None:
+        """Claim no more; what is held goes on."""
+        self._pump.quiet()
+
+    def stop(self) -> None:
+        """Begin an orderly end; ``run`` returns when it is over. *Idempotent, thread-safe.*"""
+        self.stopping = True
+        self._pump.quiet()
+        self._end.set()
+
+    def abort(self) -> None:
+        """End without a grace: jobs that run are given back."""
+        self._abort.set()
+        self.stop()
+
+    def shut_down(self) -> bool:
+        """Stop in the order of this module's docstring; false when a thread still runs a job afterwards. *Blocking.*"""
+        self.stopping = True
+        self._pump.quiet()
+        self.give_back()
+        self._wait_for_runs(self.settings.shutdown_timeout / 1000)
+        self._interrupt_runs()
+        self._pump.stop()
+        self._heart.stop()
+        self._keeper.stop()
+        self._deadlines.close()
+        if self._children is not None:
+            self._children.close()
+        self._threads.stop()
+        self._loop.stop(CANCEL_GRACE)
+        clean = not self._held
+        if clean and not self.cut_off:
+            self._depart()
+        self.events.emit(WorkerStopped(self.info.id))
+        return clean
+
+    def overdue(self) -> list[Outcome]:
+        """The outcomes of jobs that outlived their timeout in a thread: to be settled when this process has gone."""
+        return [failure(run, timeout_of(run)) for run in self._overdue.values() if run.lease.id in self._held]
+
+    def dump(self) -> list[str]:
+        """What this worker runs, a line each."""
+        return [
+            f"{run.lease.name} {run.lease.id} attempt {run.lease.attempt}"
+            for run in list(self._held.values())
+            if run.context is not None
+        ]
+
+    def _depart(self) -> None:
+        try:
+            self.engine.depart(self.info.id)
+        except EngineError as error:
+            log.warning("worker %s could not deregister, its lease will run out: %s", self.info.id, error)
+
+    def _wait_for_runs(self, grace: float) -> None:
+        deadline = time.monotonic() + grace
+        while self._held and not self._abort.is_set() and time.monotonic() < deadline:
+            if self._overdue and len(self._overdue) >= len(self._held):
+                return  # only those are left that nobody can stop
+            self._abort.wait(0.02)
+
+    def _interrupt_runs(self) -> None:
+        for run in list(self._held.values()):
+            run.interrupted = True
+            run.cancelled = True
+            self._end_body(run)
+        deadline = time.monotonic() + CANCEL_GRACE
+        while time.monotonic() < deadline and any(self._can_end(run) for run in list(self._held.values())):
+            time.sleep(0.005)
+
+    def _can_end(self, run: JobRun) -> bool:
+        """Whether this process can make the body end: a coroutine or a child, not a thread."""
+        return self._on_loop(run.prepared) or (run.prepared.in_child and self._children is not None)
+
+    def _end_body(self, run: JobRun) -> None:
+        if self._on_loop(run.prepared):
+            self._loop.cancel(run)
+        elif run.prepared.in_child and self._children is not None:
+            self._children.kill(run)
+
+    def _on_loop(self, prepared: Prepared) -> bool:
+        return prepared.spec.is_async and not prepared.in_child
+
+    def _cut_off(self) -> None:
+        """Two leases without a renewal: whatever runs here must not go on beside its successor."""
+        self.cut_off = True
+        self.abort()
+
+    # -- what the pump asks (pump.Slots) --
+
+    @property
+    def room(self) -> int:
+        threads = self._threads.count - self._threads.busy - self._threads.waiting
+        tasks = self._loop.slots - self._loop.busy - self._loop.waiting
+        if not self._has_async:
+            return threads
+        if not self._has_sync:
+            return tasks
+        # A claim does not say which kind it will bring: take what both could hold, or a little for the one that can.
+        return min(threads, tasks) if threads > 0 and tasks > 0 else min(max(threads, tasks), 10)
+
+    @property
+    def waiting(self) -> int:
+        return self._threads.waiting + self._loop.waiting
+
+    @property
+    def held(self) -> int:
+        return len(self._held)
+
+    def trust(self) -> Trust:
+        return self._heart.trust()
+
+    def take(self, claimed: Claimed) -> None:
+        if claimed.expelled:
+            log.warning("the store does not know worker %s as alive; it registers anew", self.info.id)
+            self._heart.beat_now()
+        for ref in claimed.cancels:
+            self._cancel(ref)
+        tasks = []
+        for lease in claimed.leases:
+            run = self._make_run(lease)
+            if run is None:
+                continue
+            self._held[lease.id] = run
+            if self._on_loop(run.prepared):
+                tasks.append(run)
+            else:
+                self._threads.put(run)
+        if tasks:
+            self._loop.put(tasks)
+        if claimed.leases:
+            self.last_start = time.monotonic()
+
+    def settled(self, outcomes: Sequence[Outcome], answers: Sequence[Settled]) -> None:
+        stale = [one for one, answer in zip(outcomes, answers, strict=True) if answer is Settled.STALE]
+        if stale:
+            self._tell_dropped(stale, "another worker owns the job now")
+
+    def dropped(self, outcomes: Sequence[Outcome]) -> None:
+        self._tell_dropped(outcomes, "the lease ended before the store could be reached")
+
+    def give_back(self) -> None:
+        for run in (*self._threads.take_back(), *self._loop.take_back()):
+            self._held.pop(run.lease.id, None)
+            self._settler.add(Outcome(run.lease.id, run.lease.fence, Kind.RELEASE))
+
+    def notes(self) -> list[Progress]:
+        if not self._notes:
+            return []
+        notes, self._notes = self._notes, {}
+        return list(notes.values())
+
+    def _tell_dropped(self, outcomes: Sequence[Outcome], reason: str) -> None:
+        log.warning("%d outcomes were dropped: %s", len(outcomes), reason)
+        for one in outcomes:
+            self.events.emit(SettleDropped(one.id, "", "", 0, reason))
+
+    def _store_is_empty(self) -> bool:
+        """Whether nothing is ready or running in the queues that are served (burst mode)."""
+        served = self.options.queues.names
+        for queue in self.engine.queues():
+            if (served is None or queue.name in served) and not queue.paused and (queue.ready or queue.running):
+                return self.options.alone and not queue.ready
+        return True
+
+    # -- runs --
+
+    def _make_run(self, lease: Lease) -> JobRun | None:
+        prepared = self._prepared.get(lease.name)
+        if prepared is None:
+            self._settler.add(self._unknown(lease))
+            return None
+        try:
+            return JobRun(lease, prepared, self)
+        except PayloadError as error:
+            text = encode_error(error, attempt=lease.attempt, at=self.clock.wall_ms(), limit=self.settings.error_max)
+            self._settler.add(Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason="undecodable payload"))
+            return None
+
+    def _unknown(self, lease: Lease) -> Outcome:
+        """A job that this process has no code for: put back for a while (a deploy may be rolling), then dead."""
+        now = self.clock.wall_ms()
+        since = now
+        if lease.reason is not None and lease.reason.startswith(UNKNOWN_SINCE):
+            since = int(lease.reason.removeprefix(UNKNOWN_SINCE))
+        if now - since < self.settings.unknown_grace:
+            log.warning("job %s %s: no job of this name is registered here; put back", lease.name, lease.id)
+            delay = min(UNKNOWN_DELAY_MS, max(1, self.settings.unknown_grace // 30))
+            return Outcome(lease.id, lease.fence, Kind.SNOOZE, reason=f"{UNKNOWN_SINCE}{since}", delay_ms=delay)
+        error = LookupError(
+            f"no job is registered under {lease.name!r}; import its module in the worker's application, "
+            "or keep its old name as an alias, then retry the job"
+        )
+        text = encode_error(error, attempt=lease.attempt, at=now, limit=self.settings.error_max)
+        log.error("job %s %s is dead: %s", lease.name, lease.id, error)
+        return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason="unknown job")
+
+    def _run_in_thread(self, run: JobRun, number: int) -> None:
+        self._table.start(number, run.lease.fence)
+        self.last_start = time.monotonic()
+        if run.prepared.in_child and self._children is not None:
+            outcome = self._children.run(run, self._deadlines)
+        else:
+            timeout = run.timeout_ms
+            if timeout is not None:
+                self._deadlines.add(timeout / 1000, lambda: self._time_out(run))
+            outcome = run_sync(run)
+        self._table.end(number)
+        self._ended(run, outcome)
+
+    async def _run_on_loop(self, run: JobRun, slot: int) -> None:
+        place = self._threads.count + slot
+        self._table.start(place, run.lease.fence)
+        self.last_start = time.monotonic()
+        timeout = run.timeout_ms
+        if timeout is not None:
+            self._loop.cancel_after(run, timeout / 1000)
+        outcome = await run_async(run)
+        self._table.end(place)
+        self._loop.ended(run, slot)
+        self._ended(run, outcome)
+
+    def _ended(self, run: JobRun, outcome: Outcome | None) -> None:
+        self._held.pop(run.lease.id, None)
+        full = self._settler.add(outcome) if outcome is not None else False
+        self._pump.poke(full=full)
+
+    def _time_out(self, run: JobRun) -> None:
+        """A thread's time is up: tell the job, and end the process if it does not listen."""
+        if self._held.get(run.lease.id) is run:
+            run.timed_out = run.cancelled = True
+            self._deadlines.add(TIMEOUT_GRACE, lambda: self._outlived(run))
+
+    def _outlived(self, run: JobRun) -> None:
+        if self._held.get(run.lease.id) is run:
+            log.error(
+                "job %s %s has not stopped %g s after its timeout; this process ends when its other jobs have, and "
+                "only then is the job settled. Give it executor=\"process\" to make it killable",
+                run.lease.name, run.lease.id, TIMEOUT_GRACE,
+            )  # fmt: skip
+            self._overdue[run.lease.id] = run
+            self.stop()
+
+    def report(self, run: JobRun, text: str) -> None:
+        self._notes[run.lease.id] = Progress(run.lease.id, run.lease.fence, text)
+        if self._pump.sleeping:
+            self._pump.wake()
+
+    # -- what the store tells --
+
+    def _on_beat(self, beat: Heartbeat) -> None:
+        for ref in beat.cancels:
+            self._cancel(ref)
+        for ref in beat.lost:
+            run = self._held.get(ref.id)
+            if run is not None and run.lease.fence == ref.fence and not run.settled:
+                run.lost = run.cancelled = True
+                self._end_body(run)
+                lease = run.lease
+                log.warning("job %s %s belongs to another worker now", lease.name, lease.id)
+                self.events.emit(LeaseExpired(lease.id, lease.name, lease.queue, lease.attempt))
+        if "stop" in beat.control:
+            self.stop()
+        elif "quiet" in beat.control:
+            self.quiet()
+
+    def _on_upkeep(self, done: Upkeep) -> None:
+        if done.alone_in_ms is not None and self._on_alone is not None:
+            self._on_alone(done.alone_in_ms)
+
+    def _cancel(self, ref: LeaseRef) -> None:
+        run = self._held.get(ref.id)
+        if run is not None and run.lease.fence == ref.fence and not run.cancelled:
+            run.cancelled = True
+            self._end_body(run)
+
+
+def timeout_of(run: JobRun) -> JobTimeout:
+    """The error of a run that took too long."""
+    return JobTimeout(f"job {run.lease.id} ran longer than its timeout of {(run.timeout_ms or 0) / 1000:g} s")

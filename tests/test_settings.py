@@ -1,0 +1,222 @@
+"""Layers, origins and refusals of settings."""
+
+from __future__ import annotations
+
+import typing
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from windlass.errors import ConfigError
+from windlass.settings import READERS, Loaded, Settings, load_settings, mask_url
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / ".git").mkdir()  # the search for a settings file ends here
+    return tmp_path
+
+
+def load(
+    project: Path, *, toml: str | None = None, env: dict[str, str] | None = None, **overrides: typing.Any
+) -> Loaded:
+    if toml is not None:
+        (project / "windlass.toml").write_text(toml)
+    return load_settings(None, overrides, environ=env or {}, start=project)
+
+
+def test_every_setting_has_one_reader() -> None:
+    assert list(READERS) == list(Settings.__struct_fields__)
+
+
+def test_defaults_satisfy_their_own_readers(project: Path) -> None:
+    loaded = load(project)
+    assert loaded.settings == msgspec.structs.replace(Settings(), url=f"sqlite:///{project}/windlass.db")
+    assert set(loaded.origin.values()) == {"default"}
+    assert (loaded.file, loaded.warnings) == (None, [])
+
+
+def test_later_layers_win_and_origins_tell(project: Path) -> None:
+    toml = "[windlass]\nthreads = 1\nprocesses = 2\nlease = '1m'\nattempts = 3\n"
+    toml += "[windlass.env.production]\nprocesses = 4\nattempts = 5\n"
+    env = {"WINDLASS_ENV": "production", "WINDLASS_LEASE": "90s", "WINDLASS_ATTEMPTS": "6", "HOME": "/"}
+    loaded = load(project, toml=toml, env=env, attempts=7)
+    got = loaded.settings
+    assert (got.threads, got.processes, got.lease, got.attempts) == (1, 4, 90_000, 7)
+    assert loaded.origin["threads"] == "windlass.toml"
+    assert loaded.origin["processes"] == "windlass.toml [env.production]"
+    assert loaded.origin["lease"] == "environment WINDLASS_LEASE"
+    assert loaded.origin["attempts"] == "argument"
+    assert loaded.origin["reap"] == "default"
+    assert loaded.file == project / "windlass.toml"
+
+
+def test_url_order(project: Path) -> None:
+    def origin(**kwargs: object) -> tuple[str, str]:
+        loaded = load_settings(start=project, **kwargs)  # type: ignore[arg-type]
+        return loaded.settings.url, loaded.origin["url"]
+
+    redis = {"REDIS_URL": "redis://inherited"}
+    assert origin(environ=redis) == ("redis://inherited", "environment REDIS_URL (inherited)")
+    (project / "windlass.toml").write_text('[windlass]\nurl = "redis://file"\n')
+    assert origin(environ=redis) == ("redis://file", "windlass.toml")
+    both = redis | {"WINDLASS_URL": "redis://env"}
+    assert origin(environ=both) == ("redis://env", "environment WINDLASS_URL")
+    assert origin(environ=both, url="redis://argument") == ("redis://argument", "argument")
+
+
+def test_file_is_found_upwards_but_not_beyond_the_repository(project: Path) -> None:
+    deep = project / "a" / "b"
+    deep.mkdir(parents=True)
+    (project / "pyproject.toml").write_text("[tool.windlass]\nthreads = 7\n")
+    assert load(deep).settings.threads == 7
+    (project / "a" / "pyproject.toml").write_text("[tool.other]\nwindlass = 1\n")
+    assert load(deep).settings.threads == 7
+    (project / "a" / ".git").mkdir()
+    assert load(deep).file is None
+
+
+def test_broken_pyproject_that_is_not_ours_is_passed_over(project: Path) -> None:
+    (project / "pyproject.toml").write_text("[[[")
+    assert load(project).file is None
+
+
+def test_config_variable_names_the_file(project: Path) -> None:
+    (project / "other.toml").write_text("[windlass]\nthreads = 8\n")
+    assert load(project, toml="[windlass]\nthreads = 9\n", env={"WINDLASS_CONFIG": "other.toml"}).settings.threads == 8
+    with pytest.raises(ConfigError, match=r"gone\.toml cannot be read"):
+        load(project, env={"WINDLASS_CONFIG": "gone.toml"})
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ("[windlass]\nthread = 1", r"unknown setting 'thread' \(windlass.toml\); did you mean 'threads'\?"),
+        ("[windlass.env.prod]\nleese = 1", r"'leese' \(windlass.toml \[env.prod\]\); did you mean 'lease'"),
+        ("threads = 1", r"'threads' at its root; settings stand under \[windlass\]"),
+        ("[windlas]", "did you mean 'windlass'"),
+        ("[windlass", "not valid TOML"),
+        ("windlass = 1", "must be a table"),
+        ("[windlass]\nenv = 1", "must be a table"),
+        ("[windlass.env]\nprod = 1", "must be a table"),
+        ("[windlass]\nthreads = '4'", r"threads \(windlass.toml\) is '4'; it must be a whole number"),
+    ],
+)
+def test_wrong_file_is_refused(project: Path, toml: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(project, toml=toml)
+
+
+def test_unknown_argument_is_refused(project: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'keep_don' \(argument\); did you mean 'keep_done'"):
+        load(project, keep_don="10m")
+
+
+def test_unknown_variable_is_a_warning_with_the_nearest(project: Path) -> None:
+    loaded = load(project, env={"WINDLASS_THREAD": "3", "WINDLASS_CRASHPOINT": "x", "WINDLASS_QUEUES": "a"})
+    assert loaded.warnings[0] == "unknown variable WINDLASS_THREAD is ignored; did you mean 'WINDLASS_THREADS'?"
+    assert [w.split()[2] for w in loaded.warnings] == ["WINDLASS_THREAD", "WINDLASS_QUEUES"]
+
+
+def test_unknown_environment_is_a_warning(project: Path) -> None:
+    loaded = load(project, toml="[windlass.env.production]\n", env={"WINDLASS_ENV": "producton"})
+    assert "did you mean 'production'" in loaded.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("threads", 0), ("threads", True), ("threads", 1.5), ("threads", None), ("threads", 2**40)),
+        *(("lease", "5 min"), ("lease", 0), ("lease", None), ("poll_min", 0), ("shutdown_timeout", -1)),
+        *(("payload_max", "1XB"), ("error_max", 10), ("durability", "fsink"), ("durability", 1), ("log_format", "xml")),
+        *(
+            ("strict_queues", "true"),
+            ("namespace", "a b"),
+            ("app", "shop.jobs"),
+            ("dead_archive", ""),
+            ("dead_max", -1),
+        ),
+        *(("queues", []), ("queues", {"a b": {}}), ("queues", {"a": 1}), ("attempts", 0), ("processes", 0)),
+        *(
+            ("url", "mysql://h"),
+            ("url", "x"),
+            ("url", ""),
+            ("url", 3),
+            ("url", "sqlite://jobs.db"),
+            ("url", "sqlite:///"),
+        ),
+    ],
+)
+def test_wrong_value_names_key_and_origin(project: Path, key: str, value: typing.Any) -> None:
+    with pytest.raises(ConfigError, match=rf"{key} \(argument\)"):
+        load(project, **{key: value})
+
+
+def test_wrong_engine_gets_the_nearest_and_keeps_the_password_secret(project: Path) -> None:
+    with pytest.raises(ConfigError, match=r"did you mean 'redis'") as caught:
+        load_settings("redsi://u:hunter2@h", environ={}, start=project)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_values_take_every_spelling(project: Path) -> None:
+    env = {
+        "WINDLASS_THREADS": "3",
+        "WINDLASS_STRICT_QUEUES": "yes",
+        "WINDLASS_DEAD_KEEP": "none",
+        "WINDLASS_APP": "a.b:c",
+    }
+    loaded = load(
+        project, env=env | {"WINDLASS_LEASE": ""}, keep_done=timedelta(minutes=1), payload_max="2MiB", dead_max=5
+    )
+    got = loaded.settings
+    assert (got.threads, got.strict_queues, got.dead_keep, got.app) == (3, True, None, "a.b:c")
+    assert (got.keep_done, got.payload_max, got.dead_max, got.lease) == (60_000, 2**21, 5, 30_000)
+
+
+def test_wrong_variable_is_named(project: Path) -> None:
+    with pytest.raises(ConfigError, match=r"threads \(environment WINDLASS_THREADS\) is 'many'"):
+        load(project, env={"WINDLASS_THREADS": "many"})
+
+
+def test_queue_tables_are_kept(project: Path) -> None:
+    assert load(project, toml="[windlass.queues.mail]\nlimit = 2\n").settings.queues == {"mail": {"limit": 2}}
+
+
+def test_values_that_contradict_each_other_are_refused(project: Path) -> None:
+    with pytest.raises(ConfigError, match=r"renew is 10s \(default\), but lease is 10s \(argument\)"):
+        load(project, lease=10)
+    with pytest.raises(ConfigError, match="poll_min"):
+        load(project, poll_min=6)
+
+
+def test_renewal_that_leaves_no_second_try_is_a_warning(project: Path) -> None:
+    assert "renew is 5s (argument)" in load(project, lease=12, renew=5).warnings[0]
+    assert load(project, lease=15, renew=5).warnings == []
+
+
+def test_relative_sqlite_path_is_resolved_from_the_settings_file(project: Path) -> None:
+    deep = project / "a"
+    deep.mkdir()
+    assert load_settings("sqlite:///j.db?x=1", environ={}, start=deep).settings.url == f"sqlite:///{deep}/j.db?x=1"
+    (project / "windlass.toml").write_text("[windlass]\n")
+    assert load_settings("sqlite:///../j.db", environ={}, start=deep).settings.url == f"sqlite:///{project.parent}/j.db"
+    assert load_settings("sqlite:////abs/j.db", environ={}, start=deep).settings.url == "sqlite:////abs/j.db"
+    assert load_settings("memory://", environ={}, start=deep).settings.url == "memory://"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://h:6379/0", "redis://h:6379/0"),
+        ("redis://u:pw@h/0", "redis://u:•••@h/0"),
+        ("redis://:p@w/x@h/0", "redis://:•••@h/0"),
+        ("redis+sentinel://:pw@a:1,b:2/m/0", "redis+sentinel://:•••@a:1,b:2/m/0"),
+        ("redis+sentinel://a:1,b:2/m/0", "redis+sentinel://a:1,b:2/m/0"),
+        ("postgresql://h/d?user=u&password=pw&x=1", "postgresql://h/d?user=u&password=•••&x=1"),
+        ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+    ],
+)
+def test_mask_hides_secrets_only(url: str, shown: str) -> None:
+    assert mask_url(url) == shown
