@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,12 +19,13 @@ from windlass.errors import ConfigError, NotInJob, PayloadError
 from windlass.model import Lease
 from windlass.retry import decode_backoff
 
-if TYPE_CHECKING:
-    from windlass import JobContext as Hidden
-
 
 def charge(payment_id: int) -> int:
     return payment_id * 2
+
+
+def charge_again(payment_id: int) -> int:
+    return payment_id
 
 
 def fetch(ctx: JobContext, url: str) -> str:
@@ -37,8 +37,11 @@ async def afetch(ctx: JobContext, url: str) -> str:
     return f"{ctx.id} {url}"
 
 
-def hidden_context(ctx: Hidden, n: int) -> int:
-    return n
+def hidden_context() -> Callable[..., object]:
+    """A function whose module imports JobContext under TYPE_CHECKING only."""
+    scope: dict[str, Callable[..., object]] = {}
+    exec('def hidden(ctx: "JobContext", n: int) -> int: return n', {"__name__": "shop"}, scope)  # noqa: S102
+    return scope["hidden"]
 
 
 def dotted_context(ctx: windlass.JobContext, n: int) -> int:
@@ -75,7 +78,7 @@ def test_with_and_without_parentheses_and_calling_it_is_a_plain_call(app: Windla
 def test_an_async_function_becomes_an_async_job(app: Windlass, ctx: JobContext) -> None:
     job = app.job(afetch)
     assert isinstance(job, AsyncJob)
-    assert asyncio.run(job("u")) == "j1 u"  # type: ignore[arg-type]
+    assert asyncio.run(job("u")) == "j1 u"
 
 
 def test_the_current_context_is_passed_on_in_a_direct_call(app: Windlass, ctx: JobContext) -> None:
@@ -88,8 +91,10 @@ def test_a_direct_call_outside_a_job_raises_not_in_job(app: Windlass) -> None:
 
 
 def test_the_context_is_found_by_annotation_however_it_is_written(app: Windlass) -> None:
-    for fn in (fetch, afetch, hidden_context, dotted_context):
-        assert app.job(fn).spec.takes_context, fn  # type: ignore[call-overload]
+    assert app.job(fetch).spec.takes_context
+    assert app.job(afetch).spec.takes_context
+    assert app.job(dotted_context).spec.takes_context
+    assert app.job(hidden_context()).spec.takes_context
     assert not app.job(charge).spec.takes_context
     assert not app.job(no_context).spec.takes_context
 
@@ -276,6 +281,22 @@ def test_a_wrong_call_option_is_an_error_where_it_is_written(
 ) -> None:
     with pytest.raises(ConfigError, match=says):
         app.job(charge).options(**options)  # type: ignore[arg-type]
+
+
+def test_a_call_cannot_lift_what_the_definition_bounds(app: Windlass) -> None:
+    bounded, free = app.job(timeout=30)(charge), app.job(name="free")(charge_again)
+    with pytest.raises(ConfigError, match="cannot lift"):
+        bounded.options(timeout=None)
+    assert free.options(timeout=None, keep=None).bind(1).new.meta is None
+
+
+def test_strict_queues_knows_only_those_of_the_settings() -> None:
+    app = Windlass("memory://", strict_queues=True, queues={"payments": {}})
+    job = app.job(queue="payments")(charge)
+    with pytest.raises(ConfigError, match="did you mean 'payments'"):
+        job.options(queue="payment")
+    with pytest.raises(ConfigError, match="strict_queues allows payments"):
+        app.job(name="other")(charge_again)
 
 
 # -- calls -------------------------------------------------------------------------------------------------

@@ -7,11 +7,12 @@ later use opens it again.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
 
 from windlass.client import Client
 from windlass.clock import Clock, SystemClock
@@ -37,7 +38,9 @@ R = TypeVar("R")
 E = TypeVar("E", bound=Event)
 F = TypeVar("F", bound=Callable[..., object])
 
-PAGE_MAX = 1_000
+PAGE_MAX: Final = 1_000  # jobs; a page is read at once
+
+logger = logging.getLogger("windlass")
 
 
 class Windlass:
@@ -50,6 +53,8 @@ class Windlass:
     def __init__(self, url: str | None = None, *, clock: Clock | None = None, **settings: object) -> None:
         self.loaded: Loaded = load_settings(url, settings)
         self.settings: Settings = self.loaded.settings
+        for warning in self.loaded.warnings:
+            logger.warning(warning)
         self.registry = Registry()
         self.events = Events()
         self.middlewares = Middleware()

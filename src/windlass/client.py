@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from windlass.definition import Call
 from windlass.engines.base import Store, TransactionalEnqueue
-from windlass.errors import ConfigError, EngineError
+from windlass.errors import ConfigError, EngineError, EngineUnavailable
 from windlass.events import Events, JobEnqueued
 from windlass.handle import JobHandle, Reader, hop
 from windlass.middleware import Middleware
@@ -199,7 +199,11 @@ class Client:
         waiting = [(call, future) for call, future in self._ticks.pop(loop) if not future.done()]
         for start in range(0, len(waiting), CHUNK):
             part = waiting[start : start + CHUNK]
-            self._hop_pool().submit(self._store_tick, loop, part)
+            try:
+                self._hop_pool().submit(self._store_tick, loop, part)
+            except RuntimeError as error:  # closed in this very moment, or the interpreter ends
+                for _, future in part:
+                    future.set_exception(EngineUnavailable(f"the application is closing, nothing was stored: {error}"))
 
     def _store_tick(
         self, loop: asyncio.AbstractEventLoop, part: list[tuple[Call[object], asyncio.Future[Placed]]]

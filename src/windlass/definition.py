@@ -147,7 +147,8 @@ class Plan(Struct, frozen=True):
     connection: object | None = None
 
 
-class Call(Struct, Generic[R_co], frozen=True, eq=False):
+# Made by the thousand in a bulk enqueue, and part of no cycle that its own arguments do not make.
+class Call(Struct, Generic[R_co], frozen=True, eq=False, gc=False):
     """A job, its arguments and options, not yet stored. ``new`` is the request an engine will get."""
 
     spec: JobSpec
@@ -186,6 +187,9 @@ class Enqueuer(Protocol):
 
 class BaseJob(Generic[P, R]):
     """What sync and async jobs have in common."""
+
+    __name__: str
+    __qualname__: str
 
     def __init__(self, spec: JobSpec, enqueuer: Enqueuer, plan: Plan, settings: Settings) -> None:
         functools.update_wrapper(cast("Callable[..., object]", self), spec.fn)
@@ -317,7 +321,7 @@ def define(
         is_async=is_async,
         takes_context=takes_context,
         signature=Signature(fn, skip_first=takes_context, job_name=name, payload_max=settings.payload_max),
-        queue=check_name(options.get("queue", DEFAULT_QUEUE), f"{where}: queue"),
+        queue=_queue(options.get("queue", DEFAULT_QUEUE), where, settings),
         priority=_priority(options.get("priority", 0), where),
         retry=retry,
         timeout_ms=_length(options.get("timeout"), f"{where}: timeout"),
@@ -356,7 +360,7 @@ def _replan(spec: JobSpec, plan: Plan, options: Mapping[str, object], settings: 
     for key, value in options.items():
         match key:
             case "queue":
-                changes[key] = check_name(value, f"{where}: queue")
+                changes[key] = _queue(value, where, settings)
             case "priority":
                 changes[key] = _priority(value, where)
             case "retry":
@@ -365,11 +369,11 @@ def _replan(spec: JobSpec, plan: Plan, options: Mapping[str, object], settings: 
                 # A bare number changes how often, not how long to wait.
                 facts["backoff"] = encode_backoff(retry.backoff) if isinstance(value, Retry) else plan.facts.backoff
             case "timeout":
-                facts["timeout_ms"] = _length(value, f"{where}: timeout")
+                facts["timeout_ms"] = _unlifted(_length(value, f"{where}: timeout"), spec.timeout_ms, key, where)
             case "expires":
                 changes["expires_ms"] = _length(value, f"{where}: expires")
             case "keep":
-                facts["keep_ms"] = _length(value, f"{where}: keep", least=0)
+                facts["keep_ms"] = _unlifted(_length(value, f"{where}: keep", least=0), spec.keep_ms, key, where)
             case "durability":
                 changes["durable"] = _durable(_durability(value, where))
             case "tags":
@@ -465,6 +469,24 @@ def _length(value: object, name: str, least: int = 1) -> int | None:
     if ms < least:
         raise ConfigError(f"{name} is {value!r}; it must be longer than zero, or None for none")
     return ms
+
+
+def _unlifted(ms: int | None, defined_ms: int | None, key: str, where: str) -> int | None:
+    # A stored job says nothing where the definition counts, so it has no way to say "none".
+    if ms is None and defined_ms is not None:
+        raise ConfigError(f"{where}: {key}=None cannot lift the {key} of the definition; give a longer one")
+    return ms
+
+
+def _queue(value: object, where: str, settings: Settings) -> str:
+    queue = check_name(value, f"{where}: queue")
+    if settings.strict_queues and queue not in settings.queues:
+        known = sorted(settings.queues)
+        raise ConfigError(
+            f"{where}: queue {queue!r} is not in the settings{nearest(queue, known)}; strict_queues allows "
+            f"{', '.join(known) or 'none'}: add it under [windlass.queues]"
+        )
+    return queue
 
 
 def _executor(value: object, is_async: bool, where: str) -> Literal["thread", "process"] | None:

@@ -54,7 +54,10 @@ class JobEvent(Event):
 
 @dataclass(frozen=True)
 class JobEnqueued(JobEvent):
-    """A job was stored by this process (not a duplicate)."""
+    """A job was stored by this process (not a duplicate).
+
+    One that goes into a caller's transaction is reported before that commits.
+    """
 
 
 @dataclass(frozen=True)

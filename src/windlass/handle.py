@@ -220,7 +220,8 @@ def refuse(action: Action, moved: Moved) -> None:
     raise TransitionRefused(f"cannot {action} job {moved.id}: it is {moved.before}; {ALLOWED[action]}")
 
 
-class JobHandle(Struct, Generic[R_co], frozen=True, eq=False):
+# Made by the thousand in a bulk enqueue, and never part of a cycle: the collector need not look at them.
+class JobHandle(Struct, Generic[R_co], frozen=True, eq=False, gc=False):
     """A stored job. ``duplicate`` is true when the id existed already and nothing new was stored."""
 
     id: str
@@ -362,8 +363,14 @@ def _mask(
     return (
         tuple(MASK if hide else arg for arg, hide in zip(args, hide_position, strict=True)),
         {name: MASK if hide_name[name] else arg for name, arg in kwargs.items()},
-        tuple(text for text in map(str, _leaves(hidden)) if len(text) >= SHORTEST_SECRET),
+        _secrets(hidden),
     )
+
+
+def _secrets(hidden: list[object]) -> tuple[str, ...]:
+    texts = {text for text in map(str, _leaves(hidden)) if len(text) >= SHORTEST_SECRET}
+    # Longest first, or a short one inside a long one would leave the rest of it in sight.
+    return tuple(sorted(texts, key=len, reverse=True))
 
 
 def _positional_names(spec: JobSpec, count: int) -> list[str]:

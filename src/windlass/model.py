@@ -234,9 +234,14 @@ class WorkerInfo(Struct, frozen=True):
 
 
 class Heartbeat(Struct, frozen=True):
-    """The answer to a beat: leases that are lost, cancels asked for, control words (``quiet``, ``stop``)."""
+    """The answer to a beat: leases that are lost, cancels asked for, control words (``quiet``, ``stop``).
+
+    ``strays`` are leases that the store has for this worker and that the worker did not list: claimed a moment ago,
+    or claimed by a call whose answer never arrived.
+    """
 
     lost: tuple[LeaseRef, ...] = ()
+    strays: tuple[LeaseRef, ...] = ()
     cancels: tuple[LeaseRef, ...] = ()
     control: tuple[str, ...] = ()
 

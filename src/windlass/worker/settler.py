@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from windlass.model import Outcome
+from windlass.model import LeaseRef, Outcome
 
 __all__ = ["Settler"]
 
@@ -36,6 +36,11 @@ class Settler:
                 self._oldest = time.monotonic()
             self._waiting.append(outcome)
             return len(self._waiting) >= self._batch
+
+    def holds(self, ref: LeaseRef) -> bool:
+        """Whether an outcome of this claim waits here."""
+        with self._lock:
+            return any(one.id == ref.id and one.fence == ref.fence for one in self._waiting)
 
     def due_in(self, *, idle: bool) -> float | None:
         """Seconds until a flush is due; 0: now; None: nothing waits."""

@@ -19,6 +19,7 @@ settled only after the process has gone.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -132,6 +133,7 @@ class Worker:
         self._held: dict[str, JobRun] = {}
         self._notes: dict[str, Progress] = {}
         self._overdue: dict[str, JobRun] = {}
+        self._strays: set[LeaseRef] = set()
         self._settler = Settler(settings.settle_batch, settings.settle_flush)
         self._threads = Threads(threads, self._run_in_thread)
         self._loop = Loop(async_slots, self._run_on_loop)
@@ -243,6 +245,10 @@ class Worker:
             for run in list(self._held.values())
             if run.context is not None
         ]
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """The tasks on the event loop, for a stack dump."""
+        return self._loop.dump()
 
     def _depart(self) -> None:
         try:
@@ -457,10 +463,23 @@ class Worker:
                 lease = run.lease
                 log.warning("job %s %s belongs to another worker now", lease.name, lease.id)
                 self.events.emit(LeaseExpired(lease.id, lease.name, lease.queue, lease.attempt))
+        self._release_strays(set(beat.strays))
         if "stop" in beat.control:
             self.stop()
         elif "quiet" in beat.control:
             self.quiet()
+
+    def _release_strays(self, strays: set[LeaseRef]) -> None:
+        """Give back claims whose answer got lost: those that two beats in a row showed and that nothing here holds.
+
+        One beat is not enough: a claim may have been answered after the beat's list of leases was made.
+        """
+        twice, self._strays = self._strays & strays, strays
+        for ref in twice:
+            run = self._held.get(ref.id)
+            if (run is None or run.lease.fence != ref.fence) and not self._settler.holds(ref):
+                log.warning("job %s was claimed by a call whose answer got lost; it is given back", ref.id)
+                self._settler.add(Outcome(ref.id, ref.fence, Kind.RELEASE))
 
     def _on_upkeep(self, done: Upkeep) -> None:
         if done.alone_in_ms is not None and self._on_alone is not None:

@@ -136,9 +136,11 @@ def extend(
     db.execute(q(BEAT), (worker.id, boot, until, now, encode(worker).decode()))
     held = held_by(db, q, worker.id)
     mine = {(one.id, one.fence) for one in held}
+    listed = {(lease.id, lease.fence) for lease in leases}
     control = db.execute(q(CONTROL), (worker.id,)).fetchone()
     return Heartbeat(
         lost=tuple(lease for lease in leases if (lease.id, lease.fence) not in mine),
+        strays=tuple(LeaseRef(one.id, one.fence) for one in held if (one.id, one.fence) not in listed),
         cancels=tuple(LeaseRef(one.id, one.fence) for one in held if one.cancel),
         control=decode_words(control[0]) if control and control[0] else (),
     )

@@ -1,0 +1,104 @@
+"""What every command shares: the options that stand before or behind it, and the application they lead to.
+
+A Session is made once per invocation. Invariants: nothing is imported and no store is opened until a command asks for
+it; an option behind the command wins over the same one before it; whatever was opened is closed when the command ends.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from windlass.app import Windlass
+    from windlass.settings import Loaded
+
+__all__ = ["GLOBAL_OPTIONS", "Session", "app_target", "pass_session"]
+
+
+class Session:
+    """One invocation of the command: what its global options say."""
+
+    def __init__(self) -> None:
+        self.target: str | None = None  # what -A says
+        self.url: str | None = None
+        self.json = False
+        self._app: Windlass | None = None
+
+    def app_target(self) -> str | None:
+        """Give ``module:attr`` of the application: ``-A``, else WINDLASS_APP, else the settings file, else None."""
+        if self.target is None and self.url is None:
+            from windlass.settings import load_settings
+
+            return load_settings().settings.app
+        return self.target
+
+    def app(self) -> Windlass:
+        """Give the application of the user, imported. Raises ConfigError when none is named."""
+        if self._app is None:
+            from windlass.cli.loading import load_app
+
+            self._app = load_app(self._needed())
+        return self._app
+
+    def store(self) -> Windlass:
+        """Give an application for commands that need only its store: the user's where one is named, else a bare one."""
+        if self._app is None and self.app_target() is None:
+            from windlass.app import Windlass
+
+            self._app = Windlass(self.url)
+        return self.app()
+
+    def loaded(self) -> Loaded:
+        """Give the settings in force and where each came from."""
+        return self.store().loaded
+
+    def close(self) -> None:
+        """Close what was opened. *Idempotent.*"""
+        if self._app is not None:
+            self._app.close()
+
+    def _needed(self) -> str:
+        from windlass.errors import ConfigError
+
+        if self.target is not None and self.url is not None:
+            raise ConfigError("-A and --url are both given: an application names its own store; leave one of them out")
+        target = self.app_target()
+        if target is None:
+            also = "; --url alone does not name one" if self.url is not None else ""
+            raise ConfigError(
+                'no application is named: give -A module:attr, set WINDLASS_APP, or put app = "shop.jobs:app" '
+                f"under [windlass] in windlass.toml{also}"
+            )
+        return target
+
+
+pass_session = click.make_pass_decorator(Session)
+
+
+def app_target(context: click.Context) -> str:
+    """Give ``module:attr`` of the application without importing it. Raises ConfigError when none is named."""
+    return context.ensure_object(Session)._needed()
+
+
+def _remember(context: click.Context, option: click.Parameter, value: object) -> None:
+    if value is not None and value is not False:
+        setattr(context.ensure_object(Session), str(option.name), value)
+
+
+def _option(*names: str, help: str, metavar: str | None = None) -> click.Option:
+    flag = metavar is None
+    return click.Option(
+        names, is_flag=flag, default=None, expose_value=False, callback=_remember, help=help, metavar=metavar
+    )
+
+
+# Every command has them, so that they may stand before or behind its name.
+GLOBAL_OPTIONS = (
+    _option(
+        "-A", "--app", "target", metavar="MODULE:ATTR", help="The application. Default: WINDLASS_APP, or settings."
+    ),
+    _option("--url", metavar="URL", help="A store, for commands that need no application."),
+    _option("--json", help="Print one JSON value on stdout."),
+)

@@ -1,0 +1,106 @@
+"""What the zygote runs: load the application, then fork workers from it. Started by the supervisor, never by hand.
+
+``python -m windlass.cli.preload FD``: FD is the socket to the supervisor. This is where a worker process is composed of
+the application's parts, because nothing below row 5 knows the application.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import msgspec
+
+from windlass.app import Windlass
+from windlass.cli.loading import load_app
+from windlass.cli.logs import configure_logs
+from windlass.errors import ConfigError, WindlassError
+from windlass.settings import Settings, mask_url
+from windlass.worker import wire
+from windlass.worker.children import ChildHost, serve_child
+from windlass.worker.execute import prepare
+from windlass.worker.messages import Alone, Failed, ForkWorker, Hello, Launch, decode_launch, encode
+from windlass.worker.process import Line, serve_worker
+from windlass.worker.queues import QueuePolicy
+from windlass.worker.run import Prepared
+from windlass.worker.slots import SlotTable
+from windlass.worker.worker import Worker, WorkerOptions
+from windlass.worker.zygote import Zygote, ZygoteFork
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Load, say hello, fork until the supervisor goes away."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    launch = decode_launch(wire.receive(control))
+    try:
+        app = load_app(launch.app)
+        settings = settings_for(app, launch)
+        policy = QueuePolicy.parse(launch.queues, strict=launch.strict)
+        engine = app.engine.info
+        if not engine.shared:
+            raise ConfigError(
+                f"{mask_url(settings.url)} lives in one process, and a worker has several; "
+                "use sqlite:///path.db, or run the jobs in your own process with a test harness"
+            )
+    except WindlassError as error:
+        wire.send(control, encode(Failed(str(error), 2)))
+        return
+    configure_logs(settings.log_format, launch.log_level)
+    notes = [
+        f"{engine.name} {engine.target} ({engine.durability}), url from {app.loaded.origin['url']}",
+        f"{len(app.registry)} jobs of {launch.app}, queues {policy}",
+        *app.loaded.warnings,
+    ]
+    processes = launch.processes or settings.processes
+    slots = settings.threads + settings.async_slots
+    wire.send(control, encode(Hello(settings, processes, slots, tuple(notes))))
+
+    def run_worker(order: ForkWorker, sock: socket.socket, table: int, fork: ZygoteFork) -> int:
+        line = Line(sock)
+        options = WorkerOptions(
+            queues=policy,
+            threads=settings.threads,
+            async_slots=settings.async_slots,
+            burst=launch.burst,
+            alone=order.alone,
+            group=launch.group,
+        )
+        worker = Worker(
+            app.engine,
+            app.registry,
+            settings,
+            app.events,
+            app.middlewares,
+            options,
+            table=SlotTable(table, order.slots),
+            fork=fork,
+            on_alone=lambda in_ms: line.send(Alone(in_ms)),
+        )
+        return serve_worker(worker, line)
+
+    def lookup(name: str) -> Prepared | None:
+        spec = app.registry.find(name)
+        return None if spec is None else prepare(spec, app.middlewares)
+
+    def run_child(sock: socket.socket) -> int:
+        serve_child(sock, ChildHost(app.engine, app.clock, settings, app.events), lookup)
+        return 0
+
+    Zygote(control, run_worker, run_child).serve()
+
+
+def settings_for(app: Windlass, launch: Launch) -> Settings:
+    """The application's settings, with what the command line says about this worker."""
+    changes = {
+        "threads": launch.threads,
+        "async_slots": launch.async_slots,
+        "processes": launch.processes,
+        "shutdown_timeout": launch.shutdown_timeout,
+    }
+    return msgspec.structs.replace(app.settings, **{key: value for key, value in changes.items() if value is not None})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""``windlass worker``: becomes the supervisor. Does not import the application; the zygote does."""
+
+from __future__ import annotations
+
+import click
+
+from windlass.cli.common import app_target
+from windlass.cli.logs import configure_logs
+from windlass.ids import new_id
+from windlass.settings import load_settings
+from windlass.units import duration_ms
+from windlass.worker.messages import Launch
+from windlass.worker.queues import QueuePolicy
+from windlass.worker.supervisor import Supervisor
+
+__all__ = ["worker"]
+
+COUNT = click.IntRange(1, 10_000)
+
+
+@click.command()
+@click.option(
+    "-q",
+    "--queue",
+    "queues",
+    multiple=True,
+    metavar="NAME[=WEIGHT]",
+    help="A queue to serve; repeat, or separate by commas. Default: all.",
+)
+@click.option("--strict", is_flag=True, help="Serve the queues in the order given, not by weight.")
+@click.option("-c", "--threads", type=COUNT, help="Threads for sync jobs in each process.")
+@click.option("--async-slots", type=COUNT, help="Async jobs at once in each process.")
+@click.option("-p", "--processes", type=click.IntRange(1, 1_000), help="Worker processes.")
+@click.option("--burst", is_flag=True, help="End when nothing is ready or running.")
+@click.option(
+    "-t", "--shutdown-timeout", metavar="DURATION", help="How long running jobs may take to end. Default: 25s."
+)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+@click.pass_context
+def worker(
+    context: click.Context,
+    queues: tuple[str, ...],
+    strict: bool,
+    threads: int | None,
+    async_slots: int | None,
+    processes: int | None,
+    burst: bool,
+    shutdown_timeout: str | None,
+    log_level: str,
+) -> None:
+    """Run jobs until stopped.
+
+    TERM or INT stop gracefully, a second one at once; QUIT at once; TSTP claims no more; HUP loads the code anew, one
+    process after the other; USR1 and TTIN write every stack to stderr.
+
+    Exit codes: 0 stopped, 2 wrong option or the application cannot be imported, 3 no such engine, 130 second INT,
+    131 QUIT, 143 second TERM.
+    """
+    loaded = load_settings()
+    configure_logs(loaded.settings.log_format, log_level)
+    QueuePolicy.parse(queues, strict=strict)  # a wrong option ends here, before anything is started
+    launch = Launch(
+        app=app_target(context),
+        queues=queues,
+        strict=strict,
+        threads=threads,
+        async_slots=async_slots,
+        processes=processes,
+        burst=burst,
+        shutdown_timeout=None if shutdown_timeout is None else duration_ms(shutdown_timeout, "--shutdown-timeout"),
+        log_level=log_level,
+        group=new_id(),
+    )
+    context.exit(Supervisor(launch).run())

@@ -1,0 +1,145 @@
+"""What the processes of one worker say to each other. JSON frames over Unix sockets; see ``wire``."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from windlass.model import Outcome, WorkerInfo
+from windlass.settings import Settings
+
+__all__ = [
+    "Alone",
+    "Bye",
+    "ChildDied",
+    "Command",
+    "Died",
+    "Failed",
+    "ForkChild",
+    "ForkWorker",
+    "Forked",
+    "Hello",
+    "Kill",
+    "Launch",
+    "Ready",
+    "decode_from_child",
+    "decode_from_zygote",
+    "decode_to_child",
+    "decode_to_zygote",
+    "encode",
+]
+
+
+class Launch(Struct, frozen=True):
+    """Supervisor to a new zygote: what to load, and how its workers are to run."""
+
+    app: str
+    url: str | None = None
+    queues: tuple[str, ...] = ()
+    strict: bool = False
+    threads: int | None = None
+    async_slots: int | None = None
+    processes: int | None = None
+    burst: bool = False
+    shutdown_timeout: int | None = None  # ms
+    log_level: str = "info"
+    group: str = ""
+
+
+# -- supervisor ⇄ zygote --
+
+
+class ForkWorker(Struct, frozen=True, tag=True):
+    """Fork a worker process. Two descriptors come with it: its control socket and its slot table."""
+
+    token: int
+    slots: int
+    alone: bool
+
+
+class Kill(Struct, frozen=True, tag=True):
+    """Kill a process that this zygote forked, if it still lives."""
+
+    token: int
+
+
+class Hello(Struct, frozen=True, tag=True):
+    """The application is loaded."""
+
+    settings: Settings
+    processes: int
+    slots: int
+    notes: tuple[str, ...]  # what a person should read at start
+
+
+class Failed(Struct, frozen=True, tag=True):
+    """The application cannot be loaded; ``code`` is the exit code to end with."""
+
+    message: str
+    code: int
+
+
+class Forked(Struct, frozen=True, tag=True):
+    """A process has begun."""
+
+    token: int
+    pid: int
+
+
+class Died(Struct, frozen=True, tag=True):
+    """A process has ended with this wait status."""
+
+    token: int
+    status: int
+
+
+# -- supervisor ⇄ worker process --
+
+
+class Command(Struct, frozen=True, tag=True):
+    """``stop`` (with grace), ``abort`` (none), ``quiet``, ``dump``."""
+
+    word: str
+
+
+class Ready(Struct, frozen=True, tag=True):
+    """The worker is registered and claims."""
+
+    info: WorkerInfo
+
+
+class Alone(Struct, frozen=True, tag=True):
+    """A job that must run alone is due in so many ms."""
+
+    in_ms: int
+
+
+class Bye(Struct, frozen=True, tag=True):
+    """The worker ends in order. ``overdue`` is to be settled once the process has gone."""
+
+    overdue: tuple[Outcome, ...] = ()
+    fatal: str | None = None
+
+
+# -- worker process ⇄ zygote --
+
+
+class ForkChild(Struct, frozen=True, tag=True):
+    """Fork a child for ``executor="process"``. Its socket comes with it."""
+
+    token: int
+
+
+class ChildDied(Struct, frozen=True, tag=True):
+    """Such a child has ended with this wait status."""
+
+    token: int
+    status: int
+
+
+encode = msgspec.json.Encoder().encode
+decode_to_zygote = msgspec.json.Decoder(ForkWorker | ForkChild | Kill).decode
+decode_from_zygote = msgspec.json.Decoder(Hello | Failed | Forked | Died | ChildDied).decode
+decode_to_child = msgspec.json.Decoder(Command).decode
+decode_from_child = msgspec.json.Decoder(Ready | Alone | Bye).decode
+decode_launch = msgspec.json.Decoder(Launch).decode

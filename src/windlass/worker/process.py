@@ -1,0 +1,126 @@
+"""The life of one worker process: run a worker, listen to the supervisor, end in order.
+
+Commands come over the control socket; when it ends, the supervisor has died, and the worker stops within its grace.
+TERM and QUIT sent straight to this process do what they do to the whole worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import signal
+import socket
+import sys
+import threading
+
+from windlass.errors import EngineError, EngineUnusable
+from windlass.worker import wire
+from windlass.worker.messages import Alone, Bye, Command, Ready, decode_to_child, encode
+from windlass.worker.worker import Worker
+
+__all__ = ["Line", "serve_worker"]
+
+log = logging.getLogger("windlass.worker")
+
+WAIT_FIRST = 0.5  # seconds before the second try to reach an engine that is away; doubles up to WAIT_MOST
+WAIT_MOST = 5.0
+
+
+class Line:
+    """The worker process's end of its control socket. *Thread-safe.*"""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._lock = threading.Lock()
+
+    def send(self, message: Ready | Alone | Bye) -> None:
+        """Tell the supervisor; if it has gone, nobody needs to know."""
+        with self._lock, contextlib.suppress(OSError):
+            wire.send(self._sock, encode(message))
+
+    def receive(self) -> Command:
+        """The next command. *Blocking.* Raises EOFError when the supervisor has gone."""
+        return decode_to_child(wire.receive(self._sock))
+
+
+def serve_worker(worker: Worker, line: Line) -> int:
+    """Run a worker to its end; give the exit code. *Blocking.*"""
+    ended = threading.Event()
+
+    def stop(number: int, _frame: object) -> None:
+        ended.set()
+        if number == signal.SIGQUIT:
+            worker.abort()
+        else:
+            worker.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGQUIT, stop)
+    for number in (signal.SIGUSR1, signal.SIGTTIN):
+        signal.signal(number, lambda *_: dump(worker))
+    signal.signal(signal.SIGTSTP, lambda *_: worker.quiet())
+    threading.Thread(target=listen, args=(worker, line, ended), name="windlass-control", daemon=True).start()
+    try:
+        if not reach_engine(worker, ended):
+            return 0
+    except EngineUnusable as error:
+        line.send(Bye(fatal=str(error)))
+        return 3
+    line.send(Ready(worker.info))
+    worker.wait()
+    worker.shut_down()
+    line.send(Bye(overdue=tuple(worker.overdue())))
+    return 75 if worker.cut_off else 0  # EX_TEMPFAIL: the store could not be reached for two leases
+
+
+def reach_engine(worker: Worker, ended: threading.Event) -> bool:
+    """Start the worker as soon as its engine can be reached; false when it was told to end before."""
+    wait = WAIT_FIRST
+    while not ended.is_set():
+        try:
+            worker.start()
+        except EngineUnusable:
+            raise
+        except EngineError as error:
+            log.error("the engine is away, next try in %.1f s: %s", wait, error)
+            ended.wait(wait)
+            wait = min(wait * 2, WAIT_MOST)
+        else:
+            return True
+    return False
+
+
+def listen(worker: Worker, line: Line, ended: threading.Event) -> None:
+    """Obey the supervisor until it goes."""
+    while True:
+        try:
+            word = line.receive().word
+        except (EOFError, OSError):
+            if not worker.stopping:
+                log.warning("the supervisor has gone; worker %s stops", worker.info.id)
+            ended.set()
+            worker.stop()
+            return
+        match word:
+            case "stop":
+                ended.set()
+                worker.stop()
+            case "abort":
+                ended.set()
+                worker.abort()
+            case "quiet":
+                worker.quiet()
+            case "dump":
+                dump(worker)
+
+
+def dump(worker: Worker) -> None:
+    """Write what runs, and the stack of every thread and coroutine, to stderr."""
+    print(f"worker {worker.info.id} pid {worker.info.pid} runs:", file=sys.stderr)  # noqa: T201
+    for text in worker.dump() or ["nothing"]:
+        print(f"  {text}", file=sys.stderr)  # noqa: T201
+    sys.stderr.flush()
+    faulthandler.dump_traceback(all_threads=True)
+    for task in worker.tasks():
+        task.print_stack(file=sys.stderr)

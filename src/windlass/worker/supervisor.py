@@ -1,0 +1,500 @@
+"""The supervisor: starts, watches, replaces and stops the processes of one ``windlass worker``.
+
+Thin on purpose: one thread, one loop, and it never imports the application, so nothing a job does can take it down. It
+keeps three promises:
+
+- When a process dies, its jobs are released at once, and only those it had started are charged with the crash; the slot
+  table it left behind tells which. A job that killed its process twice runs alone in a process of its own.
+- A process that is alive but whose threads are starved (a C call that holds the interpreter lock) keeps its lease: the
+  supervisor renews it. A process that was stopped (SIGSTOP) does not.
+- Stopping is orderly within the grace, and whatever has not ended two seconds later is killed; its jobs are then given
+  back as interrupted, not as crashed.
+
+What must reach the store and cannot (the store is away) is kept and tried again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from windlass.clock import Clock, SystemClock
+from windlass.engines.base import Store
+from windlass.engines.url import connect, rules_of
+from windlass.errors import EngineError
+from windlass.model import WorkerInfo
+from windlass.settings import Settings
+from windlass.worker import wire
+from windlass.worker.children import ProcessDied, crash_error, describe
+from windlass.worker.messages import (
+    Alone,
+    Bye,
+    Command,
+    Died,
+    Failed,
+    Forked,
+    ForkWorker,
+    Hello,
+    Kill,
+    Launch,
+    Ready,
+    decode_from_child,
+    decode_from_zygote,
+    encode,
+)
+from windlass.worker.slots import SlotTable
+
+__all__ = ["Supervisor"]
+
+log = logging.getLogger("windlass.supervisor")
+
+KILL_AFTER = 2.0  # seconds past the grace until what still lives is killed
+STORE_RETRY = 1.0  # seconds between tries to tell the store
+RESPAWN_MOST = 10.0  # seconds between starts of a process that keeps dying at once
+SETTLED_IN = 10.0  # seconds of life after which a death is not part of a crash loop
+
+SIGNALS = (
+    signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP, signal.SIGUSR1, signal.SIGTTIN,
+)  # fmt: skip
+
+
+class Process:
+    """One worker process as the supervisor knows it."""
+
+    def __init__(
+        self, token: int, control: socket.socket, table: SlotTable, generation: Generation, alone: bool
+    ) -> None:
+        self.token = token
+        self.control = control
+        self.table = table
+        self.generation = generation
+        self.alone = alone
+        self.pid = 0
+        self.info: WorkerInfo | None = None
+        self.bye: Bye | None = None
+        self.killed = False  # by us, after its grace
+        self.stopping = False
+        self.began = time.monotonic()
+
+    def command(self, word: str) -> None:
+        """Tell the process; one that has gone is heard of otherwise."""
+        with contextlib.suppress(OSError):
+            wire.send(self.control, encode(Command(word)))
+
+
+class Generation:
+    """One zygote and what was forked from it. HUP makes a new one."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.control, theirs = socket.socketpair()
+        self.hello: Hello | None = None
+        self.gone = False
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "windlass.cli.preload", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+        wire.send(self.control, encode(launch))
+
+    def close(self) -> None:
+        """Let the zygote end when its last process has."""
+        self.gone = True
+        self.control.close()
+
+
+class Supervisor:
+    """Runs ``windlass worker`` in this process. *Blocking.*"""
+
+    def __init__(self, launch: Launch, *, clock: Clock | None = None) -> None:
+        self._launch = launch
+        self._clock: Clock = clock or SystemClock()
+        self._selector = selectors.DefaultSelector()
+        self._processes: dict[int, Process] = {}
+        self._tokens = 0
+        self._generation: Generation | None = None  # the one that new processes come from
+        self._successor: Generation | None = None  # loading, after a HUP
+        self._engine: Store | None = None
+        self._settings = Settings()
+        self._stopping = False
+        self._code = 0
+        self._starting = 0  # processes that will be forked in a moment
+        self._deaths = 0  # in a row, each soon after its start
+        self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._reports: list[Callable[[Store], None]] = []  # what the store does not know yet
+
+    def run(self) -> int:
+        """Supervise until told to stop, or until a burst is over; give the exit code."""
+        wake_r, wake_w = socket.socketpair()
+        for one in (wake_r, wake_w):
+            one.setblocking(False)
+        signal.set_wakeup_fd(wake_w.fileno(), warn_on_full_buffer=False)
+        before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+        self._selector.register(wake_r, selectors.EVENT_READ, self._on_signals)
+        try:
+            self._generation = self._begin(self._launch)
+            while not self._is_over():
+                for key, _ in self._selector.select(self._next_timer()):
+                    key.data(key.fileobj)
+                self._run_timers()
+        finally:
+            signal.set_wakeup_fd(-1)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._close()
+        return self._code
+
+    def _is_over(self) -> bool:
+        if self._processes or self._reports:
+            return False
+        loading = self._generation is not None and self._generation.hello is None
+        return self._stopping or not (loading or self._starting)
+
+    def _close(self) -> None:
+        for process in self._processes.values():
+            process.control.close()
+        for generation in (self._generation, self._successor):
+            if generation is not None:
+                if not generation.gone:
+                    generation.close()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    generation.process.wait(5)
+        if self._engine is not None:
+            self._engine.close()
+        self._selector.close()
+
+    # -- timers --
+
+    def _after(self, seconds: float, call: Callable[[], None]) -> None:
+        self._timers.append((time.monotonic() + seconds, call))
+
+    def _next_timer(self) -> float | None:
+        return max(0.0, min(at for at, _ in self._timers) - time.monotonic()) if self._timers else None
+
+    def _run_timers(self) -> None:
+        now = time.monotonic()
+        due = [call for at, call in self._timers if at <= now]
+        self._timers = [(at, call) for at, call in self._timers if at > now]
+        for call in due:
+            call()
+
+    # -- zygotes --
+
+    def _begin(self, launch: Launch) -> Generation:
+        generation = Generation(launch)
+        self._selector.register(generation.control, selectors.EVENT_READ, lambda _: self._on_zygote(generation))
+        return generation
+
+    def _on_zygote(self, generation: Generation) -> None:
+        try:
+            message = decode_from_zygote(wire.receive(generation.control))
+        except (EOFError, OSError):
+            self._lost_zygote(generation)
+            return
+        match message:
+            case Hello():
+                self._loaded(generation, message)
+            case Failed():
+                self._failed_to_load(generation, message)
+            case Forked():
+                process = self._processes.get(message.token)
+                if process is not None:
+                    process.pid = message.pid
+            case Died():
+                process = self._processes.get(message.token)
+                if process is not None:
+                    self._died(process, message.status)
+
+    def _loaded(self, generation: Generation, hello: Hello) -> None:
+        generation.hello = hello
+        if self._stopping:
+            return
+        for note in hello.notes:
+            log.info("%s", note)
+        if self._engine is None:
+            self._settings = hello.settings
+            self._engine = connect(hello.settings)
+            self._after(self._settings.renew / 1000, self._watch_beats)
+        if generation is self._successor:
+            self._successor, self._generation = None, generation
+        for _ in range(hello.processes):
+            self._fork(alone=False)
+
+    def _failed_to_load(self, generation: Generation, failed: Failed) -> None:
+        self._forget(generation)
+        if generation is self._successor:
+            self._successor = None
+            log.error("the new code cannot be loaded, the old one goes on: %s", failed.message)
+            return
+        log.error("%s", failed.message)
+        self._code = failed.code
+        self._stopping = True
+
+    def _lost_zygote(self, generation: Generation) -> None:
+        """A zygote ended that we did not let go."""
+        self._forget(generation)
+        if generation is self._successor:
+            self._successor = None
+            log.error("the new code ended while it was loaded; the old one goes on")
+        elif generation.hello is None:
+            log.error("the application ended while it was loaded")
+            self._code = self._code or 2
+            self._stopping = True
+        elif generation is self._generation and not self._stopping:
+            log.error("the zygote died; its workers stop and new ones start from a new one")
+            self._generation = self._begin(self._launch)
+        for process in self._processes.values():
+            if process.generation is generation:
+                process.command("stop")
+
+    def _forget(self, generation: Generation) -> None:
+        self._selector.unregister(generation.control)
+        generation.close()
+
+    # -- worker processes --
+
+    def _fork(self, *, alone: bool) -> None:
+        generation = self._generation
+        if self._stopping or generation is None or generation.gone or generation.hello is None:
+            return
+        self._tokens += 1
+        ours, theirs = socket.socketpair()
+        table = SlotTable.create(2 if alone else generation.hello.slots)
+        process = Process(self._tokens, ours, table, generation, alone)
+        self._processes[process.token] = process
+        self._selector.register(ours, selectors.EVENT_READ, lambda _: self._on_process(process))
+        request = encode(ForkWorker(process.token, table.slots, alone))
+        with contextlib.suppress(OSError):  # a zygote that has just died is heard of by its socket
+            wire.send_fds(generation.control, request, [theirs.fileno(), table.fd])
+        theirs.close()
+
+    def _on_process(self, process: Process) -> None:
+        try:
+            message = decode_from_child(wire.receive(process.control))
+        except (EOFError, OSError):
+            self._selector.unregister(process.control)
+            if process.generation.gone:  # nobody else will tell how it ended
+                self._died(process, None)
+            return
+        match message:
+            case Ready():
+                process.info = message.info
+                self._retire_old(process.generation)
+                if process.stopping or self._stopping:
+                    process.command("stop")
+            case Alone():
+                self._run_alone(message.in_ms)
+            case Bye():
+                process.bye = message
+
+    def _died(self, process: Process, status: int | None) -> None:
+        """Release what the process held, then start another if one is missing."""
+        self._processes.pop(process.token, None)
+        with contextlib.suppress(KeyError, ValueError):
+            self._drain(process)
+            self._selector.unregister(process.control)
+        process.control.close()
+        started = process.table.started()
+        process.table.close()
+        bye = process.bye
+        if bye is not None and bye.fatal is not None:
+            log.error("%s", bye.fatal)
+            self._code = 3
+            self._stop_all()
+        elif bye is not None or process.killed:
+            self._report(lambda store: self._settle_departed(store, process))
+        else:
+            log.error("worker process %d %s", process.pid, describe(status))
+            self._report(lambda store: self._bury(store, process, started, describe(status)))
+        self._replace(process)
+        old = process.generation
+        if old is not self._generation and not old.gone and not self._processes_of(old):
+            self._forget(old)
+
+    def _drain(self, process: Process) -> None:
+        """Read what the process said before it ended."""
+        process.control.setblocking(False)
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                message = decode_from_child(wire.receive(process.control))
+                if isinstance(message, Bye):
+                    process.bye = message
+                elif isinstance(message, Ready):
+                    process.info = message.info
+
+    def _replace(self, process: Process) -> None:
+        if process.alone:
+            self._report(self._look_for_lonely)
+            return
+        if self._stopping or process.stopping or process.generation is not self._generation:
+            return
+        if process.bye is not None and self._launch.burst and not process.bye.overdue:
+            return
+        lived = time.monotonic() - process.began
+        self._deaths = 0 if lived > SETTLED_IN else self._deaths + 1
+        # The first replacement starts at once; a process that dies again and again waits longer each time.
+        wait = 0.0 if self._deaths <= 1 else min(RESPAWN_MOST, 0.1 * 2 ** (self._deaths - 2))
+        self._starting += 1
+        self._after(wait, self._fork_again)
+
+    def _fork_again(self) -> None:
+        self._starting -= 1
+        self._fork(alone=False)
+
+    def _processes_of(self, generation: Generation) -> list[Process]:
+        return [one for one in self._processes.values() if one.generation is generation]
+
+    def _retire_old(self, generation: Generation) -> None:
+        """Once every process of the new code is ready, stop those of the old."""
+        mine = [one for one in self._processes_of(generation) if not one.alone]
+        if generation is not self._generation or any(one.info is None for one in mine):
+            return
+        for process in self._processes.values():
+            if process.generation is not generation and not process.stopping:
+                process.stopping = True
+                process.command("stop")
+                self._kill_later(process)
+
+    def _run_alone(self, in_ms: int) -> None:
+        """Have a quarantine process when a job that must run alone is due."""
+        self._after(in_ms / 1000, self._fork_alone)
+
+    def _fork_alone(self) -> None:
+        if not any(process.alone for process in self._processes.values()):
+            self._fork(alone=True)
+
+    # -- what the store must know --
+
+    def _report(self, call: Callable[[Store], None]) -> None:
+        self._reports.append(call)
+        self._send_reports()
+
+    def _send_reports(self) -> None:
+        store = self._engine
+        if store is None:
+            self._reports.clear()
+            return
+        while self._reports:
+            try:
+                self._reports[0](store)
+            except EngineError as error:
+                log.error("cannot tell the store, next try in %.0f s: %s", STORE_RETRY, error)
+                self._after(STORE_RETRY, self._send_reports)
+                return
+            self._reports.pop(0)
+
+    def _settle_departed(self, store: Store, process: Process) -> None:
+        if process.bye is not None and process.bye.overdue:
+            store.settle(process.bye.overdue)
+        if process.info is not None:
+            store.depart(process.info.id)
+
+    def _bury(self, store: Store, process: Process, started: Sequence[int], how: str) -> None:
+        if process.info is None:
+            return
+        error = ProcessDied(f"the worker process {process.pid} that ran this job {how}")
+        text = crash_error(error, 0, 0, self._settings.error_max)
+        buried = store.bury(process.info.id, started, text, rules_of(self._settings))
+        if buried.charged or buried.dead or buried.released:
+            log.warning(
+                "of its jobs %d had started and run again, %d are dead, %d had not started",
+                len(buried.charged), len(buried.dead), len(buried.released),
+            )  # fmt: skip
+        if buried.charged:
+            self._look_for_lonely(store)
+
+    def _look_for_lonely(self, store: Store) -> None:
+        due = store.maintain(rules_of(self._settings), 100).alone_in_ms
+        if due is not None:
+            self._run_alone(due)
+
+    def _watch_beats(self) -> None:
+        """Renew the lease of processes that live but do not get to it themselves."""
+        self._after(self._settings.renew / 2000, self._watch_beats)
+        store, now = self._engine, self._clock.boot_ms()
+        for process in self._processes.values():
+            if store is None or process.info is None or now - process.table.beat_at < self._settings.renew * 1.5:
+                continue
+            if is_running(process.pid):
+                log.warning("worker process %d is alive but starved; its lease is renewed for it", process.pid)
+                with contextlib.suppress(EngineError):
+                    store.extend(process.info, (), self._settings.lease)
+
+    # -- signals --
+
+    def _on_signals(self, sock: socket.socket) -> None:
+        for number in sock.recv(4096):
+            match number:
+                case signal.SIGTERM | signal.SIGINT | signal.SIGQUIT:
+                    self._stop_signal(number)
+                case signal.SIGTSTP:
+                    log.warning("quiet: no new jobs are claimed; what runs goes on. Stop with TERM")
+                    self._command_all("quiet")
+                case signal.SIGUSR1 | signal.SIGTTIN:
+                    self._command_all("dump")
+                case signal.SIGHUP:
+                    self._restart()
+
+    def _stop_signal(self, number: int) -> None:
+        if number == signal.SIGQUIT or self._stopping:
+            self._code = {signal.SIGQUIT: 131, signal.SIGINT: 130}.get(signal.Signals(number), 143)
+            log.warning("stopping at once; running jobs are given back")
+            self._stop_all("abort", 0.0)
+            return
+        log.info("stopping: running jobs have %.0f s to end", self._settings.shutdown_timeout / 1000)
+        self._stop_all()
+
+    def _stop_all(self, word: str = "stop", grace: float | None = None) -> None:
+        self._stopping = True
+        self._timers = [(at, call) for at, call in self._timers if call == self._send_reports]
+        grace = self._settings.shutdown_timeout / 1000 if grace is None else grace
+        for process in self._processes.values():
+            process.stopping = True
+            process.command(word)
+            self._kill_later(process, grace)
+
+    def _command_all(self, word: str) -> None:
+        for process in self._processes.values():
+            process.command(word)
+
+    def _kill_later(self, process: Process, grace: float | None = None) -> None:
+        grace = self._settings.shutdown_timeout / 1000 if grace is None else grace
+
+        def kill() -> None:
+            if process.token not in self._processes:
+                return
+            log.error("worker process %d has not ended %.0f s after its grace; it is killed", process.pid, KILL_AFTER)
+            process.killed = True
+            if process.generation.gone:
+                os.kill(process.pid, signal.SIGKILL)
+            else:
+                with contextlib.suppress(OSError):
+                    wire.send(process.generation.control, encode(Kill(process.token)))
+
+        self._after(grace + KILL_AFTER, kill)
+
+    def _restart(self) -> None:
+        """HUP: load the code anew beside the old, then let the old processes end."""
+        if self._stopping or self._successor is not None:
+            return
+        log.info("rolling restart: loading the application anew")
+        self._successor = self._begin(self._launch)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process lives and is not stopped (Linux; elsewhere: whether it lives)."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] not in ("T", "t", "Z", "X")
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True

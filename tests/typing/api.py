@@ -1,0 +1,104 @@
+"""Checked by the type checker, never run. Lines marked with an E must be errors of that code, and no others may be."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import assert_type
+
+from windlass import Call, JobContext, JobHandle, Retry, Windlass
+from windlass.events import JobDead, JobEnqueued
+from windlass.handle import JobInfo, Page
+
+app = Windlass("memory://", namespace="shop", keep_done="10m")
+
+
+@app.job
+def resize(path: str, width: int = 800) -> str:
+    return path
+
+
+@app.job(queue="payments", retry=5, timeout=30, priority=-10, expires="1h", tags=["money"])
+def charge(payment_id: int) -> dict[str, int]:
+    return {}
+
+
+@app.job
+def report(ctx: JobContext, day: str) -> int:
+    return ctx.attempt
+
+
+@app.job(queue="web")
+async def fetch(ctx: JobContext, url: str) -> int:
+    return 1
+
+
+@app.job
+async def ping(host: str) -> bool:
+    return True
+
+
+assert_type(charge.enqueue(42), JobHandle[dict[str, int]])
+assert_type(charge.enqueue(42).result(timeout="5s"), dict[str, int])
+assert_type(charge.bind(42), Call[dict[str, int]])
+assert_type(charge(42), dict[str, int])
+assert_type(report("monday"), int)
+assert_type(report.enqueue("monday").info(), JobInfo)
+assert_type(app.jobs(state="dead"), Page[JobInfo])
+
+resize.enqueue("a.png")
+resize.enqueue("a.png", width=100)
+resize.enqueue("a.png", width="wide")  # E: arg-type
+resize.enqueue()  # E: call-arg
+charge.enqueue("wrong", 3)  # E: call-arg, arg-type
+charge.enqueue(payment_id="wrong")  # E: arg-type
+charge.bind("wrong")  # E: arg-type
+report.enqueue("monday", "tuesday")  # E: call-arg
+report.enqueue(1)  # E: arg-type
+
+charge.options(delay="5m", queue="slow", priority=5).enqueue(42)
+charge.options(at=datetime.now(UTC), retry=Retry(attempts=2)).enqueue(42)
+charge.options(delay=timedelta(minutes=5)).enqueue("wrong")  # E: arg-type
+charge.options(dealy="5m")  # E: call-arg
+charge.options(priority="high")  # E: arg-type
+charge.enqueue_in("5m", 42)
+charge.enqueue_in("5m", "wrong")  # E: arg-type
+charge.enqueue_at(datetime.now(UTC), 42)
+charge.enqueue_at("tomorrow", 42)  # E: arg-type
+
+app.enqueue_many([charge.bind(1), resize.bind("a.png")])
+app.enqueue_stream(charge.bind(i) for i in range(10))
+app.enqueue_many([charge(1)])  # E: arg-type
+
+
+async def use() -> None:
+    assert_type(await fetch("u"), int)
+    assert_type(await fetch.enqueue("u").aresult(), int)
+    assert_type(await ping.aenqueue("h"), JobHandle[bool])
+    assert_type(await (await ping.options(queue="x").aenqueue("h")).aresult(), bool)
+    await charge.aenqueue(42)
+    await charge.aenqueue("wrong")  # E: arg-type
+    await fetch("u", "v")  # E: call-arg
+
+    async def calls() -> AsyncIterator[Call[bool]]:
+        yield ping.bind("h")
+
+    await app.aenqueue_stream(calls())
+
+
+@app.middleware("execute")
+def timing(ctx: JobContext) -> Iterator[None]:
+    yield
+
+
+@app.on(JobDead)
+def page(event: JobDead) -> None:
+    print(event.reason)
+
+
+@app.on(JobEnqueued)  # E: arg-type
+def wrong(event: JobDead) -> None: ...
+
+
+@app.job(quue="x")  # E: call-overload, untyped-decorator
+def misspelt() -> None: ...
