@@ -87,7 +87,8 @@ class Engine(Protocol):
     def enqueue(self, jobs: Sequence[NewJob]) -> list[Placed]:
         """Store jobs, all or none, in order. *Atomic, idempotent by id.*
 
-        An id that has a record, or a tombstone, is a duplicate: nothing is changed and ``Placed.duplicate`` is true.
+        An id that has a record is a duplicate, and so is a caller's own id that has a tombstone: nothing is changed and
+        ``Placed.duplicate`` is true.
         """
         ...
 
@@ -96,7 +97,7 @@ class Engine(Protocol):
 
         Promotes a bounded slice of due jobs first. Never gives a job of a paused queue; a job past its ``expires_at``
         ends cancelled with reason ``expired`` instead. Order within a queue: priority, then place, then arrival.
-        Jobs with two or more crash charges are given only to ``want.alone``. Gives nothing, and ``expelled``, to a
+        Jobs with two or more crash charges are given only to ``want.alone``, one a claim, by due time. Gives nothing, and ``expelled``, to a
         worker whose record is gone or expired.
         """
         ...
@@ -143,6 +144,7 @@ class Engine(Protocol):
 
         Every worker may call it at once; each sweep is a compare-and-set and nobody needs to be leader. A job whose
         lease ran out unwitnessed counts an interruption; beyond ``rules.max_interruptions`` each one costs an attempt.
+        How long a record stays was fixed when its job ended; the counts of ``rules`` bound how many stay.
         """
         ...
 
@@ -186,7 +188,7 @@ class Inspector(Protocol):
         """Cancel, retry or delete jobs. *Atomic per job.*
 
         CANCEL ends a waiting job and marks a running one. RETRY makes a dead, cancelled or scheduled job ready now
-        with a fresh budget (attempt, crashes, interruptions back to 0; the history stays). DELETE removes the record
+        with a fresh budget (attempt, crashes, interruptions, snoozes back to 0; the history stays). DELETE removes the record
         of any job that is not running.
         """
         ...

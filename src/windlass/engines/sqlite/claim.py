@@ -3,8 +3,8 @@
 Each queue's head is read as one JSON text and the rows are marked with one statement, because every row that crosses
 into Python by itself costs a hand-over of the interpreter lock, and in a busy worker that costs up to 5 ms.
 
-The fence of a claim is ``max(last fence + 1, now in microseconds)``, plus the row's place in the batch, so it grows
-even when the clock steps back and no two claims of one worker share one.
+A fence is above every fence the store ever gave and above its clock in microseconds, so it never repeats: not in one
+batch, not when the clock steps back, not for a record made anew under an old id, not when the store lost its tail.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ SELECT CAST(json_group_array(json_array(seq, id, name, queue, payload, fence, at
     enqueued_at, run_at, crashes, interruptions, snoozes, tags, meta, expires_at, reason)) AS BLOB) FROM (SELECT %s %s)
 """
 
+LAST_FENCE: Final = "SELECT value FROM \"windlass_meta\" WHERE key = 'fence'"
+SET_FENCE: Final = "INSERT OR REPLACE INTO \"windlass_meta\" (key, value) VALUES ('fence', ?)"
 TAKE: Final = """
 UPDATE "windlass_jobs" SET state = 'running', worker = ?, started_at = ?, fence = mine.fence
 FROM (SELECT value ->> 0 AS seq, value ->> 1 AS fence FROM json_each(?)) AS mine
@@ -140,7 +142,7 @@ class Claimer:
         source = ALONE if want.alone else HEAD
         rows: list[Row] = []
         taken: dict[str, int] = {}
-        left = want.limit
+        left = 1 if want.alone else want.limit
         for share in shares:
             if left <= 0:
                 break
@@ -175,9 +177,16 @@ class Claimer:
         except (apsw.SQLError, msgspec.DecodeError, UnicodeDecodeError):
             return [salvage(found) for found in db.execute(self._q(f"SELECT {AS_BYTES} {source}"), bindings)]
 
+    def _next_fence(self, db: apsw.Connection, rows: list[Row], now: int) -> int:
+        """Reserve a fence for each row: above every fence the store ever gave, and above its clock."""
+        last = db.execute(self._q(LAST_FENCE)).fetchall()
+        first = max(now * 1000, int(str(last[0][0])) + 1 if last else 0, 1 + max(row.fence for row in rows))
+        db.execute(self._q(SET_FENCE), (first + len(rows) - 1,))
+        return first
+
     def _take(self, db: apsw.Connection, worker: str, rows: list[Row], now: int) -> list[Lease]:
-        base = now * 1000
-        fences = [max(row.fence + 1, base + place) for place, row in enumerate(rows)]
+        first = self._next_fence(db, rows, now)
+        fences = range(first, first + len(rows))
         mine = encode([(row.seq, fence) for row, fence in zip(rows, fences, strict=True)]).decode()
         db.execute(self._q(TAKE), (worker, now, mine))
         return [

@@ -157,7 +157,7 @@ def ended(one: Outcome, now: int, rules: Rules) -> tuple[object, ...]:
         1 if state in (State.READY, State.SCHEDULED) else 0,
         1 if kind in USES_ATTEMPT else 0,
         1 if kind is Kind.CRASH else 0,
-        1 if one.interrupted else 0,
+        1 if one.interrupted and kind is Kind.RELEASE else 0,
         1 if kind is Kind.SNOOZE else 0,
         run_at,
         FOREVER if keep is None else keep,

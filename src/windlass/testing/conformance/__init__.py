@@ -1,0 +1,56 @@
+"""The behavioural suite that every engine passes, for our engines and for those of others.
+
+Subclass ``EngineConformance`` in a test module and give it a fixture ``harness``; build the state machine with
+``build_machine``. To see values in failing asserts, let ``conftest.py`` call
+``pytest.register_assert_rewrite("windlass.testing.conformance")`` before it imports this package.
+
+    class TestMyEngine(EngineConformance):
+        @pytest.fixture
+        def harness(self) -> Iterator[Harness]: ...
+
+    TestMyEngineMachine = build_machine(MyHarness).TestCase
+
+It must not know any engine: no SQL, no keys, no promise that ``engines.base``, ``model`` and the design do not make.
+Where those are silent, the test's docstring starts with ``Choice:``. Invariants: no test sleeps or asserts on elapsed
+time; engine time moves only through ``Harness.clock``; order is compared only where it is promised.
+"""
+
+from __future__ import annotations
+
+from windlass.testing.conformance.claim import ClaimSuite
+from windlass.testing.conformance.enqueue import EnqueueSuite
+from windlass.testing.conformance.harness import Harness
+from windlass.testing.conformance.inspector import InspectorSuite
+from windlass.testing.conformance.leases import LeaseSuite
+from windlass.testing.conformance.machine import build_machine
+from windlass.testing.conformance.maintenance import MaintenanceSuite
+from windlass.testing.conformance.payload import PayloadSuite
+from windlass.testing.conformance.settle import SettleSuite
+from windlass.testing.conformance.waiting import WaitSuite
+
+__all__ = [
+    "ClaimSuite",
+    "EngineConformance",
+    "EnqueueSuite",
+    "Harness",
+    "InspectorSuite",
+    "LeaseSuite",
+    "MaintenanceSuite",
+    "PayloadSuite",
+    "SettleSuite",
+    "WaitSuite",
+    "build_machine",
+]
+
+
+class EngineConformance(
+    EnqueueSuite,
+    ClaimSuite,
+    SettleSuite,
+    LeaseSuite,
+    MaintenanceSuite,
+    WaitSuite,
+    InspectorSuite,
+    PayloadSuite,
+):
+    """All of it. A subclass supplies the fixture ``harness``."""

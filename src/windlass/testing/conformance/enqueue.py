@@ -1,0 +1,210 @@
+"""How jobs are stored: atomic, in order, idempotent by id, due when asked."""
+
+from __future__ import annotations
+
+from threading import Event
+
+import pytest
+
+from windlass.model import Action, Kind, Placed, Rules, State
+from windlass.testing.conformance.harness import (
+    Harness,
+    add,
+    ended,
+    finish,
+    job,
+    join,
+    row_of,
+    state_of,
+    take,
+    together,
+    upkeep,
+)
+
+
+class EnqueueSuite:
+    """``Engine.enqueue``."""
+
+    def test_an_enqueued_job_is_stored_as_given(self, harness: Harness) -> None:
+        store, now = harness.engine, harness.clock.wall_ms()
+        new = job(
+            "a",
+            name="shop.jobs.charge",
+            queue="payments",
+            payload="[42]",
+            priority=-10,
+            max_attempts=6,
+            expires_ms=5_000,
+            tags=("money", "eu"),
+            meta='{"timeout":30}',
+        )
+        assert store.enqueue([new]) == [Placed("a")]
+        row = row_of(store, "a")
+        assert (row.id, row.name, row.queue, row.state) == ("a", "shop.jobs.charge", "payments", State.READY)
+        assert (row.payload, row.priority, row.attempt, row.max_attempts) == (b"[42]", -10, 0, 6)
+        assert (row.enqueued_at, row.run_at, row.expires_at) == (now, now, now + 5_000)
+        assert (row.started_at, row.finished_at, row.worker, row.result) == (None, None, None, None)
+        assert (row.errors or b"[]", row.reason, row.progress) == (b"[]", None, None)
+        assert (row.tags, row.meta) == (("money", "eu"), b'{"timeout":30}')
+        assert (row.crashes, row.interruptions, row.snoozes, row.cancel_requested) == (0, 0, 0, False)
+
+    def test_an_empty_enqueue_stores_nothing(self, harness: Harness) -> None:
+        assert harness.engine.enqueue([]) == []
+        assert harness.engine.counts()["total_enqueued"] == 0
+
+    def test_placed_comes_back_in_the_order_given(self, harness: Harness) -> None:
+        store = harness.engine
+        add(store, "b")
+        placed = store.enqueue([job("c"), job("b"), job("a")])
+        assert placed == [Placed("c"), Placed("b", duplicate=True), Placed("a")]
+
+    def test_an_id_stored_before_is_a_duplicate_and_nothing_changes(self, harness: Harness) -> None:
+        store = harness.engine
+        add(store, "a")
+        before = store.job("a")
+        assert store.enqueue([job("a", queue="other", payload="[1]", priority=5)]) == [Placed("a", duplicate=True)]
+        assert store.job("a") == before
+        assert store.counts()["total_enqueued"] == 1
+
+    def test_an_id_twice_in_one_batch_is_stored_once_as_first_given(self, harness: Harness) -> None:
+        store = harness.engine
+        placed = store.enqueue([job("a", payload="[1]"), job("a", payload="[2]")])
+        assert placed == [Placed("a"), Placed("a", duplicate=True)]
+        assert row_of(store, "a").payload == b"[1]"
+        assert store.counts()["ready"] == 1
+
+    def test_another_engine_object_sees_the_duplicate(self, harness: Harness) -> None:
+        add(harness.engine, "a")
+        assert harness.second().enqueue([job("a")]) == [Placed("a", duplicate=True)]
+
+    def test_one_id_from_eight_threads_is_stored_once(self, harness: Harness) -> None:
+        store, other = harness.engine, harness.second()
+        answers = together(*[lambda s=s: s.enqueue([job("a")]) for s in [store, other] * 4])
+        assert sorted(placed.duplicate for (placed,) in answers) == [False] + [True] * 7
+        assert store.counts()["ready"] == 1
+
+    @pytest.mark.parametrize("kind", [Kind.DONE, Kind.DEAD, Kind.CANCELLED])
+    def test_a_finished_record_still_makes_its_id_a_duplicate(self, harness: Harness, kind: Kind) -> None:
+        store = harness.engine
+        join(store)
+        finish(store, "a", kind=kind)
+        assert store.enqueue([job("a")]) == [Placed("a", duplicate=True)]
+        assert take(store) == []
+
+    def test_a_running_job_makes_its_id_a_duplicate(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        add(store, "a")
+        take(store)
+        assert store.enqueue([job("a")]) == [Placed("a", duplicate=True)]
+
+    def test_a_caller_id_outlives_its_record_for_id_keep(self, harness: Harness) -> None:
+        store, rules = harness.engine, Rules(id_keep_ms=60_000)
+        join(store)
+        finish(store, "pay-42", caller_id=True, keep_ms=1_000)
+        harness.clock.advance(1_500)
+        upkeep(store, rules)
+        assert store.job("pay-42") is None
+        assert store.enqueue([job("pay-42", caller_id=True)]) == [Placed("pay-42", duplicate=True)]
+        assert store.job("pay-42") is None
+
+    def test_a_caller_id_is_free_again_after_id_keep(self, harness: Harness) -> None:
+        store, rules = harness.engine, Rules(id_keep_ms=60_000)
+        join(store)
+        finish(store, "pay-42", caller_id=True, keep_ms=1_000)
+        harness.clock.advance(1_500)
+        upkeep(store, rules)
+        harness.clock.advance(61_500)
+        upkeep(store, rules)
+        assert store.enqueue([job("pay-42", caller_id=True)]) == [Placed("pay-42")]
+
+    def test_no_count_bound_removes_the_tombstone_of_a_caller_id(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        finish(store, "pay-1", "pay-2", caller_id=True)
+        upkeep(store, Rules(keep_done_max=0))
+        assert [store.job("pay-1"), store.job("pay-2")] == [None, None]
+        again = store.enqueue([job("pay-1", caller_id=True), job("pay-2", caller_id=True)])
+        assert [placed.duplicate for placed in again] == [True, True]
+
+    def test_a_generated_id_leaves_no_tombstone(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        finish(store, "gen", keep_ms=1_000)
+        harness.clock.advance(1_500)
+        upkeep(store)
+        assert store.enqueue([job("gen")]) == [Placed("gen")]
+
+    def test_a_deleted_generated_id_can_be_stored_again(self, harness: Harness) -> None:
+        store = harness.engine
+        add(store, "a")
+        store.transition(Action.DELETE, ["a"])
+        assert store.enqueue([job("a")]) == [Placed("a")]
+        assert state_of(store, "a") is State.READY
+
+    def test_a_batch_appears_as_a_whole_or_not_at_all(self, harness: Harness) -> None:
+        store, reader, over = harness.engine, harness.second(), Event()
+
+        def write() -> set[int]:
+            try:
+                for batch in range(6):
+                    store.enqueue([job(f"{batch}-{n}") for n in range(100)])
+            finally:
+                over.set()
+            return set()
+
+        def read() -> set[int]:
+            seen = set()
+            while not over.is_set():
+                seen.add(reader.counts()["ready"])
+            return seen
+
+        _, seen = together(write, read)
+        assert {count % 100 for count in seen} <= {0}
+        assert store.counts()["ready"] == 600
+
+    def test_a_delay_makes_a_job_scheduled_until_it_is_due(self, harness: Harness) -> None:
+        store, now = harness.engine, harness.clock.wall_ms()
+        join(store)
+        store.enqueue([job("a", delay_ms=5_000)])
+        row = row_of(store, "a")
+        assert (row.state, row.run_at) == (State.SCHEDULED, now + 5_000)
+        harness.clock.advance(4_999)
+        assert take(store) == []
+        harness.clock.advance(1)
+        assert [lease.id for lease in take(store)] == ["a"]
+
+    def test_run_at_sets_the_due_time(self, harness: Harness) -> None:
+        store, due = harness.engine, harness.clock.wall_ms() + 2_000
+        join(store)
+        store.enqueue([job("a", run_at=due)])
+        assert (row_of(store, "a").state, row_of(store, "a").run_at) == (State.SCHEDULED, due)
+        harness.clock.advance(2_000)
+        assert [lease.id for lease in take(store)] == ["a"]
+
+    def test_a_due_time_in_the_past_is_ready_at_once(self, harness: Harness) -> None:
+        store = harness.engine
+        store.enqueue([job("a", run_at=harness.clock.wall_ms() - 60_000)])
+        assert state_of(store, "a") is State.READY
+
+    def test_expiry_counts_from_the_due_time(self, harness: Harness) -> None:
+        store, now = harness.engine, harness.clock.wall_ms()
+        store.enqueue([job("a", delay_ms=5_000, expires_ms=1_000)])
+        assert row_of(store, "a").expires_at == now + 6_000
+
+    def test_at_front_goes_before_its_priority_but_not_before_a_sooner_one(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store.enqueue([job("a"), job("b"), job("urgent", priority=-1)])
+        store.enqueue([job("front", at_front=True)])
+        assert [lease.id for lease in take(store)] == ["urgent", "front", "a", "b"]
+
+    def test_a_thousand_jobs_in_one_batch_keep_their_order(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        ids = [f"j{n}" for n in range(1_000)]
+        assert [p.id for p in store.enqueue([job(i) for i in ids])] == ids
+        leases = take(store, limit=1_000)
+        assert [lease.id for lease in leases] == ids
+        store.settle([ended(lease) for lease in leases])
+        assert store.counts()["total_done"] == 1_000

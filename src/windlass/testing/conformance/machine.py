@@ -1,0 +1,284 @@
+"""Random histories of one store, checked step by step against ``oracle``.
+
+It must not decide what an engine should do: the oracle does. Invariants checked after every step: the state, counters,
+owner and fence of every job equal the oracle's; every observed change of state is a path through TRANSITIONS.
+
+Delays and leases end in 5 and time moves in tens, so "now" does not meet a deadline and no history depends on whether
+a bound is inclusive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from windlass.model import TRANSITIONS, Action, Kind, LeaseRef, NewJob, Outcome, QueueShare, Rules, Settled, State, Want
+from windlass.testing.conformance.harness import Harness, error, history, info, job, upkeep
+from windlass.testing.conformance.oracle import WAITING, Oracle, OracleJob
+
+IDS = [f"j{n}" for n in range(4)]
+QUEUES = ["qa", "qb"]
+WORKERS = ["w1", "w2"]
+LEASE_MS = 10_005
+RULES = Rules(max_crashes=3, max_interruptions=1, crash_delay_ms=1_005, keep_done_max=None)  # ages: as the engine's
+ENDS = {Kind.DONE, Kind.DEAD, Kind.CANCELLED}
+ADVANCES = [10, 1_010, 6_000, 20_000, 700_000]
+
+ids = st.sampled_from(IDS)
+queues = st.sampled_from(QUEUES)
+workers = st.sampled_from(WORKERS)
+delays = st.sampled_from([0, 0, 505, 5_005])
+kinds = st.sampled_from(Kind)
+batches = st.lists(
+    st.builds(
+        job,
+        ids,
+        queue=queues,
+        priority=st.integers(-1, 1),
+        delay_ms=delays,
+        max_attempts=st.integers(1, 3),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def reachable(before: State, after: State) -> bool:
+    """Whether one call may move a job so: a call makes two moves at most, such as promote and claim."""
+    one = TRANSITIONS[before] | {before}
+    return after in one or any(after in TRANSITIONS[state] for state in one)
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """The rules. ``build_machine`` adds the harness."""
+
+    harness_factory: ClassVar[Callable[[], Harness]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.harness = type(self).harness_factory()
+        self.store = self.harness.engine
+        self.oracle = Oracle(RULES)
+        self.seen: dict[str, State] = {}
+        self.issued: list[LeaseRef] = []
+        for worker in WORKERS:
+            self.extend(worker)
+
+    def teardown(self) -> None:
+        self.harness.close()
+
+    @property
+    def now(self) -> int:
+        return self.harness.clock.wall_ms()
+
+    @initialize(batch=batches)
+    def begin(self, batch: list[NewJob]) -> None:
+        self.enqueue(batch)
+
+    @rule(batch=batches)
+    def enqueue(self, batch: list[NewJob]) -> None:
+        placed = self.store.enqueue(batch)
+        for new, answer in zip(batch, placed, strict=True):
+            mine = OracleJob(new.id, new.queue, new.priority, self.now + new.delay_ms, new.max_attempts)
+            assert (answer.id, answer.duplicate) == (new.id, not self.oracle.enqueue(mine))
+
+    @rule(
+        worker=workers,
+        limit=st.integers(1, 4),
+        only=st.sampled_from([None, None, ("qa",), ("qb", "qa")]),
+        alone=st.sampled_from([False, False, False, True]),
+        beat=st.sampled_from([True, True, True, False]),
+    )
+    def claim(self, worker: str, limit: int, only: tuple[str, ...] | None, alone: bool, beat: bool) -> None:
+        if beat:  # else nearly every history would end with expelled workers
+            self.extend(worker)
+        shares = None if only is None else tuple(QueueShare(name, 1) for name in only)
+        claimed = self.store.claim(Want(worker=worker, limit=limit, queues=shares, alone=alone))
+        oracle = self.oracle
+        live = oracle.live(worker, self.now)
+        assert claimed.expelled is not live
+        open_to = oracle.claimable(self.now, only, alone) if live else set()
+        got = [lease.id for lease in claimed.leases]
+        assert len(set(got)) == len(got) == min(1 if alone else limit, len(open_to))
+        assert set(got) <= open_to
+        assert len({lease.fence for lease in claimed.leases}) == len(got)
+        for lease in claimed.leases:
+            mine = oracle.jobs[lease.id]
+            left = [oracle.jobs[i].priority for i in open_to - set(got) if oracle.jobs[i].queue == mine.queue]
+            # The lone lane gives one job that had to wait; which one is not promised.
+            assert alone or mine.priority <= min(left, default=mine.priority)
+            assert lease.attempt == mine.attempt + 1
+            assert oracle.fences.get(lease.id, 0) < lease.fence < 2**53
+        for lease in claimed.leases:
+            oracle.claimed(lease.id, worker, lease.fence)
+            self.issued.append(LeaseRef(lease.id, lease.fence))
+        if live:
+            asked = {(held.id, held.fence) for held in oracle.held(worker) if held.cancel}
+            assert {(ref.id, ref.fence) for ref in claimed.cancels} == asked
+        self.the_store_equals_the_oracle()
+
+    def end(self, ref: LeaseRef, kind: Kind, delay_ms: int = 0, interrupted: bool = False) -> None:
+        before = self.store.job(ref.id)
+        outcome = Outcome(
+            ref.id,
+            ref.fence,
+            kind,
+            error=error() if kind in {Kind.RETRY, Kind.DEAD} else None,
+            delay_ms=delay_ms,
+            keep_ms=15_005 if delay_ms and kind in ENDS else None,
+            interrupted=interrupted and kind is Kind.RELEASE,
+        )
+        (settled,) = self.store.settle([outcome])
+        applied = self.oracle.settle(outcome, self.now)
+        assert settled is (Settled.APPLIED if applied else Settled.STALE)
+        if not applied:
+            assert self.store.job(ref.id) == before
+        self.the_store_equals_the_oracle()
+
+    @precondition(lambda self: self.issued)
+    @rule(data=st.data(), kind=kinds, off_by=st.sampled_from([0, 0, 0, -1, 1, 10**9]))
+    def settle_any_fence(self, data: st.DataObject, kind: Kind, off_by: int) -> None:
+        ref = data.draw(st.sampled_from(self.issued[::-1]))
+        self.end(LeaseRef(ref.id, ref.fence + off_by), kind)
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data(), kind=kinds, delay_ms=delays, interrupted=st.booleans())
+    def settle_a_running_job(self, data: st.DataObject, kind: Kind, delay_ms: int, interrupted: bool) -> None:
+        self.end(data.draw(st.sampled_from(self.running())), kind, delay_ms, interrupted)
+
+    def running(self) -> list[LeaseRef]:
+        """What is owned now."""
+        return [LeaseRef(x.id, x.fence) for worker in WORKERS for x in self.oracle.held(worker)]
+
+    @rule(worker=workers)
+    def extend(self, worker: str) -> None:
+        refs = list(dict.fromkeys(self.issued))
+        beat = self.store.extend(info(worker), refs, LEASE_MS)
+        held = {LeaseRef(held.id, held.fence) for held in self.oracle.held(worker)}
+        assert set(beat.lost) == set(refs) - held
+        asked = {LeaseRef(x.id, x.fence) for x in self.oracle.held(worker) if x.cancel}
+        assert set(beat.cancels) == asked
+        self.oracle.workers[worker] = self.now + LEASE_MS
+
+    @rule(ms=st.sampled_from(ADVANCES))
+    def advance(self, ms: int) -> None:
+        self.harness.clock.advance(ms)
+
+    @rule(budget=st.sampled_from([1, 3, 100]))
+    def maintain(self, budget: int) -> None:
+        steps = upkeep(self.store, RULES, budget)
+        recovered, died = self.oracle.maintain(self.now)
+        assert sorted(i for step in steps for i in step.recovered) == sorted(recovered)
+        assert sorted(i for step in steps for i in step.died) == sorted(died)
+
+    @rule(worker=workers, data=st.data(), limit=st.integers(1, 3), alone=st.booleans(), interrupted=st.booleans())
+    def claim_and_settle(self, worker: str, data: st.DataObject, limit: int, alone: bool, interrupted: bool) -> None:
+        self.claim(worker, limit, None, alone, True)
+        for held in self.oracle.held(worker):
+            self.end(LeaseRef(held.id, held.fence), data.draw(kinds), data.draw(delays), interrupted)
+
+    @rule(worker=workers, alone=st.booleans())
+    def claim_and_fall_silent(self, worker: str, alone: bool) -> None:
+        self.claim(worker, 4, None, alone, True)
+        self.advance(20_000)
+        self.maintain(100)
+
+    @rule(worker=workers, data=st.data(), alone=st.booleans())
+    def claim_and_crash(self, worker: str, data: st.DataObject, alone: bool) -> None:
+        self.advance(2_010)  # beyond the delay of the last crash
+        self.claim(worker, 2, None, alone, True)
+        self.bury(worker, data)
+
+    @rule(worker=workers, data=st.data())
+    def bury(self, worker: str, data: st.DataObject) -> None:
+        fences = [held.fence for held in self.oracle.held(worker)]
+        started = data.draw(st.lists(st.sampled_from(fences), unique=True)) if fences else []
+        buried = self.store.bury(worker, started, error("WorkerCrashed"), RULES)
+        released, charged, dead = self.oracle.bury(worker, set(started), self.now)
+        gone = {i for i in released | charged if self.oracle.jobs[i].state is State.CANCELLED}
+        # Under which head a job is told whose cancel was asked for is left open; that it is not told twice is not.
+        assert set(buried.released) - gone == released - gone
+        assert set(buried.charged) - gone == charged - gone
+        assert set(buried.dead) - gone == dead
+
+    @rule(worker=workers)
+    def depart(self, worker: str) -> None:
+        told = self.store.depart(worker)
+        released = self.oracle.depart(worker, self.now)
+        gone = {i for i in released if self.oracle.jobs[i].state is State.CANCELLED}
+        assert set(told) - gone == released - gone
+
+    @rule(action=st.sampled_from(Action), job_id=ids)
+    def act(self, action: Action, job_id: str) -> None:
+        row = self.store.job(job_id)
+        before = None if row is None else row.state
+        (moved,) = self.store.transition(action, [job_id])
+        applied = self.oracle.act(action, job_id, before, self.now)
+        assert (moved.id, moved.before, moved.applied) == (job_id, before, applied)
+        if applied and action is Action.DELETE:
+            self.seen.pop(job_id)  # what follows under this id is another record
+
+    @rule(queue=queues)
+    def pause(self, queue: str) -> None:
+        self.store.pause(queue, None, None)
+        self.oracle.paused.add(queue)
+
+    @rule(queue=queues)
+    def resume(self, queue: str) -> None:
+        self.store.resume(queue)
+        self.oracle.paused.discard(queue)
+
+    @invariant()
+    def the_store_equals_the_oracle(self) -> None:
+        for job_id in IDS:
+            row, mine = self.store.job(job_id), self.oracle.jobs.get(job_id)
+            assert (row is None) == (mine is None), job_id
+            if row is None or mine is None:
+                self.seen.pop(job_id, None)
+                continue
+            assert reachable(self.seen.get(job_id, row.state), row.state), (job_id, self.seen[job_id], row.state)
+            self.seen[job_id] = row.state
+            if mine.state is not WAITING:
+                assert row.state is mine.state, job_id
+            elif mine.run_at > self.now:
+                assert row.state is State.SCHEDULED, job_id
+            else:
+                assert row.state in {State.READY, State.SCHEDULED}, job_id
+            counted = (row.attempt, row.crashes, row.interruptions, row.snoozes)
+            expected = (mine.attempt, mine.crashes, mine.interruptions, mine.snoozes)
+            assert counted == expected, f"{job_id} {row.state}: {counted} is not {expected}"
+            assert len(history(row)) == mine.errors, job_id
+            if mine.state is State.RUNNING:
+                assert (row.worker, row.fence, row.cancel_requested) == (mine.worker, mine.fence, mine.cancel), job_id
+
+    @invariant()
+    def workers_equal_the_oracle(self) -> None:
+        rows = {row.info.id: row for row in self.store.workers()}
+        assert set(rows) == set(self.oracle.workers)
+        for worker, row in rows.items():
+            assert row.lease_left_ms == self.oracle.workers[worker] - self.now
+            assert row.running == len(self.oracle.held(worker))
+
+
+def build_machine(
+    harness_factory: Callable[[], Harness], *, max_examples: int = 150, steps: int = 50
+) -> type[EngineMachine]:
+    """Build the state machine of an engine; its ``TestCase`` is what a test module collects.
+
+    The factory is called for every history and gives a harness on an empty store.
+    """
+    machine: type[EngineMachine] = type("Machine", (EngineMachine,), {"harness_factory": staticmethod(harness_factory)})
+    machine.TestCase.settings = settings(
+        max_examples=max_examples,
+        stateful_step_count=steps,
+        deadline=None,
+        print_blob=True,
+        # No explain phase: it doubles the time of a failure, and the steps of a history explain themselves.
+        phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    return machine

@@ -1,0 +1,194 @@
+"""A job store in plain Python: what the state machine compares engines with.
+
+It must stay small enough to be read as the specification. It predicts facts, not choices: which jobs may be claimed,
+not which of two equal ones comes first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from windlass.model import FINISHED, Action, Kind, Outcome, Rules, State
+
+WAITING = State.SCHEDULED  # the model keeps ready as "scheduled and due"
+
+
+@dataclass
+class OracleJob:
+    """One job. ``state`` is SCHEDULED for every waiting job; ``run_at`` says whether it is due."""
+
+    id: str
+    queue: str
+    priority: int
+    run_at: int
+    max_attempts: int
+    state: State = WAITING
+    attempt: int = 0
+    crashes: int = 0
+    interruptions: int = 0
+    snoozes: int = 0
+    errors: int = 0
+    fence: int = 0
+    worker: str | None = None
+    cancel: bool = False
+    purge_at: int | None = None
+
+
+@dataclass
+class Oracle:
+    """The store. ``now`` is passed in; both clocks move together here."""
+
+    rules: Rules
+    jobs: dict[str, OracleJob] = field(default_factory=dict)
+    workers: dict[str, int] = field(default_factory=dict)  # id -> when its lease ends
+    paused: set[str] = field(default_factory=set)
+    fences: dict[str, int] = field(default_factory=dict)  # the last fence of an id, beyond its record
+
+    def enqueue(self, job: OracleJob) -> bool:
+        """Store a job; false for a duplicate."""
+        if job.id in self.jobs:
+            return False
+        self.jobs[job.id] = job
+        return True
+
+    def live(self, worker: str, now: int) -> bool:
+        return self.workers.get(worker, now) > now
+
+    def claimable(self, now: int, queues: tuple[str, ...] | None, alone: bool) -> set[str]:
+        return {
+            job.id
+            for job in self.jobs.values()
+            if job.state is WAITING
+            and job.run_at <= now
+            and job.queue not in self.paused
+            and (queues is None or job.queue in queues)
+            and (job.crashes >= 2) == alone
+        }
+
+    def claimed(self, job_id: str, worker: str, fence: int) -> None:
+        job = self.jobs[job_id]
+        job.state, job.worker, job.fence = State.RUNNING, worker, fence
+        job.attempt += 1
+        self.fences[job_id] = fence
+
+    def owned(self, job_id: str, fence: int) -> OracleJob | None:
+        job = self.jobs.get(job_id)
+        return job if job is not None and job.state is State.RUNNING and job.fence == fence else None
+
+    def held(self, worker: str) -> list[OracleJob]:
+        return [job for job in self.jobs.values() if job.state is State.RUNNING and job.worker == worker]
+
+    def finish(self, job: OracleJob, state: State, now: int, keep_ms: int | None = None) -> None:
+        job.state, job.worker, job.cancel = state, None, False
+        if keep_ms is None:
+            keep_ms = self.rules.dead_keep_ms if state is State.DEAD else self.rules.keep_done_ms
+        job.purge_at = None if keep_ms is None else now + keep_ms
+
+    def put_back(self, job: OracleJob, now: int, delay_ms: int | None = None) -> None:
+        """Let a job wait again; one whose cancel was asked for ends instead."""
+        if job.cancel:
+            self.finish(job, State.CANCELLED, now)
+            return
+        job.state, job.worker = WAITING, None
+        if delay_ms is not None:
+            job.run_at = now + delay_ms
+
+    def settle(self, outcome: Outcome, now: int) -> bool:
+        """End an attempt; false when stale."""
+        job = self.owned(outcome.id, outcome.fence)
+        if job is None:
+            return False
+        job.errors += outcome.error is not None
+        match outcome.kind:
+            case Kind.DONE | Kind.DEAD | Kind.CANCELLED:
+                self.finish(job, State(outcome.kind.value), now, outcome.keep_ms)
+            case Kind.RETRY:
+                self.put_back(job, now, outcome.delay_ms)
+            case Kind.SNOOZE:
+                job.attempt -= 1
+                job.snoozes += 1
+                self.put_back(job, now, outcome.delay_ms)
+            case Kind.RELEASE:
+                job.attempt -= 1
+                job.interruptions += outcome.interrupted
+                self.put_back(job, now)
+            case Kind.CRASH:
+                job.attempt -= 1
+                job.crashes += 1
+                self.put_back(job, now, outcome.delay_ms)
+        return True
+
+    def depart(self, worker: str, now: int) -> set[str]:
+        """Release what a worker holds as interrupted; give the ids."""
+        held = self.held(worker)
+        for job in held:
+            job.attempt -= 1
+            job.interruptions += 1
+            self.put_back(job, now)
+        self.workers.pop(worker, None)
+        return {job.id for job in held}
+
+    def bury(self, worker: str, started: set[int], now: int) -> tuple[set[str], set[str], set[str]]:
+        """Charge the started ones; give released, charged and dead."""
+        released, charged, dead = set[str](), set[str](), set[str]()
+        for job in self.held(worker):
+            job.attempt -= 1
+            if job.fence not in started:
+                released.add(job.id)
+                self.put_back(job, now)
+                continue
+            job.crashes += 1
+            job.errors += 1
+            if job.crashes >= self.rules.max_crashes and not job.cancel:
+                dead.add(job.id)
+                self.finish(job, State.DEAD, now)
+                continue
+            charged.add(job.id)
+            doubled = self.rules.crash_delay_ms * 2 ** (job.crashes - 2)
+            self.put_back(job, now, int(doubled) if job.crashes >= 2 else None)
+        self.workers.pop(worker, None)
+        return released, charged, dead
+
+    def maintain(self, now: int) -> tuple[set[str], set[str]]:
+        """Reap and prune; give the ids that came back and those that died."""
+        recovered, died = set[str](), set[str]()
+        for worker in [w for w, end in self.workers.items() if end <= now]:
+            del self.workers[worker]
+            for job in self.held(worker):
+                job.interruptions += 1
+                spent = False
+                if job.interruptions <= self.rules.max_interruptions:
+                    job.attempt -= 1
+                else:
+                    job.errors += 1
+                    spent = job.attempt >= job.max_attempts
+                if spent and not job.cancel:
+                    died.add(job.id)
+                    self.finish(job, State.DEAD, now)
+                    continue
+                self.put_back(job, now)
+                if job.state is WAITING:
+                    recovered.add(job.id)
+        for job in list(self.jobs.values()):
+            if job.state in FINISHED and job.purge_at is not None and job.purge_at <= now:
+                del self.jobs[job.id]
+        return recovered, died
+
+    def act(self, action: Action, job_id: str, before: State | None, now: int) -> bool:
+        """Apply a person's action, given the state that the engine saw; false when it is refused."""
+        job = self.jobs.get(job_id)
+        if job is None or before is None:
+            return False
+        match action:
+            case Action.CANCEL if before is State.RUNNING:
+                job.cancel = True
+            case Action.CANCEL if before not in FINISHED:
+                self.finish(job, State.CANCELLED, now)
+            case Action.RETRY if before in {State.DEAD, State.CANCELLED, State.SCHEDULED}:
+                job.state, job.run_at = WAITING, now
+                job.attempt = job.crashes = job.interruptions = job.snoozes = 0
+            case Action.DELETE if before is not State.RUNNING:
+                del self.jobs[job_id]
+            case _:
+                return False
+        return True
