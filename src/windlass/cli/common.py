@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from windlass.app import Windlass
     from windlass.settings import Loaded
 
-__all__ = ["GLOBAL_OPTIONS", "Session", "app_target", "pass_session"]
+__all__ = ["GLOBAL_OPTIONS", "Commands", "Session", "app_target", "pass_session"]
 
 
 class Session:
@@ -75,6 +75,26 @@ class Session:
 
 
 pass_session = click.make_pass_decorator(Session)
+
+
+class Commands(click.Group):
+    """A group that shows its help when nothing is asked of it, and knows the nearest spelling of a command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = self.list_commands(ctx)
+        if args[0] not in known and not args[0].startswith("-"):
+            from windlass.units import nearest
+
+            raise click.UsageError(f"there is no command {args[0]!r}{nearest(args[0], known)}", ctx)
+        return super().resolve_command(ctx, args)
 
 
 def app_target(context: click.Context) -> str:

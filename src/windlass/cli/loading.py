@@ -98,5 +98,6 @@ def _pick(module: ModuleType, attribute: str, target: str) -> Windlass:
     if isinstance(found, Windlass):
         return found
     raise ConfigError(
-        f"application {target!r} is a {type(found).__name__}, not a Windlass; name the object that Windlass(...) gave"
+        f"application {target!r} is of type {type(found).__name__}, not a Windlass; "
+        "name the object that Windlass(...) gave"
     )

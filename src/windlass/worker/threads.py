@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextvars import Context
 from queue import Empty, SimpleQueue
 
 from windlass.worker.run import JobRun
@@ -81,7 +82,7 @@ class Threads:
                 return
             busy[number] = True
             try:
-                run_one(run, number)
+                Context().run(run_one, run, number)  # what a job puts into context variables ends with it
             except Exception:
                 log.exception("a job thread failed outside its job; job %s is left to its lease", run.lease.id)
             finally:

@@ -421,7 +421,6 @@ class Worker:
             self._loop.cancel_after(run, timeout / 1000)
         outcome = await run_async(run)
         self._table.end(place)
-        self._loop.ended(run, slot)
         self._ended(run, outcome)
 
     def _ended(self, run: JobRun, outcome: Outcome | None) -> None:

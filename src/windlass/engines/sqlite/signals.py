@@ -95,7 +95,8 @@ class FileSignal:
             self._wake_r = wake_r
 
     def wait(self, timeout: float) -> bool:
-        self.listen()
+        if self._wake_r < 0:
+            self.listen()
         if self._notify < 0:
             return self._wait_by_looking(timeout)
         poll = select.poll()
@@ -123,7 +124,8 @@ class FileSignal:
                 return False
 
     def wake(self) -> None:
-        self.listen()
+        if self._wake_r < 0:
+            self.listen()
         try:
             os.write(self._wake_w, b"\0")
         except BlockingIOError:

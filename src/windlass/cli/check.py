@@ -1,0 +1,74 @@
+"""``windlass check``: would a worker be able to run the jobs of this application? For CI.
+
+Imports the application and touches no store. Errors and warnings fail the check; advice does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from windlass.cli.common import Session, pass_session
+from windlass.cli.exits import FAILED
+from windlass.cli.findings import ADVICE, ERROR, OK, WARNING, report
+from windlass.cli.output import count
+from windlass.engines.base import Finding
+from windlass.errors import ConfigError
+
+if TYPE_CHECKING:
+    from windlass.app import Windlass
+    from windlass.definition import JobSpec
+
+__all__ = ["check"]
+
+
+@click.command()
+@pass_session
+def check(session: Session) -> int:
+    """Import the application and examine its jobs, middleware and settings. Exits 1 for findings."""
+    app = session.app()
+    specs = [app.registry.get(name) for name in app.registry.names()]
+    findings = [*_settings(app), *_registry(session.app_target(), specs), *_middleware(app, specs)]
+    findings += [finding for spec in specs for finding in _job(spec)]
+    report(session, findings)
+    return FAILED if any(finding.level in (ERROR, WARNING) for finding in findings) else 0
+
+
+def _settings(app: Windlass) -> Iterator[Finding]:
+    for warning in app.loaded.warnings:
+        yield Finding("settings", WARNING, warning)
+
+
+def _registry(target: str | None, specs: list[JobSpec]) -> Iterator[Finding]:
+    if specs:
+        yield Finding("jobs", OK, f"{count(len(specs), 'job')} in {target}")
+    else:
+        yield Finding("jobs", ERROR, f"{target} has no jobs", "import the modules that define them where it is made")
+
+
+def _middleware(app: Windlass, specs: list[JobSpec]) -> Iterator[Finding]:
+    if all(spec.is_async for spec in specs):
+        return
+    try:
+        app.middlewares.wrap(lambda ctx, args, kwargs: None)
+    except ConfigError as error:
+        yield Finding("middleware", ERROR, str(error))
+
+
+def _job(spec: JobSpec) -> Iterator[Finding]:
+    if problem := spec.signature.unresolved():
+        yield Finding(
+            f"job {spec.name}",
+            ERROR,
+            problem,
+            "import the type where the module is run, not only under TYPE_CHECKING, or annotate a type that JSON has",
+        )
+    if spec.timeout_ms is not None and not spec.is_async and spec.executor != "process":
+        yield Finding(
+            f"job {spec.name}",
+            ADVICE,
+            "it has a timeout and runs on a thread, which can be asked to stop but not stopped",
+            'give it executor="process" where it may hang',
+        )

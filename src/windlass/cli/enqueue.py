@@ -1,0 +1,170 @@
+"""``windlass enqueue``: store one job from a shell, with the same checks as from code.
+
+Arguments are JSON and become what the job's annotations say, so a text date is a datetime here as well. Must not run
+the job.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+import click
+import msgspec
+
+from windlass.cli.common import Session, pass_session
+from windlass.cli.exits import NoLiveWorker
+from windlass.cli.instants import instant
+from windlass.cli.output import emit_json, inline, note
+from windlass.definition import CallOptions, JobSpec, define
+from windlass.errors import ConfigError, PayloadError, ResultError, ResultTimeout
+from windlass.model import State
+from windlass.settings import mask_url
+
+if TYPE_CHECKING:
+    from windlass.app import Windlass
+    from windlass.definition import Call
+    from windlass.handle import JobHandle
+
+__all__ = ["enqueue"]
+
+LOOK: Final = 1.0  # seconds between two looks at the workers while a result is awaited
+
+
+@click.command()
+@click.argument("name")
+@click.argument("args_json", default="[]")
+@click.option("--in", "delay", metavar="DURATION", help="Due after this time, such as 5m.")
+@click.option("--at", metavar="DATETIME", help="Due at this instant, ISO 8601 with a time zone.")
+@click.option("--queue", metavar="NAME", help="Another queue than the job's own.")
+@click.option("--id", "job_id", metavar="ID", help="An id of your own; storing it twice stores it once.")
+@click.option("--priority", type=int, metavar="N", help="Lower runs sooner.")
+@click.option("--wait", is_flag=True, help="Wait for the result and print it; exit 1 when the job fails.")
+@pass_session
+def enqueue(
+    session: Session,
+    name: str,
+    args_json: str,
+    delay: str | None,
+    at: str | None,
+    queue: str | None,
+    job_id: str | None,
+    priority: int | None,
+    wait: bool,
+) -> None:
+    """Store one job and print its id.
+
+    ARGS_JSON is a JSON list of positional arguments or an object of keyword arguments. With --wait, gives up (exit 69)
+    when for the time of one lease no live worker serves the queue.
+    """
+    app = session.app()
+    spec = app.registry.get(name)
+    options: CallOptions = {}
+    if delay is not None:
+        options["delay"] = delay
+    if at is not None:
+        options["at"] = instant(at, "--at")
+    if queue is not None:
+        options["queue"] = queue
+    if job_id is not None:
+        options["id"] = job_id
+    if priority is not None:
+        options["priority"] = priority
+    call = _call(app, spec, args_json, options)
+    if not app.engine.info.shared:
+        raise ConfigError(
+            f"{mask_url(app.settings.url)} lives in one process, so the job would be gone when this command ends; "
+            "use another url"
+        )
+    handle = app.enqueue(call)
+    if handle.duplicate:
+        note(f"Job {handle.id} exists already; nothing new was stored.")
+    if not wait:
+        if session.json:
+            emit_json({"id": handle.id, "duplicate": handle.duplicate})
+        else:
+            click.echo(handle.id)
+        return
+    if not session.json:
+        click.echo(handle.id)
+    try:
+        result = _wait(app, handle, call.queue)
+    except ResultError:
+        if session.json:
+            info = app.get(handle.id)
+            emit_json(_answer(handle, info.state if info else None, None))
+        raise
+    if session.json:
+        emit_json(_answer(handle, State.DONE, result))
+    else:
+        click.echo(inline(result))
+
+
+def _answer(handle: JobHandle[object], state: State | None, result: object) -> dict[str, object]:
+    return {"id": handle.id, "duplicate": handle.duplicate, "state": state, "result": result}
+
+
+def _call(app: Windlass, spec: JobSpec, args_json: str, options: CallOptions) -> Call[object]:
+    args, kwargs = _arguments(spec, args_json)
+    # The registry keeps specs; a job with the same options is made of it again, and only its calls are used.
+    job = define(
+        spec.fn,
+        {
+            "name": spec.name,
+            "queue": spec.queue,
+            "priority": spec.priority,
+            "retry": spec.retry,
+            "timeout": _length(spec.timeout_ms),
+            "expires": _length(spec.expires_ms),
+            "executor": spec.executor,
+            "keep": _length(spec.keep_ms),
+            "durability": spec.durability,
+            "tags": spec.tags,
+            "redact": spec.redact,
+            "version": spec.version,
+        },
+        app,
+        app.settings,
+    )
+    return job.options(**options).bind(*args, **kwargs)
+
+
+def _length(ms: int | None) -> timedelta | None:
+    return None if ms is None else timedelta(milliseconds=ms)
+
+
+def _arguments(spec: JobSpec, text: str) -> tuple[list[object], dict[str, object]]:
+    try:
+        plain = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise PayloadError(
+            f"the arguments of {spec.name} are no valid JSON: {error}; write a list such as '[42]', "
+            "or an object such as '{\"payment_id\": 42}'"
+        ) from error
+    match plain:
+        case list():
+            payload = f"[1,{text},{{}}]"
+        case dict():
+            payload = f"[1,[],{text}]"
+        case _:
+            raise PayloadError(
+                f"the arguments of {spec.name} are a bare value; put it into a list: '[{text}]', or into an object"
+            )
+    return spec.signature.decode(payload.encode())
+
+
+def _wait(app: Windlass, handle: JobHandle[object], queue: str) -> object:
+    lease = app.settings.lease / 1_000
+    served = time.monotonic()
+    while True:
+        try:
+            return handle.result(timeout=min(LOOK, lease))
+        except ResultTimeout:
+            if any(worker.alive and worker.serves(queue) for worker in app.workers()):
+                served = time.monotonic()
+            elif time.monotonic() - served >= lease:
+                raise NoLiveWorker(
+                    f"job {handle.id} is stored, but no live worker serves queue {queue!r}; "
+                    f"start one: windlass worker -q {queue}"
+                ) from None
