@@ -159,8 +159,6 @@ class Pump:
 
     def _stroke(self) -> None:
         trust = self._slots.trust()
-        if trust >= Trust.NO_SETTLES and len(self._settler):
-            self._slots.dropped(self._settler.take())
         due = self._settler.due_in(idle=self._closed or self._slots.waiting == 0)
         outcomes = self._settler.take() if due == 0 else []
         notes = self._slots.notes()
@@ -173,7 +171,10 @@ class Pump:
                 self._engine.report(notes)
             answers, claimed = self._engine.exchange(outcomes, want)
         except BaseException:
-            self._settler.put_back(outcomes)
+            if trust < Trust.NO_SETTLES:
+                self._settler.put_back(outcomes)
+            elif outcomes:
+                self._slots.dropped(outcomes)
             raise
         if self._away_since is not None:
             log.warning("the store is back after %.1f s", time.monotonic() - self._away_since)
