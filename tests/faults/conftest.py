@@ -5,20 +5,33 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from faults.harness import Fleet
+from servers import RedisServer
 
 FIGURES: list[str] = []
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A server that tests use one after the other."""
+    with closing(RedisServer("--appendonly", "yes")) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "redis"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A fresh store that several processes share."""
-    assert request.param == "sqlite"
-    return f"sqlite:///{tmp_path}/jobs.db"
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/jobs.db"
+    server: RedisServer = request.getfixturevalue("redis_server")
+    with server.client() as client:
+        client.flushall()
+    return server.url
 
 
 @pytest.fixture
