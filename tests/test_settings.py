@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from windlass.errors import ConfigError
-from windlass.settings import READERS, Loaded, Settings, load_settings, mask_url
+from windlass.settings import READERS, Loaded, QueueSettings, Settings, load_settings, mask_url
 
 
 @pytest.fixture
@@ -181,7 +181,20 @@ def test_wrong_variable_is_named(project: Path) -> None:
 
 
 def test_queue_tables_are_kept(project: Path) -> None:
-    assert load(project, toml="[windlass.queues.mail]\nlimit = 2\n").settings.queues == {"mail": {"limit": 2}}
+    assert load(project, toml="[windlass.queues.mail]\nretry_budget = 0.2\n").settings.queues == {
+        "mail": QueueSettings(retry_budget=0.2)
+    }
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "-0.1", "true", '"half"'])
+def test_a_retry_budget_is_a_share(project: Path, share: str) -> None:
+    with pytest.raises(ConfigError, match=r"mail\.retry_budget is .* share above 0 and up to 1"):
+        load(project, toml=f"[windlass.queues.mail]\nretry_budget = {share}\n")
+
+
+def test_an_unknown_option_of_a_queue_is_refused_with_the_nearest_spelling(project: Path) -> None:
+    with pytest.raises(ConfigError, match="mail: unknown option 'retry_buget'; did you mean 'retry_budget'"):
+        load(project, toml="[windlass.queues.mail]\nretry_buget = 0.2\n")
 
 
 def test_values_that_contradict_each_other_are_refused(project: Path) -> None:

@@ -162,6 +162,7 @@ class Lease(Struct, frozen=True):
     tags: tuple[str, ...] = ()
     meta: bytes | None = None
     reason: str | None = None  # what the last outcome said
+    retrying_ms: int = 0  # since the first failed run of this budget began, by the engine's clock; 0: none failed
 
 
 class Claimed(Struct, frozen=True):

@@ -97,8 +97,8 @@ class Engine(Protocol):
 
         Promotes a bounded slice of due jobs first. Never gives a job of a paused queue; a job past its ``expires_at``
         ends cancelled with reason ``expired`` instead. Order within a queue: priority, then place, then arrival.
-        Jobs with two or more crash charges are given only to ``want.alone``, one a claim, by due time. Gives nothing, and ``expelled``, to a
-        worker whose record is gone or expired.
+        Jobs with two or more crash charges are given only to ``want.alone``, one a claim, by due time. Gives nothing,
+        and ``expelled``, to a worker whose record is gone or expired.
         """
         ...
 
@@ -106,7 +106,8 @@ class Engine(Protocol):
         """End attempts. *Atomic, fenced.* Same order as given.
 
         State, result, error history, counters and follow-ups (``then``) are one write. Repeating a settle whose reply
-        was lost is safe: it reports stale.
+        was lost is safe: it reports stale. The first RETRY of a budget fixes where its time counts from: the start of
+        the run that failed (``Lease.retrying_ms`` of later claims); no other kind moves it.
         """
         ...
 
@@ -188,8 +189,8 @@ class Inspector(Protocol):
         """Cancel, retry or delete jobs. *Atomic per job.*
 
         CANCEL ends a waiting job and marks a running one. RETRY makes a dead, cancelled or scheduled job ready now
-        with a fresh budget (attempt, crashes, interruptions, snoozes back to 0; the history stays). DELETE removes the record
-        of any job that is not running.
+        with a fresh budget (attempt, crashes, interruptions, snoozes, retrying_ms back to 0; the history stays). DELETE
+        removes the record of any job that is not running.
         """
         ...
 

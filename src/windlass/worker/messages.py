@@ -14,6 +14,7 @@ __all__ = [
     "ChildDied",
     "Command",
     "Died",
+    "Ended",
     "Failed",
     "ForkChild",
     "ForkWorker",
@@ -102,6 +103,13 @@ class Command(Struct, frozen=True, tag=True):
     word: str
 
 
+class Ended(Struct, frozen=True, tag=True):
+    """The supervisor settled or buried these jobs of a process that has gone; their hooks have not been called."""
+
+    dead: tuple[str, ...] = ()
+    retried: tuple[str, ...] = ()
+
+
 class Ready(Struct, frozen=True, tag=True):
     """The worker is registered and claims."""
 
@@ -140,6 +148,7 @@ class ChildDied(Struct, frozen=True, tag=True):
 encode = msgspec.json.Encoder().encode
 decode_to_zygote = msgspec.json.Decoder(ForkWorker | ForkChild | Kill).decode
 decode_from_zygote = msgspec.json.Decoder(Hello | Failed | Forked | Died | ChildDied).decode
-decode_to_child = msgspec.json.Decoder(Command).decode
+to_child: msgspec.json.Decoder[Command | Ended] = msgspec.json.Decoder(Command | Ended)
+decode_to_child = to_child.decode
 decode_from_child = msgspec.json.Decoder(Ready | Alone | Bye).decode
 decode_launch = msgspec.json.Decoder(Launch).decode
