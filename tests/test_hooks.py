@@ -10,6 +10,7 @@ import pytest
 from msgspec import structs
 
 from windlass import Constant, Discard, JobInfo, Retry, State, Windlass
+from windlass.clock import ManualClock
 from windlass.errors import ConfigError
 from windlass.hooks import Hooks, Moment
 from windlass.model import Want, WorkerInfo
@@ -151,7 +152,8 @@ def test_a_slow_hook_does_not_hold_up_jobs(app: Windlass) -> None:
 
 def test_a_job_that_the_engine_buried_calls_its_hooks() -> None:
     seen: Queue[JobInfo] = Queue()
-    with Windlass("memory://", lease=5, renew=1, reap="50ms", max_interruptions=0) as app:
+    clock = ManualClock()
+    with Windlass("memory://", clock=clock, reap="50ms", max_interruptions=0) as app:
 
         @app.job(name="charge", retry=0)
         def charge() -> None: ...
@@ -160,9 +162,10 @@ def test_a_job_that_the_engine_buried_calls_its_hooks() -> None:
         handle = charge.enqueue()
         app.engine.open()
         gone = WorkerInfo("gone", "g", "box", 1, "*", 1, "1", 0)
-        app.engine.extend(gone, (), 1)
+        app.engine.extend(gone, (), 1_000)
         (lease,) = app.engine.claim(Want("gone", 1)).leases
         assert lease.id == handle.id
+        clock.advance(2_000)
         worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares, hooks=app.hooks)
         worker.start()
         info = seen.get(timeout=DEADLINE)

@@ -60,8 +60,9 @@ def test_each_rule_gives_its_delays_and_the_total_until_dead(shop: str, capsys: 
     assert (code, plan["name"], plan["attempts"], plan["within"]) == (0, "charge", 4, None)
     rules = {tuple(rule["errors"]): rule for rule in plan["rules"]}
     assert list(rules) == [
-        ("CardStolen",), ("nowhere.Limited",), ("ConnectionError",), ("LookupError",), ("OSError",), ("any other error",)
-    ]  # fmt: skip
+        (name,)
+        for name in ("CardStolen", "nowhere.Limited", "ConnectionError", "LookupError", "OSError", "any other error")
+    ]
     assert (rules["CardStolen",]["action"], rules["CardStolen",]["delays"]) == ("dead", [])
     assert (rules["LookupError",]["action"], rules["LookupError",]["reason"]) == ("discard", "no such order")
     assert rules["ConnectionError",]["delays"] == [{"attempt": 1, "least": 60, "most": 60}]

@@ -10,6 +10,7 @@ from windlass.settings import Settings
 
 __all__ = [
     "Alone",
+    "Born",
     "Bye",
     "ChildDied",
     "Command",
@@ -110,10 +111,14 @@ class Ended(Struct, frozen=True, tag=True):
     retried: tuple[str, ...] = ()
 
 
-class Ready(Struct, frozen=True, tag=True):
-    """The worker is registered and claims."""
+class Born(Struct, frozen=True, tag=True):
+    """The worker is about to register: from now on its death has to be told to the store."""
 
     info: WorkerInfo
+
+
+class Ready(Struct, frozen=True, tag=True):
+    """The worker is registered and claims."""
 
 
 class Alone(Struct, frozen=True, tag=True):
@@ -150,5 +155,5 @@ decode_to_zygote = msgspec.json.Decoder(ForkWorker | ForkChild | Kill).decode
 decode_from_zygote = msgspec.json.Decoder(Hello | Failed | Forked | Died | ChildDied).decode
 to_child: msgspec.json.Decoder[Command | Ended] = msgspec.json.Decoder(Command | Ended)
 decode_to_child = to_child.decode
-decode_from_child = msgspec.json.Decoder(Ready | Alone | Bye).decode
+decode_from_child = msgspec.json.Decoder(Born | Ready | Alone | Bye).decode
 decode_launch = msgspec.json.Decoder(Launch).decode
