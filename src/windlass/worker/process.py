@@ -73,6 +73,7 @@ def serve_worker(worker: Worker, line: Line) -> int:
     worker.wait()
     worker.shut_down()
     line.send(Bye(overdue=tuple(worker.overdue())))
+    worker.finish_hooks()
     return 75 if worker.cut_off else 0  # EX_TEMPFAIL: the store could not be reached for two leases
 
 

@@ -415,7 +415,7 @@ class Supervisor:
                 retried=[one.id for one in settled if one.kind is Kind.RETRY],
             )
         if process.info is not None:
-            store.depart(process.info.id)
+            self._tell_hooks(dead=store.depart(process.info.id).dead)
 
     def _bury(self, store: Store, process: Process, started: Sequence[int], how: str) -> None:
         if process.info is None:

@@ -12,6 +12,7 @@ Stop, in this order, and every step for a reason:
 6. deregister last. A thread that still runs a job cannot be stopped, so its job is not given back here: that happens
    when the process has gone (its supervisor does it, or the lease runs out). Never a second run beside a body that
    still runs.
+7. ``finish_hooks``: they are for people, so neither the store nor the supervisor need wait for them
 
 A job in a thread that outlives its timeout ends its process the same way: neighbours finish first, and its failure is
 settled only after the process has gone.
@@ -183,6 +184,7 @@ class Worker:
         self.start()
         self.wait()
         self.shut_down()
+        self.finish_hooks()
 
     def start(self) -> None:
         """Register and begin to claim. Raises EngineError when the store is away."""
@@ -233,7 +235,6 @@ class Worker:
         self._pump.stop()
         self._heart.stop()
         self._keeper.stop()
-        self._hooks.close()
         self._deadlines.close()
         if self._children is not None:
             self._children.close()
@@ -244,6 +245,10 @@ class Worker:
             self._depart()
         self.events.emit(WorkerStopped(self.info.id))
         return clean
+
+    def finish_hooks(self) -> None:
+        """Let the hooks that are owed run, within some seconds. *Blocking.*"""
+        self._hooks.close()
 
     def overdue(self) -> list[Outcome]:
         """The outcomes of jobs that outlived their timeout in a thread: to be settled when this process has gone."""
@@ -263,7 +268,7 @@ class Worker:
 
     def _depart(self) -> None:
         try:
-            self.engine.depart(self.info.id)
+            self.tell_hooks(Moment.DEAD, self.engine.depart(self.info.id).dead)
         except EngineError as error:
             log.warning("worker %s could not deregister, its lease will run out: %s", self.info.id, error)
 
