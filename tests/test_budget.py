@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from windlass import Constant, Retry, Windlass
 from windlass.worker.budget import BURST, RetryBudget
+from windlass.worker.worker import Worker, WorkerOptions
 
 
 class Hand:
@@ -13,6 +15,23 @@ class Hand:
 
     def __call__(self) -> float:
         return self.now
+
+
+def test_retries_beyond_the_budget_of_their_queue_wait_and_none_is_lost() -> None:
+    with Windlass("memory://", queues={"payments": {"retry_budget": 0.2}}) as app:
+
+        @app.job(name="charge", retry=Retry(attempts=2, backoff=Constant(0)))
+        def charge() -> None:
+            raise ValueError
+
+        for queue in ("payments", "other"):
+            app.enqueue_many([charge.options(queue=queue).bind() for _ in range(60)])
+        Worker(app.engine, app.registry, app.settings, app.events, app.middlewares, WorkerOptions(burst=True)).run()
+        waiting = app.jobs(state="scheduled").items
+        dead = app.jobs(state="dead", limit=200).items
+    assert {job.queue for job in waiting} == {"payments"}
+    assert {job.attempt for job in waiting} == {1}
+    assert len(waiting) + len(dead) == 120
 
 
 def traffic(budget: RetryBudget, clock: Hand, seconds: int, rate: int) -> None:

@@ -80,7 +80,9 @@ def test_a_number_counts_retries_and_a_retry_counts_runs(value: int | Retry | No
 
 def test_the_backoff_of_a_retry_without_attempts_is_kept() -> None:
     backoff = Exponential(cap="1m")
-    assert Retry.of(Retry(backoff=backoff), 7) == Retry(7, backoff=backoff)
+    assert Retry.of(Retry(backoff=backoff), 7, Constant(1)) == Retry(7, backoff=backoff)
+    assert Retry.of(Retry(attempts=2), 7, Constant(1)) == Retry(2, backoff=Constant(1))
+    assert Retry.of(3, 7, Constant(1)) == Retry(4, backoff=Constant(1))
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, "5", 10**9])

@@ -271,6 +271,16 @@ def test_a_broken_backoff_is_reported_and_costs_nothing(make_shop: MakeShop, cap
     assert shop.info(handle.id).attempt == 2
 
 
+def test_the_settings_give_the_waits_of_jobs_that_do_not_say(make_shop: MakeShop) -> None:
+    shop = make_shop(attempts=3, backoff=Constant("90s"))
+
+    @shop.app.job(name="fail")
+    def fail() -> None:
+        raise ValueError
+
+    assert shop.play(fail.enqueue().id) == [90_000] * 2
+
+
 ERRORS: dict[str, Callable[[], Exception]] = {name: case[0] for name, case in CASES.items()} | {
     "snooze": lambda: Snooze("3s", "busy"),
 }

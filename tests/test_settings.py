@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from windlass.backoff import Constant, Exponential, Linear
 from windlass.errors import ConfigError
 from windlass.settings import READERS, Loaded, QueueSettings, Settings, load_settings, mask_url
 
@@ -184,6 +185,32 @@ def test_queue_tables_are_kept(project: Path) -> None:
     assert load(project, toml="[windlass.queues.mail]\nretry_budget = 0.2\n").settings.queues == {
         "mail": QueueSettings(retry_budget=0.2)
     }
+
+
+def test_a_backoff_is_a_policy_a_table_a_kind_or_json(project: Path) -> None:
+    assert load(project).settings.backoff == Exponential()
+    assert load(project, backoff=Constant(5)).settings.backoff == Constant("5s")
+    table = '[windlass]\nbackoff = {kind = "linear", step = "2s", cap = "1m"}\n'
+    assert load(project, toml=table).settings.backoff == Linear(step=2, cap=60)
+    assert load(project, env={"WINDLASS_BACKOFF": "linear"}).settings.backoff == Linear()
+    variable = {"WINDLASS_BACKOFF": '{"kind": "constant", "delay": "5s"}'}
+    assert load(project, toml="", env=variable).settings.backoff == Constant(5)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("quadratic", "quadratic"),
+        ("{", "truncated"),
+        ({"kind": "constant"}, "delay"),
+        ({"kind": "linear", "stp": 1}, "did you mean 'step'"),
+        ({"kind": "linear", "step": -1}, "negative"),
+        (5, "5"),
+    ],
+)
+def test_a_wrong_backoff_names_the_setting(project: Path, value: object, says: str) -> None:
+    with pytest.raises(ConfigError, match=rf"backoff \(argument\).*{says}"):
+        load(project, backoff=value)
 
 
 @pytest.mark.parametrize("share", ["0", "1.5", "-0.1", "true", '"half"'])

@@ -31,6 +31,10 @@ def kill() -> None:
 def stuck() -> None:
     time.sleep(60)
 
+@app.job(name="hang", executor="process", timeout="300ms", retry=Retry(within="2m", backoff=Constant("1m")))
+def hang() -> None:
+    time.sleep(60)
+
 def tell(what):
     def hook(info: JobInfo) -> None:
         with open("told", "w") as pipe:
@@ -64,6 +68,7 @@ def worker(folder: Path) -> Iterator[None]:
     ("job", "told"),
     [
         ("kill", ["dead", "kill", "dead", "poison", "WorkerCrashed"]),
+        ("hang", ["retry", "hang", "scheduled", "None", "windlass.errors.JobTimeout"]),
         ("stuck", ["retry", "stuck", "scheduled", "None", "windlass.errors.JobTimeout"]),
     ],
 )

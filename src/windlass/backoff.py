@@ -34,6 +34,7 @@ __all__ = [
     "Linear",
     "decode_backoff",
     "encode_backoff",
+    "read_backoff",
 ]
 
 JITTERS = ("full", "equal", "none")
@@ -137,6 +138,28 @@ def decode_backoff(raw: str) -> Backoff:
         return _decoder.decode(raw)
     except (msgspec.MsgspecError, ConfigError, UnicodeError) as error:
         raise ConfigError(f"a stored backoff cannot be read: {error}") from error
+
+
+def read_backoff(value: object, name: str) -> Backoff:
+    """Read the backoff of a setting: a policy, a table such as ``{kind = "constant", delay = "5s"}``, or that as JSON.
+
+    The kind alone stands for its defaults. Raises ConfigError that names the setting.
+    """
+    if isinstance(value, Exponential | Linear | Constant):
+        return value
+    table: object = {"kind": value} if isinstance(value, str) else value
+    try:
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            table = msgspec.json.decode(value)
+        made: Backoff = msgspec.convert(table, Backoff)
+    except (msgspec.MsgspecError, ConfigError) as error:
+        raise ConfigError(f"{name} is {value!r}: {error}") from None
+    kind = type(made)
+    fields = {"kind", *kind.__struct_fields__}
+    for key in table if isinstance(table, dict) else ():
+        if key not in fields:
+            raise ConfigError(f"{name}: {kind.__name__} has no {key!r}{nearest(str(key), fields)}")
+    return made
 
 
 def _check_jitter(policy: str, jitter: object) -> None:

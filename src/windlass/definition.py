@@ -410,14 +410,14 @@ def _replan(spec: JobSpec, plan: Plan, options: Mapping[str, object], settings: 
 
 def _policy(value: object, settings: Settings, where: str) -> Retry:
     try:
-        return Retry.of(cast("int | Retry | None", value), settings.attempts)
+        return Retry.of(cast("int | Retry | None", value), settings.attempts, settings.backoff)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 
 
 def _own_retry(value: object, spec: JobSpec, settings: Settings, where: str) -> tuple[int, dict[str, object]]:
     """What the ``retry=`` of a call says: how many runs, and what is stored with the job."""
-    retry = Retry.of(cast("int | Retry | None", value), settings.attempts)
+    retry = Retry.of(cast("int | Retry | None", value), settings.attempts, settings.backoff)
     if not isinstance(value, Retry):
         if retry.rules:
             raise ConfigError(f"{where}: rules cannot be stored with a job; give them to @app.job(retry=...)")

@@ -188,12 +188,13 @@ class Retry(Struct, frozen=True):
     ``attempts`` counts runs, the first included; left out it is the setting ``attempts``, or without bound where
     ``within`` is given; None is without bound, and needs ``within``. ``within`` is a duration from the start of the
     first run that failed: no run starts after it. ``backoff`` is a policy or ``f(attempt, error)`` that gives a
-    duration. ``rules`` come from ``on``. Raises ConfigError, also for a rule that an earlier one always wins over.
+    duration; left out it is the setting ``backoff``. ``rules`` come from ``on``. Raises ConfigError, also for a rule
+    that an earlier one always wins over.
     """
 
     attempts: int | UnsetType | None = UNSET
     within: Duration | None = None
-    backoff: Backoff | CustomBackoff = DEFAULT_BACKOFF
+    backoff: Backoff | CustomBackoff | UnsetType = UNSET
     rules: Sequence[Rule] = ()
 
     def __post_init__(self) -> None:
@@ -205,32 +206,44 @@ class Retry(Struct, frozen=True):
             raise ConfigError(f"Retry(attempts={self.attempts!r}): attempts counts runs, so it is 1 or more")
         if self.within is not None:
             force_setattr(self, "within", duration_ms(self.within, "Retry(within)") / 1_000)
-        _check_backoff(self.backoff, "Retry")
+        if self.backoff is not UNSET:
+            _check_backoff(self.backoff, "Retry")
         force_setattr(self, "rules", _checked_rules(self.rules))
 
     @classmethod
-    def of(cls, value: int | Retry | Sequence[Rule] | None, settings_attempts: int) -> Retry:
-        """Resolve what a ``retry=`` option says to a Retry whose ``attempts`` is a number.
+    def of(
+        cls,
+        value: int | Retry | Sequence[Rule] | None,
+        settings_attempts: int,
+        settings_backoff: Backoff = DEFAULT_BACKOFF,
+    ) -> Retry:
+        """Resolve what a ``retry=`` option says to a Retry whose ``attempts`` is a number and whose backoff is there.
 
         ``5`` is five retries, six runs; ``Retry(attempts=5)`` is five runs; 0 or False is one run; None or True is
         what the settings say; rules alone are rules of that. Raises ConfigError for anything else.
         """
         if value is None or value is True:
-            return cls(settings_attempts)
+            return cls(settings_attempts, backoff=settings_backoff)
         if isinstance(value, list | tuple):
-            return cls(settings_attempts, rules=value)
+            return cls(settings_attempts, backoff=settings_backoff, rules=value)
         if isinstance(value, Retry):
-            if isinstance(value.attempts, int):
-                return value
-            return replace(value, attempts=settings_attempts if value.within is None else UNLIMITED)
+            unsaid = settings_attempts if value.within is None else UNLIMITED
+            attempts = value.attempts if isinstance(value.attempts, int) else unsaid
+            backoff = settings_backoff if value.backoff is UNSET else value.backoff
+            return replace(value, attempts=attempts, backoff=backoff)
         if isinstance(value, int) and _is_count(value, 0):
-            return cls(int(value) + 1)
+            return cls(int(value) + 1, backoff=settings_backoff)
         raise ConfigError(f"retry={value!r}: give the number of retries (0 or more), a Retry(...) or a list of rules")
 
     @property
     def max_attempts(self) -> int:
         """How many runs a job has in all, for a policy that ``of`` has resolved."""
         return self.attempts if isinstance(self.attempts, int) else UNLIMITED
+
+    @property
+    def waits(self) -> Backoff | CustomBackoff:
+        """The backoff."""
+        return DEFAULT_BACKOFF if isinstance(self.backoff, UnsetType) else self.backoff
 
     @property
     def within_ms(self) -> int | None:
@@ -350,6 +363,7 @@ class Facts(Struct, frozen=True):
     snoozes: int = 0
     max_snoozes: int | None = None
     now_ms: int = 0  # wall clock, for delays that are given as a date
+    backoff: Backoff = DEFAULT_BACKOFF  # of the settings, where a function of the user fails
 
 
 def decide(policy: Retry, error: BaseException, facts: Facts, rng: Random) -> Decision:
@@ -369,11 +383,11 @@ def decide(policy: Retry, error: BaseException, facts: Facts, rng: Random) -> De
     rule = None if isinstance(error, JobInterrupted) else policy.rule_for(error)
     match then := None if rule is None else rule.then:
         case None:
-            return _bounded(policy, facts, limit, *_waited(policy.backoff, error, facts, rng))
+            return _bounded(policy, facts, limit, *_waited(policy.waits, error, facts, rng))
         case Again():
             if then.attempts is not None:
                 limit = min(limit, then.attempts) if facts.capped else then.attempts
-            backoff = policy.backoff if then.backoff is None else then.backoff
+            backoff = policy.waits if then.backoff is None else then.backoff
             return _bounded(policy, facts, limit, *_waited(backoff, error, facts, rng))
         case After():
             return _bounded(policy, facts, limit, *_asked(then.delay, policy, error, facts, rng))
@@ -410,7 +424,7 @@ def _waited(
     try:
         return duration_ms(backoff(facts.attempt, error), "its answer"), None
     except BaseException as problem:  # noqa: BLE001 - a function of the user must not cost the job
-        return DEFAULT_BACKOFF.delay_ms(facts.attempt, rng), f"backoff {_called(backoff)}: {_words(problem)}"
+        return facts.backoff.delay_ms(facts.attempt, rng), f"backoff {_called(backoff)}: {_words(problem)}"
 
 
 def _asked(
@@ -426,7 +440,7 @@ def _asked(
             return _until(asked, facts.now_ms), None
     except BaseException as problem:  # noqa: BLE001
         trouble = f"after {_called(delay)}: {_words(problem)}"
-    waited, more = _waited(policy.backoff, error, facts, rng)
+    waited, more = _waited(policy.waits, error, facts, rng)
     return waited, trouble or more
 
 

@@ -22,6 +22,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from windlass.backoff import Backoff, Exponential, read_backoff
 from windlass.errors import ConfigError
 from windlass.units import check_name, duration_ms, format_duration, nearest, size_bytes
 
@@ -59,6 +60,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     settle_batch: int = 100
 
     attempts: int = 10  # runs in total
+    backoff: Backoff = Exponential()
     max_crashes: int = 3
     max_interruptions: int = 10
     max_snoozes: int | None = None
@@ -228,6 +230,7 @@ READERS: Final[dict[str, Reader]] = {
     "settle_flush": _duration(0),
     "settle_batch": _count(1),
     "attempts": _count(1),
+    "backoff": read_backoff,
     "max_crashes": _count(1),
     "max_interruptions": _count(0),
     "max_snoozes": _or_none(_count(0)),

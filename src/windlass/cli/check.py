@@ -70,7 +70,7 @@ def _job(spec: JobSpec) -> Iterator[Finding]:
             f"job {spec.name}",
             WARNING,
             problem,
-            "a worker without that module never matches the rule: install it there, or correct the name",
+            "correct the rule, or install the module that it names where workers run",
         )
     if spec.timeout_ms is not None and not spec.is_async and spec.executor != "process":
         yield Finding(

@@ -85,7 +85,7 @@ def plan_of(spec: JobSpec) -> RetryPlan:
     """Work out what a job's policy comes to, the rules in their order and then every other error."""
     policy = spec.retry
     rules = [_line(policy, rule) for rule in policy.rules]
-    rules.append(_retries(policy, (OTHERWISE,), "retry", policy.max_attempts, policy.backoff))
+    rules.append(_retries(policy, (OTHERWISE,), "retry", policy.max_attempts, policy.waits))
     within = policy.within_ms
     return RetryPlan(spec.name, _bound(policy.max_attempts), None if within is None else within / 1000, tuple(rules))
 
@@ -94,7 +94,7 @@ def _line(policy: Retry, rule: Rule) -> Line:
     errors, then = tuple(rule.names()), rule.then
     match then:
         case Again():
-            backoff = policy.backoff if then.backoff is None else then.backoff
+            backoff = policy.waits if then.backoff is None else then.backoff
             return _retries(policy, errors, "retry", then.attempts or policy.max_attempts, backoff)
         case After():
             delay = then.delay if isinstance(then.delay, int) else None

@@ -238,6 +238,7 @@ def facts_of(run: JobRun) -> Facts:
         snoozes=lease.snoozes,
         max_snoozes=host.settings.max_snoozes,
         now_ms=host.clock.wall_ms(),
+        backoff=host.settings.backoff,
     )
 
 
