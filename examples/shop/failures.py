@@ -43,7 +43,7 @@ POLICY = Retry(
     backoff=Exponential(factor="100ms", cap="10m"),
     rules=[
         on(RateLimited).after(lambda error: error.retry_after),
-        on(ConnectionError, "httpx.TransportError").retry(attempts=8),
+        on(ConnectionError, "http.client.HTTPException").retry(attempts=8),
         on(CardRefused).dead(),
     ],
 )
