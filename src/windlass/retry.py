@@ -13,7 +13,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from random import Random
 from typing import Final, TypeAlias, assert_never
 
@@ -446,6 +445,8 @@ def _asked(
 
 def _until(asked: Duration | datetime, now_ms: int) -> int:
     if isinstance(asked, str) and "," in asked:  # the date form of a Retry-After header (RFC 9110, section 10.2.3)
+        from email.utils import parsedate_to_datetime  # late: it brings a mail library, and few ever need it
+
         asked = parsedate_to_datetime(asked)
     if not isinstance(asked, datetime):
         return duration_ms(asked, "its answer")
