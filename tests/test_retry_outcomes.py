@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from servers import RedisServer
 from windlass import Constant, Dead, Discard, JobInfo, Retry, RetryAfter, Snooze, State, Windlass, current_job, on
 from windlass.clock import Clock, ManualClock
 from windlass.engines.base import Store
@@ -90,9 +91,28 @@ class Shop:
         self.app.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def redis_server() -> Iterator[None]:
+    """A server for the whole module; every shop empties it."""
+    with closing(RedisServer()) as made:
+        REDIS.append(made)
+        yield
+        REDIS.clear()
+
+
+REDIS: list[RedisServer] = []
+
+
+def emptied_redis(_folder: Path) -> str:
+    with REDIS[0].client() as client:
+        client.flushall()
+    return REDIS[0].url
+
+
 ENGINES: dict[str, Callable[[Path], str]] = {
     "memory": lambda _folder: "memory://",
     "sqlite": lambda folder: f"sqlite:///{folder}/jobs.db",
+    "redis": emptied_redis,
 }
 
 MakeShop = Callable[..., Shop]
