@@ -39,6 +39,11 @@ def main() -> None:
         settings = settings_for(app, launch)
         policy = QueuePolicy.parse(launch.queues, strict=launch.strict)
         engine = app.engine.info
+        if not app.has_url:
+            raise ConfigError(
+                f"application {launch.app!r} has client= for its store, and the processes of a worker make their own "
+                "connections: write the URL of the same server into it, or WINDLASS_URL"
+            )
         if not engine.shared:
             raise ConfigError(
                 f"{mask_url(settings.url)} lives in one process, and a worker has several; "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import click
 
 from windlass.cli.common import app_target
@@ -73,4 +75,6 @@ def worker(
         log_level=log_level,
         group=new_id(),
     )
+    # The worker processes say what is to be said of the store; the supervisor opens it as well and would repeat it.
+    logging.getLogger("windlass.engine").setLevel(logging.ERROR)
     context.exit(Supervisor(launch).run())

@@ -148,7 +148,8 @@ class Engine(Protocol):
 
         Every worker may call it at once; each sweep is a compare-and-set and nobody needs to be leader. A job whose
         lease ran out unwitnessed counts an interruption; beyond ``rules.max_interruptions`` each one costs an attempt.
-        How long a record stays was fixed when its job ended; the counts of ``rules`` bound how many stay.
+        How long a record stays was fixed when its job ended; the counts of ``rules`` bound how many stay. What this
+        engine object saw of confirmed writes that the store has lost is told here, once.
         """
         ...
 
