@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help demo test soak lint types imports bench check clean
+.PHONY: help demo servers test soak lint types imports bench check clean
 
 help:
 	@echo "make demo    ten thousand payments through real workers, one of them killed on the way"
@@ -19,13 +19,16 @@ $(READY): pyproject.toml
 	$(BIN)/pip install -q --editable . --group dev
 	@touch $@
 
+servers:
+	@.ci/servers
+
 demo: $(READY)
 	$(BIN)/python examples/shop/demo.py $(ARGS)
 
-test: $(READY)
+test: $(READY) servers
 	$(BIN)/python -m pytest -m "not soak" $(ARGS)
 
-soak: $(READY)
+soak: $(READY) servers
 	$(BIN)/python -m pytest -m soak -s $(ARGS)
 
 lint: $(READY)
