@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,12 +13,15 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 from redis import Redis
+from redis.exceptions import NoPermissionError
 
 from servers import RedisServer, until
 from windlass import State, Windlass
 from windlass.errors import ConfigError
 from windlass.events import StoreRolledBack
 from windlass.worker.worker import Worker, WorkerOptions
+
+GUIDE = Path(__file__).parents[2] / "docs" / "redis.md"
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +84,32 @@ def test_a_worker_with_processes_of_its_own_asks_for_a_url(server: RedisServer, 
     assert done.returncode == 2
     assert "has client= for its store" in done.stderr
     assert "WINDLASS_URL" in done.stderr
+
+
+def test_the_user_of_the_guide_can_do_what_a_worker_does_and_no_more(server: RedisServer, client: Redis) -> None:
+    (rule,) = re.findall(r"^ACL SETUSER jobs .*$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
+    (password,) = re.findall(r" >(\S+)", rule)
+    client.execute_command(*rule.split())
+    with Windlass(f"redis://jobs:{password}@127.0.0.1:{server.port}/0", reap="100ms") as app:
+        job = app.job(name="double")(double)
+        worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares, WorkerOptions(threads=1))
+        worker.start()
+        try:
+            assert job.enqueue(2).result(timeout=20) == 4
+            late = job.options(delay="1h").enqueue(3)
+            app.queue("default").pause("why")
+            app.queue("default").resume()
+            assert app.cancel([late.id])[0].applied
+            assert app.workers()
+            assert app.jobs()
+            assert {finding.level for finding in app.engine.doctor()} <= {"ok", "warning"}
+        finally:
+            worker.stop()
+            worker.shut_down()
+    with closing(Redis(port=server.port, username="jobs", password=password)) as small:
+        for command in (("SET", "other", "1"), ("FLUSHALL",), ("CONFIG", "SET", "maxmemory", "1"), ("KEYS", "*")):
+            with pytest.raises(NoPermissionError):
+                small.execute_command(*command)
 
 
 def test_a_rollback_is_an_event_of_the_worker_and_shows_in_anybodys_doctor() -> None:
