@@ -30,6 +30,10 @@ CRASH_POINTS: Final = (
     "bury",
     "maintain",
     "transition",
+    "redrive",
+    "recover",
+    "discard",
+    "swap",
     "settle_within",
     "enqueue_within",
 )
