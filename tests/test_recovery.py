@@ -40,6 +40,11 @@ def test_a_name_means_the_class_once_it_is_imported() -> None:
     assert socket.gaierror.__name__ in {name.rpartition(".")[2] for name in rule("OSError").errors}
 
 
+def test_names_that_nothing_imported_has_are_told() -> None:
+    made = RecoveryRule.of({"on": ["never.imported.Error", f"{__name__}.Slow", "WorkerCrashed", KeyError]}, "recover")
+    assert made.unknown() == ["never.imported.Error"]
+
+
 def test_the_defaults_are_an_hour_and_three_times() -> None:
     found = rule(KeyError)
     assert (found.after_ms, found.attempts) == (3_600_000, 3)

@@ -20,7 +20,7 @@ from windlass.fingerprint import POISON, type_name
 from windlass.model import Recovery
 from windlass.units import duration_ms, nearest
 
-__all__ = ["RecoveryRule"]
+__all__ = ["RecoveryRule", "rules_in"]
 
 # Exceptions that can be named without a module.
 BARE: Final[Mapping[str, type[BaseException]]] = {
@@ -59,6 +59,10 @@ class RecoveryRule(Struct, frozen=True):
         after = duration_ms(options.get("after", "1h"), f"{where}: after")
         return cls(tuple(_exceptions(options["on"], where)), after, attempts)
 
+    def unknown(self) -> list[str]:
+        """Give the names that no class of this process has; they match deaths of exactly that name."""
+        return [one for one in self.on if isinstance(one, str) and one != POISON.error_type and _find(one) is None]
+
     def resolve(self) -> Recovery:
         """Give the rule as an engine takes it, with the names of all subclasses that this process knows now."""
         names: set[str] = set()
@@ -69,6 +73,11 @@ class RecoveryRule(Struct, frozen=True):
             else:
                 names |= {type_name(one) for one in _family(kind)}
         return Recovery(tuple(sorted(names)), self.after_ms, self.attempts)
+
+
+def rules_in(tables: Sequence[Mapping[str, object]]) -> list[RecoveryRule]:
+    """Give the rules of the setting ``recover``. Raises ConfigError."""
+    return [RecoveryRule.of(table, f"recover, rule {number}") for number, table in enumerate(tables, 1)]
 
 
 def _exceptions(value: object, where: str) -> list[type[BaseException] | str]:

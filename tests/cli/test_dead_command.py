@@ -209,3 +209,11 @@ def test_bulk_work_has_a_bar_on_a_terminal(shop: Shop, monkeypatch: pytest.Monke
     shop.run("dead", "retry", "--all")
     assert bars
     assert os.environ.get("WINDLASS_URL") is None
+
+
+def test_check_tells_of_a_rule_that_names_what_nobody_imports(shop: Shop) -> None:
+    jobs = shop.folder / "cli_shop_jobs.py"
+    jobs.write_text(jobs.read_text() + '\napp.dead.recover(on=["TimeoutError", "stripe.APIErorr"])\n')
+    found = cast("list[dict[str, str]]", shop.json("check", code=1))
+    (finding,) = [one for one in found if one["check"] == "recover"]
+    assert (finding["level"], "stripe.APIErorr" in finding["message"]) == ("warning", True)

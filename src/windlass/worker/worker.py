@@ -38,7 +38,7 @@ from windlass.fingerprint import cause_of
 from windlass.ids import new_id
 from windlass.middleware import Middleware
 from windlass.model import Claimed, Heartbeat, Kind, Lease, LeaseRef, Outcome, Progress, Settled, Upkeep, WorkerInfo
-from windlass.recovery import RecoveryRule
+from windlass.recovery import rules_in
 from windlass.registry import Registry
 from windlass.settings import Settings
 from windlass.worker.archive import Archive
@@ -168,7 +168,7 @@ class Worker:
             redriver=self._redriver,
             recoveries=[
                 *registry.recoveries,
-                *(RecoveryRule.of(table, f"recover ({n + 1})") for n, table in enumerate(settings.recover)),
+                *rules_in(settings.recover),
             ],
             archive=None if settings.dead_archive is None else Archive(settings.dead_archive, engine),
         )
