@@ -131,8 +131,10 @@ class Cluster:
             with server.client() as client:
                 text = client.execute_command("CLUSTER", "INFO")
                 shards = client.execute_command("CLUSTER", "SLOTS")
-                ok = text.get("cluster_state") if isinstance(text, dict) else text
-                if "ok" not in str(ok) or len(shards) != 3:
+                state = text.get("cluster_state") if isinstance(text, dict) else text
+                if str(state) != "ok" and "cluster_state:ok" not in str(state):
+                    return False
+                if len(shards) != 3:
                     return False
         return True
 
