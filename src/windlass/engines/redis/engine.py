@@ -174,7 +174,7 @@ class RedisEngine(RedisDoctor, RedisDead, RedisDocuments):
             cancels=tuple(lease for lease, cancel in zip(held, flat[2::3], strict=True) if as_int(cancel)),
         )
 
-    def depart(self, worker: str) -> list[str]:
+    def depart(self, worker: str) -> Buried:
         rules = self._rules
         args: list[Command] = [
             worker,
@@ -185,7 +185,8 @@ class RedisEngine(RedisDoctor, RedisDead, RedisDocuments):
             cause_text(INTERRUPTED),
         ]
         self._beats.pop(worker, None)
-        return strings(as_list(self._call_all("depart", args)[1]))
+        _, released, dead = self._call_all("depart", args)
+        return Buried(released=tuple(strings(as_list(released))), dead=tuple(strings(as_list(dead))))
 
     def bury(self, worker: str, started: Sequence[int], error: str, rules: Rules) -> Buried:
         args: list[Command] = [

@@ -74,8 +74,8 @@ WHERE id = ?1 AND state IN ('ready', 'scheduled', 'blocked')
 CANCEL_RUNNING: Final = "UPDATE \"windlass_jobs\" SET cancel = 1 WHERE id = ? AND state = 'running'"
 AGAIN: Final = """
 UPDATE "windlass_jobs" SET state = 'ready', run_at = ?2, place = ?2, attempt = 0, crashes = 0, interruptions = 0,
-    snoozes = 0, recoveries = 0, cancel = 0, reason = NULL, result = NULL, finished_at = NULL, purge_at = NULL,
-    expires_at = ?2 + expires_ms, error_type = NULL, fingerprint = NULL, frame = NULL
+    snoozes = 0, recoveries = 0, retrying_since = NULL, cancel = 0, reason = NULL, result = NULL, finished_at = NULL,
+    purge_at = NULL, expires_at = ?2 + expires_ms, error_type = NULL, fingerprint = NULL, frame = NULL
 WHERE id = ?1 AND state IN ('dead', 'cancelled', 'scheduled')
 """
 DELETE: Final = "DELETE FROM \"windlass_jobs\" WHERE id = ? AND state != 'running'"

@@ -84,6 +84,8 @@ MIGRATIONS: Final = (
     CREATE INDEX "windlass_tombstones_until" ON "windlass_tombstones" (until);
     CREATE TABLE "windlass_totals" (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
     """,
+    # When the first run of the present budget that failed began: what a time budget counts from.
+    'ALTER TABLE "windlass_jobs" ADD COLUMN retrying_since INTEGER',
     """
     ALTER TABLE "windlass_jobs" ADD COLUMN error_type TEXT;   -- with the two below: why a dead job died
     ALTER TABLE "windlass_jobs" ADD COLUMN fingerprint TEXT;

@@ -21,7 +21,7 @@ local function name_of(body)
 end
 
 for i, id in ipairs(ids) do
-  if bodies[i] then
+  if bodies[i] and #bodies[i] >= 26 then
     local n = #reply
     reply[n + 1], reply[n + 2] = id, step[2][2 * i]
     reply[n + 3], reply[n + 4] = causes[i] or '', name_of(bodies[i])

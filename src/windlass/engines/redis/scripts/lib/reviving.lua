@@ -2,7 +2,9 @@
 
 local function revive(id, job)
   leave(id, job)
-  for _, field in ipairs({ ATTEMPT, CRASHES, INTERRUPTIONS, SNOOZES, CANCEL, FINISHED, PURGE }) do job[field] = 0 end
+  for _, field in ipairs({ ATTEMPT, CRASHES, INTERRUPTIONS, SNOOZES, CANCEL, FINISHED, PURGE, RETRYING }) do
+    job[field] = 0
+  end
   job[RUN_AT], job[PLACE] = wall, wall + BIAS
   job[EXPIRES_AT] = job[INFO][EXPIRES_MS] < 0 and 0 or wall + job[INFO][EXPIRES_MS]
   hdel(REASON, id)
