@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from windlass.backoff import Backoff, Exponential, read_backoff
 from windlass.errors import ConfigError
+from windlass.recovery import RecoveryRule
 from windlass.units import check_name, duration_ms, format_duration, nearest, size_bytes
 
 __all__ = ["Loaded", "QueueSettings", "Settings", "load_settings", "mask_url"]
@@ -78,6 +79,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     dead_max: int | None = None
     dead_keep: int | None = 90 * 86_400_000
     dead_archive: str | None = None
+    recover: list[dict[str, object]] = []  # rules, as ``recovery.RecoveryRule`` reads them
     keep_done: int = 600_000
     keep_done_max: int | None = 10_000  # per queue
     id_keep: int = 86_400_000
@@ -218,6 +220,16 @@ def _share(value: object, name: str) -> float:
 QUEUE_READERS: Final[dict[str, Reader]] = {"retry_budget": _or_none(_share)}
 
 
+def _recover(value: object, name: str) -> list[dict[str, object]]:
+    """Rules as a list of tables, or as tables with names of their own."""
+    tables = list(value.values()) if isinstance(value, Mapping) else value
+    if not isinstance(tables, list | tuple) or not all(isinstance(table, Mapping) for table in tables):
+        raise ConfigError(f'{name} is {value!r}; write tables, such as [[windlass.recover]] on = ["TimeoutError"]')
+    for number, table in enumerate(tables):
+        RecoveryRule.of(table, f"{name}, rule {number + 1}")
+    return [dict(table) for table in tables]
+
+
 READERS: Final[dict[str, Reader]] = {
     "url": _url,
     "namespace": _namespace,
@@ -245,6 +257,7 @@ READERS: Final[dict[str, Reader]] = {
     "dead_max": _or_none(_count(0)),
     "dead_keep": _or_none(_duration(0)),
     "dead_archive": _or_none(_text),
+    "recover": _recover,
     "keep_done": _duration(0),
     "keep_done_max": _or_none(_count(0)),
     "id_keep": _duration(0),
@@ -256,7 +269,7 @@ READERS: Final[dict[str, Reader]] = {
     "log_format": _choice("text", "json", "logfmt"),
     "queues": _queues,
 }
-TABLES: Final = frozenset({"queues"})
+TABLES: Final = frozenset({"queues", "recover"})
 FLAGS: Final = frozenset({"strict_queues"})
 COUNTS: Final = frozenset(
     [
@@ -339,6 +352,8 @@ def load_settings(
     lay(arguments, "argument")
 
     values["url"] = _absolute(str(values.get("url", DEFAULT_URL)), file.parent if file else here)
+    if isinstance(archive := values.get("dead_archive"), str):
+        values["dead_archive"] = os.path.normpath((file.parent if file else here) / archive)
     settings = msgspec.convert(values, Settings)
     _check_together(settings, origin, warnings)
     return Loaded(settings, origin, file, warnings)

@@ -32,17 +32,20 @@ from random import Random
 from msgspec import structs
 
 from windlass.clock import Clock, SystemClock
-from windlass.codec import encode_error
+from windlass.codec import Origin, encode_error
 from windlass.engines.base import Store
 from windlass.engines.url import rules_of
 from windlass.errors import EngineError, JobTimeout, PayloadError
 from windlass.events import Events, LeaseExpired, SettleDropped, WorkerStarted, WorkerStopped
+from windlass.fingerprint import cause_of
 from windlass.hooks import Hooks, Moment
 from windlass.ids import new_id
 from windlass.middleware import Middleware
 from windlass.model import Claimed, Heartbeat, Kind, Lease, LeaseRef, Outcome, Progress, Settled, Upkeep, WorkerInfo
+from windlass.recovery import rules_in
 from windlass.registry import Registry
 from windlass.settings import Settings
+from windlass.worker.archive import Archive
 from windlass.worker.budget import RetryBudget, budgets_of
 from windlass.worker.children import Children, Fork
 from windlass.worker.deadlines import Deadlines
@@ -53,6 +56,7 @@ from windlass.worker.keeper import Keeper
 from windlass.worker.loop import Loop
 from windlass.worker.pump import Pump
 from windlass.worker.queues import QueuePolicy
+from windlass.worker.redriver import Redriver
 from windlass.worker.run import JobRun, Prepared
 from windlass.worker.settler import Settler
 from windlass.worker.slots import SlotTable
@@ -131,6 +135,7 @@ class Worker:
             version=options.version,
             started_at=self.clock.wall_ms(),
         )
+        self.origin = Origin(self.info.host, self.info.id, self.info.version)
         self._prepared: dict[str, Prepared] = {
             name: prepare(registry.get(name), middleware) for name in registry.all_names()
         }
@@ -161,7 +166,21 @@ class Worker:
             on_end=self._cut_off,
         )
         self._on_alone = on_alone
-        self._keeper = Keeper(engine, self._rules, settings.reap, self.rng, self._on_upkeep)
+        self._redriver = Redriver(engine, self.info.id)
+        self._keeper = Keeper(
+            engine,
+            self._rules,
+            settings.reap,
+            self.rng,
+            self._on_upkeep,
+            events=events,
+            redriver=self._redriver,
+            recoveries=[
+                *registry.recoveries,
+                *rules_in(settings.recover),
+            ],
+            archive=None if settings.dead_archive is None else Archive(settings.dead_archive, engine),
+        )
         self._pump = Pump(
             engine,
             settings,
@@ -235,6 +254,7 @@ class Worker:
         self._pump.stop()
         self._heart.stop()
         self._keeper.stop()
+        self._redriver.stop()
         self._deadlines.close()
         if self._children is not None:
             self._children.close()
@@ -397,8 +417,7 @@ class Worker:
         try:
             return JobRun(lease, prepared, self)
         except PayloadError as error:
-            text = encode_error(error, attempt=lease.attempt, at=self.clock.wall_ms(), limit=self.settings.error_max)
-            self._settler.add(Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason="undecodable payload"))
+            self._settler.add(self._stillborn(lease, error, "undecodable payload"))
             return None
 
     def _unknown(self, lease: Lease) -> Outcome:
@@ -415,9 +434,19 @@ class Worker:
             f"no job is registered under {lease.name!r}; import its module in the worker's application, "
             "or keep its old name as an alias, then retry the job"
         )
-        text = encode_error(error, attempt=lease.attempt, at=now, limit=self.settings.error_max)
         log.error("job %s %s is dead: %s", lease.name, lease.id, error)
-        return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason="unknown job")
+        return self._stillborn(lease, error, "unknown job")
+
+    def _stillborn(self, lease: Lease, error: BaseException, reason: str) -> Outcome:
+        """The death of a job that cannot even begin."""
+        text = encode_error(
+            error,
+            attempt=lease.attempt,
+            at=self.clock.wall_ms(),
+            limit=self.settings.error_max,
+            origin=self.origin,
+        )
+        return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason=reason, cause=cause_of(error))
 
     def tell_hooks(self, moment: Moment, ids: Sequence[str]) -> None:
         """Have the hooks of these jobs called, on a thread of their own. *Thread-safe.*"""
