@@ -117,6 +117,10 @@ class TransitionRefused(WindlassError):
     """The job's state does not allow what was asked; the message says which states do."""
 
 
+class TransactionTooLong(WindlassError):
+    """A job's transaction held the store's only writer for more than half of ``renew``; it was rolled back."""
+
+
 class NotInJob(WindlassError, RuntimeError):
     """A job context was asked for outside a running job."""
 
