@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from windlass.errors import ConfigError
-from windlass.settings import READERS, Loaded, Settings, load_settings, mask_url
+from windlass.settings import READERS, Loaded, QueueSettings, Settings, load_settings, mask_url
 
 
 @pytest.fixture
@@ -181,7 +181,9 @@ def test_wrong_variable_is_named(project: Path) -> None:
 
 
 def test_queue_tables_are_kept(project: Path) -> None:
-    assert load(project, toml="[windlass.queues.mail]\nlimit = 2\n").settings.queues == {"mail": {"limit": 2}}
+    assert load(project, toml="[windlass.queues.mail]\nmax_wait = 2\n").settings.queues == {
+        "mail": QueueSettings(max_wait=2_000)
+    }
 
 
 def test_values_that_contradict_each_other_are_refused(project: Path) -> None:

@@ -35,6 +35,7 @@ from windlass.model import (
     Outcome,
     Placed,
     Progress,
+    QueueFlow,
     QueueRow,
     Rules,
     Settled,
@@ -96,9 +97,11 @@ class Engine(Protocol):
         """Lease up to ``want.limit`` ready jobs to a worker. *Atomic.*
 
         Promotes a bounded slice of due jobs first. Never gives a job of a paused queue; a job past its ``expires_at``
-        ends cancelled with reason ``expired`` instead. Order within a queue: priority, then place, then arrival.
-        Jobs with two or more crash charges are given only to ``want.alone``, one a claim, by due time. Gives nothing, and ``expelled``, to a
-        worker whose record is gone or expired.
+        ends cancelled with reason ``expired`` instead. Order within a queue: priority, then place, then arrival. The
+        place of a job is its due time. One with ``aging_ms`` stands at priority 0, its place put off (or brought
+        forward) by that much for each step of its own priority, so that it rises by waiting.
+        Jobs with two or more crash charges are given only to ``want.alone``, one a claim, by due time. Gives nothing,
+        and ``expelled``, to a worker whose record is gone or expired.
         """
         ...
 
@@ -148,6 +151,10 @@ class Engine(Protocol):
         """
         ...
 
+    def names(self) -> list[str]:
+        """Every queue the store knows, sorted: what a worker that serves patterns asks now and then. Counts nothing."""
+        ...
+
     def wait(self, queues: Sequence[str] | None, timeout: float) -> bool:
         """Block until work may be ready in these queues (None: any), ``wake`` is called or ``timeout`` (s) is over."""
         ...
@@ -188,12 +195,24 @@ class Inspector(Protocol):
         """Cancel, retry or delete jobs. *Atomic per job.*
 
         CANCEL ends a waiting job and marks a running one. RETRY makes a dead, cancelled or scheduled job ready now
-        with a fresh budget (attempt, crashes, interruptions, snoozes back to 0; the history stays). DELETE removes the record
-        of any job that is not running.
+        with a fresh budget (attempt, crashes, interruptions, snoozes back to 0; the history stays). DELETE removes the
+        record of any job that is not running.
         """
         ...
 
-    def pause(self, queue: str, reason: str | None, until: int | None) -> None:
+    def flow(self, window_ms: int) -> list[QueueFlow]:
+        """What came and went in the last ``window_ms`` (at most two minutes), by name; a queue without either may be
+        left out. Counted in steps of ten seconds, so the span is up to that much shorter."""
+        ...
+
+    def control(self, target: str, word: str) -> int:
+        """Ask a worker (by id) or all workers of a group for ``quiet`` or ``stop``; give how many were asked.
+
+        Each learns of it with its next beat, and at every later one. *Idempotent.*
+        """
+        ...
+
+    def pause(self, queue: str, reason: str | None, until: int | None, who: str | None = None) -> None:
         """Let no job of the queue be claimed, until ``resume`` or the wall-clock ms ``until``. *Idempotent.*"""
         ...
 

@@ -7,9 +7,12 @@ from msgspec import Struct
 
 from windlass.model import Outcome, WorkerInfo
 from windlass.settings import Settings
+from windlass.worker.layout import Crew
 
 __all__ = [
     "Alone",
+    "Asked",
+    "Born",
     "Bye",
     "ChildDied",
     "Command",
@@ -18,6 +21,7 @@ __all__ = [
     "ForkChild",
     "ForkWorker",
     "Forked",
+    "Full",
     "Hello",
     "Kill",
     "Launch",
@@ -37,9 +41,12 @@ class Launch(Struct, frozen=True):
     url: str | None = None
     queues: tuple[str, ...] = ()
     strict: bool = False
+    pools: tuple[str, ...] = ()
     threads: int | None = None
     async_slots: int | None = None
     processes: int | None = None
+    max_jobs: int | None = None
+    max_memory: int | None = None  # bytes
     burst: bool = False
     shutdown_timeout: int | None = None  # ms
     log_level: str = "info"
@@ -54,7 +61,7 @@ class ForkWorker(Struct, frozen=True, tag=True):
 
     token: int
     slots: int
-    alone: bool
+    crew: int | None  # which of Hello's; None: the process where jobs run alone
 
 
 class Kill(Struct, frozen=True, tag=True):
@@ -67,8 +74,7 @@ class Hello(Struct, frozen=True, tag=True):
     """The application is loaded."""
 
     settings: Settings
-    processes: int
-    slots: int
+    crews: tuple[Crew, ...]
     notes: tuple[str, ...]  # what a person should read at start
 
 
@@ -102,16 +108,30 @@ class Command(Struct, frozen=True, tag=True):
     word: str
 
 
-class Ready(Struct, frozen=True, tag=True):
-    """The worker is registered and claims."""
+class Born(Struct, frozen=True, tag=True):
+    """The worker is about to register: from now on its death has to be told to the store."""
 
     info: WorkerInfo
+
+
+class Ready(Struct, frozen=True, tag=True):
+    """The worker is registered and claims."""
 
 
 class Alone(Struct, frozen=True, tag=True):
     """A job that must run alone is due in so many ms."""
 
     in_ms: int
+
+
+class Full(Struct, frozen=True, tag=True):
+    """The worker has done enough, or has grown too large: its successor should start."""
+
+
+class Asked(Struct, frozen=True, tag=True):
+    """Somebody asked something of this worker through the store: ``quiet`` or ``stop``."""
+
+    word: str
 
 
 class Bye(Struct, frozen=True, tag=True):
@@ -141,5 +161,5 @@ encode = msgspec.json.Encoder().encode
 decode_to_zygote = msgspec.json.Decoder(ForkWorker | ForkChild | Kill).decode
 decode_from_zygote = msgspec.json.Decoder(Hello | Failed | Forked | Died | ChildDied).decode
 decode_to_child = msgspec.json.Decoder(Command).decode
-decode_from_child = msgspec.json.Decoder(Ready | Alone | Bye).decode
+decode_from_child = msgspec.json.Decoder(Born | Ready | Alone | Full | Asked | Bye).decode
 decode_launch = msgspec.json.Decoder(Launch).decode

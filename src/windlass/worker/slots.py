@@ -2,8 +2,9 @@
 
 The supervisor makes one table per process and keeps it mapped. A slot holds the fence of the job that runs in it, or
 0; starting a job is one store, ending it another. When the process dies, the table says which of its jobs had started
-and so may have killed it. The first word is the time of the process's last beat (boot-clock ms), by which the
-supervisor sees a process that lives but whose threads are starved.
+and so may have killed it. The words before the slots are times of the boot clock in ms: of the process's last beat, by
+which the supervisor sees a process that lives but whose threads are starved; of its last look for jobs, by which it
+tells whether the process is stuck; and since when the store has been away (0: it is not).
 
 Nothing here may block or call the system after the table is mapped.
 """
@@ -17,7 +18,7 @@ import tempfile
 __all__ = ["SlotTable"]
 
 WORD = 8
-HEADER = 1  # words before the slots
+HEADER = 3  # words before the slots
 
 
 class SlotTable:
@@ -53,6 +54,24 @@ class SlotTable:
     def beat_at(self) -> int:
         """When the process last said that it is alive, in ms of the boot clock; 0: never."""
         return self._words[0]
+
+    def poll(self, now_ms: int) -> None:
+        """Note that the process looks for jobs."""
+        self._words[1] = now_ms
+
+    @property
+    def polled_at(self) -> int:
+        """When the process last looked for jobs; 0: never."""
+        return self._words[1]
+
+    def note_away(self, since_ms: int) -> None:
+        """Note since when the store has been away; 0: it is there."""
+        self._words[2] = since_ms
+
+    @property
+    def away_since(self) -> int:
+        """Since when the process has not reached the store; 0: it does."""
+        return self._words[2]
 
     def started(self) -> list[int]:
         """The fences of the jobs that have started and not ended."""

@@ -1,6 +1,6 @@
 """One worker: the parts of a running process put together, and the order in which they stop.
 
-Start: register (heart), then keeper and pump. Jobs flow pump → threads or loop → pump.
+Start: register (heart), then keeper and pump. Jobs flow pump → a pool's threads or loop → pump.
 
 Stop, in this order, and every step for a reason:
 
@@ -25,8 +25,11 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from random import Random
+
+import msgspec
 
 from windlass.clock import Clock, SystemClock
 from windlass.codec import encode_error
@@ -36,7 +39,19 @@ from windlass.errors import EngineError, JobTimeout, PayloadError
 from windlass.events import Events, LeaseExpired, SettleDropped, WorkerStarted, WorkerStopped
 from windlass.ids import new_id
 from windlass.middleware import Middleware
-from windlass.model import Claimed, Heartbeat, Kind, Lease, LeaseRef, Outcome, Progress, Settled, Upkeep, WorkerInfo
+from windlass.model import (
+    Claimed,
+    Heartbeat,
+    Kind,
+    Lease,
+    LeaseRef,
+    Outcome,
+    Progress,
+    QueueWork,
+    Settled,
+    Upkeep,
+    WorkerInfo,
+)
 from windlass.registry import Registry
 from windlass.settings import Settings
 from windlass.worker.children import Children, Fork
@@ -44,13 +59,14 @@ from windlass.worker.deadlines import Deadlines
 from windlass.worker.execute import failure, prepare, run_async, run_sync
 from windlass.worker.heart import Heart, Trust
 from windlass.worker.keeper import Keeper
-from windlass.worker.loop import Loop
+from windlass.worker.layout import PoolPlan
+from windlass.worker.loop import LoopThread
+from windlass.worker.pool import Pool
 from windlass.worker.pump import Pump
-from windlass.worker.queues import QueuePolicy
+from windlass.worker.recycle import Recycler
 from windlass.worker.run import JobRun, Prepared
 from windlass.worker.settler import Settler
 from windlass.worker.slots import SlotTable
-from windlass.worker.threads import Threads
 
 __all__ = ["Worker", "WorkerOptions"]
 
@@ -68,17 +84,14 @@ class WorkerOptions:
     def __init__(
         self,
         *,
-        queues: QueuePolicy | None = None,
-        threads: int | None = None,
-        async_slots: int | None = None,
+        pools: Sequence[PoolPlan] = (),
         burst: bool = False,
         alone: bool = False,
         group: str | None = None,
         version: str = "",
     ) -> None:
-        self.queues = queues or QueuePolicy()
-        self.threads = threads
-        self.async_slots = async_slots
+        """``pools`` stand side by side; none: one for every queue, as large as the settings say."""
+        self.pools = tuple(pools)
         self.burst = burst
         self.alone = alone  # run jobs that killed their process before, one at a time
         self.group = group
@@ -101,8 +114,14 @@ class Worker:
         table: SlotTable | None = None,
         fork: Fork | None = None,
         on_alone: Callable[[int], None] | None = None,
+        on_full: Callable[[], None] | None = None,
+        on_control: Callable[[str], None] | None = None,
     ) -> None:
-        """``fork`` starts child processes for ``executor="process"``; without it such jobs run in a thread."""
+        """``fork`` starts child processes for ``executor="process"``; without it such jobs run in a thread.
+
+        ``on_full`` is called when a successor should start (``max_jobs``, ``max_memory``; without it, no bound),
+        ``on_control`` with what somebody asked of this worker through the store (without it, it obeys by itself).
+        """
         options = options or WorkerOptions()
         self.engine = engine
         self.settings = settings
@@ -110,40 +129,50 @@ class Worker:
         self.clock = clock or SystemClock()
         self.rng = Random()
         self.stopping = False
-        self.last_start = time.monotonic()
         self.options = options
-        threads = 1 if options.alone else options.threads or settings.threads
-        async_slots = 1 if options.alone else options.async_slots or settings.async_slots
+        self._prepared: dict[str, Prepared] = {
+            name: prepare(registry.get(name), middleware) for name in registry.all_names()
+        }
+        has_sync = any(not self._on_loop(one) for one in self._prepared.values())
+        has_async = any(self._on_loop(one) for one in self._prepared.values())
+        self._loop = LoopThread()
+        self._pools: list[Pool] = []
+        slots = 0
+        for plan in options.pools or (PoolPlan("common", (), settings.threads, settings.async_slots),):
+            self._pools.append(
+                Pool(
+                    plan, slots, self._loop, self._run_in_thread, self._run_on_loop,
+                    has_sync=has_sync, has_async=has_async,
+                )
+            )  # fmt: skip
+            slots += plan.threads + plan.async_slots
+        only = self._pools[0].policy if len(self._pools) == 1 else None
         self.info = WorkerInfo(
             id=new_id(),
             group=options.group or new_id(),
             host=socket.gethostname(),
             pid=os.getpid(),
-            queues=str(options.queues),
-            slots=threads + async_slots,
+            queues=" ".join(map(str, self._pools)) if only is None else str(only),
+            slots=slots,
             version=options.version,
             started_at=self.clock.wall_ms(),
+            pools=tuple(pool.info for pool in self._pools),
         )
-        self._prepared: dict[str, Prepared] = {
-            name: prepare(registry.get(name), middleware) for name in registry.all_names()
-        }
-        self._has_sync = any(not self._on_loop(one) for one in self._prepared.values())
-        self._has_async = any(self._on_loop(one) for one in self._prepared.values())
-        self._table = table or SlotTable.create(threads + async_slots)
+        self._table = table or SlotTable.create(slots)
+        self._ran: deque[JobRun] = deque()  # ended, not counted yet
+        self._work: dict[str, list[int]] = {}  # queue: runs, nanoseconds
         self._held: dict[str, JobRun] = {}
         self._notes: dict[str, Progress] = {}
         self._overdue: dict[str, JobRun] = {}
         self._strays: set[LeaseRef] = set()
         self._settler = Settler(settings.settle_batch, settings.settle_flush)
-        self._threads = Threads(threads, self._run_in_thread)
-        self._loop = Loop(async_slots, self._run_on_loop)
         self._deadlines = Deadlines()
         self._children = Children(fork) if fork is not None else None
         self._rules = rules_of(settings)
         self._heart = Heart(
             engine,
             self.clock,
-            self.info,
+            self._describe,
             lease_ms=settings.lease,
             renew_ms=settings.renew,
             table=self._table,
@@ -152,15 +181,23 @@ class Worker:
             on_end=self._cut_off,
         )
         self._on_alone = on_alone
+        self._on_control = on_control
+        bounded = on_full is not None and not options.alone
+        recycler = Recycler(
+            settings.max_jobs if bounded else None,
+            settings.max_memory if bounded else None,
+            on_full or (lambda: None),
+        )
         self._keeper = Keeper(engine, self._rules, settings.reap, self.rng, self._on_upkeep)
         self._pump = Pump(
             engine,
             settings,
             self.info.id,
-            options.queues,
+            self._pools,
             self._settler,
             self,
             self.rng,
+            recycler,
             alone=options.alone,
             when_empty=self._store_is_empty if options.burst or options.alone else None,
         )
@@ -180,12 +217,15 @@ class Worker:
         """Register and begin to claim. Raises EngineError when the store is away."""
         self.engine.open()
         self._heart.start()
+        for pool in self._pools:
+            pool.start()
         self._keeper.start()
         self._pump.start()
         self.events.emit(WorkerStarted(self.info.id))
         log.info(
             "worker %s serves %s with %d threads and %d async slots",
-            self.info.id, self.info.queues, self._threads.count, self._loop.slots,
+            self.info.id, self.info.queues,
+            sum(pool.threads.count for pool in self._pools), sum(pool.loop.slots for pool in self._pools),
         )  # fmt: skip
 
     def wait(self) -> None:
@@ -217,7 +257,8 @@ class Worker:
         """Stop in the order of this module's docstring; false when a thread still runs a job afterwards. *Blocking.*"""
         self.stopping = True
         self._pump.quiet()
-        self.give_back()
+        for pool in self._pools:
+            self.give_back(pool)
         self._wait_for_runs(self.settings.shutdown_timeout / 1000)
         self._interrupt_runs()
         self._pump.stop()
@@ -226,7 +267,8 @@ class Worker:
         self._deadlines.close()
         if self._children is not None:
             self._children.close()
-        self._threads.stop()
+        for pool in self._pools:
+            pool.threads.stop()
         self._loop.stop(CANCEL_GRACE)
         clean = not self._held
         if clean and not self.cut_off:
@@ -248,7 +290,7 @@ class Worker:
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """The tasks on the event loop, for a stack dump."""
-        return self._loop.dump()
+        return [task for pool in self._pools for task in pool.loop.dump()]
 
     def _depart(self) -> None:
         try:
@@ -278,7 +320,7 @@ class Worker:
 
     def _end_body(self, run: JobRun) -> None:
         if self._on_loop(run.prepared):
-            self._loop.cancel(run)
+            run.pool.loop.cancel(run)
         elif run.prepared.in_child and self._children is not None:
             self._children.kill(run)
 
@@ -293,28 +335,33 @@ class Worker:
     # -- what the pump asks (pump.Slots) --
 
     @property
-    def room(self) -> int:
-        threads = self._threads.count - self._threads.busy - self._threads.waiting
-        tasks = self._loop.slots - self._loop.busy - self._loop.waiting
-        if not self._has_async:
-            return threads
-        if not self._has_sync:
-            return tasks
-        # A claim does not say which kind it will bring: take what both could hold, or a little for the one that can.
-        return min(threads, tasks) if threads > 0 and tasks > 0 else min(max(threads, tasks), 10)
-
-    @property
-    def waiting(self) -> int:
-        return self._threads.waiting + self._loop.waiting
-
-    @property
     def held(self) -> int:
         return len(self._held)
 
     def trust(self) -> Trust:
         return self._heart.trust()
 
-    def take(self, claimed: Claimed) -> None:
+    def polling(self, *, away: bool) -> None:
+        now = self.clock.boot_ms()
+        self._table.poll(now)
+        if away != bool(self._table.away_since):
+            self._table.note_away(now if away else 0)
+
+    def tally(self) -> None:
+        work = self._work
+        for _ in range(len(self._ran)):
+            run = self._ran.popleft()
+            run.pool.ended += 1
+            done = work.setdefault(run.lease.queue, [0, 0])
+            done[0] += 1
+            done[1] += run.took_ns
+
+    def _describe(self) -> WorkerInfo:
+        """What this worker says of itself, with what it has done so far."""
+        work = tuple(QueueWork(queue, ended, ns // 1_000_000) for queue, (ended, ns) in self._work.copy().items())
+        return msgspec.structs.replace(self.info, work=work)
+
+    def take(self, pool: Pool, claimed: Claimed) -> None:
         if claimed.expelled:
             log.warning("the store does not know worker %s as alive; it registers anew", self.info.id)
             self._heart.beat_now()
@@ -325,15 +372,16 @@ class Worker:
             run = self._make_run(lease)
             if run is None:
                 continue
+            run.pool = pool
             self._held[lease.id] = run
             if self._on_loop(run.prepared):
                 tasks.append(run)
             else:
-                self._threads.put(run)
+                pool.threads.put(run)
         if tasks:
-            self._loop.put(tasks)
+            pool.loop.put(tasks)
         if claimed.leases:
-            self.last_start = time.monotonic()
+            pool.last_start = time.monotonic()
 
     def settled(self, outcomes: Sequence[Outcome], answers: Sequence[Settled]) -> None:
         stale = [one for one, answer in zip(outcomes, answers, strict=True) if answer is Settled.STALE]
@@ -343,8 +391,8 @@ class Worker:
     def dropped(self, outcomes: Sequence[Outcome]) -> None:
         self._tell_dropped(outcomes, "the lease ended before the store could be reached")
 
-    def give_back(self) -> None:
-        for run in (*self._threads.take_back(), *self._loop.take_back()):
+    def give_back(self, pool: Pool) -> None:
+        for run in pool.take_back():
             self._held.pop(run.lease.id, None)
             self._settler.add(Outcome(run.lease.id, run.lease.fence, Kind.RELEASE))
 
@@ -361,9 +409,9 @@ class Worker:
 
     def _store_is_empty(self) -> bool:
         """Whether nothing is ready or running in the queues that are served (burst mode)."""
-        served = self.options.queues.names
         for queue in self.engine.queues():
-            if (served is None or queue.name in served) and not queue.paused and (queue.ready or queue.running):
+            served = any(pool.policy.covers(queue.name) for pool in self._pools)
+            if served and not queue.paused and (queue.ready or queue.running):
                 return self.options.alone and not queue.ready
         return True
 
@@ -399,9 +447,10 @@ class Worker:
         log.error("job %s %s is dead: %s", lease.name, lease.id, error)
         return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason="unknown job")
 
-    def _run_in_thread(self, run: JobRun, number: int) -> None:
-        self._table.start(number, run.lease.fence)
-        self.last_start = time.monotonic()
+    def _run_in_thread(self, run: JobRun, slot: int) -> None:
+        self._table.start(slot, run.lease.fence)
+        began = time.monotonic_ns()
+        run.pool.last_start = began / 1e9
         if run.prepared.in_child and self._children is not None:
             outcome = self._children.run(run, self._deadlines)
         else:
@@ -409,24 +458,27 @@ class Worker:
             if timeout is not None:
                 self._deadlines.add(timeout / 1000, lambda: self._time_out(run))
             outcome = run_sync(run)
-        self._table.end(number)
-        self._ended(run, outcome)
+        self._table.end(slot)
+        self._ended(run, outcome, began)
 
     async def _run_on_loop(self, run: JobRun, slot: int) -> None:
-        place = self._threads.count + slot
-        self._table.start(place, run.lease.fence)
-        self.last_start = time.monotonic()
+        self._table.start(slot, run.lease.fence)
+        began = time.monotonic_ns()
+        pool = run.pool
+        pool.last_start = began / 1e9
         timeout = run.timeout_ms
         if timeout is not None:
-            self._loop.cancel_after(run, timeout / 1000)
+            pool.loop.cancel_after(run, timeout / 1000)
         outcome = await run_async(run)
-        self._table.end(place)
-        self._ended(run, outcome)
+        self._table.end(slot)
+        self._ended(run, outcome, began)
 
-    def _ended(self, run: JobRun, outcome: Outcome | None) -> None:
+    def _ended(self, run: JobRun, outcome: Outcome | None, began: int) -> None:
         self._held.pop(run.lease.id, None)
+        run.took_ns = time.monotonic_ns() - began
+        self._ran.append(run)
         full = self._settler.add(outcome) if outcome is not None else False
-        self._pump.poke(full=full)
+        self._pump.poke(run.pool, full=full)
 
     def _time_out(self, run: JobRun) -> None:
         """A thread's time is up: tell the job, and end the process if it does not listen."""
@@ -463,10 +515,13 @@ class Worker:
                 log.warning("job %s %s belongs to another worker now", lease.name, lease.id)
                 self.events.emit(LeaseExpired(lease.id, lease.name, lease.queue, lease.attempt))
         self._release_strays(set(beat.strays))
-        if "stop" in beat.control:
-            self.stop()
-        elif "quiet" in beat.control:
-            self.quiet()
+        for word in beat.control:
+            if self._on_control is not None:
+                self._on_control(word)
+            elif word == "stop":
+                self.stop()
+            else:
+                self.quiet()
 
     def _release_strays(self, strays: set[LeaseRef]) -> None:
         """Give back claims whose answer got lost: those that two beats in a row showed and that nothing here holds.
