@@ -66,7 +66,8 @@ def _obstacles(row: JobRow, engine: Inspector, registry: Registry) -> list[str]:
     for queue in engine.queues():
         if queue.name == row.queue and queue.paused:
             until = f" until {_at(queue.paused_until)}" if queue.paused_until is not None else ""
-            why = f" ({queue.paused_reason})" if queue.paused_reason else ""
+            by = f" by {queue.paused_by}" if queue.paused_by else ""
+            why = f"{by} ({queue.paused_reason})" if queue.paused_reason else by
             found.append(
                 f"Queue {row.queue} is paused{until}{why}; resume it with `windlass queues resume {row.queue}`."
             )
