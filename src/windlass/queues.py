@@ -176,10 +176,11 @@ def advise(
         options = settings.get(row.name)
         max_wait = None if options is None or options.max_wait is None else options.max_wait / 1_000
         needed = None
-        if max_wait is not None and runtime is not None and sum(slots):
+        total = sum(slots)
+        if max_wait is not None and runtime is not None and total:
             # Little's law: so many slots are busy at that rate; and a worker has so many slots.
             busy_slots = (arrival + row.ready / max_wait) * runtime
-            needed = max(1, math.ceil(busy_slots / (sum(slots) / len(slots)))) if arrival or row.ready else 0
+            needed = max(1, math.ceil(busy_slots / (total / len(slots)))) if arrival or row.ready else 0
         elif max_wait is not None and not row.ready and not arrival:
             needed = 0
         found.append(

@@ -184,8 +184,6 @@ class Pump:
 
     def _stroke(self) -> None:
         trust = self._slots.trust()
-        if trust >= Trust.NO_SETTLES and len(self._settler):
-            self._slots.dropped(self._settler.take())
         self._slots.tally()
         self._recycler.look()
         wants = self._wants() if trust is Trust.FULL and self._claiming else []
@@ -200,7 +198,10 @@ class Pump:
                 self._engine.report(notes)
             answers, claimed = self._engine.exchange(outcomes, wants[0][1] if wants else None)
         except BaseException:
-            self._settler.put_back(outcomes)
+            if trust < Trust.NO_SETTLES:
+                self._settler.put_back(outcomes)
+            elif outcomes:
+                self._slots.dropped(outcomes)
             raise
         if self._away_since is not None:
             log.warning("the store is back after %.1f s", time.monotonic() - self._away_since)

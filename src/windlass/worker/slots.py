@@ -4,7 +4,8 @@ The supervisor makes one table per process and keeps it mapped. A slot holds the
 0; starting a job is one store, ending it another. When the process dies, the table says which of its jobs had started
 and so may have killed it. The words before the slots are times of the boot clock in ms: of the process's last beat, by
 which the supervisor sees a process that lives but whose threads are starved; of its last look for jobs, by which it
-tells whether the process is stuck; and since when the store has been away (0: it is not).
+tells whether the process is stuck; since when the store has been away (0: it is not); and of the last renewal of its
+lease by the supervisor.
 
 Nothing here may block or call the system after the table is mapped.
 """
@@ -18,7 +19,7 @@ import tempfile
 __all__ = ["SlotTable"]
 
 WORD = 8
-HEADER = 3  # words before the slots
+HEADER = 4  # words before the slots
 
 
 class SlotTable:
@@ -72,6 +73,15 @@ class SlotTable:
     def away_since(self) -> int:
         """Since when the process has not reached the store; 0: it does."""
         return self._words[2]
+
+    def renew(self, now_ms: int) -> None:
+        """Note that the supervisor has renewed the lease."""
+        self._words[3] = now_ms
+
+    @property
+    def renewed_at(self) -> int:
+        """When the supervisor last renewed the lease in the process's stead; 0: never."""
+        return self._words[3]
 
     def started(self) -> list[int]:
         """The fences of the jobs that have started and not ended."""

@@ -515,6 +515,7 @@ class Supervisor:
                 log.warning("worker process %d is alive but starved; its lease is renewed for it", process.pid)
                 with contextlib.suppress(EngineError):
                     store.extend(process.info, (), self._settings.lease)
+                    process.table.renew(now)
 
     # -- signals --
 

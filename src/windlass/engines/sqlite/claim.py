@@ -206,12 +206,20 @@ class Claimer:
                 row.crashes,
                 row.interruptions,
                 row.snoozes,
-                decode_tags(row.tags) if row.tags else (),
+                read_tags(row.tags),
                 row.meta.encode("utf-8", "surrogateescape") if row.meta else None,
                 row.reason,
             )
             for row, fence in zip(rows, fences, strict=True)
         ]
+
+
+def read_tags(raw: object) -> tuple[str, ...]:
+    """The tags of a row; none where they are not what we wrote, since tags must not keep a job from running."""
+    try:
+        return decode_tags(raw) if isinstance(raw, str) else ()
+    except (msgspec.MsgspecError, UnicodeError):
+        return ()
 
 
 def salvage(found: tuple[object, ...]) -> Row:
