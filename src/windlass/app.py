@@ -223,7 +223,7 @@ class Windlass:
     def explain(self, job_id: str) -> str:
         """Say in words where a job stands and why it is not running."""
         client = self.client
-        return explain(job_id, client.engine, client.reader, self.registry, self.clock)
+        return explain(job_id, client.engine, client.reader, self.registry, self.clock, self.settings)
 
     async def aexplain(self, job_id: str) -> str:
         """Say in words why a job is not running."""

@@ -232,6 +232,7 @@ class PoolInfo(Struct, frozen=True):
     serves: tuple[str, ...]
     threads: int
     async_slots: int
+    without: tuple[str, ...] = ()  # queues that the worker's settings pause
 
 
 class QueueWork(Struct, frozen=True):

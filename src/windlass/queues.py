@@ -90,11 +90,15 @@ class WorkerStatus:
         """Whether it claims from this queue."""
         if not self.pools:  # one of a version that had none
             return matches([part.partition("=")[0] for part in self.queues.replace(",", " ").split()], queue)
-        return any(matches(pool.serves, queue) for pool in self.pools)
+        return self.slots_for(queue) > 0
 
     def slots_for(self, queue: str) -> int:
         """How many jobs of this queue it can run at once."""
-        return sum(max(pool.threads, pool.async_slots) for pool in self.pools if matches(pool.serves, queue))
+        return sum(
+            max(pool.threads, pool.async_slots)
+            for pool in self.pools
+            if queue not in pool.without and matches(pool.serves, queue)
+        )
 
     @classmethod
     def of(cls, row: WorkerRow) -> WorkerStatus:

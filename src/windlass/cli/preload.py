@@ -63,6 +63,7 @@ def main() -> None:
             pools=(alone_plan(crews),) if order.crew is None else crews[order.crew].pools,
             burst=launch.burst,
             alone=order.crew is None,
+            quiet=order.quiet,
             group=launch.group,
         )
         worker = Worker(

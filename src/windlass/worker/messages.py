@@ -62,6 +62,7 @@ class ForkWorker(Struct, frozen=True, tag=True):
     token: int
     slots: int
     crew: int | None  # which of Hello's; None: the process where jobs run alone
+    quiet: bool = False  # it is to claim nothing
 
 
 class Kill(Struct, frozen=True, tag=True):

@@ -56,7 +56,7 @@ class Pool:
     def info(self) -> PoolInfo:
         """What the worker says of it."""
         plan, policy = self.plan, self.policy
-        return PoolInfo(plan.name, str(policy), policy.serves, plan.threads, plan.async_slots)
+        return PoolInfo(plan.name, str(policy), policy.serves, plan.threads, plan.async_slots, plan.without)
 
     @property
     def room(self) -> int:

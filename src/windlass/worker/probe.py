@@ -1,8 +1,9 @@
-"""``/livez`` and ``/readyz``: two questions, answered over HTTP by the supervisor's own loop.
+"""``/livez`` and ``/readyz``: two questions, answered over HTTP by one thread of the supervisor.
 
-No thread and no framework: a request is read as it comes, answered with one line, and the connection is closed. A
-client that sends nothing is dropped after ``PATIENCE``. It must not block, and it must not ask the store anything: what
-it tells, the worker processes have left in shared memory.
+A thread, because the supervisor's loop may have to wait for a store that is away, which is when somebody wants to know.
+No framework: a request is read as it comes, answered with one line, and the connection is closed. A client that sends
+nothing is dropped after ``PATIENCE``. It must not ask the store anything: what it tells, the worker processes have left
+in shared memory.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import selectors
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
 
@@ -25,11 +27,11 @@ Answer = Callable[[], str | None]  # None: all is well, else what is wrong
 
 
 class Probe:
-    """A listening socket in somebody else's selector. *Never blocks.*"""
+    """A listening socket and the thread that serves it."""
 
-    def __init__(self, selector: selectors.BaseSelector, host: str, port: int, answers: Mapping[str, Answer]) -> None:
-        """``answers`` by path. Raises ConfigError when the port cannot be had."""
-        self._selector = selector
+    def __init__(self, host: str, port: int, answers: Mapping[str, Answer]) -> None:
+        """``answers`` by path; they are called in the thread. Raises ConfigError when the port cannot be had."""
+        self._selector = selectors.DefaultSelector()
         self._answers = answers
         self._clients: dict[socket.socket, tuple[float, bytes]] = {}
         try:
@@ -38,14 +40,35 @@ class Probe:
             raise ConfigError(f"--http-port {port} on {host} cannot be had: {error.strerror or error}") from error
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
-        selector.register(self._listener, selectors.EVENT_READ, lambda _: self._accept())
+        self._wake_r, self._wake_w = socket.socketpair()
+        self._closed = False
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(self._wake_r, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._serve, name="windlass-probe", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
 
     def close(self) -> None:
-        """Answer nobody any more."""
-        for sock in (*self._clients, self._listener):
-            self._selector.unregister(sock)
+        """Answer nobody any more. *Blocking*, for a moment."""
+        self._closed = True
+        self._wake_w.send(b"\0")
+        if self._thread.is_alive():
+            self._thread.join(PATIENCE)
+        self._selector.close()
+        for sock in (*self._clients, self._listener, self._wake_r, self._wake_w):
             sock.close()
-        self._clients.clear()
+
+    def _serve(self) -> None:
+        while not self._closed:
+            for key, _ in self._selector.select():
+                sock = key.fileobj
+                assert isinstance(sock, socket.socket)
+                if sock is self._listener:
+                    self._accept()
+                elif sock in self._clients:
+                    self._read(sock)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -56,7 +79,7 @@ class Probe:
                 client.close()
                 return
             self._clients[client] = (time.monotonic(), b"")
-            self._selector.register(client, selectors.EVENT_READ, lambda _: self._read(client))
+            self._selector.register(client, selectors.EVENT_READ)
 
     def _read(self, client: socket.socket) -> None:
         since, request = self._clients[client]

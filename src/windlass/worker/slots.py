@@ -88,7 +88,5 @@ class SlotTable:
         return [fence for fence in self._words[HEADER:].tolist() if fence]
 
     def close(self) -> None:
-        """Unmap the table and close its descriptor."""
-        self._words.release()
-        self._map.close()
+        """Close the descriptor; the memory goes with the last reference, since another thread may be reading it."""
         os.close(self.fd)

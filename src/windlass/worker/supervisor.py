@@ -23,6 +23,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -170,13 +171,17 @@ class Supervisor:
         try:
             if self._http is not None:
                 host, port = self._http
-                self._probe = Probe(self._selector, host, port, {"/livez": self._stuck, "/readyz": self._not_ready})
+                self._probe = Probe(host, port, {"/livez": self._stuck, "/readyz": self._not_ready})
+                self._probe.start()
                 log.info("/livez and /readyz on http://%s:%d", host, self._probe.port)
             if self._files is not None:
                 self._files.start()
                 self._selector.register(self._files.socket, selectors.EVENT_READ, lambda _: self._on_files())
-            if watchdog_s() is not None:
-                self._pat_watchdog()
+            every = watchdog_s()
+            if every is not None:
+                threading.Thread(
+                    target=self._pat_watchdog, args=(every,), name="windlass-watchdog", daemon=True
+                ).start()
             self._generation = self._begin(self._launch)
             while not self._is_over():
                 for key, _ in self._selector.select(self._next_timer()):
@@ -323,7 +328,7 @@ class Supervisor:
         process.predecessor = predecessor
         self._processes[process.token] = process
         self._selector.register(ours, selectors.EVENT_READ, lambda _: self._on_process(process))
-        request = encode(ForkWorker(process.token, table.slots, crew))
+        request = encode(ForkWorker(process.token, table.slots, crew, self._quiet))
         with contextlib.suppress(OSError):  # a zygote that has just died is heard of by its socket
             wire.send_fds(generation.control, request, [theirs.fileno(), table.fd])
         theirs.close()
@@ -553,7 +558,7 @@ class Supervisor:
     def _stop_all(self, word: str = "stop", grace: float | None = None) -> None:
         self._stopping = True
         notify("STOPPING=1")
-        self._timers = [(at, call) for at, call in self._timers if call in (self._send_reports, self._pat_watchdog)]
+        self._timers = [(at, call) for at, call in self._timers if call == self._send_reports]
         grace = self._settings.shutdown_timeout / 1000 if grace is None else grace
         for process in self._processes.values():
             process.stopping = True
@@ -601,12 +606,12 @@ class Supervisor:
         log.info("source files have changed")
         self._restart()
 
-    # -- how it is --
+    # -- how it is: these are asked by other threads, and change nothing --
 
     def _stuck(self) -> str | None:
         """What is wrong with the life of the processes: one that has not looked for jobs within ``live_within``."""
         now = self._clock.boot_ms()
-        for process in self._processes.values():
+        for process in list(self._processes.values()):
             silent = now - process.table.polled_at
             if process.ready and silent > self._settings.live_within:
                 return f"worker process {process.pid} has not looked for jobs for {silent / 1000:.0f} s"
@@ -619,22 +624,25 @@ class Supervisor:
             return "stopping"
         if generation is None or generation.hello is None:
             return "the application is being loaded"
-        ready = [one for one in self._processes.values() if one.ready and not one.stopping and not one.alone]
+        ready = [one for one in list(self._processes.values()) if one.ready and not one.stopping and not one.alone]
         wanted = sum(crew.processes for crew in generation.hello.crews)
         if len(ready) < wanted:
             return f"{len(ready)} of {wanted} worker processes are ready"
         now = self._clock.boot_ms()
         for process in ready:
-            if process.table.away_since:
-                return f"the store has been away for {(now - process.table.away_since) / 1000:.0f} s"
+            away = process.table.away_since
+            # A process looks every poll_max; one that does not is waiting for an answer of the store.
+            since = away or process.table.polled_at
+            if away or now - since > 2 * self._settings.poll_max + 1_000:
+                return f"the store has been away for {(now - since) / 1000:.0f} s"
         return self._stuck()
 
-    def _pat_watchdog(self) -> None:
-        every = watchdog_s()
-        assert every is not None
-        if self._stopping or self._stuck() is None:
-            notify("WATCHDOG=1")
-        self._after(every, self._pat_watchdog)
+    def _pat_watchdog(self, every: float) -> None:
+        """Tell systemd that no process is stuck, until this process ends."""
+        while True:
+            if self._stopping or self._stuck() is None:
+                notify("WATCHDOG=1")
+            time.sleep(every)
 
 
 def is_running(pid: int) -> bool:

@@ -87,6 +87,7 @@ class WorkerOptions:
         pools: Sequence[PoolPlan] = (),
         burst: bool = False,
         alone: bool = False,
+        quiet: bool = False,
         group: str | None = None,
         version: str = "",
     ) -> None:
@@ -94,6 +95,7 @@ class WorkerOptions:
         self.pools = tuple(pools)
         self.burst = burst
         self.alone = alone  # run jobs that killed their process before, one at a time
+        self.quiet = quiet  # claim nothing from the start
         self.group = group
         self.version = version
 
@@ -220,6 +222,8 @@ class Worker:
         for pool in self._pools:
             pool.start()
         self._keeper.start()
+        if self.options.quiet:
+            self._pump.quiet()
         self._pump.start()
         self.events.emit(WorkerStarted(self.info.id))
         log.info(
