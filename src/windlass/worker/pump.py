@@ -142,6 +142,7 @@ class Pump:
         self._away_since: float | None = None
         self.sleeping = False
         self.empty = threading.Event()
+        self._rested = threading.Event()  # quiet, and no claim is under way
         self._thread = threading.Thread(target=self._run, name="windlass-pump", daemon=True)
 
     def start(self) -> None:
@@ -151,6 +152,10 @@ class Pump:
         """Claim no more; go on settling."""
         self._claiming = False
         self.wake()
+
+    def rest(self, timeout: float) -> bool:
+        """Whether, after ``quiet``, no claim is under way any more; waits up to ``timeout`` seconds for that."""
+        return not self._thread.is_alive() or self._rested.wait(timeout)
 
     def stop(self) -> None:
         """Settle what is in the buffer, then end the thread. *Blocking.*"""
@@ -170,6 +175,8 @@ class Pump:
 
     def _run(self) -> None:
         while True:
+            if not self._claiming:
+                self._rested.set()
             try:
                 if self._closed and not len(self._settler):
                     return

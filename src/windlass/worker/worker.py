@@ -261,9 +261,13 @@ class Worker:
         """Stop in the order of this module's docstring; false when a thread still runs a job afterwards. *Blocking.*"""
         self.stopping = True
         self._pump.quiet()
+        deadline = time.monotonic() + self.settings.shutdown_timeout / 1000
+        # What a claim that is under way brings must be seen below, or it would be cut off with no grace at all.
+        while not (self._pump.rest(0.02) or self._abort.is_set()) and time.monotonic() < deadline:
+            pass
         for pool in self._pools:
             self.give_back(pool)
-        self._wait_for_runs(self.settings.shutdown_timeout / 1000)
+        self._wait_for_runs(deadline)
         self._interrupt_runs()
         self._pump.stop()
         self._heart.stop()
@@ -302,8 +306,7 @@ class Worker:
         except EngineError as error:
             log.warning("worker %s could not deregister, its lease will run out: %s", self.info.id, error)
 
-    def _wait_for_runs(self, grace: float) -> None:
-        deadline = time.monotonic() + grace
+    def _wait_for_runs(self, deadline: float) -> None:
         while self._held and not self._abort.is_set() and time.monotonic() < deadline:
             if self._overdue and len(self._overdue) >= len(self._held):
                 return  # only those are left that nobody can stop
