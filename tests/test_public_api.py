@@ -12,9 +12,10 @@ from windlass import JobError, JobInfo, errors
 
 NAMES = set(
     """
-    AsyncJob Call ConfigError Duplicate EngineFull EngineUnavailable Exponential Job JobCancelled JobContext JobError
-    JobFailed JobHandle JobInfo LeaseLost NotInJob Page PayloadError ResultExpired ResultNotStored ResultTimeout Retry
-    State TransitionRefused Windlass WindlassError __version__ current_job
+    AsyncJob Call ConfigError Constant Dead Discard Duplicate EngineFull EngineUnavailable Exponential Job JobCancelled
+    JobContext JobError JobFailed JobHandle JobInfo LeaseLost Linear NotInJob Page PayloadError ResultExpired
+    ResultNotStored ResultTimeout Retry RetryAfter Snooze State TransitionRefused Windlass WindlassError __version__
+    current_job on
     """.split()  # noqa: SIM905
 )
 

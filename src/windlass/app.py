@@ -24,6 +24,7 @@ from windlass.errors import ConfigError
 from windlass.events import Event, Events
 from windlass.explain import explain
 from windlass.handle import JobHandle, JobInfo, Page, hop
+from windlass.hooks import Hook, Hooks, Moment
 from windlass.middleware import Middleware
 from windlass.model import Action, JobFilter, Moved, State
 from windlass.queues import FLOW_WINDOW, Queue, QueueInfo, Stats, WorkerStatus, advise
@@ -59,6 +60,7 @@ class Windlass:
         self.registry = Registry()
         self.events = Events()
         self.middlewares = Middleware()
+        self.hooks = Hooks()
         self.clock: Clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._client: Client | None = None
@@ -279,6 +281,14 @@ class Windlass:
             return fn
 
         return register
+
+    def on_dead(self, fn: Hook) -> Hook:
+        """Call ``fn`` with the JobInfo of every job that died: ``@app.on_dead``; see ``windlass.hooks``."""
+        return self.hooks.add(Moment.DEAD, fn)
+
+    def on_retry(self, fn: Hook) -> Hook:
+        """Call ``fn`` with the JobInfo of every job that failed and will run again; see ``windlass.hooks``."""
+        return self.hooks.add(Moment.RETRY, fn)
 
     # -- the engine ------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from windlass.backoff import Backoff, Exponential, read_backoff
 from windlass.errors import ConfigError
 from windlass.patterns import check_pattern, overlap, parse_queues
 from windlass.toml_lines import line_of
@@ -51,6 +52,7 @@ class QueueSettings(Struct, frozen=True, kw_only=True):
 
     max_wait: int | None = None  # ms: how long a due job may wait; alerts and the advice on workers go by it
     paused: str | None = None  # why workers with these settings leave the queue alone; None: they do not
+    retry_budget: float | None = None  # share of the queue's runs that may be retries; None: no bound
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -72,6 +74,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     settle_batch: int = 100
 
     attempts: int = 10  # runs in total
+    backoff: Backoff = Exponential()
     max_crashes: int = 3
     max_interruptions: int = 10
     max_snoozes: int | None = None
@@ -248,13 +251,13 @@ def _table(read_entry: Callable[[str, Mapping[str, object]], object], what: str)
     return read
 
 
-def _entry(what: str, name: str, options: Mapping[str, object], readers: Mapping[str, Reader]) -> dict[str, object]:
+def _entry(name: str, options: Mapping[str, object], readers: Mapping[str, Reader]) -> dict[str, object]:
     values: dict[str, object] = {}
     for key, value in options.items():
         if key not in readers:
-            raise WrongEntry((name, key), f"{what} {name!r}: unknown option {key!r}{nearest(key, readers)}")
+            raise WrongEntry((name, key), f"{name}: unknown option {key!r}{nearest(key, readers)}")
         try:
-            values[key] = readers[key](value, f"{what} {name!r}: {key}")
+            values[key] = readers[key](value, f"{name}.{key}")
         except ConfigError as error:
             raise WrongEntry((name, key), str(error)) from None
     return values
@@ -276,7 +279,17 @@ def _patterns(value: object, name: str) -> tuple[str, ...]:
     return tuple(texts)
 
 
-QUEUE_READERS: Final[dict[str, Reader]] = {"max_wait": _or_none(_duration(1)), "paused": _reason}
+def _share(value: object, name: str) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
+        return float(value)
+    raise ConfigError(f"{name} is {value!r}; it must be a share above 0 and up to 1, such as 0.2")
+
+
+QUEUE_READERS: Final[dict[str, Reader]] = {
+    "max_wait": _or_none(_duration(1)),
+    "paused": _reason,
+    "retry_budget": _or_none(_share),
+}
 POOL_READERS: Final[dict[str, Reader]] = {
     "queues": _patterns,
     "threads": _count(0),
@@ -287,11 +300,11 @@ POOL_READERS: Final[dict[str, Reader]] = {
 
 
 def _queue(name: str, options: Mapping[str, object]) -> QueueSettings:
-    return msgspec.convert(_entry("queue", name, options, QUEUE_READERS), QueueSettings)
+    return msgspec.convert(_entry(name, options, QUEUE_READERS), QueueSettings)
 
 
 def _pool(name: str, options: Mapping[str, object]) -> PoolSettings:
-    values = _entry("pool", name, options, POOL_READERS)
+    values = _entry(name, options, POOL_READERS)
     if "queues" not in values:
         check_pattern(name, f"pool {name!r}: queue")
         values["queues"] = (name,)
@@ -321,6 +334,7 @@ READERS: Final[dict[str, Reader]] = {
     "settle_flush": _duration(0),
     "settle_batch": _count(1),
     "attempts": _count(1),
+    "backoff": read_backoff,
     "max_crashes": _count(1),
     "max_interruptions": _count(0),
     "max_snoozes": _or_none(_count(0)),

@@ -79,6 +79,7 @@ def main() -> None:
             on_alone=lambda in_ms: line.send(Alone(in_ms)),
             on_full=lambda: line.send(Full()),
             on_control=lambda word: line.send(Asked(word)),
+            hooks=app.hooks,
         )
         return serve_worker(worker, line)
 

@@ -109,7 +109,8 @@ class Engine(Protocol):
         """End attempts. *Atomic, fenced.* Same order as given.
 
         State, result, error history, counters and follow-ups (``then``) are one write. Repeating a settle whose reply
-        was lost is safe: it reports stale.
+        was lost is safe: it reports stale. The first RETRY of a budget fixes where its time counts from: the start of
+        the run that failed (``Lease.retrying_ms`` of later claims); no other kind moves it.
         """
         ...
 
@@ -128,8 +129,11 @@ class Engine(Protocol):
         """
         ...
 
-    def depart(self, worker: str) -> list[str]:
-        """Deregister a worker that ends in order; what it still holds is released as interrupted. *Atomic.*"""
+    def depart(self, worker: str) -> Buried:
+        """Deregister a worker that ends in order; what it still holds is released as interrupted. *Atomic.*
+
+        ``Buried.dead`` are those that were interrupted once too often (see ``maintain``); nothing is charged.
+        """
         ...
 
     def bury(self, worker: str, started: Sequence[int], error: str, rules: Rules) -> Buried:
@@ -195,8 +199,8 @@ class Inspector(Protocol):
         """Cancel, retry or delete jobs. *Atomic per job.*
 
         CANCEL ends a waiting job and marks a running one. RETRY makes a dead, cancelled or scheduled job ready now
-        with a fresh budget (attempt, crashes, interruptions, snoozes back to 0; the history stays). DELETE removes the
-        record of any job that is not running.
+        with a fresh budget (attempt, crashes, interruptions, snoozes, retrying_ms back to 0; the history stays). DELETE
+        removes the record of any job that is not running.
         """
         ...
 

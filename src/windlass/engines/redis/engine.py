@@ -174,11 +174,12 @@ class RedisEngine(RedisDoctor):
             control=tuple(str_of(reply[4]).split()),
         )
 
-    def depart(self, worker: str) -> list[str]:
+    def depart(self, worker: str) -> Buried:
         rules = self._rules
         args: list[Command] = [worker, rules.max_interruptions, INTERRUPTED, rules.keep_done_ms, keep_dead(rules)]
         self._beats.pop(worker, None)
-        return strings(as_list(self._call_all("depart", args)[1]))
+        _, released, dead = self._call_all("depart", args)
+        return Buried(released=tuple(strings(as_list(released))), dead=tuple(strings(as_list(dead))))
 
     def bury(self, worker: str, started: Sequence[int], error: str, rules: Rules) -> Buried:
         args: list[Command] = [

@@ -47,8 +47,9 @@ pack = msgspec.msgpack.Encoder().encode
 
 
 # What changes of a job, as ``scripts/lib/records.lua`` packs it: state, cancel, attempt, crashes, interruptions,
-# snoozes, started, finished, purge, run_at, place, seq, expires_at, length of the head; then head, worker and fence.
-RECORD: Final = struct.Struct(">BBIIIIQQQQQQQH")
+# snoozes, started, finished, purge, run_at, place, seq, expires_at, retrying, length of the head; then head, worker and
+# fence.
+RECORD: Final = struct.Struct(">BBIIIIQQQQQQQQH")
 FENCE: Final = struct.Struct(">Q")
 
 
@@ -218,7 +219,9 @@ def to_lease(given: Sequence[object], heads: dict[bytes, Head]) -> Lease:
         isinstance(id, bytes) and isinstance(record, bytes) and isinstance(body, bytes) and isinstance(reason, bytes)
     ):
         raise TypeError("the server gave a lease that is no text")
-    _, _, attempt, crashes, interruptions, snoozes, _, _, _, run_at, _, _, _, _ = RECORD.unpack_from(record)
+    _, _, attempt, crashes, interruptions, snoozes, started, _, _, run_at, _, _, _, retrying, _ = RECORD.unpack_from(
+        record
+    )
     end = PREFIX + head_size(body)
     text = body[PREFIX:end]
     head = heads.get(text)
@@ -242,6 +245,7 @@ def to_lease(given: Sequence[object], heads: dict[bytes, Head]) -> Lease:
         rest.tags,
         rest.meta,
         reason.decode() or None,
+        max(0, started - retrying) if retrying else 0,
     )
 
 
@@ -263,7 +267,7 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
     else:
         (
             number, cancel, attempt, crashes, interruptions, snoozes, started, finished, _, run_at, _, _, expires_at,
-            size,
+            _, size,
         ) = RECORD.unpack_from(record)  # fmt: skip
         worker, fence = record[RECORD.size + size : -8], FENCE.unpack(record[-8:])[0]
     state = STATES[number]

@@ -84,6 +84,8 @@ MIGRATIONS: Final = (
     CREATE INDEX "windlass_tombstones_until" ON "windlass_tombstones" (until);
     CREATE TABLE "windlass_totals" (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
     """,
+    # When the first run of the present budget that failed began: what a time budget counts from.
+    'ALTER TABLE "windlass_jobs" ADD COLUMN retrying_since INTEGER',
     # Order within a queue: a job that ages stands at level 0, its place shifted by what its priority is worth.
     """
     ALTER TABLE "windlass_jobs" ADD COLUMN shift INTEGER NOT NULL DEFAULT 0;

@@ -39,7 +39,9 @@ end
 local function again(id, job, state)
   if state ~= 'dead' and state ~= 'cancelled' and state ~= 'scheduled' then return false end
   leave(id, job)
-  for _, field in ipairs({ ATTEMPT, CRASHES, INTERRUPTIONS, SNOOZES, CANCEL, FINISHED, PURGE }) do job[field] = 0 end
+  for _, field in ipairs({ ATTEMPT, CRASHES, INTERRUPTIONS, SNOOZES, CANCEL, FINISHED, PURGE, RETRYING }) do
+    job[field] = 0
+  end
   job[RUN_AT] = wall
   stand_at_due_time(job)
   job[EXPIRES_AT] = job[INFO][EXPIRES_MS] < 0 and 0 or wall + job[INFO][EXPIRES_MS]

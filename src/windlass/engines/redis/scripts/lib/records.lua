@@ -5,12 +5,12 @@
 -- and a job is in the index of its state and in no other.
 
 -- Fields of a record, in the order of FORMAT, which has the length of the head in place of the fence; then texts.
--- PLACE bears BIAS.
+-- PLACE bears BIAS; RETRYING is when the first run of the present budget that failed began, 0 when none did.
 local STATE, CANCEL, ATTEMPT, CRASHES, INTERRUPTIONS, SNOOZES, STARTED = 1, 2, 3, 4, 5, 6, 7
-local FINISHED, PURGE, RUN_AT, PLACE, SEQ, EXPIRES_AT, FENCE = 8, 9, 10, 11, 12, 13, 14
-local HEAD, WORKER, INFO = 15, 16, 17
-local FORMAT = '>BBI4I4I4I4I8I8I8I8I8I8I8H'
-local FORMAT_SIZE = 76
+local FINISHED, PURGE, RUN_AT, PLACE, SEQ, EXPIRES_AT, RETRYING, FENCE = 8, 9, 10, 11, 12, 13, 14, 15
+local HEAD, WORKER, INFO = 16, 17, 18
+local FORMAT = '>BBI4I4I4I4I8I8I8I8I8I8I8I8H'
+local FORMAT_SIZE = 84
 -- Fields of a head, which job[INFO] holds taken apart.
 local QUEUE, PRIORITY, MAX_ATTEMPTS, EXPIRES_MS, CALLER_ID = 1, 2, 3, 4, 5
 local SHIFT = 6 -- only of a job that ages: ms that its place is put off by its priority
@@ -40,7 +40,8 @@ local function born(body)
   if not head then return false end
   local expires_ms = head[EXPIRES_MS]
   return {
-    sWAITING, 0, 0, 0, 0, 0, 0, 0, 0, run_at, place, seq, expires_ms < 0 and 0 or run_at + expires_ms, 0, text, '', head,
+    sWAITING, 0, 0, 0, 0, 0, 0, 0, 0, run_at, place, seq, expires_ms < 0 and 0 or run_at + expires_ms, 0, 0, text,
+    '', head,
   }
 end
 
@@ -60,7 +61,7 @@ end
 -- last one among them, and a batch of strings that differ elsewhere would all share one hash.
 local function written(job)
   return struct.pack(FORMAT, job[1], job[2], job[3], job[4], job[5], job[6], job[7], job[8], job[9], job[10], job[11],
-    job[12], job[13], #job[HEAD]) .. job[HEAD] .. job[WORKER] .. struct.pack('>I8', job[FENCE])
+    job[12], job[13], job[14], #job[HEAD]) .. job[HEAD] .. job[WORKER] .. struct.pack('>I8', job[FENCE])
 end
 
 local function load(ids)

@@ -39,6 +39,7 @@ local function end_attempt(id, job, spec, result, error, reason)
     finish(id, job, spec.ends, spec.keep)
   else
     if spec.interrupted then job[INTERRUPTIONS] = job[INTERRUPTIONS] + 1 end
+    if spec.kind == 'retry' and job[RETRYING] == 0 then job[RETRYING] = job[STARTED] end
     if spec.kind == 'snooze' then job[SNOOZES] = job[SNOOZES] + 1 end
     if spec.kind == 'crash' then job[CRASHES] = job[CRASHES] + 1 end
     if spec.kind == 'release' then
