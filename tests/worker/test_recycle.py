@@ -37,17 +37,27 @@ def test_one_job_a_process_is_possible() -> None:
 def test_a_process_that_is_too_large_claims_no_more() -> None:
     recycler, asked = make(max_memory=resident() // 2)
     assert recycler.left is None
-    recycler.look()
+    recycler.look(0)
     assert (recycler.left, asked) == (0, ["successor"])
 
 
 def test_a_process_that_is_nearly_too_large_goes_on_until_its_successor_is_there() -> None:
     recycler, asked = make(max_memory=int(resident() * 1.05))
-    recycler.look()
+    recycler.look(0)
     assert (recycler.left, asked) == (None, ["successor"])
 
 
 def test_a_small_process_asks_for_nothing() -> None:
     recycler, asked = make(max_memory=resident() * 100)
-    recycler.look()
+    recycler.look(0)
     assert (recycler.left, asked) == (None, [])
+
+
+def test_no_more_is_claimed_than_fits_by_what_the_runs_so_far_left_behind() -> None:
+    recycler, _ = make(max_memory=resident() + 200 * 2**20)
+    kept = b"x" * (40 * 2**20)
+    recycler.claimed(6, pace=0.0)
+    recycler.look(4)
+    assert kept
+    assert recycler.left is not None
+    assert 10 <= recycler.left + 6 <= 21  # ten MiB a run, into two hundred

@@ -192,7 +192,7 @@ class Pump:
     def _stroke(self) -> None:
         trust = self._slots.trust()
         self._slots.tally()
-        self._recycler.look()
+        self._recycler.look(sum(pool.ended for pool in self._pools))
         wants = self._wants() if trust is Trust.FULL and self._claiming else []
         due = self._settler.due_in(idle=self._closed or self._waiting == 0)
         outcomes = self._settler.take() if due == 0 else []

@@ -1,7 +1,8 @@
 """When a worker process has done enough: after so many jobs, or when it has grown too large.
 
 It asks for its successor early, so that there is one before it stops claiming, and capacity does not drop. It must not
-stop anything itself. Invariant: no more than ``max_jobs`` runs are claimed, and none beyond ``max_memory``.
+stop anything itself. Invariant: no more than ``max_jobs`` runs are claimed, and none beyond ``max_memory``; and no more
+than fit into it, by what the runs so far have left behind, so that a leak does not go far beyond either.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable
 
 __all__ = ["FORK_COST", "Recycler", "resident"]
@@ -19,7 +19,6 @@ log = logging.getLogger("windlass.worker")
 FORK_COST = 8 * 2**20  # bytes a worker needs beyond the application: engine, threads, their stacks (measured: 6 to 8)
 LEAD = 0.2  # seconds that a successor may take to be ready
 EARLY = 0.9  # of max_memory, from which the successor is asked for
-LOOK = 0.05  # seconds between looks at the memory
 
 
 class Recycler:
@@ -32,7 +31,8 @@ class Recycler:
         self._ask = ask
         self._asked = False
         self._claimed = 0
-        self._look_at = 0.0
+        self._base = 0 if max_memory is None else resident()
+        self._fit: int | None = None  # how many runs fit into the memory, those so far included
         self._too_large = False
 
     @property
@@ -40,7 +40,8 @@ class Recycler:
         """How many more runs may be claimed; None: any number."""
         if self._too_large:
             return 0
-        return None if self._max_jobs is None else self._max_jobs - self._claimed
+        bounds = [bound for bound in (self._max_jobs, self._fit) if bound is not None]
+        return max(0, min(bounds) - self._claimed) if bounds else None
 
     def claimed(self, count: int, pace: float) -> None:
         """Note a claim. ``pace`` is how many jobs end a second."""
@@ -51,18 +52,16 @@ class Recycler:
             if self._max_jobs - self._claimed <= lead:
                 self._start_successor(f"it has claimed {self._claimed} of its {self._max_jobs} jobs")
 
-    def look(self) -> None:
-        """Look at the memory, if that was not done a moment ago."""
+    def look(self, ended: int) -> None:
+        """Look at the memory; ``ended`` runs are behind this process."""
         if self._max_memory is None:
             return
-        now = time.monotonic()
-        if now < self._look_at:
-            return
-        self._look_at = now + LOOK
         size = resident()
         if size >= self._max_memory * EARLY and not self._asked:
             self._start_successor(f"it has {size / 2**20:.0f} MiB of its {self._max_memory / 2**20:.0f}")
         self._too_large = size >= self._max_memory
+        grown = size - self._base
+        self._fit = (self._max_memory - self._base) * ended // grown if ended and grown > 0 else None
 
     def _start_successor(self, why: str) -> None:
         self._asked = True
