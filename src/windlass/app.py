@@ -17,6 +17,7 @@ from typing import Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overloa
 from windlass.client import Client
 from windlass.clock import Clock, SystemClock
 from windlass.context import JobContext
+from windlass.dead import DeadList
 from windlass.definition import AsyncJob, Call, Job, JobDecorator, JobOptions, define
 from windlass.engines.base import Store, TransactionalEnqueue, Tx
 from windlass.engines.url import connect
@@ -64,6 +65,7 @@ class Windlass:
         self.clock: Clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._client: Client | None = None
+        self.dead = DeadList(lambda: self.engine, self.registry, self.clock)
 
     def __repr__(self) -> str:
         return f"<Windlass {self.settings.namespace} with {len(self.registry)} jobs>"

@@ -25,6 +25,7 @@ from msgspec import Struct
 from windlass.backoff import Backoff, Exponential, read_backoff
 from windlass.errors import ConfigError
 from windlass.patterns import check_pattern, overlap, parse_queues
+from windlass.recovery import RecoveryRule
 from windlass.toml_lines import line_of
 from windlass.units import check_name, duration_ms, format_duration, nearest, size_bytes
 
@@ -92,6 +93,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     dead_max: int | None = None
     dead_keep: int | None = 90 * 86_400_000
     dead_archive: str | None = None
+    recover: list[dict[str, object]] = []  # rules, as ``recovery.RecoveryRule`` reads them
     keep_done: int = 600_000
     keep_done_max: int | None = 10_000  # per queue
     id_keep: int = 86_400_000
@@ -322,6 +324,16 @@ def _pool(name: str, options: Mapping[str, object]) -> PoolSettings:
     return msgspec.convert(values, PoolSettings)
 
 
+def _recover(value: object, name: str) -> list[dict[str, object]]:
+    """Rules as a list of tables, or as tables with names of their own."""
+    tables = list(value.values()) if isinstance(value, Mapping) else value
+    if not isinstance(tables, list | tuple) or not all(isinstance(table, Mapping) for table in tables):
+        raise ConfigError(f'{name} is {value!r}; write tables, such as [[windlass.recover]] on = ["TimeoutError"]')
+    for number, table in enumerate(tables):
+        RecoveryRule.of(table, f"{name}, rule {number + 1}")
+    return [dict(table) for table in tables]
+
+
 READERS: Final[dict[str, Reader]] = {
     "url": _url,
     "namespace": _namespace,
@@ -349,6 +361,7 @@ READERS: Final[dict[str, Reader]] = {
     "dead_max": _or_none(_count(0)),
     "dead_keep": _or_none(_duration(0)),
     "dead_archive": _or_none(_text),
+    "recover": _recover,
     "keep_done": _duration(0),
     "keep_done_max": _or_none(_count(0)),
     "id_keep": _duration(0),
@@ -365,7 +378,7 @@ READERS: Final[dict[str, Reader]] = {
     "queues": _table(_queue, "queue"),
     "pools": _table(_pool, "pool"),
 }
-TABLES: Final = frozenset({"queues", "pools"})
+TABLES: Final = frozenset({"queues", "pools", "recover"})
 FLAGS: Final = frozenset({"strict_queues"})
 COUNTS: Final = frozenset(
     [
@@ -453,6 +466,8 @@ def load_settings(
     lay(arguments, "argument")
 
     values["url"] = _absolute(str(values.get("url", DEFAULT_URL)), file.parent if file else here)
+    if isinstance(archive := values.get("dead_archive"), str):
+        values["dead_archive"] = os.path.normpath((file.parent if file else here) / archive)
     settings = msgspec.convert(values, Settings)
     _check_together(settings, origin, warnings)
     loaded = Loaded(settings, origin, file, warnings)

@@ -16,6 +16,7 @@ from windlass.cli.findings import ADVICE, ERROR, OK, WARNING, report
 from windlass.cli.output import count
 from windlass.engines.base import Finding
 from windlass.errors import ConfigError
+from windlass.recovery import rules_in
 from windlass.worker.layout import lay_out, serves
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def check(session: Session) -> int:
     app = session.app()
     specs = [app.registry.get(name) for name in app.registry.names()]
     findings = [*_settings(app), *_registry(session.app_target(), specs), *_middleware(app, specs), *_pools(app, specs)]
+    findings += _recovery(app)
     findings += [finding for spec in specs for finding in _job(spec)]
     report(session, findings)
     return FAILED if any(finding.level in (ERROR, WARNING) for finding in findings) else 0
@@ -71,6 +73,17 @@ def _pools(app: Windlass, specs: list[JobSpec]) -> Iterator[Finding]:
                 WARNING,
                 f"no pool of {app.loaded.where('pools')} serves it; its jobs are {jobs}",
                 f"add it to the queues of a pool, or run another worker with -q {queue}",
+            )
+
+
+def _recovery(app: Windlass) -> Iterator[Finding]:
+    for rule in (*app.registry.recoveries, *rules_in(app.settings.recover)):
+        for name in rule.unknown():
+            yield Finding(
+                "recover",
+                WARNING,
+                f"a rule of recovery names {name}, which the application does not import",
+                "correct the name, or import its module; until then only deaths of that very name are meant",
             )
 
 

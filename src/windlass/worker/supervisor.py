@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from windlass.clock import Clock, SystemClock
+from windlass.codec import Origin
 from windlass.engines.base import Store
 from windlass.engines.url import connect, rules_of
 from windlass.errors import EngineError
@@ -502,7 +503,8 @@ class Supervisor:
         if process.info is None:
             return
         error = ProcessDied(f"the worker process {process.pid} that ran this job {how}")
-        text = crash_error(error, 0, 0, self._settings.error_max)
+        info = process.info
+        text = crash_error(error, 0, 0, self._settings.error_max, Origin(info.host, info.id, info.version))
         buried = store.bury(process.info.id, started, text, rules_of(self._settings))
         if buried.charged or buried.dead or buried.released:
             log.warning(

@@ -33,11 +33,12 @@ from random import Random
 from msgspec import structs
 
 from windlass.clock import Clock, SystemClock
-from windlass.codec import encode_error
+from windlass.codec import Origin, encode_error
 from windlass.engines.base import Store
 from windlass.engines.url import rules_of
 from windlass.errors import EngineError, JobTimeout, PayloadError
 from windlass.events import Events, LeaseExpired, SettleDropped, WorkerStarted, WorkerStopped
+from windlass.fingerprint import cause_of
 from windlass.hooks import Hooks, Moment
 from windlass.ids import new_id
 from windlass.middleware import Middleware
@@ -54,8 +55,10 @@ from windlass.model import (
     Upkeep,
     WorkerInfo,
 )
+from windlass.recovery import rules_in
 from windlass.registry import Registry
 from windlass.settings import Settings
+from windlass.worker.archive import Archive
 from windlass.worker.budget import RetryBudget, budgets_of
 from windlass.worker.children import Children, Fork
 from windlass.worker.deadlines import Deadlines
@@ -68,6 +71,7 @@ from windlass.worker.loop import LoopThread
 from windlass.worker.pool import Pool
 from windlass.worker.pump import Pump
 from windlass.worker.recycle import Recycler
+from windlass.worker.redriver import Redriver
 from windlass.worker.run import JobRun, Prepared
 from windlass.worker.settler import Settler
 from windlass.worker.slots import SlotTable
@@ -165,6 +169,7 @@ class Worker:
             started_at=self.clock.wall_ms(),
             pools=tuple(pool.info for pool in self._pools),
         )
+        self.origin = Origin(self.info.host, self.info.id, self.info.version)
         self._table = table or SlotTable.create(slots)
         self._ran: deque[JobRun] = deque()  # ended, not counted yet
         self._work: dict[str, list[int]] = {}  # queue: runs, nanoseconds
@@ -197,7 +202,21 @@ class Worker:
             settings.max_memory if bounded else None,
             on_full or (lambda: None),
         )
-        self._keeper = Keeper(engine, self._rules, settings.reap, self.rng, self._on_upkeep)
+        self._redriver = Redriver(engine, self.info.id)
+        self._keeper = Keeper(
+            engine,
+            self._rules,
+            settings.reap,
+            self.rng,
+            self._on_upkeep,
+            events=events,
+            redriver=self._redriver,
+            recoveries=[
+                *registry.recoveries,
+                *rules_in(settings.recover),
+            ],
+            archive=None if settings.dead_archive is None else Archive(settings.dead_archive, engine),
+        )
         self._pump = Pump(
             engine,
             settings,
@@ -280,6 +299,7 @@ class Worker:
         self._pump.stop()
         self._heart.stop()
         self._keeper.stop()
+        self._redriver.stop()
         self._deadlines.close()
         if self._children is not None:
             self._children.close()
@@ -448,8 +468,7 @@ class Worker:
         try:
             return JobRun(lease, prepared, self)
         except PayloadError as error:
-            text = encode_error(error, attempt=lease.attempt, at=self.clock.wall_ms(), limit=self.settings.error_max)
-            self._settler.add(Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason="undecodable payload"))
+            self._settler.add(self._stillborn(lease, error, "undecodable payload"))
             return None
 
     def _unknown(self, lease: Lease) -> Outcome:
@@ -466,9 +485,19 @@ class Worker:
             f"no job is registered under {lease.name!r}; import its module in the worker's application, "
             "or keep its old name as an alias, then retry the job"
         )
-        text = encode_error(error, attempt=lease.attempt, at=now, limit=self.settings.error_max)
         log.error("job %s %s is dead: %s", lease.name, lease.id, error)
-        return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason="unknown job")
+        return self._stillborn(lease, error, "unknown job")
+
+    def _stillborn(self, lease: Lease, error: BaseException, reason: str) -> Outcome:
+        """The death of a job that cannot even begin."""
+        text = encode_error(
+            error,
+            attempt=lease.attempt,
+            at=self.clock.wall_ms(),
+            limit=self.settings.error_max,
+            origin=self.origin,
+        )
+        return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason=reason, cause=cause_of(error))
 
     def tell_hooks(self, moment: Moment, ids: Sequence[str]) -> None:
         """Have the hooks of these jobs called, on a thread of their own. *Thread-safe.*"""

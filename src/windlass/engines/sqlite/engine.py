@@ -1,7 +1,7 @@
 """The hot path of the SQLite engine: each call is one write transaction, and a signal afterwards.
 
 The pieces are next door: ``enqueue``, ``claim``, ``settle``, ``upkeep`` hold the statements; ``connection`` the
-grouping of commits; ``inspector`` the cold path; ``transaction`` what a caller's own transaction may do.
+grouping of commits; ``inspector`` and ``dead`` the cold path; ``transaction`` what a caller's own transaction may do.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import apsw
 
 from windlass.engines.sqlite import upkeep
 from windlass.engines.sqlite.claim import Claimer
+from windlass.engines.sqlite.dead import SqliteDead
+from windlass.engines.sqlite.documents import SqliteDocuments
 from windlass.engines.sqlite.enqueue import insert
 from windlass.engines.sqlite.settle import report, settle
 from windlass.engines.sqlite.transaction import SqliteTransactions
@@ -37,7 +39,7 @@ __all__ = ["SqliteEngine"]
 NAMES: Final = 'SELECT name FROM "windlass_queues" ORDER BY name'
 
 
-class SqliteEngine(SqliteTransactions):
+class SqliteEngine(SqliteTransactions, SqliteDead, SqliteDocuments):
     """A store in one SQLite file (``path``), or in memory (None). Fulfils ``engines.base.Store``. *Thread-safe.*"""
 
     def _forget_handles(self) -> None:

@@ -144,6 +144,31 @@ local function text_of(number)
   return text
 end
 
+-- Causes of deaths. A cause is a text, "error type NUL fingerprint NUL frame"; only a dead job has one. By it the job is
+-- in DIED as well, whose members sort by error type, then how often it was recovered, then the time of death: so the
+-- jobs that a rule of recovery wants lie side by side.
+
+local function death_spot(id, job, kind, recoveries)
+  return kind .. '\0' .. struct.pack('>I2I8', recoveries, job[FINISHED]) .. id
+end
+
+local function recoveries_of(id)
+  return tonumber(call('HGET', RECOVERIES, id) or 0)
+end
+
+local function set_cause(id, job, text)
+  hset(CAUSE, id, text)
+  zadd(DIED, 0, death_spot(id, job, string.match(text, '^(.-)%z'), recoveries_of(id)))
+end
+
+local function drop_cause(id, job)
+  local text = call('HGET', CAUSE, id)
+  if text then
+    hdel(CAUSE, id)
+    zrem(DIED, death_spot(id, job, string.match(text, '^(.-)%z'), recoveries_of(id)))
+  end
+end
+
 local function finish(id, job, state, keep)
   local purge = wall + keep
   job[STATE] = state
@@ -162,6 +187,7 @@ end
 
 local function leave_finished(id, job)
   if job[STATE] == sDEAD then
+    drop_cause(id, job)
     zrem(DEAD, id)
     zrem(DEAD_PURGE, id)
   else
@@ -180,7 +206,7 @@ local function leave(id, job)
 end
 
 local function remove(id)
-  for _, key in ipairs({ BODY, REC, RESULT, ERRORS, REASON, PROGRESS }) do hdel(key, id) end
+  for _, key in ipairs({ BODY, REC, RESULT, ERRORS, REASON, PROGRESS, CAUSE, RECOVERIES }) do hdel(key, id) end
   zrem(ARRIVALS, id)
   jobs[id] = false
   ended[#ended + 1] = id
