@@ -69,6 +69,7 @@ class EngineInfo(Struct, frozen=True):
     version: str  # of the server or library
     durability: str  # what a returned enqueue survives: "fsync", "normal", "memory", ...
     shared: bool  # whether several processes can use it
+    one_writer: bool = False  # whether an open transaction keeps all others from writing, the renewal of leases too
 
 
 class Finding(Struct, frozen=True):

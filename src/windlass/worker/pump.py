@@ -208,8 +208,10 @@ class Pump:
             if trust < Trust.NO_SETTLES:
                 self._settler.put_back(outcomes)
             elif outcomes:
+                self._settler.answered()
                 self._slots.dropped(outcomes)
             raise
+        self._settler.answered()
         if self._away_since is not None:
             log.warning("the store is back after %.1f s", time.monotonic() - self._away_since)
             self._away_since = None

@@ -126,6 +126,7 @@ class SqliteCore:
             version=apsw.sqlite_lib_version(),
             durability="memory" if self.path is None else "fsync" if self._durable else "normal",
             shared=self.path is not None,
+            one_writer=True,
         )
 
     def open(self) -> None:
