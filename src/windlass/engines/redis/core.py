@@ -41,7 +41,7 @@ SCHEMA: Final = 1
 FIXED_KEYS: Final = (
     "meta", "body", "rec", "result", "errors", "reason", "progress", "arrivals", "running", "cancels",
     "dead", "dead-purge", "workers", "leases", "tombs", "totals", "queues", "expiring", "awaited", "wake",
-    "cause", "died", "recoveries", "documents", "documents-over",
+    "cause", "died", "recoveries", "documents", "documents-over", "flow",
 )  # fmt: skip
 TYPES: Final = {
     "arrivals": "zset", "running": "zset", "cancels": "zset", "dead": "zset", "dead-purge": "zset", "leases": "zset",
