@@ -17,6 +17,7 @@ from windlass.errors import ConfigError
 from windlass.units import nearest
 
 __all__ = [
+    "DeadRecovered",
     "DeadTrimmed",
     "Event",
     "Events",
@@ -136,6 +137,13 @@ class SettleDropped(JobEvent):
 @dataclass(frozen=True)
 class DeadTrimmed(Event):
     """Dead jobs were removed by age or count."""
+
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DeadRecovered(Event):
+    """Dead jobs were made ready by a recovery rule."""
 
     ids: tuple[str, ...]
 

@@ -15,10 +15,13 @@ __all__ = [
     "FINISHED",
     "RESULT_NOT_STORED",
     "TRANSITIONS",
+    "UNKNOWN_GROUP",
     "WAITING",
     "Action",
     "Buried",
+    "Cause",
     "Claimed",
+    "GroupRow",
     "Heartbeat",
     "JobError",
     "JobFilter",
@@ -30,9 +33,13 @@ __all__ = [
     "NewJob",
     "Outcome",
     "Placed",
+    "PoolInfo",
     "Progress",
+    "QueueFlow",
     "QueueRow",
     "QueueShare",
+    "QueueWork",
+    "Recovery",
     "Rules",
     "Settled",
     "State",
@@ -80,14 +87,35 @@ def can_move(before: State, after: State) -> bool:
 RESULT_NOT_STORED: Final = "result not stored"
 
 
-class JobError(Struct, frozen=True):
-    """Why one attempt failed. ``at`` is milliseconds; ``attempt`` is the number of the run, from 1."""
+class JobError(Struct, frozen=True, omit_defaults=True):
+    """Why one attempt failed. ``at`` is milliseconds; ``attempt`` is the number of the run, from 1.
+
+    ``host`` and ``worker`` say where it ran, ``version`` which code; empty where that is not known.
+    """
 
     type: str
     message: str
     traceback: str
     at: int
     attempt: int
+    host: str = ""
+    worker: str = ""
+    version: str = ""
+
+
+# The group of dead jobs whose end came without a cause.
+UNKNOWN_GROUP: Final = "unknown"
+
+
+class Cause(Struct, frozen=True):
+    """What a death has in common with others of its kind; ``fingerprint`` makes and names the group.
+
+    ``error_type`` is the dotted name of the exception, ``frame`` the function of the application it came from.
+    """
+
+    error_type: str
+    fingerprint: str
+    frame: str = ""
 
 
 class NewJob(Struct, frozen=True):
@@ -107,6 +135,7 @@ class NewJob(Struct, frozen=True):
     meta: str | None = None  # JSON that only the worker reads: timeout, keep, redacted names, backoff
     caller_id: bool = False  # the id was chosen by the user: a tombstone keeps it idempotent for id_keep
     durable: bool | None = None  # None: the engine's setting
+    aging_ms: int = 0  # waiting so long outweighs one step of priority; 0: nothing does
 
 
 class Placed(Struct, frozen=True):
@@ -126,8 +155,8 @@ class QueueShare(Struct, frozen=True):
 class Want(Struct, frozen=True):
     """What a worker can take. ``queues`` None means every queue of the store with equal shares.
 
-    With ``queues``, a first pass takes each queue's share in the order given, a second one fills what is left in the
-    same order. ``alone`` asks for one job that killed its process before, to be run with no neighbours.
+    With ``queues``, a first pass takes each queue's share (0: none) in the order given, a second one fills what is left
+    in the same order. ``alone`` asks for one job that killed its process before, to be run with no neighbours.
     """
 
     worker: str
@@ -203,6 +232,7 @@ class Outcome(Struct, frozen=True):
     delay_ms: int = 0
     keep_ms: int | None = None  # how long the finished record stays; None: the engine's setting for the state
     interrupted: bool = False  # with RELEASE: it had started, so the interruption is counted
+    cause: Cause | None = None  # with DEAD
     then: tuple[NewJob, ...] = ()  # stored by the same write
 
 
@@ -221,6 +251,25 @@ class Progress(Struct, frozen=True):
     progress: str
 
 
+class PoolInfo(Struct, frozen=True):
+    """Slots of a worker that serve a set of queues. ``serves`` are names and patterns (``report-*``; ``*``: every)."""
+
+    name: str
+    queues: str  # as the operator wrote them
+    serves: tuple[str, ...]
+    threads: int
+    async_slots: int
+    without: tuple[str, ...] = ()  # queues that the worker's settings pause
+
+
+class QueueWork(Struct, frozen=True):
+    """How much one worker has done for one queue since it started."""
+
+    queue: str
+    ended: int  # runs
+    busy_ms: int  # of its slots
+
+
 class WorkerInfo(Struct, frozen=True):
     """What one process incarnation says of itself at every beat. ``id`` is fresh at every start."""
 
@@ -232,6 +281,8 @@ class WorkerInfo(Struct, frozen=True):
     slots: int
     version: str
     started_at: int
+    pools: tuple[PoolInfo, ...] = ()
+    work: tuple[QueueWork, ...] = ()
 
 
 class Heartbeat(Struct, frozen=True):
@@ -258,6 +309,7 @@ class Rules(Struct, frozen=True):
     keep_done_max: int | None = 10_000  # per queue
     dead_keep_ms: int | None = 90 * 86_400_000
     dead_max: int | None = None
+    dead_held: bool = False  # dead jobs past their keep are not removed but handed up, to be archived first
     id_keep_ms: int = 86_400_000
 
 
@@ -278,6 +330,7 @@ class Upkeep(Struct, frozen=True):
     died: tuple[str, ...] = ()  # jobs that ended dead because a lease ran out once too often
     pruned: int = 0
     trimmed: tuple[str, ...] = ()  # dead jobs removed by age or count, oldest first
+    overdue: tuple[LeaseRef, ...] = ()  # dead jobs that would have been, but for ``Rules.dead_held``
     alone_in_ms: int | None = None  # when the next job that must run alone is due; 0: now
     due_in_ms: int | None = None
     more: bool = False
@@ -312,10 +365,20 @@ class JobRow(Struct, frozen=True):
     interruptions: int
     snoozes: int
     cancel_requested: bool
+    error_type: str | None = None  # of a dead job, as ``Cause`` has them
+    fingerprint: str | None = None
+    frame: str | None = None
+    recoveries: int = 0  # how often a recovery rule brought it back since a person last did
+    expires_ms: int | None = None
+    caller_id: bool = False
 
 
 class JobFilter(Struct, frozen=True):
-    """Which jobs to list. Empty means all. ``before`` and ``after`` bound ``enqueued_at`` (half-open)."""
+    """Which jobs to list. Empty means all.
+
+    ``before`` and ``after`` bound ``enqueued_at``, ``ended_before`` and ``ended_after`` bound ``finished_at``; all are
+    half-open. ``group`` is the fingerprint of dead jobs; ``error`` the name of their exception, whole or its last part.
+    """
 
     state: State | None = None
     name: str | None = None
@@ -323,6 +386,35 @@ class JobFilter(Struct, frozen=True):
     tag: str | None = None
     before: int | None = None
     after: int | None = None
+    ended_before: int | None = None
+    ended_after: int | None = None
+    group: str | None = None
+    error: str | None = None
+    ids: tuple[str, ...] | None = None
+
+
+class GroupRow(Struct, frozen=True):
+    """The dead jobs that share a fingerprint, as they stand. ``sample`` is the id of the one that died last."""
+
+    fingerprint: str
+    error_type: str | None
+    frame: str | None
+    names: tuple[str, ...]  # of their jobs, sorted
+    count: int
+    first_seen: int
+    last_seen: int
+    sample: str
+
+
+class Recovery(Struct, frozen=True):
+    """Which dead jobs to bring back: those of these exceptions (whole names), ``after_ms`` from their death.
+
+    One that was brought back ``attempts`` times since a person last did stays dead.
+    """
+
+    errors: tuple[str, ...]
+    after_ms: int
+    attempts: int
 
 
 class QueueRow(Struct, frozen=True):
@@ -336,6 +428,16 @@ class QueueRow(Struct, frozen=True):
     paused: bool
     paused_reason: str | None = None
     paused_until: int | None = None
+    paused_by: str | None = None
+
+
+class QueueFlow(Struct, frozen=True):
+    """How many jobs came into a queue and how many were claimed from it in the last ``span_ms``."""
+
+    name: str
+    arrived: int
+    claimed: int
+    span_ms: int
 
 
 class WorkerRow(Struct, frozen=True):
@@ -345,6 +447,7 @@ class WorkerRow(Struct, frozen=True):
     running: int
     beat_at: int
     lease_left_ms: int  # negative: it ran out and nobody has reaped it yet
+    control: tuple[str, ...] = ()  # what it was asked to do
 
 
 class Action(StrEnum):

@@ -26,6 +26,7 @@ from windlass.model import (
     Action,
     Buried,
     Claimed,
+    GroupRow,
     Heartbeat,
     JobFilter,
     JobRow,
@@ -35,7 +36,9 @@ from windlass.model import (
     Outcome,
     Placed,
     Progress,
+    QueueFlow,
     QueueRow,
+    Recovery,
     Rules,
     Settled,
     Upkeep,
@@ -44,7 +47,18 @@ from windlass.model import (
     WorkerRow,
 )
 
-__all__ = ["Engine", "EngineInfo", "Finding", "Inspector", "Store", "TransactionalEnqueue", "TransactionalSettle", "Tx"]
+__all__ = [
+    "Coordinator",
+    "Engine",
+    "EngineInfo",
+    "Finding",
+    "Inspector",
+    "Store",
+    "TransactionalEnqueue",
+    "TransactionalSettle",
+    "Tx",
+    "Versioned",
+]
 
 
 class EngineInfo(Struct, frozen=True):
@@ -55,6 +69,7 @@ class EngineInfo(Struct, frozen=True):
     version: str  # of the server or library
     durability: str  # what a returned enqueue survives: "fsync", "normal", "memory", ...
     shared: bool  # whether several processes can use it
+    one_writer: bool = False  # whether an open transaction keeps all others from writing, the renewal of leases too
 
 
 class Finding(Struct, frozen=True):
@@ -96,7 +111,9 @@ class Engine(Protocol):
         """Lease up to ``want.limit`` ready jobs to a worker. *Atomic.*
 
         Promotes a bounded slice of due jobs first. Never gives a job of a paused queue; a job past its ``expires_at``
-        ends cancelled with reason ``expired`` instead. Order within a queue: priority, then place, then arrival.
+        ends cancelled with reason ``expired`` instead. Order within a queue: priority, then place, then arrival. The
+        place of a job is its due time. One with ``aging_ms`` stands at priority 0, its place put off (or brought
+        forward) by that much for each step of its own priority, so that it rises by waiting.
         Jobs with two or more crash charges are given only to ``want.alone``, one a claim, by due time. Gives nothing,
         and ``expelled``, to a worker whose record is gone or expired.
         """
@@ -148,9 +165,14 @@ class Engine(Protocol):
 
         Every worker may call it at once; each sweep is a compare-and-set and nobody needs to be leader. A job whose
         lease ran out unwitnessed counts an interruption; beyond ``rules.max_interruptions`` each one costs an attempt.
-        How long a record stays was fixed when its job ended; the counts of ``rules`` bound how many stay. What this
-        engine object saw of confirmed writes that the store has lost is told here, once.
+        How long a record stays was fixed when its job ended; the counts of ``rules`` bound how many stay. With
+        ``rules.dead_held`` dead jobs are not removed but named in ``Upkeep.overdue`` at every call until ``discard``.
+        What this engine object saw of confirmed writes that the store has lost is told here, once.
         """
+        ...
+
+    def names(self) -> list[str]:
+        """Every queue the store knows, sorted: what a worker that serves patterns asks now and then. Counts nothing."""
         ...
 
     def wait(self, queues: Sequence[str] | None, timeout: float) -> bool:
@@ -193,12 +215,67 @@ class Inspector(Protocol):
         """Cancel, retry or delete jobs. *Atomic per job.*
 
         CANCEL ends a waiting job and marks a running one. RETRY makes a dead, cancelled or scheduled job ready now
-        with a fresh budget (attempt, crashes, interruptions, snoozes, retrying_ms back to 0; the history stays). DELETE
-        removes the record of any job that is not running.
+        with a fresh budget (attempt, crashes, interruptions, snoozes, recoveries, retrying_ms back to 0; the history
+        stays). DELETE removes the record of any job that is not running.
         """
         ...
 
-    def pause(self, queue: str, reason: str | None, until: int | None) -> None:
+    def count(self, where: JobFilter) -> int:
+        """How many jobs a listing would give."""
+        ...
+
+    def groups(self, where: JobFilter, limit: int) -> list[GroupRow]:
+        """The dead jobs among these by fingerprint, the largest group first; counted from the records at each call.
+
+        Jobs without a cause are in the group ``UNKNOWN_GROUP``.
+        """
+        ...
+
+    def redrive(self, deaths: Sequence[LeaseRef]) -> list[bool]:
+        """Make dead jobs ready, as RETRY does; says of each whether it was. *Atomic per job, idempotent.*
+
+        A death is named by the fence of its last run: a job that ran again since, or is not dead, is left alone.
+        """
+        ...
+
+    def recover(self, rule: Recovery, limit: int) -> list[str]:
+        """Make up to ``limit`` dead jobs ready by a rule, the longest dead first, and give their ids. *Atomic.*
+
+        As ``redrive``, but each of them counts one more of its ``recoveries``.
+        """
+        ...
+
+    def amend(self, death: LeaseRef, payload: str) -> bool:
+        """Replace the payload of a dead job; false when that death is over. *Atomic.*"""
+        ...
+
+    def discard(self, deaths: Sequence[LeaseRef], *, trimmed: bool = False) -> list[bool]:
+        """Delete the records of dead jobs; false for each death that is over. *Atomic per job, idempotent.*
+
+        Ids that users chose leave a tombstone. ``trimmed`` counts them in ``total_trimmed``.
+        """
+        ...
+
+    def restore(self, rows: Sequence[JobRow]) -> list[bool]:
+        """Store dead jobs as they were, where no record has their id; says of each whether. *Atomic, idempotent.*
+
+        They are kept as if they had died now. A tombstone does not hinder them.
+        """
+        ...
+
+    def flow(self, window_ms: int) -> list[QueueFlow]:
+        """What came and went in the last ``window_ms`` (at most two minutes), by name; a queue without either may be
+        left out. Counted in steps of ten seconds, so the span is up to that much shorter."""
+        ...
+
+    def control(self, target: str, word: str) -> int:
+        """Ask a worker (by id) or all workers of a group for ``quiet`` or ``stop``; give how many were asked.
+
+        Each learns of it with its next beat, and at every later one. *Idempotent.*
+        """
+        ...
+
+    def pause(self, queue: str, reason: str | None, until: int | None, who: str | None = None) -> None:
         """Let no job of the queue be claimed, until ``resume`` or the wall-clock ms ``until``. *Idempotent.*"""
         ...
 
@@ -219,7 +296,35 @@ class Inspector(Protocol):
         ...
 
 
-class Store(Engine, Inspector, Protocol):
+class Versioned(Struct, frozen=True):
+    """A document at one moment. ``version`` 0 and ``value`` None: there is none."""
+
+    key: str
+    version: int
+    value: str | None
+
+
+class Coordinator(Protocol):
+    """Small documents that processes agree on by compare-and-set. Not for anything a job is claimed by."""
+
+    def read(self, keys: Sequence[str]) -> list[Versioned]:
+        """The documents of these keys, in order; what is absent or over has version 0."""
+        ...
+
+    def swap(self, key: str, version: int, value: str | None, ttl_ms: int | None = None) -> Versioned | None:
+        """Write a document if it still has this version (0: if there is none); None when it has another. *Atomic.*
+
+        ``value`` None removes it. It is over ``ttl_ms`` from now, None is never. A version is never given twice, also
+        when a key comes back.
+        """
+        ...
+
+    def keys(self, prefix: str, limit: int = 1_000) -> list[str]:
+        """The keys that begin so, in order, at most ``limit``."""
+        ...
+
+
+class Store(Engine, Inspector, Coordinator, Protocol):
     """A whole engine: hot and cold path. What ``windlass.engines.connect`` gives."""
 
 

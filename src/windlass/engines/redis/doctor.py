@@ -25,7 +25,7 @@ __all__ = ["RedisDoctor"]
 STEP: Final = 500
 ROLLBACK_SHOWN_MS: Final = 86_400_000
 LOOK: Final = "look for jobs of that time, and enqueue what is missing; with ids of your own that is safe"
-DETAIL_HASHES: Final = ("body", "rec", "result", "errors", "reason", "progress")
+DETAIL_HASHES: Final = ("body", "rec", "result", "errors", "reason", "progress", "cause", "recoveries")
 # Index -> where the id begins in a member (0: behind a NUL), and the states in a record that belong there.
 FIXED_INDEXES: Final = {
     "arrivals": (1, "01234"),

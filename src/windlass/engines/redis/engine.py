@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from windlass.engines.redis.connection import Command
+from windlass.engines.redis.dead import RedisDead
 from windlass.engines.redis.doctor import RedisDoctor
+from windlass.engines.redis.documents import RedisDocuments
 from windlass.engines.redis.wire import (
     Head,
     JobTexts,
     as_int,
     as_list,
+    cause_text,
     encode_info,
     error_head,
     keep_dead,
@@ -25,6 +28,7 @@ from windlass.engines.redis.wire import (
     to_lease,
 )
 from windlass.errors import ConfigError
+from windlass.fingerprint import INTERRUPTED, POISON
 from windlass.model import (
     Buried,
     Claimed,
@@ -45,13 +49,13 @@ from windlass.model import (
 
 __all__ = ["RedisEngine"]
 
-INTERRUPTED: Final = error_head(
-    JobError("windlass.errors.JobInterrupted", "interrupted more often than max_interruptions allows", "", 0, 0)
+INTERRUPTED_ERROR: Final = error_head(
+    JobError(INTERRUPTED.error_type, "interrupted more often than max_interruptions allows", "", 0, 0)
 )
 APPLIED: Final = {ord("1"): Settled.APPLIED, ord("0"): Settled.STALE}
 
 
-class RedisEngine(RedisDoctor):
+class RedisEngine(RedisDoctor, RedisDead, RedisDocuments):
     """A store in Redis or Valkey: ``url`` or ``client`` says where. Fulfils ``engines.base.Store``. *Thread-safe.*"""
 
     def _forget_handles(self) -> None:
@@ -145,6 +149,9 @@ class RedisEngine(RedisDoctor):
                 then += texts(job)
         return args + then
 
+    def names(self) -> list[str]:
+        return sorted(strings(as_list(self._call("names", (), ())[1])))
+
     def report(self, notes: Sequence[Progress]) -> list[Settled]:
         if not notes:
             return []
@@ -168,11 +175,19 @@ class RedisEngine(RedisDoctor):
             lost=tuple(lease for lease in leases if lease not in mine),
             strays=tuple(lease for lease in held if lease not in listed),
             cancels=tuple(lease for lease, cancel in zip(held, flat[2::3], strict=True) if as_int(cancel)),
+            control=tuple(str_of(reply[4]).split()),
         )
 
     def depart(self, worker: str) -> Buried:
         rules = self._rules
-        args: list[Command] = [worker, rules.max_interruptions, INTERRUPTED, rules.keep_done_ms, keep_dead(rules)]
+        args: list[Command] = [
+            worker,
+            rules.max_interruptions,
+            INTERRUPTED_ERROR,
+            rules.keep_done_ms,
+            keep_dead(rules),
+            cause_text(INTERRUPTED),
+        ]
         self._beats.pop(worker, None)
         _, released, dead = self._call_all("depart", args)
         return Buried(released=tuple(strings(as_list(released))), dead=tuple(strings(as_list(dead))))
@@ -187,6 +202,7 @@ class RedisEngine(RedisDoctor):
             error_head(error),
             rules.keep_done_ms,
             keep_dead(rules),
+            cause_text(POISON),
         ]
         self._beats.pop(worker, None)
         _, released, charged, dead = self._call_all("bury", args)
@@ -200,14 +216,16 @@ class RedisEngine(RedisDoctor):
         args: list[Command] = [
             budget,
             rules.max_interruptions,
-            INTERRUPTED,
+            INTERRUPTED_ERROR,
             rules.keep_done_ms,
             keep_dead(rules),
             -1 if rules.keep_done_max is None else rules.keep_done_max,
             -1 if rules.dead_max is None else rules.dead_max,
             rules.id_keep_ms,
+            cause_text(INTERRUPTED),
+            int(rules.dead_held),
         ]
-        _, promoted, expired, recovered, died, pruned, trimmed, alone, due, more = self._call_all(
+        _, promoted, expired, recovered, died, pruned, trimmed, overdue, alone, due, more = self._call_all(
             "maintain", lambda _: args
         )
         expired_workers = tuple(strings(as_list(expired)))
@@ -220,11 +238,17 @@ class RedisEngine(RedisDoctor):
             died=tuple(strings(as_list(died))),
             pruned=as_int(pruned),
             trimmed=tuple(strings(as_list(trimmed))),
+            overdue=deaths_of(as_list(overdue)),
             alone_in_ms=none_below_zero(alone),
             due_in_ms=none_below_zero(due),
             more=bool(as_int(more)),
             rollbacks=self._report_alarms(),
         )
+
+
+def deaths_of(flat: Sequence[object]) -> tuple[LeaseRef, ...]:
+    """Deaths, from ids and fences in turn."""
+    return tuple(LeaseRef(id, as_int(fence)) for id, fence in zip(strings(flat[::2]), flat[1::2], strict=True))
 
 
 def queues_of(outcomes: Sequence[Outcome]) -> list[str]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypedDict
 
 import msgspec
 from msgspec import Struct
 
+from windlass.engines.redis.connection import Command
 from windlass.errors import ConfigError
-from windlass.model import JobError, JobRow, Lease, NewJob, Outcome, Rules, State, WorkerInfo, WorkerRow
+from windlass.model import Cause, JobError, JobRow, Lease, NewJob, Outcome, Rules, State, WorkerInfo, WorkerRow
 
 __all__ = [
     "FOREVER",
@@ -26,6 +27,7 @@ __all__ = [
     "JobTexts",
     "as_int",
     "as_list",
+    "cause_text",
     "encode_info",
     "error_head",
     "keep_dead",
@@ -61,6 +63,7 @@ class Head(Struct, array_like=True, frozen=True):
     max_attempts: int
     expires_ms: int
     caller_id: int
+    shift: int = 0  # of a job that ages
 
 
 class Rest(Struct, array_like=True, frozen=True):
@@ -74,6 +77,7 @@ class Rest(Struct, array_like=True, frozen=True):
 
 decode_head = msgspec.msgpack.Decoder(Head).decode
 decode_rest = msgspec.msgpack.Decoder(Rest).decode
+ERROR_TEXTS: Final = ("host", "worker", "version")
 encode_error = msgspec.json.Encoder().encode
 decode_error = msgspec.json.Decoder(JobError).decode
 
@@ -86,6 +90,7 @@ class WorkerRecord(Struct, array_like=True, frozen=True):
     beat_at: int
     inbox: str
     info: str
+    asked: str = ""  # words, apart by spaces
 
 
 encode_info = msgspec.json.Encoder().encode
@@ -96,7 +101,13 @@ decode_worker = msgspec.msgpack.Decoder(WorkerRecord).decode
 def to_worker(record: bytes, until: int, held: int, boot: int) -> WorkerRow:
     """A worker as the store sees it."""
     one = decode_worker(record)
-    return WorkerRow(info=decode_info(one.info), running=held, beat_at=one.beat_at, lease_left_ms=until - boot)
+    return WorkerRow(
+        info=decode_info(one.info),
+        running=held,
+        beat_at=one.beat_at,
+        lease_left_ms=until - boot,
+        control=tuple(one.asked.split()),
+    )
 
 
 class JobTexts:
@@ -117,6 +128,7 @@ class JobTexts:
             job.max_attempts,
             job.expires_ms,
             job.caller_id,
+            job.aging_ms,
         )
         try:
             head, spec = self._heads[key]
@@ -142,9 +154,12 @@ class JobTexts:
         ]
         if wrong:
             raise ConfigError(f"job {job.id}: {', '.join(wrong)} is beyond what Redis can count: choose a smaller one")
-        packed = pack((job.queue, job.priority, job.max_attempts, expires, int(job.caller_id)))
+        shift = max(-TIME_MAX, min(TIME_MAX, job.priority * job.aging_ms))
+        ages = (shift,) if shift else ()
+        packed = pack((job.queue, job.priority, job.max_attempts, expires, int(job.caller_id), *ages))
+        level = 0 if shift else job.priority
         number = self._numbers[job.queue]
-        spec = f"{number}|{job.priority}|{due}|{int(job.at_front)}|{expires}|{int(job.caller_id)}"
+        spec = f"{number}|{level}|{due}|{int(job.at_front)}|{expires}|{int(job.caller_id)}|{shift}"
         return struct.pack(">H", len(packed)) + packed, spec.encode()
 
 
@@ -157,6 +172,7 @@ def outcome_texts(one: Outcome, rules: Rules, specs: dict[tuple[object, ...], st
         one.result is None,
         one.error is None,
         one.reason is None,
+        one.cause is None,
         keep,
         one.delay_ms,
     )
@@ -167,13 +183,21 @@ def outcome_texts(one: Outcome, rules: Rules, specs: dict[tuple[object, ...], st
             | (one.result is not None) << 1
             | (one.error is not None) << 2
             | (one.reason is not None) << 3
+            | (one.cause is not None) << 4
         )
         if keep is None:
             keep = keep_dead(rules) if kind == "dead" else rules.keep_done_ms
         spec = specs[key] = f"{kind.value}|{flags}|{min(keep, FOREVER)}|{min(one.delay_ms, TIME_MAX // 2)}"
     texts = [one.id, str(one.fence), spec]
     texts += [text for text in (one.result, one.error, one.reason) if text is not None]
+    if one.cause is not None:
+        texts.append(cause_text(one.cause))
     return texts
+
+
+def cause_text(cause: Cause) -> str:
+    """A cause as ``scripts/lib/records.lua`` takes it."""
+    return "\0".join((cause.error_type, cause.fingerprint, cause.frame))
 
 
 def keep_dead(rules: Rules) -> int:
@@ -184,7 +208,8 @@ def keep_dead(rules: Rules) -> int:
 def error_head(error: str | JobError) -> bytes:
     """A JobError as JSON up to its time: the scripts put time and attempt behind it."""
     one = decode_error(error) if isinstance(error, str) else error
-    return encode_error({"type": one.type, "message": one.message, "traceback": one.traceback})[:-1] + b',"at":'
+    fields = {name: value for name in ERROR_TEXTS if (value := getattr(one, name))} | {"traceback": one.traceback}
+    return encode_error({"type": one.type, "message": one.message} | fields)[:-1] + b',"at":'
 
 
 def head_size(body: bytes) -> int:
@@ -239,7 +264,9 @@ def to_lease(given: Sequence[object], heads: dict[bytes, Head]) -> Lease:
 
 def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
     """A row of what ``scripts/rows.lua`` has for one id, or None when there is no such job."""
-    record, body, result, errors, reason, progress = (one if isinstance(one, bytes) else None for one in values)
+    record, body, result, errors, reason, progress, cause, recoveries = (
+        one if isinstance(one, bytes) else None for one in values
+    )
     if body is None or len(body) < PREFIX + SUFFIX:
         return None
     end = PREFIX + head_size(body)
@@ -287,7 +314,63 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
         interruptions=interruptions,
         snoozes=snoozes,
         cancel_requested=bool(cancel),
+        recoveries=int(recoveries or 0),
+        expires_ms=None if head.expires_ms < 0 else head.expires_ms,
+        caller_id=bool(head.caller_id),
+        **cause_of(cause),
     )
+
+
+class Died(TypedDict, total=False):
+    """The cause of a death, as a row has it."""
+
+    error_type: str
+    fingerprint: str
+    frame: str
+
+
+def cause_of(text: bytes | None) -> Died:
+    """Read a cause back; a job that is not dead has none."""
+    if not text:
+        return {}
+    error_type, fingerprint, frame = text.decode().split("\0")
+    return {"error_type": error_type, "fingerprint": fingerprint, "frame": frame}
+
+
+def with_payload(body: bytes, payload: bytes) -> bytes:
+    """A body with another payload."""
+    start = PREFIX + head_size(body)
+    rest = rest_of(body, start)
+    return body[:start] + pack((rest.name, rest.tags, rest.meta, payload)) + body[-SUFFIX:]
+
+
+def restored(row: JobRow) -> list[Command]:
+    """What ``scripts/restore.lua`` takes for one job."""
+    expires = -1 if row.expires_ms is None else row.expires_ms
+    head = pack((row.queue, row.priority, row.max_attempts, expires, int(row.caller_id)))
+    times = row.enqueued_at.to_bytes(6, "big") + row.run_at.to_bytes(6, "big")
+    rest = pack((row.name, row.tags, row.meta, row.payload))
+    numbers = (
+        row.attempt,
+        row.crashes,
+        row.interruptions,
+        row.snoozes,
+        row.started_at or 0,
+        row.finished_at or 0,
+        row.run_at,
+        row.fence,
+        row.recoveries,
+    )
+    has_cause = row.fingerprint is not None
+    return [
+        row.id,
+        times + struct.pack(">H", len(head)) + head + rest,
+        "|".join(map(str, numbers)),
+        cause_text(Cause(row.error_type or "", row.fingerprint or "", row.frame or "")) if has_cause else "",
+        b"" if row.errors is None else row.errors.strip()[1:-1],
+        row.reason or "",
+        row.progress or b"",
+    ]
 
 
 def as_list(reply: object) -> list[object]:

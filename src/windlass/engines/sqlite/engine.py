@@ -1,17 +1,20 @@
 """The hot path of the SQLite engine: each call is one write transaction, and a signal afterwards.
 
 The pieces are next door: ``enqueue``, ``claim``, ``settle``, ``upkeep`` hold the statements; ``connection`` the
-grouping of commits; ``inspector`` the cold path; ``transaction`` what a caller's own transaction may do.
+grouping of commits; ``inspector`` and ``dead`` the cold path; ``transaction`` what a caller's own transaction may do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import apsw
 
 from windlass.engines.sqlite import upkeep
 from windlass.engines.sqlite.claim import Claimer
+from windlass.engines.sqlite.dead import SqliteDead
+from windlass.engines.sqlite.documents import SqliteDocuments
 from windlass.engines.sqlite.enqueue import insert
 from windlass.engines.sqlite.settle import report, settle
 from windlass.engines.sqlite.transaction import SqliteTransactions
@@ -33,8 +36,10 @@ from windlass.model import (
 
 __all__ = ["SqliteEngine"]
 
+NAMES: Final = 'SELECT name FROM "windlass_queues" ORDER BY name'
 
-class SqliteEngine(SqliteTransactions):
+
+class SqliteEngine(SqliteTransactions, SqliteDead, SqliteDocuments):
     """A store in one SQLite file (``path``), or in memory (None). Fulfils ``engines.base.Store``. *Thread-safe.*"""
 
     def _forget_handles(self) -> None:
@@ -127,6 +132,9 @@ class SqliteEngine(SqliteTransactions):
         if done.died or done.pruned or done.trimmed:
             self._ended.touch()
         return done
+
+    def names(self) -> list[str]:
+        return [str(name) for (name,) in self._ask(lambda db: db.execute(self._q(NAMES)).fetchall())]
 
     def wait(self, queues: Sequence[str] | None, timeout: float) -> bool:
         self.open()

@@ -4,6 +4,7 @@
 -- KEYS     fixed; every queue
 -- ARGV     4 worker  5 fences of started jobs (msgpack array)  6 max crashes  7 delay in ms, doubled by each crash
 --          8 longest delay  9 error text up to its time  10 ms to keep ended jobs  11 ms to keep dead ones
+--          12 cause of a poison death
 -- Returns  mark, ids released, ids charged, ids dead
 -- Cost     O(held log stored)
 
@@ -15,7 +16,7 @@ local released, charged, dead = {}, {}, {}
 for _, id in ipairs(held_by(ARGV[4], -1)) do
   local job = jobs[id]
   if started[job[FENCE]] then
-    local how = charge(id, job, tonumber(ARGV[6]), first, most, ARGV[9], keep_done, keep_dead)
+    local how = charge(id, job, tonumber(ARGV[6]), first, most, ARGV[9], keep_done, keep_dead, ARGV[12])
     if how == 'again' then charged[#charged + 1] = id elseif how == 'dead' then dead[#dead + 1] = id end
   elseif hand_back(id, job, keep_done) then
     released[#released + 1] = id

@@ -1,6 +1,6 @@
 -- Common ground of every script: keys, time, and writes that go out in batches.
 --
--- KEYS   1..20 the fixed keys of the namespace, then six for each queue in the order of ARGV[2]
+-- KEYS   1..26 the fixed keys of the namespace, then six for each queue in the order of ARGV[2]
 -- ARGV   1 clock ("" for the server's, or "wall:boot" in ms)  2 queue names (msgpack array)
 --        3 how many of the names are all queues that the client knows ("" when it need not know all)
 --        4... belong to the operation
@@ -13,13 +13,22 @@ local META, BODY, REC, RESULT, ERRORS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS
 local REASON, PROGRESS, ARRIVALS, RUNNING, CANCELS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local DEAD, DEAD_PURGE, WORKERS, LEASES, TOMBS = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
 local TOTALS, QUEUES, EXPIRING, AWAITED, WAKE = KEYS[16], KEYS[17], KEYS[18], KEYS[19], KEYS[20]
-local FIXED, PER_QUEUE = 20, 6
+local CAUSE, DIED, RECOVERIES, DOCUMENTS, DOCUMENTS_OVER = KEYS[21], KEYS[22], KEYS[23], KEYS[24], KEYS[25]
+local FLOW = KEYS[26]
+local FIXED, PER_QUEUE = 26, 6
 local kREADY, kDUE, kALONE, kDONE, kCANCELLED, kWAKE = 1, 2, 3, 4, 5, 6
 
 local BIAS = 1e13 -- makes every place positive, so that its bytes sort as it does
+local PLACE_MAX = 2 ^ 48 - 1
+local STEP_MS = 10000 -- of the counts in FLOW
 local CHUNK = 4000 -- even; unpack() takes no more than 8,000 values
 
 local call = redis.call
+
+-- Where a time stands in the order of a queue, as six bytes can hold it.
+local function place_at(time)
+  return math.max(0, math.min(time + BIAS, PLACE_MAX))
+end
 
 local function tail(list, from)
   local rest = {}
@@ -123,6 +132,13 @@ local function send(command, lists)
   end
 end
 
+local flow = {} -- field of FLOW -> how many more
+-- What: "a" for jobs that arrived, "c" for jobs that were claimed.
+local function count_flow(what, queue, count)
+  local field = string.format('%s%.0f:%s', what, math.floor(wall / STEP_MS), queue)
+  flow[field] = (flow[field] or 0) + count
+end
+
 local function total(name, count)
   totals[name] = (totals[name] or 0) + count
 end
@@ -164,6 +180,7 @@ local function finish_script()
   for name, count in pairs(totals) do
     if count ~= 0 then call('HINCRBY', TOTALS, name, count) end
   end
+  for field, count in pairs(flow) do call('HINCRBY', FLOW, field, count) end
   for queue in pairs(woken) do wake(KEYS[at[queue] + kWAKE]) end
   if #ended > 0 and call('ZCARD', AWAITED) > 0 then
     for i, score in ipairs(zscores(AWAITED, ended)) do

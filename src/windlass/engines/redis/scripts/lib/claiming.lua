@@ -70,7 +70,7 @@ local function claim(from)
   local more = {}
   for _, share in ipairs(open) do
     if left <= 0 then break end
-    local got = take(share[1], math.min(share[2], left), 0)
+    local got = share[2] > 0 and take(share[1], math.min(share[2], left), 0) or 0
     if got >= share[2] then more[#more + 1] = { share[1], got } end
   end
   for _, rest in ipairs(more) do
@@ -110,6 +110,7 @@ local function claim(from)
         local r = #running
         running[r + 1] = '0'
         running[r + 2] = owner .. id
+        count_flow('c', job[INFO][QUEUE], 1)
         leases[n + 1] = id
         leases[n + 2] = packed
         leases[n + 3] = body

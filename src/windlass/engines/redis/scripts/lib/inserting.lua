@@ -1,5 +1,5 @@
 -- Storing jobs: insert if absent by id. Each job is three texts: id, body without its times and place, and a spec.
--- A spec is "queue number|priority|due|front|expires|caller id", due being "+delay" or an absolute time; most jobs of a
+-- A spec is "queue number|level|due|front|expires|caller id|shift", due being "+delay" or an absolute time; most jobs of a
 -- batch share one, so it is taken apart once.
 
 local specs = {}
@@ -7,21 +7,21 @@ local specs = {}
 local function spec_of(text)
   local spec = specs[text]
   if spec then return spec end
-  local number, priority, sign, due, front, expires, caller =
-    string.match(text, '^(%d+)|(%-?%d+)|([+=])(%-?%d+)|(%d)|(%-?%d+)|(%d)$')
+  local number, level, sign, due, front, expires, caller, shift =
+    string.match(text, '^(%d+)|(%-?%d+)|([+=])(%-?%d+)|(%d)|(%-?%d+)|(%d)|(%-?%d+)$')
   local queue = names[tonumber(number)]
   local run_at = math.max(0, sign == '+' and wall + tonumber(due) or tonumber(due))
-  local place = front == '1' and -wall or run_at
+  local place = front == '1' and -wall or run_at + tonumber(shift)
   local base = at[queue]
   expires = tonumber(expires)
   spec = {
     queue = queue,
     ready = run_at <= wall,
     list = into(zadds, KEYS[base + (run_at <= wall and kREADY or kDUE)]),
-    score = run_at <= wall and priority or run_at,
-    prefix = run_at <= wall and '' or struct.pack('>i8', tonumber(priority)),
+    score = run_at <= wall and level or run_at,
+    prefix = run_at <= wall and '' or struct.pack('>i8', tonumber(level)),
     times = struct.pack('>I6I6', wall, run_at),
-    place = struct.pack('>I6', place + BIAS),
+    place = struct.pack('>I6', place_at(place)),
     run_at = run_at,
     expires_at = expires >= 0 and run_at + expires or nil,
     caller = caller == '1',
@@ -86,10 +86,13 @@ local function insert(list, from)
       index[k + 1] = spec.score
       index[k + 2] = spec.prefix .. order .. id
       spec.used = true
+      spec.count = (spec.count or 0) + 1
       if spec.expires_at then zadd(EXPIRING, spec.expires_at, id) end
     end
   end
   for _, spec in pairs(specs) do
+    if spec.count then count_flow('a', spec.queue, spec.count) end
+    spec.count = nil
     if spec.used and spec.ready then
       woken[spec.queue] = true
     elseif spec.used then

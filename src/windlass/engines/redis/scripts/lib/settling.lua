@@ -1,5 +1,5 @@
 -- Settling: end attempts by (id, fence). Each outcome is id, fence, spec, then result, error, reason as far as the spec
--- says. A spec is "kind|flags|keep|delay"; flags are 1 interrupted, 2 result, 4 error, 8 reason.
+-- says, and cause. A spec is "kind|flags|keep|delay"; flags are 1 interrupted, 2 result, 4 error, 8 reason, 16 cause.
 
 local ENDS = { done = sDONE, dead = sDEAD, cancelled = sCANCELLED }
 local TOTAL_OF = { done = 'done', retry = 'retried', dead = 'dead', cancelled = 'cancelled', crash = 'crashed' }
@@ -21,6 +21,7 @@ local function settle_spec(text)
     result = bit.band(flags, 2) ~= 0,
     error = bit.band(flags, 4) ~= 0,
     reason = bit.band(flags, 8) ~= 0,
+    cause = bit.band(flags, 16) ~= 0,
     keep = tonumber(keep),
     delay = tonumber(delay),
   }
@@ -28,7 +29,7 @@ local function settle_spec(text)
   return spec
 end
 
-local function end_attempt(id, job, spec, result, error, reason)
+local function end_attempt(id, job, spec, result, error, reason, cause)
   leave_running(id, job)
   job[ATTEMPT] = job[ATTEMPT] + spec.used
   if result then hset(RESULT, id, result) end
@@ -37,6 +38,7 @@ local function end_attempt(id, job, spec, result, error, reason)
   if spec.total then total(spec.total, 1) end
   if spec.ends then
     finish(id, job, spec.ends, spec.keep)
+    if cause then set_cause(id, job, cause) end
   else
     if spec.interrupted then job[INTERRUPTIONS] = job[INTERRUPTIONS] + 1 end
     if spec.kind == 'retry' and job[RETRYING] == 0 then job[RETRYING] = job[STARTED] end
@@ -46,7 +48,7 @@ local function end_attempt(id, job, spec, result, error, reason)
       stay_due(job)
     else
       job[RUN_AT] = wall + spec.delay
-      job[PLACE] = job[RUN_AT] + BIAS
+      stand_at_due_time(job)
     end
     put_back(id, job, spec.keep)
   end
@@ -66,6 +68,7 @@ local function settle(from)
     if spec.result then one[4], place = ARGV[place], place + 1 end
     if spec.error then one[5], place = ARGV[place], place + 1 end
     if spec.reason then one[6], place = ARGV[place], place + 1 end
+    if spec.cause then one[7], place = ARGV[place], place + 1 end
     outcomes[i], ids[i] = one, one[1]
   end
   load(ids)
@@ -73,7 +76,7 @@ local function settle(from)
   for i, one in ipairs(outcomes) do
     local id, job = one[1], jobs[one[1]]
     if job and job[STATE] == sRUNNING and job[FENCE] == one[2] then
-      end_attempt(id, job, one[3], one[4], one[5], one[6])
+      end_attempt(id, job, one[3], one[4], one[5], one[6], one[7])
       answers[i] = '1'
     else
       stale = stale + 1
