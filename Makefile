@@ -11,6 +11,7 @@ help:
 	@echo "make demo    ten thousand payments through real workers, one of them killed on the way"
 	@echo "make test    the tests           make lint    format, lint, types, import rules"
 	@echo "make check   lint and test       make bench   how fast it is here"
+	@echo "make servers what the tests start: redis-server"
 	@echo "make soak    the long fault runs     make compare   how fast other queues are here"
 
 $(READY): pyproject.toml

@@ -6,26 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from servers import RedisServer
-
 DEMO = Path(__file__).parents[1] / "examples" / "shop" / "demo.py"
 ORDERS = 1_000
-
-
-@pytest.fixture(params=["sqlite", "redis"])
-def store(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
-    """What the environment says of the store: nothing, or the URL of a server."""
-    if request.param == "sqlite":
-        yield {}
-        return
-    with closing(RedisServer("--appendonly", "yes")) as server:
-        yield {"WINDLASS_URL": server.url}
 
 
 def run_demo(folder: Path, *options: str, **more: str) -> subprocess.CompletedProcess[str]:

@@ -74,6 +74,7 @@ class Windlass:
         self.dead = DeadList(lambda: self.engine, self.registry, self.clock)
         self._store_client = client
         if client is not None:
+            self.loaded.origin["url"] = "not used, the store is that of client="
             self._open()  # connects to nothing yet, and a wrong object shows here
 
     def __repr__(self) -> str:

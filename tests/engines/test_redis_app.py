@@ -45,6 +45,7 @@ def test_a_client_of_the_users_stands_in_place_of_a_url(client: Redis, server: R
     with Windlass(client=client) as app, Windlass(server.url) as other:
         job = app.job(name="double")(double)
         assert not app.has_url
+        assert "client=" in app.loaded.origin["url"]
         assert app.engine.info.target == f"redis://localhost:{server.port}/0"
         handle = job.enqueue(21)
         found = other.get(handle.id)
