@@ -19,7 +19,7 @@ from servers import RedisServer, until
 from windlass import State, Windlass
 from windlass.errors import ConfigError
 from windlass.events import StoreRolledBack
-from windlass.worker.worker import Worker, WorkerOptions
+from windlass.worker.worker import Worker
 
 GUIDE = Path(__file__).parents[2] / "docs" / "redis.md"
 
@@ -91,9 +91,9 @@ def test_the_user_of_the_guide_can_do_what_a_worker_does_and_no_more(server: Red
     (rule,) = re.findall(r"^ACL SETUSER jobs .*$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
     (password,) = re.findall(r" >(\S+)", rule)
     client.execute_command(*rule.split())
-    with Windlass(f"redis://jobs:{password}@127.0.0.1:{server.port}/0", reap="100ms") as app:
+    with Windlass(f"redis://jobs:{password}@127.0.0.1:{server.port}/0", reap="100ms", threads=1) as app:
         job = app.job(name="double")(double)
-        worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares, WorkerOptions(threads=1))
+        worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares)
         worker.start()
         try:
             assert job.enqueue(2).result(timeout=20) == 4
@@ -114,12 +114,14 @@ def test_the_user_of_the_guide_can_do_what_a_worker_does_and_no_more(server: Red
 
 
 def test_a_rollback_is_an_event_of_the_worker_and_shows_in_anybodys_doctor() -> None:
-    with closing(RedisServer()) as server, Windlass(server.url, reap="100ms", renew="100ms", lease="5s") as app:
+    with (
+        closing(RedisServer()) as server,
+        Windlass(server.url, reap="100ms", renew="100ms", lease="5s", threads=1) as app,
+    ):
         job = app.job(name="double")(double)
         events: list[StoreRolledBack] = []
         app.on(StoreRolledBack)(events.append)
-        options = WorkerOptions(threads=1)
-        worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares, options)
+        worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares)
         worker.start()
         try:
             assert job.enqueue(2).result(timeout=20) == 4
