@@ -10,8 +10,9 @@ from pathlib import Path
 EXAMPLE = Path(__file__).parents[1] / "examples" / "shop" / "priorities.py"
 
 
-def test_payments_do_not_wait_behind_newsletters() -> None:
+def test_payments_do_not_wait_behind_newsletters(store: dict[str, str]) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WINDLASS_")}
+    environment |= store
     done = subprocess.run(
         [sys.executable, str(EXAMPLE), "--newsletters", "300"],
         env=environment,

@@ -7,6 +7,7 @@ would. Exit code 1 when a payment is left dead that could be mended.
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from windlass import JobFailed, JobHandle, Windlass  # noqa: E402
 
-app = Windlass(reap="200ms", namespace="dead_letters")
+app = Windlass(reap="200ms")
 DEADLINE = "60s"
 
 
@@ -83,6 +84,8 @@ def main() -> int:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["WINDLASS_URL"] = f"sqlite:///{folder}/jobs.db"
+        # Read when the jobs are imported, here and in the worker: a store of their own, on a server too.
+        os.environ.setdefault("WINDLASS_URL", f"sqlite:///{folder}/jobs.db")
+        os.environ["WINDLASS_NAMESPACE"] = f"shop-{secrets.token_hex(4)}"
         os.chdir(folder)
         sys.exit(main())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -22,10 +23,14 @@ from windlass import JobHandle, Windlass
 HERE = Path(__file__).resolve().parent
 PAYMENTS = 20
 
+FOLDER = Path(tempfile.gettempdir()) / f"windlass-{secrets.token_hex(4)}"
+
 if __name__ == "__main__":
     # For this run and the worker it starts: the settings beside this file, and a store of their own.
+    FOLDER.mkdir()
     os.environ["WINDLASS_CONFIG"] = str(HERE / "windlass.toml")
-    os.environ["WINDLASS_URL"] = f"sqlite:///{tempfile.mkdtemp(prefix='windlass-')}/shop.db"
+    os.environ.setdefault("WINDLASS_URL", f"sqlite:///{FOLDER}/shop.db")
+    os.environ["WINDLASS_NAMESPACE"] = FOLDER.name
 
 app = Windlass()
 
@@ -106,4 +111,4 @@ if __name__ == "__main__":
         sys.exit(main())
     finally:
         app.close()
-        shutil.rmtree(Path(app.settings.url.removeprefix("sqlite:///")).parent)
+        shutil.rmtree(FOLDER)

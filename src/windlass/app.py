@@ -50,10 +50,16 @@ class Windlass:
     """An application: its jobs, its settings and its engine. *Thread-safe.*
 
     ``url`` names the store (argument, ``WINDLASS_URL``, settings file, ``REDIS_URL``, else a SQLite file); every other
-    setting is a keyword. Raises ConfigError for an unknown or wrong setting. Usable as a context manager.
+    setting is a keyword. ``client``, a ``redis.Redis`` or ``redis.RedisCluster``, stands in place of a URL: the engine
+    makes connections of its own to the same server. Raises ConfigError for an unknown or wrong setting. Usable as a
+    context manager.
     """
 
-    def __init__(self, url: str | None = None, *, clock: Clock | None = None, **settings: object) -> None:
+    def __init__(
+        self, url: str | None = None, *, client: object = None, clock: Clock | None = None, **settings: object
+    ) -> None:
+        if url is not None and client is not None:
+            raise ConfigError("Windlass(url, client=...): both name a store; leave one of them out")
         self.loaded: Loaded = load_settings(url, settings)
         self.settings: Settings = self.loaded.settings
         for warning in self.loaded.warnings:
@@ -66,6 +72,10 @@ class Windlass:
         self._lock = threading.Lock()
         self._client: Client | None = None
         self.dead = DeadList(lambda: self.engine, self.registry, self.clock)
+        self._store_client = client
+        if client is not None:
+            self.loaded.origin["url"] = "not used, the store is that of client="
+            self._open()  # connects to nothing yet, and a wrong object shows here
 
     def __repr__(self) -> str:
         return f"<Windlass {self.settings.namespace} with {len(self.registry)} jobs>"
@@ -295,6 +305,11 @@ class Windlass:
     # -- the engine ------------------------------------------------------------------------------------
 
     @property
+    def has_url(self) -> bool:
+        """Whether ``settings.url`` names the store, so that another process can open it; false with ``client=``."""
+        return self._store_client is None
+
+    @property
     def engine(self) -> Store:
         """The engine, made at first use."""
         return self.client.engine
@@ -311,7 +326,7 @@ class Windlass:
     def _open(self) -> Client:
         with self._lock:
             if self._client is None:
-                engine = connect(self.settings, self.clock)
+                engine = connect(self.settings, self.clock, self._store_client)
                 self._client = Client(engine, self.registry, self.settings, self.events, self.middlewares)
             return self._client
 

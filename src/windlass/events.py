@@ -31,6 +31,7 @@ __all__ = [
     "LeaseExpired",
     "ResultDropped",
     "SettleDropped",
+    "StoreRolledBack",
     "WorkerCrashed",
     "WorkerStarted",
     "WorkerStopped",
@@ -169,6 +170,16 @@ class WorkerCrashed(WorkerEvent):
     """A worker process died. ``cause`` names the signal or the exit code."""
 
     cause: str
+
+
+@dataclass(frozen=True)
+class StoreRolledBack(WorkerEvent):
+    """The store has lost writes that it had confirmed: it restarted or failed over without them.
+
+    ``what`` says how it showed, in a sentence. Each worker that saw it reports it.
+    """
+
+    what: str
 
 
 E = TypeVar("E", bound=Event)

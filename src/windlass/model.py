@@ -303,7 +303,8 @@ class Rules(Struct, frozen=True):
 
     max_crashes: int = 3
     max_interruptions: int = 10
-    crash_delay_ms: int = 1_000  # doubles with every further crash
+    crash_delay_ms: int = 1_000  # doubles with every further crash,
+    crash_delay_max_ms: int = 3_600_000  # up to this
     keep_done_ms: int = 600_000
     keep_done_max: int | None = 10_000  # per queue
     dead_keep_ms: int | None = 90 * 86_400_000
@@ -333,6 +334,7 @@ class Upkeep(Struct, frozen=True):
     alone_in_ms: int | None = None  # when the next job that must run alone is due; 0: now
     due_in_ms: int | None = None
     more: bool = False
+    rollbacks: tuple[str, ...] = ()  # where this engine object saw that the store had lost writes, since the last step
 
 
 class JobRow(Struct, frozen=True):

@@ -41,6 +41,11 @@ def main() -> None:
         crews = lay_out(settings, launch.queues, launch.strict, launch.pools)
         check_memory(app, settings, launch)
         engine = app.engine.info
+        if not app.has_url:
+            raise ConfigError(
+                f"application {launch.app!r} has client= for its store, and the processes of a worker make their own "
+                "connections: write the URL of the same server into it, or WINDLASS_URL"
+            )
         if not engine.shared:
             raise ConfigError(
                 f"{mask_url(settings.url)} lives in one process, and a worker has several; "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import click
 
 from windlass.cli.common import app_target
@@ -95,4 +97,6 @@ def worker(
         group=new_id(),
     )
     http = None if http_port is None else (http_host, http_port)
+    # The worker processes say what is to be said of the store; the supervisor opens it as well and would repeat it.
+    logging.getLogger("windlass.engine").setLevel(logging.ERROR)
     context.exit(Supervisor(launch, http=http, reload=reload).run())

@@ -167,6 +167,7 @@ class Engine(Protocol):
         lease ran out unwitnessed counts an interruption; beyond ``rules.max_interruptions`` each one costs an attempt.
         How long a record stays was fixed when its job ended; the counts of ``rules`` bound how many stay. With
         ``rules.dead_held`` dead jobs are not removed but named in ``Upkeep.overdue`` at every call until ``discard``.
+        What this engine object saw of confirmed writes that the store has lost is told here, once.
         """
         ...
 

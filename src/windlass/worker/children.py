@@ -26,10 +26,11 @@ from msgspec import Struct
 from windlass.clock import Clock
 from windlass.codec import NOWHERE, Origin, encode_error
 from windlass.engines.base import Store
+from windlass.engines.url import rules_of
 from windlass.errors import WindlassError
 from windlass.events import Events
 from windlass.fingerprint import POISON
-from windlass.model import Kind, Lease, Outcome, Progress
+from windlass.model import Kind, Lease, Outcome, Progress, Rules
 from windlass.settings import Settings
 from windlass.worker import wire
 from windlass.worker.deadlines import Deadlines
@@ -168,12 +169,14 @@ def crashed(run: JobRun, how: str) -> Outcome:
     text = crash_error(error, lease.attempt, host.clock.wall_ms(), host.settings.error_max, run.origin)
     if lease.crashes + 1 >= host.settings.max_crashes:
         return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason="poison", cause=POISON)
-    return Outcome(lease.id, lease.fence, Kind.CRASH, error=text, delay_ms=crash_delay(lease.crashes))
+    return Outcome(
+        lease.id, lease.fence, Kind.CRASH, error=text, delay_ms=crash_delay(lease.crashes, rules_of(host.settings))
+    )
 
 
-def crash_delay(crashes: int) -> int:
-    """The first crash is claimable at once; from the second on a job waits, twice as long each time."""
-    return 0 if crashes == 0 else 1_000 << (crashes - 1)
+def crash_delay(crashes: int, rules: Rules) -> int:
+    """The first crash is claimable at once; from the second on a job waits, twice as long each time up to a bound."""
+    return 0 if crashes == 0 else min(rules.crash_delay_max_ms, rules.crash_delay_ms << (crashes - 1))
 
 
 def crash_error(error: BaseException, attempt: int, at: int, limit: int, origin: Origin = NOWHERE) -> str:

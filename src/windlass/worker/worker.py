@@ -37,7 +37,7 @@ from windlass.codec import Origin, encode_error
 from windlass.engines.base import Store
 from windlass.engines.url import rules_of
 from windlass.errors import EngineError, JobTimeout, PayloadError
-from windlass.events import Events, LeaseExpired, SettleDropped, WorkerStarted, WorkerStopped
+from windlass.events import Events, LeaseExpired, SettleDropped, StoreRolledBack, WorkerStarted, WorkerStopped
 from windlass.fingerprint import cause_of
 from windlass.hooks import Hooks, Moment
 from windlass.ids import new_id
@@ -606,6 +606,8 @@ class Worker:
                 self._settler.add(Outcome(ref.id, ref.fence, Kind.RELEASE))
 
     def _on_upkeep(self, done: Upkeep) -> None:
+        for what in done.rollbacks:
+            self.events.emit(StoreRolledBack(self.info.id, what))
         self.tell_hooks(Moment.DEAD, done.died)
         if done.alone_in_ms is not None and self._on_alone is not None:
             self._on_alone(done.alone_in_ms)

@@ -60,7 +60,7 @@ class RedisCore:
         self,
         url: str | None = None,
         *,
-        client: Client | None = None,
+        client: object = None,
         clock: Clock | None = None,
         namespace: str = "windlass",
         rules: Rules | None = None,
@@ -71,7 +71,7 @@ class RedisCore:
         if (url is None) == (client is None):
             raise ConfigError("the Redis engine takes either a url or client=, and exactly one of them")
         self.target = target_of(url, client)
-        self.alarms: list[str] = []  # what a person should know of: rollbacks; read and cleared by whoever reports
+        self.alarms: list[str] = []  # rollbacks that were seen and that no upkeep has told of yet
         self._url = url
         self._user_client = client
         # Without a clock of ours the server's own decides, in every script.
@@ -314,6 +314,19 @@ class RedisCore:
         text = f"rollback: {self.target}, namespace {self._namespace!r}: {what}"
         self.alarms.append(text)
         log.error("%s", text)
+
+    def _report_alarms(self) -> tuple[str, ...]:
+        """Give the alarms there are, once, and note the last one in the store, where the doctor of anybody finds it."""
+        alarms = tuple(self.alarms)
+        if alarms:
+            note = f"{self._wall_ms()} {alarms[-1]}"
+            client = node_of(self._client(), self._key("meta"))
+            self._asked(lambda: send(client, "HSET", self._key("meta"), "rollback", note))
+            del self.alarms[: len(alarms)]
+        return alarms
+
+    def _wall_ms(self) -> int:
+        return (self._clock or SystemClock()).wall_ms()
 
     def _after_fork(self) -> None:
         """In a forked child: leave the parent's sockets alone and start afresh."""

@@ -198,6 +198,7 @@ class RedisEngine(RedisDoctor, RedisDead, RedisDocuments):
             pack(list(started)),
             rules.max_crashes,
             rules.crash_delay_ms,
+            rules.crash_delay_max_ms,
             error_head(error),
             rules.keep_done_ms,
             keep_dead(rules),
@@ -241,6 +242,7 @@ class RedisEngine(RedisDoctor, RedisDead, RedisDocuments):
             alone_in_ms=none_below_zero(alone),
             due_in_ms=none_below_zero(due),
             more=bool(as_int(more)),
+            rollbacks=self._report_alarms(),
         )
 
 

@@ -63,7 +63,7 @@ UPDATE "windlass_jobs" SET
     reason = CASE WHEN cancel THEN 'cancelled' WHEN crashes + 1 >= ?4 THEN 'poison' END,
     finished_at = CASE WHEN cancel OR crashes + 1 >= ?4 THEN ?2 END,
     purge_at = CASE WHEN cancel THEN ?2 + ?7 WHEN crashes + 1 >= ?4 THEN ?2 + ?8 END,
-    run_at = CASE WHEN crashes >= 1 THEN ?2 + (?5 << (crashes - 1)) ELSE run_at END,
+    run_at = CASE WHEN crashes >= 1 THEN ?2 + min(?11, ?5 << min(crashes - 1, 31)) ELSE run_at END,
     errors = json_insert(coalesce(errors, '[]'), '$[#]', json_set(?6, '$.attempt', attempt + 1, '$.at', ?2)),
     crashes = crashes + 1,
     error_type = CASE WHEN NOT cancel AND crashes + 1 >= ?4 THEN ?9 END,
@@ -199,6 +199,7 @@ def bury(
             dead_keep(rules),
             POISON.error_type,
             POISON.fingerprint,
+            rules.crash_delay_max_ms,
         ),
     ).fetchall()
     handed = db.execute(q(HAND_BACK), (worker, now, rules.keep_done_ms)).fetchall()

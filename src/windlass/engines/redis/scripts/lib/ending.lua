@@ -31,12 +31,12 @@ local function interrupt(id, job, max, head, keep_done, keep_dead, cause)
 end
 
 -- A started job of a dead process: first charge at once, from the second alone and later, at the last dead.
-local function charge(id, job, max, delay, head, keep_done, keep_dead, cause)
+local function charge(id, job, max, delay, longest, head, keep_done, keep_dead, cause)
   leave_running(id, job)
   add_error(id, error_text(head, job[ATTEMPT] + 1))
   local before = job[CRASHES]
   job[CRASHES] = before + 1
-  if before >= 1 then job[RUN_AT] = wall + delay * 2 ^ (before - 1) else stay_due(job) end
+  if before >= 1 then job[RUN_AT] = wall + math.min(longest, delay * 2 ^ (before - 1)) else stay_due(job) end
   total('crashed', 1)
   local how = 'again'
   hdel(REASON, id)
