@@ -14,12 +14,13 @@ from windlass.engines.redis.doctor import RedisDoctor
 from windlass.engines.redis.wire import (
     Head,
     JobTexts,
+    OutcomeTexts,
+    Runs,
     as_int,
     as_list,
     encode_info,
     error_head,
     keep_dead,
-    outcome_texts,
     pack,
     strings,
     to_lease,
@@ -65,14 +66,18 @@ class RedisEngine(RedisDoctor):
         self._client()  # what the server can do decides what may be asked of it
         names = tuple(dict.fromkeys(job.queue for job in jobs))
         texts = JobTexts(names).texts
-        args: list[Command] = []
+        ids = [job.id for job in jobs]
+        runs, bodies = Runs(), list[Command]()
         for job in jobs:
-            args += texts(job)
+            body, spec = texts(job)
+            runs.add(spec)
+            bodies.append(body)
+        args = [runs.packed(), int(len(set(ids)) == len(ids)), *ids, *bodies]
         before = self._seen["jobs"]
         reply = self._call("enqueue", names, args, fsync=self._wants_disk(jobs))
         answers = str_of(reply[1])
         self._watch("jobs", before + answers.count("0"), reply[0])
-        return [Placed(job.id, answer == "1") for job, answer in zip(jobs, answers, strict=True)]
+        return [Placed(id, answer == "1") for id, answer in zip(ids, answers, strict=True)]
 
     def _wants_disk(self, jobs: Sequence[NewJob]) -> bool:
         usual = self._durability == "fsync"
@@ -133,16 +138,17 @@ class RedisEngine(RedisDoctor):
         return [QueueShare(name, each) for name in (*names[turn:], *names[:turn])]
 
     def _settle_args(self, outcomes: Sequence[Outcome], names: Sequence[str]) -> list[Command]:
-        args: list[Command] = [len(outcomes)]
-        specs: dict[tuple[object, ...], str] = {}
+        args: list[Command] = [len(outcomes), b""]
+        runs, texts = Runs(), OutcomeTexts(self._rules)
         then: list[Command] = []
-        texts = None
+        bodies = None
         for place, one in enumerate(outcomes, 1):
-            args += outcome_texts(one, self._rules, specs)
+            runs.add(texts.spec(one))
+            args += texts.texts(one)
             for job in one.then:
-                texts = texts or JobTexts(names).texts
-                then.append(place)
-                then += texts(job)
+                bodies = bodies or JobTexts(names)
+                then += place, job.id, *bodies.texts(job)
+        args[1] = runs.packed()
         return args + then
 
     def report(self, notes: Sequence[Progress]) -> list[Settled]:
@@ -243,11 +249,12 @@ def settled_of(reply: object) -> list[Settled]:
 
 def claimed_of(reply: object) -> Claimed:
     """The answer of ``scripts/lib/claiming.lua``."""
-    expelled, due_in, cancels, leases = as_list(reply)
+    expelled, due_in, cancels, first, leases = as_list(reply)
+    fence = as_int(first)
     flat, asked = as_list(leases), as_list(cancels)
     heads: dict[bytes, Head] = {}
     return Claimed(
-        leases=[to_lease(flat[at : at + 4], heads) for at in range(0, len(flat), 4)],
+        leases=[to_lease(flat[at : at + 4], fence + at // 4, heads) for at in range(0, len(flat), 4)],
         cancels=tuple(LeaseRef(id, as_int(fence)) for id, fence in zip(strings(asked[::2]), asked[1::2], strict=True)),
         due_in_ms=none_below_zero(due_in),
         expelled=bool(as_int(expelled)),

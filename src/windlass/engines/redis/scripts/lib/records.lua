@@ -5,12 +5,16 @@
 -- and a job is in the index of its state and in no other.
 
 -- Fields of a record, in the order of FORMAT, which has the length of the head in place of the fence; then texts.
--- PLACE bears BIAS.
+-- PLACE bears BIAS. CANCEL is 1 when a cancel was asked for, and 2 (NULL) in a done job whose result is null.
 local STATE, CANCEL, ATTEMPT, CRASHES, INTERRUPTIONS, SNOOZES, STARTED = 1, 2, 3, 4, 5, 6, 7
 local FINISHED, PURGE, RUN_AT, PLACE, SEQ, EXPIRES_AT, FENCE = 8, 9, 10, 11, 12, 13, 14
 local HEAD, WORKER, INFO = 15, 16, 17
-local FORMAT = '>BBI4I4I4I4I8I8I8I8I8I8I8H'
-local FORMAT_SIZE = 76
+local FORMAT = '>BBI4I4I4I4I8I8I8I8I6I6I8H'
+local FORMAT_SIZE = 72
+local NULL = 2
+-- Places of bytes in a record, for claims and settles that need not take it apart.
+local bATTEMPT, bCRASHES, bSTARTED, bFINISHED, bRUN_AT, bHEAD_SIZE = 3, 7, 19, 27, 43, 71
+local sub = string.sub
 -- Fields of a head, which job[INFO] holds taken apart.
 local QUEUE, PRIORITY, MAX_ATTEMPTS, EXPIRES_MS, CALLER_ID = 1, 2, 3, 4, 5
 -- States. A waiting job is ready when its RUN_AT has come, and scheduled before.
