@@ -22,7 +22,7 @@ from redis.exceptions import NoScriptError
 
 from windlass.clock import Clock, SystemClock
 from windlass.engines.base import EngineInfo
-from windlass.engines.redis.connection import Client, Command, hang_up, make_client, node_of, send, target_of
+from windlass.engines.redis.connection import Client, Command, Spares, hang_up, make_client, node_of, send, target_of
 from windlass.engines.redis.errors import raised_by_driver, translate
 from windlass.engines.redis.scripts import READ_ONLY, Script, script
 from windlass.engines.redis.startup import Server, examine
@@ -92,6 +92,7 @@ class RedisCore:
         self._opening = threading.RLock()
         self._calls: Client | None = None
         self._blocks: Client | None = None
+        self._spares = Spares()
         self._landed = threading.Condition()
         self._flying = 0  # calls under way
         self._known: tuple[str, ...] = ()
@@ -260,7 +261,7 @@ class RedisCore:
             tries -= 1
             try:
                 try:
-                    return send(client, "EVALSHA", what.sha, *command)
+                    return send(client, "EVALSHA", what.sha, *command, spares=self._spares)
                 except NoScriptError:
                     return send(client, "EVAL", what.text, *command)
             except Exception as error:
@@ -315,7 +316,7 @@ class RedisCore:
 
     def _after_fork(self) -> None:
         """In a forked child: leave the parent's sockets alone and start afresh."""
-        LEAKED.append((self._calls, self._blocks))
+        LEAKED.append((self._calls, self._blocks, self._spares))
         self._forget_handles()
 
 

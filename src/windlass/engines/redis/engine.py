@@ -49,6 +49,7 @@ __all__ = ["RedisEngine"]
 INTERRUPTED: Final = error_head(
     JobError("windlass.errors.JobInterrupted", "interrupted more often than max_interruptions allows", "", 0, 0)
 )
+QUEUE_SETS_MAX: Final = 100  # combinations of queues whose JobTexts are remembered
 APPLIED: Final = {ord("1"): Settled.APPLIED, ord("0"): Settled.STALE}
 
 
@@ -58,6 +59,7 @@ class RedisEngine(RedisDoctor):
     def _forget_handles(self) -> None:
         super()._forget_handles()
         self._turn = 0
+        self._made: dict[tuple[str, ...], JobTexts] = {}
         self._beats: dict[str, int] = {}  # worker -> when its lease ends that this object took last, by the store
 
     def enqueue(self, jobs: Sequence[NewJob]) -> list[Placed]:
@@ -65,7 +67,12 @@ class RedisEngine(RedisDoctor):
             return []
         self._client()  # what the server can do decides what may be asked of it
         names = tuple(dict.fromkeys(job.queue for job in jobs))
-        texts = JobTexts(names).texts
+        made = self._made.get(names)
+        if made is None:
+            if len(self._made) >= QUEUE_SETS_MAX:
+                self._made.clear()
+            made = self._made[names] = JobTexts(names)
+        texts = made.texts
         ids = [job.id for job in jobs]
         runs, bodies = Runs(), list[Command]()
         for job in jobs:

@@ -41,6 +41,7 @@ __all__ = [
 FOREVER: Final = 9_000_000_000_000_000 - 4_000_000_000_000  # ms to keep what has no end; now + this stays under 2**53
 TIME_MAX: Final = 260_000_000_000_000  # the year 10,000 and a bit; with the bias of a place it still fits six bytes
 NUMBER_MAX: Final = 2**53
+HEADS_MAX: Final = 1_000  # that are remembered; most jobs of a program share a few
 PREFIX: Final = 14
 SUFFIX: Final = 12
 
@@ -122,6 +123,8 @@ class JobTexts:
         try:
             head, spec = self._heads[key]
         except KeyError:
+            if len(self._heads) >= HEADS_MAX:
+                self._heads.clear()
             head, spec = self._heads[key] = self._head(job)
         meta = job.meta
         rest = pack((job.name, job.tags, None if meta is None else meta.encode(), job.payload.encode()))
