@@ -35,6 +35,7 @@ AHEAD_MAX = 1_000  # and never more jobs than this
 HOARD_MAX = 1.0  # seconds that claimed work may wait here while nothing starts
 PACE_TIME = 0.02  # seconds, or
 PACE_COUNT = 200  # jobs, after which the pace is taken anew; half of it is what it was before
+LULL = 0.002  # seconds to listen for the end of a run before listening to the store, where a wake-up is a round trip
 OUTAGE_PAUSE = 0.5  # seconds between tries while the store is away
 
 
@@ -116,6 +117,8 @@ class Pump:
         self._pace_at = time.monotonic()
         self._away_since: float | None = None
         self.sleeping = False
+        self._lulled = False  # sleeping, and the bell is enough to wake us
+        self._bell = threading.Event()
         self.low_water = 0  # wake the pump when no more runs than this wait for a slot
         self.empty = threading.Event()
         self._thread = threading.Thread(target=self._run, name="windlass-pump", daemon=True)
@@ -137,12 +140,14 @@ class Pump:
 
     def wake(self) -> None:
         """Make the pump look at once."""
-        self._engine.wake()
+        self._bell.set()  # before the look at _lulled, which the pump takes back before it looks at the bell
+        if not self._lulled:
+            self._engine.wake()
 
     def poke(self, *, full: bool) -> None:
         """Tell the pump that a run has ended. Wakes it only when there is something to do."""
         if self.sleeping and (full or self._slots.waiting <= self.low_water):
-            self._engine.wake()
+            self.wake()
 
     def _run(self) -> None:
         while True:
@@ -229,12 +234,15 @@ class Pump:
         waiting = self._slots.waiting
         if waiting:
             timeout = min(timeout, self._slots.last_start + HOARD_MAX - now)
+        self._bell.clear()
         self.sleeping = True
         try:
             # A run that ended before ``sleeping`` was set did not wake us: look once more.
             if self._settler.due_in(idle=self._slots.waiting == 0) != 0 and not (
                 self._closed and not len(self._settler)
             ):
+                if self._slots.held and self._lull(min(timeout, LULL)):
+                    return
                 woken = timeout > 0 and self._engine.wait(self._queues.names, timeout)
                 self._hungry = self._hungry or woken
         finally:
@@ -242,6 +250,13 @@ class Pump:
         if waiting and time.monotonic() - self._slots.last_start >= HOARD_MAX:
             self._pace = 0.0
             self._slots.give_back()
+
+    def _lull(self, seconds: float) -> bool:
+        """Sleep until somebody rings; false when nobody did."""
+        self._lulled = True
+        self._bell.wait(seconds)
+        self._lulled = False
+        return self._bell.is_set()
 
     def _measure(self, count: int) -> None:
         """Take the pace: jobs ended a second, over enough time or jobs that waves even out."""
