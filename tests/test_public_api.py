@@ -12,9 +12,10 @@ from windlass import JobError, JobInfo, errors
 
 NAMES = set(
     """
-    AsyncJob Call ConfigError Duplicate EngineFull EngineUnavailable Exponential Job JobCancelled JobContext JobError
-    JobFailed JobHandle JobInfo LeaseLost NotInJob Page PayloadError ResultExpired ResultNotStored ResultTimeout Retry
-    State TransitionRefused Windlass WindlassError __version__ current_job
+    AsyncJob Call ConfigError Constant Dead Discard Duplicate EngineFull EngineUnavailable Exponential Job JobCancelled
+    JobContext JobError JobFailed JobHandle JobInfo LeaseLost Linear NotInJob Page PayloadError ResultExpired
+    ResultNotStored ResultTimeout Retry RetryAfter Snooze State TransitionRefused Windlass WindlassError __version__
+    current_job on
     """.split()  # noqa: SIM905
 )
 
@@ -40,7 +41,9 @@ def test_the_records_people_see_have_these_fields() -> None:
         result tags reason worker
     """
     assert [field.name for field in fields(JobInfo)] == info.split()
-    assert [field.name for field in fields(JobError)] == ["type", "message", "traceback", "at", "attempt"]
+    assert [field.name for field in fields(JobError)] == (
+        ["type", "message", "traceback", "at", "attempt", "host", "worker", "version"]
+    )
 
 
 def test_the_version_is_that_of_the_project() -> None:

@@ -9,6 +9,8 @@ from windlass.context import JobContext, current_job
 from windlass.definition import AsyncJob, Call, Job
 from windlass.errors import (
     ConfigError,
+    Dead,
+    Discard,
     Duplicate,
     EngineFull,
     EngineUnavailable,
@@ -20,17 +22,22 @@ from windlass.errors import (
     ResultExpired,
     ResultNotStored,
     ResultTimeout,
+    RetryAfter,
+    Snooze,
     TransitionRefused,
     WindlassError,
 )
 from windlass.handle import JobError, JobHandle, JobInfo, Page
 from windlass.model import State
-from windlass.retry import Exponential, Retry
+from windlass.retry import Constant, Exponential, Linear, Retry, on
 
 __all__ = [
     "AsyncJob",
     "Call",
     "ConfigError",
+    "Constant",
+    "Dead",
+    "Discard",
     "Duplicate",
     "EngineFull",
     "EngineUnavailable",
@@ -43,6 +50,7 @@ __all__ = [
     "JobHandle",
     "JobInfo",
     "LeaseLost",
+    "Linear",
     "NotInJob",
     "Page",
     "PayloadError",
@@ -50,12 +58,15 @@ __all__ = [
     "ResultNotStored",
     "ResultTimeout",
     "Retry",
+    "RetryAfter",
+    "Snooze",
     "State",
     "TransitionRefused",
     "Windlass",
     "WindlassError",
     "__version__",
     "current_job",
+    "on",
 ]
 
 __version__ = "0.1.0"

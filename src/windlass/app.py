@@ -17,6 +17,7 @@ from typing import Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overloa
 from windlass.client import Client
 from windlass.clock import Clock, SystemClock
 from windlass.context import JobContext
+from windlass.dead import DeadList
 from windlass.definition import AsyncJob, Call, Job, JobDecorator, JobOptions, define
 from windlass.engines.base import Store, TransactionalEnqueue, Tx
 from windlass.engines.url import connect
@@ -24,6 +25,7 @@ from windlass.errors import ConfigError
 from windlass.events import Event, Events
 from windlass.explain import explain
 from windlass.handle import JobHandle, JobInfo, Page, hop
+from windlass.hooks import Hook, Hooks, Moment
 from windlass.middleware import Middleware
 from windlass.model import Action, JobFilter, Moved, State
 from windlass.queues import Queue, QueueInfo, WorkerStatus
@@ -58,9 +60,11 @@ class Windlass:
         self.registry = Registry()
         self.events = Events()
         self.middlewares = Middleware()
+        self.hooks = Hooks()
         self.clock: Clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._client: Client | None = None
+        self.dead = DeadList(lambda: self.engine, self.registry, self.clock)
 
     def __repr__(self) -> str:
         return f"<Windlass {self.settings.namespace} with {len(self.registry)} jobs>"
@@ -257,6 +261,14 @@ class Windlass:
             return fn
 
         return register
+
+    def on_dead(self, fn: Hook) -> Hook:
+        """Call ``fn`` with the JobInfo of every job that died: ``@app.on_dead``; see ``windlass.hooks``."""
+        return self.hooks.add(Moment.DEAD, fn)
+
+    def on_retry(self, fn: Hook) -> Hook:
+        """Call ``fn`` with the JobInfo of every job that failed and will run again; see ``windlass.hooks``."""
+        return self.hooks.add(Moment.RETRY, fn)
 
     # -- the engine ------------------------------------------------------------------------------------
 

@@ -33,10 +33,13 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from windlass.errors import PayloadError
+from windlass.fingerprint import type_name
 from windlass.model import JobError
 
 __all__ = [
+    "NOWHERE",
     "Meta",
+    "Origin",
     "Signature",
     "decode_errors",
     "decode_meta",
@@ -58,6 +61,7 @@ UNTYPED: Final[tuple[object, ...]] = (inspect.Parameter.empty, typing.Any, objec
 
 SURROGATE: Final = re.compile("[\ud800-\udfff]")
 UNPRINTED: Final = re.compile("[\ud800-\udfff\0]")
+REASON_MAX: Final = 1_000  # characters
 STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 BRACES_AS_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
 NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
@@ -609,14 +613,25 @@ def decode_plain(raw: bytes) -> object:
 # --- errors of attempts ----------------------------------------------------------------------------
 
 
-def encode_error(exc: BaseException, *, attempt: int, at: int, limit: int) -> str:
+class Origin(Struct, frozen=True):
+    """Where an attempt ran: the machine, the worker incarnation, and which version of the code."""
+
+    host: str = ""
+    worker: str = ""
+    version: str = ""
+
+
+NOWHERE: Final = Origin()
+
+
+def encode_error(exc: BaseException, *, attempt: int, at: int, limit: int, origin: Origin = NOWHERE) -> str:
     """Give a JobError as JSON text of at most ``limit`` bytes (at least 512). *Never fails.*
 
     The type is the dotted name (builtins without a module), the traceback has its chain and no local variables. What
     is too long loses its middle; NULs and lone surrogates, which stores refuse, become U+FFFD.
     """
     kind = type(exc)
-    name = _safely(lambda: f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."), "Exception", limit)
+    name = _safely(lambda: type_name(kind), "Exception", limit)
     message = _safely(lambda: str(exc), "<the message cannot be shown: its __str__ fails>", limit)
     trace = _safely(
         lambda: "".join(traceback.format_exception(exc)), "<the traceback cannot be shown: formatting fails>", limit
@@ -624,11 +639,25 @@ def encode_error(exc: BaseException, *, attempt: int, at: int, limit: int) -> st
     room = limit
     while True:
         short = _cut(message, max(room // 4, room - len(trace)))
-        error = JobError(_cut(name, 160), short, _cut(trace, max(room - len(short), 0)), at, attempt)
+        error = JobError(
+            _cut(name, 160),
+            short,
+            _cut(trace, max(room - len(short), 0)),
+            at,
+            attempt,
+            origin.host,
+            origin.worker,
+            origin.version,
+        )
         data = _encode(error)
         if len(data) <= limit or room == 0:
             return data.decode()
         room = room * 9 // 10
+
+
+def clean_reason(text: str | None) -> str | None:
+    """Make a reason that came from a job fit for every store: at most 1,000 characters, none that a store refuses."""
+    return None if text is None else UNPRINTED.sub("\ufffd", _cut(text, REASON_MAX))
 
 
 def _safely(make: Callable[[], str], otherwise: str, limit: int) -> str:
@@ -661,13 +690,19 @@ def decode_errors(raw: bytes | None) -> tuple[JobError, ...]:
 
 
 class Meta(Struct, frozen=True, omit_defaults=True):
-    """Facts of one job that engines keep and do not read. ``backoff`` is JSON text, made and read by ``retry``."""
+    """Facts of one job that engines keep and do not read. ``backoff`` is JSON text, made and read by ``retry``.
+
+    ``within_ms`` goes with ``backoff``: a call that brought its own policy brought both. ``capped`` says that the call
+    itself named the attempts, so no rule goes beyond them.
+    """
 
     timeout_ms: int | None = None
     keep_ms: int | None = None
     redact: tuple[str, ...] = ()
     backoff: str | None = None
     version: str | None = None
+    within_ms: int | None = None
+    capped: bool = False
 
 
 _META: Final = msgspec.json.Decoder(Meta)

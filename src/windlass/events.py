@@ -17,6 +17,7 @@ from windlass.errors import ConfigError
 from windlass.units import nearest
 
 __all__ = [
+    "DeadRecovered",
     "DeadTrimmed",
     "Event",
     "Events",
@@ -87,7 +88,7 @@ class JobFailed(JobEvent):
 
 @dataclass(frozen=True)
 class JobRetrying(JobEvent):
-    """A failed job will run again, in ``delay`` seconds."""
+    """A failed job will run again, in ``delay`` seconds; a retry budget of its queue may make that later."""
 
     attempt: int
     delay: float
@@ -135,6 +136,13 @@ class SettleDropped(JobEvent):
 @dataclass(frozen=True)
 class DeadTrimmed(Event):
     """Dead jobs were removed by age or count."""
+
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DeadRecovered(Event):
+    """Dead jobs were made ready by a recovery rule."""
 
     ids: tuple[str, ...]
 

@@ -15,10 +15,13 @@ __all__ = [
     "FINISHED",
     "RESULT_NOT_STORED",
     "TRANSITIONS",
+    "UNKNOWN_GROUP",
     "WAITING",
     "Action",
     "Buried",
+    "Cause",
     "Claimed",
+    "GroupRow",
     "Heartbeat",
     "JobError",
     "JobFilter",
@@ -33,6 +36,7 @@ __all__ = [
     "Progress",
     "QueueRow",
     "QueueShare",
+    "Recovery",
     "Rules",
     "Settled",
     "State",
@@ -80,14 +84,35 @@ def can_move(before: State, after: State) -> bool:
 RESULT_NOT_STORED: Final = "result not stored"
 
 
-class JobError(Struct, frozen=True):
-    """Why one attempt failed. ``at`` is milliseconds; ``attempt`` is the number of the run, from 1."""
+class JobError(Struct, frozen=True, omit_defaults=True):
+    """Why one attempt failed. ``at`` is milliseconds; ``attempt`` is the number of the run, from 1.
+
+    ``host`` and ``worker`` say where it ran, ``version`` which code; empty where that is not known.
+    """
 
     type: str
     message: str
     traceback: str
     at: int
     attempt: int
+    host: str = ""
+    worker: str = ""
+    version: str = ""
+
+
+# The group of dead jobs whose end came without a cause.
+UNKNOWN_GROUP: Final = "unknown"
+
+
+class Cause(Struct, frozen=True):
+    """What a death has in common with others of its kind; ``fingerprint`` makes and names the group.
+
+    ``error_type`` is the dotted name of the exception, ``frame`` the function of the application it came from.
+    """
+
+    error_type: str
+    fingerprint: str
+    frame: str = ""
 
 
 class NewJob(Struct, frozen=True):
@@ -162,6 +187,7 @@ class Lease(Struct, frozen=True):
     tags: tuple[str, ...] = ()
     meta: bytes | None = None
     reason: str | None = None  # what the last outcome said
+    retrying_ms: int = 0  # since the first failed run of this budget began, by the engine's clock; 0: none failed
 
 
 class Claimed(Struct, frozen=True):
@@ -202,6 +228,7 @@ class Outcome(Struct, frozen=True):
     delay_ms: int = 0
     keep_ms: int | None = None  # how long the finished record stays; None: the engine's setting for the state
     interrupted: bool = False  # with RELEASE: it had started, so the interruption is counted
+    cause: Cause | None = None  # with DEAD
     then: tuple[NewJob, ...] = ()  # stored by the same write
 
 
@@ -256,15 +283,16 @@ class Rules(Struct, frozen=True):
     keep_done_max: int | None = 10_000  # per queue
     dead_keep_ms: int | None = 90 * 86_400_000
     dead_max: int | None = None
+    dead_held: bool = False  # dead jobs past their keep are not removed but handed up, to be archived first
     id_keep_ms: int = 86_400_000
 
 
 class Buried(Struct, frozen=True):
-    """What became of the jobs of a process whose death was witnessed."""
+    """What became of the jobs of a process that departed, or whose death was witnessed."""
 
-    released: tuple[str, ...] = ()  # not started: back to their place, nothing charged
+    released: tuple[str, ...] = ()  # back to their place, no crash charged
     charged: tuple[str, ...] = ()  # started: a crash charge, will run again
-    dead: tuple[str, ...] = ()  # started, and out of crash charges
+    dead: tuple[str, ...] = ()  # out of crash charges, or interrupted once too often
 
 
 class Upkeep(Struct, frozen=True):
@@ -276,6 +304,7 @@ class Upkeep(Struct, frozen=True):
     died: tuple[str, ...] = ()  # jobs that ended dead because a lease ran out once too often
     pruned: int = 0
     trimmed: tuple[str, ...] = ()  # dead jobs removed by age or count, oldest first
+    overdue: tuple[LeaseRef, ...] = ()  # dead jobs that would have been, but for ``Rules.dead_held``
     alone_in_ms: int | None = None  # when the next job that must run alone is due; 0: now
     due_in_ms: int | None = None
     more: bool = False
@@ -309,10 +338,20 @@ class JobRow(Struct, frozen=True):
     interruptions: int
     snoozes: int
     cancel_requested: bool
+    error_type: str | None = None  # of a dead job, as ``Cause`` has them
+    fingerprint: str | None = None
+    frame: str | None = None
+    recoveries: int = 0  # how often a recovery rule brought it back since a person last did
+    expires_ms: int | None = None
+    caller_id: bool = False
 
 
 class JobFilter(Struct, frozen=True):
-    """Which jobs to list. Empty means all. ``before`` and ``after`` bound ``enqueued_at`` (half-open)."""
+    """Which jobs to list. Empty means all.
+
+    ``before`` and ``after`` bound ``enqueued_at``, ``ended_before`` and ``ended_after`` bound ``finished_at``; all are
+    half-open. ``group`` is the fingerprint of dead jobs; ``error`` the name of their exception, whole or its last part.
+    """
 
     state: State | None = None
     name: str | None = None
@@ -320,6 +359,35 @@ class JobFilter(Struct, frozen=True):
     tag: str | None = None
     before: int | None = None
     after: int | None = None
+    ended_before: int | None = None
+    ended_after: int | None = None
+    group: str | None = None
+    error: str | None = None
+    ids: tuple[str, ...] | None = None
+
+
+class GroupRow(Struct, frozen=True):
+    """The dead jobs that share a fingerprint, as they stand. ``sample`` is the id of the one that died last."""
+
+    fingerprint: str
+    error_type: str | None
+    frame: str | None
+    names: tuple[str, ...]  # of their jobs, sorted
+    count: int
+    first_seen: int
+    last_seen: int
+    sample: str
+
+
+class Recovery(Struct, frozen=True):
+    """Which dead jobs to bring back: those of these exceptions (whole names), ``after_ms`` from their death.
+
+    One that was brought back ``attempts`` times since a person last did stays dead.
+    """
+
+    errors: tuple[str, ...]
+    after_ms: int
+    attempts: int
 
 
 class QueueRow(Struct, frozen=True):

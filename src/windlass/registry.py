@@ -14,15 +14,17 @@ from windlass.units import nearest
 
 if TYPE_CHECKING:
     from windlass.definition import JobSpec
+    from windlass.recovery import RecoveryRule
 
 __all__ = ["Registry"]
 
 
 class Registry:
-    """The jobs of one application, under their names and aliases."""
+    """The jobs of one application, under their names and aliases, and its rules for dead ones."""
 
     def __init__(self) -> None:
         self._specs: dict[str, JobSpec] = {}
+        self.recoveries: list[RecoveryRule] = []
 
     def add(self, spec: JobSpec) -> None:
         """Register a job under its name and aliases.

@@ -22,16 +22,24 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from windlass.backoff import Backoff, Exponential, read_backoff
 from windlass.errors import ConfigError
+from windlass.recovery import RecoveryRule
 from windlass.units import check_name, duration_ms, format_duration, nearest, size_bytes
 
-__all__ = ["Loaded", "Settings", "load_settings", "mask_url"]
+__all__ = ["Loaded", "QueueSettings", "Settings", "load_settings", "mask_url"]
 
 DEFAULT_URL: Final = "sqlite:///windlass.db"
 SCHEMES: Final = ("sqlite", "memory", "redis", "rediss", "redis+cluster", "redis+sentinel", "postgresql")
 ENV_PREFIX: Final = "WINDLASS_"
 # Variables that steer the loading or the process itself and are no settings.
 ENV_OTHERS: Final = frozenset({"WINDLASS_ENV", "WINDLASS_CONFIG", "WINDLASS_CRASHPOINT", "WINDLASS_CRASHPOINT_ONCE"})
+
+
+class QueueSettings(Struct, frozen=True, kw_only=True):
+    """One table ``[windlass.queues.NAME]``."""
+
+    retry_budget: float | None = None  # share of the queue's runs that may be retries; None: no bound
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -53,6 +61,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     settle_batch: int = 100
 
     attempts: int = 10  # runs in total
+    backoff: Backoff = Exponential()
     max_crashes: int = 3
     max_interruptions: int = 10
     max_snoozes: int | None = None
@@ -70,6 +79,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     dead_max: int | None = None
     dead_keep: int | None = 90 * 86_400_000
     dead_archive: str | None = None
+    recover: list[dict[str, object]] = []  # rules, as ``recovery.RecoveryRule`` reads them
     keep_done: int = 600_000
     keep_done_max: int | None = 10_000  # per queue
     id_keep: int = 86_400_000
@@ -81,7 +91,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     processes: int = 1
 
     log_format: Literal["text", "json", "logfmt"] = "text"
-    queues: dict[str, dict[str, object]] = {}
+    queues: dict[str, QueueSettings] = {}
 
 
 class Loaded(Struct, frozen=True):
@@ -182,14 +192,42 @@ def _url(value: object, name: str) -> str:
     return text
 
 
-def _queues(value: object, name: str) -> dict[str, dict[str, object]]:
+def _queues(value: object, name: str) -> dict[str, QueueSettings]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{name} is {value!r}; it must be a table of queue names, each a table")
     for queue, options in value.items():
         check_name(queue, f"{name}: queue")
         if not isinstance(options, Mapping):
             raise ConfigError(f"{name}.{queue} is {options!r}; it must be a table")
-    return {str(queue): dict(options) for queue, options in value.items()}
+    return {str(queue): _queue(f"{name}.{queue}", options) for queue, options in value.items()}
+
+
+def _queue(name: str, options: Mapping[str, object]) -> QueueSettings:
+    values: dict[str, object] = {}
+    for key, value in options.items():
+        if key not in QUEUE_READERS:
+            raise ConfigError(f"{name}: unknown option {key!r}{nearest(key, QUEUE_READERS)}")
+        values[key] = QUEUE_READERS[key](value, f"{name}.{key}")
+    return msgspec.convert(values, QueueSettings)
+
+
+def _share(value: object, name: str) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
+        return float(value)
+    raise ConfigError(f"{name} is {value!r}; it must be a share above 0 and up to 1, such as 0.2")
+
+
+QUEUE_READERS: Final[dict[str, Reader]] = {"retry_budget": _or_none(_share)}
+
+
+def _recover(value: object, name: str) -> list[dict[str, object]]:
+    """Rules as a list of tables, or as tables with names of their own."""
+    tables = list(value.values()) if isinstance(value, Mapping) else value
+    if not isinstance(tables, list | tuple) or not all(isinstance(table, Mapping) for table in tables):
+        raise ConfigError(f'{name} is {value!r}; write tables, such as [[windlass.recover]] on = ["TimeoutError"]')
+    for number, table in enumerate(tables):
+        RecoveryRule.of(table, f"{name}, rule {number + 1}")
+    return [dict(table) for table in tables]
 
 
 READERS: Final[dict[str, Reader]] = {
@@ -204,6 +242,7 @@ READERS: Final[dict[str, Reader]] = {
     "settle_flush": _duration(0),
     "settle_batch": _count(1),
     "attempts": _count(1),
+    "backoff": read_backoff,
     "max_crashes": _count(1),
     "max_interruptions": _count(0),
     "max_snoozes": _or_none(_count(0)),
@@ -218,6 +257,7 @@ READERS: Final[dict[str, Reader]] = {
     "dead_max": _or_none(_count(0)),
     "dead_keep": _or_none(_duration(0)),
     "dead_archive": _or_none(_text),
+    "recover": _recover,
     "keep_done": _duration(0),
     "keep_done_max": _or_none(_count(0)),
     "id_keep": _duration(0),
@@ -229,7 +269,7 @@ READERS: Final[dict[str, Reader]] = {
     "log_format": _choice("text", "json", "logfmt"),
     "queues": _queues,
 }
-TABLES: Final = frozenset({"queues"})
+TABLES: Final = frozenset({"queues", "recover"})
 FLAGS: Final = frozenset({"strict_queues"})
 COUNTS: Final = frozenset(
     [
@@ -312,6 +352,8 @@ def load_settings(
     lay(arguments, "argument")
 
     values["url"] = _absolute(str(values.get("url", DEFAULT_URL)), file.parent if file else here)
+    if isinstance(archive := values.get("dead_archive"), str):
+        values["dead_archive"] = os.path.normpath((file.parent if file else here) / archive)
     settings = msgspec.convert(values, Settings)
     _check_together(settings, origin, warnings)
     return Loaded(settings, origin, file, warnings)

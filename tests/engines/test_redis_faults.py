@@ -17,7 +17,7 @@ from windlass.clock import ManualClock
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.scripts import script
 from windlass.errors import EngineError, EngineFull, EngineUnavailable, EngineUnusable
-from windlass.model import Action, JobFilter, Kind, LeaseRef, Outcome, Progress, Rules, Settled, State, Want
+from windlass.model import Action, Buried, JobFilter, Kind, LeaseRef, Outcome, Progress, Rules, Settled, State, Want
 from windlass.testing.conformance.harness import add, ended, error, info, job, join, row_of, state_of, take, upkeep
 
 SHORT_MS = 300  # network timeout of tests that wait for it
@@ -407,7 +407,7 @@ class TestLostAnswers:
         add(engine, "a")
         take(engine)
         lose("depart", lambda: engine.depart("w1"))
-        assert engine.depart("w1") == []
+        assert engine.depart("w1") == Buried()
         assert row_of(engine, "a").interruptions == 1
 
     def test_bury(self, engine: RedisEngine, lose: Callable[..., None]) -> None:

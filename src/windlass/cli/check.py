@@ -16,6 +16,7 @@ from windlass.cli.findings import ADVICE, ERROR, OK, WARNING, report
 from windlass.cli.output import count
 from windlass.engines.base import Finding
 from windlass.errors import ConfigError
+from windlass.recovery import rules_in
 
 if TYPE_CHECKING:
     from windlass.app import Windlass
@@ -31,6 +32,7 @@ def check(session: Session) -> int:
     app = session.app()
     specs = [app.registry.get(name) for name in app.registry.names()]
     findings = [*_settings(app), *_registry(session.app_target(), specs), *_middleware(app, specs)]
+    findings += _recovery(app)
     findings += [finding for spec in specs for finding in _job(spec)]
     report(session, findings)
     return FAILED if any(finding.level in (ERROR, WARNING) for finding in findings) else 0
@@ -57,6 +59,17 @@ def _middleware(app: Windlass, specs: list[JobSpec]) -> Iterator[Finding]:
         yield Finding("middleware", ERROR, str(error))
 
 
+def _recovery(app: Windlass) -> Iterator[Finding]:
+    for rule in (*app.registry.recoveries, *rules_in(app.settings.recover)):
+        for name in rule.unknown():
+            yield Finding(
+                "recover",
+                WARNING,
+                f"a rule of recovery names {name}, which the application does not import",
+                "correct the name, or import its module; until then only deaths of that very name are meant",
+            )
+
+
 def _job(spec: JobSpec) -> Iterator[Finding]:
     if problem := spec.signature.unresolved():
         yield Finding(
@@ -64,6 +77,13 @@ def _job(spec: JobSpec) -> Iterator[Finding]:
             ERROR,
             problem,
             "import the type where the module is run, not only under TYPE_CHECKING, or annotate a type that JSON has",
+        )
+    for problem in spec.retry.problems():
+        yield Finding(
+            f"job {spec.name}",
+            WARNING,
+            problem,
+            "correct the rule, or install the module that it names where workers run",
         )
     if spec.timeout_ms is not None and not spec.is_async and spec.executor != "process":
         yield Finding(

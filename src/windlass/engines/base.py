@@ -26,6 +26,7 @@ from windlass.model import (
     Action,
     Buried,
     Claimed,
+    GroupRow,
     Heartbeat,
     JobFilter,
     JobRow,
@@ -36,6 +37,7 @@ from windlass.model import (
     Placed,
     Progress,
     QueueRow,
+    Recovery,
     Rules,
     Settled,
     Upkeep,
@@ -44,7 +46,18 @@ from windlass.model import (
     WorkerRow,
 )
 
-__all__ = ["Engine", "EngineInfo", "Finding", "Inspector", "Store", "TransactionalEnqueue", "TransactionalSettle", "Tx"]
+__all__ = [
+    "Coordinator",
+    "Engine",
+    "EngineInfo",
+    "Finding",
+    "Inspector",
+    "Store",
+    "TransactionalEnqueue",
+    "TransactionalSettle",
+    "Tx",
+    "Versioned",
+]
 
 
 class EngineInfo(Struct, frozen=True):
@@ -55,6 +68,7 @@ class EngineInfo(Struct, frozen=True):
     version: str  # of the server or library
     durability: str  # what a returned enqueue survives: "fsync", "normal", "memory", ...
     shared: bool  # whether several processes can use it
+    one_writer: bool = False  # whether an open transaction keeps all others from writing, the renewal of leases too
 
 
 class Finding(Struct, frozen=True):
@@ -106,7 +120,8 @@ class Engine(Protocol):
         """End attempts. *Atomic, fenced.* Same order as given.
 
         State, result, error history, counters and follow-ups (``then``) are one write. Repeating a settle whose reply
-        was lost is safe: it reports stale.
+        was lost is safe: it reports stale. The first RETRY of a budget fixes where its time counts from: the start of
+        the run that failed (``Lease.retrying_ms`` of later claims); no other kind moves it.
         """
         ...
 
@@ -125,8 +140,11 @@ class Engine(Protocol):
         """
         ...
 
-    def depart(self, worker: str) -> list[str]:
-        """Deregister a worker that ends in order; what it still holds is released as interrupted. *Atomic.*"""
+    def depart(self, worker: str) -> Buried:
+        """Deregister a worker that ends in order; what it still holds is released as interrupted. *Atomic.*
+
+        ``Buried.dead`` are those that were interrupted once too often (see ``maintain``); nothing is charged.
+        """
         ...
 
     def bury(self, worker: str, started: Sequence[int], error: str, rules: Rules) -> Buried:
@@ -144,7 +162,8 @@ class Engine(Protocol):
 
         Every worker may call it at once; each sweep is a compare-and-set and nobody needs to be leader. A job whose
         lease ran out unwitnessed counts an interruption; beyond ``rules.max_interruptions`` each one costs an attempt.
-        How long a record stays was fixed when its job ended; the counts of ``rules`` bound how many stay.
+        How long a record stays was fixed when its job ended; the counts of ``rules`` bound how many stay. With
+        ``rules.dead_held`` dead jobs are not removed but named in ``Upkeep.overdue`` at every call until ``discard``.
         """
         ...
 
@@ -188,8 +207,51 @@ class Inspector(Protocol):
         """Cancel, retry or delete jobs. *Atomic per job.*
 
         CANCEL ends a waiting job and marks a running one. RETRY makes a dead, cancelled or scheduled job ready now
-        with a fresh budget (attempt, crashes, interruptions, snoozes back to 0; the history stays). DELETE removes the
-        record of any job that is not running.
+        with a fresh budget (attempt, crashes, interruptions, snoozes, recoveries, retrying_ms back to 0; the history
+        stays). DELETE removes the record of any job that is not running.
+        """
+        ...
+
+    def count(self, where: JobFilter) -> int:
+        """How many jobs a listing would give."""
+        ...
+
+    def groups(self, where: JobFilter, limit: int) -> list[GroupRow]:
+        """The dead jobs among these by fingerprint, the largest group first; counted from the records at each call.
+
+        Jobs without a cause are in the group ``UNKNOWN_GROUP``.
+        """
+        ...
+
+    def redrive(self, deaths: Sequence[LeaseRef]) -> list[bool]:
+        """Make dead jobs ready, as RETRY does; says of each whether it was. *Atomic per job, idempotent.*
+
+        A death is named by the fence of its last run: a job that ran again since, or is not dead, is left alone.
+        """
+        ...
+
+    def recover(self, rule: Recovery, limit: int) -> list[str]:
+        """Make up to ``limit`` dead jobs ready by a rule, the longest dead first, and give their ids. *Atomic.*
+
+        As ``redrive``, but each of them counts one more of its ``recoveries``.
+        """
+        ...
+
+    def amend(self, death: LeaseRef, payload: str) -> bool:
+        """Replace the payload of a dead job; false when that death is over. *Atomic.*"""
+        ...
+
+    def discard(self, deaths: Sequence[LeaseRef], *, trimmed: bool = False) -> list[bool]:
+        """Delete the records of dead jobs; false for each death that is over. *Atomic per job, idempotent.*
+
+        Ids that users chose leave a tombstone. ``trimmed`` counts them in ``total_trimmed``.
+        """
+        ...
+
+    def restore(self, rows: Sequence[JobRow]) -> list[bool]:
+        """Store dead jobs as they were, where no record has their id; says of each whether. *Atomic, idempotent.*
+
+        They are kept as if they had died now. A tombstone does not hinder them.
         """
         ...
 
@@ -214,7 +276,35 @@ class Inspector(Protocol):
         ...
 
 
-class Store(Engine, Inspector, Protocol):
+class Versioned(Struct, frozen=True):
+    """A document at one moment. ``version`` 0 and ``value`` None: there is none."""
+
+    key: str
+    version: int
+    value: str | None
+
+
+class Coordinator(Protocol):
+    """Small documents that processes agree on by compare-and-set. Not for anything a job is claimed by."""
+
+    def read(self, keys: Sequence[str]) -> list[Versioned]:
+        """The documents of these keys, in order; what is absent or over has version 0."""
+        ...
+
+    def swap(self, key: str, version: int, value: str | None, ttl_ms: int | None = None) -> Versioned | None:
+        """Write a document if it still has this version (0: if there is none); None when it has another. *Atomic.*
+
+        ``value`` None removes it. It is over ``ttl_ms`` from now, None is never. A version is never given twice, also
+        when a key comes back.
+        """
+        ...
+
+    def keys(self, prefix: str, limit: int = 1_000) -> list[str]:
+        """The keys that begin so, in order, at most ``limit``."""
+        ...
+
+
+class Store(Engine, Inspector, Coordinator, Protocol):
     """A whole engine: hot and cold path. What ``windlass.engines.connect`` gives."""
 
 

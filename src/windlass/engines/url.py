@@ -95,5 +95,6 @@ def rules_of(settings: Settings) -> Rules:
         keep_done_max=settings.keep_done_max,
         dead_keep_ms=settings.dead_keep,
         dead_max=settings.dead_max,
+        dead_held=settings.dead_archive is not None,
         id_keep_ms=settings.id_keep,
     )

@@ -13,7 +13,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from windlass.clock import Clock
-from windlass.codec import Meta, decode_meta
+from windlass.codec import Meta, Origin, decode_meta
 from windlass.context import JobContext
 from windlass.definition import JobSpec
 from windlass.engines.base import Store
@@ -49,6 +49,7 @@ class Host(Protocol):
     events: Events
     rng: Random
     stopping: bool
+    origin: Origin
 
     def report(self, run: JobRun, text: str) -> None:
         """Queue a progress write."""
@@ -95,6 +96,13 @@ class JobRun:
     def timeout_ms(self) -> int | None:
         """How long this run may take: what the call said, else the job."""
         return self.meta.timeout_ms if self.meta.timeout_ms is not None else self.prepared.spec.timeout_ms
+
+    @property
+    def origin(self) -> Origin:
+        """Where this attempt runs, for its error."""
+        host = self.host.origin
+        version = self.prepared.spec.version or host.version
+        return host if version == host.version else Origin(host.host, host.worker, version)
 
     # -- context.Run --
 

@@ -17,7 +17,7 @@ from hiredis import pack_command
 from redis import BlockingConnectionPool, ConnectionPool, Redis, RedisCluster
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
-from redis.connection import AbstractConnection
+from redis.connection import Connection
 from redis.exceptions import ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
@@ -145,9 +145,9 @@ class Spares:
     """
 
     def __init__(self) -> None:
-        self._free: deque[tuple[ConnectionPool, AbstractConnection, float]] = deque()
+        self._free: deque[tuple[ConnectionPool, Connection, float]] = deque()
 
-    def take(self, pool: ConnectionPool) -> AbstractConnection:
+    def take(self, pool: ConnectionPool) -> Connection:
         """A connection that is good as far as one can know."""
         try:
             owner, connection, used_at = self._free.pop()
@@ -158,7 +158,7 @@ class Spares:
         owner.release(connection)
         return pool.get_connection()
 
-    def put(self, pool: ConnectionPool, connection: AbstractConnection) -> None:
+    def put(self, pool: ConnectionPool, connection: Connection) -> None:
         """Keep a connection whose last answer has been read."""
         if len(self._free) < SPARES_MAX:
             self._free.append((pool, connection, time.monotonic()))
@@ -177,7 +177,7 @@ def send(client: Client, *command: Command, spares: Spares | None = None) -> obj
     pool = client.connection_pool
     connection = pool.get_connection() if spares is None else spares.take(pool)
     try:
-        connection.send_packed_command([pack_command(command)])  # type: ignore[no-untyped-call]
+        connection.send_packed_command([pack_command(command)])  # type: ignore[no-untyped-call,arg-type]
         reply: object = connection.read_response()
     except ResponseError:  # an answer like any other: the connection is good
         pool.release(connection)

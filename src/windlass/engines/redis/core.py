@@ -41,10 +41,12 @@ SCHEMA: Final = 1
 FIXED_KEYS: Final = (
     "meta", "body", "rec", "result", "errors", "reason", "progress", "arrivals", "running", "cancels",
     "dead", "dead-purge", "workers", "leases", "tombs", "totals", "queues", "expiring", "awaited", "wake",
+    "cause", "died", "recoveries", "documents", "documents-over",
 )  # fmt: skip
 TYPES: Final = {
     "arrivals": "zset", "running": "zset", "cancels": "zset", "dead": "zset", "dead-purge": "zset", "leases": "zset",
     "tombs": "zset", "expiring": "zset", "awaited": "zset", "wake": "list",
+    "died": "zset", "documents-over": "zset",
 }  # fmt: skip
 QUEUE_KEYS: Final = ("ready", "due", "alone", "done", "cancelled", "wake")
 LOOKS_MAX: Final = 10  # how often a call asks again because queues appeared in between

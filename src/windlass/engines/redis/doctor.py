@@ -20,7 +20,7 @@ from windlass.engines.redis.wire import as_int, as_list
 __all__ = ["RedisDoctor"]
 
 STEP: Final = 500
-DETAIL_HASHES: Final = ("body", "rec", "result", "errors", "reason", "progress")
+DETAIL_HASHES: Final = ("body", "rec", "result", "errors", "reason", "progress", "cause", "recoveries")
 # Index -> where the id begins in a member (0: behind a NUL), and the states in a record that belong there.
 FIXED_INDEXES: Final = {
     "arrivals": (1, "01234"),

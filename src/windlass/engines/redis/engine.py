@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from windlass.engines.redis.connection import Command
+from windlass.engines.redis.dead import RedisDead
 from windlass.engines.redis.doctor import RedisDoctor
+from windlass.engines.redis.documents import RedisDocuments
 from windlass.engines.redis.wire import (
     Head,
     JobTexts,
@@ -18,6 +20,7 @@ from windlass.engines.redis.wire import (
     Runs,
     as_int,
     as_list,
+    cause_text,
     encode_info,
     error_head,
     keep_dead,
@@ -26,6 +29,7 @@ from windlass.engines.redis.wire import (
     to_lease,
 )
 from windlass.errors import ConfigError
+from windlass.fingerprint import INTERRUPTED, POISON
 from windlass.model import (
     Buried,
     Claimed,
@@ -46,14 +50,14 @@ from windlass.model import (
 
 __all__ = ["RedisEngine"]
 
-INTERRUPTED: Final = error_head(
-    JobError("windlass.errors.JobInterrupted", "interrupted more often than max_interruptions allows", "", 0, 0)
+INTERRUPTED_ERROR: Final = error_head(
+    JobError(INTERRUPTED.error_type, "interrupted more often than max_interruptions allows", "", 0, 0)
 )
 QUEUE_SETS_MAX: Final = 100  # combinations of queues whose JobTexts are remembered
 APPLIED: Final = {ord("1"): Settled.APPLIED, ord("0"): Settled.STALE}
 
 
-class RedisEngine(RedisDoctor):
+class RedisEngine(RedisDoctor, RedisDead, RedisDocuments):
     """A store in Redis or Valkey: ``url`` or ``client`` says where. Fulfils ``engines.base.Store``. *Thread-safe.*"""
 
     def _forget_handles(self) -> None:
@@ -150,8 +154,9 @@ class RedisEngine(RedisDoctor):
         then: list[Command] = []
         bodies = None
         for place, one in enumerate(outcomes, 1):
-            runs.add(texts.spec(one))
-            args += texts.texts(one)
+            own, spec = texts.texts(one)
+            runs.add(spec)
+            args += own
             for job in one.then:
                 bodies = bodies or JobTexts(names)
                 then += place, job.id, *bodies.texts(job)
@@ -183,11 +188,19 @@ class RedisEngine(RedisDoctor):
             cancels=tuple(lease for lease, cancel in zip(held, flat[2::3], strict=True) if as_int(cancel)),
         )
 
-    def depart(self, worker: str) -> list[str]:
+    def depart(self, worker: str) -> Buried:
         rules = self._rules
-        args: list[Command] = [worker, rules.max_interruptions, INTERRUPTED, rules.keep_done_ms, keep_dead(rules)]
+        args: list[Command] = [
+            worker,
+            rules.max_interruptions,
+            INTERRUPTED_ERROR,
+            rules.keep_done_ms,
+            keep_dead(rules),
+            cause_text(INTERRUPTED),
+        ]
         self._beats.pop(worker, None)
-        return strings(as_list(self._call_all("depart", args)[1]))
+        _, released, dead = self._call_all("depart", args)
+        return Buried(released=tuple(strings(as_list(released))), dead=tuple(strings(as_list(dead))))
 
     def bury(self, worker: str, started: Sequence[int], error: str, rules: Rules) -> Buried:
         args: list[Command] = [
@@ -198,6 +211,7 @@ class RedisEngine(RedisDoctor):
             error_head(error),
             rules.keep_done_ms,
             keep_dead(rules),
+            cause_text(POISON),
         ]
         self._beats.pop(worker, None)
         _, released, charged, dead = self._call_all("bury", args)
@@ -211,14 +225,16 @@ class RedisEngine(RedisDoctor):
         args: list[Command] = [
             budget,
             rules.max_interruptions,
-            INTERRUPTED,
+            INTERRUPTED_ERROR,
             rules.keep_done_ms,
             keep_dead(rules),
             -1 if rules.keep_done_max is None else rules.keep_done_max,
             -1 if rules.dead_max is None else rules.dead_max,
             rules.id_keep_ms,
+            cause_text(INTERRUPTED),
+            int(rules.dead_held),
         ]
-        _, promoted, expired, recovered, died, pruned, trimmed, alone, due, more = self._call_all(
+        _, promoted, expired, recovered, died, pruned, trimmed, overdue, alone, due, more = self._call_all(
             "maintain", lambda _: args
         )
         expired_workers = tuple(strings(as_list(expired)))
@@ -231,10 +247,16 @@ class RedisEngine(RedisDoctor):
             died=tuple(strings(as_list(died))),
             pruned=as_int(pruned),
             trimmed=tuple(strings(as_list(trimmed))),
+            overdue=deaths_of(as_list(overdue)),
             alone_in_ms=none_below_zero(alone),
             due_in_ms=none_below_zero(due),
             more=bool(as_int(more)),
         )
+
+
+def deaths_of(flat: Sequence[object]) -> tuple[LeaseRef, ...]:
+    """Deaths, from ids and fences in turn."""
+    return tuple(LeaseRef(id, as_int(fence)) for id, fence in zip(strings(flat[::2]), flat[1::2], strict=True))
 
 
 def queues_of(outcomes: Sequence[Outcome]) -> list[str]:

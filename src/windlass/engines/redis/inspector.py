@@ -13,7 +13,7 @@ from windlass.engines.redis.connection import Command
 from windlass.engines.redis.waiting import RedisWaiting
 from windlass.engines.redis.wire import as_int, as_list, strings, to_row, to_worker
 from windlass.errors import ConfigError
-from windlass.model import Action, JobFilter, JobRow, Moved, QueueRow, State, WorkerRow
+from windlass.model import UNKNOWN_GROUP, Action, JobFilter, JobRow, Moved, QueueRow, State, WorkerRow
 
 __all__ = ["RedisInspector"]
 
@@ -43,13 +43,15 @@ class RedisInspector(RedisWaiting):
         return found
 
     def jobs(self, where: JobFilter, cursor: str | None, limit: int) -> tuple[list[JobRow], str | None]:
+        if where.ids is not None and not where.ids:
+            return [], None
         below = "+inf" if cursor is None else parse_cursor(cursor)
         state = "" if where.state is None else where.state.value
         found: list[tuple[int, JobRow]] = []
         more = True
         while more and len(found) <= limit:
             count = min(STEP_MAX, limit + 1) if where == JobFilter() else STEP_MAX
-            args: list[Command] = [below, count, state, where.queue or "", INDEX_MAX]
+            args: list[Command] = [below, count, state, where.queue or "", INDEX_MAX, *(where.ids or ())]
             flat, again = self._call_all("page", args)
             ids = strings(as_list(flat)[::2])
             seqs = dict(zip(ids, (as_int(seq) for seq in as_list(flat)[1::2]), strict=True))
@@ -135,7 +137,17 @@ def fits(row: JobRow, where: JobFilter) -> bool:
         and (where.tag is None or where.tag in row.tags)
         and (where.before is None or row.enqueued_at < where.before)
         and (where.after is None or row.enqueued_at >= where.after)
+        and (where.ended_before is None or (row.finished_at is not None and row.finished_at < where.ended_before))
+        and (where.ended_after is None or (row.finished_at is not None and row.finished_at >= where.ended_after))
+        and (where.group is None or (row.state is State.DEAD and (row.fingerprint or UNKNOWN_GROUP) == where.group))
+        and (where.error is None or is_error(row.error_type, where.error))
+        and (where.ids is None or row.id in where.ids)
     )
+
+
+def is_error(error_type: str | None, wanted: str) -> bool:
+    """Whether an exception is meant by its dotted name, or by the last part of it."""
+    return error_type is not None and wanted in (error_type, error_type.rpartition(".")[2])
 
 
 def parse_cursor(cursor: str) -> str:

@@ -16,7 +16,7 @@ from msgspec import Struct
 __all__ = ["READ_ONLY", "Script", "script"]
 
 # Scripts that change nothing, so a call whose answer was lost may be made again.
-READ_ONLY: Final = frozenset({"rows", "page", "queues", "workers", "counts", "check"})
+READ_ONLY: Final = frozenset({"rows", "page", "queues", "workers", "counts", "check", "deaths", "read", "keys"})
 
 
 class Script(Struct, frozen=True):

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypedDict
 
 import msgspec
 from msgspec import Struct
 
+from windlass.engines.redis.connection import Command
 from windlass.errors import ConfigError
-from windlass.model import JobError, JobRow, Lease, NewJob, Outcome, Rules, State, WorkerInfo, WorkerRow
+from windlass.model import Cause, JobError, JobRow, Lease, NewJob, Outcome, Rules, State, WorkerInfo, WorkerRow
 
 __all__ = [
     "FOREVER",
@@ -28,6 +29,7 @@ __all__ = [
     "Runs",
     "as_int",
     "as_list",
+    "cause_text",
     "encode_info",
     "error_head",
     "keep_dead",
@@ -49,8 +51,9 @@ pack = msgspec.msgpack.Encoder().encode
 
 
 # What changes of a job, as ``scripts/lib/records.lua`` packs it: state, cancel, attempt, crashes, interruptions,
-# snoozes, started, finished, purge, run_at, place, seq, expires_at, length of the head; then head, worker and fence.
-RECORD: Final = struct.Struct(">BBIIIIQQQQ6s6sQH")
+# snoozes, started, finished, purge, run_at, place, seq, expires_at, retrying, length of the head; then head, worker and
+# fence.
+RECORD: Final = struct.Struct(">BBIIIIQQQQ6s6sQQH")
 FENCE: Final = struct.Struct(">q")
 CANCEL_ASKED, NULL_RESULT = 1, 2  # bits of the second field
 
@@ -76,6 +79,7 @@ class Rest(Struct, array_like=True, frozen=True):
 
 decode_head = msgspec.msgpack.Decoder(Head).decode
 decode_rest = msgspec.msgpack.Decoder(Rest).decode
+ERROR_TEXTS: Final = ("host", "worker", "version")
 encode_error = msgspec.json.Encoder().encode
 decode_error = msgspec.json.Decoder(JobError).decode
 
@@ -179,39 +183,38 @@ class OutcomeTexts:
         self._rules = rules
         self._specs: dict[tuple[object, ...], str] = {}
 
-    def spec(self, one: Outcome) -> str:
-        """What most outcomes of a batch share."""
-        kind, result = one.kind, one.result
-        null = result == "null" and kind == "done"
-        key = (kind, one.interrupted, null or result is None, null, one.error is None, one.reason is None, one.keep_ms,
-               one.delay_ms)  # fmt: skip
-        spec = self._specs.get(key)
-        if spec is None:
-            flags = (
-                int(one.interrupted)
-                | (result is not None and not null) << 1
-                | (one.error is not None) << 2
-                | (one.reason is not None) << 3
-                | null << 4
-            )
-            keep = one.keep_ms
-            if keep is None:
-                keep = keep_dead(self._rules) if kind == "dead" else self._rules.keep_done_ms
-            spec = f"{kind.value}|{flags}|{min(keep, FOREVER)}|{min(one.delay_ms, TIME_MAX // 2)}"
-            self._specs[key] = spec
-        return spec
-
-    def texts(self, one: Outcome) -> list[str | bytes]:
-        """What is an outcome's own."""
+    def texts(self, one: Outcome) -> tuple[list[str | bytes], str]:
+        """What is an outcome's own, and the spec, which most outcomes of a batch share."""
         texts: list[str | bytes] = [one.id, FENCE.pack(one.fence)]
-        result = one.result
-        if result is not None and not (result == "null" and one.kind == "done"):
-            texts.append(result)
+        flags = 1 if one.interrupted else 0
+        if one.result == "null" and one.kind == "done":
+            flags |= 32
+        elif one.result is not None:
+            flags |= 2
+            texts.append(one.result)
         if one.error is not None:
+            flags |= 4
             texts.append(one.error)
         if one.reason is not None:
+            flags |= 8
             texts.append(one.reason)
-        return texts
+        if one.cause is not None:
+            flags |= 16
+            texts.append(cause_text(one.cause))
+        key = (one.kind, flags, one.keep_ms, one.delay_ms)
+        spec = self._specs.get(key)
+        if spec is None:
+            keep = one.keep_ms
+            if keep is None:
+                keep = keep_dead(self._rules) if one.kind == "dead" else self._rules.keep_done_ms
+            spec = f"{one.kind.value}|{flags}|{min(keep, FOREVER)}|{min(one.delay_ms, TIME_MAX // 2)}"
+            self._specs[key] = spec
+        return texts, spec
+
+
+def cause_text(cause: Cause) -> str:
+    """A cause as ``scripts/lib/records.lua`` takes it."""
+    return "\0".join((cause.error_type, cause.fingerprint, cause.frame))
 
 
 def keep_dead(rules: Rules) -> int:
@@ -222,7 +225,8 @@ def keep_dead(rules: Rules) -> int:
 def error_head(error: str | JobError) -> bytes:
     """A JobError as JSON up to its time: the scripts put time and attempt behind it."""
     one = decode_error(error) if isinstance(error, str) else error
-    return encode_error({"type": one.type, "message": one.message, "traceback": one.traceback})[:-1] + b',"at":'
+    fields = {name: value for name in ERROR_TEXTS if (value := getattr(one, name))} | {"traceback": one.traceback}
+    return encode_error({"type": one.type, "message": one.message} | fields)[:-1] + b',"at":'
 
 
 def head_size(body: bytes) -> int:
@@ -246,9 +250,11 @@ def to_lease(given: Sequence[object], fence: int, heads: dict[bytes, Head]) -> L
     ):
         raise TypeError("the server gave a lease that is no text")
     if record:
-        _, _, attempt, crashes, interruptions, snoozes, _, _, _, run_at, _, _, _, _ = RECORD.unpack_from(record)
+        _, _, attempt, crashes, interruptions, snoozes, started, _, _, run_at, _, _, _, retrying, _ = (
+            RECORD.unpack_from(record)
+        )
     else:
-        attempt = crashes = interruptions = snoozes = 0
+        attempt = crashes = interruptions = snoozes = started = retrying = 0
         run_at = int.from_bytes(body[6:12], "big")
     end = PREFIX + head_size(body)
     text = body[PREFIX:end]
@@ -273,12 +279,15 @@ def to_lease(given: Sequence[object], fence: int, heads: dict[bytes, Head]) -> L
         rest.tags,
         rest.meta,
         reason.decode() or None,
+        max(0, started - retrying) if retrying else 0,
     )
 
 
 def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
     """A row of what ``scripts/rows.lua`` has for one id, or None when there is no such job."""
-    record, body, result, errors, reason, progress = (one if isinstance(one, bytes) else None for one in values)
+    record, body, result, errors, reason, progress, cause, recoveries = (
+        one if isinstance(one, bytes) else None for one in values
+    )
     if body is None or len(body) < PREFIX + SUFFIX:
         return None
     end = PREFIX + head_size(body)
@@ -294,7 +303,7 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
     else:
         (
             number, cancel, attempt, crashes, interruptions, snoozes, started, finished, _, run_at, _, _, expires_at,
-            size,
+            _, size,
         ) = RECORD.unpack_from(record)  # fmt: skip
         worker, fence = record[RECORD.size + size : -8], FENCE.unpack(record[-8:])[0]
     state = STATES[number]
@@ -328,7 +337,63 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
         interruptions=interruptions,
         snoozes=snoozes,
         cancel_requested=bool(cancel & CANCEL_ASKED),
+        recoveries=int(recoveries or 0),
+        expires_ms=None if head.expires_ms < 0 else head.expires_ms,
+        caller_id=bool(head.caller_id),
+        **cause_of(cause),
     )
+
+
+class Died(TypedDict, total=False):
+    """The cause of a death, as a row has it."""
+
+    error_type: str
+    fingerprint: str
+    frame: str
+
+
+def cause_of(text: bytes | None) -> Died:
+    """Read a cause back; a job that is not dead has none."""
+    if not text:
+        return {}
+    error_type, fingerprint, frame = text.decode().split("\0")
+    return {"error_type": error_type, "fingerprint": fingerprint, "frame": frame}
+
+
+def with_payload(body: bytes, payload: bytes) -> bytes:
+    """A body with another payload."""
+    start = PREFIX + head_size(body)
+    rest = rest_of(body, start)
+    return body[:start] + pack((rest.name, rest.tags, rest.meta, payload)) + body[-SUFFIX:]
+
+
+def restored(row: JobRow) -> list[Command]:
+    """What ``scripts/restore.lua`` takes for one job."""
+    expires = -1 if row.expires_ms is None else row.expires_ms
+    head = pack((row.queue, row.priority, row.max_attempts, expires, int(row.caller_id)))
+    times = row.enqueued_at.to_bytes(6, "big") + row.run_at.to_bytes(6, "big")
+    rest = pack((row.name, row.tags, row.meta, row.payload))
+    numbers = (
+        row.attempt,
+        row.crashes,
+        row.interruptions,
+        row.snoozes,
+        row.started_at or 0,
+        row.finished_at or 0,
+        row.run_at,
+        row.fence,
+        row.recoveries,
+    )
+    has_cause = row.fingerprint is not None
+    return [
+        row.id,
+        times + struct.pack(">H", len(head)) + head + rest,
+        "|".join(map(str, numbers)),
+        cause_text(Cause(row.error_type or "", row.fingerprint or "", row.frame or "")) if has_cause else "",
+        b"" if row.errors is None else row.errors.strip()[1:-1],
+        row.reason or "",
+        row.progress or b"",
+    ]
 
 
 def as_list(reply: object) -> list[object]:

@@ -1,7 +1,7 @@
 """The hot path of the SQLite engine: each call is one write transaction, and a signal afterwards.
 
 The pieces are next door: ``enqueue``, ``claim``, ``settle``, ``upkeep`` hold the statements; ``connection`` the
-grouping of commits; ``inspector`` the cold path; ``transaction`` what a caller's own transaction may do.
+grouping of commits; ``inspector`` and ``dead`` the cold path; ``transaction`` what a caller's own transaction may do.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import apsw
 
 from windlass.engines.sqlite import upkeep
 from windlass.engines.sqlite.claim import Claimer
+from windlass.engines.sqlite.dead import SqliteDead
+from windlass.engines.sqlite.documents import SqliteDocuments
 from windlass.engines.sqlite.enqueue import insert
 from windlass.engines.sqlite.settle import report, settle
 from windlass.engines.sqlite.transaction import SqliteTransactions
@@ -34,7 +36,7 @@ from windlass.model import (
 __all__ = ["SqliteEngine"]
 
 
-class SqliteEngine(SqliteTransactions):
+class SqliteEngine(SqliteTransactions, SqliteDead, SqliteDocuments):
     """A store in one SQLite file (``path``), or in memory (None). Fulfils ``engines.base.Store``. *Thread-safe.*"""
 
     def _forget_handles(self) -> None:
@@ -99,12 +101,14 @@ class SqliteEngine(SqliteTransactions):
 
         return self._write(write, durable=False)
 
-    def depart(self, worker: str) -> list[str]:
-        released = self._write(
+    def depart(self, worker: str) -> Buried:
+        departed = self._write(
             lambda db: upkeep.depart(db, self._q, worker, self._clock.wall_ms(), self._rules), durable=True
         )
         self._ready.touch()
-        return released
+        if departed.dead:
+            self._ended.touch()
+        return departed
 
     def bury(self, worker: str, started: Sequence[int], error: str, rules: Rules) -> Buried:
         buried = self._write(

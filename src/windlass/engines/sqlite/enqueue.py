@@ -16,7 +16,7 @@ from windlass.engines.sqlite.schema import Sql
 from windlass.engines.sqlite.totals import add_total
 from windlass.model import NewJob, Placed
 
-__all__ = ["insert"]
+__all__ = ["ADD_QUEUES", "insert"]
 
 INSERT: Final = """
 INSERT INTO "windlass_jobs" (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts,

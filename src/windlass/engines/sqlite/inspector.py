@@ -38,7 +38,8 @@ LOOK_AGAIN: Final = 1.0  # seconds: the most a lost wake-up can delay wait_finis
 ROW: Final = """
 SELECT id, name, queue, state, CAST(payload AS BLOB), priority, attempt + (state = 'running'), max_attempts, fence,
        enqueued_at, run_at, started_at, finished_at, expires_at, worker, CAST(result AS BLOB), CAST(errors AS BLOB),
-       reason, CAST(progress AS BLOB), tags, CAST(meta AS BLOB), crashes, interruptions, snoozes, cancel, seq
+       reason, CAST(progress AS BLOB), tags, CAST(meta AS BLOB), crashes, interruptions, snoozes, cancel,
+       error_type, fingerprint, frame, recoveries, expires_ms, caller_id, seq
 FROM "windlass_jobs" AS jobs WHERE
 """
 QUEUES: Final = 'SELECT name, paused, reason, until FROM "windlass_queues" ORDER BY name'
@@ -73,8 +74,8 @@ WHERE id = ?1 AND state IN ('ready', 'scheduled', 'blocked')
 CANCEL_RUNNING: Final = "UPDATE \"windlass_jobs\" SET cancel = 1 WHERE id = ? AND state = 'running'"
 AGAIN: Final = """
 UPDATE "windlass_jobs" SET state = 'ready', run_at = ?2, place = ?2, attempt = 0, crashes = 0, interruptions = 0,
-    snoozes = 0, cancel = 0, reason = NULL, result = NULL, finished_at = NULL, purge_at = NULL,
-    expires_at = ?2 + expires_ms
+    snoozes = 0, recoveries = 0, retrying_since = NULL, cancel = 0, reason = NULL, result = NULL, finished_at = NULL,
+    purge_at = NULL, expires_at = ?2 + expires_ms, error_type = NULL, fingerprint = NULL, frame = NULL
 WHERE id = ?1 AND state IN ('dead', 'cancelled', 'scheduled')
 """
 DELETE: Final = "DELETE FROM \"windlass_jobs\" WHERE id = ? AND state != 'running'"
@@ -87,6 +88,8 @@ INSERT INTO "windlass_queues" (name, paused, reason, until) VALUES (?, 1, ?, ?)
 ON CONFLICT (name) DO UPDATE SET paused = 1, reason = excluded.reason, until = excluded.until
 """
 RESUME: Final = 'UPDATE "windlass_queues" SET paused = 0, reason = NULL, until = NULL WHERE name = ?'
+# Without its trailing characters that are no dot a dotted name is the part before its last one.
+LAST_PART: Final = "substr(error_type, length(rtrim(error_type, replace(error_type, '.', ''))) + 1)"
 UNFINISHED: Final = """
 SELECT count(*) FROM "windlass_jobs" WHERE id IN (SELECT value FROM json_each(?)) AND purge_at IS NULL
 """
@@ -103,21 +106,10 @@ class SqliteInspector(SqliteCore):
         return to_row(rows[0]) if rows else None
 
     def jobs(self, where: JobFilter, cursor: str | None, limit: int) -> tuple[list[JobRow], str | None]:
-        clauses = ["true"]
-        bindings: list[object] = []
-        for clause, value in (
-            ("state = ?", None if where.state is None else where.state.value),
-            ("name = ?", where.name),
-            ("queue = ?", where.queue),
-            ("enqueued_at < ?", where.before),
-            ("enqueued_at >= ?", where.after),
-            ("EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)", where.tag),
-            ("seq < ?", None if cursor is None else parse_cursor(cursor)),
-        ):
-            if value is not None:
-                clauses.append(clause)
-                bindings.append(value)
-        sql = f"{self._q(ROW)} {' AND '.join(clauses)} ORDER BY seq DESC LIMIT ?"
+        clause, bindings = condition(where)
+        if cursor is not None:
+            clause, bindings = f"{clause} AND seq < ?", [*bindings, parse_cursor(cursor)]
+        sql = f"{self._q(ROW)} {clause} ORDER BY seq DESC LIMIT ?"
         rows = self._ask(lambda db: db.execute(sql, (*bindings, limit + 1)).fetchall())
         more = str(rows[limit - 1][-1]) if len(rows) > limit else None
         return [to_row(row) for row in rows[:limit]], more
@@ -266,6 +258,29 @@ class SqliteInspector(SqliteCore):
         return findings
 
 
+def condition(where: JobFilter) -> tuple[str, list[object]]:
+    """The SQL condition of a filter, and its bindings."""
+    # The state is written out: a partial index is of no use to a condition that is known only when it is run.
+    clauses = ["true" if where.state is None else f"state = '{where.state.value}'"]
+    bindings: list[object] = []
+    for clause, value in (
+        ("name = ?", where.name),
+        ("queue = ?", where.queue),
+        ("enqueued_at < ?", where.before),
+        ("enqueued_at >= ?", where.after),
+        ("finished_at < ?", where.ended_before),
+        ("finished_at >= ?", where.ended_after),
+        ("EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)", where.tag),
+        ("coalesce(fingerprint, 'unknown') = ? AND state = 'dead'", where.group),
+        (f"? IN (error_type, {LAST_PART})", where.error),
+        ("id IN (SELECT value FROM json_each(?))", None if where.ids is None else encode(where.ids).decode()),
+    ):
+        if value is not None:
+            clauses.append(clause)
+            bindings.append(value)
+    return " AND ".join(clauses), bindings
+
+
 def parse_cursor(cursor: str) -> int:
     """The place a page cursor stands for."""
     try:
@@ -280,4 +295,5 @@ def to_row(found: tuple[object, ...]) -> JobRow:
     values[3] = State(str(values[3]))
     values[19] = read_tags(values[19])
     values[24] = bool(values[24])
+    values[30] = bool(values[30])
     return JobRow(*values)  # type: ignore[arg-type]

@@ -84,6 +84,23 @@ MIGRATIONS: Final = (
     CREATE INDEX "windlass_tombstones_until" ON "windlass_tombstones" (until);
     CREATE TABLE "windlass_totals" (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
     """,
+    # When the first run of the present budget that failed began: what a time budget counts from.
+    'ALTER TABLE "windlass_jobs" ADD COLUMN retrying_since INTEGER',
+    """
+    ALTER TABLE "windlass_jobs" ADD COLUMN error_type TEXT;   -- with the two below: why a dead job died
+    ALTER TABLE "windlass_jobs" ADD COLUMN fingerprint TEXT;
+    ALTER TABLE "windlass_jobs" ADD COLUMN frame TEXT;
+    ALTER TABLE "windlass_jobs" ADD COLUMN recoveries INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX "windlass_jobs_dead" ON "windlass_jobs" (coalesce(fingerprint, 'unknown'), seq) WHERE state = 'dead';
+    CREATE INDEX "windlass_jobs_died" ON "windlass_jobs" (error_type, finished_at) WHERE state = 'dead';
+    CREATE TABLE "windlass_documents" (
+        key     TEXT PRIMARY KEY,
+        version INTEGER NOT NULL,
+        value   TEXT NOT NULL,
+        until   INTEGER                      -- wall-clock ms; null: for ever
+    ) WITHOUT ROWID;
+    CREATE INDEX "windlass_documents_until" ON "windlass_documents" (until) WHERE until IS NOT NULL;
+    """,
 )
 VERSION: Final = len(MIGRATIONS)
 

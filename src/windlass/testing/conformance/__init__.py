@@ -18,6 +18,8 @@ time; engine time moves only through ``Harness.clock``; order is compared only w
 from __future__ import annotations
 
 from windlass.testing.conformance.claim import ClaimSuite
+from windlass.testing.conformance.dead import DeadSuite
+from windlass.testing.conformance.documents import DocumentSuite
 from windlass.testing.conformance.enqueue import EnqueueSuite
 from windlass.testing.conformance.harness import Harness
 from windlass.testing.conformance.inspector import InspectorSuite
@@ -30,6 +32,8 @@ from windlass.testing.conformance.waiting import WaitSuite
 
 __all__ = [
     "ClaimSuite",
+    "DeadSuite",
+    "DocumentSuite",
     "EngineConformance",
     "EnqueueSuite",
     "Harness",
@@ -52,5 +56,7 @@ class EngineConformance(
     WaitSuite,
     InspectorSuite,
     PayloadSuite,
+    DeadSuite,
+    DocumentSuite,
 ):
     """All of it. A subclass supplies the fixture ``harness``."""

@@ -14,6 +14,7 @@ import msgspec
 from windlass.clock import ManualClock
 from windlass.engines.base import Store
 from windlass.model import (
+    Cause,
     JobError,
     JobFilter,
     JobRow,
@@ -143,6 +144,7 @@ def ended(
     keep_ms: int | None = None,
     interrupted: bool = False,
     then: tuple[NewJob, ...] = (),
+    cause: Cause | None = None,
 ) -> Outcome:
     """The outcome of a leased run."""
     return Outcome(
@@ -156,6 +158,7 @@ def ended(
         keep_ms=keep_ms,
         interrupted=interrupted,
         then=then,
+        cause=cause,
     )
 
 

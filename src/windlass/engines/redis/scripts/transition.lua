@@ -1,4 +1,4 @@
--- uses: records
+-- uses: records reviving
 -- Cancel, retry or delete jobs.
 --
 -- KEYS     fixed; every queue
@@ -38,14 +38,7 @@ end
 
 local function again(id, job, state)
   if state ~= 'dead' and state ~= 'cancelled' and state ~= 'scheduled' then return false end
-  leave(id, job)
-  for _, field in ipairs({ ATTEMPT, CRASHES, INTERRUPTIONS, SNOOZES, CANCEL, FINISHED, PURGE }) do job[field] = 0 end
-  job[RUN_AT], job[PLACE] = wall, wall + BIAS
-  job[EXPIRES_AT] = job[INFO][EXPIRES_MS] < 0 and 0 or wall + job[INFO][EXPIRES_MS]
-  hdel(REASON, id)
-  hdel(RESULT, id)
-  wait_again(id, job)
-  save(id)
+  revive(id, job)
   return true
 end
 

@@ -13,7 +13,7 @@ local function tail_of(body, worker, tails)
   local tail = tails[sized]
   if tail == nil then
     local job = born(body)
-    tail = job and job[EXPIRES_AT] == 0 and struct.pack('>I8', 0) .. sized .. worker
+    tail = job and job[EXPIRES_AT] == 0 and struct.pack('>I8I8', 0, 0) .. sized .. worker
     tails[sized] = tail
   end
   return tail

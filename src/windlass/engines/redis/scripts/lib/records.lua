@@ -5,15 +5,16 @@
 -- and a job is in the index of its state and in no other.
 
 -- Fields of a record, in the order of FORMAT, which has the length of the head in place of the fence; then texts.
--- PLACE bears BIAS. CANCEL is 1 when a cancel was asked for, and 2 (NULL) in a done job whose result is null.
+-- PLACE bears BIAS; RETRYING is when the first run of the present budget that failed began, 0 when none did. CANCEL is 1
+-- when a cancel was asked for, and NULL in a done job whose result is null.
 local STATE, CANCEL, ATTEMPT, CRASHES, INTERRUPTIONS, SNOOZES, STARTED = 1, 2, 3, 4, 5, 6, 7
-local FINISHED, PURGE, RUN_AT, PLACE, SEQ, EXPIRES_AT, FENCE = 8, 9, 10, 11, 12, 13, 14
-local HEAD, WORKER, INFO = 15, 16, 17
-local FORMAT = '>BBI4I4I4I4I8I8I8I8I6I6I8H'
-local FORMAT_SIZE = 72
+local FINISHED, PURGE, RUN_AT, PLACE, SEQ, EXPIRES_AT, RETRYING, FENCE = 8, 9, 10, 11, 12, 13, 14, 15
+local HEAD, WORKER, INFO = 16, 17, 18
+local FORMAT = '>BBI4I4I4I4I8I8I8I8I6I6I8I8H'
+local FORMAT_SIZE = 80
 local NULL = 2
 -- Places of bytes in a record, for claims and settles that need not take it apart.
-local bATTEMPT, bCRASHES, bSTARTED, bFINISHED, bRUN_AT, bHEAD_SIZE = 3, 7, 19, 27, 43, 71
+local bATTEMPT, bCRASHES, bFINISHED, bRUN_AT, bHEAD_SIZE = 3, 7, 27, 43, 79
 local sub = string.sub
 -- Fields of a head, which job[INFO] holds taken apart.
 local QUEUE, PRIORITY, MAX_ATTEMPTS, EXPIRES_MS, CALLER_ID = 1, 2, 3, 4, 5
@@ -43,7 +44,8 @@ local function born(body)
   if not head then return false end
   local expires_ms = head[EXPIRES_MS]
   return {
-    sWAITING, 0, 0, 0, 0, 0, 0, 0, 0, run_at, place, seq, expires_ms < 0 and 0 or run_at + expires_ms, 0, text, '', head,
+    sWAITING, 0, 0, 0, 0, 0, 0, 0, 0, run_at, place, seq, expires_ms < 0 and 0 or run_at + expires_ms, 0, 0, text,
+    '', head,
   }
 end
 
@@ -63,7 +65,7 @@ end
 -- last one among them, and a batch of strings that differ elsewhere would all share one hash.
 local function written(job)
   return struct.pack(FORMAT, job[1], job[2], job[3], job[4], job[5], job[6], job[7], job[8], job[9], job[10], job[11],
-    job[12], job[13], #job[HEAD]) .. job[HEAD] .. job[WORKER] .. struct.pack('>I8', job[FENCE])
+    job[12], job[13], job[14], #job[HEAD]) .. job[HEAD] .. job[WORKER] .. struct.pack('>I8', job[FENCE])
 end
 
 local function load(ids)
@@ -137,6 +139,31 @@ local function text_of(number)
   return text
 end
 
+-- Causes of deaths. A cause is a text, "error type NUL fingerprint NUL frame"; only a dead job has one. By it the job is
+-- in DIED as well, whose members sort by error type, then how often it was recovered, then the time of death: so the
+-- jobs that a rule of recovery wants lie side by side.
+
+local function death_spot(id, job, kind, recoveries)
+  return kind .. '\0' .. struct.pack('>I2I8', recoveries, job[FINISHED]) .. id
+end
+
+local function recoveries_of(id)
+  return tonumber(call('HGET', RECOVERIES, id) or 0)
+end
+
+local function set_cause(id, job, text)
+  hset(CAUSE, id, text)
+  zadd(DIED, 0, death_spot(id, job, string.match(text, '^(.-)%z'), recoveries_of(id)))
+end
+
+local function drop_cause(id, job)
+  local text = call('HGET', CAUSE, id)
+  if text then
+    hdel(CAUSE, id)
+    zrem(DIED, death_spot(id, job, string.match(text, '^(.-)%z'), recoveries_of(id)))
+  end
+end
+
 local function finish(id, job, state, keep)
   local purge = wall + keep
   job[STATE] = state
@@ -155,6 +182,7 @@ end
 
 local function leave_finished(id, job)
   if job[STATE] == sDEAD then
+    drop_cause(id, job)
     zrem(DEAD, id)
     zrem(DEAD_PURGE, id)
   else
@@ -173,7 +201,7 @@ local function leave(id, job)
 end
 
 local function remove(id)
-  for _, key in ipairs({ BODY, REC, RESULT, ERRORS, REASON, PROGRESS }) do hdel(key, id) end
+  for _, key in ipairs({ BODY, REC, RESULT, ERRORS, REASON, PROGRESS, CAUSE, RECOVERIES }) do hdel(key, id) end
   zrem(ARRIVALS, id)
   jobs[id] = false
   ended[#ended + 1] = id

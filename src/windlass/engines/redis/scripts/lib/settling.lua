@@ -1,6 +1,6 @@
--- Settling: end attempts by (id, fence). Each outcome is id, fence (eight bytes), then result, error, reason as far as
--- its spec says. A spec is "kind|flags|keep|delay"; flags are 1 interrupted, 2 result, 4 error, 8 reason, 16 a result
--- that is null and not sent.
+-- Settling: end attempts by (id, fence). Each outcome is id, fence (eight bytes), then result, error, reason, cause as far
+-- as its spec says. A spec is "kind|flags|keep|delay"; flags are 1 interrupted, 2 result, 4 error, 8 reason, 16 cause,
+-- 32 a result that is null and not sent.
 
 local ENDS = { done = sDONE, dead = sDEAD, cancelled = sCANCELLED }
 local TOTAL_OF = { done = 'done', retry = 'retried', dead = 'dead', cancelled = 'cancelled', crash = 'crashed' }
@@ -22,12 +22,14 @@ local function settle_spec(text)
     result = bit.band(flags, 2) ~= 0,
     error = bit.band(flags, 4) ~= 0,
     reason = bit.band(flags, 8) ~= 0,
-    null = bit.band(flags, 16) ~= 0,
+    cause = bit.band(flags, 16) ~= 0,
+    null = bit.band(flags, 32) ~= 0,
     keep = tonumber(keep),
     delay = tonumber(delay),
   }
   spec.size = 2 + (spec.result and 1 or 0) + (spec.error and 1 or 0) + (spec.reason and 1 or 0)
-  if kind == 'done' and not spec.error and not spec.reason then
+    + (spec.cause and 1 or 0)
+  if kind == 'done' and not spec.error and not spec.reason and not spec.cause then
     spec.done = spec.null and '\2\2' or '\2\0'
     spec.times = struct.pack('>I8I8', wall, wall + spec.keep)
     spec.purge = text_of(wall + spec.keep)
@@ -38,10 +40,11 @@ end
 
 -- ARGV[place...] are the texts that the spec speaks of.
 local function end_attempt(id, job, spec, place)
-  local result, error, reason
+  local result, error, reason, cause
   if spec.result then result, place = ARGV[place], place + 1 end
   if spec.error then error, place = ARGV[place], place + 1 end
-  if spec.reason then reason = ARGV[place] end
+  if spec.reason then reason, place = ARGV[place], place + 1 end
+  if spec.cause then cause = ARGV[place] end
   leave_running(id, job)
   job[ATTEMPT] = job[ATTEMPT] + spec.used
   if result then hset(RESULT, id, result) end
@@ -51,8 +54,10 @@ local function end_attempt(id, job, spec, place)
   if spec.ends then
     finish(id, job, spec.ends, spec.keep)
     if spec.null then job[CANCEL] = NULL end
+    if cause then set_cause(id, job, cause) end
   else
     if spec.interrupted then job[INTERRUPTIONS] = job[INTERRUPTIONS] + 1 end
+    if spec.kind == 'retry' and job[RETRYING] == 0 then job[RETRYING] = job[STARTED] end
     if spec.kind == 'snooze' then job[SNOOZES] = job[SNOOZES] + 1 end
     if spec.kind == 'crash' then job[CRASHES] = job[CRASHES] + 1 end
     if spec.kind == 'release' then
