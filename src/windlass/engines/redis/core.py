@@ -24,13 +24,13 @@ from windlass.clock import Clock, SystemClock
 from windlass.engines.base import EngineInfo
 from windlass.engines.redis.connection import Client, Command, Spares, hang_up, make_client, node_of, send, target_of
 from windlass.engines.redis.errors import raised_by_driver, translate
-from windlass.engines.redis.scripts import READ_ONLY, Script, script
+from windlass.engines.redis.scripts import FIXED_KEYS, READ_ONLY, Script, script
 from windlass.engines.redis.startup import Server, examine
 from windlass.engines.redis.wire import as_int, as_list, pack
 from windlass.errors import ConfigError, EngineUnavailable, EngineUnusable
 from windlass.model import Rules
 
-__all__ = ["FIXED_KEYS", "QUEUE_KEYS", "SCHEMA", "RedisCore"]
+__all__ = ["QUEUE_KEYS", "SCHEMA", "RedisCore"]
 
 T = TypeVar("T")
 Seen: TypeAlias = Literal["writes", "jobs"]  # the counters by which a rollback shows
@@ -38,11 +38,6 @@ Seen: TypeAlias = Literal["writes", "jobs"]  # the counters by which a rollback 
 log = logging.getLogger("windlass.engine")
 
 SCHEMA: Final = 1
-FIXED_KEYS: Final = (
-    "meta", "body", "rec", "result", "errors", "reason", "progress", "arrivals", "running", "cancels",
-    "dead", "dead-purge", "workers", "leases", "tombs", "totals", "queues", "expiring", "awaited", "wake",
-    "cause", "died", "recoveries", "documents", "documents-over",
-)  # fmt: skip
 TYPES: Final = {
     "arrivals": "zset", "running": "zset", "cancels": "zset", "dead": "zset", "dead-purge": "zset", "leases": "zset",
     "tombs": "zset", "expiring": "zset", "awaited": "zset", "wake": "list",
@@ -84,6 +79,7 @@ class RedisCore:
         self._prefix = f"{{{namespace}}}:"
         self._fixed = [f"{self._prefix}{name}".encode() for name in FIXED_KEYS]
         self._keys_of: dict[str, list[bytes]] = {}
+        self._keys_for: dict[str, list[bytes]] = {}  # the fixed keys of a script
         self._server = Server()
         if url is not None and not url.startswith("redis+cluster"):
             make_client(url, None, self._timeout, self._pool_timeout)  # a wrong URL shows where it is written
@@ -195,8 +191,15 @@ class RedisCore:
     def _key(self, name: str) -> bytes:
         return self._fixed[FIXED_KEYS.index(name)]
 
-    def _keys(self, names: Sequence[str]) -> list[bytes]:
-        keys = list(self._fixed)
+    def _keys(self, names: Sequence[str], what: Script | None = None) -> list[bytes]:
+        """The keys that a script is given, or all of them: the fixed ones, then those of the queues."""
+        if what is None:
+            keys = list(self._fixed)
+        else:
+            fixed = self._keys_for.get(what.name)
+            if fixed is None:
+                fixed = self._keys_for[what.name] = [self._key(name) for name in what.keys]
+            keys = list(fixed)
         for name in names:
             mine = self._keys_of.get(name)
             if mine is None:
@@ -221,7 +224,8 @@ class RedisCore:
         """Run a script that is content with these queues."""
         sent = [self._clock_text(), pack(names), "", *args]
         run = self._run_to_disk if fsync else self._run
-        return as_list(run(self._client(), script(name), self._keys(names), sent))
+        what = script(name)
+        return as_list(run(self._client(), what, self._keys(names, what), sent))
 
     def _call_all(
         self,
@@ -230,12 +234,12 @@ class RedisCore:
         more: Sequence[str] = (),
     ) -> list[object]:
         """Run a script that needs every queue of the store, and ``more``; ``args`` may be made from their names."""
-        client = self._client()
+        client, what = self._client(), script(name)
         for _ in range(LOOKS_MAX):
             known = self._known
             names = (*known, *(queue for queue in dict.fromkeys(more) if queue not in known)) if more else known
             sent = [self._clock_text(), pack(names), len(known), *(args(names) if callable(args) else args)]
-            reply = as_list(self._run(client, script(name), self._keys(names), sent))
+            reply = as_list(self._run(client, what, self._keys(names, what), sent))
             if not reply or reply[0] != b"\0queues":
                 return reply
             self._known = tuple(sorted(one.decode() for one in reply[1:] if isinstance(one, bytes)))

@@ -116,8 +116,9 @@ class RedisWaiting(RedisCore):
                     raise
 
     def _unfinished(self, ids: Sequence[str]) -> int:
+        what = script("await")
         reply = self._run(
-            self._client(), script("await"), self._keys(()), [self._clock_text(), b"\x90", "", ASKED_FOR_MS, *ids]
+            self._client(), what, self._keys((), what), [self._clock_text(), b"\x90", "", ASKED_FOR_MS, *ids]
         )
         return int(str(reply))
 
