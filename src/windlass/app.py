@@ -28,7 +28,7 @@ from windlass.handle import JobHandle, JobInfo, Page, hop
 from windlass.hooks import Hook, Hooks, Moment
 from windlass.middleware import Middleware
 from windlass.model import Action, JobFilter, Moved, State
-from windlass.queues import Queue, QueueInfo, WorkerStatus
+from windlass.queues import FLOW_WINDOW, Queue, QueueInfo, Stats, WorkerStatus, advise
 from windlass.registry import Registry
 from windlass.settings import Loaded, Settings, load_settings
 from windlass.units import nearest
@@ -40,6 +40,7 @@ R = TypeVar("R")
 E = TypeVar("E", bound=Event)
 F = TypeVar("F", bound=Callable[..., object])
 
+CONTROL_WORDS: Final = ("quiet", "stop")
 PAGE_MAX: Final = 1_000  # jobs; a page is read at once
 
 logger = logging.getLogger("windlass")
@@ -194,18 +195,39 @@ class Windlass:
         """Give every registered worker, oldest first."""
         return await hop(self.workers)
 
-    def stats(self) -> dict[str, int]:
-        """Give the number of jobs in each state, and totals since the store was made under ``total_*``."""
-        return self.engine.counts()
+    def control(self, target: str, word: str) -> int:
+        """Ask a worker, or all workers of a group, for ``quiet`` or ``stop``; give how many were asked.
 
-    async def astats(self) -> dict[str, int]:
-        """Give the number of jobs in each state; see ``stats``."""
+        They obey with their next beat (``renew``), and a ``windlass worker`` obeys as a whole. Raises ConfigError.
+        """
+        if word not in CONTROL_WORDS:
+            raise ConfigError(
+                f"control({word!r}): a worker knows {', '.join(CONTROL_WORDS)}{nearest(word, CONTROL_WORDS)}"
+            )
+        return self.engine.control(target, word)
+
+    async def acontrol(self, target: str, word: str) -> int:
+        """Ask workers for ``quiet`` or ``stop``; see ``control``."""
+        return await hop(lambda: self.control(target, word))
+
+    def stats(self) -> Stats:
+        """Give the number of jobs in each state, and totals since the store was made under ``total_*``.
+
+        ``stats().queues`` has every queue in figures: depth, latency, arrival and drain rate, and how many workers keep
+        its ``max_wait``.
+        """
+        engine = self.engine
+        queues = advise(engine.queues(), engine.flow(FLOW_WINDOW), engine.workers(), self.settings.queues)
+        return Stats(engine.counts(), queues)
+
+    async def astats(self) -> Stats:
+        """Give the number of jobs in each state, and every queue in figures; see ``stats``."""
         return await hop(self.stats)
 
     def explain(self, job_id: str) -> str:
         """Say in words where a job stands and why it is not running."""
         client = self.client
-        return explain(job_id, client.engine, client.reader, self.registry, self.clock)
+        return explain(job_id, client.engine, client.reader, self.registry, self.clock, self.settings)
 
     async def aexplain(self, job_id: str) -> str:
         """Say in words why a job is not running."""

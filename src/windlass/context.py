@@ -265,8 +265,9 @@ class JobContext:
         most_ms = self._run.settings.renew // 2
         if took_ms > most_ms:
             raise TransactionTooLong(
-                f"ctx.transaction() of job {self.id} was open for {took_ms / 1000:g} s and holds the store's only writer, "
-                f"so it must end within {most_ms / 1000:g} s (half of renew); it was rolled back. Do slow work before it"
+                f"ctx.transaction() of job {self.id} was open for {took_ms / 1000:g} s and holds the store's only "
+                f"writer, so it must end within {most_ms / 1000:g} s (half of renew); it was rolled back. "
+                "Do slow work before it"
             )
 
     def _completion(self, tx: Tx) -> Outcome:

@@ -229,6 +229,7 @@ class BaseJob(Generic[P, R]):
             plan.meta,
             plan.id is not None,
             plan.durable,
+            self._settings.aging or 0,
         )
         return Call(self.spec, args, kwargs, new, plan.connection)
 

@@ -18,6 +18,7 @@
     ├── JobInterrupted              the run was interrupted more often than max_interruptions allows
     ├── LeaseLost                   another worker owns the job now
     ├── TransitionRefused           cancel, retry or delete of a job whose state does not allow it
+    ├── TransactionTooLong          a job's transaction held the only writer of its store for too long
     ├── NotInJob                    a context was asked for outside a job
     └── Control                     raised by a job, anywhere below it, to say how its run ends
         ├── Snooze                  later, no attempt used

@@ -33,9 +33,12 @@ __all__ = [
     "NewJob",
     "Outcome",
     "Placed",
+    "PoolInfo",
     "Progress",
+    "QueueFlow",
     "QueueRow",
     "QueueShare",
+    "QueueWork",
     "Recovery",
     "Rules",
     "Settled",
@@ -132,6 +135,7 @@ class NewJob(Struct, frozen=True):
     meta: str | None = None  # JSON that only the worker reads: timeout, keep, redacted names, backoff
     caller_id: bool = False  # the id was chosen by the user: a tombstone keeps it idempotent for id_keep
     durable: bool | None = None  # None: the engine's setting
+    aging_ms: int = 0  # waiting so long outweighs one step of priority; 0: nothing does
 
 
 class Placed(Struct, frozen=True):
@@ -151,8 +155,8 @@ class QueueShare(Struct, frozen=True):
 class Want(Struct, frozen=True):
     """What a worker can take. ``queues`` None means every queue of the store with equal shares.
 
-    With ``queues``, a first pass takes each queue's share in the order given, a second one fills what is left in the
-    same order. ``alone`` asks for one job that killed its process before, to be run with no neighbours.
+    With ``queues``, a first pass takes each queue's share (0: none) in the order given, a second one fills what is left
+    in the same order. ``alone`` asks for one job that killed its process before, to be run with no neighbours.
     """
 
     worker: str
@@ -247,6 +251,25 @@ class Progress(Struct, frozen=True):
     progress: str
 
 
+class PoolInfo(Struct, frozen=True):
+    """Slots of a worker that serve a set of queues. ``serves`` are names and patterns (``report-*``; ``*``: every)."""
+
+    name: str
+    queues: str  # as the operator wrote them
+    serves: tuple[str, ...]
+    threads: int
+    async_slots: int
+    without: tuple[str, ...] = ()  # queues that the worker's settings pause
+
+
+class QueueWork(Struct, frozen=True):
+    """How much one worker has done for one queue since it started."""
+
+    queue: str
+    ended: int  # runs
+    busy_ms: int  # of its slots
+
+
 class WorkerInfo(Struct, frozen=True):
     """What one process incarnation says of itself at every beat. ``id`` is fresh at every start."""
 
@@ -258,6 +281,8 @@ class WorkerInfo(Struct, frozen=True):
     slots: int
     version: str
     started_at: int
+    pools: tuple[PoolInfo, ...] = ()
+    work: tuple[QueueWork, ...] = ()
 
 
 class Heartbeat(Struct, frozen=True):
@@ -401,6 +426,16 @@ class QueueRow(Struct, frozen=True):
     paused: bool
     paused_reason: str | None = None
     paused_until: int | None = None
+    paused_by: str | None = None
+
+
+class QueueFlow(Struct, frozen=True):
+    """How many jobs came into a queue and how many were claimed from it in the last ``span_ms``."""
+
+    name: str
+    arrived: int
+    claimed: int
+    span_ms: int
 
 
 class WorkerRow(Struct, frozen=True):
@@ -410,6 +445,7 @@ class WorkerRow(Struct, frozen=True):
     running: int
     beat_at: int
     lease_left_ms: int  # negative: it ran out and nobody has reaped it yet
+    control: tuple[str, ...] = ()  # what it was asked to do
 
 
 class Action(StrEnum):

@@ -20,7 +20,11 @@ FIELDS = list(JobInfo.__dataclass_fields__)
 def states(shop: Shop) -> dict[str, int]:
     counts = shop.json("stats")
     assert isinstance(counts, dict)
-    return {name: number for name, number in counts.items() if number and not name.startswith("total_")}
+    return {
+        name: number
+        for name, number in counts.items()
+        if isinstance(number, int) and number and not name.startswith("total_")
+    }
 
 
 # -- ls ----------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from windlass.model import (
     Outcome,
     Placed,
     Progress,
+    QueueFlow,
     QueueRow,
     Recovery,
     Rules,
@@ -110,7 +111,9 @@ class Engine(Protocol):
         """Lease up to ``want.limit`` ready jobs to a worker. *Atomic.*
 
         Promotes a bounded slice of due jobs first. Never gives a job of a paused queue; a job past its ``expires_at``
-        ends cancelled with reason ``expired`` instead. Order within a queue: priority, then place, then arrival.
+        ends cancelled with reason ``expired`` instead. Order within a queue: priority, then place, then arrival. The
+        place of a job is its due time. One with ``aging_ms`` stands at priority 0, its place put off (or brought
+        forward) by that much for each step of its own priority, so that it rises by waiting.
         Jobs with two or more crash charges are given only to ``want.alone``, one a claim, by due time. Gives nothing,
         and ``expelled``, to a worker whose record is gone or expired.
         """
@@ -165,6 +168,10 @@ class Engine(Protocol):
         How long a record stays was fixed when its job ended; the counts of ``rules`` bound how many stay. With
         ``rules.dead_held`` dead jobs are not removed but named in ``Upkeep.overdue`` at every call until ``discard``.
         """
+        ...
+
+    def names(self) -> list[str]:
+        """Every queue the store knows, sorted: what a worker that serves patterns asks now and then. Counts nothing."""
         ...
 
     def wait(self, queues: Sequence[str] | None, timeout: float) -> bool:
@@ -255,7 +262,19 @@ class Inspector(Protocol):
         """
         ...
 
-    def pause(self, queue: str, reason: str | None, until: int | None) -> None:
+    def flow(self, window_ms: int) -> list[QueueFlow]:
+        """What came and went in the last ``window_ms`` (at most two minutes), by name; a queue without either may be
+        left out. Counted in steps of ten seconds, so the span is up to that much shorter."""
+        ...
+
+    def control(self, target: str, word: str) -> int:
+        """Ask a worker (by id) or all workers of a group for ``quiet`` or ``stop``; give how many were asked.
+
+        Each learns of it with its next beat, and at every later one. *Idempotent.*
+        """
+        ...
+
+    def pause(self, queue: str, reason: str | None, until: int | None, who: str | None = None) -> None:
         """Let no job of the queue be claimed, until ``resume`` or the wall-clock ms ``until``. *Idempotent.*"""
         ...
 

@@ -8,7 +8,7 @@ threads and only ever go from false to true.
 from __future__ import annotations
 
 from random import Random
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
@@ -21,6 +21,9 @@ from windlass.events import Events
 from windlass.middleware import AsyncBody, Body
 from windlass.model import Lease
 from windlass.settings import Settings
+
+if TYPE_CHECKING:
+    from windlass.worker.pool import Pool
 
 __all__ = ["Host", "JobRun", "Prepared"]
 
@@ -68,11 +71,15 @@ class JobRun:
         "lease",
         "lost",
         "meta",
+        "pool",
         "prepared",
         "settled",
         "slot",
         "timed_out",
+        "took_ns",
     )
+
+    pool: Pool  # in whose slots it runs; set when it is put there
 
     def __init__(self, lease: Lease, prepared: Prepared, host: Host) -> None:
         self.lease = lease
@@ -82,6 +89,7 @@ class JobRun:
         self.context: JobContext | None = None
         self.slot = -1  # its place in the slot table once it has started
         self.began_ns = 0
+        self.took_ns = 0  # of its slot, once it has ended
         self.cancelled = False  # a cancel was asked for
         self.interrupted = False  # the worker stops and cannot wait for it
         self.timed_out = False

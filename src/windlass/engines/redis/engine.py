@@ -163,6 +163,9 @@ class RedisEngine(RedisDoctor, RedisDead, RedisDocuments):
         args[1] = runs.packed()
         return args + then
 
+    def names(self) -> list[str]:
+        return sorted(strings(as_list(self._call("names", (), ())[1])))
+
     def report(self, notes: Sequence[Progress]) -> list[Settled]:
         if not notes:
             return []
@@ -186,6 +189,7 @@ class RedisEngine(RedisDoctor, RedisDead, RedisDocuments):
             lost=tuple(lease for lease in leases if lease not in mine),
             strays=tuple(lease for lease in held if lease not in listed),
             cancels=tuple(lease for lease, cancel in zip(held, flat[2::3], strict=True) if as_int(cancel)),
+            control=tuple(str_of(reply[4]).split()),
         )
 
     def depart(self, worker: str) -> Buried:

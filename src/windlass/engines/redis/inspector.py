@@ -13,12 +13,13 @@ from windlass.engines.redis.connection import Command
 from windlass.engines.redis.waiting import RedisWaiting
 from windlass.engines.redis.wire import as_int, as_list, strings, to_row, to_worker
 from windlass.errors import ConfigError
-from windlass.model import UNKNOWN_GROUP, Action, JobFilter, JobRow, Moved, QueueRow, State, WorkerRow
+from windlass.model import UNKNOWN_GROUP, Action, JobFilter, JobRow, Moved, QueueFlow, QueueRow, State, WorkerRow
 
 __all__ = ["RedisInspector"]
 
 STEP_MAX: Final = 200  # rows read in one step of a listing: a payload may have a megabyte
 INDEX_MAX: Final = 10_000  # jobs of one state up to which its index is read instead of every job
+FLOW_STEP_MS: Final = 10_000  # as in scripts/lib/base.lua
 TOTAL_NAMES: Final = ("enqueued", "done", "retried", "dead", "cancelled", "stale", "recovered", "crashed", "trimmed")
 
 
@@ -68,7 +69,8 @@ class RedisInspector(RedisWaiting):
         for at in range(0, len(values), 6):
             name, pause = strings((values[at], values[at + 5]))
             ready, scheduled, running, latency = (as_int(one) for one in values[at + 1 : at + 5])
-            until_text, bar, reason = pause.partition("|")
+            until_text, bar, words = pause.partition("|")
+            who, _, reason = words.partition("|")
             until = int(until_text or 0) or None
             paused = bool(bar) and (until is None or until > now)
             rows.append(
@@ -81,6 +83,7 @@ class RedisInspector(RedisWaiting):
                     paused=paused,
                     paused_reason=reason or None if paused else None,
                     paused_until=until if paused else None,
+                    paused_by=who or None if paused else None,
                 )
             )
         return sorted(rows, key=lambda row: row.name)
@@ -118,8 +121,25 @@ class RedisInspector(RedisWaiting):
             for id, before, applied in zip(ids, strings(values[::2]), values[1::2], strict=True)
         ]
 
-    def pause(self, queue: str, reason: str | None, until: int | None) -> None:
-        self._call("pause", (), [queue, f"{0 if until is None else max(1, until)}|{reason or ''}"])
+    def flow(self, window_ms: int) -> list[QueueFlow]:
+        wall, _, flat = self._call("names", (), ())
+        now, values = as_int(wall), as_list(flat)
+        first = -(-(now - window_ms) // FLOW_STEP_MS)
+        found: dict[str, dict[str, int]] = {}
+        for field, count in zip(strings(values[::2]), values[1::2], strict=True):
+            step, _, queue = field[1:].partition(":")
+            if int(step) >= first:
+                counts = found.setdefault(queue, {"a": 0, "c": 0})
+                counts[field[0]] += as_int(count)
+        span = max(1, now - first * FLOW_STEP_MS)
+        return [QueueFlow(queue, counts["a"], counts["c"], span) for queue, counts in sorted(found.items())]
+
+    def control(self, target: str, word: str) -> int:
+        return as_int(self._call("control", (), [target, word])[1])
+
+    def pause(self, queue: str, reason: str | None, until: int | None, who: str | None = None) -> None:
+        by = (who or "").replace("|", "/")
+        self._call("pause", (), [queue, f"{0 if until is None else max(1, until)}|{by}|{reason or ''}"])
 
     def resume(self, queue: str) -> None:
         self._call("resume", (queue,), [queue])

@@ -22,11 +22,13 @@ __all__ = ["FIXED_KEYS", "READ_ONLY", "Script", "script"]
 FIXED_KEYS: Final = (
     "meta", "body", "rec", "result", "errors", "reason", "progress", "arrivals", "running", "cancels",
     "dead", "dead-purge", "workers", "leases", "tombs", "totals", "queues", "expiring", "awaited", "wake",
-    "cause", "died", "recoveries", "documents", "documents-over",
+    "cause", "died", "recoveries", "documents", "documents-over", "flow",
 )  # fmt: skip
 
 # Scripts that change nothing, so a call whose answer was lost may be made again.
-READ_ONLY: Final = frozenset({"rows", "page", "queues", "workers", "counts", "check", "deaths", "read", "keys"})
+READ_ONLY: Final = frozenset(
+    {"rows", "page", "queues", "workers", "counts", "check", "names", "deaths", "read", "keys"}
+)
 
 
 # Scripts that look at keys by number, and so are given all of them.

@@ -66,6 +66,7 @@ class Head(Struct, array_like=True, frozen=True):
     max_attempts: int
     expires_ms: int
     caller_id: int
+    shift: int = 0  # of a job that ages
 
 
 class Rest(Struct, array_like=True, frozen=True):
@@ -92,6 +93,7 @@ class WorkerRecord(Struct, array_like=True, frozen=True):
     beat_at: int
     inbox: str
     info: str
+    asked: str = ""  # words, apart by spaces
 
 
 encode_info = msgspec.json.Encoder().encode
@@ -102,7 +104,13 @@ decode_worker = msgspec.msgpack.Decoder(WorkerRecord).decode
 def to_worker(record: bytes, until: int, held: int, boot: int) -> WorkerRow:
     """A worker as the store sees it."""
     one = decode_worker(record)
-    return WorkerRow(info=decode_info(one.info), running=held, beat_at=one.beat_at, lease_left_ms=until - boot)
+    return WorkerRow(
+        info=decode_info(one.info),
+        running=held,
+        beat_at=one.beat_at,
+        lease_left_ms=until - boot,
+        control=tuple(one.asked.split()),
+    )
 
 
 class JobTexts:
@@ -123,6 +131,7 @@ class JobTexts:
             job.max_attempts,
             job.expires_ms,
             job.caller_id,
+            job.aging_ms,
         )
         try:
             head, spec = self._heads[key]
@@ -150,9 +159,12 @@ class JobTexts:
         ]
         if wrong:
             raise ConfigError(f"job {job.id}: {', '.join(wrong)} is beyond what Redis can count: choose a smaller one")
-        packed = pack((job.queue, job.priority, job.max_attempts, expires, int(job.caller_id)))
+        shift = max(-TIME_MAX, min(TIME_MAX, job.priority * job.aging_ms))
+        ages = (shift,) if shift else ()
+        packed = pack((job.queue, job.priority, job.max_attempts, expires, int(job.caller_id), *ages))
+        level = 0 if shift else job.priority
         number = self._numbers[job.queue]
-        spec = f"{number}|{job.priority}|{due}|{int(job.at_front)}|{expires}|{int(job.caller_id)}"
+        spec = f"{number}|{level}|{due}|{int(job.at_front)}|{expires}|{int(job.caller_id)}|{shift}"
         return struct.pack(">H", len(packed)) + packed, spec
 
 

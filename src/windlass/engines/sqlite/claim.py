@@ -16,6 +16,7 @@ import apsw
 import msgspec
 from msgspec import Struct
 
+from windlass.engines.sqlite.flow import count_flow
 from windlass.engines.sqlite.schema import Sql
 from windlass.engines.sqlite.totals import add_total
 from windlass.model import Claimed, Lease, LeaseRef, QueueShare, Want
@@ -37,7 +38,7 @@ COLUMNS: Final = """seq, id, name, queue, {payload} AS payload, fence, attempt, 
        run_at, crashes, interruptions, snoozes, tags, {meta} AS meta, expires_at, reason, retrying_since"""
 HEAD: Final = """
 FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 AND queue = ?
-ORDER BY priority, place, seq LIMIT ? OFFSET ?
+ORDER BY level, place, seq LIMIT ? OFFSET ?
 """
 ALONE: Final = """
 FROM "windlass_jobs" WHERE state = 'ready' AND crashes >= 2 AND purge_at IS NULL AND queue = ?
@@ -135,6 +136,7 @@ class Claimer:
             if not fresh:
                 due_in = 0  # only expired ones were at the head: look again at once
         leases = self._take(db, want.worker, fresh, now) if fresh else []
+        count_flow(db, q, now, claimed=[row.queue for row in fresh])
         return Claimed(leases, cancels, due_in)
 
     def _heads(self, db: apsw.Connection, want: Want, now: int) -> list[Row]:
@@ -148,7 +150,7 @@ class Claimer:
         for share in shares:
             if left <= 0:
                 break
-            got = self._read(db, source, share.name, min(share.limit, left), 0)
+            got = self._read(db, source, share.name, min(share.limit, left), 0) if share.limit else []
             rows += got
             left -= len(got)
             if len(got) >= share.limit:

@@ -32,10 +32,10 @@ SELECT coalesce(fingerprint, 'unknown') AS shared, max(error_type), max(frame), 
 FROM "windlass_jobs" AS jobs WHERE state = 'dead' AND {condition} GROUP BY shared ORDER BY count(*) DESC, shared LIMIT ?
 """
 ALIVE_AGAIN: Final = """
-UPDATE "windlass_jobs" SET state = 'ready', run_at = ?1, place = ?1, attempt = 0, crashes = 0, interruptions = 0,
-    snoozes = 0, retrying_since = NULL, cancel = 0, reason = NULL, result = NULL, finished_at = NULL, purge_at = NULL,
-    expires_at = ?1 + expires_ms, error_type = NULL, fingerprint = NULL, frame = NULL,
-    recoveries = {recoveries} WHERE state = 'dead'
+UPDATE "windlass_jobs" SET state = 'ready', run_at = ?1, place = ?1 + shift, attempt = 0, crashes = 0,
+    interruptions = 0, snoozes = 0, retrying_since = NULL, cancel = 0, reason = NULL, result = NULL,
+    finished_at = NULL, purge_at = NULL, expires_at = ?1 + expires_ms, error_type = NULL,
+    fingerprint = NULL, frame = NULL, recoveries = {recoveries} WHERE state = 'dead'
 """
 REDRIVE: Final = ALIVE_AGAIN.format(recoveries="0") + "AND id = ?2 AND fence = ?3"
 RECOVER: Final = (

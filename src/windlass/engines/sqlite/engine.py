@@ -7,6 +7,7 @@ grouping of commits; ``inspector`` and ``dead`` the cold path; ``transaction`` w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import apsw
 
@@ -34,6 +35,8 @@ from windlass.model import (
 )
 
 __all__ = ["SqliteEngine"]
+
+NAMES: Final = 'SELECT name FROM "windlass_queues" ORDER BY name'
 
 
 class SqliteEngine(SqliteTransactions, SqliteDead, SqliteDocuments):
@@ -129,6 +132,9 @@ class SqliteEngine(SqliteTransactions, SqliteDead, SqliteDocuments):
         if done.died or done.pruned or done.trimmed:
             self._ended.touch()
         return done
+
+    def names(self) -> list[str]:
+        return [str(name) for (name,) in self._ask(lambda db: db.execute(self._q(NAMES)).fetchall())]
 
     def wait(self, queues: Sequence[str] | None, timeout: float) -> bool:
         self.open()

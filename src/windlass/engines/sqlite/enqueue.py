@@ -12,6 +12,7 @@ from typing import Final
 import apsw
 import msgspec
 
+from windlass.engines.sqlite.flow import count_flow
 from windlass.engines.sqlite.schema import Sql
 from windlass.engines.sqlite.totals import add_total
 from windlass.model import NewJob, Placed
@@ -20,8 +21,8 @@ __all__ = ["ADD_QUEUES", "insert"]
 
 INSERT: Final = """
 INSERT INTO "windlass_jobs" (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts,
-                             expires_ms, expires_at, tags, meta, caller_id)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                             expires_ms, expires_at, tags, meta, caller_id, shift)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO NOTHING
 """
 ADD_QUEUES: Final = """
@@ -40,6 +41,7 @@ def row(job: NewJob, now: int) -> tuple[object, ...]:
     if run_at is None:
         run_at = now + job.delay_ms
     expires = job.expires_ms
+    shift = job.priority * job.aging_ms
     return (
         job.id,
         job.name,
@@ -47,7 +49,7 @@ def row(job: NewJob, now: int) -> tuple[object, ...]:
         "ready" if run_at <= now else "scheduled",
         job.payload,
         job.priority,
-        -now if job.at_front else run_at,
+        -now if job.at_front else run_at + shift,
         run_at,
         now,
         job.max_attempts,
@@ -56,6 +58,7 @@ def row(job: NewJob, now: int) -> tuple[object, ...]:
         encode(job.tags).decode() if job.tags else None,
         job.meta,
         1 if job.caller_id else 0,
+        shift,
     )
 
 
@@ -77,7 +80,9 @@ def insert(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int) -> lis
             db.execute("ROLLBACK TO batch")
             placed = one_by_one(db, sql, jobs, now, buried)
         db.execute("RELEASE batch")
-    add_total(db, q, "enqueued", sum(not one.duplicate for one in placed))
+    fresh = [job.queue for job, one in zip(jobs, placed, strict=True) if not one.duplicate]
+    add_total(db, q, "enqueued", len(fresh))
+    count_flow(db, q, now, arrived=fresh)
     return placed
 
 

@@ -15,6 +15,7 @@ import msgspec
 from windlass.engines.base import Finding
 from windlass.engines.sqlite.claim import read_tags
 from windlass.engines.sqlite.core import FOREIGN, FOREIGN_ADVICE, SqliteCore, foreign_handle
+from windlass.engines.sqlite.flow import read_flow
 from windlass.engines.sqlite.totals import add_total
 from windlass.errors import ConfigError
 from windlass.model import (
@@ -22,6 +23,7 @@ from windlass.model import (
     JobFilter,
     JobRow,
     Moved,
+    QueueFlow,
     QueueRow,
     State,
     WorkerInfo,
@@ -31,6 +33,7 @@ from windlass.model import (
 __all__ = ["SqliteInspector"]
 
 encode = msgspec.json.Encoder().encode
+decode_words = msgspec.json.Decoder(tuple[str, ...]).decode
 decode_info = msgspec.json.Decoder(WorkerInfo).decode
 
 LOOK_AGAIN: Final = 1.0  # seconds: the most a lost wake-up can delay wait_finished
@@ -42,7 +45,7 @@ SELECT id, name, queue, state, CAST(payload AS BLOB), priority, attempt + (state
        error_type, fingerprint, frame, recoveries, expires_ms, caller_id, seq
 FROM "windlass_jobs" AS jobs WHERE
 """
-QUEUES: Final = 'SELECT name, paused, reason, until FROM "windlass_queues" ORDER BY name'
+QUEUES: Final = 'SELECT name, paused, reason, until, who FROM "windlass_queues" ORDER BY name'
 READY: Final = """
 SELECT queue, count(*), min(run_at) FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 GROUP BY queue
 """
@@ -53,7 +56,7 @@ GROUP BY queue
 DUE: Final = "SELECT queue, count(*), 0 FROM \"windlass_jobs\" WHERE state = 'scheduled' GROUP BY queue"
 RUNNING: Final = "SELECT queue, count(*), 0 FROM \"windlass_jobs\" WHERE state = 'running' GROUP BY queue"
 WORKERS: Final = """
-SELECT info, beat_at, lease_until, boot, (SELECT count(*) FROM "windlass_jobs" WHERE state = 'running'
+SELECT info, beat_at, lease_until, boot, control, (SELECT count(*) FROM "windlass_jobs" WHERE state = 'running'
     AND worker = workers.id) FROM "windlass_workers" AS workers ORDER BY beat_at, id
 """
 COUNTS: Final = """
@@ -73,9 +76,10 @@ WHERE id = ?1 AND state IN ('ready', 'scheduled', 'blocked')
 """
 CANCEL_RUNNING: Final = "UPDATE \"windlass_jobs\" SET cancel = 1 WHERE id = ? AND state = 'running'"
 AGAIN: Final = """
-UPDATE "windlass_jobs" SET state = 'ready', run_at = ?2, place = ?2, attempt = 0, crashes = 0, interruptions = 0,
-    snoozes = 0, recoveries = 0, retrying_since = NULL, cancel = 0, reason = NULL, result = NULL, finished_at = NULL,
-    purge_at = NULL, expires_at = ?2 + expires_ms, error_type = NULL, fingerprint = NULL, frame = NULL
+UPDATE "windlass_jobs" SET state = 'ready', run_at = ?2, place = ?2 + shift, attempt = 0, crashes = 0,
+    interruptions = 0, snoozes = 0, recoveries = 0, retrying_since = NULL, cancel = 0, reason = NULL, result = NULL,
+    finished_at = NULL, purge_at = NULL, expires_at = ?2 + expires_ms,
+    error_type = NULL, fingerprint = NULL, frame = NULL
 WHERE id = ?1 AND state IN ('dead', 'cancelled', 'scheduled')
 """
 DELETE: Final = "DELETE FROM \"windlass_jobs\" WHERE id = ? AND state != 'running'"
@@ -84,10 +88,16 @@ DELETE FROM "windlass_jobs" WHERE seq IN (SELECT seq FROM "windlass_jobs"
     WHERE queue = ? AND state = ? LIMIT ?)
 """
 PAUSE: Final = """
-INSERT INTO "windlass_queues" (name, paused, reason, until) VALUES (?, 1, ?, ?)
-ON CONFLICT (name) DO UPDATE SET paused = 1, reason = excluded.reason, until = excluded.until
+INSERT INTO "windlass_queues" (name, paused, reason, until, who) VALUES (?, 1, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET paused = 1, reason = excluded.reason, until = excluded.until, who = excluded.who
 """
-RESUME: Final = 'UPDATE "windlass_queues" SET paused = 0, reason = NULL, until = NULL WHERE name = ?'
+ASK_WORKERS: Final = """
+UPDATE "windlass_workers" SET control = CASE WHEN control IS NULL THEN json_array(?2)
+    WHEN EXISTS (SELECT 1 FROM json_each(control) WHERE value = ?2) THEN control
+    ELSE json_insert(control, '$[#]', ?2) END
+WHERE id = ?1 OR info ->> 'group' = ?1
+"""
+RESUME: Final = 'UPDATE "windlass_queues" SET paused = 0, reason = NULL, until = NULL, who = NULL WHERE name = ?'
 # Without its trailing characters that are no dot a dotted name is the part before its last one.
 LAST_PART: Final = "substr(error_type, length(rtrim(error_type, replace(error_type, '.', ''))) + 1)"
 UNFINISHED: Final = """
@@ -125,7 +135,7 @@ class SqliteInspector(SqliteCore):
             due = {queue: count for queue, count, _ in db.execute(self._q(DUE))}
             running = {queue: count for queue, count, _ in db.execute(self._q(RUNNING))}
             rows = []
-            for name, paused, reason, until in db.execute(self._q(QUEUES)):
+            for name, paused, reason, until, who in db.execute(self._q(QUEUES)):
                 count, since = ready.get(name, (0, now))
                 held = bool(paused) and (until is None or until > now)
                 rows.append(
@@ -138,6 +148,7 @@ class SqliteInspector(SqliteCore):
                         paused=held,
                         paused_reason=reason if held else None,
                         paused_until=until if held else None,
+                        paused_by=who if held else None,
                     )
                 )
             return rows
@@ -153,8 +164,9 @@ class SqliteInspector(SqliteCore):
                 running=int(str(running)),
                 beat_at=int(str(beat_at)),
                 lease_left_ms=int(str(until)) - boot_now if boot == self._boot else -1,
+                control=decode_words(str(control)) if control else (),
             )
-            for info, beat_at, until, boot, running in rows
+            for info, beat_at, until, boot, control, running in rows
         ]
 
     def counts(self) -> dict[str, int]:
@@ -200,8 +212,19 @@ class SqliteInspector(SqliteCore):
                 db.execute(q(DELETE), (job_id,))
         return Moved(job_id, state, applied=db.changes() > 0)
 
-    def pause(self, queue: str, reason: str | None, until: int | None) -> None:
-        self._write(lambda db: db.execute(self._q(PAUSE), (queue, reason, until)), durable=True)
+    def flow(self, window_ms: int) -> list[QueueFlow]:
+        now = self._clock.wall_ms()
+        return self._ask(lambda db: read_flow(db, self._q, now, window_ms))
+
+    def control(self, target: str, word: str) -> int:
+        def write(db: apsw.Connection) -> int:
+            db.execute(self._q(ASK_WORKERS), (target, word))
+            return db.changes()
+
+        return self._write(write, durable=True)
+
+    def pause(self, queue: str, reason: str | None, until: int | None, who: str | None = None) -> None:
+        self._write(lambda db: db.execute(self._q(PAUSE), (queue, reason, until, who)), durable=True)
 
     def resume(self, queue: str) -> None:
         self._write(lambda db: db.execute(self._q(RESUME), (queue,)), durable=True)

@@ -101,6 +101,22 @@ MIGRATIONS: Final = (
     ) WITHOUT ROWID;
     CREATE INDEX "windlass_documents_until" ON "windlass_documents" (until) WHERE until IS NOT NULL;
     """,
+    # Order within a queue: a job that ages stands at level 0, its place shifted by what its priority is worth.
+    """
+    ALTER TABLE "windlass_jobs" ADD COLUMN shift INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE "windlass_jobs" ADD COLUMN level INTEGER GENERATED ALWAYS AS (iif(shift = 0, priority, 0)) VIRTUAL;
+    DROP INDEX "windlass_jobs_ready";
+    CREATE INDEX "windlass_jobs_ready" ON "windlass_jobs" (queue, level, place, seq)
+        WHERE state = 'ready' AND crashes < 2;
+    ALTER TABLE "windlass_queues" ADD COLUMN who TEXT;
+    CREATE TABLE "windlass_flow" (
+        queue   TEXT NOT NULL,
+        step    INTEGER NOT NULL,            -- wall-clock time in steps of ten seconds
+        arrived INTEGER NOT NULL,
+        claimed INTEGER NOT NULL,
+        PRIMARY KEY (queue, step)
+    ) WITHOUT ROWID;
+    """,
 )
 VERSION: Final = len(MIGRATIONS)
 

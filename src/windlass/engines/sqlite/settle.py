@@ -42,7 +42,7 @@ UPDATE "windlass_jobs" SET
     interruptions = interruptions + ended.interrupted,
     snoozes = snoozes + ended.snoozed,
     run_at = coalesce(ended.run_at, "windlass_jobs".run_at),
-    place = coalesce(ended.run_at, place),
+    place = coalesce(ended.run_at + shift, place),
     errors = CASE WHEN ended.error IS NULL THEN errors
                   ELSE json_insert(coalesce(errors, '[]'), '$[#]', json(ended.error)) END,
     result = ended.result,

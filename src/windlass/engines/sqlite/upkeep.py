@@ -13,6 +13,7 @@ import apsw
 import msgspec
 
 from windlass.engines.sqlite.claim import promote
+from windlass.engines.sqlite.flow import forget_flow
 from windlass.engines.sqlite.schema import FOREVER, Sql
 from windlass.engines.sqlite.totals import add_total
 from windlass.fingerprint import INTERRUPTED, POISON
@@ -242,6 +243,7 @@ def maintain(db: apsw.Connection, q: Sql, rules: Rules, budget: int, boot: str, 
     pruned, trimmed, overdue = prune(db, q, rules, budget, now)
     db.execute(q(FORGET_IDS), (now, budget))
     forgotten = db.changes()
+    forget_flow(db, q, now)
     alone = db.execute(q(NEXT_ALONE)).fetchone()
     return Upkeep(
         promoted=promoted,

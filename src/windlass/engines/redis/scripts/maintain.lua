@@ -108,6 +108,10 @@ total('trimmed', #trimmed)
 local buried = call('ZRANGEBYSCORE', TOMBS, '-inf', wall, 'LIMIT', 0, budget)
 for _, id in ipairs(buried) do zrem(TOMBS, id) end
 call('ZREMRANGEBYSCORE', AWAITED, '-inf', wall)
+local oldest = math.floor(wall / STEP_MS) - 13 -- two minutes, and the step that has begun before them
+for _, field in ipairs(call('HKEYS', FLOW)) do
+  if tonumber(string.match(field, '^%a(%d+):') or 0) < oldest then hdel(FLOW, field) end
+end
 flush()
 
 local alone_at, due_at

@@ -14,9 +14,16 @@ local PER_QUEUE = 6
 local kREADY, kDUE, kALONE, kDONE, kCANCELLED, kWAKE = 1, 2, 3, 4, 5, 6
 
 local BIAS = 1e13 -- makes every place positive, so that its bytes sort as it does
+local PLACE_MAX = 2 ^ 48 - 1
+local STEP_MS = 10000 -- of the counts in FLOW
 local CHUNK = 4000 -- even; unpack() takes no more than 8,000 values
 
 local call = redis.call
+
+-- Where a time stands in the order of a queue, as six bytes can hold it.
+local function place_at(time)
+  return math.max(0, math.min(time + BIAS, PLACE_MAX))
+end
 
 local function tail(list, from)
   local rest = {}
@@ -120,6 +127,13 @@ local function send(command, lists)
   end
 end
 
+local flow = {} -- field of FLOW -> how many more
+-- What: "a" for jobs that arrived, "c" for jobs that were claimed.
+local function count_flow(what, queue, count)
+  local field = string.format('%s%.0f:%s', what, math.floor(wall / STEP_MS), queue)
+  flow[field] = (flow[field] or 0) + count
+end
+
 local function total(name, count)
   totals[name] = (totals[name] or 0) + count
 end
@@ -161,6 +175,7 @@ local function finish_script()
   for name, count in pairs(totals) do
     if count ~= 0 then call('HINCRBY', TOTALS, name, count) end
   end
+  for field, count in pairs(flow) do call('HINCRBY', FLOW, field, count) end
   for queue in pairs(woken) do wake(KEYS[at[queue] + kWAKE]) end
   if #ended > 0 and call('ZCARD', AWAITED) > 0 then
     for i, score in ipairs(zscores(AWAITED, ended)) do

@@ -4,8 +4,8 @@
 
 local PROMOTE_MAX = 2000 -- due jobs made ready by one claim
 
--- What the record of a job that nothing has touched yet bears behind its SEQ, without the fence; false when the job must
--- go the long way. `tails` remembers it within a batch, by the head.
+-- What the record of a job that nothing has touched yet bears behind its SEQ, without the fence, as `text`; false when the
+-- job must go the long way. `tails` remembers it within a batch, by the head.
 local function tail_of(body, worker, tails)
   if #body < 26 then return false end
   local high, low = string.byte(body, 13, 14)
@@ -13,7 +13,8 @@ local function tail_of(body, worker, tails)
   local tail = tails[sized]
   if tail == nil then
     local job = born(body)
-    tail = job and job[EXPIRES_AT] == 0 and struct.pack('>I8I8', 0, 0) .. sized .. worker
+    tail = job and job[EXPIRES_AT] == 0
+      and { text = struct.pack('>I8I8', 0, 0) .. sized .. worker, queue = job[INFO][QUEUE], count = 0 }
     tails[sized] = tail
   end
   return tail
@@ -85,7 +86,7 @@ local function claim(from)
   local more = {}
   for _, share in ipairs(open) do
     if left <= 0 then break end
-    local got = take(share[1], math.min(share[2], left), 0)
+    local got = share[2] > 0 and take(share[1], math.min(share[2], left), 0) or 0
     if got >= share[2] then more[#more + 1] = { share[1], got } end
   end
   for _, rest in ipairs(more) do
@@ -118,7 +119,8 @@ local function claim(from)
       fence = fence + 1
       local c = #recs
       recs[c + 1] = id
-      recs[c + 2] = new .. sub(body, 7, 12) .. sub(body, -12) .. tail .. pack('>I8', fence)
+      recs[c + 2] = new .. sub(body, 7, 12) .. sub(body, -12) .. tail.text .. pack('>I8', fence)
+      tail.count = tail.count + 1
       local r = #running
       running[r + 1] = '0'
       running[r + 2] = owner .. id
@@ -147,6 +149,7 @@ local function claim(from)
         local r = #running
         running[r + 1] = '0'
         running[r + 2] = owner .. id
+        count_flow('c', job[INFO][QUEUE], 1)
         leases[n + 1] = id
         leases[n + 2] = packed
         leases[n + 3] = body
@@ -154,6 +157,9 @@ local function claim(from)
         n = n + 4
       end
     end
+  end
+  for _, tail in pairs(tails) do
+    if tail then count_flow('c', tail.queue, tail.count) end
   end
   if n > 0 then hset(META, 'fence', fence) end
   if n == 0 then due_in = 0 end -- only expired ones were at the head: look again at once

@@ -1,27 +1,27 @@
 -- Storing jobs: insert if absent by id. Each job is an id, a body without its times and place, and a spec. A spec is
--- "queue number|priority|due|front|expires|caller id", due being "+delay" or an absolute time; most jobs of a batch share
--- one, so it is taken apart once.
+-- "queue number|level|due|front|expires|caller id|shift", due being "+delay" or an absolute time; most jobs of a batch
+-- share one, so it is taken apart once.
 
 local specs = {}
 
 local function spec_of(text)
   local spec = specs[text]
   if spec then return spec end
-  local number, priority, sign, due, front, expires, caller =
-    string.match(text, '^(%d+)|(%-?%d+)|([+=])(%-?%d+)|(%d)|(%-?%d+)|(%d)$')
+  local number, level, sign, due, front, expires, caller, shift =
+    string.match(text, '^(%d+)|(%-?%d+)|([+=])(%-?%d+)|(%d)|(%-?%d+)|(%d)|(%-?%d+)$')
   local queue = names[tonumber(number)]
   local run_at = math.max(0, sign == '+' and wall + tonumber(due) or tonumber(due))
-  local place = front == '1' and -wall or run_at
+  local place = front == '1' and -wall or run_at + tonumber(shift)
   local base = at[queue]
   expires = tonumber(expires)
   spec = {
     queue = queue,
     ready = run_at <= wall,
     list = into(zadds, KEYS[base + (run_at <= wall and kREADY or kDUE)]),
-    score = run_at <= wall and priority or run_at,
-    prefix = run_at <= wall and '' or struct.pack('>i8', tonumber(priority)),
+    score = run_at <= wall and level or run_at,
+    prefix = run_at <= wall and '' or struct.pack('>i8', tonumber(level)),
     times = struct.pack('>I6I6', wall, run_at),
-    place = struct.pack('>I6', place + BIAS),
+    place = struct.pack('>I6', place_at(place)),
     run_at = run_at,
     expires_at = expires >= 0 and run_at + expires or nil,
     caller = caller == '1',
@@ -80,7 +80,7 @@ local function insert(list, first, runs, unique)
   for r = 1, #runs, 2 do
     local spec = runs[r]
     local index, score, prefix, times, place = spec.list, spec.score, spec.prefix, spec.times, spec.place
-    local k = #index
+    local k, before = #index, m
     for j = i + 1, i + runs[r + 1] do
       if known[j] then
         answers[j] = '1'
@@ -101,13 +101,18 @@ local function insert(list, first, runs, unique)
       end
     end
     i = i + runs[r + 1]
-    spec.used = spec.used or k > 0
+    spec.count = (spec.count or 0) + (m - before) / 2
   end
   for _, spec in pairs(specs) do
-    if spec.used and spec.ready then
-      woken[spec.queue] = true
-    elseif spec.used then
-      soonest[spec.queue] = math.min(soonest[spec.queue] or spec.run_at, spec.run_at)
+    local count = spec.count or 0
+    spec.count = nil
+    if count > 0 then
+      count_flow('a', spec.queue, count)
+      if spec.ready then
+        woken[spec.queue] = true
+      else
+        soonest[spec.queue] = math.min(soonest[spec.queue] or spec.run_at, spec.run_at)
+      end
     end
   end
   return table.concat(answers), last

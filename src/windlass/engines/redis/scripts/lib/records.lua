@@ -18,6 +18,7 @@ local bATTEMPT, bCRASHES, bFINISHED, bRUN_AT, bHEAD_SIZE = 3, 7, 27, 43, 79
 local sub = string.sub
 -- Fields of a head, which job[INFO] holds taken apart.
 local QUEUE, PRIORITY, MAX_ATTEMPTS, EXPIRES_MS, CALLER_ID = 1, 2, 3, 4, 5
+local SHIFT = 6 -- only of a job that ages: ms that its place is put off by its priority
 -- States. A waiting job is ready when its RUN_AT has come, and scheduled before.
 local sWAITING, sRUNNING, sDONE, sDEAD, sCANCELLED = 0, 1, 2, 3, 4
 
@@ -28,7 +29,7 @@ local function head_of(text)
   local head = heads[text]
   if head == nil then
     local good, found = pcall(cmsgpack.unpack, text)
-    head = good and type(found) == 'table' and #found == 5 and found or false
+    head = good and type(found) == 'table' and (#found == 5 or #found == 6) and found or false
     heads[text] = head
   end
   return head
@@ -89,8 +90,17 @@ local function spot(id, job)
   return struct.pack('>I6I6', job[PLACE], job[SEQ]) .. id
 end
 
+-- The order before the place: the priority, but one for all jobs that age.
+local function level(job)
+  return job[INFO][SHIFT] and 0 or job[INFO][PRIORITY]
+end
+
 local function due_spot(id, job)
-  return struct.pack('>i8', job[INFO][PRIORITY]) .. spot(id, job)
+  return struct.pack('>i8', level(job)) .. spot(id, job)
+end
+
+local function stand_at_due_time(job)
+  job[PLACE] = place_at(job[RUN_AT] + (job[INFO][SHIFT] or 0))
 end
 
 local function wait_again(id, job)
@@ -105,7 +115,7 @@ local function wait_again(id, job)
     zadd(KEYS[base + kDUE], run_at, due_spot(id, job))
     soonest[queue] = math.min(soonest[queue] or run_at, run_at)
   else
-    zadd(KEYS[base + kREADY], job[INFO][PRIORITY], spot(id, job))
+    zadd(KEYS[base + kREADY], level(job), spot(id, job))
     woken[queue] = true
   end
   if job[EXPIRES_AT] > 0 then zadd(EXPIRING, job[EXPIRES_AT], id) end

@@ -5,7 +5,8 @@ local function revive(id, job)
   for _, field in ipairs({ ATTEMPT, CRASHES, INTERRUPTIONS, SNOOZES, CANCEL, FINISHED, PURGE, RETRYING }) do
     job[field] = 0
   end
-  job[RUN_AT], job[PLACE] = wall, wall + BIAS
+  job[RUN_AT] = wall
+  stand_at_due_time(job)
   job[EXPIRES_AT] = job[INFO][EXPIRES_MS] < 0 and 0 or wall + job[INFO][EXPIRES_MS]
   hdel(REASON, id)
   hdel(RESULT, id)

@@ -64,7 +64,7 @@ local function end_attempt(id, job, spec, place)
       stay_due(job)
     else
       job[RUN_AT] = wall + spec.delay
-      job[PLACE] = job[RUN_AT] + BIAS
+      stand_at_due_time(job)
     end
     put_back(id, job, spec.keep)
   end
