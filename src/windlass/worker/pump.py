@@ -41,6 +41,7 @@ AHEAD_MAX = 1_000  # and never more jobs than this
 HOARD_MAX = 1.0  # seconds that claimed work may wait here while nothing starts
 PACE_TIME = 0.02  # seconds, or
 PACE_COUNT = 200  # jobs, after which the pace is taken anew; half of it is what it was before
+LULL = 0.002  # seconds to listen for the end of a run before listening to the store, where a wake-up is a round trip
 OUTAGE_PAUSE = 0.5  # seconds between tries while the store is away
 NAMES_AGE = 1.0  # seconds that a busy pool goes by the names of queues that it knows
 
@@ -141,6 +142,8 @@ class Pump:
         self._closed = False
         self._away_since: float | None = None
         self.sleeping = False
+        self._lulled = False  # sleeping, and the bell is enough to wake us
+        self._bell = threading.Event()
         self.empty = threading.Event()
         self._rested = threading.Event()  # quiet, and no claim is under way
         self._thread = threading.Thread(target=self._run, name="windlass-pump", daemon=True)
@@ -166,12 +169,14 @@ class Pump:
 
     def wake(self) -> None:
         """Make the pump look at once."""
-        self._engine.wake()
+        self._bell.set()  # before the look at _lulled, which the pump takes back before it looks at the bell
+        if not self._lulled:
+            self._engine.wake()
 
     def poke(self, pool: Pool, *, full: bool) -> None:
         """Tell the pump that a run of a pool has ended. Wakes it only when there is something to do."""
         if self.sleeping and (full or pool.waiting <= pool.low_water):
-            self._engine.wake()
+            self.wake()
 
     def _run(self) -> None:
         while True:
@@ -301,10 +306,13 @@ class Pump:
             timeout = min(timeout, feed.pool.last_start + HOARD_MAX - now)
         if flush_in is not None:
             timeout = min(timeout, flush_in)
+        self._bell.clear()
         self.sleeping = True
         try:
             # A run that ended before ``sleeping`` was set did not wake us: look once more.
             if self._settler.due_in(idle=self._waiting == 0) != 0 and not (self._closed and not len(self._settler)):
+                if self._slots.held and self._lull(min(timeout, LULL)):
+                    return
                 woken = timeout > 0 and self._engine.wait(self._names(), timeout)
                 for feed in self._feeds:
                     feed.hungry = feed.hungry or woken
@@ -314,6 +322,13 @@ class Pump:
             if feed.pool.waiting and time.monotonic() - feed.pool.last_start >= HOARD_MAX:
                 feed.pace = 0.0
                 self._slots.give_back(feed.pool)
+
+    def _lull(self, seconds: float) -> bool:
+        """Sleep until somebody rings; false when nobody did."""
+        self._lulled = True
+        self._bell.wait(seconds)
+        self._lulled = False
+        return self._bell.is_set()
 
     def _names(self) -> list[str] | None:
         """The queues whose jobs should wake it; None: any."""

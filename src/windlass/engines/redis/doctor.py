@@ -15,8 +15,9 @@ from redis import Redis
 from windlass.clock import from_ms
 from windlass.engines.base import Finding
 from windlass.engines.redis.connection import Command, node_of, send
-from windlass.engines.redis.core import FIXED_KEYS, QUEUE_KEYS
+from windlass.engines.redis.core import QUEUE_KEYS
 from windlass.engines.redis.inspector import RedisInspector
+from windlass.engines.redis.scripts import FIXED_KEYS
 from windlass.engines.redis.startup import Server, examine
 from windlass.engines.redis.wire import as_int, as_list
 

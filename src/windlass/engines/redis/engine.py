@@ -16,13 +16,14 @@ from windlass.engines.redis.documents import RedisDocuments
 from windlass.engines.redis.wire import (
     Head,
     JobTexts,
+    OutcomeTexts,
+    Runs,
     as_int,
     as_list,
     cause_text,
     encode_info,
     error_head,
     keep_dead,
-    outcome_texts,
     pack,
     strings,
     to_lease,
@@ -52,6 +53,7 @@ __all__ = ["RedisEngine"]
 INTERRUPTED_ERROR: Final = error_head(
     JobError(INTERRUPTED.error_type, "interrupted more often than max_interruptions allows", "", 0, 0)
 )
+QUEUE_SETS_MAX: Final = 100  # combinations of queues whose JobTexts are remembered
 APPLIED: Final = {ord("1"): Settled.APPLIED, ord("0"): Settled.STALE}
 
 
@@ -61,6 +63,7 @@ class RedisEngine(RedisDoctor, RedisDead, RedisDocuments):
     def _forget_handles(self) -> None:
         super()._forget_handles()
         self._turn = 0
+        self._made: dict[tuple[str, ...], JobTexts] = {}
         self._beats: dict[str, int] = {}  # worker -> when its lease ends that this object took last, by the store
 
     def enqueue(self, jobs: Sequence[NewJob]) -> list[Placed]:
@@ -68,15 +71,24 @@ class RedisEngine(RedisDoctor, RedisDead, RedisDocuments):
             return []
         self._client()  # what the server can do decides what may be asked of it
         names = tuple(dict.fromkeys(job.queue for job in jobs))
-        texts = JobTexts(names).texts
-        args: list[Command] = []
+        made = self._made.get(names)
+        if made is None:
+            if len(self._made) >= QUEUE_SETS_MAX:
+                self._made.clear()
+            made = self._made[names] = JobTexts(names)
+        texts = made.texts
+        ids = [job.id for job in jobs]
+        runs, bodies = Runs(), list[Command]()
         for job in jobs:
-            args += texts(job)
+            body, spec = texts(job)
+            runs.add(spec)
+            bodies.append(body)
+        args = [runs.packed(), int(len(set(ids)) == len(ids)), *ids, *bodies]
         before = self._seen["jobs"]
         reply = self._call("enqueue", names, args, fsync=self._wants_disk(jobs))
         answers = str_of(reply[1])
         self._watch("jobs", before + answers.count("0"), reply[0])
-        return [Placed(job.id, answer == "1") for job, answer in zip(jobs, answers, strict=True)]
+        return [Placed(id, answer == "1") for id, answer in zip(ids, answers, strict=True)]
 
     def _wants_disk(self, jobs: Sequence[NewJob]) -> bool:
         usual = self._durability == "fsync"
@@ -137,16 +149,18 @@ class RedisEngine(RedisDoctor, RedisDead, RedisDocuments):
         return [QueueShare(name, each) for name in (*names[turn:], *names[:turn])]
 
     def _settle_args(self, outcomes: Sequence[Outcome], names: Sequence[str]) -> list[Command]:
-        args: list[Command] = [len(outcomes)]
-        specs: dict[tuple[object, ...], str] = {}
+        args: list[Command] = [len(outcomes), b""]
+        runs, texts = Runs(), OutcomeTexts(self._rules)
         then: list[Command] = []
-        texts = None
+        bodies = None
         for place, one in enumerate(outcomes, 1):
-            args += outcome_texts(one, self._rules, specs)
+            own, spec = texts.texts(one)
+            runs.add(spec)
+            args += own
             for job in one.then:
-                texts = texts or JobTexts(names).texts
-                then.append(place)
-                then += texts(job)
+                bodies = bodies or JobTexts(names)
+                then += place, job.id, *bodies.texts(job)
+        args[1] = runs.packed()
         return args + then
 
     def names(self) -> list[str]:
@@ -270,11 +284,12 @@ def settled_of(reply: object) -> list[Settled]:
 
 def claimed_of(reply: object) -> Claimed:
     """The answer of ``scripts/lib/claiming.lua``."""
-    expelled, due_in, cancels, leases = as_list(reply)
+    expelled, due_in, cancels, first, leases = as_list(reply)
+    fence = as_int(first)
     flat, asked = as_list(leases), as_list(cancels)
     heads: dict[bytes, Head] = {}
     return Claimed(
-        leases=[to_lease(flat[at : at + 4], heads) for at in range(0, len(flat), 4)],
+        leases=[to_lease(flat[at : at + 4], fence + at // 4, heads) for at in range(0, len(flat), 4)],
         cancels=tuple(LeaseRef(id, as_int(fence)) for id, fence in zip(strings(asked[::2]), asked[1::2], strict=True)),
         due_in_ms=none_below_zero(due_in),
         expelled=bool(as_int(expelled)),

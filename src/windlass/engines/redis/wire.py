@@ -25,13 +25,14 @@ __all__ = [
     "SUFFIX",
     "Head",
     "JobTexts",
+    "OutcomeTexts",
+    "Runs",
     "as_int",
     "as_list",
     "cause_text",
     "encode_info",
     "error_head",
     "keep_dead",
-    "outcome_texts",
     "pack",
     "strings",
     "to_lease",
@@ -42,6 +43,7 @@ __all__ = [
 FOREVER: Final = 9_000_000_000_000_000 - 4_000_000_000_000  # ms to keep what has no end; now + this stays under 2**53
 TIME_MAX: Final = 260_000_000_000_000  # the year 10,000 and a bit; with the bias of a place it still fits six bytes
 NUMBER_MAX: Final = 2**53
+HEADS_MAX: Final = 1_000  # that are remembered; most jobs of a program share a few
 PREFIX: Final = 14
 SUFFIX: Final = 12
 
@@ -51,8 +53,9 @@ pack = msgspec.msgpack.Encoder().encode
 # What changes of a job, as ``scripts/lib/records.lua`` packs it: state, cancel, attempt, crashes, interruptions,
 # snoozes, started, finished, purge, run_at, place, seq, expires_at, retrying, length of the head; then head, worker and
 # fence.
-RECORD: Final = struct.Struct(">BBIIIIQQQQQQQQH")
-FENCE: Final = struct.Struct(">Q")
+RECORD: Final = struct.Struct(">BBIIIIQQQQ6s6sQQH")
+FENCE: Final = struct.Struct(">q")
+CANCEL_ASKED, NULL_RESULT = 1, 2  # bits of the second field
 
 
 class Head(Struct, array_like=True, frozen=True):
@@ -115,10 +118,10 @@ class JobTexts:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._numbers = {name: number for number, name in enumerate(names, 1)}
-        self._heads: dict[tuple[object, ...], tuple[bytes, bytes]] = {}
+        self._heads: dict[tuple[object, ...], tuple[bytes, str]] = {}
 
-    def texts(self, job: NewJob) -> tuple[str, bytes, bytes]:
-        """The id, the body without its times and place, and the spec."""
+    def texts(self, job: NewJob) -> tuple[bytes, str]:
+        """The body without its times and place, and the spec."""
         key = (
             job.queue,
             job.priority,
@@ -133,12 +136,14 @@ class JobTexts:
         try:
             head, spec = self._heads[key]
         except KeyError:
+            if len(self._heads) >= HEADS_MAX:
+                self._heads.clear()
             head, spec = self._heads[key] = self._head(job)
         meta = job.meta
         rest = pack((job.name, job.tags, None if meta is None else meta.encode(), job.payload.encode()))
-        return job.id, head + rest, spec
+        return head + rest, spec
 
-    def _head(self, job: NewJob) -> tuple[bytes, bytes]:
+    def _head(self, job: NewJob) -> tuple[bytes, str]:
         expires = -1 if job.expires_ms is None else job.expires_ms
         due = f"+{job.delay_ms}" if job.run_at is None else f"={job.run_at}"
         wrong = [
@@ -160,39 +165,63 @@ class JobTexts:
         level = 0 if shift else job.priority
         number = self._numbers[job.queue]
         spec = f"{number}|{level}|{due}|{int(job.at_front)}|{expires}|{int(job.caller_id)}|{shift}"
-        return struct.pack(">H", len(packed)) + packed, spec.encode()
+        return struct.pack(">H", len(packed)) + packed, spec
 
 
-def outcome_texts(one: Outcome, rules: Rules, specs: dict[tuple[object, ...], str]) -> list[str]:
-    """What ``scripts/lib/settling.lua`` takes for one outcome; ``specs`` remembers specs within a batch."""
-    kind, keep = one.kind, one.keep_ms
-    key = (
-        kind,
-        one.interrupted,
-        one.result is None,
-        one.error is None,
-        one.reason is None,
-        one.cause is None,
-        keep,
-        one.delay_ms,
-    )
-    spec = specs.get(key)
-    if spec is None:
-        flags = (
-            int(one.interrupted)
-            | (one.result is not None) << 1
-            | (one.error is not None) << 2
-            | (one.reason is not None) << 3
-            | (one.cause is not None) << 4
-        )
-        if keep is None:
-            keep = keep_dead(rules) if kind == "dead" else rules.keep_done_ms
-        spec = specs[key] = f"{kind.value}|{flags}|{min(keep, FOREVER)}|{min(one.delay_ms, TIME_MAX // 2)}"
-    texts = [one.id, str(one.fence), spec]
-    texts += [text for text in (one.result, one.error, one.reason) if text is not None]
-    if one.cause is not None:
-        texts.append(cause_text(one.cause))
-    return texts
+class Runs:
+    """Specs as scripts take them: each with how many in a row have it, since most of a batch are alike."""
+
+    def __init__(self) -> None:
+        self._flat: list[str | int] = []
+        self._last = ""
+
+    def add(self, spec: str) -> None:
+        """Add the spec of the next one."""
+        if spec == self._last:
+            self._flat[-1] += 1  # type: ignore[operator]
+        else:
+            self._flat += spec, 1
+            self._last = spec
+
+    def packed(self) -> bytes:
+        """What ``enqueue.lua`` and ``lib/settling.lua`` take."""
+        return pack(self._flat)
+
+
+class OutcomeTexts:
+    """Turns outcomes into what ``scripts/lib/settling.lua`` takes."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._specs: dict[tuple[object, ...], str] = {}
+
+    def texts(self, one: Outcome) -> tuple[list[str | bytes], str]:
+        """What is an outcome's own, and the spec, which most outcomes of a batch share."""
+        texts: list[str | bytes] = [one.id, FENCE.pack(one.fence)]
+        flags = 1 if one.interrupted else 0
+        if one.result == "null" and one.kind == "done":
+            flags |= 32
+        elif one.result is not None:
+            flags |= 2
+            texts.append(one.result)
+        if one.error is not None:
+            flags |= 4
+            texts.append(one.error)
+        if one.reason is not None:
+            flags |= 8
+            texts.append(one.reason)
+        if one.cause is not None:
+            flags |= 16
+            texts.append(cause_text(one.cause))
+        key = (one.kind, flags, one.keep_ms, one.delay_ms)
+        spec = self._specs.get(key)
+        if spec is None:
+            keep = one.keep_ms
+            if keep is None:
+                keep = keep_dead(self._rules) if one.kind == "dead" else self._rules.keep_done_ms
+            spec = f"{one.kind.value}|{flags}|{min(keep, FOREVER)}|{min(one.delay_ms, TIME_MAX // 2)}"
+            self._specs[key] = spec
+        return texts, spec
 
 
 def cause_text(cause: Cause) -> str:
@@ -225,16 +254,20 @@ def rest_of(body: bytes, start: int) -> Rest:
         return Rest("", (), None, body[start:-SUFFIX])
 
 
-def to_lease(given: Sequence[object], heads: dict[bytes, Head]) -> Lease:
+def to_lease(given: Sequence[object], fence: int, heads: dict[bytes, Head]) -> Lease:
     """A lease of what a claim gives for one job; ``heads`` remembers heads within a batch."""
     id, record, body, reason = given
     if not (
         isinstance(id, bytes) and isinstance(record, bytes) and isinstance(body, bytes) and isinstance(reason, bytes)
     ):
         raise TypeError("the server gave a lease that is no text")
-    _, _, attempt, crashes, interruptions, snoozes, started, _, _, run_at, _, _, _, retrying, _ = RECORD.unpack_from(
-        record
-    )
+    if record:
+        _, _, attempt, crashes, interruptions, snoozes, started, _, _, run_at, _, _, _, retrying, _ = (
+            RECORD.unpack_from(record)
+        )
+    else:
+        attempt = crashes = interruptions = snoozes = started = retrying = 0
+        run_at = int.from_bytes(body[6:12], "big")
     end = PREFIX + head_size(body)
     text = body[PREFIX:end]
     head = heads.get(text)
@@ -246,7 +279,7 @@ def to_lease(given: Sequence[object], heads: dict[bytes, Head]) -> Lease:
         rest.name,
         head.queue,
         rest.payload,
-        FENCE.unpack(record[-8:])[0],
+        fence,
         attempt + 1,
         head.max_attempts,
         head.priority,
@@ -288,6 +321,8 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
     state = STATES[number]
     if state is State.READY and run_at > wall:
         state = State.SCHEDULED
+    if cancel & NULL_RESULT:
+        result = b"null"
     return JobRow(
         id=id,
         name=rest.name,
@@ -313,7 +348,7 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
         crashes=crashes,
         interruptions=interruptions,
         snoozes=snoozes,
-        cancel_requested=bool(cancel),
+        cancel_requested=bool(cancel & CANCEL_ASKED),
         recoveries=int(recoveries or 0),
         expires_ms=None if head.expires_ms < 0 else head.expires_ms,
         caller_id=bool(head.caller_id),

@@ -1,6 +1,7 @@
 -- Common ground of every script: keys, time, and writes that go out in batches.
 --
--- KEYS   1..26 the fixed keys of the namespace, then six for each queue in the order of ARGV[2]
+-- KEYS   1..FIXED those of the fixed keys of the namespace that the script names (META, BODY and so on are declared before
+--        this text, by scripts.py), then six for each queue in the order of ARGV[2]
 -- ARGV   1 clock ("" for the server's, or "wall:boot" in ms)  2 queue names (msgpack array)
 --        3 how many of the names are all queues that the client knows ("" when it need not know all)
 --        4... belong to the operation
@@ -9,13 +10,7 @@
 -- Writes are collected and sent by `flush`, removals first: so the first write is one that a full server allows, and a
 -- job that was accepted once can be claimed and settled in a full server too.
 
-local META, BODY, REC, RESULT, ERRORS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local REASON, PROGRESS, ARRIVALS, RUNNING, CANCELS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local DEAD, DEAD_PURGE, WORKERS, LEASES, TOMBS = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
-local TOTALS, QUEUES, EXPIRING, AWAITED, WAKE = KEYS[16], KEYS[17], KEYS[18], KEYS[19], KEYS[20]
-local CAUSE, DIED, RECOVERIES, DOCUMENTS, DOCUMENTS_OVER = KEYS[21], KEYS[22], KEYS[23], KEYS[24], KEYS[25]
-local FLOW = KEYS[26]
-local FIXED, PER_QUEUE = 26, 6
+local PER_QUEUE = 6
 local kREADY, kDUE, kALONE, kDONE, kCANCELLED, kWAKE = 1, 2, 3, 4, 5, 6
 
 local BIAS = 1e13 -- makes every place positive, so that its bytes sort as it does

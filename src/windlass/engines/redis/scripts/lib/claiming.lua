@@ -4,12 +4,28 @@
 
 local PROMOTE_MAX = 2000 -- due jobs made ready by one claim
 
+-- What the record of a job that nothing has touched yet bears behind its SEQ, without the fence, as `text`; false when the
+-- job must go the long way. `tails` remembers it within a batch, by the head.
+local function tail_of(body, worker, tails)
+  if #body < 26 then return false end
+  local high, low = string.byte(body, 13, 14)
+  local sized = sub(body, 13, 14 + high * 256 + low)
+  local tail = tails[sized]
+  if tail == nil then
+    local job = born(body)
+    tail = job and job[EXPIRES_AT] == 0
+      and { text = struct.pack('>I8I8', 0, 0) .. sized .. worker, queue = job[INFO][QUEUE], count = 0 }
+    tails[sized] = tail
+  end
+  return tail
+end
+
 -- want: the list of ARGV, from the place of the worker's id on; see claim.lua.
 local function claim(from)
   local worker, limit, alone = ARGV[from], tonumber(ARGV[from + 1]), ARGV[from + 2] == '1'
   local keep, shares = tonumber(ARGV[from + 3]), cmsgpack.unpack(ARGV[from + 4])
   local lease = call('ZSCORE', LEASES, worker)
-  if not lease or tonumber(lease) <= boot then return { 1, -1, {}, {} } end
+  if not lease or tonumber(lease) <= boot then return { 1, -1, {}, 0, {} } end
 
   local cancels = {}
   if call('ZCARD', CANCELS) > 0 then
@@ -50,7 +66,7 @@ local function claim(from)
   end
   local due_in = due_at and math.max(0, due_at - wall) or -1
   if alone then limit = math.min(limit, 1) end
-  if limit <= 0 then return { 0, due_in, cancels, {} } end
+  if limit <= 0 then return { 0, due_in, cancels, 0, {} } end
 
   local ids, taken, left = {}, {}, limit
   local function take(queue, count, offset)
@@ -77,20 +93,43 @@ local function claim(from)
     if left <= 0 then break end
     take(rest[1], left, rest[2])
   end
-  if #ids == 0 then return { 0, due_in, cancels, {} } end
+  if #ids == 0 then return { 0, due_in, cancels, 0, {} } end
 
-  local records, bodies, reasons = mget(REC, ids), mget(BODY, ids), mget(REASON, ids)
+  local records, bodies, reasons = mget(REC, ids), mget(BODY, ids), {}
+  local seen = {} -- only a job that has a record can have a reason
+  for i = 1, #ids do
+    if records[i] then seen[#seen + 1] = ids[i] end
+  end
+  for i, reason in ipairs(mget(REASON, seen)) do reasons[seen[i]] = reason end
   for key, count in pairs(taken) do call('ZREMRANGEBYRANK', key, 0, count - 1) end
   local leases, n = {}, 0
   local given = tonumber(call('HGET', META, 'fence') or 0)
   local fence = math.max(given, micros - 1)
+  local first = fence + 1
   local expired = 0
   local running, recs = into(zadds, RUNNING), into(hsets, REC)
   local owner = worker .. '\0'
+  local pack, tails = struct.pack, {}
+  local new = pack('>BBI4I4I4I4I8I8I8', sRUNNING, 0, 0, 0, 0, 0, wall, 0, 0) .. '\0\0'
   for i, id in ipairs(ids) do
     local body = bodies[i]
-    local job = body and (records[i] and read(records[i]) or born(body))
-    if job then -- else it is an entry that a lost write left behind
+    local tail = body and not records[i] and tail_of(body, worker, tails)
+    local job = body and not tail and (records[i] and read(records[i]) or born(body))
+    if tail then
+      fence = fence + 1
+      local c = #recs
+      recs[c + 1] = id
+      recs[c + 2] = new .. sub(body, 7, 12) .. sub(body, -12) .. tail.text .. pack('>I8', fence)
+      tail.count = tail.count + 1
+      local r = #running
+      running[r + 1] = '0'
+      running[r + 2] = owner .. id
+      leases[n + 1] = id
+      leases[n + 2] = ''
+      leases[n + 3] = body
+      leases[n + 4] = ''
+      n = n + 4
+    elseif job then -- else it is an entry that a lost write left behind
       jobs[id] = job
       local expires_at = job[EXPIRES_AT]
       if expires_at > 0 then zrem(EXPIRING, id) end
@@ -114,10 +153,13 @@ local function claim(from)
         leases[n + 1] = id
         leases[n + 2] = packed
         leases[n + 3] = body
-        leases[n + 4] = reasons[i] or ''
+        leases[n + 4] = reasons[id] or ''
         n = n + 4
       end
     end
+  end
+  for _, tail in pairs(tails) do
+    if tail then count_flow('c', tail.queue, tail.count) end
   end
   if n > 0 then hset(META, 'fence', fence) end
   if n == 0 then due_in = 0 end -- only expired ones were at the head: look again at once
@@ -132,5 +174,5 @@ local function claim(from)
       end
     end
   end
-  return { 0, due_in, cancels, leases }
+  return { 0, due_in, cancels, first, leases }
 end

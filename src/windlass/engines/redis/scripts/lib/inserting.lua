@@ -1,6 +1,6 @@
--- Storing jobs: insert if absent by id. Each job is three texts: id, body without its times and place, and a spec.
--- A spec is "queue number|level|due|front|expires|caller id|shift", due being "+delay" or an absolute time; most jobs of a
--- batch share one, so it is taken apart once.
+-- Storing jobs: insert if absent by id. Each job is an id, a body without its times and place, and a spec. A spec is
+-- "queue number|level|due|front|expires|caller id|shift", due being "+delay" or an absolute time; most jobs of a batch
+-- share one, so it is taken apart once.
 
 local specs = {}
 
@@ -31,35 +31,41 @@ local function spec_of(text)
   return spec
 end
 
--- list[from...]: id, body, spec, id, body, spec, ... Gives one "0" (stored) or "1" (duplicate) for each, and how many
--- jobs were ever stored.
-local function insert(list, from)
-  local ids, chosen = {}, {}
-  local n = 0
-  for i = from, #list, 3 do
-    n = n + 1
-    ids[n] = list[i]
-    if (specs[list[i + 2]] or spec_of(list[i + 2])).caller then chosen[#chosen + 1] = ids[n] end
+-- Specs come in runs, since most of a batch are alike: spec, how many in a row have it, ...
+local function plans_of(runs)
+  for i = 1, #runs, 2 do runs[i] = spec_of(runs[i]) end
+  return runs
+end
+
+-- list[first] on: the ids, then the bodies; `runs` are what plans_of gives; `unique` when no id is there twice. Gives one
+-- "0" (stored) or "1" (duplicate) for each job, and how many jobs were ever stored.
+local function insert(list, first, runs, unique)
+  local n, chosen = 0, {}
+  for i = 1, #runs, 2 do
+    if runs[i].caller then
+      for j = n + 1, n + runs[i + 1] do chosen[#chosen + 1] = list[first + j - 1] end
+    end
+    n = n + runs[i + 1]
   end
+  local ids = {}
+  for i = 1, n do ids[i] = list[first + i - 1] end
   local known = mget(BODY, ids)
   call('ZCARD', ARRIVALS)
-  local new = {}
+  local new, taken = {}, {}
   for _, spec in pairs(specs) do
     if call('HEXISTS', QUEUES, spec.queue) == 0 then new[spec.queue] = true end
   end
-  local buried = {}
   for i, until_ms in ipairs(zscores(TOMBS, chosen)) do
-    if until_ms and tonumber(until_ms) > wall then buried[chosen[i]] = true end
+    if until_ms and tonumber(until_ms) > wall then taken[chosen[i]] = true end
   end
-  local answers, taken, count = {}, {}, 0
+  local count = 0
   for i = 1, n do
     local id = ids[i]
-    if known[i] or taken[id] or buried[id] or jobs[id] then
-      answers[i] = '1'
+    if known[i] or taken[id] then
+      known[i] = true
     else
-      answers[i] = '0'
-      taken[id] = true
       count = count + 1
+      if not unique then taken[id] = true end
     end
   end
   -- The first write. A full server refuses it, and then nothing was stored.
@@ -69,34 +75,44 @@ local function insert(list, from)
     wake(WAKE)
   end
   local bodies, arrivals, pack = into(hsets, BODY), into(zadds, ARRIVALS), struct.pack
-  local seq, m = last - count, 0
-  for i = 1, n do
-    if answers[i] == '0' then
-      seq = seq + 1
-      local id, at_list = ids[i], from + 3 * i - 3
-      local spec = specs[list[at_list + 2]]
-      local order = spec.place .. pack('>I6', seq)
-      bodies[m + 1] = id
-      bodies[m + 2] = spec.times .. list[at_list + 1] .. order
-      arrivals[m + 1] = seq
-      arrivals[m + 2] = id
-      m = m + 2
-      local index = spec.list
-      local k = #index
-      index[k + 1] = spec.score
-      index[k + 2] = spec.prefix .. order .. id
-      spec.used = true
-      spec.count = (spec.count or 0) + 1
-      if spec.expires_at then zadd(EXPIRING, spec.expires_at, id) end
+  local seq, m, at_body = last - count, 0, first + n - 1
+  local answers, i = {}, 0
+  for r = 1, #runs, 2 do
+    local spec = runs[r]
+    local index, score, prefix, times, place = spec.list, spec.score, spec.prefix, spec.times, spec.place
+    local k, before = #index, m
+    for j = i + 1, i + runs[r + 1] do
+      if known[j] then
+        answers[j] = '1'
+      else
+        seq = seq + 1
+        local id = ids[j]
+        local order = place .. pack('>I6', seq)
+        bodies[m + 1] = id
+        bodies[m + 2] = times .. list[at_body + j] .. order
+        arrivals[m + 1] = seq
+        arrivals[m + 2] = id
+        m = m + 2
+        index[k + 1] = score
+        index[k + 2] = prefix .. order .. id
+        k = k + 2
+        answers[j] = '0'
+        if spec.expires_at then zadd(EXPIRING, spec.expires_at, id) end
+      end
     end
+    i = i + runs[r + 1]
+    spec.count = (spec.count or 0) + (m - before) / 2
   end
   for _, spec in pairs(specs) do
-    if spec.count then count_flow('a', spec.queue, spec.count) end
+    local count = spec.count or 0
     spec.count = nil
-    if spec.used and spec.ready then
-      woken[spec.queue] = true
-    elseif spec.used then
-      soonest[spec.queue] = math.min(soonest[spec.queue] or spec.run_at, spec.run_at)
+    if count > 0 then
+      count_flow('a', spec.queue, count)
+      if spec.ready then
+        woken[spec.queue] = true
+      else
+        soonest[spec.queue] = math.min(soonest[spec.queue] or spec.run_at, spec.run_at)
+      end
     end
   end
   return table.concat(answers), last

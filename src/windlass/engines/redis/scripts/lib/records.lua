@@ -5,12 +5,17 @@
 -- and a job is in the index of its state and in no other.
 
 -- Fields of a record, in the order of FORMAT, which has the length of the head in place of the fence; then texts.
--- PLACE bears BIAS; RETRYING is when the first run of the present budget that failed began, 0 when none did.
+-- PLACE bears BIAS; RETRYING is when the first run of the present budget that failed began, 0 when none did. CANCEL is 1
+-- when a cancel was asked for, and NULL in a done job whose result is null.
 local STATE, CANCEL, ATTEMPT, CRASHES, INTERRUPTIONS, SNOOZES, STARTED = 1, 2, 3, 4, 5, 6, 7
 local FINISHED, PURGE, RUN_AT, PLACE, SEQ, EXPIRES_AT, RETRYING, FENCE = 8, 9, 10, 11, 12, 13, 14, 15
 local HEAD, WORKER, INFO = 16, 17, 18
-local FORMAT = '>BBI4I4I4I4I8I8I8I8I8I8I8I8H'
-local FORMAT_SIZE = 84
+local FORMAT = '>BBI4I4I4I4I8I8I8I8I6I6I8I8H'
+local FORMAT_SIZE = 80
+local NULL = 2
+-- Places of bytes in a record, for claims and settles that need not take it apart.
+local bATTEMPT, bCRASHES, bFINISHED, bRUN_AT, bHEAD_SIZE = 3, 7, 27, 43, 79
+local sub = string.sub
 -- Fields of a head, which job[INFO] holds taken apart.
 local QUEUE, PRIORITY, MAX_ATTEMPTS, EXPIRES_MS, CALLER_ID = 1, 2, 3, 4, 5
 local SHIFT = 6 -- only of a job that ages: ms that its place is put off by its priority
