@@ -157,7 +157,7 @@ class ValueCheck:
         part = ""
         try:
             if isinstance(value, (list, tuple)):
-                names = getattr(value, "fields", None)
+                names = getattr(value, "_fields", None)
                 for index, item in enumerate(value):
                     part = f"[{index}]" if names is None else f".{names[index]}"
                     self.check(item, depth)
