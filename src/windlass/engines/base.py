@@ -25,11 +25,16 @@ from msgspec import Struct
 from windlass.model import (
     Action,
     Buried,
+    CircuitPolicy,
+    CircuitRow,
     Claimed,
+    Grip,
     Heartbeat,
     JobFilter,
     JobRow,
     LeaseRef,
+    LimitRow,
+    LockRow,
     Moved,
     NewJob,
     Outcome,
@@ -38,13 +43,24 @@ from windlass.model import (
     QueueRow,
     Rules,
     Settled,
+    Tally,
     Upkeep,
     Want,
     WorkerInfo,
     WorkerRow,
 )
 
-__all__ = ["Engine", "EngineInfo", "Finding", "Inspector", "Store", "TransactionalEnqueue", "TransactionalSettle", "Tx"]
+__all__ = [
+    "Coordinator",
+    "Engine",
+    "EngineInfo",
+    "Finding",
+    "Inspector",
+    "Store",
+    "TransactionalEnqueue",
+    "TransactionalSettle",
+    "Tx",
+]
 
 
 class EngineInfo(Struct, frozen=True):
@@ -88,7 +104,10 @@ class Engine(Protocol):
         """Store jobs, all or none, in order. *Atomic, idempotent by id.*
 
         An id that has a record is a duplicate, and so is a caller's own id that has a tombstone: nothing is changed and
-        ``Placed.duplicate`` is true.
+        ``Placed.duplicate`` is true. A unique key that is taken is settled by the job's rule, in order within the batch:
+        ``return`` and ``replace`` give the holder's id as a duplicate (``replace`` writes the new job over a waiting
+        holder), ``keep_latest`` also lets one job wait behind a running holder. Raises Duplicate for the rule ``raise``,
+        and then nothing of the batch is stored.
         """
         ...
 
@@ -99,13 +118,20 @@ class Engine(Protocol):
         ends cancelled with reason ``expired`` instead. Order within a queue: priority, then place, then arrival.
         Jobs with two or more crash charges are given only to ``want.alone``, one a claim, by due time. Gives nothing, and ``expelled``, to a
         worker whose record is gone or expired.
+
+        A job's guards are judged here, all or none. One that meets a closed guard becomes ``blocked`` with the guard's
+        gate in ``blocked_by``, keeps its place, is looked at again only when that gate may have opened, and does not
+        count towards the limit. A Once key is held by the first job that was claimed with it until that job ends; when
+        it is done already, the job ends done with the stored result and the reason ``duplicate of ID``. A Concurrency
+        slot and a circuit's probe are held while the job runs. A Rate counts claims.
         """
         ...
 
     def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
         """End attempts. *Atomic, fenced.* Same order as given.
 
-        State, result, error history, counters and follow-ups (``then``) are one write. Repeating a settle whose reply
+        State, result, error history, counters, follow-ups (``then``), the Once marker and the release of every guard
+        are one write. Repeating a settle whose reply
         was lost is safe: it reports stale.
         """
         ...
@@ -189,7 +215,8 @@ class Inspector(Protocol):
 
         CANCEL ends a waiting job and marks a running one. RETRY makes a dead, cancelled or scheduled job ready now
         with a fresh budget (attempt, crashes, interruptions, snoozes back to 0; the history stays). DELETE removes the record
-        of any job that is not running.
+        of any job that is not running. A RETRY whose unique key another job has taken is refused with the reason, which
+        is also left in the record.
         """
         ...
 
@@ -214,7 +241,69 @@ class Inspector(Protocol):
         ...
 
 
-class Store(Engine, Inspector, Protocol):
+class Coordinator(Protocol):
+    """Locks and circuits: small facts that a fleet agrees on. Time is the engine's, and no step of a clock moves it.
+
+    Fences of locks come from the store's one counter: they never repeat and never fall, whatever becomes of the lock.
+    """
+
+    def lock(self, key: str, token: str, lease_ms: int, owner: str, wait_ms: int) -> Grip:
+        """Try to take a lock, or take a place in its line for ``wait_ms`` more. *Atomic, idempotent by token.*
+
+        Whoever waits tries again when ``wait_unlocked`` returns, and keeps its place by doing so. A holder whose lease
+        ran out is succeeded by the first in line.
+        """
+        ...
+
+    def renew(self, locks: Sequence[tuple[str, str]], lease_ms: int) -> list[bool]:
+        """Renew held (key, token) for ``lease_ms`` from now; false where another has taken it. *Atomic.*"""
+        ...
+
+    def unlock(self, key: str, token: str | None) -> bool:
+        """Release a lock if the token still holds it (None: whoever does), or leave its line; false when not held."""
+        ...
+
+    def wait_unlocked(self, seen: int, timeout: float) -> None:
+        """Block until some lock may have been released since the Grip that had ``seen``, or ``timeout`` seconds pass.
+
+        A hint, like ``wait``.
+        """
+        ...
+
+    def locks(self) -> list[LockRow]:
+        """Every lock that is held, by key."""
+        ...
+
+    def circuit(self, name: str) -> CircuitRow:
+        """One circuit; one that nothing was ever reported of is closed."""
+        ...
+
+    def circuits(self) -> list[CircuitRow]:
+        """Every circuit the store knows, by name."""
+        ...
+
+    def probe(self, name: str, token: str, lease_ms: int, job: LeaseRef | None) -> CircuitRow:
+        """Ask to go through a circuit that may not be closed. *Atomic, idempotent by token or job.*
+
+        Half-open, it admits as many as may still be needed to close it; each is leased, to the running job or to the
+        token for ``lease_ms``.
+        """
+        ...
+
+    def tally(self, name: str, policy: CircuitPolicy, tally: Tally) -> CircuitRow:
+        """Report calls that ended, and open, close or reopen the circuit by the policy. *Atomic.*"""
+        ...
+
+    def switch(self, name: str, open_ms: int | None, opened: bool, reason: str | None, half_open: int) -> CircuitRow:
+        """Open a circuit by hand (for ``open_ms``, None: until it is closed) or close it. *Atomic, idempotent.*"""
+        ...
+
+    def limits(self) -> list[LimitRow]:
+        """Every Concurrency and Rate key in use or waited for, by key; at most 1,000."""
+        ...
+
+
+class Store(Engine, Inspector, Coordinator, Protocol):
     """A whole engine: hot and cold path. What ``windlass.engines.connect`` gives."""
 
 
