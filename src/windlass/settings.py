@@ -31,7 +31,7 @@ DEFAULT_URL: Final = "sqlite:///windlass.db"
 SCHEMES: Final = ("sqlite", "memory", "redis", "rediss", "redis+cluster", "redis+sentinel", "postgresql")
 ENV_PREFIX: Final = "WINDLASS_"
 # Variables that steer the loading or the process itself and are no settings.
-ENV_OTHERS: Final = frozenset({"WINDLASS_ENV", "WINDLASS_CONFIG", "WINDLASS_CRASHPOINT"})
+ENV_OTHERS: Final = frozenset({"WINDLASS_ENV", "WINDLASS_CONFIG", "WINDLASS_CRASHPOINT", "WINDLASS_CRASHPOINT_ONCE"})
 
 
 class Settings(Struct, frozen=True, kw_only=True):

@@ -39,9 +39,7 @@ def bench(session: Session, names: tuple[str, ...], jobs: int | None, quick: boo
     that store. Both are removed afterwards.
     """
     if session.url is not None and session.url.startswith("memory:"):
-        raise ConfigError(
-            f"--url {mask_url(session.url)}: a worker has processes of its own and cannot see it; use a file"
-        )
+        raise ConfigError(f"--url {session.url}: the measured worker is another process and cannot see it; name a file")
     FOLDER.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=FOLDER))
     try:
@@ -64,7 +62,8 @@ def bench(session: Session, names: tuple[str, ...], jobs: int | None, quick: boo
 def _measure(lab: Lab, names: tuple[str, ...]) -> list[Figure]:
     figures: list[Figure] = []
     for name in names:
-        note(f"{name}: {(SCENARIOS[name].__doc__ or '').strip()}")
+        what = (SCENARIOS[name].__doc__ or "").strip().replace("``", "")
+        note(f"{name}: {what}")
         figures += SCENARIOS[name](lab)
     return figures
 

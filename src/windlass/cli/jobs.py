@@ -19,6 +19,7 @@ from windlass.cli.output import Column, ago, confirm, count, emit_json, inline, 
 from windlass.errors import ConfigError, TransitionRefused
 from windlass.handle import JobInfo, JobProgress, refuse
 from windlass.model import Action, Moved, State
+from windlass.units import nearest
 
 if TYPE_CHECKING:
     from windlass.app import Windlass
@@ -70,9 +71,16 @@ def ls(
         columns += [Column("Attempt", right=True), Column("Enqueued"), Column("Note")]
         table(columns, [_row(job, now) for job in page])
     else:
-        note(f"No jobs to show in {app.engine.info.name} {app.engine.info.target}.")
+        note(f"No jobs to show in {app.engine.info.name} {app.engine.info.target}{_spelling(app, name, queue)}")
     if page.next is not None:
         note(f"More jobs follow: --cursor {page.next}")
+
+
+def _spelling(app: Windlass, name: str | None, queue: str | None) -> str:
+    """The nearest spelling of a filter that names nothing the application or the store knows."""
+    queues = [each.name for each in app.queues()]
+    found = "" if name is None or name in app.registry else nearest(name, app.registry.names())
+    return found + ("" if queue is None or queue in queues else nearest(queue, queues)) or "."
 
 
 def _row(job: JobInfo, now: int) -> list[str]:
@@ -279,6 +287,8 @@ def _move_all(session: Session, app: Windlass, action: Action, state: str, name:
     if session.json:
         emit_json({"action": action, "applied": applied, "refused": refused})
     else:
+        if not applied and not refused and (hint := _spelling(app, name, queue)) != ".":
+            note(f"No such jobs{hint}")
         also = f"; {count(refused, 'job')} had moved on meanwhile" if refused else ""
         click.echo(f"{count(applied, 'job')} {DONE_TO[action]}{also}.")
     return 0

@@ -16,6 +16,7 @@ import click
 from windlass import __version__
 from windlass.cli.common import GLOBAL_OPTIONS, Commands, Session
 from windlass.cli.exits import INTERRUPTED, exit_code
+from windlass.cli.output import note
 from windlass.errors import WindlassError
 
 __all__ = ["COMMANDS", "cli", "main"]
@@ -91,7 +92,7 @@ def _with_global_options(command: click.Command) -> click.Command:
 
 
 def _say(message: str) -> None:
-    click.echo(f"windlass: {' '.join(message.split())}", err=True)
+    note(f"windlass: {' '.join(message.split())}")
 
 
 cli = Cli(

@@ -137,7 +137,7 @@ def record(pairs: Sequence[tuple[str, str]]) -> None:
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Ask before something that cannot be undone. Raises a usage error when there is nobody to answer."""
+    """Ask before something that cannot be undone. A no ends the command with 1, nobody to answer with 2."""
     if yes:
         return
     try:

@@ -74,6 +74,7 @@ def main() -> None:
             app.events,
             app.middlewares,
             options,
+            clock=app.clock,
             table=SlotTable(table, order.slots),
             fork=fork,
             on_alone=lambda in_ms: line.send(Alone(in_ms)),

@@ -35,36 +35,6 @@ CRASH_POINTS: Final = (
 )
 
 
-class CrashingStore:
-    """Passes every call on to the real engine, and dies where it was told to."""
-
-    def __init__(self, engine: Store, points: dict[tuple[str, str], int]) -> None:
-        self._engine = engine
-        self._points = points
-        self._calls: dict[tuple[str, str], int] = {}
-
-    def __getattr__(self, name: str) -> object:
-        value = getattr(self._engine, name)
-        if name not in CRASH_POINTS or not any(point == name for point, _ in self._points):
-            return value
-        return self._dying(name, value)
-
-    def _dying(self, name: str, call: Callable[..., object]) -> Callable[..., object]:
-        def dying(*args: object, **kwargs: object) -> object:
-            self._reach(name, "before")
-            answer = call(*args, **kwargs)
-            self._reach(name, "after")
-            return answer
-
-        return dying
-
-    def _reach(self, name: str, side: str) -> None:
-        key = (name, side)
-        self._calls[key] = self._calls.get(key, 0) + 1
-        if self._points.get(key) == self._calls[key] and first_in_fleet():
-            os._exit(137)
-
-
 def first_in_fleet() -> bool:
     """Whether this process may die: always, or only as the first to create the file that was named."""
     once = os.environ.get("WINDLASS_CRASHPOINT_ONCE")
@@ -78,7 +48,7 @@ def first_in_fleet() -> bool:
 
 
 def crashing(engine: Store, spec: str) -> Store:
-    """Wrap an engine with the crash points of ``spec``. Raises ConfigError for a point that does not exist."""
+    """Give the engine the crash points of ``spec``. Raises ConfigError for a point that does not exist."""
     points: dict[tuple[str, str], int] = {}
     for part in spec.split(","):
         name, _, rest = part.strip().partition(":")
@@ -89,4 +59,29 @@ def crashing(engine: Store, spec: str) -> Store:
                 f"names are {', '.join(CRASH_POINTS)}"
             )
         points[(name, side)] = int(nth or "1")
-    return cast(Store, CrashingStore(engine, points))
+    kind = type(engine)
+    calls: dict[tuple[str, str], int] = {}
+    mortal = {name: dying(name, getattr(kind, name), points, calls) for name, _ in points if hasattr(kind, name)}
+    # A subclass, so that the engine still is what it was to everybody who asks.
+    engine.__class__ = cast("type[Store]", type(f"Crashing{kind.__name__}", (kind,), mortal))
+    return engine
+
+
+def dying(
+    name: str, call: Callable[..., object], points: dict[tuple[str, str], int], calls: dict[tuple[str, str], int]
+) -> Callable[..., object]:
+    """The method ``call``, with an end of the process before or after its nth call."""
+
+    def reach(side: str) -> None:
+        key = (name, side)
+        calls[key] = calls.get(key, 0) + 1
+        if points.get(key) == calls[key] and first_in_fleet():
+            os._exit(137)
+
+    def method(*args: object, **kwargs: object) -> object:
+        reach("before")
+        answer = call(*args, **kwargs)
+        reach("after")
+        return answer
+
+    return method

@@ -147,6 +147,8 @@ def _escape(text: str) -> str:
     if text.isalnum():
         return text
     return "".join(
-        mark if mark.isprintable() and mark not in ":%{}" else "".join(f"%{byte:02X}" for byte in mark.encode("utf-8", "surrogatepass"))
+        mark
+        if mark.isprintable() and mark not in ":%{}"
+        else "".join(f"%{byte:02X}" for byte in mark.encode("utf-8", "surrogatepass"))
         for mark in text
     )

@@ -22,7 +22,6 @@ from windlass.model import Gates, Guard, UniqueKey
 from windlass.units import DURATION_UNITS, duration_ms, format_duration, nearest
 
 if TYPE_CHECKING:
-    from windlass.guards.circuit import Circuit
 
     Duration = int | float | str | timedelta
     Key = str | Callable[..., str]
@@ -106,7 +105,9 @@ class Rate(Struct, frozen=True):
     def __post_init__(self) -> None:
         self.parsed()
         if self.burst is not None and not _is_count(self.burst):
-            raise ConfigError(f"Rate({self.rate!r}, burst={self.burst!r}): burst is a whole number from 1 to {COUNT_MAX}")
+            raise ConfigError(
+                f"Rate({self.rate!r}, burst={self.burst!r}): burst is a whole number from 1 to {COUNT_MAX}"
+            )
 
     def parsed(self) -> tuple[int, int]:
         """How many in how many milliseconds."""
@@ -198,11 +199,19 @@ def compile_guards(
 def _limits(value: object, where: str) -> list[Limit]:
     if value is None:
         return []
-    given: list[object] = [value] if isinstance(value, Concurrency | Rate) else list(value) if isinstance(value, list | tuple) else [value]
+    given: list[object] = (
+        [value]
+        if isinstance(value, Concurrency | Rate)
+        else list(value)
+        if isinstance(value, list | tuple)
+        else [value]
+    )
     limits: list[Limit] = []
     for one in given:
         if not isinstance(one, Concurrency | Rate):
-            raise ConfigError(f"{where}: limits has {one!r}; give a list of Concurrency(n, key=) and Rate('100/m', key=)")
+            raise ConfigError(
+                f"{where}: limits has {one!r}; give a list of Concurrency(n, key=) and Rate('100/m', key=)"
+            )
         if any(type(one) is type(other) and one.key == other.key for other in limits):
             raise ConfigError(f"{where}: limits has two {type(one).__name__} with the key {one.key!r}; leave one")
         limits.append(one)

@@ -125,10 +125,12 @@ def failed(run: JobRun, error: BaseException) -> Outcome | None:
     stopped = isinstance(error, asyncio.CancelledError | JobCancelled)
     if stopped and run.timed_out:
         error = JobTimeout(f"job {run.lease.id} ran longer than its timeout of {(run.timeout_ms or 0) / 1000:g} s")
+    elif (
+        stopped and run.interrupted
+    ):  # before cancelled, which only told the body to end; the store knows a real cancel
+        return interrupted(run)
     elif stopped and run.cancelled:
         return withdrawn(run, "cancelled")
-    elif stopped and run.interrupted:
-        return interrupted(run)
     return failure(run, error)
 
 

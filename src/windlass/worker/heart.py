@@ -5,7 +5,7 @@ process that was stopped and woken finds out before it writes anything. What fol
 
     below 2/3 of the lease   all is well
     from 2/3                 stop claiming
-    from 1 lease             refuse settles: somebody else may own the jobs
+    from 1 lease             settle only what the store still takes; what it cannot be asked about is dropped
     from 2 leases            end the process
 
 The store checks every fence anyway; this only keeps a worker from useless work, and from running beside its successor
@@ -88,7 +88,7 @@ class Heart:
 
     def trust(self) -> Trust:
         """How far the present lease carries."""
-        age = self._clock.boot_ms() - self._renewed
+        age = self._clock.boot_ms() - max(self._renewed, self._table.renewed_at)
         if age * 3 < self._lease_ms * 2:
             return Trust.FULL
         if age < self._lease_ms:

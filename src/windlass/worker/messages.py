@@ -10,6 +10,7 @@ from windlass.settings import Settings
 
 __all__ = [
     "Alone",
+    "Born",
     "Bye",
     "ChildDied",
     "Command",
@@ -102,10 +103,14 @@ class Command(Struct, frozen=True, tag=True):
     word: str
 
 
-class Ready(Struct, frozen=True, tag=True):
-    """The worker is registered and claims."""
+class Born(Struct, frozen=True, tag=True):
+    """The worker is about to register: from now on its death has to be told to the store."""
 
     info: WorkerInfo
+
+
+class Ready(Struct, frozen=True, tag=True):
+    """The worker is registered and claims."""
 
 
 class Alone(Struct, frozen=True, tag=True):
@@ -141,5 +146,5 @@ encode = msgspec.json.Encoder().encode
 decode_to_zygote = msgspec.json.Decoder(ForkWorker | ForkChild | Kill).decode
 decode_from_zygote = msgspec.json.Decoder(Hello | Failed | Forked | Died | ChildDied).decode
 decode_to_child = msgspec.json.Decoder(Command).decode
-decode_from_child = msgspec.json.Decoder(Ready | Alone | Bye).decode
+decode_from_child = msgspec.json.Decoder(Born | Ready | Alone | Bye).decode
 decode_launch = msgspec.json.Decoder(Launch).decode

@@ -16,7 +16,7 @@ import threading
 
 from windlass.errors import EngineError, EngineUnusable
 from windlass.worker import wire
-from windlass.worker.messages import Alone, Bye, Command, Ready, decode_to_child, encode
+from windlass.worker.messages import Alone, Born, Bye, Command, Ready, decode_to_child, encode
 from windlass.worker.worker import Worker
 
 __all__ = ["Line", "serve_worker"]
@@ -34,7 +34,7 @@ class Line:
         self._sock = sock
         self._lock = threading.Lock()
 
-    def send(self, message: Ready | Alone | Bye) -> None:
+    def send(self, message: Born | Ready | Alone | Bye) -> None:
         """Tell the supervisor; if it has gone, nobody needs to know."""
         with self._lock, contextlib.suppress(OSError):
             wire.send(self._sock, encode(message))
@@ -61,13 +61,14 @@ def serve_worker(worker: Worker, line: Line) -> int:
         signal.signal(number, lambda *_: dump(worker))
     signal.signal(signal.SIGTSTP, lambda *_: worker.quiet())
     threading.Thread(target=listen, args=(worker, line, ended), name="windlass-control", daemon=True).start()
+    line.send(Born(worker.info))
     try:
         if not reach_engine(worker, ended):
             return 0
     except EngineUnusable as error:
         line.send(Bye(fatal=str(error)))
         return 3
-    line.send(Ready(worker.info))
+    line.send(Ready())
     worker.wait()
     worker.shut_down()
     line.send(Bye(overdue=tuple(worker.overdue())))

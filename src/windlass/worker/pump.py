@@ -30,10 +30,11 @@ __all__ = ["Pump", "Slots"]
 
 log = logging.getLogger("windlass.worker")
 
-AHEAD = 0.02  # seconds of work to hold beyond the free slots
+AHEAD = 0.1  # seconds of work to hold beyond the free slots
 AHEAD_MAX = 1_000  # and never more jobs than this
 HOARD_MAX = 1.0  # seconds that claimed work may wait here while nothing starts
-SMOOTHING = 0.3  # weight of the newest stroke in the pace
+PACE_TIME = 0.02  # seconds, or
+PACE_COUNT = 200  # jobs, after which the pace is taken anew; half of it is what it was before
 OUTAGE_PAUSE = 0.5  # seconds between tries while the store is away
 
 
@@ -111,7 +112,8 @@ class Pump:
         self._poll = settings.poll_min / 1000
         self._look_at = 0.0  # when to look again without a wake-up
         self._pace = 0.0  # jobs settled a second, smoothed
-        self._stroke_at = time.monotonic()
+        self._ended = 0  # jobs since the pace was taken
+        self._pace_at = time.monotonic()
         self._away_since: float | None = None
         self.sleeping = False
         self.low_water = 0  # wake the pump when no more runs than this wait for a slot
@@ -157,8 +159,6 @@ class Pump:
 
     def _stroke(self) -> None:
         trust = self._slots.trust()
-        if trust >= Trust.NO_SETTLES and len(self._settler):
-            self._slots.dropped(self._settler.take())
         due = self._settler.due_in(idle=self._closed or self._slots.waiting == 0)
         outcomes = self._settler.take() if due == 0 else []
         notes = self._slots.notes()
@@ -171,7 +171,10 @@ class Pump:
                 self._engine.report(notes)
             answers, claimed = self._engine.exchange(outcomes, want)
         except BaseException:
-            self._settler.put_back(outcomes)
+            if trust < Trust.NO_SETTLES:
+                self._settler.put_back(outcomes)
+            elif outcomes:
+                self._slots.dropped(outcomes)
             raise
         if self._away_since is not None:
             log.warning("the store is back after %.1f s", time.monotonic() - self._away_since)
@@ -241,10 +244,13 @@ class Pump:
             self._slots.give_back()
 
     def _measure(self, count: int) -> None:
+        """Take the pace: jobs ended a second, over enough time or jobs that waves even out."""
         now = time.monotonic()
-        pace = count / max(now - self._stroke_at, 1e-4)
-        self._pace += SMOOTHING * (pace - self._pace)
-        self._stroke_at = now
+        self._ended += count
+        if now - self._pace_at >= PACE_TIME or self._ended >= PACE_COUNT:
+            pace = self._ended / max(now - self._pace_at, 1e-4)
+            self._pace = (self._pace + pace) / 2
+            self._ended, self._pace_at = 0, now
 
     def _outage(self, error: EngineError) -> None:
         if self._away_since is None:

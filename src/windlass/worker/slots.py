@@ -2,8 +2,8 @@
 
 The supervisor makes one table per process and keeps it mapped. A slot holds the fence of the job that runs in it, or
 0; starting a job is one store, ending it another. When the process dies, the table says which of its jobs had started
-and so may have killed it. The first word is the time of the process's last beat (boot-clock ms), by which the
-supervisor sees a process that lives but whose threads are starved.
+and so may have killed it. Two words come before the slots, both boot-clock ms: the process's last beat, by which the
+supervisor sees a process that lives but whose threads are starved, and when the supervisor last renewed its lease.
 
 Nothing here may block or call the system after the table is mapped.
 """
@@ -17,7 +17,7 @@ import tempfile
 __all__ = ["SlotTable"]
 
 WORD = 8
-HEADER = 1  # words before the slots
+HEADER = 2  # words before the slots
 
 
 class SlotTable:
@@ -53,6 +53,15 @@ class SlotTable:
     def beat_at(self) -> int:
         """When the process last said that it is alive, in ms of the boot clock; 0: never."""
         return self._words[0]
+
+    def renew(self, now_ms: int) -> None:
+        """Note that the supervisor has renewed the lease."""
+        self._words[1] = now_ms
+
+    @property
+    def renewed_at(self) -> int:
+        """When the supervisor last renewed the lease in the process's stead; 0: never."""
+        return self._words[1]
 
     def started(self) -> list[int]:
         """The fences of the jobs that have started and not ended."""

@@ -36,6 +36,7 @@ from windlass.worker import wire
 from windlass.worker.children import ProcessDied, crash_error, describe
 from windlass.worker.messages import (
     Alone,
+    Born,
     Bye,
     Command,
     Died,
@@ -79,6 +80,7 @@ class Process:
         self.alone = alone
         self.pid = 0
         self.info: WorkerInfo | None = None
+        self.ready = False
         self.bye: Bye | None = None
         self.killed = False  # by us, after its grace
         self.stopping = False
@@ -143,7 +145,9 @@ class Supervisor:
             self._generation = self._begin(self._launch)
             while not self._is_over():
                 for key, _ in self._selector.select(self._next_timer()):
-                    key.data(key.fileobj)
+                    sock = key.fileobj
+                    if isinstance(sock, socket.socket) and sock.fileno() >= 0:  # not closed by the event before
+                        key.data(sock)
                 self._run_timers()
         finally:
             signal.set_wakeup_fd(-1)
@@ -285,8 +289,10 @@ class Supervisor:
                 self._died(process, None)
             return
         match message:
-            case Ready():
+            case Born():
                 process.info = message.info
+            case Ready():
+                process.ready = True
                 self._retire_old(process.generation)
                 if process.stopping or self._stopping:
                     process.command("stop")
@@ -306,9 +312,10 @@ class Supervisor:
         process.table.close()
         bye = process.bye
         if bye is not None and bye.fatal is not None:
-            log.error("%s", bye.fatal)
-            self._code = 3
-            self._stop_all()
+            if not self._stopping:
+                log.error("%s", bye.fatal)
+                self._code = 3
+                self._stop_all()
         elif bye is not None or process.killed:
             self._report(lambda store: self._settle_departed(store, process))
         else:
@@ -327,7 +334,7 @@ class Supervisor:
                 message = decode_from_child(wire.receive(process.control))
                 if isinstance(message, Bye):
                     process.bye = message
-                elif isinstance(message, Ready):
+                elif isinstance(message, Born):
                     process.info = message.info
 
     def _replace(self, process: Process) -> None:
@@ -355,7 +362,7 @@ class Supervisor:
     def _retire_old(self, generation: Generation) -> None:
         """Once every process of the new code is ready, stop those of the old."""
         mine = [one for one in self._processes_of(generation) if not one.alone]
-        if generation is not self._generation or any(one.info is None for one in mine):
+        if generation is not self._generation or not all(one.ready for one in mine):
             return
         for process in self._processes.values():
             if process.generation is not generation and not process.stopping:
@@ -421,12 +428,18 @@ class Supervisor:
         self._after(self._settings.renew / 2000, self._watch_beats)
         store, now = self._engine, self._clock.boot_ms()
         for process in self._processes.values():
-            if store is None or process.info is None or now - process.table.beat_at < self._settings.renew * 1.5:
+            if (
+                store is None
+                or not process.ready
+                or process.info is None
+                or now - process.table.beat_at < self._settings.renew * 1.5
+            ):
                 continue
             if is_running(process.pid):
                 log.warning("worker process %d is alive but starved; its lease is renewed for it", process.pid)
                 with contextlib.suppress(EngineError):
                     store.extend(process.info, (), self._settings.lease)
+                    process.table.renew(now)
 
     # -- signals --
 

@@ -180,6 +180,8 @@ class Worker:
         """Register and begin to claim. Raises EngineError when the store is away."""
         self.engine.open()
         self._heart.start()
+        if self._has_sync:
+            self._threads.start()
         self._keeper.start()
         self._pump.start()
         self.events.emit(WorkerStarted(self.info.id))

@@ -222,11 +222,7 @@ def trips(policy: CircuitPolicy, calls: int, failures: int) -> bool:
     """Whether what is in the window opens the circuit."""
     if policy.failures is not None and failures >= policy.failures:
         return True
-    return (
-        policy.failure_rate is not None
-        and calls >= policy.min_calls
-        and failures >= policy.failure_rate * calls
-    )
+    return policy.failure_rate is not None and calls >= policy.min_calls and failures >= policy.failure_rate * calls
 
 
 def trip(

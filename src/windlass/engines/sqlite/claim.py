@@ -234,7 +234,7 @@ class Claimer:
                 row.crashes,
                 row.interruptions,
                 row.snoozes,
-                decode_tags(row.tags) if row.tags else (),
+                read_tags(row.tags),
                 row.meta.encode("utf-8", "surrogateescape") if row.meta else None,
                 row.reason,
                 () if row.guards is None else as_guards(decode_stored(row.guards)),
@@ -260,6 +260,14 @@ def next_fence(db: apsw.Connection, q: Sql, count: int, now: int, above: int) ->
     first = max(now * 1000, int(str(last[0][0])) + 1 if last else 0, above + 1)
     db.execute(q(SET_FENCE), (first + count - 1,))
     return first
+
+
+def read_tags(raw: object) -> tuple[str, ...]:
+    """The tags of a row; none where they are not what we wrote, since tags must not keep a job from running."""
+    try:
+        return decode_tags(raw) if isinstance(raw, str) else ()
+    except (msgspec.MsgspecError, UnicodeError):
+        return ()
 
 
 def salvage(found: tuple[object, ...]) -> Row:

@@ -59,8 +59,8 @@ def connect(path: str | None, busy_timeout_ms: int) -> apsw.Connection:
         db.execute("PRAGMA mmap_size = 0")
         db.execute("PRAGMA cache_size = -8000")
         if path is not None:
-            mode = db.execute("PRAGMA journal_mode = WAL").fetchone()
-            if mode is None or mode[0] != "wal":
+            mode = patiently(lambda: db.execute("PRAGMA journal_mode = WAL").fetchall())
+            if mode != [("wal",)]:
                 raise EngineUnusable(
                     f"{path} cannot use a write-ahead log: is it on a network file system? Use a local disk"
                 )
@@ -221,10 +221,10 @@ class Writer:
             if durable is not self._full:
                 db.execute("PRAGMA synchronous = FULL" if durable else "PRAGMA synchronous = NORMAL")
                 self._full = durable
-            patiently(db, "BEGIN IMMEDIATE")
+            patiently(lambda: db.execute("BEGIN IMMEDIATE"))
             try:
                 yield db
-                patiently(db, "COMMIT")
+                patiently(lambda: db.execute("COMMIT"))
             except BaseException:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
@@ -232,16 +232,19 @@ class Writer:
             self.commits += 1
 
 
-def patiently(db: apsw.Connection, sql: str) -> None:
-    """Run BEGIN or COMMIT, going on past the busy timeout until BUSY_GIVE_UP."""
+def patiently(call: Callable[[], T]) -> T:
+    """Do what needs a lock, going on past the busy timeout until BUSY_GIVE_UP.
+
+    Some locks (a new file's switch to WAL) are refused at once without asking the busy handler, hence the sleep.
+    """
     deadline = time.monotonic() + BUSY_GIVE_UP
     while True:
         try:
-            db.execute(sql)
-            return
+            return call()
         except (apsw.BusyError, apsw.LockedError):
             if time.monotonic() >= deadline:
                 raise
+            time.sleep(random.uniform(0.001, 0.01))
 
 
 class Reader:

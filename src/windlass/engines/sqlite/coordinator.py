@@ -15,6 +15,7 @@ import msgspec
 
 from windlass.engines.sqlite import circuits
 from windlass.engines.sqlite.claim import next_fence
+from windlass.engines.sqlite.connection import leak
 from windlass.engines.sqlite.core import Endings
 from windlass.engines.sqlite.guards import RateMeter, Stored, decode_stored
 from windlass.engines.sqlite.signals import FileSignal, MemorySignal, Signal
@@ -66,7 +67,13 @@ class SqliteCoordinator(SqliteTransactions):
 
     def close(self) -> None:
         super().close()
+        self._releases.close()
+        self._releases = Endings(self._freed)
         self._freed.close()
+
+    def _after_fork(self) -> None:
+        leak(self._freed, self._releases)
+        super()._after_fork()
 
     # -- locks --
 
@@ -192,9 +199,7 @@ class SqliteCoordinator(SqliteTransactions):
                     used = max(0, (one.burst or one.limit) - RateMeter(db, q, one, now).room(0)) if one.limit else 0
                 else:
                     continue
-                found.append(
-                    LimitRow(one.kind, one.key, used, one.limit or None, one.per_ms, waiting.get(gate, 0))
-                )
+                found.append(LimitRow(one.kind, one.key, used, one.limit or None, one.per_ms, waiting.get(gate, 0)))
             return found[:LIMITS_MAX]
 
         return self._ask(ask)

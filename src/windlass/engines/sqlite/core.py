@@ -19,7 +19,7 @@ import apsw
 from windlass.clock import Clock, SystemClock
 from windlass.engines.base import EngineInfo
 from windlass.engines.sqlite import schema
-from windlass.engines.sqlite.connection import Reader, Work, Writer, connect, leak, translated
+from windlass.engines.sqlite.connection import Reader, Work, Writer, connect, leak, patiently, translated
 from windlass.engines.sqlite.signals import FileSignal, MemorySignal, Signal
 from windlass.errors import EngineUnavailable
 from windlass.model import Rules
@@ -41,13 +41,14 @@ class Endings:
         self._signal = signal
         self._changed = threading.Condition()
         self._waiters = 0
+        self._closed = False
         self._thread: threading.Thread | None = None
 
     @contextmanager
     def listening(self) -> Iterator[Endings]:
         with self._changed:
             self._waiters += 1
-            if self._thread is None:
+            if self._thread is None and not self._closed:
                 if isinstance(self._signal, FileSignal):
                     self._signal.listen()
                 self._thread = threading.Thread(target=self._listen, name="windlass-endings", daemon=True)
@@ -66,13 +67,22 @@ class Endings:
         with self._changed:
             self._changed.wait_for(lambda: self.count != seen, timeout)
 
+    def close(self) -> None:
+        """Wake the waiters and end the listener, so that the signal can be closed."""
+        with self._changed:
+            self._closed = True
+            thread = self._thread
+        if thread is not None:
+            self._signal.wake()
+            thread.join()
+
     def _listen(self) -> None:
         while True:
             self._signal.wait(60.0)
             with self._changed:
                 self.count += 1
                 self._changed.notify_all()
-                if self._waiters == 0:
+                if self._waiters == 0 or self._closed:
                     self._thread = None
                     return
 
@@ -128,7 +138,7 @@ class SqliteCore:
             db = connect(self.path, self._busy_timeout_ms)
             writer = Writer(db, self.path)
             with translated(self.path):
-                have = schema.version_of(db, self._q)
+                have = patiently(lambda: schema.version_of(db, self._q))
             if have > schema.VERSION:
                 db.close()
                 raise schema.newer(self.info.target, have)
@@ -149,6 +159,8 @@ class SqliteCore:
                 with writer.lock, reader.lock:
                     reader.db.close()
                     writer.db.close()
+            self._endings.close()
+            self._endings = Endings(self._ended)
             self._ready.close()
             self._ended.close()
 
@@ -222,5 +234,12 @@ def foreign_handle(path: str) -> bool:
             continue
     if not open_here:
         return False
-    ours = [db for db in apsw.connections() if db.filename and os.path.realpath(db.filename) == real]
-    return not ours
+    return not any(is_open_on(db, real) for db in apsw.connections())
+
+
+def is_open_on(db: apsw.Connection, real: str) -> bool:
+    """Whether an apsw connection may be the one that has the file open."""
+    try:
+        return bool(db.filename) and os.path.realpath(db.filename) == real
+    except apsw.ThreadingViolationError:  # it is at work in another thread and does not say
+        return True

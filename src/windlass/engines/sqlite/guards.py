@@ -137,9 +137,7 @@ class RateMeter:
         self._before = {slack: self._total_before(slack) for slack in (0,)}
 
     def _total_before(self, slack: int) -> int:
-        found = self._db.execute(
-            self._q(TOTAL_AT), (self.guard.gate, self.now - self.guard.per_ms - slack)
-        ).fetchone()
+        found = self._db.execute(self._q(TOTAL_AT), (self.guard.gate, self.now - self.guard.per_ms - slack)).fetchone()
         return 0 if found is None else int(found[1])
 
     def room(self, slack: int) -> int:
@@ -163,9 +161,7 @@ class RateMeter:
         wanted = self._total + self.given - guard.limit + 1
         if wanted > self._total:
             return self.now + guard.per_ms
-        found = self._db.execute(
-            self._q(GRANTED_AT), (guard.gate, self.now - guard.per_ms, wanted)
-        ).fetchone()
+        found = self._db.execute(self._q(GRANTED_AT), (guard.gate, self.now - guard.per_ms, wanted)).fetchone()
         return self.now + 1 if found is None else int(found[0]) + guard.per_ms
 
     def write(self) -> None:
@@ -180,9 +176,7 @@ class RateMeter:
             db.execute(q(ADD_GRANTS), (guard.gate, ceil(spent), self._total + self.given))
             return
         db.execute(q(ADD_GRANTS), (guard.gate, self.now, self._total + self.given))
-        old = db.execute(
-            q(TOTAL_AT), (guard.gate, self.now - guard.per_ms - PREFETCH_SLACK_MS)
-        ).fetchone()
+        old = db.execute(q(TOTAL_AT), (guard.gate, self.now - guard.per_ms - PREFETCH_SLACK_MS)).fetchone()
         if old is not None:
             db.execute(q(FORGET_GRANTS), (guard.gate, old[0]))
 

@@ -13,6 +13,7 @@ import apsw
 import msgspec
 
 from windlass.engines.base import Finding
+from windlass.engines.sqlite.claim import read_tags
 from windlass.engines.sqlite.core import FOREIGN, FOREIGN_ADVICE, SqliteCore, foreign_handle
 from windlass.engines.sqlite.totals import add_total
 from windlass.errors import ConfigError
@@ -30,7 +31,6 @@ from windlass.model import (
 __all__ = ["SqliteInspector"]
 
 encode = msgspec.json.Encoder().encode
-decode_tags = msgspec.json.Decoder(tuple[str, ...]).decode
 decode_info = msgspec.json.Decoder(WorkerInfo).decode
 
 LOOK_AGAIN: Final = 1.0  # seconds: the most a lost wake-up can delay wait_finished
@@ -284,6 +284,6 @@ def to_row(found: tuple[object, ...]) -> JobRow:
     """A JobRow of one line of ROW."""
     values = list(found[:-1])
     values[3] = State(str(values[3]))
-    values[19] = decode_tags(str(values[19])) if values[19] else ()
+    values[19] = read_tags(values[19])
     values[24] = bool(values[24])
     return JobRow(*values)  # type: ignore[arg-type]

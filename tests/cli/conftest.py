@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_shop import Shop
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    for name in [name for name in os.environ if name.startswith("WINDLASS_") or name == "REDIS_URL"]:
+        monkeypatch.delenv(name)
+    (tmp_path / ".git").mkdir()  # no settings file above this directory counts
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield Shop(tmp_path)
+    for name in [name for name in sys.modules if name.startswith("cli_shop_")]:
+        del sys.modules[name]

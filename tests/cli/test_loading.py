@@ -1,0 +1,74 @@
+"""From ``module:attr`` to an application, and what is said when that fails."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from cli_shop import Shop
+
+from windlass.cli.loading import load_app
+from windlass.errors import ConfigError
+
+
+def refusal(target: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_app(target)
+    return str(caught.value)
+
+
+def test_the_attribute_is_app_when_left_out_and_the_current_directory_is_importable(shop: Shop) -> None:
+    assert load_app("cli_shop_jobs") is load_app("cli_shop_jobs:app")
+    assert str(shop.folder) in sys.path
+
+
+def test_the_attribute_may_be_a_path(shop: Shop) -> None:
+    shop.write("cli_shop_box.py", "from windlass import Windlass\nclass Box: app = Windlass('memory://')\n")
+    assert load_app("cli_shop_box:Box.app").settings.url == "memory://"
+
+
+def test_a_missing_module_gets_the_nearest_spelling(shop: Shop) -> None:
+    assert "did you mean 'cli_shop_jobs'" in refusal("cli_shop_jops:app")
+    (shop.folder / "cli_shop_pkg").mkdir()
+    shop.write("cli_shop_pkg/__init__.py", "")
+    shop.write("cli_shop_pkg/jobs.py", "")
+    assert "did you mean 'cli_shop_pkg.jobs'" in refusal("cli_shop_pkg.jbos:app")
+
+
+def test_a_missing_attribute_gets_the_nearest_application(shop: Shop) -> None:
+    shop.write("cli_shop_two.py", "from windlass import Windlass\nqueue_app = Windlass('memory://')\napi = 1\n")
+    assert "did you mean 'queue_app'" in refusal("cli_shop_two:queueapp")
+    assert "it has the applications queue_app" in refusal("cli_shop_two:x")
+    assert "is of type int, not a Windlass" in refusal("cli_shop_two:api")
+
+
+@pytest.mark.parametrize("target", ["shop/jobs.py", "./shop/jobs.py:app", "shop.jobs.py"])
+def test_a_file_name_is_refused_with_the_module_name(target: str) -> None:
+    assert "write module:attr" in refusal(target)
+    assert "shop.jobs:app" in refusal(target)
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "words"),
+    [
+        ("x = 1\nraise ValueError('no luck')\n", 2, "ValueError: no luck"),
+        ("def f(:\n", 1, "SyntaxError"),
+        ("import json\n\nimport cli_shop_missing_part\n", 3, "No module named 'cli_shop_missing_part'"),
+        ("import json\njson.loads('{')\n", 2, "JSONDecodeError"),
+        ("import sys\nsys.exit(4)\n", 2, "SystemExit: 4"),
+        ("from windlass import Windlass\n\n\napp = Windlass(leese=3)\n", 4, "did you mean 'lease'"),
+    ],
+)
+def test_a_failing_import_names_the_file_and_line_of_the_user(shop: Shop, body: str, line: int, words: str) -> None:
+    file = shop.write("cli_shop_broken.py", body)
+    result = shop.run("stats", "-A", "cli_shop_broken", app=False, code=2)
+    assert f"{file}:{line}" in result.stderr
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_what_a_module_prints_does_not_mix_with_the_answer(shop: Shop) -> None:
+    shop.write("cli_shop_loud.py", "print('hello')\nfrom cli_shop_jobs import app\n")
+    result = shop.run("stats", "-A", "cli_shop_loud", "--json", app=False)
+    assert result.stdout.startswith("{")
+    assert "hello" in result.stderr

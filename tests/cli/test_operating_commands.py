@@ -1,0 +1,120 @@
+"""Queues, workers, stats, explain and migrate: looking at a store and steering it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from cli_shop import Shop, register
+
+from windlass import State
+from windlass.model import Kind
+from windlass.queues import QueueInfo, WorkerStatus
+
+
+def queue(shop: Shop, name: str = "payments") -> QueueInfo:
+    with shop.store() as app:
+        return app.queue(name).info()
+
+
+def test_queues_ls(shop: Shop) -> None:
+    assert "No queues yet" in shop.run("queues", "ls").stderr
+    shop.enqueue("charge", "[1]")
+    head, line = shop.run("queues", "ls").stdout.splitlines()
+    assert head.split() == ["Queue", "Ready", "Scheduled", "Running", "Latency", "Workers", "State", "Note"]
+    assert line.startswith("payments")
+    assert "no live worker serves it" in line
+    found = shop.json("queues", "ls")
+    assert isinstance(found, list)
+    assert [list(each) for each in found] == [list(QueueInfo.__dataclass_fields__)]
+
+
+def test_queues_ls_counts_the_workers_of_each_queue(shop: Shop) -> None:
+    shop.enqueue("charge", "[1]")
+    shop.enqueue("charge", "[1]", "--queue", "slow")
+    with shop.store() as app:
+        register(app, "payments=3,other")
+        lines = shop.run("queues", "ls").stdout.splitlines()
+    assert [line.split()[5] for line in lines[1:]] == ["1", "0"]
+
+
+def test_pause_and_resume(shop: Shop) -> None:
+    shop.enqueue("charge", "[1]")
+    assert shop.run("queues", "pause", "payments", "--reason", "bank is down", "--until", "2h").stdout
+    assert queue(shop).paused
+    assert re.search(r"paused +bank is down, until .* UTC \(in (2h|1h59m)\)", shop.run("queues", "ls").stdout)
+    found = shop.json("queues", "resume", "payments")
+    assert isinstance(found, dict)
+    assert (found["name"], found["paused"]) == ("payments", False)
+    assert not queue(shop).paused
+
+
+def test_pause_until_an_instant(shop: Shop) -> None:
+    shop.run("queues", "pause", "payments", "--until", "2031-01-02T03:04:05Z")
+    until = queue(shop).paused_until
+    assert until is not None
+    assert until.isoformat() == "2031-01-02T03:04:05+00:00"
+    for wrong in ("2031-01-02T03:04:05", "never"):
+        assert "until" in shop.run("queues", "pause", "payments", "--until", wrong, code=2).stderr
+
+
+def test_pausing_a_queue_that_has_nothing_hints_at_the_nearest(shop: Shop) -> None:
+    shop.enqueue("charge", "[1]")
+    assert "did you mean 'payments'" in shop.run("queues", "pause", "payment").stderr
+    assert "queue name" in shop.run("queues", "pause", "a b", code=2).stderr
+
+
+def test_clear_asks_and_leaves_what_runs(shop: Shop) -> None:
+    shop.enqueue("charge", "[1]")
+    with shop.claimed():
+        shop.enqueue("charge", "[2]")
+        shop.enqueue("charge", "[3]", "--in", "1h")
+        refused = shop.run("queues", "clear", "payments", input="n", code=1)
+        assert "Delete 2 waiting jobs of queue payments" in refused.stderr
+        assert "--yes" in shop.run("queues", "clear", "payments", input="", code=2).stderr
+        assert shop.json("queues", "clear", "payments", "--yes") == {"name": "payments", "deleted": 2}
+        assert (queue(shop).ready, queue(shop).running) == (0, 1)
+    assert shop.run("queues", "clear", "payments", "--yes").stdout == "0 jobs deleted.\n"
+
+
+def test_workers_ls_groups_processes(shop: Shop) -> None:
+    assert "No workers" in shop.run("workers", "ls").stderr
+    shop.enqueue("charge", "[1]")
+    with shop.claimed("payments=3,other"):
+        head, group, process = shop.run("workers", "ls").stdout.splitlines()
+        found = shop.json("workers", "ls")
+    assert head.split() == ["Worker", "Host", "Pid", "Queues", "Busy", "Started", "Beat", "State"]
+    assert group.split()[1:4] == ["host-1", "payments=3,other", "1/10"]
+    assert process.startswith("  ")
+    assert "4711" in process
+    assert "alive" in process
+    assert isinstance(found, list)
+    assert [list(each) for each in found] == [[*WorkerStatus.__dataclass_fields__, "alive"]]
+
+
+def test_stats(shop: Shop) -> None:
+    shop.enqueue("charge", "[1]")
+    shop.settle(Kind.DONE)
+    lines = shop.run("stats").stdout.splitlines()
+    assert "done          1" in lines
+    with shop.store() as app:
+        assert shop.json("stats") == app.stats()
+    assert {state.value for state in State} <= {line.split()[0] for line in lines if line}
+
+
+def test_explain(shop: Shop) -> None:
+    job = shop.enqueue("charge", "[1]")
+    assert "No worker is alive" in shop.run("explain", job).stdout
+    found = shop.json("explain", job)
+    assert isinstance(found, dict)
+    assert found["id"] == job
+    assert "There is no job nope" in shop.run("explain", "nope", code=1).stdout
+
+
+@pytest.mark.parametrize("app", [True, False])
+def test_migrate_can_be_repeated(shop: Shop, app: bool) -> None:
+    first = shop.json("migrate", app=app)
+    assert first == shop.json("migrate", app=app)
+    assert isinstance(first, dict)
+    assert first["name"] == "sqlite"
+    assert f"is at schema {first['version']}." in shop.run("migrate", app=app).stdout

@@ -1,0 +1,80 @@
+"""How the command writes times, lengths, tables and values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from windlass import State
+from windlass.cli.output import Column, ago, count, emit_json, length, moment, printable, record, table
+from windlass.clock import to_ms
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        (0, "0s"),
+        (0.2, "0s"),
+        (250, "250ms"),
+        (1_234, "1s200ms"),
+        (12_345, "12s"),
+        (754_321, "12m34s"),
+        (3_600_000 + 754_321, "1h13m"),
+        (86_400_000 * 3 + 3_600_000 * 4 + 99_999, "3d4h"),
+        (86_400_000 * 40 + 3_600_000 * 4, "40d"),
+        (-5, "0s"),
+    ],
+)
+def test_a_length_is_rounded_to_what_one_wants_to_know(ms: float, text: str) -> None:
+    assert length(ms) == text
+
+
+@pytest.mark.parametrize(
+    ("away", "text"),
+    [
+        (timedelta(), "now"),
+        (timedelta(milliseconds=-999), "now"),
+        (timedelta(seconds=-90), "1m30s ago"),
+        (timedelta(hours=5), "in 5h"),
+    ],
+)
+def test_an_instant_is_told_by_its_distance(away: timedelta, text: str) -> None:
+    assert ago(NOW + away, to_ms(NOW)) == text
+    assert moment(NOW, to_ms(NOW - away)).startswith("2026-01-02 03:04:05 UTC (")
+
+
+def test_columns_are_aligned_without_trailing_spaces(capsys: pytest.CaptureFixture[str]) -> None:
+    table([Column("Name"), Column("Jobs", right=True), Column("Note")], [["a", "1", ""], ["longer", "1,000", "x\ny"]])
+    assert capsys.readouterr().out == "Name     Jobs  Note\na           1\nlonger  1,000  x\\ny\n"
+
+
+def test_further_lines_of_a_record_stand_under_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    record([("A", "1"), ("Long", "2\n3"), ("B", "")])
+    assert capsys.readouterr().out == "A     1\nLong  2\n      3\nB\n"
+
+
+def test_json_takes_what_the_api_gives(capsys: pytest.CaptureFixture[str]) -> None:
+    class Model:
+        def model_dump(self, *, mode: str) -> dict[str, str]:
+            return {"mode": mode}
+
+    @dataclass
+    class Thing:
+        at: datetime
+        state: State
+        model: Model
+        path: object
+
+    emit_json(Thing(NOW, State.DONE, Model(), complex(1, 2)))
+    words = ['"at": "2026-01-02T03:04:05Z"', '"state": "done"', '"mode": "json"', '"path": "(1+2j)"']
+    out = capsys.readouterr().out
+    assert [word for word in words if word not in out] == []
+
+
+def test_control_characters_are_shown_and_counts_have_their_noun() -> None:
+    assert printable("a\x1b[2Jé\u202e") == "a\\x1b[2Jé\\u202e"
+    assert (count(1, "job"), count(1_200, "job")) == ("1 job", "1,200 jobs")
