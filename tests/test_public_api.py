@@ -12,9 +12,11 @@ from windlass import JobError, JobInfo, errors
 
 NAMES = set(
     """
-    AsyncJob Call ConfigError Duplicate EngineFull EngineUnavailable Exponential Job JobCancelled JobContext JobError
-    JobFailed JobHandle JobInfo LeaseLost NotInJob Page PayloadError ResultExpired ResultNotStored ResultTimeout Retry
-    State TransitionRefused Windlass WindlassError __version__ current_job
+    AsyncJob Call Circuit CircuitOpen Concurrency
+    ConfigError Duplicate EngineFull EngineUnavailable Exponential Job JobCancelled JobContext JobError
+    JobFailed JobHandle JobInfo LeaseLost LockBusy LockLost NotInJob Once Page PayloadError
+    Rate ResultExpired ResultNotStored ResultTimeout Retry
+    State TransitionRefused Unique Windlass WindlassError __version__ current_job
     """.split()  # noqa: SIM905
 )
 

@@ -8,6 +8,7 @@ from windlass.app import Windlass
 from windlass.context import JobContext, current_job
 from windlass.definition import AsyncJob, Call, Job
 from windlass.errors import (
+    CircuitOpen,
     ConfigError,
     Duplicate,
     EngineFull,
@@ -15,6 +16,8 @@ from windlass.errors import (
     JobCancelled,
     JobFailed,
     LeaseLost,
+    LockBusy,
+    LockLost,
     NotInJob,
     PayloadError,
     ResultExpired,
@@ -23,6 +26,7 @@ from windlass.errors import (
     TransitionRefused,
     WindlassError,
 )
+from windlass.guards import Circuit, Concurrency, Once, Rate, Unique
 from windlass.handle import JobError, JobHandle, JobInfo, Page
 from windlass.model import State
 from windlass.retry import Exponential, Retry
@@ -30,6 +34,9 @@ from windlass.retry import Exponential, Retry
 __all__ = [
     "AsyncJob",
     "Call",
+    "Circuit",
+    "CircuitOpen",
+    "Concurrency",
     "ConfigError",
     "Duplicate",
     "EngineFull",
@@ -43,15 +50,20 @@ __all__ = [
     "JobHandle",
     "JobInfo",
     "LeaseLost",
+    "LockBusy",
+    "LockLost",
     "NotInJob",
+    "Once",
     "Page",
     "PayloadError",
+    "Rate",
     "ResultExpired",
     "ResultNotStored",
     "ResultTimeout",
     "Retry",
     "State",
     "TransitionRefused",
+    "Unique",
     "Windlass",
     "WindlassError",
     "__version__",

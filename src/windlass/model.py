@@ -175,7 +175,8 @@ class Want(Struct, frozen=True):
     With ``queues``, a first pass takes each queue's share in the order given, a second one fills what is left in the
     same order. ``alone`` asks for one job that killed its process before, to be run with no neighbours. ``room`` is how
     many could start at once (None: all); a job whose Rate is nearly spent, and a circuit's probe, is given only to such
-    a place, so that it is not counted now and run later.
+    a place, so that it is not counted now and run later. ``late_ms`` is how late it may start even so: the window of a
+    Rate grows by it, so that what holds for claims holds for starts.
     """
 
     worker: str
@@ -183,6 +184,7 @@ class Want(Struct, frozen=True):
     queues: tuple[QueueShare, ...] | None = None
     alone: bool = False
     room: int | None = None
+    late_ms: int = 0
 
 
 class LeaseRef(Struct, frozen=True):
@@ -218,9 +220,9 @@ class Claimed(Struct, frozen=True):
     """The answer to a claim.
 
     ``leases`` in the order they should start. ``cancels`` are running jobs of this worker whose cancel was asked for.
-    ``due_in_ms`` says when the next scheduled job is due or the next guard opens by itself. ``ended`` are jobs that this
-    claim ended instead: expired, or duplicates of a Once key. ``expelled`` means the store does not know this worker as
-    alive: it was declared dead, holds nothing, and must not go on under this id.
+    ``due_in_ms`` says when the next scheduled job is due or the next guard opens by itself. ``ended`` are jobs that
+    this claim ended instead: expired, or duplicates of a Once key. ``expelled`` means the store does not know this
+    worker as alive: it was declared dead, holds nothing, and must not go on under this id.
     """
 
     leases: list[Lease]
@@ -464,8 +466,10 @@ class CircuitPolicy(Struct, frozen=True):
 
 
 class Tally(Struct, frozen=True):
-    """Calls that ended since the last report. ``epoch`` is the circuit's when they began, ``probe`` the token of a probe
-    of a half-open circuit, which is reported by itself (neither ok nor failed: it proved nothing).
+    """Calls that ended since the last report. ``epoch`` is the circuit's when they began.
+
+    ``probe`` is the token of a probe of a half-open circuit, which is reported by itself (neither ok nor failed: it
+    proved nothing).
     """
 
     ok: int = 0
@@ -479,9 +483,9 @@ class Tally(Struct, frozen=True):
 class CircuitRow(Struct, frozen=True):
     """One circuit as it stands.
 
-    ``epoch`` counts its changes. ``left_ms`` is when an open one may be probed (None: not by itself). ``changed`` is the
-    state before, when the call that gave this row changed it. ``admitted``: that call may go on, as a probe when the
-    state is not closed.
+    ``epoch`` counts its changes. ``left_ms`` is when an open one may be probed (None: not by itself). ``changed`` is
+    the state before, when the call that gave this row changed it. ``admitted``: that call may go on, as a probe when
+    the state is not closed.
     """
 
     name: str

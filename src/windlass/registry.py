@@ -14,14 +14,16 @@ from windlass.units import nearest
 
 if TYPE_CHECKING:
     from windlass.definition import JobSpec
+    from windlass.guards.circuit import Circuits
 
 __all__ = ["Registry"]
 
 
 class Registry:
-    """The jobs of one application, under their names and aliases."""
+    """The jobs of one application, under their names and aliases, and the circuits that they name."""
 
-    def __init__(self) -> None:
+    def __init__(self, circuits: Circuits | None = None) -> None:
+        self.circuits = circuits
         self._specs: dict[str, JobSpec] = {}
 
     def add(self, spec: JobSpec) -> None:

@@ -82,6 +82,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     log_format: Literal["text", "json", "logfmt"] = "text"
     queues: dict[str, dict[str, object]] = {}
+    circuits: dict[str, dict[str, object]] = {}
 
 
 class Loaded(Struct, frozen=True):
@@ -182,6 +183,16 @@ def _url(value: object, name: str) -> str:
     return text
 
 
+def _circuits(value: object, name: str) -> dict[str, dict[str, object]]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name} is {value!r}; it must be a table of circuit names, each a table")
+    for circuit, options in value.items():
+        check_name(circuit, f"{name}: circuit")
+        if not isinstance(options, Mapping):
+            raise ConfigError(f"{name}.{circuit} is {options!r}; it must be a table of options, such as failures = 5")
+    return {str(circuit): dict(options) for circuit, options in value.items()}
+
+
 def _queues(value: object, name: str) -> dict[str, dict[str, object]]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{name} is {value!r}; it must be a table of queue names, each a table")
@@ -228,8 +239,9 @@ READERS: Final[dict[str, Reader]] = {
     "processes": _count(1),
     "log_format": _choice("text", "json", "logfmt"),
     "queues": _queues,
+    "circuits": _circuits,
 }
-TABLES: Final = frozenset({"queues"})
+TABLES: Final = frozenset({"queues", "circuits"})
 FLAGS: Final = frozenset({"strict_queues"})
 COUNTS: Final = frozenset(
     [

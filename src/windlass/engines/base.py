@@ -104,10 +104,10 @@ class Engine(Protocol):
         """Store jobs, all or none, in order. *Atomic, idempotent by id.*
 
         An id that has a record is a duplicate, and so is a caller's own id that has a tombstone: nothing is changed and
-        ``Placed.duplicate`` is true. A unique key that is taken is settled by the job's rule, in order within the batch:
-        ``return`` and ``replace`` give the holder's id as a duplicate (``replace`` writes the new job over a waiting
-        holder), ``keep_latest`` also lets one job wait behind a running holder. Raises Duplicate for the rule ``raise``,
-        and then nothing of the batch is stored.
+        ``Placed.duplicate`` is true. A unique key that is taken is settled by the job's rule, in order within the
+        batch: ``return`` and ``replace`` give the holder's id as a duplicate (``replace`` writes the new job over a
+        waiting holder), ``keep_latest`` also lets one job wait behind a running holder. Raises Duplicate for the rule
+        ``raise``, and then nothing of the batch is stored.
         """
         ...
 
@@ -116,8 +116,8 @@ class Engine(Protocol):
 
         Promotes a bounded slice of due jobs first. Never gives a job of a paused queue; a job past its ``expires_at``
         ends cancelled with reason ``expired`` instead. Order within a queue: priority, then place, then arrival.
-        Jobs with two or more crash charges are given only to ``want.alone``, one a claim, by due time. Gives nothing, and ``expelled``, to a
-        worker whose record is gone or expired.
+        Jobs with two or more crash charges are given only to ``want.alone``, one a claim, by due time. Gives nothing,
+        and ``expelled``, to a worker whose record is gone or expired.
 
         A job's guards are judged here, all or none. One that meets a closed guard becomes ``blocked`` with the guard's
         gate in ``blocked_by``, keeps its place, is looked at again only when that gate may have opened, and does not
@@ -214,9 +214,9 @@ class Inspector(Protocol):
         """Cancel, retry or delete jobs. *Atomic per job.*
 
         CANCEL ends a waiting job and marks a running one. RETRY makes a dead, cancelled or scheduled job ready now
-        with a fresh budget (attempt, crashes, interruptions, snoozes back to 0; the history stays). DELETE removes the record
-        of any job that is not running. A RETRY whose unique key another job has taken is refused with the reason, which
-        is also left in the record.
+        with a fresh budget (attempt, crashes, interruptions, snoozes back to 0; the history stays). DELETE removes the
+        record of any job that is not running. A RETRY whose unique key another job has taken is refused with the
+        reason, which is also left in the record.
         """
         ...
 

@@ -116,8 +116,8 @@ def _parse(template: str, names: list[str], what: str) -> list[tuple[str, str | 
         if field is not None:
             if spec or conversion or not field.isidentifier():
                 raise ConfigError(
-                    f"{what}: the key {template!r} has {{{field}}}, which is no plain argument name; attributes, items, "
-                    "formats and calls are not possible there. Give a function of the arguments instead"
+                    f"{what}: the key {template!r} has {{{field}}}, which is no plain argument name; attributes, "
+                    "items, formats and calls are not possible there. Give a function of the arguments instead"
                 )
             if field not in names:
                 raise ConfigError(

@@ -22,7 +22,6 @@ from windlass.model import Gates, Guard, UniqueKey
 from windlass.units import DURATION_UNITS, duration_ms, format_duration, nearest
 
 if TYPE_CHECKING:
-
     Duration = int | float | str | timedelta
     Key = str | Callable[..., str]
 else:
@@ -92,7 +91,7 @@ class Concurrency(Struct, frozen=True):
 
 
 class Rate(Struct, frozen=True):
-    """Let at most ``n`` jobs with the key start in any window, over the whole fleet: ``"100/m"``, ``"5/s"``, ``"9/10s"``.
+    """Let at most so many jobs with the key start in any window, over the whole fleet: ``"100/m"``, ``"9/10s"``.
 
     Units are s, m, h, d. Without ``burst`` it is an exact sliding window. With it the starts are spaced evenly, up to
     ``burst`` of them may come at once, and a window never has more than n + burst. Raises ConfigError.

@@ -35,6 +35,7 @@ AHEAD_MAX = 1_000  # and never more jobs than this
 HOARD_MAX = 1.0  # seconds that claimed work may wait here while nothing starts
 PACE_TIME = 0.02  # seconds, or
 PACE_COUNT = 200  # jobs, after which the pace is taken anew; half of it is what it was before
+LATE_MS = 25  # what a claimed job may take until it starts, when it has a slot
 OUTAGE_PAUSE = 0.5  # seconds between tries while the store is away
 
 
@@ -194,7 +195,8 @@ class Pump:
             limit = 1 if self._slots.held == 0 else 0
         if limit <= 0:
             return None
-        return Want(self._worker, limit, self._queues.shares(limit, self._rng), self._alone)
+        shares, room = self._queues.shares(limit, self._rng), max(0, self._slots.room)
+        return Want(self._worker, limit, shares, self._alone, room, LATE_MS)
 
     def _answer(self, want: Want, claimed: Claimed) -> None:
         self._hungry = len(claimed.leases) >= want.limit or claimed.due_in_ms == 0

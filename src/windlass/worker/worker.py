@@ -42,6 +42,7 @@ from windlass.settings import Settings
 from windlass.worker.children import Children, Fork
 from windlass.worker.deadlines import Deadlines
 from windlass.worker.execute import failure, prepare, run_async, run_sync
+from windlass.worker.guarded import run_async_guarded, run_guarded
 from windlass.worker.heart import Heart, Trust
 from windlass.worker.keeper import Keeper
 from windlass.worker.loop import Loop
@@ -125,7 +126,7 @@ class Worker:
             started_at=self.clock.wall_ms(),
         )
         self._prepared: dict[str, Prepared] = {
-            name: prepare(registry.get(name), middleware) for name in registry.all_names()
+            name: prepare(registry.get(name), middleware, registry.circuits) for name in registry.all_names()
         }
         self._has_sync = any(not self._on_loop(one) for one in self._prepared.values())
         self._has_async = any(self._on_loop(one) for one in self._prepared.values())
@@ -410,7 +411,7 @@ class Worker:
             timeout = run.timeout_ms
             if timeout is not None:
                 self._deadlines.add(timeout / 1000, lambda: self._time_out(run))
-            outcome = run_sync(run)
+            outcome = run_guarded(run) if run.lease.guards else run_sync(run)
         self._table.end(number)
         self._ended(run, outcome)
 
@@ -421,7 +422,7 @@ class Worker:
         timeout = run.timeout_ms
         if timeout is not None:
             self._loop.cancel_after(run, timeout / 1000)
-        outcome = await run_async(run)
+        outcome = await (run_async_guarded(run) if run.lease.guards else run_async(run))
         self._table.end(place)
         self._ended(run, outcome)
 

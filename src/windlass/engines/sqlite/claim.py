@@ -17,11 +17,11 @@ import apsw
 import msgspec
 from msgspec import Struct
 
-from windlass.engines.sqlite.guards import Judge, Stored, decode_stored
+from windlass.engines.sqlite.guards import Judge, as_guards
 from windlass.engines.sqlite.schema import Sql
 from windlass.engines.sqlite.steady import Steady
 from windlass.engines.sqlite.totals import add_total
-from windlass.model import Claimed, Guard, Lease, LeaseRef, QueueShare, Want
+from windlass.model import Claimed, Lease, LeaseRef, QueueShare, Want
 
 __all__ = ["Claimer", "next_fence", "promote"]
 
@@ -55,7 +55,8 @@ AS_TEXT: Final = COLUMNS.format(payload="payload", meta="meta")
 AS_BYTES: Final = COLUMNS.format(payload="CAST(payload AS BLOB)", meta="CAST(meta AS BLOB)")
 PACKED: Final = """
 SELECT CAST(json_group_array(json_array(seq, id, name, queue, payload, fence, attempt, max_attempts, priority,
-    enqueued_at, run_at, crashes, interruptions, snoozes, tags, meta, expires_at, reason, guards)) AS BLOB) FROM (SELECT %s %s)
+    enqueued_at, run_at, crashes, interruptions, snoozes, tags, meta, expires_at, reason, guards)) AS BLOB)
+FROM (SELECT %s %s)
 """
 
 LAST_FENCE: Final = "SELECT value FROM \"windlass_meta\" WHERE key = 'fence'"
@@ -132,7 +133,7 @@ class Claimer:
         if want.limit <= 0:
             return Claimed([], cancels, due_in)
         shares = self._shares(want, {str(name) for (name,) in db.execute(q(OPEN_QUEUES), (now,))})
-        judge = Judge(db, q, self._steady.now(db), want.room)
+        judge = Judge(db, q, self._steady.now(db), want.room, want.late_ms)
         if not want.alone:
             judge.let_on([share.name for share in shares], want.limit)
         leases: list[Lease] = []
@@ -158,7 +159,7 @@ class Claimer:
                 break
             shares = less(shares, fresh)
             look = min(SCAN_MAX, max(left, SCAN_STEP, look * 2))
-        opens_in = judge.finish()
+        opens_in = judge.finish(filled=left <= 0)
         if opens_in is not None:
             due_in = opens_in if due_in is None else min(due_in, opens_in)
         return Claimed(leases, cancels, due_in, ended=(*ended, *judge.duplicates))
@@ -237,15 +238,10 @@ class Claimer:
                 read_tags(row.tags),
                 row.meta.encode("utf-8", "surrogateescape") if row.meta else None,
                 row.reason,
-                () if row.guards is None else as_guards(decode_stored(row.guards)),
+                () if row.guards is None else as_guards(row.guards),
             )
             for row, fence in zip(rows, fences, strict=True)
         ]
-
-
-def as_guards(stored: Sequence[Stored]) -> tuple[Guard, ...]:
-    """The guards as the job was enqueued with them."""
-    return tuple(Guard(one.kind, one.key, one.limit, one.per_ms, one.burst, one.keep_ms) for one in stored)
 
 
 def less(shares: Sequence[QueueShare], taken: Sequence[Row]) -> list[QueueShare]:

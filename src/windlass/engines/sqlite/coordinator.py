@@ -99,6 +99,8 @@ class SqliteCoordinator(SqliteTransactions):
             left = 0 if held is None else max(0, int(held[2]) - now)
             return Grip(None, left, "" if held is None else str(held[3]))
 
+        if wait_ms > 0 and isinstance(self._freed, FileSignal):
+            self._freed.listen()  # from now on: a release after this try must not be missed
         seen = self._releases.count
         return msgspec.structs.replace(self._write(write, durable=False), seen=seen)
 

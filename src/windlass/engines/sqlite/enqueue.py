@@ -29,8 +29,9 @@ ON CONFLICT (id) DO NOTHING
 """
 INSERT_GUARDED: Final = """
 INSERT INTO "windlass_jobs" (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts,
-                             expires_ms, expires_at, tags, meta, caller_id, guards, once_key, uniq)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                             expires_ms, expires_at, tags, meta, caller_id, guards, holding, once_key,
+                             uniq)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO NOTHING
 """
 # A waiting job gets what a new one would have; its id and its arrival stay. One that waits behind a running job of its
@@ -38,7 +39,7 @@ ON CONFLICT (id) DO NOTHING
 REPLACE: Final = """
 UPDATE "windlass_jobs" SET name = ?2, queue = ?3, state = CASE WHEN ?16 THEN 'blocked' ELSE ?4 END, payload = ?5,
     priority = ?6, place = ?7, run_at = ?8, max_attempts = ?9, expires_ms = ?10, expires_at = ?11, tags = ?12,
-    meta = ?13, guards = ?14, once_key = ?15, attempt = 0, crashes = 0, interruptions = 0, snoozes = 0
+    meta = ?13, guards = ?14, once_key = ?15, holding = ?17, attempt = 0, crashes = 0, interruptions = 0, snoozes = 0
 WHERE id = ?1
 """
 HOLDER: Final = 'SELECT id, next, expires_at FROM "windlass_unique" WHERE key = ?'
@@ -47,6 +48,10 @@ TAKE_KEY: Final = """
 INSERT OR REPLACE INTO "windlass_unique" (key, id, until, expires_at) VALUES (?, ?, ?, ?)
 """
 PROLONG: Final = 'UPDATE "windlass_unique" SET expires_at = ? WHERE key = ?'
+OPEN_GATES: Final = """
+INSERT INTO "windlass_gates" (gate, at) SELECT gate, 0 FROM "windlass_holds"
+WHERE seq = (SELECT seq FROM "windlass_jobs" WHERE id = ?) ON CONFLICT (gate) DO UPDATE SET at = 0
+"""
 DROP_HOLDS: Final = """
 DELETE FROM "windlass_holds" WHERE seq = (SELECT seq FROM "windlass_jobs" WHERE id = ?)
 """
@@ -101,9 +106,15 @@ def guarded_row(job: NewJob, now: int) -> tuple[object, ...]:
     return (
         *row(job, now),
         encode_stored(job.guards),
+        holding(job),
         once_key(job),
         None if unique is None else encode(unique).decode(),
     )
+
+
+def holding(job: NewJob) -> int | None:
+    """1 when the job has guards that it may hold rows for."""
+    return 1 if any(guard.kind is not Gates.RATE for guard in job.guards) else None
 
 
 def once_key(job: NewJob) -> str | None:
@@ -215,12 +226,13 @@ def replace(db: apsw.Connection, q: Sql, job_id: str, job: NewJob, now: int, *, 
     (_, name, queue, state, payload, priority, place, run_at, _, attempts, expires_ms, expires_at, tags, meta, _) = row(
         job, now
     )
+    db.execute(q(OPEN_GATES), (job_id,))
     db.execute(q(DROP_HOLDS), (job_id,))  # a Once key that an earlier run took: the new job may have another
     db.execute(
         q(REPLACE),
         (
             job_id, name, queue, state, payload, priority, place, run_at, attempts, expires_ms, expires_at, tags, meta,
-            encode_stored(job.guards), once_key(job), behind,
+            encode_stored(job.guards), once_key(job), behind, holding(job),
         ),
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ write transaction, so what it has counted stays true until it has written what i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import ceil
 from typing import Final
 
@@ -24,7 +25,7 @@ from windlass.engines.sqlite.schema import Sql
 from windlass.engines.sqlite.totals import add_total
 from windlass.model import Gates, Guard
 
-__all__ = ["PREFETCH_SLACK_MS", "Judge", "Stored", "decode_stored", "encode_stored"]
+__all__ = ["PREFETCH_SLACK_MS", "Judge", "Stored", "as_guards", "decode_stored", "encode_stored"]
 
 PREFETCH_SLACK_MS: Final = 1_000  # how long a claimed job may wait for a place: a rate's window grows by it then
 GATES_MAX: Final = 64  # gates that one claim looks at
@@ -50,10 +51,23 @@ class Stored(Struct, array_like=True, frozen=True):
         return self.gate.partition(":")[2]
 
 
-decode_stored = msgspec.json.Decoder(tuple[Stored, ...]).decode
+decode = msgspec.json.Decoder(tuple[Stored, ...]).decode
 
 
-def encode_stored(guards: Sequence[Guard]) -> str | None:
+@lru_cache(maxsize=4_096)  # thousands of jobs share a key, or have one each: then it costs what decoding costs
+def decode_stored(text: str) -> tuple[Stored, ...]:
+    """What the column ``guards`` says."""
+    return decode(text)
+
+
+@lru_cache(maxsize=4_096)
+def as_guards(text: str) -> tuple[Guard, ...]:
+    """The guards as the job was enqueued with them."""
+    return tuple(Guard(one.kind, one.key, one.limit, one.per_ms, one.burst, one.keep_ms) for one in decode_stored(text))
+
+
+@lru_cache(maxsize=4_096)
+def encode_stored(guards: tuple[Guard, ...]) -> str | None:
     """The text of the column ``guards``."""
     if not guards:
         return None
@@ -90,7 +104,7 @@ WHERE "windlass_jobs".seq = mine.seq
 """
 HOLD: Final = """
 INSERT INTO "windlass_holds" (gate, seq) SELECT value ->> 0, value ->> 1 FROM json_each(?) WHERE true
-ON CONFLICT (gate, seq) DO NOTHING
+ON CONFLICT (seq, gate) DO NOTHING
 """
 HELD: Final = 'SELECT count(*) FROM "windlass_holds" WHERE gate = ?'
 HOLDER: Final = 'SELECT seq FROM "windlass_holds" WHERE gate = ?'
@@ -126,22 +140,25 @@ NO_PLACE: Final = Refused()
 class RateMeter:
     """One rate during one claim: an exact sliding window over the log of grants, or spaced grants with a burst."""
 
-    def __init__(self, db: apsw.Connection, q: Sql, guard: Stored, now: int) -> None:
+    def __init__(self, db: apsw.Connection, q: Sql, guard: Stored, now: int, late_ms: int = 0) -> None:
         self._db = db
         self._q = q
+        self._late_ms = late_ms
         self.guard = guard
         last = db.execute(q(LAST_GRANT), (guard.gate,)).fetchone()
         self._last_at, self._total = (now, 0) if last is None else (int(last[0]), int(last[1]))
         self.now = max(now, self._last_at) if guard.burst is None else now
         self.given = 0
-        self._before = {slack: self._total_before(slack) for slack in (0,)}
+        self._before: dict[int, int] = {}
 
     def _total_before(self, slack: int) -> int:
-        found = self._db.execute(self._q(TOTAL_AT), (self.guard.gate, self.now - self.guard.per_ms - slack)).fetchone()
+        found = self._db.execute(
+            self._q(TOTAL_AT), (self.guard.gate, self.now - self.guard.per_ms - self._late_ms - slack)
+        ).fetchone()
         return 0 if found is None else int(found[1])
 
-    def room(self, slack: int) -> int:
-        """How many more may go on now; with ``slack``, also if each of them starts up to so many ms later."""
+    def room(self, slack: int = 0) -> int:
+        """How many more may go on now; with ``slack``, also if each of them starts so many ms later still."""
         guard = self.guard
         if guard.burst is not None:
             spacing = guard.per_ms / guard.limit
@@ -159,10 +176,11 @@ class RateMeter:
             spent = max(self._last_at, self.now) + self.given * spacing
             return max(self.now + 1, ceil(spent - (guard.burst - 1) * spacing))
         wanted = self._total + self.given - guard.limit + 1
+        window = guard.per_ms + self._late_ms
         if wanted > self._total:
-            return self.now + guard.per_ms
-        found = self._db.execute(self._q(GRANTED_AT), (guard.gate, self.now - guard.per_ms, wanted)).fetchone()
-        return self.now + 1 if found is None else int(found[0]) + guard.per_ms
+            return self.now + window
+        found = self._db.execute(self._q(GRANTED_AT), (guard.gate, self.now - window, wanted)).fetchone()
+        return self.now + 1 if found is None else int(found[0]) + window
 
     def write(self) -> None:
         """Log what was given."""
@@ -176,7 +194,9 @@ class RateMeter:
             db.execute(q(ADD_GRANTS), (guard.gate, ceil(spent), self._total + self.given))
             return
         db.execute(q(ADD_GRANTS), (guard.gate, self.now, self._total + self.given))
-        old = db.execute(q(TOTAL_AT), (guard.gate, self.now - guard.per_ms - PREFETCH_SLACK_MS)).fetchone()
+        old = db.execute(
+            q(TOTAL_AT), (guard.gate, self.now - guard.per_ms - self._late_ms - PREFETCH_SLACK_MS)
+        ).fetchone()
         if old is not None:
             db.execute(q(FORGET_GRANTS), (guard.gate, old[0]))
 
@@ -184,10 +204,11 @@ class RateMeter:
 class Judge:
     """The guards of one claim."""
 
-    def __init__(self, db: apsw.Connection, q: Sql, now: int, room: int | None) -> None:
+    def __init__(self, db: apsw.Connection, q: Sql, now: int, room: int | None, late_ms: int) -> None:
         self._db = db
         self._q = q
         self._now = now
+        self._late_ms = late_ms
         self._room = UNBOUNDED if room is None else room
         self._passed = 0
         self._held: dict[str, int] = {}
@@ -199,6 +220,7 @@ class Judge:
         self._opens: dict[str, int] = {}
         self._duplicates: list[tuple[int, str, str | None]] = []
         self._let_on: list[int] = []
+        self._went_on = False  # one that was let on has found another place than the gate it waited at
         self._visited: list[str] = []
         self._next_at: int | None = None
         self.duplicates: list[str] = []
@@ -242,7 +264,7 @@ class Judge:
             case Gates.CONCURRENCY:
                 return guard.limit - self._count(guard.gate)
             case Gates.RATE:
-                return self._meter(guard).room(0)
+                return self._meter(guard).room()
             case Gates.CIRCUIT:
                 doc = self._circuit(guard.key)
                 if doc.state_at(self._now) != "closed":
@@ -250,9 +272,10 @@ class Judge:
                 steps = max(0, self._now - (doc.since or 0)) // STAGGER_MS
                 return doc.half_open << min(steps, 16)
 
-    def finish(self) -> int | None:
+    def finish(self, *, filled: bool) -> int | None:
         """After the claim: write down what was let through; give in how many ms the next gate opens by itself.
 
+        That is 0 when a gate may let more on at once and this claim had room for them.
         Waiters that were let on and not taken wait again, and each gate is noted for when it may let the next one on.
         """
         db, q = self._db, self._q
@@ -262,6 +285,7 @@ class Judge:
             meter.write()
         if self._let_on:
             db.execute(q(WAIT_AGAIN), (encode(self._let_on).decode(),))
+        more = False
         for gate in self._visited:
             guard = self._waiting_for(gate)
             at = None if guard is None else self._next_look(guard)
@@ -269,9 +293,12 @@ class Judge:
                 db.execute(q(FORGET_GATE), (gate,))
             else:
                 self._note(gate, at)
+                more = more or at <= self._now
         for gate, at in self._opens.items():
             if gate not in self._visited:
                 self._note(gate, at)
+        if more and self._went_on and not filled:
+            return 0
         # A little late, so that a worker which slept until then is not too early by the rounding of its clock.
         return None if self._next_at is None else max(1, self._next_at - self._now + LATE_MS)
 
@@ -285,7 +312,7 @@ class Judge:
         match guard.kind:
             case Gates.RATE:
                 meter = self._meter(guard)
-                return self._now if meter.room(0) > 0 else meter.opens_at()
+                return self._now if meter.room() > 0 else meter.opens_at()
             case Gates.CIRCUIT:
                 doc = self._circuit(guard.key)
                 match doc.state_at(self._now):
@@ -306,6 +333,8 @@ class Judge:
             return True
         guards = decode_stored(text)
         refused = self._refuse(seq, guards)
+        if refused is not NO_PLACE and seq in self._let_on:
+            self._went_on = True
         if refused is not None:
             if refused.first is not None:
                 self._duplicates.append((seq, refused.first, refused.result))
@@ -347,7 +376,7 @@ class Judge:
                         return Refused(guard.gate)
                 case Gates.RATE:
                     meter = self._meter(guard)
-                    if meter.room(0) <= 0:
+                    if meter.room() <= 0:
                         return Refused(guard.gate, meter.opens_at())
                     if not at_once and meter.room(PREFETCH_SLACK_MS) <= 0:
                         return NO_PLACE
@@ -378,7 +407,7 @@ class Judge:
     def _meter(self, guard: Stored) -> RateMeter:
         meter = self._rates.get(guard.gate)
         if meter is None:
-            meter = self._rates[guard.gate] = RateMeter(self._db, self._q, guard, self._now)
+            meter = self._rates[guard.gate] = RateMeter(self._db, self._q, guard, self._now, self._late_ms)
         meter.guard = guard
         return meter
 

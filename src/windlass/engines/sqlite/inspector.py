@@ -38,7 +38,8 @@ LOOK_AGAIN: Final = 1.0  # seconds: the most a lost wake-up can delay wait_finis
 ROW: Final = """
 SELECT id, name, queue, state, CAST(payload AS BLOB), priority, attempt + (state = 'running'), max_attempts, fence,
        enqueued_at, run_at, started_at, finished_at, expires_at, worker, CAST(result AS BLOB), CAST(errors AS BLOB),
-       reason, CAST(progress AS BLOB), tags, CAST(meta AS BLOB), crashes, interruptions, snoozes, cancel, CASE state WHEN 'blocked' THEN blocked_by END, seq
+       reason, CAST(progress AS BLOB), tags, CAST(meta AS BLOB), crashes, interruptions, snoozes, cancel,
+       CASE state WHEN 'blocked' THEN blocked_by END, seq
 FROM "windlass_jobs" AS jobs WHERE
 """
 QUEUES: Final = 'SELECT name, paused, reason, until FROM "windlass_queues" ORDER BY name'

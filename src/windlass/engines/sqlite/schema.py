@@ -25,6 +25,7 @@ FOREVER: Final = 9_000_000_000_000_000  # a purge_at that never comes; under 2**
 # releases what it held, in the same step.
 GUARDS: Final = """
     ALTER TABLE "windlass_jobs" ADD COLUMN guards TEXT;      -- [[kind, gate, limit, per_ms, burst, keep_ms], ...]
+    ALTER TABLE "windlass_jobs" ADD COLUMN holding INTEGER;  -- 1: has guards that it may hold rows for
     ALTER TABLE "windlass_jobs" ADD COLUMN once_key TEXT;
     ALTER TABLE "windlass_jobs" ADD COLUMN uniq TEXT;        -- [key, until, ttl_ms, rule]
     ALTER TABLE "windlass_jobs" ADD COLUMN blocked_by TEXT;  -- the gate; counts only while the state is blocked
@@ -32,8 +33,9 @@ GUARDS: Final = """
         WHERE state = 'blocked';
     CREATE INDEX "windlass_jobs_once" ON "windlass_jobs" (once_key) WHERE once_key IS NOT NULL;
     CREATE TABLE "windlass_holds" (
-        gate TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (gate, seq)
+        seq INTEGER NOT NULL, gate TEXT NOT NULL, PRIMARY KEY (seq, gate)
     ) WITHOUT ROWID;
+    CREATE INDEX "windlass_holds_gate" ON "windlass_holds" (gate);
     CREATE TABLE "windlass_once" (
         key    TEXT PRIMARY KEY,
         id     TEXT NOT NULL,                -- the job that is done
@@ -83,27 +85,26 @@ GUARDS: Final = """
 
     -- Slots and probes belong to a running job, a Once key to a job that has not ended; its end as done is the marker.
     CREATE TRIGGER "windlass_jobs_guards_moved" AFTER UPDATE OF state ON "windlass_jobs"
-    WHEN OLD.guards IS NOT NULL AND NEW.state != OLD.state AND (OLD.state = 'running' OR NEW.purge_at IS NOT NULL)
+    WHEN OLD.holding IS NOT NULL AND (OLD.state = 'running' OR NEW.purge_at IS NOT NULL) AND NEW.state != OLD.state
     BEGIN
-        DELETE FROM "windlass_holds" WHERE seq = OLD.seq AND gate IN (
-            SELECT value ->> 1 FROM json_each(OLD.guards)
-            WHERE value ->> 0 != 'once' AND value ->> 0 != 'rate' OR NEW.purge_at IS NOT NULL);
+        {opened} AND (NEW.purge_at IS NOT NULL OR substr(gate, 1, 5) != 'once:')
+            ON CONFLICT (gate) DO UPDATE SET at = 0;
+        DELETE FROM "windlass_holds"
+            WHERE seq = OLD.seq AND (NEW.purge_at IS NOT NULL OR substr(gate, 1, 5) != 'once:');
+    END;
+    CREATE TRIGGER "windlass_jobs_once_done" AFTER UPDATE OF purge_at ON "windlass_jobs"
+    WHEN OLD.once_key IS NOT NULL AND OLD.state = 'running' AND NEW.state = 'done'
+    BEGIN
         INSERT INTO "windlass_once" (key, id, result, until, look)
             SELECT OLD.once_key, NEW.id, NEW.result, NEW.finished_at + (value ->> 5), NEW.finished_at + (value ->> 5)
-            FROM json_each(OLD.guards)
-            WHERE OLD.state = 'running' AND NEW.state = 'done' AND value ->> 0 = 'once'
+            FROM json_each(OLD.guards) WHERE value ->> 0 = 'once'
             ON CONFLICT (key) DO UPDATE SET id = excluded.id, result = excluded.result, until = excluded.until,
                 look = excluded.look;
     END;
-    CREATE TRIGGER "windlass_jobs_guards_gone" AFTER DELETE ON "windlass_jobs" WHEN OLD.guards IS NOT NULL
+    CREATE TRIGGER "windlass_jobs_guards_gone" AFTER DELETE ON "windlass_jobs" WHEN OLD.holding IS NOT NULL
     BEGIN
-        DELETE FROM "windlass_holds" WHERE seq = OLD.seq AND gate IN (SELECT value ->> 1 FROM json_each(OLD.guards));
-    END;
-    CREATE TRIGGER "windlass_holds_gone" AFTER DELETE ON "windlass_holds"
-    BEGIN
-        INSERT INTO "windlass_gates" (gate, at) SELECT OLD.gate, 0
-            WHERE EXISTS (SELECT 1 FROM "windlass_jobs" WHERE state = 'blocked' AND blocked_by = OLD.gate)
-            ON CONFLICT (gate) DO UPDATE SET at = 0;
+        {opened} ON CONFLICT (gate) DO UPDATE SET at = 0;
+        DELETE FROM "windlass_holds" WHERE seq = OLD.seq;
     END;
 
     -- A unique key is held until the job starts, ends or expires; what waits behind the holder takes its place then.
@@ -117,8 +118,9 @@ GUARDS: Final = """
     BEGIN
         {freed}
     END;
-    -- An ended job that is to run again needs its key; where another has taken it, the job stays as it is.
-    CREATE TRIGGER "windlass_jobs_unique_taken" BEFORE UPDATE OF state ON "windlass_jobs"
+    -- An ended job that is to run again needs its key; where another has taken it, the job stays as it is. Whoever lets
+    -- an ended job run again sets expires_at, and nobody else does: so these two cost the hot path nothing.
+    CREATE TRIGGER "windlass_jobs_unique_taken" BEFORE UPDATE OF expires_at ON "windlass_jobs"
     WHEN OLD.uniq IS NOT NULL AND OLD.purge_at IS NOT NULL AND NEW.purge_at IS NULL AND OLD.uniq ->> 1 != 'expiry'
         AND EXISTS (SELECT 1 FROM "windlass_unique" AS taken WHERE taken.key = OLD.uniq ->> 0 AND taken.id != OLD.id
                     AND (taken.expires_at IS NULL OR taken.expires_at > NEW.run_at))
@@ -127,7 +129,7 @@ GUARDS: Final = """
             FROM "windlass_unique" WHERE key = OLD.uniq ->> 0) WHERE seq = OLD.seq;
         SELECT RAISE(IGNORE);
     END;
-    CREATE TRIGGER "windlass_jobs_unique_again" AFTER UPDATE OF state ON "windlass_jobs"
+    CREATE TRIGGER "windlass_jobs_unique_again" AFTER UPDATE OF expires_at ON "windlass_jobs"
     WHEN OLD.uniq IS NOT NULL AND OLD.purge_at IS NOT NULL AND NEW.purge_at IS NULL AND OLD.uniq ->> 1 != 'expiry'
     BEGIN
         INSERT INTO "windlass_unique" (key, id, until, expires_at)
@@ -136,6 +138,11 @@ GUARDS: Final = """
                 expires_at = excluded.expires_at;
     END;
 """.replace(
+    "{opened}",
+    """INSERT INTO "windlass_gates" (gate, at) SELECT gate, 0 FROM "windlass_holds" AS held
+            WHERE seq = OLD.seq
+            AND EXISTS (SELECT 1 FROM "windlass_jobs" WHERE state = 'blocked' AND blocked_by = held.gate)""",
+).replace(
     "{freed}",
     """
         UPDATE "windlass_jobs" SET state = 'scheduled', blocked_by = NULL WHERE state = 'blocked' AND id = (
