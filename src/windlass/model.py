@@ -407,7 +407,7 @@ class Action(StrEnum):
     DELETE = "delete"
 
 
-class Moved(Struct, frozen=True):
+class Moved(Struct, frozen=True, omit_defaults=True):
     """What an action did to one job. ``before`` None: no such job. ``applied`` False: its state does not allow it, or
     what ``reason`` says does not.
     """

@@ -10,7 +10,7 @@ from cli_shop import Shop, register
 from windlass.cli.config import written
 from windlass.clock import SystemClock
 from windlass.model import NewJob
-from windlass.settings import READERS, Settings, load_settings
+from windlass.settings import READERS, TABLES, Settings, load_settings
 
 numbers = itertools.count()
 
@@ -142,7 +142,7 @@ def test_config_as_json_has_the_attributes_of_loaded(shop: Shop) -> None:
     assert found["origin"]["lease"] == "argument"
 
 
-@pytest.mark.parametrize("key", [key for key in READERS if key != "queues"])
+@pytest.mark.parametrize("key", [key for key in READERS if key not in TABLES])
 def test_a_value_is_shown_as_one_would_write_it(key: str) -> None:
     value = getattr(load_settings(environ={}).settings, key)
     text = written(key, value)
