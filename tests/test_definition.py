@@ -17,7 +17,7 @@ from windlass.codec import decode_meta
 from windlass.context import CURRENT
 from windlass.errors import ConfigError, NotInJob, PayloadError
 from windlass.model import Lease
-from windlass.retry import decode_backoff
+from windlass.retry import Constant, decode_backoff, on
 
 
 def charge(payment_id: int) -> int:
@@ -251,6 +251,25 @@ def test_only_what_a_call_changes_rides_with_it(app: Windlass) -> None:
 def test_a_number_of_retries_keeps_the_backoff(app: Windlass) -> None:
     new = app.job(charge).options(retry=2).bind(1).new
     assert (new.max_attempts, new.meta) == (3, None)
+
+
+def test_a_call_may_change_the_numbers_of_a_policy_but_bring_no_code(app: Windlass) -> None:
+    job = app.job(retry=[on(OSError).retry(attempts=9)])(charge)
+    meta = job.options(retry=Retry(within="1h", backoff=Constant(5))).bind(1).new.meta
+    assert meta is not None
+    facts = decode_meta(meta.encode())
+    assert (facts.within_ms, facts.capped) == (3_600_000, False)
+    meta = job.options(retry=0).bind(1).new.meta
+    assert meta is not None
+    assert decode_meta(meta.encode()).capped
+    for retry in ([on(KeyError).dead()], Retry(rules=[on(KeyError).dead()]), Retry(backoff=lambda n, e: 1)):
+        with pytest.raises(ConfigError, match="cannot be stored with a job"):
+            job.options(retry=retry)
+
+
+def test_a_wrong_policy_is_refused_with_the_name_of_its_job(app: Windlass) -> None:
+    with pytest.raises(ConfigError, match=r"job '.*charge': retry='often'"):
+        app.job(retry="often")(charge)  # type: ignore[call-overload]
 
 
 def test_an_instant_must_be_aware(app: Windlass) -> None:

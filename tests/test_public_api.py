@@ -12,11 +12,10 @@ from windlass import JobError, JobInfo, errors
 
 NAMES = set(
     """
-    AsyncJob Call Circuit CircuitOpen Concurrency
-    ConfigError Duplicate EngineFull EngineUnavailable Exponential Job JobCancelled JobContext JobError
-    JobFailed JobHandle JobInfo LeaseLost LockBusy LockLost NotInJob Once Page PayloadError
-    Rate ResultExpired ResultNotStored ResultTimeout Retry
-    State TransitionRefused Unique Windlass WindlassError __version__ current_job
+    AsyncJob Call Circuit CircuitOpen Concurrency ConfigError Constant Dead Discard Duplicate EngineFull
+    EngineUnavailable Exponential Job JobCancelled JobContext JobError JobFailed JobHandle JobInfo LeaseLost
+    Linear LockBusy LockLost NotInJob Once Page PayloadError Rate ResultExpired ResultNotStored ResultTimeout
+    Retry RetryAfter Snooze State TransitionRefused Unique Windlass WindlassError __version__ current_job on
     """.split()  # noqa: SIM905
 )
 

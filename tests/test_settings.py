@@ -9,8 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from windlass.backoff import Constant, Exponential, Linear
 from windlass.errors import ConfigError
-from windlass.settings import READERS, Loaded, Settings, load_settings, mask_url
+from windlass.settings import READERS, Loaded, QueueSettings, Settings, load_settings, mask_url
 
 
 @pytest.fixture
@@ -181,7 +182,46 @@ def test_wrong_variable_is_named(project: Path) -> None:
 
 
 def test_queue_tables_are_kept(project: Path) -> None:
-    assert load(project, toml="[windlass.queues.mail]\nlimit = 2\n").settings.queues == {"mail": {"limit": 2}}
+    assert load(project, toml="[windlass.queues.mail]\nretry_budget = 0.2\n").settings.queues == {
+        "mail": QueueSettings(retry_budget=0.2)
+    }
+
+
+def test_a_backoff_is_a_policy_a_table_a_kind_or_json(project: Path) -> None:
+    assert load(project).settings.backoff == Exponential()
+    assert load(project, backoff=Constant(5)).settings.backoff == Constant("5s")
+    table = '[windlass]\nbackoff = {kind = "linear", step = "2s", cap = "1m"}\n'
+    assert load(project, toml=table).settings.backoff == Linear(step=2, cap=60)
+    assert load(project, env={"WINDLASS_BACKOFF": "linear"}).settings.backoff == Linear()
+    variable = {"WINDLASS_BACKOFF": '{"kind": "constant", "delay": "5s"}'}
+    assert load(project, toml="", env=variable).settings.backoff == Constant(5)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("quadratic", "quadratic"),
+        ("{", "truncated"),
+        ({"kind": "constant"}, "delay"),
+        ({"kind": "linear", "stp": 1}, "did you mean 'step'"),
+        ({"kind": "linear", "step": -1}, "negative"),
+        (5, "5"),
+    ],
+)
+def test_a_wrong_backoff_names_the_setting(project: Path, value: object, says: str) -> None:
+    with pytest.raises(ConfigError, match=rf"backoff \(argument\).*{says}"):
+        load(project, backoff=value)
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "-0.1", "true", '"half"'])
+def test_a_retry_budget_is_a_share(project: Path, share: str) -> None:
+    with pytest.raises(ConfigError, match=r"mail\.retry_budget is .* share above 0 and up to 1"):
+        load(project, toml=f"[windlass.queues.mail]\nretry_budget = {share}\n")
+
+
+def test_an_unknown_option_of_a_queue_is_refused_with_the_nearest_spelling(project: Path) -> None:
+    with pytest.raises(ConfigError, match="mail: unknown option 'retry_buget'; did you mean 'retry_budget'"):
+        load(project, toml="[windlass.queues.mail]\nretry_buget = 0.2\n")
 
 
 def test_values_that_contradict_each_other_are_refused(project: Path) -> None:

@@ -10,6 +10,8 @@ from windlass.definition import AsyncJob, Call, Job
 from windlass.errors import (
     CircuitOpen,
     ConfigError,
+    Dead,
+    Discard,
     Duplicate,
     EngineFull,
     EngineUnavailable,
@@ -23,13 +25,15 @@ from windlass.errors import (
     ResultExpired,
     ResultNotStored,
     ResultTimeout,
+    RetryAfter,
+    Snooze,
     TransitionRefused,
     WindlassError,
 )
 from windlass.guards import Circuit, Concurrency, Once, Rate, Unique
 from windlass.handle import JobError, JobHandle, JobInfo, Page
 from windlass.model import State
-from windlass.retry import Exponential, Retry
+from windlass.retry import Constant, Exponential, Linear, Retry, on
 
 __all__ = [
     "AsyncJob",
@@ -38,6 +42,9 @@ __all__ = [
     "CircuitOpen",
     "Concurrency",
     "ConfigError",
+    "Constant",
+    "Dead",
+    "Discard",
     "Duplicate",
     "EngineFull",
     "EngineUnavailable",
@@ -50,6 +57,7 @@ __all__ = [
     "JobHandle",
     "JobInfo",
     "LeaseLost",
+    "Linear",
     "LockBusy",
     "LockLost",
     "NotInJob",
@@ -61,6 +69,8 @@ __all__ = [
     "ResultNotStored",
     "ResultTimeout",
     "Retry",
+    "RetryAfter",
+    "Snooze",
     "State",
     "TransitionRefused",
     "Unique",
@@ -68,6 +78,7 @@ __all__ = [
     "WindlassError",
     "__version__",
     "current_job",
+    "on",
 ]
 
 __version__ = "0.1.0"

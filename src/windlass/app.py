@@ -27,6 +27,7 @@ from windlass.guards import Circuit, CircuitInfo, Circuits, Lock, LockKeeper
 from windlass.guards.keys import check_key
 from windlass.guards.limits import LimitInfo, LockInfo
 from windlass.handle import JobHandle, JobInfo, Page, hop
+from windlass.hooks import Hook, Hooks, Moment
 from windlass.middleware import Middleware
 from windlass.model import Action, CircuitRow, JobFilter, Moved, State
 from windlass.queues import Queue, QueueInfo, WorkerStatus
@@ -67,6 +68,7 @@ class Windlass:
         self.circuits = Circuits(lambda: self.engine, self.events, self.settings.circuits)
         self.registry = Registry(self.circuits)
         self.middlewares = Middleware()
+        self.hooks = Hooks()
         self.clock: Clock = clock or SystemClock()
         self._locks = LockKeeper(lambda: self.engine, self.clock)
         self._lock = threading.Lock()
@@ -346,6 +348,14 @@ class Windlass:
             return fn
 
         return register
+
+    def on_dead(self, fn: Hook) -> Hook:
+        """Call ``fn`` with the JobInfo of every job that died: ``@app.on_dead``; see ``windlass.hooks``."""
+        return self.hooks.add(Moment.DEAD, fn)
+
+    def on_retry(self, fn: Hook) -> Hook:
+        """Call ``fn`` with the JobInfo of every job that failed and will run again; see ``windlass.hooks``."""
+        return self.hooks.add(Moment.RETRY, fn)
 
     # -- the engine ------------------------------------------------------------------------------------
 

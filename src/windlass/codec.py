@@ -58,6 +58,7 @@ UNTYPED: Final[tuple[object, ...]] = (inspect.Parameter.empty, typing.Any, objec
 
 SURROGATE: Final = re.compile("[\ud800-\udfff]")
 UNPRINTED: Final = re.compile("[\ud800-\udfff\0]")
+REASON_MAX: Final = 1_000  # characters
 STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 BRACES_AS_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
 NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
@@ -631,6 +632,11 @@ def encode_error(exc: BaseException, *, attempt: int, at: int, limit: int) -> st
         room = room * 9 // 10
 
 
+def clean_reason(text: str | None) -> str | None:
+    """Make a reason that came from a job fit for every store: at most 1,000 characters, none that a store refuses."""
+    return None if text is None else UNPRINTED.sub("\ufffd", _cut(text, REASON_MAX))
+
+
 def _safely(make: Callable[[], str], otherwise: str, limit: int) -> str:
     try:
         return UNPRINTED.sub("\ufffd", _cut(make(), limit))
@@ -661,13 +667,19 @@ def decode_errors(raw: bytes | None) -> tuple[JobError, ...]:
 
 
 class Meta(Struct, frozen=True, omit_defaults=True):
-    """Facts of one job that engines keep and do not read. ``backoff`` is JSON text, made and read by ``retry``."""
+    """Facts of one job that engines keep and do not read. ``backoff`` is JSON text, made and read by ``retry``.
+
+    ``within_ms`` goes with ``backoff``: a call that brought its own policy brought both. ``capped`` says that the call
+    itself named the attempts, so no rule goes beyond them.
+    """
 
     timeout_ms: int | None = None
     keep_ms: int | None = None
     redact: tuple[str, ...] = ()
     backoff: str | None = None
     version: str | None = None
+    within_ms: int | None = None
+    capped: bool = False
 
 
 _META: Final = msgspec.json.Decoder(Meta)

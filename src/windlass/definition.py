@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import (
@@ -40,9 +40,10 @@ from windlass.errors import ConfigError
 from windlass.guards.circuit import Circuit
 from windlass.guards.options import GuardPlan, Limit, Once, Unique, compile_guards
 from windlass.handle import JobHandle
+from windlass.hooks import Hook, Hooks, Moment
 from windlass.ids import check_id, new_id
 from windlass.model import NewJob
-from windlass.retry import Retry, encode_backoff
+from windlass.retry import Backoff, Retry, Rule, encode_backoff
 from windlass.settings import Settings
 from windlass.units import check_name, duration_ms, nearest
 
@@ -76,7 +77,7 @@ class SharedOptions(TypedDict, total=False):
 
     queue: str
     priority: int
-    retry: int | Retry
+    retry: int | Retry | Sequence[Rule]
     timeout: Duration | None
     expires: Duration | None
     keep: Duration | None
@@ -190,7 +191,10 @@ class Call(Struct, Generic[R_co], frozen=True, eq=False, gc=False):
 
 
 class Enqueuer(Protocol):
-    """What stores the calls of a job: the application that the job belongs to."""
+    """What stores the calls of a job and knows its hooks: the application that the job belongs to."""
+
+    @property
+    def hooks(self) -> Hooks: ...
 
     def enqueue(self, call: Call[R]) -> JobHandle[R]: ...
 
@@ -268,6 +272,14 @@ class BaseJob(Generic[P, R]):
         """Store one job that is due at ``when``, an aware datetime; see ``enqueue``."""
         return await self._enqueuer.aenqueue(self._with({"at": when}).bind(*args, **kwargs))
 
+    def on_dead(self, fn: Hook) -> Hook:
+        """Call ``fn`` with the JobInfo of each call of this job that died: ``@charge.on_dead``; see ``hooks``."""
+        return self._enqueuer.hooks.add(Moment.DEAD, fn, self.spec.name)
+
+    def on_retry(self, fn: Hook) -> Hook:
+        """Call ``fn`` with the JobInfo of each call of this job that failed and will run again; see ``hooks``."""
+        return self._enqueuer.hooks.add(Moment.RETRY, fn, self.spec.name)
+
     def _with(self, options: Mapping[str, object]) -> BaseJob[P, R]:
         plan = _replan(self.spec, self._plan, options, self._settings)
         return type(self)(self.spec, self._enqueuer, plan, self._settings)
@@ -337,7 +349,7 @@ def define(
     name = _job_name(options["name"], where) if "name" in options else _default_name(fn)
     where = f"job {name!r}"
     is_async, takes_context = inspect.iscoroutinefunction(fn), _takes_context(fn)
-    retry = Retry.of(cast("int | Retry | None", options.get("retry")), settings.attempts)
+    retry = _policy(options.get("retry"), settings, where)
     spec = JobSpec(
         name=name,
         fn=fn,
@@ -363,7 +375,7 @@ def define(
     plan = Plan(
         queue=spec.queue,
         priority=spec.priority,
-        max_attempts=retry.attempts or settings.attempts,
+        max_attempts=retry.max_attempts,
         expires_ms=spec.expires_ms,
         tags=spec.tags,
         durable=_durable(spec.durability),
@@ -393,10 +405,8 @@ def _replan(spec: JobSpec, plan: Plan, options: Mapping[str, object], settings: 
             case "priority":
                 changes[key] = _priority(value, where)
             case "retry":
-                retry = Retry.of(cast("int | Retry | None", value), settings.attempts)
-                changes["max_attempts"] = retry.attempts
-                # A bare number changes how often, not how long to wait.
-                facts["backoff"] = encode_backoff(retry.backoff) if isinstance(value, Retry) else plan.facts.backoff
+                changes["max_attempts"], said = _own_retry(value, spec, settings, where)
+                facts |= said
             case "timeout":
                 facts["timeout_ms"] = _unlifted(_length(value, f"{where}: timeout"), spec.timeout_ms, key, where)
             case "expires":
@@ -431,6 +441,33 @@ def _replan(spec: JobSpec, plan: Plan, options: Mapping[str, object], settings: 
 
 def _guards(spec: JobSpec, guards: Mapping[str, object], where: str) -> GuardPlan | None:
     return compile_guards(guards, spec.fn, spec.takes_context, spec.redact, spec.circuits, where)
+
+
+def _policy(value: object, settings: Settings, where: str) -> Retry:
+    try:
+        return Retry.of(cast("int | Retry | None", value), settings.attempts, settings.backoff)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _own_retry(value: object, spec: JobSpec, settings: Settings, where: str) -> tuple[int, dict[str, object]]:
+    """What the ``retry=`` of a call says: how many runs, and what is stored with the job."""
+    retry = Retry.of(cast("int | Retry | None", value), settings.attempts, settings.backoff)
+    if not isinstance(value, Retry):
+        if retry.rules:
+            raise ConfigError(f"{where}: rules cannot be stored with a job; give them to @app.job(retry=...)")
+        # A bare number changes how often, not how long to wait or for how long.
+        return retry.max_attempts, {"capped": isinstance(value, int) and bool(spec.retry.rules)}
+    if retry.rules or not isinstance(retry.backoff, Backoff):
+        raise ConfigError(
+            f"{where}: rules and functions cannot be stored with a job; give them to @app.job(retry=Retry(...)). "
+            "A call may change attempts, within and a shipped backoff"
+        )
+    return retry.max_attempts, {
+        "backoff": encode_backoff(retry.backoff),
+        "within_ms": retry.within_ms,
+        "capped": isinstance(value.attempts, int) and bool(spec.retry.rules),
+    }
 
 
 def _check_keys(options: Mapping[str, object], valid: frozenset[str], where: str) -> None:

@@ -22,13 +22,23 @@
     ├── LockLost                    the lock's lease ran out, and somebody else may hold it
     ├── CircuitOpen                 the circuit lets no call through now; a job that it leaves is put back
     ├── TransitionRefused           cancel, retry or delete of a job whose state does not allow it
-    └── NotInJob                    a context was asked for outside a job
+    ├── NotInJob                    a context was asked for outside a job
+    └── Control                     raised by a job, anywhere below it, to say how its run ends
+        ├── Snooze                  later, no attempt used
+        ├── RetryAfter              a failed attempt with a delay of its own
+        ├── Discard                 the job ends cancelled
+        └── Dead                    the job ends dead
 
 Every message says what happened, to which id or queue, and what to do. Engines translate their driver's errors at
 their boundary; only EngineUnavailable is ever retried.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 
 class WindlassError(Exception):
@@ -141,3 +151,44 @@ class TransitionRefused(WindlassError):
 
 class NotInJob(WindlassError, RuntimeError):
     """A job context was asked for outside a running job."""
+
+
+class Control(WindlassError):
+    """Root of what a job raises to say how its run ends; no rule is asked then."""
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = None if reason is None else str(reason)
+
+    def __str__(self) -> str:
+        return self.reason or ""
+
+
+class Delayed(Control):
+    """Root of those with a delay: seconds, a timedelta or text such as ``"5m"``. Raises ConfigError for another."""
+
+    def __init__(self, delay: float | str | timedelta, reason: str | None = None) -> None:
+        from windlass.units import duration_ms  # late: units raise errors of this module
+
+        super().__init__(reason)
+        self.args = (delay, reason)  # what a copy in another process is made from
+        self.delay_ms = duration_ms(delay, f"{type(self).__name__}(delay)")
+
+    def __str__(self) -> str:
+        return self.reason or f"again in {self.delay_ms / 1000:g} s"
+
+
+class Snooze(Delayed):
+    """Raised by a job to run later; no attempt is used. Beyond the setting ``max_snoozes`` each one uses an attempt."""
+
+
+class RetryAfter(Delayed):
+    """Raised by a job that failed and knows when to try again; an attempt is used."""
+
+
+class Discard(Control):
+    """Raised by a job that need not be done any more: it ends cancelled, with this reason."""
+
+
+class Dead(Control):
+    """Raised by a job that can never succeed: it goes to the dead list at once, with this reason."""

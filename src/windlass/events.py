@@ -90,7 +90,7 @@ class JobFailed(JobEvent):
 
 @dataclass(frozen=True)
 class JobRetrying(JobEvent):
-    """A failed job will run again, in ``delay`` seconds."""
+    """A failed job will run again, in ``delay`` seconds; a retry budget of its queue may make that later."""
 
     attempt: int
     delay: float

@@ -213,6 +213,7 @@ class Lease(Struct, frozen=True):
     tags: tuple[str, ...] = ()
     meta: bytes | None = None
     reason: str | None = None  # what the last outcome said
+    retrying_ms: int = 0  # since the first failed run of this budget began, by the engine's clock; 0: none failed
     guards: tuple[Guard, ...] = ()
 
 
@@ -314,11 +315,11 @@ class Rules(Struct, frozen=True):
 
 
 class Buried(Struct, frozen=True):
-    """What became of the jobs of a process whose death was witnessed."""
+    """What became of the jobs of a process that departed, or whose death was witnessed."""
 
-    released: tuple[str, ...] = ()  # not started: back to their place, nothing charged
+    released: tuple[str, ...] = ()  # back to their place, no crash charged
     charged: tuple[str, ...] = ()  # started: a crash charge, will run again
-    dead: tuple[str, ...] = ()  # started, and out of crash charges
+    dead: tuple[str, ...] = ()  # out of crash charges, or interrupted once too often
 
 
 class Upkeep(Struct, frozen=True):

@@ -22,16 +22,23 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from windlass.backoff import Backoff, Exponential, read_backoff
 from windlass.errors import ConfigError
 from windlass.units import check_name, duration_ms, format_duration, nearest, size_bytes
 
-__all__ = ["Loaded", "Settings", "load_settings", "mask_url"]
+__all__ = ["Loaded", "QueueSettings", "Settings", "load_settings", "mask_url"]
 
 DEFAULT_URL: Final = "sqlite:///windlass.db"
 SCHEMES: Final = ("sqlite", "memory", "redis", "rediss", "redis+cluster", "redis+sentinel", "postgresql")
 ENV_PREFIX: Final = "WINDLASS_"
 # Variables that steer the loading or the process itself and are no settings.
 ENV_OTHERS: Final = frozenset({"WINDLASS_ENV", "WINDLASS_CONFIG", "WINDLASS_CRASHPOINT", "WINDLASS_CRASHPOINT_ONCE"})
+
+
+class QueueSettings(Struct, frozen=True, kw_only=True):
+    """One table ``[windlass.queues.NAME]``."""
+
+    retry_budget: float | None = None  # share of the queue's runs that may be retries; None: no bound
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -53,6 +60,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     settle_batch: int = 100
 
     attempts: int = 10  # runs in total
+    backoff: Backoff = Exponential()
     max_crashes: int = 3
     max_interruptions: int = 10
     max_snoozes: int | None = None
@@ -81,7 +89,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     processes: int = 1
 
     log_format: Literal["text", "json", "logfmt"] = "text"
-    queues: dict[str, dict[str, object]] = {}
+    queues: dict[str, QueueSettings] = {}
     circuits: dict[str, dict[str, object]] = {}
 
 
@@ -193,14 +201,32 @@ def _circuits(value: object, name: str) -> dict[str, dict[str, object]]:
     return {str(circuit): dict(options) for circuit, options in value.items()}
 
 
-def _queues(value: object, name: str) -> dict[str, dict[str, object]]:
+def _queues(value: object, name: str) -> dict[str, QueueSettings]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{name} is {value!r}; it must be a table of queue names, each a table")
     for queue, options in value.items():
         check_name(queue, f"{name}: queue")
         if not isinstance(options, Mapping):
             raise ConfigError(f"{name}.{queue} is {options!r}; it must be a table")
-    return {str(queue): dict(options) for queue, options in value.items()}
+    return {str(queue): _queue(f"{name}.{queue}", options) for queue, options in value.items()}
+
+
+def _queue(name: str, options: Mapping[str, object]) -> QueueSettings:
+    values: dict[str, object] = {}
+    for key, value in options.items():
+        if key not in QUEUE_READERS:
+            raise ConfigError(f"{name}: unknown option {key!r}{nearest(key, QUEUE_READERS)}")
+        values[key] = QUEUE_READERS[key](value, f"{name}.{key}")
+    return msgspec.convert(values, QueueSettings)
+
+
+def _share(value: object, name: str) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
+        return float(value)
+    raise ConfigError(f"{name} is {value!r}; it must be a share above 0 and up to 1, such as 0.2")
+
+
+QUEUE_READERS: Final[dict[str, Reader]] = {"retry_budget": _or_none(_share)}
 
 
 READERS: Final[dict[str, Reader]] = {
@@ -215,6 +241,7 @@ READERS: Final[dict[str, Reader]] = {
     "settle_flush": _duration(0),
     "settle_batch": _count(1),
     "attempts": _count(1),
+    "backoff": read_backoff,
     "max_crashes": _count(1),
     "max_interruptions": _count(0),
     "max_snoozes": _or_none(_count(0)),

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import assert_type
 
-from windlass import Call, JobContext, JobHandle, Retry, Windlass
+from windlass import Call, Constant, JobContext, JobHandle, Retry, Snooze, Windlass, on
 from windlass.events import JobDead, JobEnqueued
 from windlass.handle import JobInfo, Page
 
@@ -94,6 +94,26 @@ def timing(ctx: JobContext) -> Iterator[None]:
 @app.on(JobDead)
 def page(event: JobDead) -> None:
     print(event.reason)
+
+
+@app.job(retry=Retry(within="1h", backoff=lambda attempt, error: attempt * 2.5, rules=[on(OSError, "a.B").discard()]))
+def ruled() -> None:
+    raise Snooze(timedelta(minutes=5), "later")
+
+
+@app.job(retry=[on(OSError).after(lambda error: "5s"), on(ValueError).retry(attempts=2, backoff=Constant("5s"))])
+def listed() -> None: ...
+
+
+@ruled.on_dead
+@app.on_retry
+def told(info: JobInfo) -> None: ...
+
+
+told(charge.enqueue(1).info())
+told(1)  # E: arg-type
+ruled.on_dead(page)  # E: type-var
+on(ValueError).retry(attempts="2")  # E: arg-type
 
 
 @app.on(JobEnqueued)  # E: arg-type

@@ -65,6 +65,13 @@ def _job(spec: JobSpec) -> Iterator[Finding]:
             problem,
             "import the type where the module is run, not only under TYPE_CHECKING, or annotate a type that JSON has",
         )
+    for problem in spec.retry.problems():
+        yield Finding(
+            f"job {spec.name}",
+            WARNING,
+            problem,
+            "correct the rule, or install the module that it names where workers run",
+        )
     if spec.timeout_ms is not None and not spec.is_async and spec.executor != "process":
         yield Finding(
             f"job {spec.name}",

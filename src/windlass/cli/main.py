@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "locks": ("windlass.cli.locks:locks", "List and release locks."),
     "limits": ("windlass.cli.limits:limits", "List the limits that are in use."),
     "stats": ("windlass.cli.stats:stats", "Count jobs by state, and what happened so far."),
+    "retry-plan": ("windlass.cli.retry_plan:retry_plan", "Show what the retry policy of a job comes to."),
     "explain": ("windlass.cli.explain:explain", "Say why a job is not running."),
     "doctor": ("windlass.cli.doctor:doctor", "Examine the store, the settings and the workers."),
     "check": ("windlass.cli.check:check", "Import the application and examine its jobs; for CI."),

@@ -78,6 +78,7 @@ def main() -> None:
             table=SlotTable(table, order.slots),
             fork=fork,
             on_alone=lambda in_ms: line.send(Alone(in_ms)),
+            hooks=app.hooks,
         )
         return serve_worker(worker, line)
 

@@ -151,8 +151,11 @@ class Engine(Protocol):
         """
         ...
 
-    def depart(self, worker: str) -> list[str]:
-        """Deregister a worker that ends in order; what it still holds is released as interrupted. *Atomic.*"""
+    def depart(self, worker: str) -> Buried:
+        """Deregister a worker that ends in order; what it still holds is released as interrupted. *Atomic.*
+
+        ``Buried.dead`` are those that were interrupted once too often (see ``maintain``); nothing is charged.
+        """
         ...
 
     def bury(self, worker: str, started: Sequence[int], error: str, rules: Rules) -> Buried:

@@ -14,7 +14,8 @@ from windlass.units import nearest
 
 __all__ = ["connect", "rules_of"]
 
-SCHEMES = ("sqlite", "memory")
+REDIS_SCHEMES = ("redis", "rediss", "redis+cluster", "redis+sentinel")
+SCHEMES = ("sqlite", "memory", *REDIS_SCHEMES)
 
 
 def connect(settings: Settings, clock: Clock | None = None) -> Store:
@@ -22,19 +23,31 @@ def connect(settings: Settings, clock: Clock | None = None) -> Store:
     scheme, separator, rest = settings.url.partition("://")
     if not separator:
         raise ConfigError(f"url {mask_url(settings.url)!r} has no scheme: write sqlite:///path.db, for example")
+    engine: Store
     match scheme:
         case "memory":
-            path = None
+            engine = sqlite(None, settings, clock)
         case "sqlite":
-            path = sqlite_path(rest, settings.url)
+            engine = sqlite(sqlite_path(rest, settings.url), settings, clock)
+        case _ if scheme in REDIS_SCHEMES:
+            engine = redis(settings, clock)
         case _:
             raise ConfigError(
                 f"url {mask_url(settings.url)!r}: no engine for {scheme}://{nearest(scheme, SCHEMES)}; "
                 f"known are {', '.join(SCHEMES)}"
             )
+    if os.environ.get("WINDLASS_CRASHPOINT"):
+        from windlass.engines.crashpoint import crashing
+
+        engine = crashing(engine, os.environ["WINDLASS_CRASHPOINT"])
+    return engine
+
+
+def sqlite(path: str | None, settings: Settings, clock: Clock | None) -> Store:
+    """The engine on a SQLite file, or in memory."""
     from windlass.engines.sqlite import SqliteEngine
 
-    engine: Store = SqliteEngine(
+    return SqliteEngine(
         path,
         clock=clock,
         durability=settings.durability or "fsync",
@@ -42,11 +55,27 @@ def connect(settings: Settings, clock: Clock | None = None) -> Store:
         namespace=settings.namespace,
         rules=rules_of(settings),
     )
-    if os.environ.get("WINDLASS_CRASHPOINT"):
-        from windlass.engines.crashpoint import crashing
 
-        engine = crashing(engine, os.environ["WINDLASS_CRASHPOINT"])
-    return engine
+
+def redis(settings: Settings, clock: Clock | None) -> Store:
+    """The engine on a Redis or Valkey server. Raises ConfigError when the driver is not installed."""
+    try:
+        from windlass.engines.redis import RedisEngine
+    except ModuleNotFoundError as error:
+        if error.name not in ("redis", "hiredis"):
+            raise
+        raise ConfigError(
+            f"url {mask_url(settings.url)!r} needs the redis driver: pip install 'windlass[redis]'"
+        ) from error
+    return RedisEngine(
+        settings.url,
+        clock=clock,
+        namespace=settings.namespace,
+        rules=rules_of(settings),
+        durability=settings.durability,
+        network_timeout_ms=settings.network_timeout,
+        pool_timeout_ms=settings.pool_timeout,
+    )
 
 
 def sqlite_path(rest: str, url: str) -> str:

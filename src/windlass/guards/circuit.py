@@ -30,7 +30,15 @@ from msgspec import Struct
 
 from windlass.clock import from_ms
 from windlass.engines.base import Coordinator
-from windlass.errors import CircuitOpen, ConfigError, EngineError, GuardUnavailable, JobTimeout, WindlassError
+from windlass.errors import (
+    CircuitOpen,
+    ConfigError,
+    EngineError,
+    GuardUnavailable,
+    JobTimeout,
+    RetryAfter,
+    WindlassError,
+)
 from windlass.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, Events
 from windlass.handle import hop
 from windlass.model import CircuitPolicy, CircuitRow, LeaseRef, Tally
@@ -309,9 +317,9 @@ class Circuit:
         if error is not None:
             if not isinstance(error, Exception) or _is_any(error, self._ignore):
                 return None
-            if isinstance(error, WindlassError) and not isinstance(error, JobTimeout):
+            if isinstance(error, WindlassError) and not isinstance(error, JobTimeout | RetryAfter):
                 return None
-            if _is_any(error, self._trip_on):
+            if isinstance(error, JobTimeout | RetryAfter) or _is_any(error, self._trip_on):
                 return False
         return self._slow is None or time.monotonic() - passed.began < self._slow
 
@@ -577,6 +585,8 @@ def _reason(error: BaseException | None) -> str:
 
 def retry_after_ms(error: BaseException | None) -> int:
     """What a service asked for: ``error.retry_after``, or Retry-After among the headers of ``error.response``; or 0."""
+    if isinstance(error, RetryAfter):
+        return min(error.delay_ms, RETRY_AFTER_MAX_MS)
     value: object = getattr(error, "retry_after", None)
     if value is None:
         headers = getattr(getattr(error, "response", None), "headers", None)

@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from random import Random
 from typing import Protocol
@@ -95,6 +96,7 @@ class Children:
     def run(self, run: JobRun, deadlines: Deadlines) -> Outcome | None:
         """Run a job in a child to its outcome. *Blocking.*"""
         child = self._take()
+        run.began_ns = time.monotonic_ns()
         with self._lock:
             self._running[run] = child
         if run.cancelled:  # asked for before there was a child to kill

@@ -10,14 +10,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import assert_never, cast
 
-from windlass.codec import encode_error, encode_result
+from msgspec import structs
+
+from windlass.codec import clean_reason, encode_error, encode_result
 from windlass.context import CURRENT, JobContext
 from windlass.definition import JobSpec
 from windlass.errors import (
     CircuitOpen,
     ConfigError,
+    Discard,
     GuardUnavailable,
     JobCancelled,
     JobInterrupted,
@@ -38,7 +41,7 @@ from windlass.events import (
 from windlass.guards.circuit import Circuits
 from windlass.middleware import AsyncBody, Body, Middleware
 from windlass.model import RESULT_NOT_STORED, Kind, Outcome
-from windlass.retry import Retry, decode_backoff
+from windlass.retry import Buried, Facts, PutOff, Retry, RunAgain, Withdrawn, decide, decode_backoff, leaf
 from windlass.worker.run import JobRun, Prepared
 
 __all__ = ["failed", "interrupted", "prepare", "run_async", "run_sync"]
@@ -172,16 +175,38 @@ def unreadable(run: JobRun, error: PayloadError) -> Outcome:
 
 
 def failure(run: JobRun, error: BaseException) -> Outcome:
-    """A failed attempt: again after the backoff, or dead after the last one."""
+    """What the job's policy makes of a run that failed, or that said itself how it ends."""
     lease, host = run.lease, run.host
+    decision = decide(policy_of(run), error, facts_of(run), host.rng)
+    if isinstance(decision, PutOff):
+        log.info("job %s %s is put off by %.1f s: %s", lease.name, lease.id, decision.delay_ms / 1000, short(error))
+        reason = clean_reason(decision.reason)
+        return Outcome(lease.id, lease.fence, Kind.SNOOZE, reason=reason, delay_ms=decision.delay_ms)
     text = encode_error(error, attempt=lease.attempt, at=host.clock.wall_ms(), limit=host.settings.error_max)
-    tell(run, JobFailed, lease.attempt, took(run), error)
-    if lease.attempt >= lease.max_attempts:
-        return dead(run, None, text, error)
-    delay = retry_of(run).delay_ms(lease.attempt, host.rng)
+    if not isinstance(leaf(error), Discard):
+        tell(run, JobFailed, lease.attempt, took(run), error)
+    match decision:
+        case RunAgain():
+            return again(run, decision, text, error)
+        case Withdrawn():
+            log.warning(
+                "job %s %s is discarded after attempt %d: %s", lease.name, lease.id, lease.attempt, short(error)
+            )
+            return withdrawn(run, clean_reason(decision.reason) or "", text)
+        case Buried():
+            return dead(run, clean_reason(decision.reason), text, error)
+        case _:
+            assert_never(decision)
+
+
+def again(run: JobRun, decision: RunAgain, text: str, error: BaseException) -> Outcome:
+    """The outcome of a failed run that another one follows."""
+    lease, delay = run.lease, decision.delay_ms
+    if decision.trouble is not None:
+        log.error("job %s %s waits as without it, because of its %s", lease.name, lease.id, decision.trouble)
     log.warning(
-        "job %s %s failed in attempt %d of %d and runs again in %.1f s: %s: %s",
-        lease.name, lease.id, lease.attempt, lease.max_attempts, delay / 1000, type(error).__name__, short(error),
+        "job %s %s failed in attempt %d and runs again in %.1f s: %s: %s",
+        lease.name, lease.id, lease.attempt, delay / 1000, type(error).__name__, short(error),
     )  # fmt: skip
     tell(run, JobRetrying, lease.attempt, delay / 1000)
     return Outcome(lease.id, lease.fence, Kind.RETRY, error=text, delay_ms=delay)
@@ -198,11 +223,11 @@ def dead(run: JobRun, reason: str | None, text: str, error: BaseException) -> Ou
     return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason=reason)
 
 
-def withdrawn(run: JobRun, reason: str) -> Outcome:
-    """The end of a job that somebody called off."""
+def withdrawn(run: JobRun, reason: str, text: str | None = None) -> Outcome:
+    """The end of a job that somebody called off, itself and its rules included."""
     lease = run.lease
     tell(run, JobWithdrawn, lease.attempt, reason)
-    return Outcome(lease.id, lease.fence, Kind.CANCELLED, reason=reason, keep_ms=run.keep_ms)
+    return Outcome(lease.id, lease.fence, Kind.CANCELLED, error=text, reason=reason, keep_ms=run.keep_ms)
 
 
 def interrupted(run: JobRun) -> Outcome:
@@ -220,15 +245,32 @@ def interrupted(run: JobRun) -> Outcome:
     return Outcome(lease.id, lease.fence, Kind.RELEASE, interrupted=True)
 
 
-def retry_of(run: JobRun) -> Retry:
-    """The policy of this job: what the call carries, else the definition's."""
-    if run.meta.backoff is None:
-        return run.spec.retry
+def policy_of(run: JobRun) -> Retry:
+    """The policy of this job: the definition's, with what the call carries in place of its backoff and time budget."""
+    policy, meta = run.spec.retry, run.meta
+    if meta.backoff is None:
+        return policy
     try:
-        return Retry(run.spec.retry.attempts, decode_backoff(run.meta.backoff))
+        within = None if meta.within_ms is None else meta.within_ms / 1000
+        return structs.replace(policy, backoff=decode_backoff(meta.backoff), within=within)
     except ConfigError as error:
         log.warning("job %s %s: %s; its definition's backoff is used", run.lease.name, run.lease.id, error)
-        return run.spec.retry
+        return policy
+
+
+def facts_of(run: JobRun) -> Facts:
+    """What a decision about this run depends on."""
+    lease, host = run.lease, run.host
+    return Facts(
+        lease.attempt,
+        lease.max_attempts,
+        capped=run.meta.capped,
+        elapsed_ms=lease.retrying_ms + int(took(run) * 1000),
+        snoozes=lease.snoozes,
+        max_snoozes=host.settings.max_snoozes,
+        now_ms=host.clock.wall_ms(),
+        backoff=host.settings.backoff,
+    )
 
 
 def tell(run: JobRun, kind: Callable[..., Event], *facts: object) -> None:

@@ -15,6 +15,7 @@ __all__ = [
     "ChildDied",
     "Command",
     "Died",
+    "Ended",
     "Failed",
     "ForkChild",
     "ForkWorker",
@@ -103,6 +104,13 @@ class Command(Struct, frozen=True, tag=True):
     word: str
 
 
+class Ended(Struct, frozen=True, tag=True):
+    """The supervisor settled or buried these jobs of a process that has gone; their hooks have not been called."""
+
+    dead: tuple[str, ...] = ()
+    retried: tuple[str, ...] = ()
+
+
 class Born(Struct, frozen=True, tag=True):
     """The worker is about to register: from now on its death has to be told to the store."""
 
@@ -145,6 +153,7 @@ class ChildDied(Struct, frozen=True, tag=True):
 encode = msgspec.json.Encoder().encode
 decode_to_zygote = msgspec.json.Decoder(ForkWorker | ForkChild | Kill).decode
 decode_from_zygote = msgspec.json.Decoder(Hello | Failed | Forked | Died | ChildDied).decode
-decode_to_child = msgspec.json.Decoder(Command).decode
+to_child: msgspec.json.Decoder[Command | Ended] = msgspec.json.Decoder(Command | Ended)
+decode_to_child = to_child.decode
 decode_from_child = msgspec.json.Decoder(Born | Ready | Alone | Bye).decode
 decode_launch = msgspec.json.Decoder(Launch).decode

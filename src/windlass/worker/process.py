@@ -15,8 +15,9 @@ import sys
 import threading
 
 from windlass.errors import EngineError, EngineUnusable
+from windlass.hooks import Moment
 from windlass.worker import wire
-from windlass.worker.messages import Alone, Born, Bye, Command, Ready, decode_to_child, encode
+from windlass.worker.messages import Alone, Born, Bye, Command, Ended, Ready, decode_to_child, encode
 from windlass.worker.worker import Worker
 
 __all__ = ["Line", "serve_worker"]
@@ -39,7 +40,7 @@ class Line:
         with self._lock, contextlib.suppress(OSError):
             wire.send(self._sock, encode(message))
 
-    def receive(self) -> Command:
+    def receive(self) -> Command | Ended:
         """The next command. *Blocking.* Raises EOFError when the supervisor has gone."""
         return decode_to_child(wire.receive(self._sock))
 
@@ -72,6 +73,7 @@ def serve_worker(worker: Worker, line: Line) -> int:
     worker.wait()
     worker.shut_down()
     line.send(Bye(overdue=tuple(worker.overdue())))
+    worker.finish_hooks()
     return 75 if worker.cut_off else 0  # EX_TEMPFAIL: the store could not be reached for two leases
 
 
@@ -96,14 +98,18 @@ def listen(worker: Worker, line: Line, ended: threading.Event) -> None:
     """Obey the supervisor until it goes."""
     while True:
         try:
-            word = line.receive().word
+            message = line.receive()
         except (EOFError, OSError):
             if not worker.stopping:
                 log.warning("the supervisor has gone; worker %s stops", worker.info.id)
             ended.set()
             worker.stop()
             return
-        match word:
+        if isinstance(message, Ended):
+            worker.tell_hooks(Moment.DEAD, message.dead)
+            worker.tell_hooks(Moment.RETRY, message.retried)
+            continue
+        match message.word:
             case "stop":
                 ended.set()
                 worker.stop()

@@ -30,7 +30,7 @@ from windlass.clock import Clock, SystemClock
 from windlass.engines.base import Store
 from windlass.engines.url import connect, rules_of
 from windlass.errors import EngineError
-from windlass.model import WorkerInfo
+from windlass.model import Kind, Settled, WorkerInfo
 from windlass.settings import Settings
 from windlass.worker import wire
 from windlass.worker.children import ProcessDied, crash_error, describe
@@ -40,6 +40,7 @@ from windlass.worker.messages import (
     Bye,
     Command,
     Died,
+    Ended,
     Failed,
     Forked,
     ForkWorker,
@@ -88,8 +89,12 @@ class Process:
 
     def command(self, word: str) -> None:
         """Tell the process; one that has gone is heard of otherwise."""
+        self.send(Command(word))
+
+    def send(self, message: Command | Ended) -> None:
+        """Send a message; one to a process that has gone is lost."""
         with contextlib.suppress(OSError):
-            wire.send(self.control, encode(Command(word)))
+            wire.send(self.control, encode(message))
 
 
 class Generation:
@@ -132,6 +137,7 @@ class Supervisor:
         self._deaths = 0  # in a row, each soon after its start
         self._timers: list[tuple[float, Callable[[], None]]] = []
         self._reports: list[Callable[[Store], None]] = []  # what the store does not know yet
+        self._unhooked: list[Ended] = []  # what no process that could call hooks knows yet
 
     def run(self) -> int:
         """Supervise until told to stop, or until a burst is over; give the exit code."""
@@ -293,6 +299,7 @@ class Supervisor:
                 process.info = message.info
             case Ready():
                 process.ready = True
+                self._send_unhooked()
                 self._retire_old(process.generation)
                 if process.stopping or self._stopping:
                     process.command("stop")
@@ -400,9 +407,15 @@ class Supervisor:
 
     def _settle_departed(self, store: Store, process: Process) -> None:
         if process.bye is not None and process.bye.overdue:
-            store.settle(process.bye.overdue)
+            overdue = process.bye.overdue
+            pairs = zip(overdue, store.settle(overdue), strict=True)
+            settled = [outcome for outcome, answer in pairs if answer is Settled.APPLIED]
+            self._tell_hooks(
+                dead=[one.id for one in settled if one.kind is Kind.DEAD],
+                retried=[one.id for one in settled if one.kind is Kind.RETRY],
+            )
         if process.info is not None:
-            store.depart(process.info.id)
+            self._tell_hooks(dead=store.depart(process.info.id).dead)
 
     def _bury(self, store: Store, process: Process, started: Sequence[int], how: str) -> None:
         if process.info is None:
@@ -415,13 +428,28 @@ class Supervisor:
                 "of its jobs %d had started and run again, %d are dead, %d had not started",
                 len(buried.charged), len(buried.dead), len(buried.released),
             )  # fmt: skip
+        self._tell_hooks(dead=buried.dead)
         if buried.charged:
             self._look_for_lonely(store)
 
     def _look_for_lonely(self, store: Store) -> None:
-        due = store.maintain(rules_of(self._settings), 100).alone_in_ms
-        if due is not None:
-            self._run_alone(due)
+        done = store.maintain(rules_of(self._settings), 100)
+        self._tell_hooks(dead=done.died)
+        if done.alone_in_ms is not None:
+            self._run_alone(done.alone_in_ms)
+
+    def _tell_hooks(self, dead: Sequence[str] = (), retried: Sequence[str] = ()) -> None:
+        """Have a process that knows the application call the hooks of these jobs, now or when there is one."""
+        if dead or retried:
+            self._unhooked.append(Ended(tuple(dead), tuple(retried)))
+            self._send_unhooked()
+
+    def _send_unhooked(self) -> None:
+        able = next((one for one in self._processes.values() if one.ready and not one.stopping), None)
+        if able is not None:
+            waiting, self._unhooked = self._unhooked, []
+            for message in waiting:
+                able.send(message)
 
     def _watch_beats(self) -> None:
         """Renew the lease of processes that live but do not get to it themselves."""

@@ -12,6 +12,7 @@ Stop, in this order, and every step for a reason:
 6. deregister last. A thread that still runs a job cannot be stopped, so its job is not given back here: that happens
    when the process has gone (its supervisor does it, or the lease runs out). Never a second run beside a body that
    still runs.
+7. ``finish_hooks``: they are for people, so neither the store nor the supervisor need wait for them
 
 A job in a thread that outlives its timeout ends its process the same way: neighbours finish first, and its failure is
 settled only after the process has gone.
@@ -28,22 +29,27 @@ import time
 from collections.abc import Callable, Sequence
 from random import Random
 
+from msgspec import structs
+
 from windlass.clock import Clock, SystemClock
 from windlass.codec import encode_error
 from windlass.engines.base import Store
 from windlass.engines.url import rules_of
 from windlass.errors import EngineError, JobTimeout, PayloadError
 from windlass.events import Events, LeaseExpired, SettleDropped, WorkerStarted, WorkerStopped
+from windlass.hooks import Hooks, Moment
 from windlass.ids import new_id
 from windlass.middleware import Middleware
 from windlass.model import Claimed, Heartbeat, Kind, Lease, LeaseRef, Outcome, Progress, Settled, Upkeep, WorkerInfo
 from windlass.registry import Registry
 from windlass.settings import Settings
+from windlass.worker.budget import RetryBudget, budgets_of
 from windlass.worker.children import Children, Fork
 from windlass.worker.deadlines import Deadlines
 from windlass.worker.execute import failure, prepare, run_async, run_sync
 from windlass.worker.guarded import run_async_guarded, run_guarded
 from windlass.worker.heart import Heart, Trust
+from windlass.worker.hooks import HookThread
 from windlass.worker.keeper import Keeper
 from windlass.worker.loop import Loop
 from windlass.worker.pump import Pump
@@ -102,6 +108,7 @@ class Worker:
         table: SlotTable | None = None,
         fork: Fork | None = None,
         on_alone: Callable[[int], None] | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         """``fork`` starts child processes for ``executor="process"``; without it such jobs run in a thread."""
         options = options or WorkerOptions()
@@ -141,6 +148,8 @@ class Worker:
         self._deadlines = Deadlines()
         self._children = Children(fork) if fork is not None else None
         self._rules = rules_of(settings)
+        self._budgets = budgets_of(settings)
+        self._hooks = HookThread(hooks or Hooks(), engine, registry)
         self._heart = Heart(
             engine,
             self.clock,
@@ -176,6 +185,7 @@ class Worker:
         self.start()
         self.wait()
         self.shut_down()
+        self.finish_hooks()
 
     def start(self) -> None:
         """Register and begin to claim. Raises EngineError when the store is away."""
@@ -237,6 +247,10 @@ class Worker:
         self.events.emit(WorkerStopped(self.info.id))
         return clean
 
+    def finish_hooks(self) -> None:
+        """Let the hooks that are owed run, within some seconds. *Blocking.*"""
+        self._hooks.close()
+
     def overdue(self) -> list[Outcome]:
         """The outcomes of jobs that outlived their timeout in a thread: to be settled when this process has gone."""
         return [failure(run, timeout_of(run)) for run in self._overdue.values() if run.lease.id in self._held]
@@ -255,7 +269,7 @@ class Worker:
 
     def _depart(self) -> None:
         try:
-            self.engine.depart(self.info.id)
+            self.tell_hooks(Moment.DEAD, self.engine.depart(self.info.id).dead)
         except EngineError as error:
             log.warning("worker %s could not deregister, its lease will run out: %s", self.info.id, error)
 
@@ -342,6 +356,10 @@ class Worker:
         stale = [one for one, answer in zip(outcomes, answers, strict=True) if answer is Settled.STALE]
         if stale:
             self._tell_dropped(stale, "another worker owns the job now")
+        for moment, kind in ((Moment.DEAD, Kind.DEAD), (Moment.RETRY, Kind.RETRY)):
+            if self._hooks.wants(moment):
+                pairs = zip(outcomes, answers, strict=True)
+                self.tell_hooks(moment, [o.id for o, a in pairs if o.kind is kind and a is Settled.APPLIED])
 
     def dropped(self, outcomes: Sequence[Outcome]) -> None:
         self._tell_dropped(outcomes, "the lease ended before the store could be reached")
@@ -402,6 +420,10 @@ class Worker:
         log.error("job %s %s is dead: %s", lease.name, lease.id, error)
         return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason="unknown job")
 
+    def tell_hooks(self, moment: Moment, ids: Sequence[str]) -> None:
+        """Have the hooks of these jobs called, on a thread of their own. *Thread-safe.*"""
+        self._hooks.tell(moment, ids)
+
     def _run_in_thread(self, run: JobRun, number: int) -> None:
         self._table.start(number, run.lease.fence)
         self.last_start = time.monotonic()
@@ -428,8 +450,22 @@ class Worker:
 
     def _ended(self, run: JobRun, outcome: Outcome | None) -> None:
         self._held.pop(run.lease.id, None)
+        if self._budgets and (budget := self._budgets.get(run.lease.queue)) is not None:
+            budget.count()
+            if outcome is not None and outcome.kind is Kind.RETRY:
+                outcome = self._within_budget(budget, run, outcome)
         full = self._settler.add(outcome) if outcome is not None else False
         self._pump.poke(full=full)
+
+    def _within_budget(self, budget: RetryBudget, run: JobRun, outcome: Outcome) -> Outcome:
+        delay = budget.defer(outcome.delay_ms)
+        if delay > outcome.delay_ms:
+            lease = run.lease
+            log.warning(
+                "the retry budget of queue %s is used up: job %s %s waits %.1f s instead of %.1f s",
+                lease.queue, lease.name, lease.id, delay / 1000, outcome.delay_ms / 1000,
+            )  # fmt: skip
+        return structs.replace(outcome, delay_ms=delay)
 
     def _time_out(self, run: JobRun) -> None:
         """A thread's time is up: tell the job, and end the process if it does not listen."""
@@ -484,6 +520,7 @@ class Worker:
                 self._settler.add(Outcome(ref.id, ref.fence, Kind.RELEASE))
 
     def _on_upkeep(self, done: Upkeep) -> None:
+        self.tell_hooks(Moment.DEAD, done.died)
         if done.alone_in_ms is not None and self._on_alone is not None:
             self._on_alone(done.alone_in_ms)
 

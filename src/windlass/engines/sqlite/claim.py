@@ -41,7 +41,7 @@ OPEN_QUEUES: Final = 'SELECT name FROM "windlass_queues" WHERE paused = 0 OR unt
 CANCELS: Final = "SELECT id, fence FROM \"windlass_jobs\" WHERE state = 'running' AND worker = ? AND cancel = 1"
 
 COLUMNS: Final = """seq, id, name, queue, {payload} AS payload, fence, attempt, max_attempts, priority, enqueued_at,
-       run_at, crashes, interruptions, snoozes, tags, {meta} AS meta, expires_at, reason, guards"""
+       run_at, crashes, interruptions, snoozes, tags, {meta} AS meta, expires_at, reason, retrying_since, guards"""
 HEAD: Final = """
 FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 AND queue = ?
 ORDER BY priority, place, seq LIMIT ? OFFSET ?
@@ -55,7 +55,8 @@ AS_TEXT: Final = COLUMNS.format(payload="payload", meta="meta")
 AS_BYTES: Final = COLUMNS.format(payload="CAST(payload AS BLOB)", meta="CAST(meta AS BLOB)")
 PACKED: Final = """
 SELECT CAST(json_group_array(json_array(seq, id, name, queue, payload, fence, attempt, max_attempts, priority,
-    enqueued_at, run_at, crashes, interruptions, snoozes, tags, meta, expires_at, reason, guards)) AS BLOB)
+    enqueued_at, run_at, crashes, interruptions, snoozes, tags, meta, expires_at, reason,
+    retrying_since, guards)) AS BLOB)
 FROM (SELECT %s %s)
 """
 
@@ -93,6 +94,7 @@ class Row(Struct, array_like=True):
     meta: str | None
     expires_at: int | None
     reason: str | None
+    retrying_since: int | None
     guards: str | None
 
 
@@ -238,6 +240,7 @@ class Claimer:
                 read_tags(row.tags),
                 row.meta.encode("utf-8", "surrogateescape") if row.meta else None,
                 row.reason,
+                0 if row.retrying_since is None else max(0, now - row.retrying_since),
                 () if row.guards is None else as_guards(row.guards),
             )
             for row, fence in zip(rows, fences, strict=True)

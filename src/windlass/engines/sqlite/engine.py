@@ -108,12 +108,14 @@ class SqliteEngine(SqliteCoordinator):
 
         return self._write(write, durable=False)
 
-    def depart(self, worker: str) -> list[str]:
-        released = self._write(
+    def depart(self, worker: str) -> Buried:
+        departed = self._write(
             lambda db: upkeep.depart(db, self._q, worker, self._clock.wall_ms(), self._rules), durable=True
         )
         self._ready.touch()
-        return released
+        if departed.dead:
+            self._ended.touch()
+        return departed
 
     def bury(self, worker: str, started: Sequence[int], error: str, rules: Rules) -> Buried:
         buried = self._write(

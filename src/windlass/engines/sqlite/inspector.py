@@ -76,7 +76,7 @@ WHERE id = ?1 AND state IN ('ready', 'scheduled', 'blocked')
 CANCEL_RUNNING: Final = "UPDATE \"windlass_jobs\" SET cancel = 1 WHERE id = ? AND state = 'running'"
 AGAIN: Final = """
 UPDATE "windlass_jobs" SET state = 'ready', run_at = ?2, place = ?2, attempt = 0, crashes = 0, interruptions = 0,
-    snoozes = 0, cancel = 0, reason = NULL, result = NULL, finished_at = NULL, purge_at = NULL,
+    snoozes = 0, retrying_since = NULL, cancel = 0, reason = NULL, result = NULL, finished_at = NULL, purge_at = NULL,
     expires_at = ?2 + expires_ms
 WHERE id = ?1 AND state IN ('dead', 'cancelled', 'scheduled')
 """

@@ -220,6 +220,8 @@ MIGRATIONS: Final = (
     CREATE INDEX "windlass_tombstones_until" ON "windlass_tombstones" (until);
     CREATE TABLE "windlass_totals" (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
     """,
+    # When the first run of the present budget that failed began: what a time budget counts from.
+    'ALTER TABLE "windlass_jobs" ADD COLUMN retrying_since INTEGER',
     GUARDS,
 )
 VERSION: Final = len(MIGRATIONS)

@@ -46,11 +46,12 @@ UPDATE "windlass_jobs" SET
     errors = CASE WHEN ended.error IS NULL THEN errors
                   ELSE json_insert(coalesce(errors, '[]'), '$[#]', json(ended.error)) END,
     result = ended.result,
+    retrying_since = CASE WHEN ended.failed THEN coalesce(retrying_since, started_at) ELSE retrying_since END,
     worker = NULL
 FROM (SELECT value ->> 0 AS id, value ->> 1 AS fence, value ->> 2 AS state, value ->> 3 AS again,
              value ->> 4 AS used, value ->> 5 AS crashed, value ->> 6 AS interrupted, value ->> 7 AS snoozed,
              value ->> 8 AS run_at, value ->> 9 AS keep, value ->> 10 AS error, value ->> 11 AS reason,
-             value ->> 12 AS result
+             value ->> 12 AS result, value ->> 13 AS failed
       FROM json_each(?2)) AS ended
 WHERE "windlass_jobs".id = ended.id AND "windlass_jobs".fence = ended.fence AND "windlass_jobs".state = 'running'
 """
@@ -171,6 +172,7 @@ def ended(one: Outcome, now: int, rules: Rules) -> tuple[object, ...]:
         one.error,
         one.reason,
         one.result,
+        1 if kind is Kind.RETRY else 0,
     )
 
 

@@ -162,11 +162,11 @@ def extend(
     )
 
 
-def depart(db: apsw.Connection, q: Sql, worker: str, now: int, rules: Rules) -> list[str]:
+def depart(db: apsw.Connection, q: Sql, worker: str, now: int, rules: Rules) -> Buried:
     """Release what a worker holds as interrupted and forget the worker."""
-    released, _ = interrupt(db, q, worker, now, rules)
+    released, died = interrupt(db, q, worker, now, rules)
     db.execute(q(FORGET_WORKER), (worker,))
-    return released
+    return Buried(tuple(released), dead=tuple(died))
 
 
 def interrupt(db: apsw.Connection, q: Sql, worker: str, now: int, rules: Rules) -> tuple[list[str], list[str]]:

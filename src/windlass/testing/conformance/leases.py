@@ -114,7 +114,8 @@ class LeaseSuite:
         join(store)
         add(store, "a", "b", "c")
         leases = take(store, limit=2)
-        assert sorted(store.depart("w1")) == ["a", "b"]
+        departed = store.depart("w1")
+        assert (sorted(departed.released), departed.charged, departed.dead) == (["a", "b"], (), ())
         row = row_of(store, "a")
         assert (row.state, row.attempt, row.interruptions, row.worker) == (State.READY, 0, 1, None)
         assert store.workers() == []
@@ -126,7 +127,19 @@ class LeaseSuite:
     def test_depart_twice_or_of_a_stranger_does_nothing(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        assert [store.depart("w1"), store.depart("w1"), store.depart("ghost")] == [[], [], []]
+        assert [store.depart("w1"), store.depart("w1"), store.depart("ghost")] == [Buried()] * 3
+
+    def test_depart_says_which_jobs_died_of_too_many_interruptions(self, harness: Harness) -> None:
+        store = harness.engine
+        add(store, "a", max_attempts=1)
+        for _ in range(Rules().max_interruptions):
+            join(store)
+            take_one(store)
+            assert store.depart("w1").released == ("a",)
+        join(store)
+        take_one(store)
+        assert store.depart("w1") == Buried(dead=("a",))
+        assert (state_of(store, "a"), row_of(store, "a").reason) == (State.DEAD, "interrupted")
 
     def test_bury_releases_what_had_not_started_and_charges_nothing(self, harness: Harness) -> None:
         store = harness.engine

@@ -210,7 +210,8 @@ class EngineMachine(RuleBasedStateMachine):
         told = self.store.depart(worker)
         released = self.oracle.depart(worker, self.now)
         gone = {i for i in released if self.oracle.jobs[i].state is State.CANCELLED}
-        assert set(told) - gone == released - gone
+        assert set(told.released) - gone == released - gone
+        assert (told.charged, told.dead) == ((), ())
 
     @rule(action=st.sampled_from(Action), job_id=ids)
     def act(self, action: Action, job_id: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from windlass.model import Claimed, Kind, Lease, Outcome, Progress, Rules, Settled, State, Want
+from windlass.model import Action, Claimed, Kind, Lease, Outcome, Progress, Rules, Settled, State, Want
 from windlass.testing.conformance.harness import (
     Harness,
     add,
@@ -127,6 +127,45 @@ class SettleSuite:
         assert row.run_at == harness.clock.wall_ms() + 2_000
         assert [e.type for e in history(row)] == ["WorkerCrashed"]
         assert store.counts()["total_crashed"] == 1
+
+    def test_a_time_budget_counts_from_the_start_of_the_first_failed_run(self, harness: Harness) -> None:
+        store = harness.engine
+        (lease,) = leased(harness, "a")
+        assert lease.retrying_ms == 0
+        harness.clock.advance(500)
+        store.settle([ended(lease, Kind.RETRY, delay_ms=1_000)])
+        harness.clock.advance(1_000)
+        second = take_one(store)
+        assert second.retrying_ms == 1_500
+        harness.clock.advance(300)
+        store.settle([ended(second, Kind.RETRY)])
+        assert take_one(store).retrying_ms == 1_800
+
+    @pytest.mark.parametrize("kind", [Kind.SNOOZE, Kind.RELEASE, Kind.CRASH])
+    def test_what_uses_no_attempt_neither_starts_nor_restarts_a_time_budget(self, harness: Harness, kind: Kind) -> None:
+        store = harness.engine
+        (lease,) = leased(harness, "a")
+        harness.clock.advance(400)
+        store.settle([ended(lease, kind)])
+        second = take_one(store)
+        assert second.retrying_ms == 0
+        store.settle([ended(second, Kind.RETRY)])
+        harness.clock.advance(200)
+        third = take_one(store)
+        assert third.retrying_ms == 200
+        store.settle([ended(third, Kind.SNOOZE)])
+        harness.clock.advance(50)
+        assert take_one(store).retrying_ms == 250
+
+    def test_a_retry_by_hand_begins_a_new_time_budget(self, harness: Harness) -> None:
+        store = harness.engine
+        (lease,) = leased(harness, "a")
+        store.settle([ended(lease, Kind.RETRY)])
+        harness.clock.advance(700)
+        store.settle([ended(take_one(store), Kind.DEAD)])
+        store.transition(Action.RETRY, ["a"])
+        harness.clock.advance(100)
+        assert take_one(store).retrying_ms == 0
 
     def test_dead_keeps_reason_error_and_payload(self, harness: Harness) -> None:
         store = harness.engine

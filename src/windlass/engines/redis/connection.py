@@ -1,0 +1,211 @@
+"""Clients of the driver: made from a URL or after a client of the user's, always with our own settings.
+
+No retry below us: a call that is sent twice may happen twice, so whoever knows the call decides. Every wait has an
+end. RESP2, since it is what every server and proxy speaks. One client serves calls; a second one, whose sockets may
+stay silent for longer, serves those that block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from redis import BlockingConnectionPool, Redis, RedisCluster
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
+from redis.exceptions import ResponseError
+from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
+
+from windlass.errors import ConfigError, EngineUnavailable
+from windlass.settings import mask_url
+from windlass.units import nearest
+
+__all__ = ["Client", "Command", "hang_up", "make_client", "node_of", "send", "target_of"]
+
+Client: TypeAlias = Redis | RedisCluster
+Command: TypeAlias = str | bytes | int
+
+CONNECTIONS_MAX: Final = 64  # of one engine object; a caller beyond that waits for pool_timeout
+HEALTH_CHECK_S: Final = 25  # an idle connection is tried before use: load balancers drop idle ones after 30 s or more
+OPTIONS: Final = ("ssl",)
+SENTINEL_PORT: Final = 26379
+
+
+def common(timeout: float) -> dict[str, Any]:
+    """The settings of every connection; ``timeout`` in seconds."""
+    return {
+        "protocol": 2,
+        "decode_responses": False,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "socket_keepalive": True,
+        "health_check_interval": HEALTH_CHECK_S,
+        "retry": Retry(NoBackoff(), 0),
+        "client_name": "windlass",
+    }
+
+
+def target_of(url: str | None, client: object) -> str:
+    """How a store is named in messages, without secrets."""
+    if url is not None:
+        return mask_url(url)
+    if isinstance(client, RedisCluster):
+        return "redis+cluster://" + ",".join(str(node.name) for node in nodes_of(client)[:3])
+    if isinstance(client, Redis):
+        about = client.connection_pool.connection_kwargs
+        return f"redis://{about.get('host', about.get('path', '?'))}:{about.get('port', '')}/{about.get('db', 0)}"
+    raise ConfigError(
+        f"client= is a {type(client).__module__}.{type(client).__qualname__}; it takes a redis.Redis or a "
+        "redis.RedisCluster, not an asyncio one; for another library write a redis:// URL"
+    )
+
+
+def make_client(url: str | None, user_client: object, timeout: float, pool_timeout: float) -> Client:
+    """Make a client; a cluster's asks the cluster for its nodes, others connect at first use. Raises ConfigError."""
+    settings = common(timeout)
+    if url is None:
+        return after(user_client, settings, pool_timeout)
+    scheme = url.partition("://")[0]
+    try:
+        match scheme:
+            case "redis" | "rediss":
+                pool = BlockingConnectionPool.from_url(
+                    url, max_connections=CONNECTIONS_MAX, timeout=pool_timeout, **settings
+                )
+                pool.connection_class(**pool.connection_kwargs)  # a wrong option of the URL shows here, not in a job
+                return Redis(connection_pool=pool)
+            case "redis+cluster":
+                hosts, path, settings = several(url, settings, 6379)
+                if path not in ("", "0"):
+                    raise ValueError("a cluster has no databases: end the URL after the hosts")
+                return cluster(hosts, settings)
+            case "redis+sentinel":
+                hosts, path, settings = several(url, settings, SENTINEL_PORT)
+                service, _, db = path.partition("/")
+                if not service or not (db or "0").isdigit():
+                    raise ValueError("name the master and the database: redis+sentinel://h1:26379,h2:26379/mymaster/0")
+                asking = {key: settings[key] for key in ("socket_timeout", "socket_connect_timeout", "retry")}
+                sentinel = Sentinel(hosts, sentinel_kwargs=asking, **(settings | {"db": int(db or 0)}))  # type: ignore[no-untyped-call]
+                made: Redis = sentinel.master_for(service, redis_class=Redis)  # type: ignore[no-untyped-call]
+                return made
+            case _:
+                known = ("redis", "rediss", "redis+cluster", "redis+sentinel")
+                raise ConfigError(f"url {mask_url(url)!r}: no Redis engine for {scheme}://{nearest(scheme, known)}")
+    except (ValueError, TypeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"url {mask_url(url)!r}: {error}") from error
+
+
+def cluster(hosts: Sequence[tuple[str, int]], settings: Mapping[str, Any]) -> RedisCluster:
+    """A client that asks one of these hosts for the nodes of the cluster."""
+    nodes = [ClusterNode(host, port) for host, port in hosts]  # type: ignore[no-untyped-call]
+    return RedisCluster(startup_nodes=nodes, **settings)
+
+
+def nodes_of(client: RedisCluster) -> list[ClusterNode]:
+    """The nodes that a cluster's client knows."""
+    found: list[ClusterNode] = client.get_nodes()  # type: ignore[no-untyped-call]
+    return found
+
+
+def node_of(client: Client, key: bytes) -> Redis:
+    """A client of the one server that has a key."""
+    if isinstance(client, RedisCluster):
+        node = client.get_node_from_key(key.decode())  # type: ignore[no-untyped-call]
+        if node is None:
+            raise EngineUnavailable("no node of the cluster serves our keys now: see CLUSTER INFO")
+        return client.get_redis_connection(node)
+    return client
+
+
+def hang_up(client: Client) -> None:
+    """Close every connection of a client. The driver's own ``close`` leaves a pool that it was given alone."""
+    if isinstance(client, RedisCluster):
+        for node in nodes_of(client):
+            if node.redis_connection is not None:
+                node.redis_connection.connection_pool.disconnect()
+        client.close()
+    else:
+        client.connection_pool.disconnect()
+
+
+def send(client: Client, *command: Command) -> object:
+    """Send one command once and give the raw answer. Raises the driver's errors.
+
+    Goes past the driver's ``execute_command``, which takes as long as the server does, except in a cluster, where that
+    finds the node.
+    """
+    if isinstance(client, RedisCluster):
+        return client.execute_command(*command)  # type: ignore[no-untyped-call]
+    pool = client.connection_pool
+    connection = pool.get_connection()
+    try:
+        connection.send_command(*command)  # type: ignore[no-untyped-call]
+        reply: object = connection.read_response()
+        return reply
+    except ResponseError:
+        raise  # an answer like any other: the connection is good
+    except BaseException:
+        connection.disconnect()  # type: ignore[no-untyped-call]  # half a call may be under way on it
+        raise
+    finally:
+        pool.release(connection)
+
+
+def several(
+    url: str, settings: Mapping[str, Any], usual_port: int
+) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
+    """The hosts of a URL that names several, its path, and the settings with user, password and options."""
+    parts = urlsplit(url)
+    who, _, where = parts.netloc.rpartition("@")
+    hosts = []
+    for one in where.split(","):
+        host, colon, port = one.rpartition(":") if not one.endswith("]") else (one, "", "")
+        if not colon:
+            host, port = one, str(usual_port)
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f"{one!r} is no host:port")
+        hosts.append((host.strip("[]"), int(port)))
+    made = dict(settings)
+    user, colon, password = who.partition(":")
+    if colon:
+        made["password"] = unquote(password)
+    if user:
+        made["username"] = unquote(user)
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in OPTIONS or value not in ("true", "false"):
+            raise ValueError(f"option {name}={value}{nearest(name, OPTIONS)}; known is ssl=true")
+        made["ssl"] = value == "true"
+    return hosts, parts.path.strip("/"), made
+
+
+def after(client: object, settings: dict[str, Any], pool_timeout: float) -> Client:
+    """A client to the same place as the user's, with our settings."""
+    if isinstance(client, RedisCluster):
+        about: dict[str, object] = client.get_connection_kwargs()  # type: ignore[no-untyped-call]
+        kept = {key: value for key, value in about.items() if is_plain(key)}
+        return cluster([(str(node.host), int(node.port)) for node in nodes_of(client)], kept | settings)
+    if not isinstance(client, Redis):
+        raise ConfigError(f"client= is a {type(client).__qualname__}: it takes a redis.Redis or a redis.RedisCluster")
+    pool = client.connection_pool
+    kept = {key: value for key, value in pool.connection_kwargs.items() if is_plain(key)}
+    made = kept | settings
+    if isinstance(pool, SentinelConnectionPool):
+        return Redis(
+            connection_pool=SentinelConnectionPool(  # type: ignore[no-untyped-call]
+                pool.service_name, pool.sentinel_manager, connection_class=pool.connection_class, **made
+            )
+        )
+    return Redis(
+        connection_pool=BlockingConnectionPool(  # type: ignore[no-untyped-call]
+            connection_class=pool.connection_class, max_connections=CONNECTIONS_MAX, timeout=pool_timeout, **made
+        )
+    )
+
+
+def is_plain(key: str) -> bool:
+    """Whether a connection's option says where and as whom to connect, and is not tied to the pool it came from."""
+    return key != "connection_pool" and not key.startswith(("maint_", "orig_", "oss_", "event_", "cache"))

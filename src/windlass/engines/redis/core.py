@@ -1,0 +1,339 @@
+"""One engine object's link to its store: clients, keys, the one way to run a script, and what a fork does.
+
+Every call is one script and one round trip. Nothing is sent twice but a script that only reads. The engine opens at
+first use. A forked child must not use its parent's sockets: it forgets them without closing and opens its own.
+
+Invariants: every key of a namespace bears the hash tag ``{namespace}``, so a cluster keeps them on one node; a script
+is given every key it touches; a call that needs all queues says how many it knows, and the script tells it the names
+when that is not what the store has.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import uuid
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, TypeAlias, TypeVar
+
+from redis.exceptions import NoScriptError
+
+from windlass.clock import Clock, SystemClock
+from windlass.engines.base import EngineInfo
+from windlass.engines.redis.connection import Client, Command, hang_up, make_client, node_of, send, target_of
+from windlass.engines.redis.errors import raised_by_driver, translate
+from windlass.engines.redis.scripts import READ_ONLY, Script, script
+from windlass.engines.redis.startup import Server, examine
+from windlass.engines.redis.wire import as_int, as_list, pack
+from windlass.errors import ConfigError, EngineUnavailable, EngineUnusable
+from windlass.model import Rules
+
+__all__ = ["FIXED_KEYS", "QUEUE_KEYS", "SCHEMA", "RedisCore"]
+
+T = TypeVar("T")
+Seen: TypeAlias = Literal["writes", "jobs"]  # the counters by which a rollback shows
+
+log = logging.getLogger("windlass.engine")
+
+SCHEMA: Final = 1
+FIXED_KEYS: Final = (
+    "meta", "body", "rec", "result", "errors", "reason", "progress", "arrivals", "running", "cancels",
+    "dead", "dead-purge", "workers", "leases", "tombs", "totals", "queues", "expiring", "awaited", "wake",
+    "guards", "blocked", "blocked-by", "holds", "once", "carriers", "markers", "gates", "rates", "unique",
+    "unique-expiring", "locks", "lines", "circuits", "probes",
+)  # fmt: skip
+TYPES: Final = {
+    "arrivals": "zset", "running": "zset", "cancels": "zset", "dead": "zset", "dead-purge": "zset", "leases": "zset",
+    "tombs": "zset", "expiring": "zset", "awaited": "zset", "wake": "list",
+    "blocked": "zset", "holds": "zset", "carriers": "zset", "markers": "zset", "gates": "zset",
+    "unique-expiring": "zset",
+}  # fmt: skip
+QUEUE_KEYS: Final = ("ready", "due", "alone", "done", "cancelled", "wake")
+LOOKS_MAX: Final = 10  # how often a call asks again because queues appeared in between
+BLOCK_SLICE_S: Final = 4.0  # longest single block on the server, so that a half-open connection is noticed
+
+
+class RedisCore:
+    """Connections, keys and calls of one engine object. *Thread-safe.*"""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        client: Client | None = None,
+        clock: Clock | None = None,
+        namespace: str = "windlass",
+        rules: Rules | None = None,
+        durability: str | None = None,
+        network_timeout_ms: int = 5_000,
+        pool_timeout_ms: int = 5_000,
+    ) -> None:
+        if (url is None) == (client is None):
+            raise ConfigError("the Redis engine takes either a url or client=, and exactly one of them")
+        self.target = target_of(url, client)
+        self.alarms: list[str] = []  # what a person should know of: rollbacks; read and cleared by whoever reports
+        self._url = url
+        self._user_client = client
+        # Without a clock of ours the server's own decides, in every script.
+        self._clock = None if isinstance(clock, SystemClock) else clock
+        self._namespace = namespace
+        self._rules = rules or Rules()
+        self._durability = durability
+        self._timeout = network_timeout_ms / 1000
+        self._pool_timeout = pool_timeout_ms / 1000
+        self._prefix = f"{{{namespace}}}:"
+        self._fixed = [f"{self._prefix}{name}".encode() for name in FIXED_KEYS]
+        self._keys_of: dict[str, list[bytes]] = {}
+        self._server = Server()
+        if url is not None and not url.startswith("redis+cluster"):
+            make_client(url, None, self._timeout, self._pool_timeout)  # a wrong URL shows where it is written
+        self._forget_handles()
+        ENGINES.add(self)
+
+    def _forget_handles(self) -> None:
+        self._opening = threading.RLock()
+        self._calls: Client | None = None
+        self._blocks: Client | None = None
+        self._landed = threading.Condition()
+        self._flying = 0  # calls under way
+        self._known: tuple[str, ...] = ()
+        self._seen: dict[Seen, int] = {"writes": 0, "jobs": 0}
+        self._inbox = f"{self._prefix}inbox:{uuid.uuid4()}"
+
+    @property
+    def info(self) -> EngineInfo:
+        fsync = self._durability == "fsync"
+        return EngineInfo(
+            name="redis",
+            target=self.target,
+            version=self._server.version or "not connected yet",
+            durability="fsync" if fsync else self._server.persistence,
+            shared=True,
+        )
+
+    def open(self) -> None:
+        """Connect, examine the server, look at our keys. *Idempotent, blocking.*
+
+        Raises EngineUnavailable, EngineUnusable, or ConfigError for a durability that the server cannot give.
+        """
+        with self._opening:
+            if self._calls is not None:
+                return
+            calls = self._make(self._timeout)
+            try:
+                server = self._asked(lambda: examine(node_of(calls, self._fixed[0]), self.target, self._durability))
+                self._server = server
+                self._look(calls)
+                self._blocks = self._make(BLOCK_SLICE_S + self._timeout)
+            except BaseException:
+                hang_up(calls)
+                raise
+            for warning in server.warnings:
+                log.warning("%s: %s", self.target, warning)
+            log.info("%s: version %s, persistence %s", self.target, server.version, server.persistence)
+            self._calls = calls
+
+    def close(self) -> None:
+        """Close the connections, once the calls under way have ended; a ``wait`` is cut off. *Idempotent.*"""
+        with self._opening:
+            calls, blocks = self._calls, self._blocks
+            self._calls = self._blocks = None
+        if blocks is not None:
+            hang_up(blocks)
+        if calls is not None:
+            with self._landed:
+                self._landed.wait_for(lambda: self._flying == 0, self._timeout)
+            hang_up(calls)
+
+    def migrate(self) -> int:
+        """Bring the schema up to date; give its version. *Idempotent.*"""
+        self.open()
+        return SCHEMA
+
+    def _make(self, timeout: float) -> Client:
+        return self._asked(lambda: make_client(self._url, self._user_client, timeout, self._pool_timeout))
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        """What the driver answers, or our error for its own."""
+        try:
+            return ask()
+        except Exception as error:
+            if not raised_by_driver(error):
+                raise
+            raise translate(error, self.target) from error
+
+    def _look(self, client: Client) -> None:
+        """Check types and schema of what is stored under our keys, and learn the queues."""
+        self._check_types(client, ())
+        node = node_of(client, self._fixed[0])
+        names = self._asked(lambda: as_list(send(node, "HKEYS", self._key("queues"))))
+        self._known = tuple(one.decode() for one in names if isinstance(one, bytes))
+        self._check_types(client, self._known)
+        have = self._asked(lambda: send(node, "HGET", self._key("meta"), "schema"))
+        if have is None:
+            self._asked(lambda: send(node, "HSETNX", self._key("meta"), "schema", SCHEMA))
+        elif as_int(have) > SCHEMA:
+            raise EngineUnusable(
+                f"{self.target} has jobs of schema {as_int(have)} in namespace {self._namespace!r}, and this windlass "
+                f"knows schemas up to {SCHEMA}: upgrade windlass here, or choose another namespace"
+            )
+
+    def _check_types(self, client: Client, names: Sequence[str]) -> None:
+        keys = self._keys(names)
+        found = as_list(self._run(client, script("check"), keys, [self._clock_text(), pack(names), ""]))
+        fixed = [TYPES.get(name, "hash") for name in FIXED_KEYS]
+        of_queue = ["list" if name == "wake" else "zset" for name in QUEUE_KEYS]
+        for key, kind, wanted in zip(keys, found, fixed + of_queue * len(names), strict=True):
+            have = kind.decode() if isinstance(kind, bytes) else str(kind)
+            if have not in ("none", wanted):
+                raise EngineUnusable(
+                    f"{self.target}: key {key.decode()} is a {have} and not the {wanted} that windlass keeps there: "
+                    "something else writes it; choose another namespace or database"
+                )
+
+    def _key(self, name: str) -> bytes:
+        return self._fixed[FIXED_KEYS.index(name)]
+
+    def _keys(self, names: Sequence[str]) -> list[bytes]:
+        keys = list(self._fixed)
+        for name in names:
+            mine = self._keys_of.get(name)
+            if mine is None:
+                mine = self._keys_of[name] = [f"{self._prefix}{kind}:{name}".encode() for kind in QUEUE_KEYS]
+            keys += mine
+        return keys
+
+    def _clock_text(self) -> str:
+        clock = self._clock
+        return "" if clock is None else f"{clock.wall_ms()}:{clock.boot_ms()}"
+
+    def _client(self) -> Client:
+        client = self._calls
+        if client is None:
+            self.open()
+            client = self._calls
+            if client is None:
+                raise EngineUnavailable(f"{self.target} was closed by another thread: open it again")
+        return client
+
+    def _call(self, name: str, names: Sequence[str], args: Sequence[Command], *, fsync: bool = False) -> list[object]:
+        """Run a script that is content with these queues."""
+        sent = [self._clock_text(), pack(names), "", *args]
+        run = self._run_to_disk if fsync else self._run
+        return as_list(run(self._client(), script(name), self._keys(names), sent))
+
+    def _call_all(
+        self,
+        name: str,
+        args: Sequence[Command] | Callable[[Sequence[str]], Sequence[Command]],
+        more: Sequence[str] = (),
+        *,
+        fsync: bool = False,
+    ) -> list[object]:
+        """Run a script that needs every queue of the store, and ``more``; ``args`` may be made from their names."""
+        client = self._client()
+        for _ in range(LOOKS_MAX):
+            known = self._known
+            names = (*known, *(queue for queue in dict.fromkeys(more) if queue not in known)) if more else known
+            sent = [self._clock_text(), pack(names), len(known), *(args(names) if callable(args) else args)]
+            run = self._run_to_disk if fsync else self._run
+            reply = as_list(run(client, script(name), self._keys(names), sent))
+            if not reply or reply[0] != b"\0queues":
+                return reply
+            self._known = tuple(sorted(one.decode() for one in reply[1:] if isinstance(one, bytes)))
+        raise EngineUnavailable(
+            f"{self.target}: new queues appear in namespace {self._namespace!r} faster than a call can learn of them: "
+            "use fewer queues"
+        )
+
+    def _run(self, client: Client, what: Script, keys: Sequence[bytes], args: Sequence[Command]) -> object:
+        """Run a script by its digest, or by its text where the server has lost it."""
+        with self._landed:
+            self._flying += 1
+        try:
+            return self._send(client, what, keys, args)
+        finally:
+            with self._landed:
+                self._flying -= 1
+                if self._flying == 0:
+                    self._landed.notify_all()
+
+    def _send(self, client: Client, what: Script, keys: Sequence[bytes], args: Sequence[Command]) -> object:
+        command = (len(keys), *keys, *args)
+        tries = 2 if what.name in READ_ONLY else 1
+        while True:
+            tries -= 1
+            try:
+                try:
+                    return send(client, "EVALSHA", what.sha, *command)
+                except NoScriptError:
+                    return send(client, "EVAL", what.text, *command)
+            except Exception as error:
+                if not raised_by_driver(error):
+                    raise
+                ours = translate(error, self.target)
+                if tries and isinstance(ours, EngineUnavailable) and not isinstance(ours, EngineUnusable):
+                    continue
+                raise ours from error
+
+    def _run_to_disk(self, client: Client, what: Script, keys: Sequence[bytes], args: Sequence[Command]) -> object:
+        """Run a script and wait, on the same connection, until the server has synced it to its disk."""
+        command = (len(keys), *keys, *args)
+        wait = ("WAITAOF", 1, 0, int(self._timeout * 900))
+        node = node_of(client, self._fixed[0])
+
+        def ask(*call: Command) -> list[object]:
+            pipeline = node.pipeline(transaction=False)
+            pipeline.execute_command(*call)  # type: ignore[no-untyped-call]
+            pipeline.execute_command(*wait)  # type: ignore[no-untyped-call]
+            return list(pipeline.execute(raise_on_error=False))
+
+        reply, synced = self._asked(lambda: ask("EVALSHA", what.sha, *command))
+        if isinstance(reply, NoScriptError):
+            reply, synced = self._asked(lambda: ask("EVAL", what.text, *command))
+        for one in (reply, synced):
+            if isinstance(one, Exception):
+                raise translate(one, self.target) from one
+        if as_int(as_list(synced)[0]) < 1:
+            raise EngineUnavailable(
+                f"{self.target} has stored the jobs but did not sync them to its disk in time: enqueue them again, "
+                "with the same ids they are stored once"
+            )
+        return reply
+
+    def _watch(self, seen: Seen, least: int, reply: object) -> None:
+        """Compare a counter of the store with the least it can be after what it gave before this call was sent."""
+        now = as_int(reply)
+        if now < least:
+            self._seen[seen] = now
+            self._alarm(
+                f"its count of {seen} fell below {least} to {now}: it restarted or failed over without its last "
+                "writes, so jobs and results of that time are gone"
+            )
+        elif now > self._seen[seen]:
+            self._seen[seen] = now
+
+    def _alarm(self, what: str) -> None:
+        text = f"rollback: {self.target}, namespace {self._namespace!r}: {what}"
+        self.alarms.append(text)
+        log.error("%s", text)
+
+    def _after_fork(self) -> None:
+        """In a forked child: leave the parent's sockets alone and start afresh."""
+        LEAKED.append((self._calls, self._blocks))
+        self._forget_handles()
+
+
+LEAKED: Final[list[object]] = []
+ENGINES: Final[weakref.WeakSet[RedisCore]] = weakref.WeakSet()
+
+
+def reset_after_fork() -> None:
+    """Every engine of a forked child starts afresh."""
+    for engine in list(ENGINES):
+        engine._after_fork()
+
+
+os.register_at_fork(after_in_child=reset_after_fork)

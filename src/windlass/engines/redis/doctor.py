@@ -1,0 +1,142 @@
+"""A look at the store itself: the server's settings, and entries that a lost write left behind.
+
+Every script is atomic, so orphans come only from outside: a log cut in the middle, keys deleted by hand, eviction. The
+look goes through the store in bounded steps while everybody works on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Final
+
+from windlass.engines.base import Finding
+from windlass.engines.redis.connection import Command, node_of, send
+from windlass.engines.redis.core import FIXED_KEYS, QUEUE_KEYS
+from windlass.engines.redis.inspector import RedisInspector
+from windlass.engines.redis.startup import Server, examine
+from windlass.engines.redis.wire import as_int, as_list
+
+__all__ = ["RedisDoctor"]
+
+STEP: Final = 500
+DETAIL_HASHES: Final = ("body", "rec", "result", "errors", "reason", "progress")
+# Index -> where the id begins in a member (0: behind a NUL), and the states in a record that belong there.
+FIXED_INDEXES: Final = {
+    "arrivals": (1, "01234"),
+    "running": (0, "1"),
+    "cancels": (0, "1"),
+    "dead": (1, "3"),
+    "dead-purge": (1, "3"),
+    "expiring": (1, "0"),
+}
+QUEUE_INDEXES: Final = {
+    "ready": (13, "0"),
+    "due": (21, "0"),
+    "alone": (13, "0"),
+    "done": (1, "2"),
+    "cancelled": (1, "4"),
+}
+
+
+class RedisDoctor(RedisInspector):
+    """``Inspector.doctor`` of the engine."""
+
+    def doctor(self, repair: bool = False) -> list[Finding]:
+        """Check server and store; with ``repair`` put orphans right. *Blocking, in bounded steps.*"""
+        node = node_of(self._client(), self._fixed[0])
+        server = self._asked(lambda: examine(node, self.target, self._durability))
+        findings = [
+            Finding("redis", "ok", f"{self.target}: version {server.version}, role {server.role}"),
+            policy(server),
+            persistence(server),
+            evictions(server),
+            self._orphans("jobs that are in no index", self._audit(repair), repair),
+            self._orphans("index entries without a job", self._sweep(repair), repair),
+        ]
+        findings += [Finding("rollback", "error", alarm, "look for jobs of that time") for alarm in self.alarms]
+        return findings
+
+    def _orphans(self, what: str, count: int, repaired: bool) -> Finding:
+        if count == 0:
+            return Finding("orphans", "ok", f"no {what}")
+        if repaired:
+            return Finding("orphans", "warning", f"{count} {what}, put right now")
+        return Finding("orphans", "error", f"{count} {what}", "run the doctor again with repair")
+
+    def _audit(self, repair: bool) -> int:
+        """Jobs that no index has, and details of jobs that are gone."""
+        wrong = 0
+        for name in DETAIL_HASHES:
+            for ids in self._scan("HSCAN", self._key(name)):
+                args: list[Command] = [int(repair), self._rules.keep_done_ms, *ids]
+                (count,) = self._call_all("audit", args)
+                wrong += as_int(count)
+        return wrong
+
+    def _sweep(self, repair: bool) -> int:
+        """Entries of indexes whose job is gone or in another state."""
+        wrong = 0
+        for key, place, cut, states in self._indexes():
+            for members in self._scan("ZSCAN", key):
+                args: list[Command] = [int(repair), place, cut, states, *members]
+                (count,) = self._call_all("sweep", args)
+                wrong += as_int(count)
+        return wrong
+
+    def _indexes(self) -> Iterator[tuple[bytes, int, int, str]]:
+        """Every index: its key, its number among the keys of a script, and how to read its members."""
+        for name, (cut, states) in FIXED_INDEXES.items():
+            yield self._key(name), FIXED_KEYS.index(name) + 1, cut, states
+        keys = self._keys(self._known)
+        for at in range(len(FIXED_KEYS), len(keys), len(QUEUE_KEYS)):
+            for name, (cut, states) in QUEUE_INDEXES.items():
+                place = at + QUEUE_KEYS.index(name)
+                yield keys[place], place + 1, cut, states
+
+    def _scan(self, command: str, key: bytes) -> Iterator[list[bytes]]:
+        """The fields or members of one key, in chunks."""
+        cursor = 0
+        while True:
+            client = node_of(self._client(), key)
+            following, flat = as_list(self._asked(partial(send, client, command, key, cursor, "COUNT", STEP)))
+            cursor = as_int(following)
+            names = [name for name in as_list(flat)[::2] if isinstance(name, bytes)]
+            if names:
+                yield names
+            if cursor == 0:
+                return
+
+
+def policy(server: Server) -> Finding:
+    """Whether the server may evict jobs."""
+    if server.policy == "noeviction":
+        return Finding("eviction", "ok", "maxmemory-policy is noeviction")
+    return Finding(
+        "eviction",
+        "warning",
+        f"maxmemory-policy is {server.policy or 'not readable'}",
+        "run CONFIG SET maxmemory-policy noeviction, and write it into the server's configuration",
+    )
+
+
+def persistence(server: Server) -> Finding:
+    """What a restart of the server would lose."""
+    if server.persistence.startswith("aof"):
+        return Finding("persistence", "ok", server.persistence)
+    lost = {"rdb": "a restart loses what came after the last snapshot", "memory": "a restart loses every job"}
+    return Finding(
+        "persistence", "warning", lost.get(server.persistence, "not readable"), "run CONFIG SET appendonly yes"
+    )
+
+
+def evictions(server: Server) -> Finding:
+    """Whether the server has thrown keys away."""
+    if server.evicted == 0:
+        return Finding("evicted_keys", "ok", "nothing was evicted")
+    return Finding(
+        "evicted_keys",
+        "error",
+        f"the server has evicted {server.evicted} keys since it started; jobs may be among them",
+        "set maxmemory-policy noeviction, then run the doctor with repair",
+    )

@@ -1,0 +1,277 @@
+"""The hot path of the Redis engine: each call is one script, one round trip, one atomic step.
+
+The scripts hold the logic (``scripts/*.lua``, and what they share in ``scripts/lib``); here arguments are packed and
+answers read. ``core`` runs scripts, ``waiting`` blocks, ``inspector`` is the cold path, ``doctor`` looks after damage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from windlass.engines.redis.connection import Command
+from windlass.engines.redis.coordinator import RedisCoordinator, none_below_zero
+from windlass.engines.redis.wire import (
+    Head,
+    JobTexts,
+    as_int,
+    as_list,
+    encode_info,
+    error_head,
+    keep_dead,
+    outcome_texts,
+    pack,
+    strings,
+    to_lease,
+)
+from windlass.errors import ConfigError, Duplicate
+from windlass.model import (
+    Buried,
+    Claimed,
+    Heartbeat,
+    JobError,
+    LeaseRef,
+    NewJob,
+    Outcome,
+    Placed,
+    Progress,
+    QueueShare,
+    Rules,
+    Settled,
+    Upkeep,
+    Want,
+    WorkerInfo,
+)
+
+__all__ = ["RedisEngine"]
+
+INTERRUPTED: Final = error_head(
+    JobError("windlass.errors.JobInterrupted", "interrupted more often than max_interruptions allows", "", 0, 0)
+)
+NO_BOUND: Final = 1_000_000
+APPLIED: Final = {ord("1"): Settled.APPLIED, ord("0"): Settled.STALE}
+
+
+class RedisEngine(RedisCoordinator):
+    """A store in Redis or Valkey: ``url`` or ``client`` says where. Fulfils ``engines.base.Store``. *Thread-safe.*"""
+
+    def _forget_handles(self) -> None:
+        super()._forget_handles()
+        self._turn = 0
+        self._beats: dict[str, int] = {}  # worker -> when its lease ends that this object took last, by the store
+
+    def enqueue(self, jobs: Sequence[NewJob]) -> list[Placed]:
+        if not jobs:
+            return []
+        self._client()  # what the server can do decides what may be asked of it
+        names = tuple(dict.fromkeys(job.queue for job in jobs))
+        before, fsync = self._seen["jobs"], self._wants_disk(jobs)
+        if any(job.unique for job in jobs):  # the job that has a key may be of any queue
+            reply = self._call_all("enqueue", lambda known: job_args(jobs, known), names, fsync=fsync)
+        else:
+            reply = self._call("enqueue", names, job_args(jobs, names), fsync=fsync)
+        if as_int(reply[0]) < 0:
+            holder, key = strings(reply[1:3])
+            raise Duplicate(
+                f"nothing is stored: the unique key {key!r} is taken by job {holder}; wait for that one, or give "
+                "another on_conflict",
+                holder,
+            )
+        answers = str_of(reply[1])
+        self._watch("jobs", before + answers.count("0"), reply[0])
+        placed = [Placed(job.id, answer == "1") for job, answer in zip(jobs, answers, strict=True)]
+        others = as_list(reply[2])
+        for place, holder in zip(others[::2], strings(others[1::2]), strict=True):
+            placed[as_int(place) - 1] = Placed(holder, duplicate=True)
+        return placed
+
+    def _wants_disk(self, jobs: Sequence[NewJob]) -> bool:
+        usual = self._durability == "fsync"
+        if not any(usual if job.durable is None else job.durable for job in jobs):
+            return False
+        if not usual and not self._server.can_sync:
+            raise ConfigError(
+                f"durability 'fsync' of job {jobs[0].id} needs Redis 7.2 with an append-only file, and {self.target} "
+                f"is {self._server.version} ({self._server.persistence}): leave the job's durability out"
+            )
+        return True
+
+    def claim(self, want: Want) -> Claimed:
+        before = self._seen["writes"]
+        if want.queues is not None:
+            names = [share.name for share in want.queues]
+            reply = self._call_all("claim", lambda known: self._claim_args(want, known), names)
+        else:
+            reply = self._call_all("claim", lambda names: self._claim_args(want, names))
+        self._watch("writes", before + 1, reply[0])
+        return claimed_of(reply[1])
+
+    def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
+        if not outcomes:
+            return []
+        before = self._seen["writes"]
+        reply = self._call_all("settle", lambda names: self._settle_args(outcomes, names), queues_of(outcomes))
+        self._watch("writes", before + 1, reply[0])
+        return settled_of(reply[1])
+
+    def exchange(self, outcomes: Sequence[Outcome], want: Want | None) -> tuple[list[Settled], Claimed]:
+        if want is None:
+            return self.settle(outcomes), Claimed([])
+        if not outcomes:
+            return [], self.claim(want)
+        more = queues_of(outcomes)
+        if want.queues is not None:
+            more += [share.name for share in want.queues]
+        before = self._seen["writes"]
+        reply = self._call_all(
+            "exchange", lambda names: [*self._claim_args(want, names), *self._settle_args(outcomes, names)], more
+        )
+        self._watch("writes", before + 1, reply[0])
+        return settled_of(reply[1]), claimed_of(reply[2])
+
+    def _claim_args(self, want: Want, names: Sequence[str]) -> list[Command]:
+        shares: list[str | int] = []
+        for share in want.queues if want.queues is not None else self._shares(want.limit, names):
+            shares += share.name, max(0, share.limit)
+        room = NO_BOUND if want.room is None else want.room
+        return [want.worker, want.limit, int(want.alone), self._rules.keep_done_ms, pack(shares), room, want.late_ms]
+
+    def _shares(self, limit: int, names: Sequence[str]) -> list[QueueShare]:
+        """Equal shares of every queue; each claim begins with another queue, so that one slot reaches all."""
+        if not names:
+            return []
+        self._turn = turn = (self._turn + 1) % len(names)
+        each = max(1, limit // len(names))
+        return [QueueShare(name, each) for name in (*names[turn:], *names[:turn])]
+
+    def _settle_args(self, outcomes: Sequence[Outcome], names: Sequence[str]) -> list[Command]:
+        args: list[Command] = [len(outcomes)]
+        specs: dict[tuple[object, ...], str] = {}
+        then: list[Command] = []
+        texts = None
+        for place, one in enumerate(outcomes, 1):
+            args += outcome_texts(one, self._rules, specs)
+            for job in one.then:
+                texts = texts or JobTexts(names).texts
+                then.append(place)
+                then += texts(job)
+        return args + then
+
+    def report(self, notes: Sequence[Progress]) -> list[Settled]:
+        if not notes:
+            return []
+        args: list[Command] = []
+        for note in notes:
+            args += note.id, note.fence, note.progress
+        return settled_of(self._call("report", (), args)[1])
+
+    def extend(self, worker: WorkerInfo, leases: Sequence[LeaseRef], lease_ms: int) -> Heartbeat:
+        before, until = self._seen["writes"], self._beats.get(worker.id)
+        reply = self._call("extend", (), [worker.id, encode_info(worker), lease_ms, self._inbox])
+        self._watch("writes", before + 1, reply[0])
+        known, now, flat = as_int(reply[1]), as_int(reply[2]), as_list(reply[3])
+        self._beats[worker.id] = now + lease_ms
+        if not known and until is not None and now < until:
+            self._alarm(f"worker {worker.id} beat within its lease, but its record is gone")
+        ids = strings(flat[::3])
+        held = [LeaseRef(id, as_int(fence)) for id, fence in zip(ids, flat[1::3], strict=True)]
+        mine, listed = set(held), set(leases)
+        return Heartbeat(
+            lost=tuple(lease for lease in leases if lease not in mine),
+            strays=tuple(lease for lease in held if lease not in listed),
+            cancels=tuple(lease for lease, cancel in zip(held, flat[2::3], strict=True) if as_int(cancel)),
+        )
+
+    def depart(self, worker: str) -> Buried:
+        rules = self._rules
+        args: list[Command] = [worker, rules.max_interruptions, INTERRUPTED, rules.keep_done_ms, keep_dead(rules)]
+        self._beats.pop(worker, None)
+        _, released, dead = self._call_all("depart", args)
+        return Buried(released=tuple(strings(as_list(released))), dead=tuple(strings(as_list(dead))))
+
+    def bury(self, worker: str, started: Sequence[int], error: str, rules: Rules) -> Buried:
+        args: list[Command] = [
+            worker,
+            pack(list(started)),
+            rules.max_crashes,
+            rules.crash_delay_ms,
+            error_head(error),
+            rules.keep_done_ms,
+            keep_dead(rules),
+        ]
+        self._beats.pop(worker, None)
+        _, released, charged, dead = self._call_all("bury", args)
+        return Buried(
+            released=tuple(strings(as_list(released))),
+            charged=tuple(strings(as_list(charged))),
+            dead=tuple(strings(as_list(dead))),
+        )
+
+    def maintain(self, rules: Rules, budget: int) -> Upkeep:
+        args: list[Command] = [
+            budget,
+            rules.max_interruptions,
+            INTERRUPTED,
+            rules.keep_done_ms,
+            keep_dead(rules),
+            -1 if rules.keep_done_max is None else rules.keep_done_max,
+            -1 if rules.dead_max is None else rules.dead_max,
+            rules.id_keep_ms,
+        ]
+        _, promoted, expired, recovered, died, pruned, trimmed, alone, due, more = self._call_all(
+            "maintain", lambda _: args
+        )
+        expired_workers = tuple(strings(as_list(expired)))
+        for worker in expired_workers:
+            self._beats.pop(worker, None)
+        return Upkeep(
+            promoted=as_int(promoted),
+            expired_workers=expired_workers,
+            recovered=tuple(strings(as_list(recovered))),
+            died=tuple(strings(as_list(died))),
+            pruned=as_int(pruned),
+            trimmed=tuple(strings(as_list(trimmed))),
+            alone_in_ms=none_below_zero(alone),
+            due_in_ms=none_below_zero(due),
+            more=bool(as_int(more)),
+        )
+
+
+def job_args(jobs: Sequence[NewJob], names: Sequence[str]) -> list[Command]:
+    """What ``scripts/enqueue.lua`` takes."""
+    texts = JobTexts(names).texts
+    args: list[Command] = []
+    for job in jobs:
+        args += texts(job)
+    return args
+
+
+def queues_of(outcomes: Sequence[Outcome]) -> list[str]:
+    """The queues of follow-ups."""
+    return [job.queue for one in outcomes if one.then for job in one.then]
+
+
+def str_of(reply: object) -> str:
+    """The text a script gave."""
+    if not isinstance(reply, bytes):
+        raise TypeError(f"the server gave {type(reply).__name__} where a text belongs")
+    return reply.decode()
+
+
+def settled_of(reply: object) -> list[Settled]:
+    """One answer an outcome, from the text a script gave."""
+    return [APPLIED[answer] for answer in str_of(reply).encode()]
+
+
+def claimed_of(reply: object) -> Claimed:
+    """The answer of ``scripts/lib/claiming.lua``."""
+    expelled, due_in, cancels, leases, ended = as_list(reply)
+    flat, asked = as_list(leases), as_list(cancels)
+    heads: dict[bytes, Head] = {}
+    return Claimed(
+        leases=[to_lease(flat[at : at + 5], heads) for at in range(0, len(flat), 5)],
+        cancels=tuple(LeaseRef(id, as_int(fence)) for id, fence in zip(strings(asked[::2]), asked[1::2], strict=True)),
+        due_in_ms=none_below_zero(due_in),
+        expelled=bool(as_int(expelled)),
+        ended=tuple(strings(as_list(ended))),
+    )

@@ -1,0 +1,152 @@
+"""The cold path: questions of people and dashboards, and the few things they may change.
+
+Every question is one script, so its answer is one moment. Lists are pages by arrival, never by offset; a page is put
+together from bounded steps, so that a long search never holds up a claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec import structs
+
+from windlass.engines.redis.connection import Command
+from windlass.engines.redis.waiting import RedisWaiting
+from windlass.engines.redis.wire import as_int, as_list, strings, to_row, to_worker
+from windlass.errors import ConfigError
+from windlass.model import FINISHED, Action, JobFilter, JobRow, Moved, QueueRow, State, WorkerRow
+
+__all__ = ["RedisInspector"]
+
+STEP_MAX: Final = 200  # rows read in one step of a listing: a payload may have a megabyte
+INDEX_MAX: Final = 10_000  # jobs of one state up to which its index is read instead of every job
+TOTAL_NAMES: Final = ("enqueued", "done", "retried", "dead", "cancelled", "stale", "recovered", "crashed", "trimmed")
+
+
+class RedisInspector(RedisWaiting):
+    """The Inspector half of the engine, but what ``waiting`` and ``doctor`` do."""
+
+    def job(self, job_id: str) -> JobRow | None:
+        rows = self._rows([job_id])
+        return rows[0] if rows else None
+
+    def _rows(self, ids: Sequence[str]) -> list[JobRow]:
+        """The jobs that there are of these, in order."""
+        if not ids:
+            return []
+        wall, *columns = self._call("rows", (), list(ids))
+        found = []
+        for place, id in enumerate(ids):
+            values = [as_list(column)[place] for column in columns]
+            row = to_row(id, values, as_int(wall))
+            if row is not None:
+                found.append(row)
+        return found
+
+    def jobs(self, where: JobFilter, cursor: str | None, limit: int) -> tuple[list[JobRow], str | None]:
+        below = "+inf" if cursor is None else parse_cursor(cursor)
+        state = "" if where.state is None else where.state.value
+        found: list[tuple[int, JobRow]] = []
+        more = True
+        while more and len(found) <= limit:
+            count = min(STEP_MAX, limit + 1) if where == JobFilter() else STEP_MAX
+            args: list[Command] = [below, count, state, where.queue or "", INDEX_MAX]
+            flat, again = self._call_all("page", args)
+            ids = strings(as_list(flat)[::2])
+            seqs = dict(zip(ids, (as_int(seq) for seq in as_list(flat)[1::2]), strict=True))
+            found += [(seqs[row.id], row) for row in self._rows(ids) if fits(row, where)]
+            more = bool(as_int(again))
+            below = str(seqs[ids[-1]]) if ids else "0"
+        rows = [row for _, row in found[:limit]]
+        return rows, str(found[limit - 1][0]) if len(found) > limit else None
+
+    def queues(self) -> list[QueueRow]:
+        wall, flat = self._call_all("queues", ())
+        now, values = as_int(wall), as_list(flat)
+        rows = []
+        for at in range(0, len(values), 6):
+            name, pause = strings((values[at], values[at + 5]))
+            ready, scheduled, running, latency = (as_int(one) for one in values[at + 1 : at + 5])
+            until_text, bar, reason = pause.partition("|")
+            until = int(until_text or 0) or None
+            paused = bool(bar) and (until is None or until > now)
+            rows.append(
+                QueueRow(
+                    name=name,
+                    ready=ready,
+                    scheduled=scheduled,
+                    running=running,
+                    latency_ms=max(0, latency),
+                    paused=paused,
+                    paused_reason=reason or None if paused else None,
+                    paused_until=until if paused else None,
+                )
+            )
+        return sorted(rows, key=lambda row: row.name)
+
+    def workers(self) -> list[WorkerRow]:
+        boot, flat = self._call("workers", (), ())
+        values = as_list(flat)
+        rows = [
+            to_worker(record, as_int(until), as_int(held), as_int(boot))
+            for record, until, held in zip(values[::3], values[1::3], values[2::3], strict=True)
+            if isinstance(record, bytes)
+        ]
+        return sorted(rows, key=lambda row: (row.info.started_at, row.info.id))
+
+    def counts(self) -> dict[str, int]:
+        *numbers, stored, totals = self._call_all("counts", ())
+        states = (
+            State.READY, State.SCHEDULED, State.RUNNING, State.DONE, State.DEAD, State.CANCELLED, State.BLOCKED,
+        )  # fmt: skip
+        found = dict.fromkeys((state.value for state in State), 0)
+        found |= {state.value: as_int(number) for state, number in zip(states, numbers, strict=True)}
+        flat = as_list(totals)
+        known = dict(zip(strings(flat[::2]), flat[1::2], strict=True)) | {"enqueued": stored}
+        return found | {f"total_{name}": as_int(known.get(name, 0)) for name in TOTAL_NAMES}
+
+    def transition(self, action: Action, ids: Sequence[str]) -> list[Moved]:
+        if not ids:
+            return []
+        args: list[Command] = [action.value, self._rules.keep_done_ms, *ids]
+        _, flat, inboxes = self._call_all("transition", args)
+        told = strings(as_list(inboxes))
+        if told:
+            self._nudge(told)  # the workers that run them look for cancels at once
+        values = as_list(flat)
+        moved = [
+            Moved(id, State(before) if before else None, bool(as_int(applied)))
+            for id, before, applied in zip(ids, strings(values[::2]), values[1::2], strict=True)
+        ]
+        refused = [one for one in moved if not one.applied and action is Action.RETRY and one.before in FINISHED]
+        reasons = {row.id: row.reason for row in self._rows([one.id for one in refused])}
+        return [structs.replace(one, reason=reasons.get(one.id)) if one in refused else one for one in moved]
+
+    def pause(self, queue: str, reason: str | None, until: int | None) -> None:
+        self._call("pause", (), [queue, f"{0 if until is None else max(1, until)}|{reason or ''}"])
+
+    def resume(self, queue: str) -> None:
+        self._call("resume", (queue,), [queue])
+
+    def clear(self, queue: str, limit: int) -> int:
+        return as_int(self._call_all("clear", [queue, limit], (queue,))[1])
+
+
+def fits(row: JobRow, where: JobFilter) -> bool:
+    """Whether a job is one that was asked for."""
+    return (
+        (where.state is None or row.state is where.state)
+        and (where.name is None or row.name == where.name)
+        and (where.queue is None or row.queue == where.queue)
+        and (where.tag is None or where.tag in row.tags)
+        and (where.before is None or row.enqueued_at < where.before)
+        and (where.after is None or row.enqueued_at >= where.after)
+    )
+
+
+def parse_cursor(cursor: str) -> str:
+    """The place a page cursor stands for."""
+    if not cursor.isdecimal():
+        raise ConfigError(f"{cursor!r} is not a page cursor: pass the 'next' of the page before")
+    return cursor

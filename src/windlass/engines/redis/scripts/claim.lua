@@ -1,0 +1,13 @@
+-- uses: records guards circuits judging claiming
+-- Lease ready jobs to a live worker.
+--
+-- KEYS     fixed; the queues to claim from
+-- ARGV     4 worker  5 limit  6 "1" for the lone lane  7 ms to keep expired jobs  8 name, share, ... (msgpack array)
+--          9 jobs that can start at once  10 ms that they may start late
+-- Returns  mark, {expelled, ms to the next due job or -1, {id, fence, ...} to cancel, {id, record, body, reason, guards, ...},
+--          ids that ended instead}
+-- Cost     O(queues + (due + leased) log stored)
+
+allow_growth()
+local claimed = claim(4)
+return { finish_marked(), claimed }

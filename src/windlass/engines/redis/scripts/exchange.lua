@@ -1,0 +1,12 @@
+-- uses: records guards inserting settling circuits judging claiming
+-- Settle, then claim, in one step.
+--
+-- KEYS     fixed; every queue, those of follow-ups and those to claim from
+-- ARGV     4-10 as claim.lua; 11... as settle.lua from its 4
+-- Returns  mark, what settle.lua answers, what claim.lua answers
+-- Cost     the two together
+
+allow_growth()
+local answers = settle(11)
+local claimed = claim(4)
+return { finish_marked(), answers, claimed }

@@ -1,0 +1,191 @@
+-- Common ground of every script: keys, time, and writes that go out in batches.
+--
+-- KEYS   1..35 the fixed keys of the namespace, then six for each queue in the order of ARGV[2]
+-- ARGV   1 clock ("" for the server's, or "wall:boot" in ms)  2 queue names (msgpack array)
+--        3 how many of the names are all queues that the client knows ("" when it need not know all)
+--        4... belong to the operation
+-- Returns {"\0queues", name...} before any write when those are not what the store has: the client calls again.
+--
+-- Writes are collected and sent by `flush`, removals first: so the first write is one that a full server allows, and a
+-- job that was accepted once can be claimed and settled in a full server too.
+
+local META, BODY, REC, RESULT, ERRORS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local REASON, PROGRESS, ARRIVALS, RUNNING, CANCELS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local DEAD, DEAD_PURGE, WORKERS, LEASES, TOMBS = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
+local TOTALS, QUEUES, EXPIRING, AWAITED, WAKE = KEYS[16], KEYS[17], KEYS[18], KEYS[19], KEYS[20]
+local FIXED, PER_QUEUE = 35, 6
+-- The keys of guards, and what scripts share about them: in tables, since a script has room for 200 locals only.
+local K = {
+  GUARDS = KEYS[21], BLOCKED = KEYS[22], BLOCKED_BY = KEYS[23], HOLDS = KEYS[24], ONCE = KEYS[25], CARRIERS = KEYS[26],
+  MARKERS = KEYS[27], GATES = KEYS[28], RATES = KEYS[29], UNIQUE = KEYS[30], UNIQUE_EXPIRING = KEYS[31],
+  LOCKS = KEYS[32], LINES = KEYS[33], CIRCUITS = KEYS[34], PROBES = KEYS[35],
+}
+local G = { known = {}, ran = {} }
+local kREADY, kDUE, kALONE, kDONE, kCANCELLED, kWAKE = 1, 2, 3, 4, 5, 6
+
+local BIAS = 1e13 -- makes every place positive, so that its bytes sort as it does
+local CHUNK = 4000 -- even; unpack() takes no more than 8,000 values
+
+local call = redis.call
+
+local function tail(list, from)
+  local rest = {}
+  for i = from, #list do rest[#rest + 1] = list[i] end
+  return rest
+end
+
+local wall, boot, micros
+if ARGV[1] == '' then
+  local t = call('TIME')
+  micros = t[1] * 1000000 + t[2]
+  wall = math.floor(micros / 1000)
+  boot = wall
+else
+  local w, b = string.match(ARGV[1], '^(%-?%d+):(%-?%d+)$')
+  wall, boot = tonumber(w), tonumber(b)
+  micros = wall * 1000
+end
+
+local names = cmsgpack.unpack(ARGV[2])
+local at = {} -- queue name -> the key before its six
+for i, name in ipairs(names) do at[name] = FIXED + (i - 1) * PER_QUEUE end
+
+local function mget(key, fields)
+  local n = #fields
+  if n == 0 then return {} end
+  if n <= CHUNK then return call('HMGET', key, unpack(fields)) end
+  local found = {}
+  for i = 1, n, CHUNK do
+    for j, value in ipairs(call('HMGET', key, unpack(fields, i, math.min(i + CHUNK - 1, n)))) do
+      found[i + j - 1] = value
+    end
+  end
+  return found
+end
+
+-- Whether the first ARGV[3] names are the queues that the store has: no fewer, and no others.
+local function knows_queues()
+  local known = tonumber(ARGV[3])
+  if call('HLEN', QUEUES) ~= known then return false end
+  local mine = {}
+  for i = 1, known do mine[i] = names[i] end
+  for _, pause in ipairs(mget(QUEUES, mine)) do
+    if not pause then return false end
+  end
+  return true
+end
+
+if ARGV[3] ~= '' and not knows_queues() then
+  local found = call('HKEYS', QUEUES)
+  table.insert(found, 1, '\0queues')
+  return found
+end
+
+-- Writes, collected. -------------------------------------------------------------------------------
+
+local zrems, hdels, zadds, hsets = {}, {}, {}, {}
+local totals = {}
+local soonest = {} -- queue -> the earliest due time that was added
+local woken = {} -- queues in which something became ready
+local ended = {} -- ids that finished or went
+local jobs = {} -- id -> record, as this script has left it; false when it is gone
+
+local function into(lists, key)
+  local list = lists[key]
+  if not list then
+    list = {}
+    lists[key] = list
+  end
+  return list
+end
+
+local function zrem(key, member)
+  local list = into(zrems, key)
+  list[#list + 1] = member
+end
+
+local function hdel(key, field)
+  local list = into(hdels, key)
+  list[#list + 1] = field
+end
+
+local function zadd(key, score, member)
+  local list = into(zadds, key)
+  local n = #list
+  list[n + 1] = score
+  list[n + 2] = member
+end
+
+local function hset(key, field, value)
+  local list = into(hsets, key)
+  local n = #list
+  list[n + 1] = field
+  list[n + 2] = value
+end
+
+local function send(command, lists)
+  for key, list in pairs(lists) do
+    local n = #list
+    for i = 1, n, CHUNK do call(command, key, unpack(list, i, math.min(i + CHUNK - 1, n))) end
+  end
+end
+
+local function total(name, count)
+  totals[name] = (totals[name] or 0) + count
+end
+
+-- From here on a full server lets this script grow: it refuses only the first write of a script.
+local function allow_growth()
+  call('HDEL', META, '')
+end
+
+local function flush()
+  for queue, run_at in pairs(soonest) do
+    local head = call('ZRANGE', KEYS[at[queue] + kDUE], 0, 0, 'WITHSCORES')
+    if not head[2] or tonumber(head[2]) > run_at then woken[queue] = true end
+  end
+  send('ZREM', zrems)
+  send('HDEL', hdels)
+  send('ZADD', zadds)
+  send('HSET', hsets)
+  zrems, hdels, zadds, hsets, soonest = {}, {}, {}, {}, {}
+end
+
+-- One token wakes one idle worker. A list holds one token at most, so it does not grow when nobody listens.
+local function wake(key)
+  if call('LLEN', key) == 0 then call('RPUSH', key, '1') end
+end
+
+local function zscores(key, members)
+  local found = {}
+  for i = 1, #members, CHUNK do
+    local n = math.min(i + CHUNK - 1, #members)
+    for j, score in ipairs(call('ZMSCORE', key, unpack(members, i, n))) do found[i + j - 1] = score end
+  end
+  return found
+end
+
+-- Send everything, and tell those who wait.
+local function finish_script()
+  flush()
+  for name, count in pairs(totals) do
+    if count ~= 0 then call('HINCRBY', TOTALS, name, count) end
+  end
+  for queue in pairs(woken) do
+    if at[queue] then wake(KEYS[at[queue] + kWAKE]) end
+  end
+  if #ended > 0 and call('ZCARD', AWAITED) > 0 then
+    for i, score in ipairs(zscores(AWAITED, ended)) do
+      if score then
+        redis.pcall('PUBLISH', AWAITED, ended[i])
+        call('ZREM', AWAITED, ended[i])
+      end
+    end
+  end
+end
+
+-- As finish_script; gives the mark: a number that only grows while the store keeps its writes.
+local function finish_marked()
+  finish_script()
+  return call('HINCRBY', META, 'mark', 1)
+end

@@ -1,0 +1,202 @@
+-- Claiming: the head of the ready queues goes to one live worker.
+-- The fences of a claim come from one counter: max(last + 1, now in microseconds). So no two claims ever share one, and
+-- after a store lost its tail the clock is already past every fence that was given.
+
+local PROMOTE_MAX = 2000 -- due jobs made ready by one claim
+local SCAN_MAX, SCAN_STEP, ALONE_MAX = 1000, 64, 10 -- jobs that one claim looks at when guards are closed
+
+-- want: the list of ARGV, from the place of the worker's id on; see claim.lua.
+local function claim(from)
+  local worker, limit, alone = ARGV[from], tonumber(ARGV[from + 1]), ARGV[from + 2] == '1'
+  local keep, shares = tonumber(ARGV[from + 3]), cmsgpack.unpack(ARGV[from + 4])
+  G.places, G.late = tonumber(ARGV[from + 5]), tonumber(ARGV[from + 6])
+  local lease = call('ZSCORE', LEASES, worker)
+  if not lease or tonumber(lease) <= boot then return { 1, -1, {}, {}, {} } end
+
+  local cancels = {}
+  if call('ZCARD', CANCELS) > 0 then
+    local asked = call('ZRANGEBYLEX', CANCELS, '[' .. worker .. '\0', '(' .. worker .. '\1')
+    for i, member in ipairs(asked) do asked[i] = string.sub(member, #worker + 2) end
+    load(asked)
+    for _, id in ipairs(asked) do
+      if jobs[id] and jobs[id][STATE] == sRUNNING then
+        cancels[#cancels + 1] = id
+        cancels[#cancels + 1] = jobs[id][FENCE]
+      end
+    end
+  end
+
+  -- The queues that may be claimed from, in the order asked for.
+  local open = {}
+  local wanted = {}
+  for i = 1, #shares, 2 do wanted[#wanted + 1] = shares[i] end
+  for i, pause in ipairs(mget(QUEUES, wanted)) do
+    if pause then
+      local until_ms = tonumber(string.match(pause, '^(%d+)|') or '')
+      if pause == '' or (until_ms and until_ms > 0 and until_ms <= wall) then
+        open[#open + 1] = { wanted[i], shares[2 * i] }
+      end
+    end
+  end
+
+  local due_at
+  local budget = PROMOTE_MAX
+  for _, queue in ipairs(wanted) do
+    local count, next_at = promote(queue, budget)
+    budget = budget - count
+    if next_at and (not due_at or next_at < due_at) then due_at = next_at end
+    if alone then
+      local head = call('ZRANGEBYSCORE', KEYS[at[queue] + kALONE], '(' .. wall, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+      if head[2] and (not due_at or tonumber(head[2]) < due_at) then due_at = tonumber(head[2]) end
+    end
+  end
+  local due_in = due_at and math.max(0, due_at - wall) or -1
+  if alone then limit = math.min(limit, 1) end
+  if limit <= 0 then return { 0, due_in, cancels, {}, {} } end
+
+  local guarded = call('HLEN', K.GUARDS) > 0
+  if guarded and not alone then
+    local queues = {}
+    for _, share in ipairs(open) do queues[#queues + 1] = share[1] end
+    G.let_on(queues, limit)
+  end
+  local leases, n, finished = {}, 0, {}
+  local fence = math.max(tonumber(call('HGET', META, 'fence') or 0), micros - 1)
+  local running, recs = into(zadds, RUNNING), into(hsets, REC)
+  local owner = worker .. '\0'
+  local later = {} -- {key, score, member} of jobs that stay where they are
+  local left, look, scanned, expired, doubles = limit, limit, 0, 0, 0
+  if alone and guarded then look = ALONE_MAX end
+
+  -- One look at the heads: gives how many jobs left the ready queues without being leased.
+  local function round()
+    local entries, taken, room = {}, {}, look
+    local function take(queue, count, offset)
+      local key = KEYS[at[queue] + (alone and kALONE or kREADY)]
+      local got
+      if alone then
+        got = call('ZRANGEBYSCORE', key, '-inf', wall, 'WITHSCORES', 'LIMIT', offset, count)
+      else
+        got = call('ZRANGE', key, offset, offset + count - 1, 'WITHSCORES')
+      end
+      for i = 1, #got, 2 do entries[#entries + 1] = { key, got[i + 1], got[i] } end
+      taken[key] = (taken[key] or 0) + #got / 2
+      room = room - #got / 2
+      return #got / 2
+    end
+    local more = {}
+    for _, share in ipairs(open) do
+      if room <= 0 then break end
+      local got = take(share[1], math.min(share[2], room), 0)
+      if got >= share[2] then more[#more + 1] = { share[1], got } end
+    end
+    for _, rest in ipairs(more) do
+      if room <= 0 then break end
+      take(rest[1], room, rest[2])
+    end
+    if #entries == 0 then return 0 end
+    scanned = scanned + #entries
+    local ids = {}
+    for i, entry in ipairs(entries) do ids[i] = string.sub(entry[3], 13) end
+    local records, bodies, reasons = mget(REC, ids), mget(BODY, ids), mget(REASON, ids)
+    for key, count in pairs(taken) do call('ZREMRANGEBYRANK', key, 0, count - 1) end
+    local guards = guarded and mget(K.GUARDS, ids) or {}
+    local moved = 0
+    for i, id in ipairs(ids) do
+      local body = bodies[i]
+      local job = body and (records[i] and read(records[i]) or born(body))
+      if job then -- else it is an entry that a lost write left behind
+        jobs[id] = job
+        local g = guards[i] and cmsgpack.unpack(guards[i]) or false
+        if guarded then G.any, G.known[id] = true, g end
+        local expires_at = job[EXPIRES_AT]
+        if expires_at > 0 and expires_at <= wall then
+          zrem(EXPIRING, id)
+          expire(id, job, keep)
+          expired = expired + 1
+          moved = moved + 1
+          finished[#finished + 1] = id
+        else
+          local why, what, opens_at
+          if left <= 0 then why = 'later' elseif g then why, what, opens_at = G.refuse(id, g) end
+          if why and why ~= 'later' and G.let[id] then G.went_on = true end
+          if why == 'wait' and alone then why = 'later' end
+          if why == 'later' then
+            later[#later + 1] = entries[i]
+          elseif why == 'wait' then
+            G.block(id, job, what)
+            if opens_at then G.opens[what] = opens_at end
+            moved = moved + 1
+          elseif why == 'done' then
+            if expires_at > 0 then zrem(EXPIRING, id) end
+            finish(id, job, sDONE, keep)
+            hset(REASON, id, 'duplicate of ' .. what[1])
+            if what[2] ~= '' then hset(RESULT, id, what[2]) end
+            save(id)
+            doubles = doubles + 1
+            moved = moved + 1
+            finished[#finished + 1] = id
+          else
+            if expires_at > 0 then zrem(EXPIRING, id) end
+            if g then G.takes(id, g) end
+            if G.let[id] then G.went_on = true end
+            G.passed = G.passed + 1
+            left = left - 1
+            for _, share in ipairs(open) do
+              if share[1] == job[INFO][QUEUE] then share[2] = math.max(0, share[2] - 1) end
+            end
+            fence = fence + 1
+            job[STATE] = sRUNNING
+            job[FENCE] = fence
+            job[WORKER] = worker
+            job[STARTED] = wall
+            local packed = written(job)
+            local c = #recs
+            recs[c + 1] = id
+            recs[c + 2] = packed
+            local r = #running
+            running[r + 1] = '0'
+            running[r + 2] = owner .. id
+            leases[n + 1] = id
+            leases[n + 2] = packed
+            leases[n + 3] = body
+            leases[n + 4] = reasons[i] or ''
+            leases[n + 5] = guards[i] or ''
+            n = n + 5
+          end
+        end
+      end
+    end
+    return moved
+  end
+
+  while left > 0 do
+    local moved = round()
+    if moved == 0 or left <= 0 or alone then break end
+    if scanned >= SCAN_MAX then
+      due_in = 0
+      break
+    end
+    look = math.min(SCAN_MAX, math.max(left, SCAN_STEP, look * 2))
+  end
+  for _, entry in ipairs(later) do call('ZADD', entry[1], entry[2], entry[3]) end
+  if n > 0 then hset(META, 'fence', fence) end
+  if n == 0 and #finished > 0 then due_in = 0 end -- only ended ones were at the head: look again at once
+  total('cancelled', expired)
+  total('done', doubles)
+  flush()
+  if guarded then
+    local opens_in = G.close_gates(left <= 0)
+    if opens_in and (due_in < 0 or opens_in < due_in) then due_in = opens_in end
+  end
+  -- What is left behind is for another worker that may be idle.
+  if left <= 0 and not alone then
+    for _, share in ipairs(open) do
+      if call('ZCARD', KEYS[at[share[1]] + kREADY]) > 0 then
+        woken[share[1]] = true
+        break
+      end
+    end
+  end
+  return { 0, due_in, cancels, leases, finished }
+end

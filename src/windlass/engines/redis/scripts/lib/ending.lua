@@ -1,0 +1,66 @@
+-- What happens to jobs whose worker did not say how they went. An error comes in two texts around its time and attempt.
+
+local function error_text(head, attempt)
+  return string.format('%s%.0f,"attempt":%.0f}', head, wall, attempt)
+end
+
+-- An interruption is free until there have been too many; then each costs an attempt, and the last one is the end.
+-- Gives "again", "dead" or "cancelled".
+local function interrupt(id, job, max, head, keep_done, keep_dead)
+  local costs = job[INTERRUPTIONS] >= max
+  leave_running(id, job)
+  job[INTERRUPTIONS] = job[INTERRUPTIONS] + 1
+  stay_due(job)
+  if costs then
+    job[ATTEMPT] = job[ATTEMPT] + 1
+    add_error(id, error_text(head, job[ATTEMPT]))
+  end
+  local how = 'again'
+  hdel(REASON, id)
+  if costs and job[CANCEL] == 0 and job[ATTEMPT] >= job[INFO][MAX_ATTEMPTS] then
+    finish(id, job, sDEAD, keep_dead)
+    hset(REASON, id, 'interrupted')
+    total('dead', 1)
+    how = 'dead'
+  elseif not put_back(id, job, keep_done) then
+    how = 'cancelled'
+  end
+  save(id)
+  return how
+end
+
+-- A started job of a dead process: first charge at once, from the second alone and later, at the last dead.
+local function charge(id, job, max, delay, head, keep_done, keep_dead)
+  leave_running(id, job)
+  add_error(id, error_text(head, job[ATTEMPT] + 1))
+  local before = job[CRASHES]
+  job[CRASHES] = before + 1
+  if before >= 1 then job[RUN_AT] = wall + delay * 2 ^ (before - 1) else stay_due(job) end
+  total('crashed', 1)
+  local how = 'again'
+  hdel(REASON, id)
+  if job[CANCEL] == 0 and job[CRASHES] >= max then
+    finish(id, job, sDEAD, keep_dead)
+    hset(REASON, id, 'poison')
+    total('dead', 1)
+    how = 'dead'
+  elseif not put_back(id, job, keep_done) then
+    how = 'cancelled'
+  end
+  save(id)
+  return how
+end
+
+local function hand_back(id, job, keep_done)
+  leave_running(id, job)
+  stay_due(job)
+  hdel(REASON, id)
+  local again = put_back(id, job, keep_done)
+  save(id)
+  return again
+end
+
+local function forget_worker(worker)
+  hdel(WORKERS, worker)
+  zrem(LEASES, worker)
+end

@@ -1,0 +1,251 @@
+-- Records: what changes of a job, where it is indexed, and how it moves from one state to another.
+--
+-- A job is a body (BODY, written once) and, from its first change on, a record (REC). Before that its record is what
+-- `born` reads from the body. A record is numbers, the head of the body, and the worker's id. Every state has one index,
+-- and a job is in the index of its state and in no other.
+
+-- Fields of a record, in the order of FORMAT, which has the length of the head in place of the fence; then texts.
+-- PLACE bears BIAS; RETRYING is when the first run of the present budget that failed began, 0 when none did.
+local STATE, CANCEL, ATTEMPT, CRASHES, INTERRUPTIONS, SNOOZES, STARTED = 1, 2, 3, 4, 5, 6, 7
+local FINISHED, PURGE, RUN_AT, PLACE, SEQ, EXPIRES_AT, RETRYING, FENCE = 8, 9, 10, 11, 12, 13, 14, 15
+local HEAD, WORKER, INFO = 16, 17, 18
+local FORMAT = '>BBI4I4I4I4I8I8I8I8I8I8I8I8H'
+local FORMAT_SIZE = 84
+-- Fields of a head, which job[INFO] holds taken apart.
+local QUEUE, PRIORITY, MAX_ATTEMPTS, EXPIRES_MS, CALLER_ID = 1, 2, 3, 4, 5
+-- States. A waiting job is ready when its RUN_AT has come, and scheduled before.
+local sWAITING, sRUNNING, sDONE, sDEAD, sCANCELLED = 0, 1, 2, 3, 4
+
+local ALONE_FROM = 2 -- crash charges from which a job runs with no neighbours
+
+local heads = {} -- most jobs of a batch share one head
+local function head_of(text)
+  local head = heads[text]
+  if head == nil then
+    local good, found = pcall(cmsgpack.unpack, text)
+    head = good and type(found) == 'table' and #found == 5 and found or false
+    heads[text] = head
+  end
+  return head
+end
+
+-- Both give false for bytes that are not ours: such a job is passed over and its neighbours run.
+local function born(body)
+  if #body < 26 then return false end
+  local _, run_at, size = struct.unpack('>I6I6H', body)
+  local place, seq = struct.unpack('>I6I6', body, #body - 11)
+  local text = string.sub(body, 15, 14 + size)
+  local head = head_of(text)
+  if not head then return false end
+  local expires_ms = head[EXPIRES_MS]
+  return {
+    sWAITING, 0, 0, 0, 0, 0, 0, 0, 0, run_at, place, seq, expires_ms < 0 and 0 or run_at + expires_ms, 0, 0, text,
+    '', head,
+  }
+end
+
+local function read(record)
+  if #record < FORMAT_SIZE + 8 then return false end
+  local job = { struct.unpack(FORMAT, record) }
+  local size = job[FENCE]
+  local ends = #record - 8
+  job[FENCE] = struct.unpack('>I8', record, ends + 1)
+  job[HEAD] = string.sub(record, FORMAT_SIZE + 1, FORMAT_SIZE + size)
+  job[WORKER] = string.sub(record, FORMAT_SIZE + 1 + size, ends)
+  job[INFO] = head_of(job[HEAD])
+  return job[INFO] and job
+end
+
+-- The fence is last, and the sequence number is last in a body: older Lua hashes only a few bytes of a long string, the
+-- last one among them, and a batch of strings that differ elsewhere would all share one hash.
+local function written(job)
+  return struct.pack(FORMAT, job[1], job[2], job[3], job[4], job[5], job[6], job[7], job[8], job[9], job[10], job[11],
+    job[12], job[13], job[14], #job[HEAD]) .. job[HEAD] .. job[WORKER] .. struct.pack('>I8', job[FENCE])
+end
+
+local function load(ids)
+  local records = mget(REC, ids)
+  local bare = {}
+  for i, id in ipairs(ids) do
+    if jobs[id] == nil then
+      if records[i] then jobs[id] = read(records[i]) else bare[#bare + 1] = id end
+    end
+  end
+  for i, body in ipairs(mget(BODY, bare)) do
+    if body then jobs[bare[i]] = born(body) end
+  end
+end
+
+local function save(id)
+  hset(REC, id, written(jobs[id]))
+end
+
+local function spot(id, job)
+  return struct.pack('>I6I6', job[PLACE], job[SEQ]) .. id
+end
+
+local function due_spot(id, job)
+  return struct.pack('>i8', job[INFO][PRIORITY]) .. spot(id, job)
+end
+
+local function wait_again(id, job)
+  job[STATE] = sWAITING
+  job[WORKER] = ''
+  local queue = job[INFO][QUEUE]
+  local base = at[queue]
+  local run_at = job[RUN_AT]
+  if job[CRASHES] >= ALONE_FROM then
+    zadd(KEYS[base + kALONE], run_at, spot(id, job))
+  elseif run_at > wall then
+    zadd(KEYS[base + kDUE], run_at, due_spot(id, job))
+    soonest[queue] = math.min(soonest[queue] or run_at, run_at)
+  else
+    zadd(KEYS[base + kREADY], job[INFO][PRIORITY], spot(id, job))
+    woken[queue] = true
+  end
+  if job[EXPIRES_AT] > 0 then zadd(EXPIRING, job[EXPIRES_AT], id) end
+end
+
+local function leave_waiting(id, job)
+  local gate = G.gate_of(id)
+  if gate then
+    G.unblock(id, job, gate)
+    if job[EXPIRES_AT] > 0 then zrem(EXPIRING, id) end
+    return
+  end
+  local base = at[job[INFO][QUEUE]]
+  if job[CRASHES] >= ALONE_FROM then
+    zrem(KEYS[base + kALONE], spot(id, job))
+  else
+    zrem(KEYS[base + kREADY], spot(id, job))
+    zrem(KEYS[base + kDUE], due_spot(id, job))
+  end
+  if job[EXPIRES_AT] > 0 then zrem(EXPIRING, id) end
+end
+
+local function leave_running(id, job)
+  local held = job[WORKER] .. '\0' .. id
+  zrem(RUNNING, held)
+  if job[CANCEL] == 1 then zrem(CANCELS, held) end
+  G.stopped(id)
+end
+
+-- Numbers that repeat within a batch are turned into text once: the driver of the scripts is slow at it.
+local texts = {}
+local function text_of(number)
+  local text = texts[number]
+  if not text then
+    text = string.format('%.0f', number)
+    texts[number] = text
+  end
+  return text
+end
+
+local function finish(id, job, state, keep)
+  local purge = wall + keep
+  job[STATE] = state
+  job[WORKER] = ''
+  job[CANCEL] = 0
+  job[FINISHED] = wall
+  job[PURGE] = purge
+  if state == sDEAD then
+    zadd(DEAD, wall, id)
+    zadd(DEAD_PURGE, purge, id)
+  else
+    zadd(KEYS[at[job[INFO][QUEUE]] + (state == sDONE and kDONE or kCANCELLED)], text_of(purge), id)
+  end
+  ended[#ended + 1] = id
+  G.ended(id, state == sDONE)
+end
+
+local function leave_finished(id, job)
+  if job[STATE] == sDEAD then
+    zrem(DEAD, id)
+    zrem(DEAD_PURGE, id)
+  else
+    zrem(KEYS[at[job[INFO][QUEUE]] + (job[STATE] == sDONE and kDONE or kCANCELLED)], id)
+  end
+end
+
+local function leave(id, job)
+  if job[STATE] == sWAITING then
+    leave_waiting(id, job)
+  elseif job[STATE] == sRUNNING then
+    leave_running(id, job)
+  else
+    leave_finished(id, job)
+  end
+end
+
+local function remove(id)
+  G.removed(id)
+  for _, key in ipairs({ BODY, REC, RESULT, ERRORS, REASON, PROGRESS }) do hdel(key, id) end
+  zrem(ARRIVALS, id)
+  jobs[id] = false
+  ended[#ended + 1] = id
+end
+
+-- A job that was due once is so still, also when the clock has stepped back since.
+local function stay_due(job)
+  job[RUN_AT] = math.min(job[RUN_AT], wall)
+end
+
+-- A job whose cancel was asked for ends when it would wait again.
+local function put_back(id, job, keep)
+  if job[CANCEL] == 1 then
+    finish(id, job, sCANCELLED, keep)
+    hset(REASON, id, 'cancelled')
+    return false
+  end
+  wait_again(id, job)
+  return true
+end
+
+local function add_error(id, text)
+  local before = call('HGET', ERRORS, id)
+  hset(ERRORS, id, before and (before .. ',' .. text) or text)
+end
+
+-- Waiting jobs past their expiry end cancelled.
+local function expire(id, job, keep)
+  finish(id, job, sCANCELLED, keep)
+  hset(REASON, id, 'expired')
+  save(id)
+end
+
+-- Make due jobs of one queue ready; gives how many, and the time of the next one.
+local function promote(queue, limit)
+  local base = at[queue]
+  local head = call('ZRANGE', KEYS[base + kDUE], 0, 0, 'WITHSCORES')
+  if not head[2] then return 0, nil end
+  local next_at = tonumber(head[2])
+  if next_at > wall or limit <= 0 then return 0, next_at end
+  local due = call('ZRANGEBYSCORE', KEYS[base + kDUE], '-inf', wall, 'LIMIT', 0, limit)
+  local args = {}
+  for i, member in ipairs(due) do
+    args[2 * i - 1] = (struct.unpack('>i8', member))
+    args[2 * i] = string.sub(member, 9)
+  end
+  call('ZREMRANGEBYRANK', KEYS[base + kDUE], 0, #due - 1)
+  send('ZADD', { [KEYS[base + kREADY]] = args })
+  head = call('ZRANGE', KEYS[base + kDUE], 0, 0, 'WITHSCORES')
+  return #due, head[2] and tonumber(head[2])
+end
+
+-- What one worker runs: ids, and their records are loaded.
+local function held_by(worker, limit)
+  local held = call('ZRANGEBYLEX', RUNNING, '[' .. worker .. '\0', '(' .. worker .. '\1', 'LIMIT', 0, limit)
+  local ids = {}
+  for i, member in ipairs(held) do ids[i] = string.sub(member, #worker + 2) end
+  load(ids)
+  local good = {}
+  for i, id in ipairs(ids) do
+    local job = jobs[id]
+    if job and job[STATE] == sRUNNING and job[WORKER] == worker then
+      good[#good + 1] = id
+    else
+      zrem(RUNNING, held[i]) -- an entry that a lost write left behind
+    end
+  end
+  return good
+end

@@ -1,0 +1,140 @@
+-- uses: records guards ending
+-- One bounded step of upkeep: promote, reap, expire, prune, forget. Every part looks at the state it changes, so steps
+-- of several workers do nothing twice.
+--
+-- KEYS     fixed; every queue
+-- ARGV     4 budget  5 max interruptions  6 error text up to its time  7 ms to keep ended jobs  8 ms to keep dead ones
+--          9 done jobs a queue may keep, or -1  10 dead jobs to keep, or -1  11 ms to keep ids that users chose
+-- Returns  mark, promoted, workers that expired, ids recovered, ids that died, count pruned, ids trimmed,
+--          ms to the next lone job or -1, ms to the next due job or -1, "1" when there is more to do
+-- Cost     O(budget log stored + queues + workers)
+
+allow_growth()
+local budget, max_interruptions, head = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+local keep_done, keep_dead = tonumber(ARGV[7]), tonumber(ARGV[8])
+local done_max, dead_max, id_keep = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+
+local promoted = 0
+for _, queue in ipairs(names) do promoted = promoted + promote(queue, budget - promoted) end
+
+-- Workers whose lease ran out, and owners of running jobs that nobody knows.
+local silent = call('ZRANGEBYSCORE', LEASES, '-inf', boot, 'LIMIT', 0, budget)
+local gone = {}
+for _, worker in ipairs(silent) do gone[#gone + 1] = worker end
+local from = '-'
+while #gone < budget do
+  local first = call('ZRANGEBYLEX', RUNNING, from, '+', 'LIMIT', 0, 1)[1]
+  if not first then break end
+  local worker = string.match(first, '^(.-)%z') or first
+  if not call('ZSCORE', LEASES, worker) then gone[#gone + 1] = worker end
+  from = '(' .. worker .. '\1'
+end
+local expired_workers, recovered, died, released = {}, {}, {}, 0
+for i, worker in ipairs(gone) do
+  local ids = held_by(worker, budget - released)
+  for _, id in ipairs(ids) do
+    local how = interrupt(id, jobs[id], max_interruptions, head, keep_done, keep_dead)
+    if how == 'again' then recovered[#recovered + 1] = id elseif how == 'dead' then died[#died + 1] = id end
+  end
+  released = released + #ids
+  if released >= budget then break end -- the next step goes on with this worker
+  if i <= #silent then expired_workers[#expired_workers + 1] = worker end
+  forget_worker(worker)
+end
+total('recovered', #recovered)
+
+local expiring = call('ZRANGEBYSCORE', EXPIRING, '-inf', wall, 'LIMIT', 0, budget)
+load(expiring)
+local expired = 0
+for _, id in ipairs(expiring) do
+  local job = jobs[id]
+  zrem(EXPIRING, id)
+  if job and job[STATE] == sWAITING then
+    leave_waiting(id, job)
+    expire(id, job, keep_done)
+    expired = expired + 1
+  end
+end
+total('cancelled', expired)
+flush()
+
+-- Finished records past their age or count; ids that users chose leave a tombstone.
+local function collect(list, seen, key, command, first, last, ...)
+  for _, id in ipairs(call(command, key, first, last, ...)) do
+    if not seen[id] then
+      seen[id] = true
+      list[#list + 1] = id
+    end
+  end
+end
+
+local function forget(ids)
+  load(ids)
+  for _, id in ipairs(ids) do
+    local job = jobs[id]
+    zrem(DEAD, id)
+    zrem(DEAD_PURGE, id)
+    if job then
+      leave(id, job)
+      if job[INFO][CALLER_ID] == 1 and job[FINISHED] + id_keep > wall then zadd(TOMBS, job[FINISHED] + id_keep, id) end
+    end
+    remove(id)
+  end
+end
+
+local pruned, seen = {}, {}
+for _, queue in ipairs(names) do
+  for _, kind in ipairs({ kDONE, kCANCELLED }) do
+    local key = KEYS[at[queue] + kind]
+    if #pruned < budget then
+      collect(pruned, seen, key, 'ZRANGEBYSCORE', '-inf', wall, 'LIMIT', 0, budget - #pruned)
+    end
+    local over = done_max >= 0 and call('ZCARD', key) - done_max or 0
+    if over > 0 and #pruned < budget then
+      collect(pruned, seen, key, 'ZRANGE', 0, math.min(over, budget - #pruned) - 1)
+    end
+  end
+end
+local trimmed = {}
+collect(trimmed, seen, DEAD_PURGE, 'ZRANGEBYSCORE', '-inf', wall, 'LIMIT', 0, budget)
+local over = dead_max >= 0 and call('ZCARD', DEAD) - dead_max or 0
+if over > 0 and #trimmed < budget then
+  collect(trimmed, seen, DEAD, 'ZRANGE', 0, math.min(over, budget - #trimmed) - 1)
+end
+forget(pruned)
+forget(trimmed)
+total('trimmed', #trimmed)
+
+local buried = call('ZRANGEBYSCORE', TOMBS, '-inf', wall, 'LIMIT', 0, budget)
+for _, id in ipairs(buried) do zrem(TOMBS, id) end
+call('ZREMRANGEBYSCORE', AWAITED, '-inf', wall)
+
+-- Unique keys past their time, and Once markers whose key no record carries; others are looked at again in an hour.
+local keys = call('ZRANGEBYSCORE', K.UNIQUE_EXPIRING, '-inf', wall, 'LIMIT', 0, budget)
+for _, key in ipairs(keys) do
+  call('HDEL', K.UNIQUE, key)
+  call('ZREM', K.UNIQUE_EXPIRING, key)
+end
+for _, key in ipairs(call('ZRANGEBYSCORE', K.MARKERS, '-inf', wall, 'LIMIT', 0, budget)) do
+  if G.count(K.CARRIERS, key) > 0 then
+    call('ZADD', K.MARKERS, wall + 3600000, key)
+  else
+    call('HDEL', K.ONCE, key)
+    call('ZREM', K.MARKERS, key)
+  end
+end
+flush()
+
+local alone_at, due_at
+for _, queue in ipairs(names) do
+  local lone = call('ZRANGE', KEYS[at[queue] + kALONE], 0, 0, 'WITHSCORES')[2]
+  if lone then alone_at = math.min(alone_at or tonumber(lone), tonumber(lone)) end
+  local due = call('ZRANGE', KEYS[at[queue] + kDUE], 0, 0, 'WITHSCORES')[2]
+  if due then due_at = math.min(due_at or tonumber(due), tonumber(due)) end
+end
+local most = math.max(promoted, released, #gone, expired, #pruned, #trimmed, #buried)
+return {
+  finish_marked(), promoted, expired_workers, recovered, died, #pruned, trimmed,
+  alone_at and math.max(0, alone_at - wall) or -1, due_at and math.max(0, due_at - wall) or -1,
+  most >= budget and 1 or 0,
+}

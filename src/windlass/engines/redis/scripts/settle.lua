@@ -1,0 +1,11 @@
+-- uses: records guards inserting settling
+-- End attempts whose fence still holds.
+--
+-- KEYS     fixed; every queue, and those of follow-ups
+-- ARGV     4 how many outcomes; the outcomes; the follow-ups (lib/settling.lua)
+-- Returns  mark, one "1" (applied) or "0" (stale) an outcome
+-- Cost     O(outcomes log stored)
+
+allow_growth()
+local answers = settle(4)
+return { finish_marked(), answers }

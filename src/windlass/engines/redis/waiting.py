@@ -1,0 +1,138 @@
+"""Blocking until there is work, or until jobs have ended. Only hints travel here: whoever is woken looks again.
+
+An idle worker blocks on one wake list for each queue it serves and on the inbox of its engine object. What makes work
+ready puts one token into its queue's list, and the server gives it to whoever has waited longest; a claim that leaves
+work behind passes a token on. A list holds one token at most, so nothing grows when nobody listens.
+
+The end of a job that somebody waits for is published by the script that ends it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from redis.client import PubSub
+
+from windlass.engines.redis.connection import send
+from windlass.engines.redis.core import BLOCK_SLICE_S, RedisCore
+from windlass.engines.redis.errors import raised_by_driver, translate
+from windlass.engines.redis.scripts import script
+from windlass.errors import EngineError, EngineUnavailable
+
+__all__ = ["RedisWaiting"]
+
+TOKEN_LIFE_MS: Final = 60_000
+SHORTEST_BLOCK_S: Final = 0.001
+LOOK_AGAIN_S: Final = 2.0  # the most a lost message can delay wait_finished
+ASKED_FOR_MS: Final = 60_000  # how long an end is asked for; renewed at every look
+
+
+class RedisWaiting(RedisCore):
+    """``wait``, ``wake`` and ``wait_finished`` of the engine."""
+
+    def _forget_handles(self) -> None:
+        super()._forget_handles()
+        self._wakes = threading.Lock()
+        self._woken = False
+        self._waiting = 0
+
+    def wait(self, queues: Sequence[str] | None, timeout: float) -> bool:
+        self._client()
+        with self._wakes:
+            if self._woken:
+                self._woken = False
+                return True
+            self._waiting += 1
+        try:
+            return self._block(queues, timeout)
+        finally:
+            with self._wakes:
+                self._waiting -= 1
+                self._woken = False
+
+    def _block(self, queues: Sequence[str] | None, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            names = self._known if queues is None else queues
+            keys = [self._inbox, self._key("wake").decode(), *(f"{self._prefix}wake:{name}" for name in names)]
+            if queues is not None:
+                del keys[1]  # tells of new queues, which this caller does not serve
+            if self._pop(keys, min(max(left, SHORTEST_BLOCK_S), BLOCK_SLICE_S)):
+                return True
+            if left <= BLOCK_SLICE_S:
+                return False
+
+    def _pop(self, keys: Sequence[str], seconds: float) -> bool:
+        client = self._blocks
+        if client is None:
+            raise EngineUnavailable(f"{self.target} was closed while a thread waited on it")
+        return self._asked(lambda: send(client, "BLPOP", *keys, f"{seconds:.3f}")) is not None
+
+    def wake(self) -> None:
+        with self._wakes:
+            self._woken = True
+            blocked = self._waiting > 0
+        if blocked:
+            self._nudge([self._inbox])
+
+    def _nudge(self, inboxes: Sequence[str]) -> None:
+        """Put a token into inboxes. A hint: a server that is away is no error here, since waits end by themselves."""
+        keys = [inbox.encode() for inbox in dict.fromkeys(inboxes)]
+        try:
+            self._run(self._client(), script("nudge"), keys, [TOKEN_LIFE_MS])
+        except EngineError:
+            pass
+
+    def wait_finished(self, ids: Sequence[str], timeout: float) -> bool:
+        wanted = list(dict.fromkeys(ids))
+        if not wanted:
+            return True
+        deadline = time.monotonic() + timeout
+        if self._unfinished(wanted) == 0:
+            return True
+        if timeout <= 0:
+            return False
+        client = self._blocks
+        if client is None:
+            raise EngineUnavailable(f"{self.target} was closed while a thread waited on it")
+        pubsub: PubSub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        try:
+            self._asked(lambda: pubsub.subscribe(self._key("awaited").decode()))
+            while True:
+                # Asked after the subscription stands, so an end in between is seen here or told there.
+                if self._unfinished(wanted) == 0:
+                    return True
+                if not self._told(pubsub, deadline):
+                    return False
+        finally:
+            try:
+                pubsub.close()
+            except Exception as error:
+                if not raised_by_driver(error):
+                    raise
+
+    def _unfinished(self, ids: Sequence[str]) -> int:
+        reply = self._run(
+            self._client(), script("await"), self._keys(()), [self._clock_text(), b"\x90", "", ASKED_FOR_MS, *ids]
+        )
+        return int(str(reply))
+
+    def _told(self, pubsub: PubSub, deadline: float) -> bool:
+        """Block until some awaited job ended or it is time to look again; false when the deadline has passed."""
+        look = min(deadline, time.monotonic() + LOOK_AGAIN_S)
+        while True:
+            left = look - time.monotonic()
+            if left <= 0:
+                return time.monotonic() < deadline
+            try:
+                message = pubsub.get_message(timeout=left)
+            except Exception as error:
+                if not raised_by_driver(error):
+                    raise
+                raise translate(error, self.target) from error
+            if message is not None:
+                return True

@@ -1,0 +1,362 @@
+"""How jobs look in Redis, as bytes: what is packed here, and what the scripts pack and this reads.
+
+A body is written once: three numbers (stored at, due at, length of the head; ``PREFIX``), the head that the scripts
+read (queue, priority, max attempts, expiry, who chose the id), the rest that they never look into (name, tags, meta,
+payload), and ``SUFFIX`` bytes of place and sequence. A record is what changes. A job that nothing has touched yet has
+no record: its body says all of it. Numbers stay below 2**53, since Lua has only doubles.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from windlass.errors import ConfigError
+from windlass.model import Gates, Guard, JobError, JobRow, Lease, NewJob, Outcome, Rules, State, WorkerInfo, WorkerRow
+
+__all__ = [
+    "FOREVER",
+    "PREFIX",
+    "SUFFIX",
+    "Head",
+    "JobTexts",
+    "as_int",
+    "as_list",
+    "encode_info",
+    "error_head",
+    "keep_dead",
+    "outcome_texts",
+    "pack",
+    "strings",
+    "to_lease",
+    "to_row",
+    "to_worker",
+]
+
+FOREVER: Final = 9_000_000_000_000_000 - 4_000_000_000_000  # ms to keep what has no end; now + this stays under 2**53
+TIME_MAX: Final = 260_000_000_000_000  # the year 10,000 and a bit; with the bias of a place it still fits six bytes
+NUMBER_MAX: Final = 2**53
+PREFIX: Final = 14
+SUFFIX: Final = 12
+
+pack = msgspec.msgpack.Encoder().encode
+
+
+# What changes of a job, as ``scripts/lib/records.lua`` packs it: state, cancel, attempt, crashes, interruptions,
+# snoozes, started, finished, purge, run_at, place, seq, expires_at, retrying, length of the head; then head, worker and
+# fence.
+RECORD: Final = struct.Struct(">BBIIIIQQQQQQQQH")
+FENCE: Final = struct.Struct(">Q")
+
+
+class Head(Struct, array_like=True, frozen=True):
+    """What the scripts read of a body."""
+
+    queue: str
+    priority: int
+    max_attempts: int
+    expires_ms: int
+    caller_id: int
+
+
+class Rest(Struct, array_like=True, frozen=True):
+    """What only workers and people read of a body."""
+
+    name: str
+    tags: tuple[str, ...]
+    meta: bytes | None
+    payload: bytes
+
+
+class StoredGuard(Struct, array_like=True, frozen=True):
+    """One guard of a job."""
+
+    kind: Gates
+    gate: str
+    limit: int
+    per_ms: int
+    burst: int
+    keep_ms: int
+
+
+decode_guards = msgspec.msgpack.Decoder(tuple[tuple[StoredGuard, ...], str, tuple[str | int, ...]]).decode
+decode_head = msgspec.msgpack.Decoder(Head).decode
+decode_rest = msgspec.msgpack.Decoder(Rest).decode
+encode_error = msgspec.json.Encoder().encode
+decode_error = msgspec.json.Decoder(JobError).decode
+
+STATES: Final = (State.READY, State.RUNNING, State.DONE, State.DEAD, State.CANCELLED)
+
+
+class WorkerRecord(Struct, array_like=True, frozen=True):
+    """What the store keeps of a worker: the time of its last beat, the key of its inbox, and its own words."""
+
+    beat_at: int
+    inbox: str
+    info: str
+
+
+encode_info = msgspec.json.Encoder().encode
+decode_info = msgspec.json.Decoder(WorkerInfo).decode
+decode_worker = msgspec.msgpack.Decoder(WorkerRecord).decode
+
+
+def to_worker(record: bytes, until: int, held: int, boot: int) -> WorkerRow:
+    """A worker as the store sees it."""
+    one = decode_worker(record)
+    return WorkerRow(info=decode_info(one.info), running=held, beat_at=one.beat_at, lease_left_ms=until - boot)
+
+
+class JobTexts:
+    """Turns new jobs into what ``scripts/lib/inserting.lua`` takes; queues are numbered in ``names``."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._numbers = {name: number for number, name in enumerate(names, 1)}
+        self._heads: dict[tuple[object, ...], tuple[bytes, bytes]] = {}
+
+    def texts(self, job: NewJob) -> tuple[str, bytes, bytes, bytes]:
+        """The id, the body without its times and place, the spec, and the guards."""
+        key = (
+            job.queue,
+            job.priority,
+            job.run_at,
+            job.delay_ms,
+            job.at_front,
+            job.max_attempts,
+            job.expires_ms,
+            job.caller_id,
+        )
+        try:
+            head, spec = self._heads[key]
+        except KeyError:
+            head, spec = self._heads[key] = self._head(job)
+        meta = job.meta
+        rest = pack((job.name, job.tags, None if meta is None else meta.encode(), job.payload.encode()))
+        return job.id, head + rest, spec, pack_guards(job) if job.guards or job.unique else b""
+
+    def _head(self, job: NewJob) -> tuple[bytes, bytes]:
+        expires = -1 if job.expires_ms is None else job.expires_ms
+        due = f"+{job.delay_ms}" if job.run_at is None else f"={job.run_at}"
+        wrong = [
+            f"{name} {value}"
+            for name, value, most in (
+                ("priority", job.priority, NUMBER_MAX),
+                ("max_attempts", job.max_attempts, NUMBER_MAX),
+                ("run_at", job.run_at or 0, TIME_MAX),
+                ("delay_ms", job.delay_ms, TIME_MAX // 2),
+                ("expires_ms", expires, TIME_MAX),
+            )
+            if not -most < value < most
+        ]
+        if wrong:
+            raise ConfigError(f"job {job.id}: {', '.join(wrong)} is beyond what Redis can count: choose a smaller one")
+        packed = pack((job.queue, job.priority, job.max_attempts, expires, int(job.caller_id)))
+        number = self._numbers[job.queue]
+        spec = f"{number}|{job.priority}|{due}|{int(job.at_front)}|{expires}|{int(job.caller_id)}"
+        return struct.pack(">H", len(packed)) + packed, spec.encode()
+
+
+def pack_guards(job: NewJob) -> bytes:
+    """What ``scripts/lib/guards.lua`` reads of a job's guards."""
+    once = next((guard.key for guard in job.guards if guard.kind is Gates.ONCE), "")
+    unique = job.unique
+    held = (
+        ()
+        if unique is None
+        else (unique.key, unique.until, -1 if unique.ttl_ms is None else unique.ttl_ms, unique.rule)
+    )
+    guards = [
+        (one.kind, one.gate, one.limit, one.per_ms, -1 if one.burst is None else one.burst, one.keep_ms)
+        for one in job.guards
+    ]
+    return pack((guards, once, held))
+
+
+def read_guards(packed: bytes) -> tuple[Guard, ...]:
+    """The guards as the job was enqueued with them."""
+    return tuple(
+        Guard(
+            one.kind,
+            one.gate.partition(":")[2],
+            one.limit,
+            one.per_ms,
+            one.burst if one.burst >= 0 else None,
+            one.keep_ms,
+        )
+        for one in decode_guards(packed)[0]
+    )
+
+
+def outcome_texts(one: Outcome, rules: Rules, specs: dict[tuple[object, ...], str]) -> list[str]:
+    """What ``scripts/lib/settling.lua`` takes for one outcome; ``specs`` remembers specs within a batch."""
+    kind, keep = one.kind, one.keep_ms
+    key = (
+        kind,
+        one.interrupted,
+        one.result is None,
+        one.error is None,
+        one.reason is None,
+        keep,
+        one.delay_ms,
+    )
+    spec = specs.get(key)
+    if spec is None:
+        flags = (
+            int(one.interrupted)
+            | (one.result is not None) << 1
+            | (one.error is not None) << 2
+            | (one.reason is not None) << 3
+        )
+        if keep is None:
+            keep = keep_dead(rules) if kind == "dead" else rules.keep_done_ms
+        spec = specs[key] = f"{kind.value}|{flags}|{min(keep, FOREVER)}|{min(one.delay_ms, TIME_MAX // 2)}"
+    texts = [one.id, str(one.fence), spec]
+    texts += [text for text in (one.result, one.error, one.reason) if text is not None]
+    return texts
+
+
+def keep_dead(rules: Rules) -> int:
+    """How long a dead record stays, in ms."""
+    return FOREVER if rules.dead_keep_ms is None else min(rules.dead_keep_ms, FOREVER)
+
+
+def error_head(error: str | JobError) -> bytes:
+    """A JobError as JSON up to its time: the scripts put time and attempt behind it."""
+    one = decode_error(error) if isinstance(error, str) else error
+    return encode_error({"type": one.type, "message": one.message, "traceback": one.traceback})[:-1] + b',"at":'
+
+
+def head_size(body: bytes) -> int:
+    """How long the head of a body is."""
+    return body[PREFIX - 2] << 8 | body[PREFIX - 1]
+
+
+def rest_of(body: bytes, start: int) -> Rest:
+    """The part of a body that only workers and people read; of one that is not ours, its bytes as the payload."""
+    try:
+        return decode_rest(memoryview(body)[start:-SUFFIX])
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return Rest("", (), None, body[start:-SUFFIX])
+
+
+def to_lease(given: Sequence[object], heads: dict[bytes, Head]) -> Lease:
+    """A lease of what a claim gives for one job; ``heads`` remembers heads within a batch."""
+    id, record, body, reason, guards = given
+    if not (
+        isinstance(id, bytes)
+        and isinstance(record, bytes)
+        and isinstance(body, bytes)
+        and isinstance(reason, bytes)
+        and isinstance(guards, bytes)
+    ):
+        raise TypeError("the server gave a lease that is no text")
+    _, _, attempt, crashes, interruptions, snoozes, started, _, _, run_at, _, _, _, retrying, _ = RECORD.unpack_from(
+        record
+    )
+    end = PREFIX + head_size(body)
+    text = body[PREFIX:end]
+    head = heads.get(text)
+    if head is None:
+        head = heads[text] = decode_head(text)
+    rest = rest_of(body, end)
+    return Lease(
+        id.decode(),
+        rest.name,
+        head.queue,
+        rest.payload,
+        FENCE.unpack(record[-8:])[0],
+        attempt + 1,
+        head.max_attempts,
+        head.priority,
+        int.from_bytes(body[:6], "big"),
+        run_at,
+        crashes,
+        interruptions,
+        snoozes,
+        rest.tags,
+        rest.meta,
+        reason.decode() or None,
+        max(0, started - retrying) if retrying else 0,
+        read_guards(guards) if guards else (),
+    )
+
+
+def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
+    """A row of what ``scripts/rows.lua`` has for one id, or None when there is no such job."""
+    record, body, result, errors, reason, progress, gate = (one if isinstance(one, bytes) else None for one in values)
+    if body is None or len(body) < PREFIX + SUFFIX:
+        return None
+    end = PREFIX + head_size(body)
+    try:
+        head, rest = decode_head(body[PREFIX:end]), rest_of(body, end)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None  # not bytes of ours; the doctor tells of it
+    if record is None:
+        run_at = int.from_bytes(body[6:12], "big")
+        expires_at = 0 if head.expires_ms < 0 else run_at + head.expires_ms
+        number = cancel = fence = attempt = crashes = interruptions = snoozes = started = finished = 0
+        worker = b""
+    else:
+        (
+            number, cancel, attempt, crashes, interruptions, snoozes, started, finished, _, run_at, _, _, expires_at,
+            _, size,
+        ) = RECORD.unpack_from(record)  # fmt: skip
+        worker, fence = record[RECORD.size + size : -8], FENCE.unpack(record[-8:])[0]
+    state = STATES[number]
+    if state is State.READY and run_at > wall:
+        state = State.SCHEDULED
+    if gate is not None and number == 0:
+        state = State.BLOCKED
+    return JobRow(
+        id=id,
+        name=rest.name,
+        queue=head.queue,
+        state=state,
+        payload=rest.payload,
+        priority=head.priority,
+        attempt=attempt + (state is State.RUNNING),
+        max_attempts=head.max_attempts,
+        fence=fence,
+        enqueued_at=int.from_bytes(body[:6], "big"),
+        run_at=run_at,
+        started_at=started or None,
+        finished_at=finished or None,
+        expires_at=expires_at or None,
+        worker=worker.decode() or None,
+        result=result,
+        errors=None if errors is None else b"[%b]" % errors,
+        reason=None if reason is None else reason.decode(),
+        progress=progress,
+        tags=rest.tags,
+        meta=rest.meta,
+        crashes=crashes,
+        interruptions=interruptions,
+        snoozes=snoozes,
+        cancel_requested=bool(cancel),
+        blocked_by=gate.decode() if gate is not None and state is State.BLOCKED else None,
+    )
+
+
+def as_list(reply: object) -> list[object]:
+    """A list that a script gave."""
+    if not isinstance(reply, list):
+        raise TypeError(f"the server gave {type(reply).__name__} where a list belongs")
+    return reply
+
+
+def strings(replies: Sequence[object]) -> list[str]:
+    """Texts that a script gave."""
+    return [one.decode() for one in replies if isinstance(one, bytes)]
+
+
+def as_int(reply: object) -> int:
+    """A whole number that a script gave."""
+    if isinstance(reply, int):
+        return reply
+    if isinstance(reply, bytes):
+        return int(reply)
+    raise TypeError(f"the server gave {type(reply).__name__} where a number belongs")

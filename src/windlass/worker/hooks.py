@@ -1,0 +1,76 @@
+"""The thread that calls hooks, so that a slow one holds up neither jobs nor the pump.
+
+Moments come in by job id, after the store has accepted them; each is read back as a JobInfo, and then the hooks run,
+one after another. The thread starts with the first moment. An orderly end waits for it a little.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable
+from queue import SimpleQueue
+
+from windlass.engines.base import Store
+from windlass.errors import EngineError
+from windlass.handle import Reader
+from windlass.hooks import Hooks, Moment
+from windlass.model import State
+from windlass.registry import Registry
+
+__all__ = ["HookThread"]
+
+log = logging.getLogger("windlass.hooks")
+
+FAREWELL = 5.0  # seconds an orderly end waits for hooks that are owed
+
+
+class HookThread:
+    """Calls the hooks of one worker. *Thread-safe.*"""
+
+    def __init__(self, hooks: Hooks, engine: Store, registry: Registry) -> None:
+        self._hooks = hooks
+        self._registry = registry
+        self._reader = Reader(engine, registry)
+        self._queue: SimpleQueue[tuple[Moment, str] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def wants(self, moment: Moment) -> bool:
+        """Whether anybody waits for this moment."""
+        return self._hooks.wants(moment)
+
+    def tell(self, moment: Moment, ids: Iterable[str]) -> None:
+        """Have the hooks of these jobs called."""
+        if not self._hooks.wants(moment):
+            return
+        for job_id in ids:
+            self._queue.put((moment, job_id))
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="windlass-hooks", daemon=True)
+                    self._thread.start()
+
+    def close(self) -> None:
+        """End the thread after what it owes, or leave it when that takes too long. *Blocking.*"""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._queue.put(None)
+            thread.join(FAREWELL)
+            if thread.is_alive():
+                log.warning("hooks still run after %g s; the worker ends without waiting for them", FAREWELL)
+
+    def _run(self) -> None:
+        while (told := self._queue.get()) is not None:
+            moment, job_id = told
+            try:
+                info = self._reader.info(job_id)
+            except EngineError as error:
+                log.error("the hooks of on_%s for job %s are not called, it cannot be read: %s", moment, job_id, error)
+                continue
+            # A cancel that was asked for while it ran ended it instead; a person may have deleted it since.
+            if info is None or info.state is State.CANCELLED:
+                continue
+            spec = self._registry.find(info.name)
+            self._hooks.call(moment, info, spec.name if spec else info.name)

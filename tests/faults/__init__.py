@@ -1,0 +1,1 @@
+"""Faults against real worker processes. ``harness`` breaks and checks, ``jobs`` is what the fleet runs."""

@@ -1,0 +1,151 @@
+"""A process ends just before or just after each engine call (F3): every named point is reached, and passes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from faults.harness import Fleet, Sink, check, environment, until
+from windlass.engines.base import TransactionalSettle
+from windlass.engines.crashpoint import CRASH_POINTS
+from windlass.model import State
+
+CRASHED = 137
+
+# Where each call is made. ``claim`` and ``settle`` are whole calls of the contract that a worker makes as one
+# ``exchange``; a client that works by hand makes them by themselves.
+BY_CLIENT = ("enqueue", "claim", "settle", "transition", "enqueue_within")
+BY_SUPERVISOR = ("bury",)
+BY_WORKER = ("exchange", "report", "extend", "depart", "maintain", "settle_within")
+IN_TRANSACTIONS = ("settle_within", "enqueue_within")  # only engines that share a database with their users have these
+NTH = {"exchange": 3, "extend": 2}  # in the middle of things rather than at the start
+
+
+def test_every_crash_point_is_walked(figure: Callable[[str, object], None]) -> None:
+    walked = {*BY_CLIENT, *BY_SUPERVISOR, *BY_WORKER}
+    figure("F3", f"crash points walked {2 * len(walked)} of {2 * len(CRASH_POINTS)} (before and after each call)")
+    assert sorted(BY_CLIENT + BY_SUPERVISOR + BY_WORKER) == sorted(CRASH_POINTS)
+
+
+@pytest.mark.parametrize(("point", "side"), [*product(CRASH_POINTS, ("before", "after"))])
+def test_a_process_that_ends_at_an_engine_call_loses_nothing(
+    fleets: Callable[..., Fleet], figure: Callable[[str, object], None], point: str, side: str
+) -> None:
+    fleet = fleets(lease="1s", renew="200ms", reap="200ms")
+    if point in IN_TRANSACTIONS and not isinstance(fleet.app.engine, TransactionalSettle):
+        return  # there is no such call to die at
+    fired = fleet.folder / "fired"
+    crash = {
+        "WINDLASS_CRASHPOINT": f"{point}:{side}:{NTH.get(point, 1)}",
+        "WINDLASS_CRASHPOINT_ONCE": str(fired),
+    }
+    prepare(fleet)
+    codes = run_client(fleet, crash if point in BY_CLIENT else {})
+    assert codes in ([0], [CRASHED, 0])
+    assert fired.exists() is (point in BY_CLIENT)
+
+    if point in BY_SUPERVISOR:
+        fleet.enqueue("die_once", "here")
+    run_fleet(fleet, {} if point in BY_CLIENT else crash)
+    assert fired.exists(), f"nobody came by {point}:{side}"
+
+    verdict = check(fleet, lines(fleet.folder, "tried"))
+    figure("F3", f"{point}:{side}: {verdict}")
+    verdict.assert_safe()
+    assert not fleet.app.workers()
+    assert fleet.info("unwanted").state is State.CANCELLED
+    with Sink(fleet.folder) as sink:
+        paid = {one for one in fleet.acked if fleet.info(one).name == "pay"}
+        assert sink.keys() == paid
+    assert_transactions(fleet)
+
+
+@pytest.mark.parametrize("point", ["exchange:before:1", "exchange:after:1", "extend:after:1"])
+def test_a_process_that_dies_at_its_first_calls_is_buried_without_waiting_for_its_lease(
+    fleets: Callable[..., Fleet], figure: Callable[[str, object], None], point: str
+) -> None:
+    fleet = fleets(lease="10m", renew="1s")
+    fleet.enqueue("pay", 5, times=10)
+    crash = {"WINDLASS_CRASHPOINT": point, "WINDLASS_CRASHPOINT_ONCE": str(fleet.folder / "fired")}
+    fleet.start(processes=1, threads=2, **crash)
+    fleet.drain(20)
+    until(lambda: len(fleet.app.workers()) == 1, 20, "the dead worker to be forgotten")
+    verdict = check(fleet)
+    figure("F3", f"{point}: {verdict}")
+    verdict.assert_safe()
+
+
+def prepare(fleet: Fleet) -> None:
+    if isinstance(fleet.app.engine, TransactionalSettle):
+        with fleet.app.transaction() as tx:
+            tx.execute("CREATE TABLE bookings (id TEXT)")
+            tx.execute("CREATE TABLE orders (id TEXT PRIMARY KEY)")
+
+
+def run_client(fleet: Fleet, crash: dict[str, str]) -> list[int]:
+    """Run the client until it ends well; give its exit codes."""
+    codes: list[int] = []
+    while not codes or codes[-1] == CRASHED:
+        assert len(codes) < 3
+        done = subprocess.run(
+            [sys.executable, "-m", "faults.client"],
+            cwd=fleet.folder,
+            env=environment(fleet.url, fleet.folder, fleet.settings, crash),
+            timeout=60,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode in (0, CRASHED), done.stderr
+        codes.append(done.returncode)
+    fleet.acked += sorted(set(lines(fleet.folder, "acked")))
+    return codes
+
+
+def run_fleet(fleet: Fleet, crash: dict[str, str]) -> None:
+    """Run everything there is in worker trees, a new one whenever one has died, and end in order."""
+    fleet.enqueue("pay", 5, times=10)
+    fleet.enqueue("pay", 500)  # longer than a renewal
+    fleet.enqueue("note", 3, times=2)
+    if isinstance(fleet.app.engine, TransactionalSettle):
+        fleet.enqueue("book", times=2)
+    tree = fleet.start(processes=1, threads=2, **crash)
+
+    def drained() -> bool:
+        nonlocal tree
+        if not tree.running:
+            tree.kill_all()
+            tree = fleet.start(processes=1, threads=2, **crash)
+        return fleet.open_jobs() == 0
+
+    until(drained, 60, f"the store to be drained: {fleet.app.stats()}")
+    until(lambda: fleet.worker_pids(tree), 20, "a worker to be registered")
+    tree.signal(signal.SIGTERM)
+    tree.wait(20)
+    if fleet.app.workers():  # one that died while it departed is left to the lease: another tree sees to it
+        last = fleet.start_ready()
+        until(lambda: len(fleet.app.workers()) == 1, 20, "the dead worker to be reaped")
+        last.signal(signal.SIGTERM)
+        assert last.wait(20) == 0
+
+
+def assert_transactions(fleet: Fleet) -> None:
+    """What was written in a transaction with the engine's own write is there once, or not at all with it."""
+    if not isinstance(fleet.app.engine, TransactionalSettle):
+        return
+    with fleet.app.transaction() as tx:
+        booked = [one for (one,) in tx.execute("SELECT id FROM bookings")]
+        ordered = [one for (one,) in tx.execute("SELECT id FROM orders")]
+    assert sorted(booked) == sorted(one for one in fleet.acked if fleet.info(one).name == "book")
+    assert ordered == ["within"]
+
+
+def lines(folder: Path, name: str) -> list[str]:
+    file = folder / f"{name}.log"
+    return file.read_text().split() if file.exists() else []

@@ -1,0 +1,178 @@
+"""Redis servers for tests: started from PATH on free loopback ports in temporary folders, and ended by process id."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+START_S = 30.0  # how long a server may take before a test gives up
+PAUSE_S = 0.02
+QUICK = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0")
+MISSING = "redis-server is not in PATH: these tests need it (apt-get install redis-server)"
+
+
+def free_port() -> int:
+    """A loopback port that nobody has now; below 55,000, since a cluster's bus takes the port 10,000 above."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port < 55_000:
+            with socket.socket() as bus:
+                try:
+                    bus.bind(("127.0.0.1", port + 10_000))
+                except OSError:
+                    continue
+            return port
+
+
+def plain(port: int, **options: object) -> Redis:
+    """A client that tries once."""
+    return Redis(port=port, socket_timeout=5, retry=Retry(NoBackoff(), 0), **options)  # type: ignore[arg-type]
+
+
+class RedisServer:
+    """One server process. ``stop`` ends it; ``start`` brings it back on the same port and folder."""
+
+    def __init__(self, *options: str, sentinel: bool = False, wait: bool = True, password: str | None = None) -> None:
+        program = shutil.which("redis-server")
+        if program is None:
+            pytest.fail(MISSING)
+        self._folder = tempfile.TemporaryDirectory(prefix="windlass-redis-")
+        self.folder = Path(self._folder.name)
+        self.port = free_port()
+        self.password = password
+        self._config = self.folder / "redis.conf"
+        self._config.write_text(f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\n")
+        self._command = [program, str(self._config), *(["--sentinel"] if sentinel else [])]
+        self._options = () if sentinel else (*QUICK, *options)
+        self._process: subprocess.Popen[bytes] | None = None
+        if wait:
+            self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def configure(self, text: str) -> None:
+        """Add to the configuration file, before the start."""
+        with self._config.open("a") as file:
+            file.write(text)
+
+    def client(self) -> Redis:
+        return plain(self.port, password=self.password)
+
+    def start(self, *more: str) -> None:
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen([*self._command, *self._options, *more], stdout=log, stderr=log)
+        until(self.answers, f"redis-server on port {self.port} does not answer; its log: {self.folder / 'log'}")
+
+    def answers(self) -> bool:
+        with self.client() as client:
+            try:
+                return bool(client.ping())
+            except RedisError:
+                return False
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.send_signal(how)
+            self._process.wait(START_S)
+            self._process = None
+
+    def send(self, what: signal.Signals) -> None:
+        """Send a signal such as SIGSTOP."""
+        assert self._process is not None
+        self._process.send_signal(what)
+
+    def close(self) -> None:
+        self.stop(signal.SIGKILL)
+        self._folder.cleanup()
+
+
+class Cluster:
+    """Three masters on loopback ports that share the slots."""
+
+    def __init__(self) -> None:
+        self.servers = [
+            RedisServer("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf") for _ in range(3)
+        ]
+        bounds = [0, 5461, 10923, 16384]
+        for n, server in enumerate(self.servers):
+            with server.client() as client:
+                client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", bounds[n], bounds[n + 1] - 1)
+                client.execute_command("CLUSTER", "MEET", "127.0.0.1", self.servers[0].port)
+        until(self.ready, "the cluster does not come together")
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
+
+    def ready(self) -> bool:
+        for server in self.servers:
+            with server.client() as client:
+                text = client.execute_command("CLUSTER", "INFO")
+                shards = client.execute_command("CLUSTER", "SLOTS")
+                ok = text.get("cluster_state") if isinstance(text, dict) else text
+                if "ok" not in str(ok) or len(shards) != 3:
+                    return False
+        return True
+
+    def flush(self) -> None:
+        for server in self.servers:
+            with server.client() as client:
+                client.flushall()
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.close()
+
+
+class Replicated:
+    """A master, a replica, and a Sentinel that knows the master as ``mymaster``."""
+
+    def __init__(self) -> None:
+        self.master = RedisServer()
+        self.replica = RedisServer("--replicaof", "127.0.0.1", str(self.master.port))
+        self.sentinel = RedisServer(sentinel=True, wait=False)
+        self.sentinel.configure(
+            f"sentinel monitor mymaster 127.0.0.1 {self.master.port} 1\n"
+            "sentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 3000\n"
+        )
+        until(self.linked, "the replica does not follow its master")
+        self.sentinel.start()  # only now: it looks for replicas at once, and then every ten seconds
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://127.0.0.1:{self.sentinel.port}/mymaster/0"
+
+    def linked(self) -> bool:
+        with self.replica.client() as client:
+            return bool(client.info("replication").get("master_link_status") == "up")
+
+    def close(self) -> None:
+        for server in (self.sentinel, self.replica, self.master):
+            server.close()
+
+
+def until(condition: Callable[[], object], message: str, deadline_s: float = START_S) -> None:
+    """Wait until a condition holds, or fail the test with the message."""
+    end = time.monotonic() + deadline_s
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(message)
+        time.sleep(PAUSE_S)

@@ -1,0 +1,90 @@
+"""Hooks of jobs that nobody in a worker process ended: the supervisor buried them."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from windlass import Windlass
+
+DEADLINE = 60.0
+
+MODULE = """
+import os, signal, time
+from windlass import Constant, JobInfo, Retry, Windlass
+
+app = Windlass("sqlite:///jobs.db", max_crashes=1, lease=5, renew=1, shutdown_timeout=5)
+
+@app.job(name="kill", retry=5)
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@app.job(name="stuck", timeout="100ms", retry=Retry(attempts=2, backoff=Constant("1h")))
+def stuck() -> None:
+    time.sleep(60)
+
+@app.job(name="hang", executor="process", timeout="300ms", retry=Retry(within="2m", backoff=Constant("1m")))
+def hang() -> None:
+    time.sleep(60)
+
+def tell(what):
+    def hook(info: JobInfo) -> None:
+        with open("told", "w") as pipe:
+            pipe.write(f'["{what}", "{info.name}", "{info.state}", "{info.reason}", "{info.errors[-1].type}"]\\n')
+    return hook
+
+app.on_dead(tell("dead"))
+app.on_retry(tell("retry"))
+"""
+
+
+@contextmanager
+def worker(folder: Path) -> Iterator[None]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WINDLASS_")}
+    with (folder / "worker.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "windlass", "-A", "hooked_shop", "worker"],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(DEADLINE)
+
+
+@pytest.mark.parametrize(
+    ("job", "told"),
+    [
+        ("kill", ["dead", "kill", "dead", "poison", "WorkerCrashed"]),
+        ("hang", ["retry", "hang", "scheduled", "None", "windlass.errors.JobTimeout"]),
+        ("stuck", ["retry", "stuck", "scheduled", "None", "windlass.errors.JobTimeout"]),
+    ],
+)
+def test_a_job_that_outlived_its_process_calls_its_hooks(tmp_path: Path, job: str, told: list[str]) -> None:
+    (tmp_path / ".git").mkdir()  # no settings file above this folder counts
+    (tmp_path / "hooked_shop.py").write_text(MODULE)
+    os.mkfifo(tmp_path / "told")
+    pipe = os.open(tmp_path / "told", os.O_RDWR)  # open at both ends: neither side waits for the other
+    with Windlass(f"sqlite:///{tmp_path}/jobs.db") as app:
+
+        @app.job(name=job)
+        def stand_in() -> None: ...
+
+        stand_in.enqueue()
+    with worker(tmp_path):
+        ready, _, _ = select.select([pipe], [], [], DEADLINE)
+        assert ready, (tmp_path / "worker.log").read_text()
+        assert json.loads(os.read(pipe, 4096)) == told
+    os.close(pipe)
