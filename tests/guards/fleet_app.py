@@ -36,7 +36,7 @@ def changed(event: CircuitEvent) -> None:
     write({CircuitOpened: "opened", CircuitHalfOpened: "half_open", CircuitClosed: "closed"}[type(event)])
 
 
-@app.job(name="call", circuit=api, retry=Retry(100, Exponential(cap="1s")))
+@app.job(name="call", circuit=api, retry=Retry(attempts=100, backoff=Exponential(cap="1s")))
 def call(number: int) -> None:
     """Call the dependency."""
     write("call", number)

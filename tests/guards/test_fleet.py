@@ -61,7 +61,7 @@ def test_jobs_of_a_dependency_that_is_down_wait_and_none_is_lost(
 ) -> None:
     app.circuit("api")
 
-    @app.job(name="call", circuit="api", retry=Retry(100, Exponential(cap="1s")))
+    @app.job(name="call", circuit="api", retry=Retry(attempts=100, backoff=Exponential(cap="1s")))
     def call(number: int) -> None: ...
 
     (fleet.folder / "down").touch()
