@@ -53,8 +53,10 @@ def circuit_of(run: JobRun) -> Circuit | None:
     circuits = run.prepared.circuits
     if circuits is None:
         return None
-    name = next((guard.key for guard in run.lease.guards if guard.kind is Gates.CIRCUIT), None)
-    return None if name is None else circuits.find(name)
+    for guard in run.lease.guards:
+        if guard.kind is Gates.CIRCUIT:
+            return circuits.find(guard.key)
+    return None
 
 
 def ref_of(run: JobRun) -> LeaseRef:
