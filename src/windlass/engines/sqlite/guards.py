@@ -220,6 +220,7 @@ class Judge:
         self._opens: dict[str, int] = {}
         self._duplicates: list[tuple[int, str, str | None]] = []
         self._let_on: list[int] = []
+        self._generous: set[str] = set()  # gates that would let more on than this claim can take
         self._went_on = False  # one that was let on has found another place than the gate it waited at
         self._visited: list[str] = []
         self._next_at: int | None = None
@@ -244,7 +245,10 @@ class Judge:
             guard = self._waiting_for(gate)
             if guard is None:
                 continue
-            free = min(self._free(guard), limit)
+            allowed = self._free(guard)
+            free = min(allowed, limit)
+            if allowed > limit:
+                self._generous.add(gate)
             if free > 0:
                 self._let_on += [int(seq) for (seq,) in db.execute(q(LET_ON), (gate, served, free))]
 
@@ -317,7 +321,8 @@ class Judge:
                 doc = self._circuit(guard.key)
                 match doc.state_at(self._now):
                     case "closed":
-                        return self._now + STAGGER_MS
+                        # The steps have grown beyond what one claim takes: the next claim may go on at once.
+                        return self._now if guard.gate in self._generous else self._now + STAGGER_MS
                     case "open":
                         return doc.open_until
                 return self._now + circuits.PROBE_LOOK_MS if self._outside_probes(guard.key) else None
