@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help demo test soak lint types imports bench check clean
+.PHONY: help demo servers test soak lint types imports bench compare check clean
 
 help:
 	@echo "make demo    ten thousand payments through real workers, one of them killed on the way"
 	@echo "make test    the tests           make lint    format, lint, types, import rules"
 	@echo "make check   lint and test       make bench   how fast it is here"
-	@echo "make soak    the long fault runs"
+	@echo "make servers what the tests start: redis-server"
+	@echo "make soak    the long fault runs     make compare   how fast other queues are here"
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -19,13 +20,16 @@ $(READY): pyproject.toml
 	$(BIN)/pip install -q --editable . --group dev
 	@touch $@
 
+servers:
+	@.ci/servers
+
 demo: $(READY)
 	$(BIN)/python examples/shop/demo.py $(ARGS)
 
-test: $(READY)
+test: $(READY) servers
 	$(BIN)/python -m pytest -m "not soak" $(ARGS)
 
-soak: $(READY)
+soak: $(READY) servers
 	$(BIN)/python -m pytest -m soak -s $(ARGS)
 
 lint: $(READY)
@@ -36,6 +40,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/windlass bench $(ARGS)
+
+compare:
+	$(PYTHON) bench/compare.py $(ARGS)
 
 check: lint test
 

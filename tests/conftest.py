@@ -1,1 +1,20 @@
 """Its place makes the helper modules beside it importable: ``servers``, ``proxy``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from servers import RedisServer
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """What the environment says of the store: nothing, or the URL of a server."""
+    if request.param == "sqlite":
+        yield {}
+        return
+    with closing(RedisServer("--appendonly", "yes")) as server:
+        yield {"WINDLASS_URL": server.url}

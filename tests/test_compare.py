@@ -35,7 +35,7 @@ def work() -> dict[str, Any]:
 
 @pytest.fixture
 def measure(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    def measure(command: str, count: int, variant: str = "sqlite") -> subprocess.CompletedProcess[str]:
+    def measure(command: str, count: int, variant: str = "sqlite", slots: int = 4) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-P", "-m", "harness", "windlass", command, str(count)],
             cwd=tmp_path,
@@ -46,7 +46,7 @@ def measure(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
                 "BENCH_URL": "redis://127.0.0.1:1/0",
                 "BENCH_DIR": str(tmp_path),
                 "BENCH_VARIANT": variant,
-                "BENCH_SLOTS": "4",
+                "BENCH_SLOTS": str(slots),
                 "BENCH_CPUS": "",
             },
             capture_output=True,
@@ -99,7 +99,8 @@ def test_marks_are_seen_through_another_mapping_of_the_file(work: dict[str, Any]
     worker.write(1, 10, 20)
     began, ended = watcher.read()
     assert (list(began), list(ended)) == ([0, 10, 0], [0, 20, 0])
-    assert (watcher.ended(1), watcher.ended(2)) == (20, 0)
+    assert not watcher.are_full()
+    assert (watcher.has(1), watcher.has(2)) == (True, False)
 
 
 def test_a_drain_runs_every_job_in_a_real_worker_and_ends_it(
@@ -120,3 +121,11 @@ def test_a_measurement_without_its_server_fails_and_says_where_it_looked(
     ended = measure("drain", 10, variant="redis")  # nobody listens there
     assert ended.returncode != 0
     assert "127.0.0.1:1" in ended.stderr
+
+
+def test_a_measurement_whose_worker_ends_by_itself_fails_at_once(
+    measure: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    ended = measure("drain", 10, slots=0)  # no worker starts with no threads
+    assert ended.returncode != 0
+    assert "the worker ended by itself with code 2" in ended.stderr

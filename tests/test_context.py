@@ -14,7 +14,7 @@ from windlass.clock import Clock, ManualClock
 from windlass.context import CURRENT, Run
 from windlass.engines.base import Store
 from windlass.engines.url import rules_of
-from windlass.errors import ConfigError, JobCancelled, LeaseLost, NotInJob, PayloadError
+from windlass.errors import ConfigError, JobCancelled, LeaseLost, NotInJob, PayloadError, TransactionTooLong
 from windlass.model import Want, WorkerInfo
 from windlass.settings import Settings
 
@@ -201,3 +201,19 @@ def test_one_transaction_per_attempt_and_nothing_follows_it(app: Windlass, ctx: 
         pass
     with pytest.raises(ConfigError, match="completed already"):
         ctx.then(app.job(name="ship")(ship).bind(1))
+
+
+def test_a_transaction_that_holds_the_only_writer_too_long_is_rolled_back(
+    app: Windlass, ctx: JobContext, run: HandRun, clock: ManualClock
+) -> None:
+    with app.transaction() as tx:
+        tx.execute("CREATE TABLE paid (id INTEGER)")
+    with pytest.raises(TransactionTooLong, match=r"open for 5\.001 s .* within 5 s"), ctx.transaction() as tx:
+        tx.execute("INSERT INTO paid VALUES (1)")
+        clock.advance(run.settings.renew // 2 + 1)
+    with app.transaction() as tx:
+        assert tx.execute("SELECT count(*) FROM paid").fetchall() == [(0,)]
+    assert not run.settled
+    with ctx.transaction() as tx:
+        clock.advance(run.settings.renew // 2)
+    assert run.settled

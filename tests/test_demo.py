@@ -14,20 +14,20 @@ DEMO = Path(__file__).parents[1] / "examples" / "shop" / "demo.py"
 ORDERS = 1_000
 
 
-def run_demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def run_demo(folder: Path, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WINDLASS_")}
     return subprocess.run(
         [sys.executable, str(DEMO), "--orders", str(ORDERS), "--folder", str(folder), *options],
         capture_output=True,
         text=True,
         timeout=150,
-        env=environment,
+        env=environment | more,
         cwd=folder.parent,
     )
 
 
-def test_a_killed_worker_loses_no_payment_and_pays_none_twice(tmp_path: Path) -> None:
-    done = run_demo(tmp_path / "demo", "--json")
+def test_a_killed_worker_loses_no_payment_and_pays_none_twice(tmp_path: Path, store: dict[str, str]) -> None:
+    done = run_demo(tmp_path / "demo", "--json", **store)
     assert done.returncode == 0, done.stderr + done.stdout
     report = json.loads(done.stdout)
     assert report["enqueued"] == report["paid_once"] == ORDERS

@@ -160,7 +160,7 @@ def value_of(written: str) -> object:
     """What a default in the docs would be in a settings file."""
     if written.isdigit():
         return int(written)
-    return {"false": False, "true": True, "{}": {}}.get(written, written)
+    return {"false": False, "true": True, "{}": {}, "[]": []}.get(written, written)
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:

@@ -41,7 +41,9 @@ def test_the_records_people_see_have_these_fields() -> None:
         result tags reason worker
     """
     assert [field.name for field in fields(JobInfo)] == info.split()
-    assert [field.name for field in fields(JobError)] == ["type", "message", "traceback", "at", "attempt"]
+    assert [field.name for field in fields(JobError)] == (
+        ["type", "message", "traceback", "at", "attempt", "host", "worker", "version"]
+    )
 
 
 def test_the_version_is_that_of_the_project() -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from servers import RedisServer
 from windlass import Constant, Dead, Discard, JobInfo, Retry, RetryAfter, Snooze, State, Windlass, current_job, on
 from windlass.clock import Clock, ManualClock
+from windlass.codec import NOWHERE
 from windlass.engines.base import Store
 from windlass.events import Events
 from windlass.model import Settled, Want, WorkerInfo
@@ -40,6 +41,7 @@ class Host:
         self.events: Events = app.events
         self.rng = Random(0)
         self.stopping = False
+        self.origin = NOWHERE
 
     def report(self, run: JobRun, text: str) -> None:
         raise AssertionError("no job here reports")

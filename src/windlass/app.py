@@ -17,6 +17,7 @@ from typing import Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overloa
 from windlass.client import Client
 from windlass.clock import Clock, SystemClock
 from windlass.context import JobContext
+from windlass.dead import DeadList
 from windlass.definition import AsyncJob, Call, Duration, Job, JobDecorator, JobOptions, define
 from windlass.engines.base import Store, TransactionalEnqueue, Tx
 from windlass.engines.url import connect
@@ -30,7 +31,7 @@ from windlass.handle import JobHandle, JobInfo, Page, hop
 from windlass.hooks import Hook, Hooks, Moment
 from windlass.middleware import Middleware
 from windlass.model import Action, CircuitRow, JobFilter, Moved, State
-from windlass.queues import Queue, QueueInfo, WorkerStatus
+from windlass.queues import FLOW_WINDOW, Queue, QueueInfo, Stats, WorkerStatus, advise
 from windlass.registry import Registry
 from windlass.settings import Loaded, Settings, load_settings
 from windlass.units import duration_ms, nearest
@@ -42,6 +43,7 @@ R = TypeVar("R")
 E = TypeVar("E", bound=Event)
 F = TypeVar("F", bound=Callable[..., object])
 
+CONTROL_WORDS: Final = ("quiet", "stop")
 PAGE_MAX: Final = 1_000  # jobs; a page is read at once
 
 CIRCUIT_DEFAULTS: Final[dict[str, object]] = {
@@ -56,10 +58,16 @@ class Windlass:
     """An application: its jobs, its settings and its engine. *Thread-safe.*
 
     ``url`` names the store (argument, ``WINDLASS_URL``, settings file, ``REDIS_URL``, else a SQLite file); every other
-    setting is a keyword. Raises ConfigError for an unknown or wrong setting. Usable as a context manager.
+    setting is a keyword. ``client``, a ``redis.Redis`` or ``redis.RedisCluster``, stands in place of a URL: the engine
+    makes connections of its own to the same server. Raises ConfigError for an unknown or wrong setting. Usable as a
+    context manager.
     """
 
-    def __init__(self, url: str | None = None, *, clock: Clock | None = None, **settings: object) -> None:
+    def __init__(
+        self, url: str | None = None, *, client: object = None, clock: Clock | None = None, **settings: object
+    ) -> None:
+        if url is not None and client is not None:
+            raise ConfigError("Windlass(url, client=...): both name a store; leave one of them out")
         self.loaded: Loaded = load_settings(url, settings)
         self.settings: Settings = self.loaded.settings
         for warning in self.loaded.warnings:
@@ -73,6 +81,11 @@ class Windlass:
         self._locks = LockKeeper(lambda: self.engine, self.clock)
         self._lock = threading.Lock()
         self._client: Client | None = None
+        self.dead = DeadList(lambda: self.engine, self.registry, self.clock)
+        self._store_client = client
+        if client is not None:
+            self.loaded.origin["url"] = "not used, the store is that of client="
+            self._open()  # connects to nothing yet, and a wrong object shows here
 
     def __repr__(self) -> str:
         return f"<Windlass {self.settings.namespace} with {len(self.registry)} jobs>"
@@ -281,18 +294,39 @@ class Windlass:
         """Give every registered worker, oldest first."""
         return await hop(self.workers)
 
-    def stats(self) -> dict[str, int]:
-        """Give the number of jobs in each state, and totals since the store was made under ``total_*``."""
-        return self.engine.counts()
+    def control(self, target: str, word: str) -> int:
+        """Ask a worker, or all workers of a group, for ``quiet`` or ``stop``; give how many were asked.
 
-    async def astats(self) -> dict[str, int]:
-        """Give the number of jobs in each state; see ``stats``."""
+        They obey with their next beat (``renew``), and a ``windlass worker`` obeys as a whole. Raises ConfigError.
+        """
+        if word not in CONTROL_WORDS:
+            raise ConfigError(
+                f"control({word!r}): a worker knows {', '.join(CONTROL_WORDS)}{nearest(word, CONTROL_WORDS)}"
+            )
+        return self.engine.control(target, word)
+
+    async def acontrol(self, target: str, word: str) -> int:
+        """Ask workers for ``quiet`` or ``stop``; see ``control``."""
+        return await hop(lambda: self.control(target, word))
+
+    def stats(self) -> Stats:
+        """Give the number of jobs in each state, and totals since the store was made under ``total_*``.
+
+        ``stats().queues`` has every queue in figures: depth, latency, arrival and drain rate, and how many workers keep
+        its ``max_wait``.
+        """
+        engine = self.engine
+        queues = advise(engine.queues(), engine.flow(FLOW_WINDOW), engine.workers(), self.settings.queues)
+        return Stats(engine.counts(), queues)
+
+    async def astats(self) -> Stats:
+        """Give the number of jobs in each state, and every queue in figures; see ``stats``."""
         return await hop(self.stats)
 
     def explain(self, job_id: str) -> str:
         """Say in words where a job stands and why it is not running."""
         client = self.client
-        return explain(job_id, client.engine, client.reader, self.registry, self.clock)
+        return explain(job_id, client.engine, client.reader, self.registry, self.clock, self.settings)
 
     async def aexplain(self, job_id: str) -> str:
         """Say in words why a job is not running."""
@@ -360,6 +394,11 @@ class Windlass:
     # -- the engine ------------------------------------------------------------------------------------
 
     @property
+    def has_url(self) -> bool:
+        """Whether ``settings.url`` names the store, so that another process can open it; false with ``client=``."""
+        return self._store_client is None
+
+    @property
     def engine(self) -> Store:
         """The engine, made at first use."""
         return self.client.engine
@@ -376,7 +415,7 @@ class Windlass:
     def _open(self) -> Client:
         with self._lock:
             if self._client is None:
-                engine = connect(self.settings, self.clock)
+                engine = connect(self.settings, self.clock, self._store_client)
                 self._client = Client(engine, self.registry, self.settings, self.events, self.middlewares)
             return self._client
 

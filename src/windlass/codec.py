@@ -33,10 +33,13 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from windlass.errors import PayloadError
+from windlass.fingerprint import type_name
 from windlass.model import JobError
 
 __all__ = [
+    "NOWHERE",
     "Meta",
+    "Origin",
     "Signature",
     "decode_errors",
     "decode_meta",
@@ -610,14 +613,25 @@ def decode_plain(raw: bytes) -> object:
 # --- errors of attempts ----------------------------------------------------------------------------
 
 
-def encode_error(exc: BaseException, *, attempt: int, at: int, limit: int) -> str:
+class Origin(Struct, frozen=True):
+    """Where an attempt ran: the machine, the worker incarnation, and which version of the code."""
+
+    host: str = ""
+    worker: str = ""
+    version: str = ""
+
+
+NOWHERE: Final = Origin()
+
+
+def encode_error(exc: BaseException, *, attempt: int, at: int, limit: int, origin: Origin = NOWHERE) -> str:
     """Give a JobError as JSON text of at most ``limit`` bytes (at least 512). *Never fails.*
 
     The type is the dotted name (builtins without a module), the traceback has its chain and no local variables. What
     is too long loses its middle; NULs and lone surrogates, which stores refuse, become U+FFFD.
     """
     kind = type(exc)
-    name = _safely(lambda: f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."), "Exception", limit)
+    name = _safely(lambda: type_name(kind), "Exception", limit)
     message = _safely(lambda: str(exc), "<the message cannot be shown: its __str__ fails>", limit)
     trace = _safely(
         lambda: "".join(traceback.format_exception(exc)), "<the traceback cannot be shown: formatting fails>", limit
@@ -625,7 +639,16 @@ def encode_error(exc: BaseException, *, attempt: int, at: int, limit: int) -> st
     room = limit
     while True:
         short = _cut(message, max(room // 4, room - len(trace)))
-        error = JobError(_cut(name, 160), short, _cut(trace, max(room - len(short), 0)), at, attempt)
+        error = JobError(
+            _cut(name, 160),
+            short,
+            _cut(trace, max(room - len(short), 0)),
+            at,
+            attempt,
+            origin.host,
+            origin.worker,
+            origin.version,
+        )
         data = _encode(error)
         if len(data) <= limit or room == 0:
             return data.decode()

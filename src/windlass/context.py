@@ -19,7 +19,7 @@ import msgspec
 from windlass.clock import Clock, from_ms
 from windlass.codec import encode_result
 from windlass.engines.base import Store, TransactionalEnqueue, TransactionalSettle, Tx
-from windlass.errors import ConfigError, JobCancelled, LeaseLost, NotInJob
+from windlass.errors import ConfigError, JobCancelled, LeaseLost, NotInJob, TransactionTooLong
 from windlass.model import Gates, Kind, Lease, NewJob, Outcome, Settled, State
 from windlass.settings import Settings
 
@@ -239,7 +239,8 @@ class JobContext:
         Once per attempt, on SQL engines, in the engine's own database. ``tx.result = value`` sets the result. An error
         in the block rolls everything back. Raises ConfigError on an engine without transactions and for a second
         one, LeaseLost (and rolls back) when another worker owns the job, PayloadError for a result that cannot be
-        stored.
+        stored. Where a transaction holds the store's only writer (SQLite), it must end within half of ``renew``, since
+        no lease can be renewed meanwhile: TransactionTooLong (and rolls back) when it did not.
         """
         engine = self._run.engine
         if not (isinstance(engine, TransactionalEnqueue) and isinstance(engine, TransactionalSettle)):
@@ -252,13 +253,25 @@ class JobContext:
         self._transacting = True
         try:
             with engine.transaction() as tx:
+                began = self._run.clock.boot_ms()
                 yield tx
+                if engine.info.one_writer:
+                    self._check_length(self._run.clock.boot_ms() - began)
                 if engine.settle_within(tx, self._completion(tx)) is Settled.STALE:
                     raise LeaseLost(f"another worker owns job {self.id} now; the transaction was rolled back")
             self._settled = True
         finally:
             self._transacting = False
         self._run.note_settled()
+
+    def _check_length(self, took_ms: int) -> None:
+        most_ms = self._run.settings.renew // 2
+        if took_ms > most_ms:
+            raise TransactionTooLong(
+                f"ctx.transaction() of job {self.id} was open for {took_ms / 1000:g} s and holds the store's only "
+                f"writer, so it must end within {most_ms / 1000:g} s (half of renew); it was rolled back. "
+                "Do slow work before it"
+            )
 
     def _completion(self, tx: Tx) -> Outcome:
         return Outcome(

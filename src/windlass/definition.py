@@ -243,6 +243,7 @@ class BaseJob(Generic[P, R]):
             plan.meta,
             plan.id is not None,
             plan.durable,
+            self._settings.aging or 0,
             guards,
             unique,
         )

@@ -22,6 +22,7 @@
     ├── LockLost                    the lock's lease ran out, and somebody else may hold it
     ├── CircuitOpen                 the circuit lets no call through now; a job that it leaves is put back
     ├── TransitionRefused           cancel, retry or delete of a job whose state does not allow it
+    ├── TransactionTooLong          a job's transaction held the only writer of its store for too long
     ├── NotInJob                    a context was asked for outside a job
     └── Control                     raised by a job, anywhere below it, to say how its run ends
         ├── Snooze                  later, no attempt used
@@ -147,6 +148,10 @@ class CircuitOpen(WindlassError):
 
 class TransitionRefused(WindlassError):
     """The job's state does not allow what was asked; the message says which states do."""
+
+
+class TransactionTooLong(WindlassError):
+    """A job's transaction held the store's only writer for more than half of ``renew``; it was rolled back."""
 
 
 class NotInJob(WindlassError, RuntimeError):

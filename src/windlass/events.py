@@ -20,6 +20,7 @@ __all__ = [
     "CircuitClosed",
     "CircuitHalfOpened",
     "CircuitOpened",
+    "DeadRecovered",
     "DeadTrimmed",
     "Event",
     "Events",
@@ -33,6 +34,7 @@ __all__ = [
     "LeaseExpired",
     "ResultDropped",
     "SettleDropped",
+    "StoreRolledBack",
     "WorkerCrashed",
     "WorkerStarted",
     "WorkerStopped",
@@ -168,6 +170,13 @@ class CircuitClosed(CircuitEvent):
 
 
 @dataclass(frozen=True)
+class DeadRecovered(Event):
+    """Dead jobs were made ready by a recovery rule."""
+
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class WorkerEvent(Event):
     """Something happened to one worker incarnation."""
 
@@ -189,6 +198,16 @@ class WorkerCrashed(WorkerEvent):
     """A worker process died. ``cause`` names the signal or the exit code."""
 
     cause: str
+
+
+@dataclass(frozen=True)
+class StoreRolledBack(WorkerEvent):
+    """The store has lost writes that it had confirmed: it restarted or failed over without them.
+
+    ``what`` says how it showed, in a sentence. Each worker that saw it reports it.
+    """
+
+    what: str
 
 
 E = TypeVar("E", bound=Event)

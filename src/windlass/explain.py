@@ -14,6 +14,7 @@ from windlass.handle import JobInfo, Reader
 from windlass.model import JobRow, State
 from windlass.queues import WorkerStatus
 from windlass.registry import Registry
+from windlass.settings import Settings
 from windlass.units import format_duration, nearest
 
 __all__ = ["explain"]
@@ -21,16 +22,18 @@ __all__ = ["explain"]
 ALONE_FROM = 2  # crash charges from which a job runs with no neighbours
 
 
-def explain(job_id: str, engine: Store, reader: Reader, registry: Registry, clock: Clock) -> str:
+def explain(job_id: str, engine: Store, reader: Reader, registry: Registry, clock: Clock, settings: Settings) -> str:
     """Say in words where a job stands and what it waits for. *Blocking.*"""
     row = engine.job(job_id)
     if row is None:
         return f"There is no job {job_id}: it was never stored here, or its record is no longer kept."
     info = reader.describe(row)
-    return f"Job {job_id} ({row.name}) {' '.join(_sentences(row, info, engine, registry, clock))}"
+    return f"Job {job_id} ({row.name}) {' '.join(_sentences(row, info, engine, registry, clock, settings))}"
 
 
-def _sentences(row: JobRow, info: JobInfo, engine: Store, registry: Registry, clock: Clock) -> list[str]:
+def _sentences(
+    row: JobRow, info: JobInfo, engine: Store, registry: Registry, clock: Clock, settings: Settings
+) -> list[str]:
     now = clock.wall_ms()
     match row.state:
         case State.DONE:
@@ -53,11 +56,11 @@ def _sentences(row: JobRow, info: JobInfo, engine: Store, registry: Registry, cl
             wait = f"{_at(row.run_at)} (in {format_duration(max(0, row.run_at - now))})"
             if info.errors:
                 first = f"failed in attempt {row.attempt} of {row.max_attempts} and runs again at {wait}."
-                return [first, *_last_error(info), *_obstacles(row, engine, registry)]
-            return [f"is scheduled for {wait}.", *_obstacles(row, engine, registry)]
+                return [first, *_last_error(info), *_obstacles(row, engine, registry, settings)]
+            return [f"is scheduled for {wait}.", *_obstacles(row, engine, registry, settings)]
         case State.READY:
             since = format_duration(max(0, now - row.run_at))
-            return [f"has been ready for {since}.", *_obstacles(row, engine, registry), *_ahead(row, engine)]
+            return [f"has been ready for {since}.", *_obstacles(row, engine, registry, settings), *_ahead(row, engine)]
 
 
 def _waits_at(row: JobRow, engine: Store) -> list[str]:
@@ -91,16 +94,20 @@ def _waits_at(row: JobRow, engine: Store) -> list[str]:
             return ["waits for other jobs to end."]
 
 
-def _obstacles(row: JobRow, engine: Inspector, registry: Registry) -> list[str]:
+def _obstacles(row: JobRow, engine: Inspector, registry: Registry, settings: Settings) -> list[str]:
     """What would keep a due job from starting."""
     found: list[str] = []
     for queue in engine.queues():
         if queue.name == row.queue and queue.paused:
             until = f" until {_at(queue.paused_until)}" if queue.paused_until is not None else ""
-            why = f" ({queue.paused_reason})" if queue.paused_reason else ""
+            by = f" by {queue.paused_by}" if queue.paused_by else ""
+            why = f" ({queue.paused_reason}){by}" if queue.paused_reason else by
             found.append(
                 f"Queue {row.queue} is paused{until}{why}; resume it with `windlass queues resume {row.queue}`."
             )
+    options = settings.queues.get(row.queue)
+    if options is not None and options.paused is not None:
+        found.append(f"Workers with these settings leave queue {row.queue} alone: {options.paused}.")
     workers = [worker for worker in map(WorkerStatus.of, engine.workers()) if worker.alive]
     if not workers:
         found.append("No worker is alive; start one with `windlass worker`.")

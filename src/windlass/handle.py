@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from windlass.clock import from_ms
 from windlass.codec import decode_errors, decode_meta, decode_plain
@@ -32,6 +33,7 @@ from windlass.errors import (
     TransitionRefused,
 )
 from windlass.model import FINISHED, RESULT_NOT_STORED, Action, JobRow, Moved, State
+from windlass.model import JobError as StoredError
 from windlass.units import duration_ms
 
 if TYPE_CHECKING:
@@ -59,13 +61,19 @@ ALLOWED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class JobError:
-    """Why one attempt failed. ``attempt`` is the number of the run, from 1."""
+    """Why one attempt failed. ``attempt`` is the number of the run, from 1.
+
+    ``host`` and ``worker`` say where it ran, ``version`` which code; empty where that is not known.
+    """
 
     type: str
     message: str
     traceback: str
     at: datetime
     attempt: int
+    host: str = ""
+    worker: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +134,7 @@ class _StoredProgress(Struct):
     message: str | None = None
 
 
+_encode = msgspec.json.Encoder().encode
 _progress_decoder = msgspec.json.Decoder(_StoredProgress)
 
 
@@ -168,6 +177,24 @@ class Reader:
             reason=row.reason or trouble,
             worker=row.worker,
         )
+
+    def veil(self, row: JobRow) -> tuple[JobRow, tuple[str, ...]]:
+        """Hide what is redacted in a stored row, as ``describe`` does; give also the names of what was hidden."""
+        spec = self._registry.find(row.name)
+        redact = _redacted(row, spec)
+        if not redact:
+            return row, ()
+        args, kwargs, _ = _arguments(row)
+        if args is None or kwargs is None:  # nobody can tell what is what in there
+            return replace(row, payload=b"null", errors=None), tuple(sorted(redact))
+        masked_args, masked_kwargs, secrets = _mask(args, kwargs, redact, spec)
+        if (masked_args, masked_kwargs) == (args, kwargs):
+            return row, ()
+        errors = [_cover(error, secrets) for error in decode_errors(row.errors)]
+        veiled = replace(
+            row, payload=_encode((1, masked_args, masked_kwargs)), errors=_encode(errors) if errors else None
+        )
+        return veiled, tuple(sorted(redact))
 
     def result(self, job_id: str, timeout: Duration | None = None, given_up: threading.Event | None = None) -> object:
         """Wait until the job ends and give its result; see ``JobHandle.result``."""
@@ -409,9 +436,15 @@ def _errors(row: JobRow, secrets: tuple[str, ...]) -> tuple[JobError, ...]:
     except PayloadError as error:
         return (JobError("PayloadError", f"the error history cannot be decoded: {error}", "", from_ms(0), 0),)
     return tuple(
-        JobError(e.type, _hide(e.message, secrets), _hide(e.traceback, secrets), from_ms(e.at), e.attempt)
-        for e in stored
+        JobError(e.type, e.message, e.traceback, from_ms(e.at), e.attempt, e.host, e.worker, e.version)
+        for e in (_cover(error, secrets) for error in stored)
     )
+
+
+def _cover(error: StoredError, secrets: tuple[str, ...]) -> StoredError:
+    if not secrets:
+        return error
+    return replace(error, message=_hide(error.message, secrets), traceback=_hide(error.traceback, secrets))
 
 
 def _hide(text: str, secrets: tuple[str, ...]) -> str:

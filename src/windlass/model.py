@@ -15,14 +15,17 @@ __all__ = [
     "FINISHED",
     "RESULT_NOT_STORED",
     "TRANSITIONS",
+    "UNKNOWN_GROUP",
     "WAITING",
     "Action",
     "Buried",
+    "Cause",
     "CircuitPolicy",
     "CircuitRow",
     "Claimed",
     "Gates",
     "Grip",
+    "GroupRow",
     "Guard",
     "Heartbeat",
     "JobError",
@@ -37,9 +40,13 @@ __all__ = [
     "NewJob",
     "Outcome",
     "Placed",
+    "PoolInfo",
     "Progress",
+    "QueueFlow",
     "QueueRow",
     "QueueShare",
+    "QueueWork",
+    "Recovery",
     "Rules",
     "Settled",
     "State",
@@ -90,14 +97,35 @@ def can_move(before: State, after: State) -> bool:
 RESULT_NOT_STORED: Final = "result not stored"
 
 
-class JobError(Struct, frozen=True):
-    """Why one attempt failed. ``at`` is milliseconds; ``attempt`` is the number of the run, from 1."""
+class JobError(Struct, frozen=True, omit_defaults=True):
+    """Why one attempt failed. ``at`` is milliseconds; ``attempt`` is the number of the run, from 1.
+
+    ``host`` and ``worker`` say where it ran, ``version`` which code; empty where that is not known.
+    """
 
     type: str
     message: str
     traceback: str
     at: int
     attempt: int
+    host: str = ""
+    worker: str = ""
+    version: str = ""
+
+
+# The group of dead jobs whose end came without a cause.
+UNKNOWN_GROUP: Final = "unknown"
+
+
+class Cause(Struct, frozen=True):
+    """What a death has in common with others of its kind; ``fingerprint`` makes and names the group.
+
+    ``error_type`` is the dotted name of the exception, ``frame`` the function of the application it came from.
+    """
+
+    error_type: str
+    fingerprint: str
+    frame: str = ""
 
 
 class Gates(StrEnum):
@@ -151,6 +179,7 @@ class NewJob(Struct, frozen=True):
     meta: str | None = None  # JSON that only the worker reads: timeout, keep, redacted names, backoff
     caller_id: bool = False  # the id was chosen by the user: a tombstone keeps it idempotent for id_keep
     durable: bool | None = None  # None: the engine's setting
+    aging_ms: int = 0  # waiting so long outweighs one step of priority; 0: nothing does
     guards: tuple[Guard, ...] = ()
     unique: UniqueKey | None = None
 
@@ -172,11 +201,11 @@ class QueueShare(Struct, frozen=True):
 class Want(Struct, frozen=True):
     """What a worker can take. ``queues`` None means every queue of the store with equal shares.
 
-    With ``queues``, a first pass takes each queue's share in the order given, a second one fills what is left in the
-    same order. ``alone`` asks for one job that killed its process before, to be run with no neighbours. ``room`` is how
-    many could start at once (None: all); a job whose Rate is nearly spent, and a circuit's probe, is given only to such
-    a place, so that it is not counted now and run later. ``late_ms`` is how late it may start even so: the window of a
-    Rate grows by it, so that what holds for claims holds for starts.
+    With ``queues``, a first pass takes each queue's share (0: none) in the order given, a second one fills what is left
+    in the same order. ``alone`` asks for one job that killed its process before, to be run with no neighbours. ``room``
+    is how many could start at once (None: all); a job whose Rate is nearly spent, and a circuit's probe, is given only
+    to such a place, so that it is not counted now and run later. ``late_ms`` is how late it may start even so: the
+    window of a Rate grows by it, so that what holds for claims holds for starts.
     """
 
     worker: str
@@ -257,6 +286,7 @@ class Outcome(Struct, frozen=True):
     delay_ms: int = 0
     keep_ms: int | None = None  # how long the finished record stays; None: the engine's setting for the state
     interrupted: bool = False  # with RELEASE: it had started, so the interruption is counted
+    cause: Cause | None = None  # with DEAD
     then: tuple[NewJob, ...] = ()  # stored by the same write
 
 
@@ -275,6 +305,25 @@ class Progress(Struct, frozen=True):
     progress: str
 
 
+class PoolInfo(Struct, frozen=True):
+    """Slots of a worker that serve a set of queues. ``serves`` are names and patterns (``report-*``; ``*``: every)."""
+
+    name: str
+    queues: str  # as the operator wrote them
+    serves: tuple[str, ...]
+    threads: int
+    async_slots: int
+    without: tuple[str, ...] = ()  # queues that the worker's settings pause
+
+
+class QueueWork(Struct, frozen=True):
+    """How much one worker has done for one queue since it started."""
+
+    queue: str
+    ended: int  # runs
+    busy_ms: int  # of its slots
+
+
 class WorkerInfo(Struct, frozen=True):
     """What one process incarnation says of itself at every beat. ``id`` is fresh at every start."""
 
@@ -286,6 +335,8 @@ class WorkerInfo(Struct, frozen=True):
     slots: int
     version: str
     started_at: int
+    pools: tuple[PoolInfo, ...] = ()
+    work: tuple[QueueWork, ...] = ()
 
 
 class Heartbeat(Struct, frozen=True):
@@ -306,11 +357,13 @@ class Rules(Struct, frozen=True):
 
     max_crashes: int = 3
     max_interruptions: int = 10
-    crash_delay_ms: int = 1_000  # doubles with every further crash
+    crash_delay_ms: int = 1_000  # doubles with every further crash,
+    crash_delay_max_ms: int = 3_600_000  # up to this
     keep_done_ms: int = 600_000
     keep_done_max: int | None = 10_000  # per queue
     dead_keep_ms: int | None = 90 * 86_400_000
     dead_max: int | None = None
+    dead_held: bool = False  # dead jobs past their keep are not removed but handed up, to be archived first
     id_keep_ms: int = 86_400_000
 
 
@@ -331,9 +384,11 @@ class Upkeep(Struct, frozen=True):
     died: tuple[str, ...] = ()  # jobs that ended dead because a lease ran out once too often
     pruned: int = 0
     trimmed: tuple[str, ...] = ()  # dead jobs removed by age or count, oldest first
+    overdue: tuple[LeaseRef, ...] = ()  # dead jobs that would have been, but for ``Rules.dead_held``
     alone_in_ms: int | None = None  # when the next job that must run alone is due; 0: now
     due_in_ms: int | None = None
     more: bool = False
+    rollbacks: tuple[str, ...] = ()  # where this engine object saw that the store had lost writes, since the last step
 
 
 class JobRow(Struct, frozen=True):
@@ -364,11 +419,21 @@ class JobRow(Struct, frozen=True):
     interruptions: int
     snoozes: int
     cancel_requested: bool
+    error_type: str | None = None  # of a dead job, as ``Cause`` has them
+    fingerprint: str | None = None
+    frame: str | None = None
+    recoveries: int = 0  # how often a recovery rule brought it back since a person last did
+    expires_ms: int | None = None
+    caller_id: bool = False
     blocked_by: str | None = None  # the guard that a blocked job waits at, such as "circuit:stripe"
 
 
 class JobFilter(Struct, frozen=True):
-    """Which jobs to list. Empty means all. ``before`` and ``after`` bound ``enqueued_at`` (half-open)."""
+    """Which jobs to list. Empty means all.
+
+    ``before`` and ``after`` bound ``enqueued_at``, ``ended_before`` and ``ended_after`` bound ``finished_at``; all are
+    half-open. ``group`` is the fingerprint of dead jobs; ``error`` the name of their exception, whole or its last part.
+    """
 
     state: State | None = None
     name: str | None = None
@@ -376,6 +441,35 @@ class JobFilter(Struct, frozen=True):
     tag: str | None = None
     before: int | None = None
     after: int | None = None
+    ended_before: int | None = None
+    ended_after: int | None = None
+    group: str | None = None
+    error: str | None = None
+    ids: tuple[str, ...] | None = None
+
+
+class GroupRow(Struct, frozen=True):
+    """The dead jobs that share a fingerprint, as they stand. ``sample`` is the id of the one that died last."""
+
+    fingerprint: str
+    error_type: str | None
+    frame: str | None
+    names: tuple[str, ...]  # of their jobs, sorted
+    count: int
+    first_seen: int
+    last_seen: int
+    sample: str
+
+
+class Recovery(Struct, frozen=True):
+    """Which dead jobs to bring back: those of these exceptions (whole names), ``after_ms`` from their death.
+
+    One that was brought back ``attempts`` times since a person last did stays dead.
+    """
+
+    errors: tuple[str, ...]
+    after_ms: int
+    attempts: int
 
 
 class QueueRow(Struct, frozen=True):
@@ -389,6 +483,16 @@ class QueueRow(Struct, frozen=True):
     paused: bool
     paused_reason: str | None = None
     paused_until: int | None = None
+    paused_by: str | None = None
+
+
+class QueueFlow(Struct, frozen=True):
+    """How many jobs came into a queue and how many were claimed from it in the last ``span_ms``."""
+
+    name: str
+    arrived: int
+    claimed: int
+    span_ms: int
 
 
 class WorkerRow(Struct, frozen=True):
@@ -398,6 +502,7 @@ class WorkerRow(Struct, frozen=True):
     running: int
     beat_at: int
     lease_left_ms: int  # negative: it ran out and nobody has reaped it yet
+    control: tuple[str, ...] = ()  # what it was asked to do
 
 
 class Action(StrEnum):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
@@ -24,9 +24,12 @@ from msgspec import Struct
 
 from windlass.backoff import Backoff, Exponential, read_backoff
 from windlass.errors import ConfigError
+from windlass.patterns import check_pattern, overlap, parse_queues
+from windlass.recovery import RecoveryRule
+from windlass.toml_lines import line_of
 from windlass.units import check_name, duration_ms, format_duration, nearest, size_bytes
 
-__all__ = ["Loaded", "QueueSettings", "Settings", "load_settings", "mask_url"]
+__all__ = ["Loaded", "PoolSettings", "QueueSettings", "Settings", "load_settings", "mask_url"]
 
 DEFAULT_URL: Final = "sqlite:///windlass.db"
 SCHEMES: Final = ("sqlite", "memory", "redis", "rediss", "redis+cluster", "redis+sentinel", "postgresql")
@@ -35,9 +38,21 @@ ENV_PREFIX: Final = "WINDLASS_"
 ENV_OTHERS: Final = frozenset({"WINDLASS_ENV", "WINDLASS_CONFIG", "WINDLASS_CRASHPOINT", "WINDLASS_CRASHPOINT_ONCE"})
 
 
+class PoolSettings(Struct, frozen=True, kw_only=True):
+    """One table ``[windlass.pools.NAME]``: slots that serve only these queues."""
+
+    queues: tuple[str, ...]  # names, patterns, weights, as -q takes them
+    threads: int | None  # None: as many as the settings say for every process
+    async_slots: int | None
+    processes: int = 0  # of its own; 0: slots beside those of the other pools, in the common processes
+    strict: bool = False
+
+
 class QueueSettings(Struct, frozen=True, kw_only=True):
     """One table ``[windlass.queues.NAME]``."""
 
+    max_wait: int | None = None  # ms: how long a due job may wait; alerts and the advice on workers go by it
+    paused: str | None = None  # why workers with these settings leave the queue alone; None: they do not
     retry_budget: float | None = None  # share of the queue's runs that may be retries; None: no bound
 
 
@@ -78,6 +93,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     dead_max: int | None = None
     dead_keep: int | None = 90 * 86_400_000
     dead_archive: str | None = None
+    recover: list[dict[str, object]] = []  # rules, as ``recovery.RecoveryRule`` reads them
     keep_done: int = 600_000
     keep_done_max: int | None = 10_000  # per queue
     id_keep: int = 86_400_000
@@ -87,10 +103,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     threads: int = 10
     async_slots: int = 100
     processes: int = 1
+    max_jobs: int | None = None  # runs until a worker process is replaced
+    max_memory: int | None = None  # bytes resident until a worker process is replaced
+    live_within: int = 30_000  # a worker process that has not looked for jobs for so long counts as stuck
+    aging: int | None = None  # waiting so long outweighs one step of priority; None: nothing does
 
     log_format: Literal["text", "json", "logfmt"] = "text"
     queues: dict[str, QueueSettings] = {}
     circuits: dict[str, dict[str, object]] = {}
+    pools: dict[str, PoolSettings] = {}
 
 
 class Loaded(Struct, frozen=True):
@@ -100,6 +121,20 @@ class Loaded(Struct, frozen=True):
     origin: dict[str, str]
     file: Path | None
     warnings: list[str]
+
+    def where(self, *path: str) -> str:
+        """Say where a key was set, with its line when that was in a file: ``windlass.toml, line 4``."""
+        return place(self.file, self.origin.get(path[0], "default"), path)
+
+
+def place(file: Path | None, source: str, path: Sequence[str]) -> str:
+    """The source of a value, and its line where it came from the settings file."""
+    if file is None or not source.startswith(file.name):
+        return source
+    root = ["tool", "windlass"] if file.name == "pyproject.toml" else ["windlass"]
+    env = re.search(r" \[env\.(.+)\]$", source)
+    line = line_of(file.read_text(errors="replace"), [*root, *(["env", env[1]] if env else []), *path])
+    return source if line is None else f"{source}, line {line}"
 
 
 # --- one reader per kind of value: takes the raw value and the words that name it in an error ------
@@ -191,33 +226,65 @@ def _url(value: object, name: str) -> str:
     return text
 
 
-def _circuits(value: object, name: str) -> dict[str, dict[str, object]]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{name} is {value!r}; it must be a table of circuit names, each a table")
-    for circuit, options in value.items():
-        check_name(circuit, f"{name}: circuit")
-        if not isinstance(options, Mapping):
-            raise ConfigError(f"{name}.{circuit} is {options!r}; it must be a table of options, such as failures = 5")
-    return {str(circuit): dict(options) for circuit, options in value.items()}
+class WrongEntry(Exception):
+    """A wrong value inside a table: the keys that lead to it, and why. Becomes a ConfigError with its line."""
+
+    def __init__(self, path: tuple[str, ...], message: str) -> None:
+        self.path = path
+        super().__init__(message)
 
 
-def _queues(value: object, name: str) -> dict[str, QueueSettings]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{name} is {value!r}; it must be a table of queue names, each a table")
-    for queue, options in value.items():
-        check_name(queue, f"{name}: queue")
-        if not isinstance(options, Mapping):
-            raise ConfigError(f"{name}.{queue} is {options!r}; it must be a table")
-    return {str(queue): _queue(f"{name}.{queue}", options) for queue, options in value.items()}
+def _table(read_entry: Callable[[str, Mapping[str, object]], object], what: str) -> Reader:
+    """A table of named tables."""
+
+    def read(value: object, name: str) -> dict[str, object]:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{name} is {value!r}; it must be a table of {what} names, each a table")
+        entries: dict[str, object] = {}
+        for key, options in value.items():
+            try:
+                check_name(key, what)
+            except ConfigError as error:
+                raise WrongEntry((str(key),), str(error)) from None
+            if not isinstance(options, Mapping):
+                raise WrongEntry((key,), f"{what} {key!r} is {options!r}; it must be a table")
+            entries[key] = read_entry(key, options)
+        return entries
+
+    return read
 
 
-def _queue(name: str, options: Mapping[str, object]) -> QueueSettings:
+def _entry(name: str, options: Mapping[str, object], readers: Mapping[str, Reader]) -> dict[str, object]:
     values: dict[str, object] = {}
     for key, value in options.items():
-        if key not in QUEUE_READERS:
-            raise ConfigError(f"{name}: unknown option {key!r}{nearest(key, QUEUE_READERS)}")
-        values[key] = QUEUE_READERS[key](value, f"{name}.{key}")
-    return msgspec.convert(values, QueueSettings)
+        if key not in readers:
+            raise WrongEntry((name, key), f"{name}: unknown option {key!r}{nearest(key, readers)}")
+        try:
+            values[key] = readers[key](value, f"{name}.{key}")
+        except ConfigError as error:
+            raise WrongEntry((name, key), str(error)) from None
+    return values
+
+
+def _reason(value: object, name: str) -> str | None:
+    if isinstance(value, bool):
+        return "paused in the settings" if value else None
+    return _text(value, name)
+
+
+def _circuit(name: str, options: Mapping[str, object]) -> dict[str, object]:
+    """The options as they are: what they may be is known where circuits are made."""
+    return dict(options)
+
+
+def _patterns(value: object, name: str) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{name} is {value!r}; it must be a list of queues")
+    if not texts:
+        raise ConfigError(f"{name} is empty; name at least one queue, or '*' for all")
+    parse_queues(texts)
+    return tuple(texts)
 
 
 def _share(value: object, name: str) -> float:
@@ -226,7 +293,51 @@ def _share(value: object, name: str) -> float:
     raise ConfigError(f"{name} is {value!r}; it must be a share above 0 and up to 1, such as 0.2")
 
 
-QUEUE_READERS: Final[dict[str, Reader]] = {"retry_budget": _or_none(_share)}
+QUEUE_READERS: Final[dict[str, Reader]] = {
+    "max_wait": _or_none(_duration(1)),
+    "paused": _reason,
+    "retry_budget": _or_none(_share),
+}
+POOL_READERS: Final[dict[str, Reader]] = {
+    "queues": _patterns,
+    "threads": _count(0),
+    "async_slots": _count(0),
+    "processes": _count(0),
+    "strict": _flag,
+}
+
+
+def _queue(name: str, options: Mapping[str, object]) -> QueueSettings:
+    return msgspec.convert(_entry(name, options, QUEUE_READERS), QueueSettings)
+
+
+def _pool(name: str, options: Mapping[str, object]) -> PoolSettings:
+    values = _entry(name, options, POOL_READERS)
+    if "queues" not in values:
+        check_pattern(name, f"pool {name!r}: queue")
+        values["queues"] = (name,)
+    # One number for both kinds, since a slot is a slot; a pool of processes has as many as the settings say.
+    if "threads" in values or "async_slots" in values:
+        values.setdefault("threads", values.get("async_slots"))
+        values.setdefault("async_slots", values.get("threads"))
+    elif values.get("processes"):
+        values["threads"] = values["async_slots"] = None
+    else:
+        raise WrongEntry((name,), f"pool {name!r} has no slots: give it threads = 2, or processes = 1 of its own")
+    if values["threads"] == 0 and values["async_slots"] == 0:
+        key = "threads" if "threads" in options else "async_slots"
+        raise WrongEntry((name, key), f"pool {name!r} has no slots: {key} must be at least 1")
+    return msgspec.convert(values, PoolSettings)
+
+
+def _recover(value: object, name: str) -> list[dict[str, object]]:
+    """Rules as a list of tables, or as tables with names of their own."""
+    tables = list(value.values()) if isinstance(value, Mapping) else value
+    if not isinstance(tables, list | tuple) or not all(isinstance(table, Mapping) for table in tables):
+        raise ConfigError(f'{name} is {value!r}; write tables, such as [[windlass.recover]] on = ["TimeoutError"]')
+    for number, table in enumerate(tables):
+        RecoveryRule.of(table, f"{name}, rule {number + 1}")
+    return [dict(table) for table in tables]
 
 
 READERS: Final[dict[str, Reader]] = {
@@ -256,6 +367,7 @@ READERS: Final[dict[str, Reader]] = {
     "dead_max": _or_none(_count(0)),
     "dead_keep": _or_none(_duration(0)),
     "dead_archive": _or_none(_text),
+    "recover": _recover,
     "keep_done": _duration(0),
     "keep_done_max": _or_none(_count(0)),
     "id_keep": _duration(0),
@@ -264,11 +376,16 @@ READERS: Final[dict[str, Reader]] = {
     "threads": _count(1),
     "async_slots": _count(1),
     "processes": _count(1),
+    "max_jobs": _or_none(_count(1)),
+    "max_memory": _or_none(_size(1)),
+    "live_within": _duration(1),
+    "aging": _or_none(_duration(1)),
     "log_format": _choice("text", "json", "logfmt"),
-    "queues": _queues,
-    "circuits": _circuits,
+    "queues": _table(_queue, "queue"),
+    "circuits": _table(_circuit, "circuit"),
+    "pools": _table(_pool, "pool"),
 }
-TABLES: Final = frozenset({"queues", "circuits"})
+TABLES: Final = frozenset({"queues", "circuits", "pools", "recover"})
 FLAGS: Final = frozenset({"strict_queues"})
 COUNTS: Final = frozenset(
     [
@@ -282,6 +399,7 @@ COUNTS: Final = frozenset(
         "threads",
         "async_slots",
         "processes",
+        "max_jobs",
     ]
 )
 FLAG_WORDS: Final = {
@@ -315,12 +433,16 @@ def load_settings(
     """
     here = (start or Path.cwd()).absolute()
     warnings: list[str] = []
+    file: Path | None = None
     values: dict[str, object] = {}
     origin = dict.fromkeys(READERS, "default")
 
     def lay(layer: Mapping[str, object], source: str) -> None:
         for key, value in layer.items():
-            values[key] = READERS[key](value, f"{key} ({source})")
+            try:
+                values[key] = READERS[key](value, f"{key} ({source})")
+            except WrongEntry as error:
+                raise ConfigError(f"{key} ({place(file, source, (key, *error.path))}): {error}") from None
             origin[key] = source
 
     if inherited := environ.get("REDIS_URL"):
@@ -351,9 +473,13 @@ def load_settings(
     lay(arguments, "argument")
 
     values["url"] = _absolute(str(values.get("url", DEFAULT_URL)), file.parent if file else here)
+    if isinstance(archive := values.get("dead_archive"), str):
+        values["dead_archive"] = os.path.normpath((file.parent if file else here) / archive)
     settings = msgspec.convert(values, Settings)
     _check_together(settings, origin, warnings)
-    return Loaded(settings, origin, file, warnings)
+    loaded = Loaded(settings, origin, file, warnings)
+    _check_pools(loaded)
+    return loaded
 
 
 def _variables() -> list[str]:
@@ -454,6 +580,28 @@ def _check_together(settings: Settings, origin: Mapping[str, str], warnings: lis
         warnings.append(
             f"{named('renew')} and {named('lease')}: one late renewal may lose the lease; use a third of it"
         )
+
+
+def _check_pools(loaded: Loaded) -> None:
+    settings = loaded.settings
+    seen: dict[str, str] = {}  # pattern: its pool
+    for name, pool in settings.pools.items():
+        for queue in parse_queues(pool.queues):
+            where = loaded.where("pools", name, "queues")
+            if settings.strict_queues and not any(overlap(queue, known) for known in settings.queues):
+                hint = nearest(queue, settings.queues)
+                raise ConfigError(
+                    f"pool {name!r} ({where}): queue {queue!r} is not in the settings{hint}; "
+                    "strict_queues allows only those under [windlass.queues]"
+                )
+            # "*" is the pool for the rest: it may stand beside the others, they may not stand on each other's feet.
+            rival = next((other for other in seen if "*" not in (queue, other) and overlap(queue, other)), None)
+            if rival is not None:
+                raise ConfigError(
+                    f"pool {name!r} ({where}): queue {queue!r} is served by pool {seen[rival]!r} too; slots are "
+                    "dedicated to one pool: name the queue in one of them, or make the two one pool with weights"
+                )
+            seen[queue] = name
 
 
 def mask_url(url: str) -> str:

@@ -15,9 +15,10 @@ from typing import Final
 
 from windlass.errors import ConfigError
 
-__all__ = ["check_name", "duration_ms", "format_duration", "nearest", "size_bytes"]
+__all__ = ["check_name", "duration_ms", "format_duration", "nearest", "per_second", "size_bytes"]
 
 DURATION_UNITS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+RATE_UNITS: Final = ("s", "m", "h", "d")
 SIZE_UNITS: Final = {
     "B": 1,
     "kB": 10**3,
@@ -98,6 +99,25 @@ def _wrong_duration(value: object, name: str) -> ConfigError:
         f"{name} is {_short(value)}, which is no length of time; "
         "give seconds, a timedelta, or text such as '90s', '10m', '24h'"
     )
+
+
+def per_second(value: object, name: str) -> float:
+    """Turn a rate into so many a second: a number, or text such as ``"5/s"``, ``"100/m"``, ``"1000/h"``.
+
+    Raises ConfigError, naming the option ``name``, for anything else and for what is not above zero.
+    """
+    rate: Fraction | float | None = None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        rate = value
+    elif isinstance(value, str):
+        count, _, unit = value.replace(" ", "").partition("/")
+        if NUMBER_TEXT.fullmatch(count) and unit in RATE_UNITS:
+            rate = Fraction(count) * 1_000 / DURATION_UNITS[unit]
+    if rate is None or not 0 < rate < 1e9:
+        raise ConfigError(
+            f"{name} is {_short(value)}, which is no rate; write how many in which time, such as '5/s' or '100/m'"
+        )
+    return float(rate)
 
 
 def size_bytes(value: object, name: str) -> int:

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from windlass import Windlass
 from windlass.cli.main import cli
 from windlass.codec import encode_error
+from windlass.fingerprint import cause_of
 from windlass.ids import new_id
 from windlass.model import Kind, Lease, Outcome, Want, WorkerInfo
 
@@ -134,10 +135,11 @@ def register(app: Windlass, queues: str = "*") -> WorkerInfo:
 
 
 def outcome(lease: Lease, kind: Kind, result: str | None, delay_ms: int) -> Outcome:
-    error = None
+    error = cause = None
     if kind in (Kind.DEAD, Kind.RETRY):
         try:
             raise ValueError("card declined")
         except ValueError as raised:
+            cause = cause_of(raised)
             error = encode_error(raised, attempt=lease.attempt, at=int(time.time() * 1_000), limit=4_096)
-    return Outcome(lease.id, lease.fence, kind, result, error, delay_ms=delay_ms)
+    return Outcome(lease.id, lease.fence, kind, result, error, delay_ms=delay_ms, cause=cause)

@@ -5,20 +5,49 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from faults.harness import Fleet
+from servers import RedisServer
 
 FIGURES: list[str] = []
+FIRST = "sqlite"
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave what says the same of every engine to the first one, and to ``make soak`` on the others."""
+    for item in items:
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if params.get("store_url", FIRST) != FIRST and item.get_closest_marker("thorough"):
+            item.add_marker("soak")
+
+
+@pytest.fixture
+def share(request: pytest.FixtureRequest) -> float:
+    """The part of its load that a fault gets: less on engines other than the first."""
+    return 1.0 if request.getfixturevalue("store_url").startswith("sqlite") else 0.3
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A server that tests use one after the other."""
+    with closing(RedisServer("--appendonly", "yes")) as server:
+        yield server
+
+
+@pytest.fixture(params=[FIRST, "redis"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A fresh store that several processes share."""
-    assert request.param == "sqlite"
-    return f"sqlite:///{tmp_path}/jobs.db"
+    if request.param == FIRST:
+        return f"sqlite:///{tmp_path}/jobs.db"
+    server: RedisServer = request.getfixturevalue("redis_server")
+    with server.client() as client:
+        client.flushall()
+    return server.url
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ import apsw
 
 from windlass import JobContext, Windlass
 from windlass.clock import SystemClock
+from windlass.events import StoreRolledBack
 from windlass.model import Lease
 
 DEFINED: list[tuple[Callable[..., Any], dict[str, Any]]] = []
@@ -69,6 +70,10 @@ def fleet_app() -> Windlass:
             yield
         finally:
             write("E", ctx)
+
+    @app.on(StoreRolledBack)
+    def tell(event: StoreRolledBack) -> None:
+        print(f"store rolled back: {event.what}", flush=True)
 
     return app
 

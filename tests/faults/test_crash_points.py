@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -33,7 +32,11 @@ def test_every_crash_point_is_walked(figure: Callable[[str, object], None]) -> N
     assert sorted(BY_CLIENT + BY_SUPERVISOR + BY_WORKER) == sorted(CRASH_POINTS)
 
 
-@pytest.mark.parametrize(("point", "side"), [*product(CRASH_POINTS, ("before", "after"))])
+SIDES = (pytest.param("before", marks=pytest.mark.thorough), "after")  # after: it is stored, and nobody was told
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("point", CRASH_POINTS)
 def test_a_process_that_ends_at_an_engine_call_loses_nothing(
     fleets: Callable[..., Fleet], figure: Callable[[str, object], None], point: str, side: str
 ) -> None:
@@ -66,6 +69,7 @@ def test_a_process_that_ends_at_an_engine_call_loses_nothing(
     assert_transactions(fleet)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("point", ["exchange:before:1", "exchange:after:1", "extend:after:1"])
 def test_a_process_that_dies_at_its_first_calls_is_buried_without_waiting_for_its_lease(
     fleets: Callable[..., Fleet], figure: Callable[[str, object], None], point: str

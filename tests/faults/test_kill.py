@@ -51,12 +51,13 @@ def assert_storm(fleet: Fleet, figure: Callable[[str, object], None], kills: int
 
 
 def test_a_killed_worker_process_loses_nothing_and_its_jobs_run_again_at_once(
-    fleets: Callable[..., Fleet], seed: int, figure: Callable[[str, object], None]
+    fleets: Callable[..., Fleet], seed: int, figure: Callable[[str, object], None], share: float
 ) -> None:
     # The lease is long here: only the supervisors can free what the dead held.
     fleet = fleets(lease="60s", renew="1s", max_crashes=50)
-    storm(fleet, seed, jobs=2_000, kills=20, trees=3)
-    assert_storm(fleet, figure, 20)
+    kills = int(20 * share)
+    storm(fleet, seed, jobs=int(2_000 * share), kills=kills, trees=3)
+    assert_storm(fleet, figure, kills)
 
 
 @pytest.mark.soak
@@ -68,6 +69,7 @@ def test_a_hundred_killed_worker_processes_lose_nothing(
     assert_storm(fleet, figure, 100)
 
 
+@pytest.mark.thorough
 def test_a_killed_supervisor_takes_its_processes_along_in_order(
     fleets: Callable[..., Fleet], figure: Callable[[str, object], None]
 ) -> None:
@@ -89,6 +91,7 @@ def test_a_killed_supervisor_takes_its_processes_along_in_order(
     assert verdict.duplicated == 0
 
 
+@pytest.mark.thorough
 def test_a_killed_zygote_is_replaced_with_its_workers_and_nothing_is_lost(
     fleets: Callable[..., Fleet], figure: Callable[[str, object], None]
 ) -> None:
@@ -124,12 +127,12 @@ def kill_trees(fleet: Fleet, seed: int, jobs: int, kills: int) -> None:
     fleet.drain(120)
 
 
-@pytest.mark.parametrize("lease", ["1s", "2s"])
+@pytest.mark.parametrize("lease", ["1s", pytest.param("2s", marks=pytest.mark.thorough)])
 def test_a_killed_tree_loses_nothing_and_its_jobs_run_again_when_the_lease_is_over(
-    fleets: Callable[..., Fleet], seed: int, figure: Callable[[str, object], None], lease: str
+    fleets: Callable[..., Fleet], seed: int, figure: Callable[[str, object], None], lease: str, share: float
 ) -> None:
     fleet = fleets(lease=lease, renew="300ms", reap="300ms")
-    kill_trees(fleet, seed, jobs=1_000, kills=3)
+    kill_trees(fleet, seed, jobs=int(1_000 * share), kills=3)
     verdict = check(fleet)
     figure("F2", f"lease {lease}: {verdict}")
     verdict.assert_safe()

@@ -34,7 +34,7 @@ def assert_neighbours(fleet: Fleet, poison: dict[str, str], figure: Callable[[st
         assert sink.keys() == neighbours
 
 
-@pytest.mark.parametrize("executor", ["thread", "process"])
+@pytest.mark.parametrize("executor", ["thread", pytest.param("process", marks=pytest.mark.thorough)])
 def test_a_job_that_kills_its_process_is_dead_after_three_deaths(
     fleets: Callable[..., Fleet], figure: Callable[[str, object], None], executor: str
 ) -> None:
@@ -52,7 +52,7 @@ def test_a_job_that_kills_its_process_is_dead_after_three_deaths(
     assert_neighbours(fleet, poison, figure)
 
 
-@pytest.mark.parametrize("executor", ["thread", "process"])
+@pytest.mark.parametrize("executor", ["thread", pytest.param("process", marks=pytest.mark.thorough)])
 def test_a_job_that_tries_to_end_its_process_or_to_exhaust_it_fails_alone(
     fleets: Callable[..., Fleet], figure: Callable[[str, object], None], executor: str
 ) -> None:

@@ -60,6 +60,7 @@ def test_term_lets_short_jobs_end_and_leaves_the_rest_as_it_is(
     assert verdict.duplicated == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["work", "awork", "pwork", "narrate"])
 def test_term_gives_back_a_job_that_outlasts_the_grace_and_counts_the_interruption(
     fleets: Callable[..., Fleet], figure: Callable[[str, object], None], name: str
@@ -79,12 +80,11 @@ def test_term_gives_back_a_job_that_outlasts_the_grace_and_counts_the_interrupti
 @pytest.mark.parametrize(
     ("signals", "code"),
     [
-        ((signal.SIGTERM, signal.SIGTERM), 143),
-        ((signal.SIGINT, signal.SIGINT), 130),
-        ((signal.SIGTERM, signal.SIGINT), 130),
-        ((signal.SIGQUIT,), 131),
+        pytest.param((signal.SIGTERM, signal.SIGTERM), 143, id="TERM-TERM"),
+        pytest.param((signal.SIGINT, signal.SIGINT), 130, id="INT-INT", marks=pytest.mark.thorough),
+        pytest.param((signal.SIGTERM, signal.SIGINT), 130, id="TERM-INT", marks=pytest.mark.thorough),
+        pytest.param((signal.SIGQUIT,), 131, id="QUIT", marks=pytest.mark.thorough),
     ],
-    ids=["TERM-TERM", "INT-INT", "TERM-INT", "QUIT"],
 )
 def test_a_second_signal_or_quit_ends_at_once_and_returns_the_jobs(
     fleets: Callable[..., Fleet], figure: Callable[[str, object], None], signals: tuple[int, ...], code: int
@@ -103,6 +103,7 @@ def test_a_second_signal_or_quit_ends_at_once_and_returns_the_jobs(
     assert not fleet.app.workers()
 
 
+@pytest.mark.thorough
 def test_one_int_stops_gracefully_with_code_0(fleets: Callable[..., Fleet]) -> None:
     fleet = fleets(shutdown_timeout="10s")
     fleet.enqueue("pay", 200, times=4)
@@ -119,6 +120,7 @@ def is_left(fleet: Fleet) -> bool:
     return not fleet.app.engine.wait_finished(fleet.acked[-1:], 1.0)
 
 
+@pytest.mark.thorough
 def test_quiet_claims_nothing_more_until_the_worker_is_stopped(fleets: Callable[..., Fleet]) -> None:
     fleet = fleets(shutdown_timeout="10s")
     tree = fleet.start_ready(processes=1, threads=2)
@@ -133,7 +135,7 @@ def test_quiet_claims_nothing_more_until_the_worker_is_stopped(fleets: Callable[
     assert code == 0
 
 
-@pytest.mark.parametrize("name", ["work", "awork"])
+@pytest.mark.parametrize("name", [pytest.param("work", marks=pytest.mark.thorough), "awork"])
 def test_interruptions_are_free_until_there_were_too_many(
     fleets: Callable[..., Fleet], figure: Callable[[str, object], None], name: str
 ) -> None:

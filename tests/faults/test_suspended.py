@@ -23,7 +23,10 @@ def busy_worker(fleet: Fleet) -> int:
     return until(find, 30, "a worker to run a job")
 
 
-@pytest.mark.parametrize("leases", [0.5, 1.5, 10])
+THOROUGH = pytest.mark.thorough
+
+
+@pytest.mark.parametrize("leases", [pytest.param(0.5, marks=THOROUGH), 1.5, pytest.param(10, marks=THOROUGH)])
 def test_a_stopped_worker_that_wakes_up_changes_nothing_that_is_not_its_own_any_more(
     fleets: Callable[..., Fleet], figure: Callable[[str, object], None], leases: float
 ) -> None:
@@ -66,7 +69,7 @@ def test_a_stopped_worker_that_wakes_up_changes_nothing_that_is_not_its_own_any_
         assert verdict.excused >= 1
 
 
-@pytest.mark.parametrize("job", ["spin", "clutch"])
+@pytest.mark.parametrize("job", [pytest.param("spin", marks=THOROUGH), "clutch"])
 def test_a_job_that_starves_its_process_keeps_its_lease(
     fleets: Callable[..., Fleet], figure: Callable[[str, object], None], job: str
 ) -> None:
@@ -99,11 +102,11 @@ HOUR = 3_600_000  # ms
 
 
 def test_a_wall_clock_that_is_stepped_costs_no_lease_and_no_second_run(
-    fleets: Callable[..., Fleet], seed: int, figure: Callable[[str, object], None]
+    fleets: Callable[..., Fleet], seed: int, figure: Callable[[str, object], None], share: float
 ) -> None:
     fleet = fleets(lease="1s", renew="250ms", reap="200ms")
     fleet.start_ready(processes=3, threads=2)
-    fleet.enqueue("pay", 10, times=600)
+    fleet.enqueue("pay", 10, times=int(600 * share))
     fleet.enqueue("pay", 1_500, times=3)  # longer than a lease, across the steps
     seen: list[str] = []
 
@@ -126,6 +129,7 @@ def test_a_wall_clock_that_is_stepped_costs_no_lease_and_no_second_run(
         assert sink.keys() == set(fleet.acked)
 
 
+@THOROUGH
 def test_fences_grow_although_the_wall_clock_steps_back(fleets: Callable[..., Fleet]) -> None:
     fleet = fleets(lease="1s", renew="250ms", reap="200ms")
     tree = fleet.start_ready(processes=1, threads=2)

@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 from windlass import Windlass
+from windlass.worker.layout import PoolPlan
 from windlass.worker.worker import Worker, WorkerOptions
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -20,9 +21,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @contextmanager
 def working(app: Windlass) -> Iterator[None]:
-    worker = Worker(
-        app.engine, app.registry, app.settings, app.events, app.middlewares, WorkerOptions(threads=4), clock=app.clock
-    )
+    options = WorkerOptions([PoolPlan("common", (), 4, 4)])
+    worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares, options, clock=app.clock)
     worker.start()
     try:
         yield

@@ -16,6 +16,8 @@ from windlass.cli.findings import ADVICE, ERROR, OK, WARNING, report
 from windlass.cli.output import count
 from windlass.engines.base import Finding
 from windlass.errors import ConfigError
+from windlass.recovery import rules_in
+from windlass.worker.layout import lay_out, serves
 
 if TYPE_CHECKING:
     from windlass.app import Windlass
@@ -30,7 +32,8 @@ def check(session: Session) -> int:
     """Import the application and examine its jobs, middleware and settings. Exits 1 for findings."""
     app = session.app()
     specs = [app.registry.get(name) for name in app.registry.names()]
-    findings = [*_settings(app), *_registry(session.app_target(), specs), *_middleware(app, specs)]
+    findings = [*_settings(app), *_registry(session.app_target(), specs), *_middleware(app, specs), *_pools(app, specs)]
+    findings += _recovery(app)
     findings += [finding for spec in specs for finding in _job(spec)]
     report(session, findings)
     return FAILED if any(finding.level in (ERROR, WARNING) for finding in findings) else 0
@@ -55,6 +58,33 @@ def _middleware(app: Windlass, specs: list[JobSpec]) -> Iterator[Finding]:
         app.middlewares.wrap(lambda ctx, args, kwargs: None)
     except ConfigError as error:
         yield Finding("middleware", ERROR, str(error))
+
+
+def _pools(app: Windlass, specs: list[JobSpec]) -> Iterator[Finding]:
+    """Jobs that no worker with these settings would ever run."""
+    if not app.settings.pools:
+        return
+    crews = lay_out(app.settings, (), strict=False, pools=())
+    for queue in sorted({spec.queue for spec in specs}):
+        if not serves(crews, queue):
+            jobs = ", ".join(spec.name for spec in specs if spec.queue == queue)
+            yield Finding(
+                f"queue {queue}",
+                WARNING,
+                f"no pool of {app.loaded.where('pools')} serves it; its jobs are {jobs}",
+                f"add it to the queues of a pool, or run another worker with -q {queue}",
+            )
+
+
+def _recovery(app: Windlass) -> Iterator[Finding]:
+    for rule in (*app.registry.recoveries, *rules_in(app.settings.recover)):
+        for name in rule.unknown():
+            yield Finding(
+                "recover",
+                WARNING,
+                f"a rule of recovery names {name}, which the application does not import",
+                "correct the name, or import its module; until then only deaths of that very name are meant",
+            )
 
 
 def _job(spec: JobSpec) -> Iterator[Finding]:

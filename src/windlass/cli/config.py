@@ -14,7 +14,7 @@ from windlass.units import format_duration
 
 __all__ = ["config", "written"]
 
-SIZES: Final = frozenset({"payload_max", "result_max", "error_max"})
+SIZES: Final = frozenset({"payload_max", "result_max", "error_max", "max_memory"})
 SIZE_STEPS: Final = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 

@@ -77,6 +77,14 @@ def _queues(app: Windlass) -> Iterator[Finding]:
     yield Finding("workers", OK, f"{count(len(alive), 'worker')} alive")
     for queue in app.queues():
         yield _queue(queue, alive)
+    for name, options in app.settings.queues.items():
+        if options.paused is not None:
+            yield Finding(
+                f"queue {name}",
+                WARNING,
+                f"workers with these settings leave it alone: {options.paused}",
+                f"remove `paused` from {app.loaded.where('queues', name, 'paused')}",
+            )
 
 
 def _queue(queue: QueueInfo, alive: list[WorkerStatus]) -> Finding:
@@ -84,7 +92,8 @@ def _queue(queue: QueueInfo, alive: list[WorkerStatus]) -> Finding:
     jobs = f"{count(queue.ready, 'ready job')}, {queue.scheduled:,} scheduled"
     served = sum(worker.serves(queue.name) for worker in alive)
     if queue.paused:
-        reason = f" ({queue.paused_reason})" if queue.paused_reason else ""
+        by = f" by {queue.paused_by}" if queue.paused_by else ""
+        reason = f" ({queue.paused_reason}){by}" if queue.paused_reason else by
         return Finding(
             check, WARNING, f"paused{reason}; {jobs}", f"resume it with `windlass queues resume {queue.name}`"
         )

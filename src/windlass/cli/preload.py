@@ -19,9 +19,10 @@ from windlass.settings import Settings, mask_url
 from windlass.worker import wire
 from windlass.worker.children import ChildHost, serve_child
 from windlass.worker.execute import prepare
-from windlass.worker.messages import Alone, Failed, ForkWorker, Hello, Launch, decode_launch, encode
+from windlass.worker.layout import alone_plan, lay_out
+from windlass.worker.messages import Alone, Asked, Failed, ForkWorker, Full, Hello, Launch, decode_launch, encode
 from windlass.worker.process import Line, serve_worker
-from windlass.worker.queues import QueuePolicy
+from windlass.worker.recycle import FORK_COST, resident
 from windlass.worker.run import Prepared
 from windlass.worker.slots import SlotTable
 from windlass.worker.worker import Worker, WorkerOptions
@@ -37,8 +38,14 @@ def main() -> None:
     try:
         app = load_app(launch.app)
         settings = settings_for(app, launch)
-        policy = QueuePolicy.parse(launch.queues, strict=launch.strict)
+        crews = lay_out(settings, launch.queues, launch.strict, launch.pools)
+        check_memory(app, settings, launch)
         engine = app.engine.info
+        if not app.has_url:
+            raise ConfigError(
+                f"application {launch.app!r} has client= for its store, and the processes of a worker make their own "
+                "connections: write the URL of the same server into it, or WINDLASS_URL"
+            )
         if not engine.shared:
             raise ConfigError(
                 f"{mask_url(settings.url)} lives in one process, and a worker has several; "
@@ -50,21 +57,18 @@ def main() -> None:
     configure_logs(settings.log_format, launch.log_level)
     notes = [
         f"{engine.name} {engine.target} ({engine.durability}), url from {app.loaded.origin['url']}",
-        f"{len(app.registry)} jobs of {launch.app}, queues {policy}",
+        f"{len(app.registry)} jobs of {launch.app}, {'; '.join(map(str, crews))}",
         *app.loaded.warnings,
     ]
-    processes = launch.processes or settings.processes
-    slots = settings.threads + settings.async_slots
-    wire.send(control, encode(Hello(settings, processes, slots, tuple(notes))))
+    wire.send(control, encode(Hello(settings, crews, tuple(notes))))
 
     def run_worker(order: ForkWorker, sock: socket.socket, table: int, fork: ZygoteFork) -> int:
         line = Line(sock)
         options = WorkerOptions(
-            queues=policy,
-            threads=settings.threads,
-            async_slots=settings.async_slots,
+            pools=(alone_plan(crews),) if order.crew is None else crews[order.crew].pools,
             burst=launch.burst,
-            alone=order.alone,
+            alone=order.crew is None,
+            quiet=order.quiet,
             group=launch.group,
         )
         worker = Worker(
@@ -78,6 +82,8 @@ def main() -> None:
             table=SlotTable(table, order.slots),
             fork=fork,
             on_alone=lambda in_ms: line.send(Alone(in_ms)),
+            on_full=lambda: line.send(Full()),
+            on_control=lambda word: line.send(Asked(word)),
             hooks=app.hooks,
         )
         return serve_worker(worker, line)
@@ -93,12 +99,25 @@ def main() -> None:
     Zygote(control, run_worker, run_child).serve()
 
 
+def check_memory(app: Windlass, settings: Settings, launch: Launch) -> None:
+    """Refuse a bound that an idle worker is above already: it would be replaced for ever. Raises ConfigError."""
+    limit, idle = settings.max_memory, resident() + FORK_COST
+    if limit is not None and limit <= idle:
+        where = "--max-memory" if launch.max_memory is not None else app.loaded.where("max_memory")
+        raise ConfigError(
+            f"max_memory is {limit / 2**20:.0f} MiB ({where}), and a worker of {launch.app} has about "
+            f"{idle / 2**20:.0f} MiB when it is idle; allow at least {idle * 2 / 2**20:.0f} MiB"
+        )
+
+
 def settings_for(app: Windlass, launch: Launch) -> Settings:
     """The application's settings, with what the command line says about this worker."""
     changes = {
         "threads": launch.threads,
         "async_slots": launch.async_slots,
         "processes": launch.processes,
+        "max_jobs": launch.max_jobs,
+        "max_memory": launch.max_memory,
         "shutdown_timeout": launch.shutdown_timeout,
     }
     return msgspec.structs.replace(app.settings, **{key: value for key, value in changes.items() if value is not None})

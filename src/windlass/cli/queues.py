@@ -43,7 +43,8 @@ def _row(queue: QueueInfo, workers: list[WorkerStatus], now: int) -> list[str]:
     numbers = [f"{number:,}" for number in (queue.ready, queue.scheduled, queue.running)]
     serving = sum(worker.serves(queue.name) for worker in workers)
     until = [f"until {moment(queue.paused_until, now)}"] if queue.paused_until else []
-    remark = ", ".join([*([queue.paused_reason] if queue.paused_reason else []), *until])
+    by = [f"by {queue.paused_by}"] if queue.paused_by else []
+    remark = ", ".join([*([queue.paused_reason] if queue.paused_reason else []), *until, *by])
     if not queue.paused and not serving and queue.ready:
         remark = "no live worker serves it"
     state = "paused" if queue.paused else "open"

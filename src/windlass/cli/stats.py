@@ -1,13 +1,15 @@
-"""``windlass stats``: how many jobs are in each state, and what happened since the store was made."""
+"""``windlass stats``: jobs by state, what happened since the store was made, and how each queue does."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Final
 
 import click
 
 from windlass.cli.common import Session, pass_session
-from windlass.cli.output import Column, emit_json, table
+from windlass.cli.output import Column, emit_json, length, table
+from windlass.queues import QueueStats
 
 __all__ = ["stats"]
 
@@ -17,13 +19,41 @@ TOTAL: Final = "total_"
 @click.command()
 @pass_session
 def stats(session: Session) -> None:
-    """Count jobs by state, and what happened since the store was made."""
+    """Count jobs by state and what happened, and say how each queue does and how many workers it needs."""
     counts = session.store().stats()
     if session.json:
-        emit_json(counts)
+        emit_json({**counts, "queues": [asdict(queue) for queue in counts.queues.values()]})
         return
     now = [[name, f"{number:,}"] for name, number in counts.items() if not name.startswith(TOTAL)]
     ever = [[name.removeprefix(TOTAL), f"{number:,}"] for name, number in counts.items() if name.startswith(TOTAL)]
     table([Column("State"), Column("Jobs", right=True)], now)
     click.echo()
     table([Column("Since the store was made"), Column("Times", right=True)], ever)
+    if counts.queues:
+        click.echo()
+        queue_table(list(counts.queues.values()))
+
+
+def queue_table(queues: list[QueueStats]) -> None:
+    """Print how each queue does."""
+    columns = [
+        Column("Queue"),
+        *(Column(each, right=True) for each in ("Ready", "Running", "Latency", "In/s", "Out/s")),
+    ]
+    columns += [Column("Workers", right=True), Column("Max wait", right=True), Column("Needed", right=True)]
+    table(columns, [queue_row(queue) for queue in queues])
+
+
+def queue_row(queue: QueueStats) -> list[str]:
+    """One line of it."""
+    return [
+        queue.name,
+        f"{queue.ready:,}",
+        f"{queue.running:,}",
+        length(queue.latency * 1_000) + ("!" if queue.late else ""),
+        f"{queue.arrival:,.1f}",
+        f"{queue.drain:,.1f}",
+        str(queue.workers),
+        "" if queue.max_wait is None else length(queue.max_wait * 1_000),
+        "" if queue.workers_needed is None else str(queue.workers_needed),
+    ]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 import click
 
 from windlass.cli.common import app_target
 from windlass.cli.logs import configure_logs
 from windlass.ids import new_id
 from windlass.settings import load_settings
-from windlass.units import duration_ms
+from windlass.units import duration_ms, size_bytes
+from windlass.worker.layout import check_layout
 from windlass.worker.messages import Launch
-from windlass.worker.queues import QueuePolicy
 from windlass.worker.supervisor import Supervisor
 
 __all__ = ["worker"]
@@ -25,12 +27,24 @@ COUNT = click.IntRange(1, 10_000)
     "queues",
     multiple=True,
     metavar="NAME[=WEIGHT]",
-    help="A queue to serve; repeat, or separate by commas. Default: all.",
+    help="A queue to serve, or a pattern such as 'report-*'; repeat, or separate by commas. Default: all.",
 )
 @click.option("--strict", is_flag=True, help="Serve the queues in the order given, not by weight.")
+@click.option(
+    "--pool",
+    "pools",
+    multiple=True,
+    metavar="QUEUES:SLOTS",
+    help="Slots for these queues alone, beside those of -q; repeat. Or the name of a pool in the settings.",
+)
 @click.option("-c", "--threads", type=COUNT, help="Threads for sync jobs in each process.")
 @click.option("--async-slots", type=COUNT, help="Async jobs at once in each process.")
 @click.option("-p", "--processes", type=click.IntRange(1, 1_000), help="Worker processes.")
+@click.option("--max-jobs", type=click.IntRange(1), help="Replace a process after so many jobs.")
+@click.option("--max-memory", metavar="SIZE", help="Replace a process that has grown so large, such as 512MiB.")
+@click.option("--reload", is_flag=True, help="Restart when source files change; for development.")
+@click.option("--http-port", type=click.IntRange(0, 65_535), help="Answer /livez and /readyz there.")
+@click.option("--http-host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where --http-port binds.")
 @click.option("--burst", is_flag=True, help="End when nothing is ready or running.")
 @click.option(
     "-t", "--shutdown-timeout", metavar="DURATION", help="How long running jobs may take to end. Default: 25s."
@@ -43,9 +57,15 @@ def worker(
     context: click.Context,
     queues: tuple[str, ...],
     strict: bool,
+    pools: tuple[str, ...],
     threads: int | None,
     async_slots: int | None,
     processes: int | None,
+    max_jobs: int | None,
+    max_memory: str | None,
+    reload: bool,
+    http_port: int | None,
+    http_host: str,
     burst: bool,
     shutdown_timeout: str | None,
     log_level: str,
@@ -60,17 +80,23 @@ def worker(
     """
     loaded = load_settings()
     configure_logs(loaded.settings.log_format, log_level)
-    QueuePolicy.parse(queues, strict=strict)  # a wrong option ends here, before anything is started
+    check_layout(queues, strict, pools)  # a wrong option ends here, before anything is started
     launch = Launch(
         app=app_target(context),
         queues=queues,
         strict=strict,
+        pools=pools,
         threads=threads,
         async_slots=async_slots,
         processes=processes,
+        max_jobs=max_jobs,
+        max_memory=None if max_memory is None else size_bytes(max_memory, "--max-memory"),
         burst=burst,
         shutdown_timeout=None if shutdown_timeout is None else duration_ms(shutdown_timeout, "--shutdown-timeout"),
         log_level=log_level,
         group=new_id(),
     )
-    context.exit(Supervisor(launch).run())
+    http = None if http_port is None else (http_host, http_port)
+    # The worker processes say what is to be said of the store; the supervisor opens it as well and would repeat it.
+    logging.getLogger("windlass.engine").setLevel(logging.ERROR)
+    context.exit(Supervisor(launch, http=http, reload=reload).run())

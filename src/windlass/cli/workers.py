@@ -1,4 +1,4 @@
-"""``windlass workers``: who is there, what each serves and how busy it is."""
+"""``windlass workers``: who is there, what each serves and how busy it is; let one claim no more, or stop."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from itertools import groupby
 import click
 
 from windlass.cli.common import Commands, Session, pass_session
-from windlass.cli.output import Column, ago, emit_json, length, note, table
+from windlass.cli.output import Column, ago, count, emit_json, length, note, table
+from windlass.errors import ConfigError
 from windlass.queues import WorkerStatus
+from windlass.units import format_duration, nearest
 
 __all__ = ["workers"]
 
 
 @click.group(cls=Commands)
 def workers() -> None:
-    """List the workers that are registered."""
+    """List workers, let them claim no more, or stop them."""
 
 
 @workers.command("ls")
 @pass_session
 def ls(session: Session) -> None:
-    """List each `windlass worker` with its processes, oldest first."""
+    """List each `windlass worker` with its processes and their pools, oldest first."""
     app = session.store()
     found = app.workers()
     if session.json:
@@ -50,18 +52,72 @@ def _rows(found: Iterable[WorkerStatus], now: int) -> Iterator[list[str]]:
         processes = list(members)
         first = processes[0]
         busy = f"{sum(one.running for one in processes):,}/{sum(one.slots for one in processes):,}"
-        size = f"{len(processes)} {'process' if len(processes) == 1 else 'processes'}"
-        yield [group, first.host, "", first.queues, busy, ago(first.started_at, now), "", size]
+        size = count(len(processes), "process", "processes")
+        alike = all(one.queues == first.queues for one in processes)
+        yield [group, first.host, "", first.queues if alike else "", busy, ago(first.started_at, now), "", size]
         for one in processes:
             state = "alive" if one.alive else f"gone since {length(-one.lease_left * 1_000)}"
+            if one.alive and one.asked:
+                state = f"asked to {'stop' if 'stop' in one.asked else 'be quiet'}"
             beat = ago(one.beat_at, now)
             yield [
                 f"  {one.id}",
                 "",
                 str(one.pid),
-                "",
+                "" if alike else one.queues,
                 f"{one.running}/{one.slots}",
                 ago(one.started_at, now),
                 beat,
                 state,
             ]
+
+
+@workers.command()
+@click.argument("ids", nargs=-1, metavar="ID...")
+@click.option("--all", "everyone", is_flag=True, help="Every worker.")
+@pass_session
+def quiet(session: Session, ids: tuple[str, ...], everyone: bool) -> None:
+    """Let a `windlass worker` claim no more; what runs goes on. ID is its own or that of one of its processes."""
+    _ask(session, ids, everyone, "quiet")
+
+
+@workers.command()
+@click.argument("ids", nargs=-1, metavar="ID...")
+@click.option("--all", "everyone", is_flag=True, help="Every worker.")
+@pass_session
+def stop(session: Session, ids: tuple[str, ...], everyone: bool) -> None:
+    """Stop a `windlass worker` in order, with all its processes. ID is its own or that of one of its processes."""
+    _ask(session, ids, everyone, "stop")
+
+
+def _ask(session: Session, ids: tuple[str, ...], everyone: bool, word: str) -> None:
+    if bool(ids) == everyone:
+        raise click.UsageError("give the id of a worker (see `windlass workers ls`), or --all")
+    app = session.store()
+    found = app.workers()
+    groups = [worker.group for worker in found] if everyone else [_group(each, found) for each in ids]
+    asked = {group: app.control(group, word) for group in dict.fromkeys(groups)}
+    if session.json:
+        emit_json([{"group": group, "asked": number} for group, number in asked.items()])
+        return
+    if not asked:
+        note("No workers are registered.")
+    what = "claim no more" if word == "quiet" else "stop"
+    for group, number in asked.items():
+        size = count(number, "process", "processes")
+        click.echo(
+            f"Worker {group} ({size}) was asked to {what}; it obeys within {format_duration(app.settings.renew)}."
+        )
+
+
+def _group(text: str, found: list[WorkerStatus]) -> str:
+    """The worker that an id, or the beginning of one, stands for."""
+    groups = {worker.group for worker in found if worker.group == text or worker.id == text}
+    groups = groups or {worker.group for worker in found if worker.group.startswith(text) or worker.id.startswith(text)}
+    if len(groups) == 1:
+        return groups.pop()
+    known = sorted({worker.group for worker in found})
+    if groups:
+        both = ", ".join(sorted(groups))
+        raise ConfigError(f"worker {text!r} is the beginning of {count(len(groups), 'worker')}: {both}")
+    raise ConfigError(f"no worker {text!r} is registered{nearest(text, known)}; see `windlass workers ls`")

@@ -29,6 +29,7 @@ from windlass.model import (
     CircuitRow,
     Claimed,
     Grip,
+    GroupRow,
     Heartbeat,
     JobFilter,
     JobRow,
@@ -40,7 +41,9 @@ from windlass.model import (
     Outcome,
     Placed,
     Progress,
+    QueueFlow,
     QueueRow,
+    Recovery,
     Rules,
     Settled,
     Tally,
@@ -60,6 +63,7 @@ __all__ = [
     "TransactionalEnqueue",
     "TransactionalSettle",
     "Tx",
+    "Versioned",
 ]
 
 
@@ -71,6 +75,7 @@ class EngineInfo(Struct, frozen=True):
     version: str  # of the server or library
     durability: str  # what a returned enqueue survives: "fsync", "normal", "memory", ...
     shared: bool  # whether several processes can use it
+    one_writer: bool = False  # whether an open transaction keeps all others from writing, the renewal of leases too
 
 
 class Finding(Struct, frozen=True):
@@ -115,7 +120,9 @@ class Engine(Protocol):
         """Lease up to ``want.limit`` ready jobs to a worker. *Atomic.*
 
         Promotes a bounded slice of due jobs first. Never gives a job of a paused queue; a job past its ``expires_at``
-        ends cancelled with reason ``expired`` instead. Order within a queue: priority, then place, then arrival.
+        ends cancelled with reason ``expired`` instead. Order within a queue: priority, then place, then arrival. The
+        place of a job is its due time. One with ``aging_ms`` stands at priority 0, its place put off (or brought
+        forward) by that much for each step of its own priority, so that it rises by waiting.
         Jobs with two or more crash charges are given only to ``want.alone``, one a claim, by due time. Gives nothing,
         and ``expelled``, to a worker whose record is gone or expired.
 
@@ -173,8 +180,14 @@ class Engine(Protocol):
 
         Every worker may call it at once; each sweep is a compare-and-set and nobody needs to be leader. A job whose
         lease ran out unwitnessed counts an interruption; beyond ``rules.max_interruptions`` each one costs an attempt.
-        How long a record stays was fixed when its job ended; the counts of ``rules`` bound how many stay.
+        How long a record stays was fixed when its job ended; the counts of ``rules`` bound how many stay. With
+        ``rules.dead_held`` dead jobs are not removed but named in ``Upkeep.overdue`` at every call until ``discard``.
+        What this engine object saw of confirmed writes that the store has lost is told here, once.
         """
+        ...
+
+    def names(self) -> list[str]:
+        """Every queue the store knows, sorted: what a worker that serves patterns asks now and then. Counts nothing."""
         ...
 
     def wait(self, queues: Sequence[str] | None, timeout: float) -> bool:
@@ -217,13 +230,68 @@ class Inspector(Protocol):
         """Cancel, retry or delete jobs. *Atomic per job.*
 
         CANCEL ends a waiting job and marks a running one. RETRY makes a dead, cancelled or scheduled job ready now
-        with a fresh budget (attempt, crashes, interruptions, snoozes back to 0; the history stays). DELETE removes the
-        record of any job that is not running. A RETRY whose unique key another job has taken is refused with the
-        reason, which is also left in the record.
+        with a fresh budget (attempt, crashes, interruptions, snoozes, recoveries, retrying_ms back to 0; the history
+        stays). DELETE removes the record of any job that is not running. A RETRY whose unique key another job has taken
+        is refused with the reason, which is also left in the record.
         """
         ...
 
-    def pause(self, queue: str, reason: str | None, until: int | None) -> None:
+    def count(self, where: JobFilter) -> int:
+        """How many jobs a listing would give."""
+        ...
+
+    def groups(self, where: JobFilter, limit: int) -> list[GroupRow]:
+        """The dead jobs among these by fingerprint, the largest group first; counted from the records at each call.
+
+        Jobs without a cause are in the group ``UNKNOWN_GROUP``.
+        """
+        ...
+
+    def redrive(self, deaths: Sequence[LeaseRef]) -> list[bool]:
+        """Make dead jobs ready, as RETRY does; says of each whether it was. *Atomic per job, idempotent.*
+
+        A death is named by the fence of its last run: a job that ran again since, or is not dead, is left alone.
+        """
+        ...
+
+    def recover(self, rule: Recovery, limit: int) -> list[str]:
+        """Make up to ``limit`` dead jobs ready by a rule, the longest dead first, and give their ids. *Atomic.*
+
+        As ``redrive``, but each of them counts one more of its ``recoveries``.
+        """
+        ...
+
+    def amend(self, death: LeaseRef, payload: str) -> bool:
+        """Replace the payload of a dead job; false when that death is over. *Atomic.*"""
+        ...
+
+    def discard(self, deaths: Sequence[LeaseRef], *, trimmed: bool = False) -> list[bool]:
+        """Delete the records of dead jobs; false for each death that is over. *Atomic per job, idempotent.*
+
+        Ids that users chose leave a tombstone. ``trimmed`` counts them in ``total_trimmed``.
+        """
+        ...
+
+    def restore(self, rows: Sequence[JobRow]) -> list[bool]:
+        """Store dead jobs as they were, where no record has their id; says of each whether. *Atomic, idempotent.*
+
+        They are kept as if they had died now. A tombstone does not hinder them.
+        """
+        ...
+
+    def flow(self, window_ms: int) -> list[QueueFlow]:
+        """What came and went in the last ``window_ms`` (at most two minutes), by name; a queue without either may be
+        left out. Counted in steps of ten seconds, so the span is up to that much shorter."""
+        ...
+
+    def control(self, target: str, word: str) -> int:
+        """Ask a worker (by id) or all workers of a group for ``quiet`` or ``stop``; give how many were asked.
+
+        Each learns of it with its next beat, and at every later one. *Idempotent.*
+        """
+        ...
+
+    def pause(self, queue: str, reason: str | None, until: int | None, who: str | None = None) -> None:
         """Let no job of the queue be claimed, until ``resume`` or the wall-clock ms ``until``. *Idempotent.*"""
         ...
 
@@ -244,10 +312,19 @@ class Inspector(Protocol):
         ...
 
 
-class Coordinator(Protocol):
-    """Locks and circuits: small facts that a fleet agrees on. Time is the engine's, and no step of a clock moves it.
+class Versioned(Struct, frozen=True):
+    """A document at one moment. ``version`` 0 and ``value`` None: there is none."""
 
-    Fences of locks come from the store's one counter: they never repeat and never fall, whatever becomes of the lock.
+    key: str
+    version: int
+    value: str | None
+
+
+class Coordinator(Protocol):
+    """Small facts that a fleet agrees on: locks, circuits, and documents that are changed by compare-and-set.
+
+    The time of locks and circuits is the engine's, and no step of a clock moves it. Fences of locks come from the
+    store's one counter: they never repeat and never fall, whatever becomes of the lock.
     """
 
     def lock(self, key: str, token: str, lease_ms: int, owner: str, wait_ms: int) -> Grip:
@@ -303,6 +380,22 @@ class Coordinator(Protocol):
 
     def limits(self) -> list[LimitRow]:
         """Every Concurrency and Rate key in use or waited for, by key; at most 1,000."""
+        ...
+
+    def read(self, keys: Sequence[str]) -> list[Versioned]:
+        """The documents of these keys, in order; what is absent or over has version 0."""
+        ...
+
+    def swap(self, key: str, version: int, value: str | None, ttl_ms: int | None = None) -> Versioned | None:
+        """Write a document if it still has this version (0: if there is none); None when it has another. *Atomic.*
+
+        ``value`` None removes it. It is over ``ttl_ms`` from now, None is never. A version is never given twice, also
+        when a key comes back.
+        """
+        ...
+
+    def keys(self, prefix: str, limit: int = 1_000) -> list[str]:
+        """The keys that begin so, in order, at most ``limit``."""
         ...
 
 

@@ -18,13 +18,19 @@ REDIS_SCHEMES = ("redis", "rediss", "redis+cluster", "redis+sentinel")
 SCHEMES = ("sqlite", "memory", *REDIS_SCHEMES)
 
 
-def connect(settings: Settings, clock: Clock | None = None) -> Store:
-    """Make the engine that ``settings.url`` names. It opens at first use. Raises ConfigError for a wrong URL."""
+def connect(settings: Settings, clock: Clock | None = None, client: object = None) -> Store:
+    """Make the engine that ``settings.url`` names, or one on the server of ``client``. It opens at first use.
+
+    ``client`` is a ``redis.Redis`` or ``redis.RedisCluster``; address, credentials and TLS are its, timeouts and
+    retries are ours. Raises ConfigError for a wrong URL or another object.
+    """
     scheme, separator, rest = settings.url.partition("://")
     if not separator:
         raise ConfigError(f"url {mask_url(settings.url)!r} has no scheme: write sqlite:///path.db, for example")
     engine: Store
     match scheme:
+        case _ if client is not None:
+            engine = redis(settings, clock, client)
         case "memory":
             engine = sqlite(None, settings, clock)
         case "sqlite":
@@ -57,18 +63,18 @@ def sqlite(path: str | None, settings: Settings, clock: Clock | None) -> Store:
     )
 
 
-def redis(settings: Settings, clock: Clock | None) -> Store:
+def redis(settings: Settings, clock: Clock | None, client: object = None) -> Store:
     """The engine on a Redis or Valkey server. Raises ConfigError when the driver is not installed."""
+    what = f"url {mask_url(settings.url)!r}" if client is None else "client="
     try:
         from windlass.engines.redis import RedisEngine
     except ModuleNotFoundError as error:
         if error.name not in ("redis", "hiredis"):
             raise
-        raise ConfigError(
-            f"url {mask_url(settings.url)!r} needs the redis driver: pip install 'windlass[redis]'"
-        ) from error
+        raise ConfigError(f"{what} needs the redis driver: pip install 'windlass[redis]'") from error
     return RedisEngine(
-        settings.url,
+        settings.url if client is None else None,
+        client=client,
         clock=clock,
         namespace=settings.namespace,
         rules=rules_of(settings),
@@ -95,5 +101,6 @@ def rules_of(settings: Settings) -> Rules:
         keep_done_max=settings.keep_done_max,
         dead_keep_ms=settings.dead_keep,
         dead_max=settings.dead_max,
+        dead_held=settings.dead_archive is not None,
         id_keep_ms=settings.id_keep,
     )

@@ -24,11 +24,13 @@ import msgspec
 from msgspec import Struct
 
 from windlass.clock import Clock
-from windlass.codec import encode_error
+from windlass.codec import NOWHERE, Origin, encode_error
 from windlass.engines.base import Store
+from windlass.engines.url import rules_of
 from windlass.errors import WindlassError
 from windlass.events import Events
-from windlass.model import Kind, Lease, Outcome, Progress
+from windlass.fingerprint import POISON
+from windlass.model import Kind, Lease, Outcome, Progress, Rules
 from windlass.settings import Settings
 from windlass.worker import wire
 from windlass.worker.deadlines import Deadlines
@@ -63,6 +65,7 @@ class Order(Struct, array_like=True, tag="order"):
     """Worker to child: run this."""
 
     lease: Lease
+    origin: Origin
 
 
 class Answer(Struct, array_like=True, tag="answer"):
@@ -104,7 +107,7 @@ class Children:
         if run.timeout_ms is not None:
             deadlines.add(run.timeout_ms / 1000, lambda: self._time_out(run))
         try:
-            wire.send(child.sock, encode(Order(run.lease)))
+            wire.send(child.sock, encode(Order(run.lease, run.host.origin)))
             answer = decode_answer(wire.receive(child.sock))
         except (OSError, EOFError):
             return self._died(run, child)
@@ -164,20 +167,22 @@ def crashed(run: JobRun, how: str) -> Outcome:
     """A crash charge: again, or dead when there have been too many."""
     lease, host = run.lease, run.host
     error = ProcessDied(f"the process that ran job {lease.id} {how}")
-    text = crash_error(error, lease.attempt, host.clock.wall_ms(), host.settings.error_max)
+    text = crash_error(error, lease.attempt, host.clock.wall_ms(), host.settings.error_max, run.origin)
     if lease.crashes + 1 >= host.settings.max_crashes:
-        return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason="poison")
-    return Outcome(lease.id, lease.fence, Kind.CRASH, error=text, delay_ms=crash_delay(lease.crashes))
+        return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason="poison", cause=POISON)
+    return Outcome(
+        lease.id, lease.fence, Kind.CRASH, error=text, delay_ms=crash_delay(lease.crashes, rules_of(host.settings))
+    )
 
 
-def crash_delay(crashes: int) -> int:
-    """The first crash is claimable at once; from the second on a job waits, twice as long each time."""
-    return 0 if crashes == 0 else 1_000 << (crashes - 1)
+def crash_delay(crashes: int, rules: Rules) -> int:
+    """The first crash is claimable at once; from the second on a job waits, twice as long each time up to a bound."""
+    return 0 if crashes == 0 else min(rules.crash_delay_max_ms, rules.crash_delay_ms << (crashes - 1))
 
 
-def crash_error(error: BaseException, attempt: int, at: int, limit: int) -> str:
+def crash_error(error: BaseException, attempt: int, at: int, limit: int, origin: Origin = NOWHERE) -> str:
     """A JobError of type ``WorkerCrashed``: the process is gone, so there is no traceback to show."""
-    return encode_error(error, attempt=attempt, at=at, limit=limit).replace(
+    return encode_error(error, attempt=attempt, at=at, limit=limit, origin=origin).replace(
         f'"type":"{type(error).__module__}.{type(error).__qualname__}"', '"type":"WorkerCrashed"', 1
     )
 
@@ -204,6 +209,7 @@ class ChildHost:
         self.events = events
         self.rng = Random()
         self.stopping = False
+        self.origin = NOWHERE  # each order says which worker it comes from
 
     def report(self, run: JobRun, text: str) -> None:
         self.engine.report([Progress(run.lease.id, run.lease.fence, text)])
@@ -217,19 +223,20 @@ def serve_child(sock: socket.socket, host: ChildHost, lookup: Callable[[str], Pr
     def watch() -> None:
         while True:
             try:
-                order = wire.receive(sock)
+                packed = wire.receive(sock)
             except (OSError, EOFError):
                 os._exit(0)  # the worker has gone; whatever runs here must not go on
             with changed:
-                orders.append(order)
+                orders.append(packed)
                 changed.notify()
 
     threading.Thread(target=watch, name="windlass-orders", daemon=True).start()
     while True:
         with changed:
             changed.wait_for(lambda: bool(orders))
-            lease = decode_order(orders.pop()).lease
-        wire.send(sock, encode(Answer(run_order(lease, host, lookup))))
+            order = decode_order(orders.pop())
+        host.origin = order.origin
+        wire.send(sock, encode(Answer(run_order(order.lease, host, lookup))))
 
 
 def run_order(lease: Lease, host: ChildHost, lookup: Callable[[str], Prepared | None]) -> Outcome | None:

@@ -38,6 +38,7 @@ from windlass.events import (
     JobWithdrawn,
     ResultDropped,
 )
+from windlass.fingerprint import cause_of
 from windlass.guards.circuit import Circuits
 from windlass.middleware import AsyncBody, Body, Middleware
 from windlass.model import RESULT_NOT_STORED, Kind, Outcome
@@ -169,8 +170,7 @@ def put_off(run: JobRun, error: LockBusy | CircuitOpen | GuardUnavailable) -> Ou
 
 def unreadable(run: JobRun, error: PayloadError) -> Outcome:
     """The end of a job whose arguments nobody can read: dead, with its payload as it is."""
-    lease, host = run.lease, run.host
-    text = encode_error(error, attempt=lease.attempt, at=host.clock.wall_ms(), limit=host.settings.error_max)
+    text = describe(run, error)
     return dead(run, "undecodable payload", text, error)
 
 
@@ -182,7 +182,7 @@ def failure(run: JobRun, error: BaseException) -> Outcome:
         log.info("job %s %s is put off by %.1f s: %s", lease.name, lease.id, decision.delay_ms / 1000, short(error))
         reason = clean_reason(decision.reason)
         return Outcome(lease.id, lease.fence, Kind.SNOOZE, reason=reason, delay_ms=decision.delay_ms)
-    text = encode_error(error, attempt=lease.attempt, at=host.clock.wall_ms(), limit=host.settings.error_max)
+    text = describe(run, error)
     if not isinstance(leaf(error), Discard):
         tell(run, JobFailed, lease.attempt, took(run), error)
     match decision:
@@ -212,6 +212,18 @@ def again(run: JobRun, decision: RunAgain, text: str, error: BaseException) -> O
     return Outcome(lease.id, lease.fence, Kind.RETRY, error=text, delay_ms=delay)
 
 
+def describe(run: JobRun, error: BaseException) -> str:
+    """The JobError of this attempt, as JSON."""
+    host = run.host
+    return encode_error(
+        error,
+        attempt=run.lease.attempt,
+        at=host.clock.wall_ms(),
+        limit=host.settings.error_max,
+        origin=run.origin,
+    )
+
+
 def dead(run: JobRun, reason: str | None, text: str, error: BaseException) -> Outcome:
     """The end of a job that will not run again by itself."""
     lease = run.lease
@@ -220,7 +232,8 @@ def dead(run: JobRun, reason: str | None, text: str, error: BaseException) -> Ou
         lease.name, lease.id, lease.attempt, type(error).__name__, short(error),
     )  # fmt: skip
     tell(run, JobDead, lease.attempt, reason)
-    return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason=reason)
+    cause = cause_of(error, run.spec.fn.__module__)
+    return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason=reason, cause=cause)
 
 
 def withdrawn(run: JobRun, reason: str, text: str | None = None) -> Outcome:

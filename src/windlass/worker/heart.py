@@ -46,7 +46,7 @@ class Heart:
         self,
         engine: Engine,
         clock: Clock,
-        worker: WorkerInfo,
+        worker: Callable[[], WorkerInfo],
         *,
         lease_ms: int,
         renew_ms: int,
@@ -55,6 +55,7 @@ class Heart:
         on_beat: Callable[[Heartbeat], None],
         on_end: Callable[[], None],
     ) -> None:
+        """``worker`` is asked at every beat what to say."""
         self._engine = engine
         self._clock = clock
         self._worker = worker
@@ -107,15 +108,15 @@ class Heart:
                 wait = self._renew_ms
             except EngineError as error:
                 wait = max(1, min(1_000, self._renew_ms // 4))
-                log.warning("worker %s could not renew its lease: %s", self._worker.id, error)
+                log.warning("worker %s could not renew its lease: %s", self._worker().id, error)
             if self.trust() is Trust.NONE:
-                log.critical("worker %s has been cut off for two leases; it ends", self._worker.id)
+                log.critical("worker %s has been cut off for two leases; it ends", self._worker().id)
                 self._on_end()
                 return
 
     def _beat(self) -> None:
         self._table.beat(self._clock.boot_ms())
         sent = self._clock.boot_ms()
-        answer = self._engine.extend(self._worker, self._leases(), self._lease_ms)
+        answer = self._engine.extend(self._worker(), self._leases(), self._lease_ms)
         self._renewed = sent
         self._on_beat(answer)

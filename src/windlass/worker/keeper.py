@@ -1,5 +1,6 @@
 """The keeper: asks the engine for one bounded step of upkeep every ``reap``, jittered, and more while there is more.
 
+It also brings dead jobs back by the recovery rules, archives those past their bounds, and looks for redrives to do.
 Every worker has one and none is the leader; the engine sees to it that two beside each other do nothing twice.
 """
 
@@ -7,31 +8,50 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
-from windlass.engines.base import Engine
+from windlass.engines.base import Store
 from windlass.errors import EngineError
+from windlass.events import DeadRecovered, DeadTrimmed, Events
 from windlass.model import Rules, Upkeep
+from windlass.recovery import RecoveryRule
+from windlass.worker.archive import Archive
+from windlass.worker.redriver import Redriver
 
 __all__ = ["Keeper"]
 
 log = logging.getLogger("windlass.worker")
 
 BUDGET = 1_000  # rows a step may touch in each of its parts: some 10 ms of the writer
+RECOVER_MAX = 100  # jobs a rule brings back per step: after an outage they should not come all at once
 
 
 class Keeper:
     """Runs upkeep in a thread of its own."""
 
     def __init__(
-        self, engine: Engine, rules: Rules, reap_ms: int, rng: Random, on_upkeep: Callable[[Upkeep], None]
+        self,
+        engine: Store,
+        rules: Rules,
+        reap_ms: int,
+        rng: Random,
+        on_upkeep: Callable[[Upkeep], None],
+        *,
+        events: Events,
+        redriver: Redriver,
+        recoveries: Sequence[RecoveryRule] = (),
+        archive: Archive | None = None,
     ) -> None:
         self._engine = engine
         self._rules = rules
         self._reap_ms = reap_ms
         self._rng = rng
         self._on_upkeep = on_upkeep
+        self._events = events
+        self._redriver = redriver
+        self._recoveries = recoveries
+        self._archive = archive
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="windlass-keeper", daemon=True)
 
@@ -59,6 +79,38 @@ class Keeper:
                 log.warning("the lease of worker %s ran out; its jobs are free again", worker)
             if done.died:
                 log.error("dead after too many interruptions: %s", ", ".join(done.died))
-            if done.trimmed:
-                log.warning("removed %d dead jobs past dead_keep or dead_max", len(done.trimmed))
             self._on_upkeep(done)
+            try:
+                if self._look_after_dead(done) >= BUDGET:
+                    pause = 0.0
+                self._redriver.look()
+            except EngineError as error:
+                log.warning("dead jobs have to wait: %s", error)
+
+    def _look_after_dead(self, done: Upkeep) -> int:
+        """Tell of what was trimmed, archive what is to be, recover by the rules; give how many were trimmed."""
+        trimmed = done.trimmed or self._archived(done)
+        if trimmed:
+            log.warning("removed %d dead jobs past dead_keep or dead_max", len(trimmed))
+            self._events.emit(DeadTrimmed(trimmed))
+        for rule in self._recoveries:
+            self._recover(rule)
+        return len(trimmed)
+
+    def _recover(self, rule: RecoveryRule) -> None:
+        recovery = rule.resolve()
+        ids = tuple(self._engine.recover(recovery, RECOVER_MAX))
+        if ids:
+            log.info("brought %d dead jobs back that died of one of %s", len(ids), ", ".join(recovery.errors))
+            self._events.emit(DeadRecovered(ids))
+
+    def _archived(self, done: Upkeep) -> tuple[str, ...]:
+        """Archive what is past its bounds; what cannot be written stays in the store."""
+        if self._archive is None or not done.overdue:
+            return ()
+        try:
+            return tuple(self._archive.take(done.overdue))
+        except OSError as error:
+            log.error("%d dead jobs past dead_keep or dead_max stay: dead_archive %s cannot be written: %s",
+                      len(done.overdue), self._archive.path, error)  # fmt: skip
+            return ()

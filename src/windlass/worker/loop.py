@@ -1,4 +1,4 @@
-"""The event loop for async jobs: one loop in one thread, a task for each busy slot.
+"""The event loop for async jobs: one loop in one thread, and for each pool its slots on it, a task for each busy one.
 
 Runs come in from the pump's thread, one call into the loop for each claim. A slot's task goes on with the next run that
 waits, because a new task per job costs a third of a no-op job; it yields to the other tasks every ``TURN``. A job that
@@ -18,25 +18,64 @@ from typing import cast
 
 from windlass.worker.run import JobRun
 
-__all__ = ["Loop"]
+__all__ = ["Loop", "LoopThread"]
 
 log = logging.getLogger("windlass.worker")
 
 TURN = 0.001  # seconds a slot may go through short jobs before it lets the other tasks run
 
 
-class Loop:
-    """Up to ``slots`` async jobs at once. The thread starts with the first run."""
+class LoopThread:
+    """The one event loop of a process, in a thread that starts when first needed."""
 
-    def __init__(self, slots: int, run: Callable[[JobRun, int], Coroutine[object, object, None]]) -> None:
-        """``run(job, slot)`` runs one job to its end; it must not raise."""
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def start(self) -> asyncio.AbstractEventLoop:
+        """Give the loop, running. *Idempotent.*"""
+        with self._lock:
+            if self.loop is None:
+                self.loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._serve, args=(self.loop,), name="windlass-loop", daemon=True
+                )
+                self._thread.start()
+            return self.loop
+
+    def stop(self, timeout: float) -> None:
+        """End the thread; the tasks must have ended or been cancelled."""
+        if self.loop is not None and self._thread is not None:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join(timeout)
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        finally:
+            loop.close()
+
+
+class Loop:
+    """Up to ``slots`` async jobs at once."""
+
+    def __init__(
+        self,
+        slots: int,
+        run: Callable[[JobRun, int], Coroutine[object, object, None]],
+        thread: LoopThread,
+        first: int = 0,
+    ) -> None:
+        """``run(job, slot)`` runs one job to its end, its slot counted from ``first``; it must not raise."""
         self.slots = slots
         self._run = run
         self._waiting: deque[JobRun] = deque()
-        self._free = list(range(slots - 1, -1, -1))
+        self._free = list(range(first + slots - 1, first - 1, -1))
         self._tasks: dict[JobRun, asyncio.Task[None]] = {}
+        self._thread = thread
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
         self._starting = False  # a call of _start_some is on its way into the loop
 
     @property
@@ -52,7 +91,9 @@ class Loop:
     def put(self, runs: list[JobRun]) -> None:
         """Add runs to the queue."""
         self._waiting.extend(runs)
-        loop = self._loop or self._start_thread()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = self._thread.start()
         if not self._starting:
             self._starting = True
             loop.call_soon_threadsafe(self._start_some)
@@ -78,29 +119,9 @@ class Loop:
         assert self._loop is not None
         self._loop.call_later(seconds, self._time_out, run)
 
-    def stop(self, timeout: float) -> None:
-        """End the loop's thread; its tasks must have ended or been cancelled."""
-        loop, thread = self._loop, self._thread
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join(timeout)
-
     def dump(self) -> list[asyncio.Task[None]]:
         """The running tasks, for a stack dump."""
         return list(self._tasks.values())
-
-    def _start_thread(self) -> asyncio.AbstractEventLoop:
-        loop = self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._serve, args=(loop,), name="windlass-loop", daemon=True)
-        self._thread.start()
-        return loop
-
-    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
-        try:
-            loop.run_forever()
-        finally:
-            loop.close()
 
     def _start_some(self) -> None:
         self._starting = False

@@ -7,9 +7,11 @@ from msgspec import Struct
 
 from windlass.model import Outcome, WorkerInfo
 from windlass.settings import Settings
+from windlass.worker.layout import Crew
 
 __all__ = [
     "Alone",
+    "Asked",
     "Born",
     "Bye",
     "ChildDied",
@@ -20,6 +22,7 @@ __all__ = [
     "ForkChild",
     "ForkWorker",
     "Forked",
+    "Full",
     "Hello",
     "Kill",
     "Launch",
@@ -39,9 +42,12 @@ class Launch(Struct, frozen=True):
     url: str | None = None
     queues: tuple[str, ...] = ()
     strict: bool = False
+    pools: tuple[str, ...] = ()
     threads: int | None = None
     async_slots: int | None = None
     processes: int | None = None
+    max_jobs: int | None = None
+    max_memory: int | None = None  # bytes
     burst: bool = False
     shutdown_timeout: int | None = None  # ms
     log_level: str = "info"
@@ -56,7 +62,8 @@ class ForkWorker(Struct, frozen=True, tag=True):
 
     token: int
     slots: int
-    alone: bool
+    crew: int | None  # which of Hello's; None: the process where jobs run alone
+    quiet: bool = False  # it is to claim nothing
 
 
 class Kill(Struct, frozen=True, tag=True):
@@ -69,8 +76,7 @@ class Hello(Struct, frozen=True, tag=True):
     """The application is loaded."""
 
     settings: Settings
-    processes: int
-    slots: int
+    crews: tuple[Crew, ...]
     notes: tuple[str, ...]  # what a person should read at start
 
 
@@ -127,6 +133,16 @@ class Alone(Struct, frozen=True, tag=True):
     in_ms: int
 
 
+class Full(Struct, frozen=True, tag=True):
+    """The worker has done enough, or has grown too large: its successor should start."""
+
+
+class Asked(Struct, frozen=True, tag=True):
+    """Somebody asked something of this worker through the store: ``quiet`` or ``stop``."""
+
+    word: str
+
+
 class Bye(Struct, frozen=True, tag=True):
     """The worker ends in order. ``overdue`` is to be settled once the process has gone."""
 
@@ -155,5 +171,5 @@ decode_to_zygote = msgspec.json.Decoder(ForkWorker | ForkChild | Kill).decode
 decode_from_zygote = msgspec.json.Decoder(Hello | Failed | Forked | Died | ChildDied).decode
 to_child: msgspec.json.Decoder[Command | Ended] = msgspec.json.Decoder(Command | Ended)
 decode_to_child = to_child.decode
-decode_from_child = msgspec.json.Decoder(Born | Ready | Alone | Bye).decode
+decode_from_child = msgspec.json.Decoder(Born | Ready | Alone | Full | Asked | Bye).decode
 decode_launch = msgspec.json.Decoder(Launch).decode

@@ -17,7 +17,7 @@ import threading
 from windlass.errors import EngineError, EngineUnusable
 from windlass.hooks import Moment
 from windlass.worker import wire
-from windlass.worker.messages import Alone, Born, Bye, Command, Ended, Ready, decode_to_child, encode
+from windlass.worker.messages import Alone, Asked, Born, Bye, Command, Ended, Full, Ready, decode_to_child, encode
 from windlass.worker.worker import Worker
 
 __all__ = ["Line", "serve_worker"]
@@ -35,7 +35,7 @@ class Line:
         self._sock = sock
         self._lock = threading.Lock()
 
-    def send(self, message: Born | Ready | Alone | Bye) -> None:
+    def send(self, message: Born | Ready | Alone | Full | Asked | Bye) -> None:
         """Tell the supervisor; if it has gone, nobody needs to know."""
         with self._lock, contextlib.suppress(OSError):
             wire.send(self._sock, encode(message))

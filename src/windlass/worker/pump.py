@@ -5,8 +5,12 @@ for hundreds of jobs and an idle one sleeps in ``engine.wait``. It must never ru
 settle.
 
 How much to claim. Free slots always, and beyond them no more than ``AHEAD`` seconds of work at the pace of the last
-strokes: enough that no thread waits for a stroke, and never a hoard. Runs that wait here for ``HOARD_MAX`` without any
-of them starting go back to the store, where another worker may take them.
+strokes: enough that no thread waits for a stroke, and never a hoard. Where some queues go before others, it is
+``AHEAD_ORDERED``, since what is urgent has to wait for what was claimed before it. Runs that wait here for
+``HOARD_MAX`` without any of them starting go back to the store, where another worker may take them.
+
+Each pool of the worker is fed by itself, at its own pace, so a pool of long jobs never hoards what a pool of short ones
+would be right to claim.
 """
 
 from __future__ import annotations
@@ -23,7 +27,8 @@ from windlass.errors import EngineError
 from windlass.model import Claimed, Outcome, Progress, Settled, Want
 from windlass.settings import Settings
 from windlass.worker.heart import Trust
-from windlass.worker.queues import QueuePolicy
+from windlass.worker.pool import Pool
+from windlass.worker.recycle import Recycler
 from windlass.worker.settler import Settler
 
 __all__ = ["Pump", "Slots"]
@@ -31,40 +36,36 @@ __all__ = ["Pump", "Slots"]
 log = logging.getLogger("windlass.worker")
 
 AHEAD = 0.1  # seconds of work to hold beyond the free slots
+AHEAD_ORDERED = 0.02  # the same, where queues are not all alike
 AHEAD_MAX = 1_000  # and never more jobs than this
 HOARD_MAX = 1.0  # seconds that claimed work may wait here while nothing starts
 PACE_TIME = 0.02  # seconds, or
 PACE_COUNT = 200  # jobs, after which the pace is taken anew; half of it is what it was before
 LATE_MS = 25  # what a claimed job may take until it starts, when it has a slot
+LULL = 0.002  # seconds to listen for the end of a run before listening to the store, where a wake-up is a round trip
 OUTAGE_PAUSE = 0.5  # seconds between tries while the store is away
+NAMES_AGE = 1.0  # seconds that a busy pool goes by the names of queues that it knows
 
 
 class Slots(Protocol):
     """What the pump asks of its worker."""
 
     @property
-    def room(self) -> int:
-        """Slots that are free and have nothing waiting for them."""
-        ...
-
-    @property
-    def waiting(self) -> int:
-        """Claimed runs that have not started."""
-        ...
-
-    @property
     def held(self) -> int:
         """Claimed runs that have not ended."""
         ...
 
-    @property
-    def last_start(self) -> float:
-        """When a run last started, on the monotonic clock."""
-        ...
-
     def trust(self) -> Trust: ...
 
-    def take(self, claimed: Claimed) -> None:
+    def polling(self, *, away: bool) -> None:
+        """The pump looks for work, or tries to; told at every turn."""
+        ...
+
+    def tally(self) -> None:
+        """Count what has ended in each pool."""
+        ...
+
+    def take(self, pool: Pool, claimed: Claimed) -> None:
         """Start the leases, cancel what is to be cancelled."""
         ...
 
@@ -74,11 +75,39 @@ class Slots(Protocol):
         """These outcomes can never be settled: the lease has ended."""
         ...
 
-    def give_back(self) -> None:
-        """Put the outcomes of runs that have not started into the settler."""
+    def give_back(self, pool: Pool) -> None:
+        """Put the outcomes of runs that have not started in a pool into the settler."""
         ...
 
     def notes(self) -> list[Progress]: ...
+
+
+class Feed:
+    """What the pump remembers of one pool: when to look for work for it, and how fast it goes."""
+
+    def __init__(self, pool: Pool, poll: float) -> None:
+        self.pool = pool
+        self.hungry = True  # the store may have work for it
+        self.poll = poll
+        self.look_at = 0.0  # when to look again without a wake-up
+        self.names_at = 0.0  # when to learn the names of queues again
+        self.seen = 0  # what had ended when it was last claimed for
+        self.pace = 0.0  # jobs ended a second
+        self.ended = 0  # when the pace was taken
+        self.pace_at = time.monotonic()
+
+    @property
+    def ahead(self) -> int:
+        """How many jobs to hold beyond the free slots."""
+        return min(AHEAD_MAX, int(self.pace * (AHEAD_ORDERED if self.pool.policy.is_ordered else AHEAD)))
+
+    def measure(self) -> None:
+        """Take the pace: jobs ended a second, over enough time or jobs that waves even out."""
+        now = time.monotonic()
+        ended = self.pool.ended - self.ended
+        if now - self.pace_at >= PACE_TIME or ended >= PACE_COUNT:
+            self.pace = (self.pace + ended / max(now - self.pace_at, 1e-4)) / 2
+            self.ended, self.pace_at = self.pool.ended, now
 
 
 class Pump:
@@ -89,10 +118,11 @@ class Pump:
         engine: Store,
         settings: Settings,
         worker: str,
-        queues: QueuePolicy,
+        pools: Sequence[Pool],
         settler: Settler,
         slots: Slots,
         rng: Random,
+        recycler: Recycler,
         *,
         alone: bool = False,
         when_empty: Callable[[], bool] | None = None,
@@ -101,7 +131,9 @@ class Pump:
         self._engine = engine
         self._settings = settings
         self._worker = worker
-        self._queues = queues
+        self._pools = pools
+        self._feeds = [Feed(pool, settings.poll_min / 1000) for pool in pools]
+        self._recycler = recycler
         self._settler = settler
         self._slots = slots
         self._rng = rng
@@ -109,16 +141,12 @@ class Pump:
         self._when_empty = when_empty
         self._claiming = True
         self._closed = False
-        self._hungry = True  # the store may have work for us
-        self._poll = settings.poll_min / 1000
-        self._look_at = 0.0  # when to look again without a wake-up
-        self._pace = 0.0  # jobs settled a second, smoothed
-        self._ended = 0  # jobs since the pace was taken
-        self._pace_at = time.monotonic()
         self._away_since: float | None = None
         self.sleeping = False
-        self.low_water = 0  # wake the pump when no more runs than this wait for a slot
+        self._lulled = False  # sleeping, and the bell is enough to wake us
+        self._bell = threading.Event()
         self.empty = threading.Event()
+        self._rested = threading.Event()  # quiet, and no claim is under way
         self._thread = threading.Thread(target=self._run, name="windlass-pump", daemon=True)
 
     def start(self) -> None:
@@ -129,6 +157,10 @@ class Pump:
         self._claiming = False
         self.wake()
 
+    def rest(self, timeout: float) -> bool:
+        """Whether, after ``quiet``, no claim is under way any more; waits up to ``timeout`` seconds for that."""
+        return not self._thread.is_alive() or self._rested.wait(timeout)
+
     def stop(self) -> None:
         """Settle what is in the buffer, then end the thread. *Blocking.*"""
         self._claiming = False
@@ -138,18 +170,23 @@ class Pump:
 
     def wake(self) -> None:
         """Make the pump look at once."""
-        self._engine.wake()
-
-    def poke(self, *, full: bool) -> None:
-        """Tell the pump that a run has ended. Wakes it only when there is something to do."""
-        if self.sleeping and (full or self._slots.waiting <= self.low_water):
+        self._bell.set()  # before the look at _lulled, which the pump takes back before it looks at the bell
+        if not self._lulled:
             self._engine.wake()
+
+    def poke(self, pool: Pool, *, full: bool) -> None:
+        """Tell the pump that a run of a pool has ended. Wakes it only when there is something to do."""
+        if self.sleeping and (full or pool.waiting <= pool.low_water):
+            self.wake()
 
     def _run(self) -> None:
         while True:
+            if not self._claiming:
+                self._rested.set()
             try:
                 if self._closed and not len(self._settler):
                     return
+                self._slots.polling(away=self._away_since is not None)
                 self._stroke()
             except EngineError as error:
                 self._outage(error)
@@ -160,103 +197,154 @@ class Pump:
 
     def _stroke(self) -> None:
         trust = self._slots.trust()
-        due = self._settler.due_in(idle=self._closed or self._slots.waiting == 0)
+        self._slots.tally()
+        self._recycler.look(sum(pool.ended for pool in self._pools))
+        wants = self._wants() if trust is Trust.FULL and self._claiming else []
+        due = self._settler.due_in(idle=self._closed or self._waiting == 0)
         outcomes = self._settler.take() if due == 0 else []
         notes = self._slots.notes()
-        want = self._want() if trust is Trust.FULL and (self._hungry or outcomes or self._is_time()) else None
-        if not outcomes and want is None and not notes:
+        if not outcomes and not wants and not notes:
             self._sleep(due)
             return
         try:
             if notes:
                 self._engine.report(notes)
-            answers, claimed = self._engine.exchange(outcomes, want)
+            answers, claimed = self._engine.exchange(outcomes, wants[0][1] if wants else None)
         except BaseException:
             if trust < Trust.NO_SETTLES:
                 self._settler.put_back(outcomes)
             elif outcomes:
+                self._settler.answered()
                 self._slots.dropped(outcomes)
             raise
+        self._settler.answered()
         if self._away_since is not None:
             log.warning("the store is back after %.1f s", time.monotonic() - self._away_since)
             self._away_since = None
-        self._measure(len(outcomes))
+        for feed in self._feeds:
+            feed.measure()
         if outcomes:
             self._slots.settled(outcomes, answers)
-        if want is not None:
-            self._answer(want, claimed)
-
-    def _want(self) -> Want | None:
-        if not self._claiming:
-            return None
-        ahead = 0 if self._alone else min(AHEAD_MAX, int(self._pace * AHEAD))
-        limit = self._slots.room + ahead - self._slots.waiting
-        if self._alone:
-            limit = 1 if self._slots.held == 0 else 0
-        if limit <= 0:
-            return None
-        shares, room = self._queues.shares(limit, self._rng), max(0, self._slots.room)
-        return Want(self._worker, limit, shares, self._alone, room, LATE_MS)
-
-    def _answer(self, want: Want, claimed: Claimed) -> None:
-        self._hungry = len(claimed.leases) >= want.limit or claimed.due_in_ms == 0
-        if claimed.leases:
-            self._poll = self._settings.poll_min / 1000
-        wait = self._poll if claimed.due_in_ms is None else min(self._poll, claimed.due_in_ms / 1000)
-        self._look_at = time.monotonic() + wait
-        self._slots.take(claimed)
-        self.low_water = self._slots.waiting // 2 if self._hungry else 0
-        if not claimed.leases and self._when_empty is not None and self._is_empty():
+        found = False
+        for number, (feed, want) in enumerate(wants):
+            if number:
+                # What one pool took counts against what the process may still claim.
+                left = self._recycler.left
+                if left is not None and left < want.limit:
+                    feed.seen = -1
+                    continue
+                claimed = self._engine.claim(want)
+            self._answer(feed, want, claimed)
+            found = found or bool(claimed.leases)
+        if wants and not found and self._when_empty is not None and self._is_empty():
             self._claiming = False
             self.empty.set()
+
+    @property
+    def _waiting(self) -> int:
+        return sum(pool.waiting for pool in self._pools)
+
+    def _wants(self) -> list[tuple[Feed, Want]]:
+        """What to claim for each pool that has room and may find something."""
+        left = self._recycler.left
+        wants = []
+        for feed in self._feeds:
+            if not (feed.hungry or feed.seen != feed.pool.ended or self._is_time(feed)):
+                continue
+            feed.seen = feed.pool.ended
+            pool = feed.pool
+            limit = pool.room + feed.ahead - pool.waiting
+            if self._alone:
+                limit = 1 if self._slots.held == 0 else 0
+            if left is not None:
+                limit = min(limit, left)
+            if limit <= 0:
+                continue
+            if pool.policy.must_learn and time.monotonic() >= feed.names_at:
+                self._learn(feed)
+            shares, room = pool.policy.shares(limit), max(0, pool.room)
+            wants.append((feed, Want(self._worker, limit, shares, self._alone, room, LATE_MS)))
+        return wants
+
+    def _learn(self, feed: Feed) -> bool:
+        """Take in the names of the store's queues; true when that changed what the pool serves."""
+        feed.names_at = time.monotonic() + NAMES_AGE
+        return feed.pool.policy.learn(self._engine.names())
+
+    def _answer(self, feed: Feed, want: Want, claimed: Claimed) -> None:
+        pool = feed.pool
+        feed.hungry = len(claimed.leases) >= want.limit or claimed.due_in_ms == 0
+        pool.policy.charge([lease.queue for lease in claimed.leases])
+        self._recycler.claimed(len(claimed.leases), feed.pace)
+        if claimed.leases:
+            feed.poll = self._settings.poll_min / 1000
+        wait = feed.poll if claimed.due_in_ms is None else min(feed.poll, claimed.due_in_ms / 1000)
+        feed.look_at = time.monotonic() + wait
+        self._slots.take(pool, claimed)
+        if not claimed.leases and pool.policy.must_learn and self._learn(feed):
+            feed.hungry = True  # a queue has come that was not asked for
+        pool.low_water = pool.waiting // 2 if feed.hungry else 0
 
     def _is_empty(self) -> bool:
         assert self._when_empty is not None
         return self._slots.held == 0 and not len(self._settler) and self._when_empty()
 
-    def _is_time(self) -> bool:
+    def _is_time(self, feed: Feed) -> bool:
         """Whether it is time to look without a wake-up; the pauses grow while nothing comes."""
-        if time.monotonic() < self._look_at:
+        if time.monotonic() < feed.look_at:
             return False
-        self._poll = min(self._poll * 2, self._settings.poll_max / 1000)
+        feed.poll = min(feed.poll * 2, self._settings.poll_max / 1000)
         return True
 
     def _sleep(self, flush_in: float | None) -> None:
         now = time.monotonic()
         timeout = self._settings.poll_max / 1000
-        if self._claiming and self._slots.room > 0:
-            timeout = self._look_at - now
+        full = self._recycler.left == 0
+        waiting = [feed for feed in self._feeds if feed.pool.waiting]
+        for feed in self._feeds:
+            if self._claiming and not full and feed.pool.room > 0:
+                timeout = min(timeout, feed.look_at - now)
+        for feed in waiting:
+            timeout = min(timeout, feed.pool.last_start + HOARD_MAX - now)
         if flush_in is not None:
             timeout = min(timeout, flush_in)
-        waiting = self._slots.waiting
-        if waiting:
-            timeout = min(timeout, self._slots.last_start + HOARD_MAX - now)
+        self._bell.clear()
         self.sleeping = True
         try:
             # A run that ended before ``sleeping`` was set did not wake us: look once more.
-            if self._settler.due_in(idle=self._slots.waiting == 0) != 0 and not (
-                self._closed and not len(self._settler)
-            ):
-                woken = timeout > 0 and self._engine.wait(self._queues.names, timeout)
-                self._hungry = self._hungry or woken
+            if self._settler.due_in(idle=self._waiting == 0) != 0 and not (self._closed and not len(self._settler)):
+                if self._slots.held and self._lull(min(timeout, LULL)):
+                    return
+                woken = timeout > 0 and self._engine.wait(self._names(), timeout)
+                for feed in self._feeds:
+                    feed.hungry = feed.hungry or woken
         finally:
             self.sleeping = False
-        if waiting and time.monotonic() - self._slots.last_start >= HOARD_MAX:
-            self._pace = 0.0
-            self._slots.give_back()
+        for feed in waiting:
+            if feed.pool.waiting and time.monotonic() - feed.pool.last_start >= HOARD_MAX:
+                feed.pace = 0.0
+                self._slots.give_back(feed.pool)
 
-    def _measure(self, count: int) -> None:
-        """Take the pace: jobs ended a second, over enough time or jobs that waves even out."""
-        now = time.monotonic()
-        self._ended += count
-        if now - self._pace_at >= PACE_TIME or self._ended >= PACE_COUNT:
-            pace = self._ended / max(now - self._pace_at, 1e-4)
-            self._pace = (self._pace + pace) / 2
-            self._ended, self._pace_at = 0, now
+    def _lull(self, seconds: float) -> bool:
+        """Sleep until somebody rings; false when nobody did."""
+        self._lulled = True
+        self._bell.wait(seconds)
+        self._lulled = False
+        return self._bell.is_set()
+
+    def _names(self) -> list[str] | None:
+        """The queues whose jobs should wake it; None: any."""
+        names: list[str] = []
+        for pool in self._pools:
+            if pool.policy.names is None:
+                return None
+            names += pool.policy.names
+        return names
 
     def _outage(self, error: EngineError) -> None:
         if self._away_since is None:
             self._away_since = time.monotonic()
             log.error("the store is away, the worker goes on trying: %s", error)
-        self._hungry = True
+        for feed in self._feeds:
+            feed.hungry = True
         time.sleep(OUTAGE_PAUSE * self._rng.uniform(0.5, 1.0))

@@ -8,12 +8,12 @@ threads and only ever go from false to true.
 from __future__ import annotations
 
 from random import Random
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
 from windlass.clock import Clock
-from windlass.codec import Meta, decode_meta
+from windlass.codec import Meta, Origin, decode_meta
 from windlass.context import JobContext
 from windlass.definition import JobSpec
 from windlass.engines.base import Store
@@ -22,6 +22,9 @@ from windlass.guards.circuit import Circuits
 from windlass.middleware import AsyncBody, Body
 from windlass.model import Lease
 from windlass.settings import Settings
+
+if TYPE_CHECKING:
+    from windlass.worker.pool import Pool
 
 __all__ = ["Host", "JobRun", "Prepared"]
 
@@ -51,6 +54,7 @@ class Host(Protocol):
     events: Events
     rng: Random
     stopping: bool
+    origin: Origin
 
     def report(self, run: JobRun, text: str) -> None:
         """Queue a progress write."""
@@ -70,11 +74,15 @@ class JobRun:
         "lease",
         "lost",
         "meta",
+        "pool",
         "prepared",
         "settled",
         "slot",
         "timed_out",
+        "took_ns",
     )
+
+    pool: Pool  # in whose slots it runs; set when it is put there
 
     def __init__(self, lease: Lease, prepared: Prepared, host: Host) -> None:
         self.lease = lease
@@ -85,6 +93,7 @@ class JobRun:
         self.error: BaseException | None = None  # what the body raised
         self.slot = -1  # its place in the slot table once it has started
         self.began_ns = 0
+        self.took_ns = 0  # of its slot, once it has ended
         self.cancelled = False  # a cancel was asked for
         self.interrupted = False  # the worker stops and cannot wait for it
         self.timed_out = False
@@ -99,6 +108,13 @@ class JobRun:
     def timeout_ms(self) -> int | None:
         """How long this run may take: what the call said, else the job."""
         return self.meta.timeout_ms if self.meta.timeout_ms is not None else self.prepared.spec.timeout_ms
+
+    @property
+    def origin(self) -> Origin:
+        """Where this attempt runs, for its error."""
+        host = self.host.origin
+        version = self.prepared.spec.version or host.version
+        return host if version == host.version else Origin(host.host, host.worker, version)
 
     # -- context.Run --
 

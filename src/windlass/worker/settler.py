@@ -27,6 +27,7 @@ class Settler:
         self._batch = batch
         self._flush = flush_ms / 1000
         self._waiting: deque[Outcome] = deque()  # append and popleft are atomic
+        self._sent: list[Outcome] = []  # taken, and the engine has not answered yet
         self._oldest = 0.0
 
     def __len__(self) -> int:
@@ -41,8 +42,8 @@ class Settler:
         return len(waiting) >= self._batch
 
     def holds(self, ref: LeaseRef) -> bool:
-        """Whether an outcome of this claim waits here."""
-        return any(one.id == ref.id and one.fence == ref.fence for one in self._waiting.copy())
+        """Whether an outcome of this claim waits here or is on its way."""
+        return any(one.id == ref.id and one.fence == ref.fence for one in (*self._sent, *self._waiting.copy()))
 
     def due_in(self, *, idle: bool) -> float | None:
         """Seconds until a flush is due; 0: now; None: nothing waits."""
@@ -54,10 +55,16 @@ class Settler:
         return max(0.0, self._oldest + self._flush - time.monotonic())
 
     def take(self) -> list[Outcome]:
-        """Empty the buffer; what cannot be settled now comes back through ``put_back``. For the pump alone."""
+        """Empty the buffer. For the pump alone; ``answered`` or ``put_back`` must follow."""
         popleft = self._waiting.popleft
-        return [popleft() for _ in range(len(self._waiting))]
+        self._sent = [popleft() for _ in range(len(self._waiting))]
+        return self._sent
+
+    def answered(self) -> None:
+        """The engine has answered for what was taken, or nobody will ask it again."""
+        self._sent = []
 
     def put_back(self, outcomes: Sequence[Outcome]) -> None:
         """Return outcomes that the engine did not answer for, before those that came since."""
         self._waiting.extendleft(reversed(outcomes))
+        self._sent = []

@@ -2,8 +2,10 @@
 
 The supervisor makes one table per process and keeps it mapped. A slot holds the fence of the job that runs in it, or
 0; starting a job is one store, ending it another. When the process dies, the table says which of its jobs had started
-and so may have killed it. Two words come before the slots, both boot-clock ms: the process's last beat, by which the
-supervisor sees a process that lives but whose threads are starved, and when the supervisor last renewed its lease.
+and so may have killed it. The words before the slots are times of the boot clock in ms: of the process's last beat, by
+which the supervisor sees a process that lives but whose threads are starved; of its last look for jobs, by which it
+tells whether the process is stuck; since when the store has been away (0: it is not); and of the last renewal of its
+lease by the supervisor.
 
 Nothing here may block or call the system after the table is mapped.
 """
@@ -17,7 +19,7 @@ import tempfile
 __all__ = ["SlotTable"]
 
 WORD = 8
-HEADER = 2  # words before the slots
+HEADER = 4  # words before the slots
 
 
 class SlotTable:
@@ -54,21 +56,37 @@ class SlotTable:
         """When the process last said that it is alive, in ms of the boot clock; 0: never."""
         return self._words[0]
 
+    def poll(self, now_ms: int) -> None:
+        """Note that the process looks for jobs."""
+        self._words[1] = now_ms
+
+    @property
+    def polled_at(self) -> int:
+        """When the process last looked for jobs; 0: never."""
+        return self._words[1]
+
+    def note_away(self, since_ms: int) -> None:
+        """Note since when the store has been away; 0: it is there."""
+        self._words[2] = since_ms
+
+    @property
+    def away_since(self) -> int:
+        """Since when the process has not reached the store; 0: it does."""
+        return self._words[2]
+
     def renew(self, now_ms: int) -> None:
         """Note that the supervisor has renewed the lease."""
-        self._words[1] = now_ms
+        self._words[3] = now_ms
 
     @property
     def renewed_at(self) -> int:
         """When the supervisor last renewed the lease in the process's stead; 0: never."""
-        return self._words[1]
+        return self._words[3]
 
     def started(self) -> list[int]:
         """The fences of the jobs that have started and not ended."""
         return [fence for fence in self._words[HEADER:].tolist() if fence]
 
     def close(self) -> None:
-        """Unmap the table and close its descriptor."""
-        self._words.release()
-        self._map.close()
+        """Close the descriptor; the memory goes with the last reference, since another thread may be reading it."""
         os.close(self.fd)

@@ -23,10 +23,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 
 from windlass.clock import Clock, SystemClock
+from windlass.codec import Origin
 from windlass.engines.base import Store
 from windlass.engines.url import connect, rules_of
 from windlass.errors import EngineError
@@ -36,6 +38,7 @@ from windlass.worker import wire
 from windlass.worker.children import ProcessDied, crash_error, describe
 from windlass.worker.messages import (
     Alone,
+    Asked,
     Born,
     Bye,
     Command,
@@ -44,6 +47,7 @@ from windlass.worker.messages import (
     Failed,
     Forked,
     ForkWorker,
+    Full,
     Hello,
     Kill,
     Launch,
@@ -52,6 +56,9 @@ from windlass.worker.messages import (
     decode_from_zygote,
     encode,
 )
+from windlass.worker.notify import notify, watchdog_s
+from windlass.worker.probe import Probe
+from windlass.worker.reload import FileWatch
 from windlass.worker.slots import SlotTable
 
 __all__ = ["Supervisor"]
@@ -72,13 +79,15 @@ class Process:
     """One worker process as the supervisor knows it."""
 
     def __init__(
-        self, token: int, control: socket.socket, table: SlotTable, generation: Generation, alone: bool
+        self, token: int, control: socket.socket, table: SlotTable, generation: Generation, crew: int | None
     ) -> None:
         self.token = token
         self.control = control
         self.table = table
         self.generation = generation
-        self.alone = alone
+        self.crew = crew  # its place among the generation's crews; None: jobs run alone in it
+        self.predecessor: Process | None = None  # that stops when this one is ready
+        self.has_successor = False
         self.pid = 0
         self.info: WorkerInfo | None = None
         self.ready = False
@@ -86,6 +95,11 @@ class Process:
         self.killed = False  # by us, after its grace
         self.stopping = False
         self.began = time.monotonic()
+
+    @property
+    def alone(self) -> bool:
+        """Whether jobs run alone in it."""
+        return self.crew is None
 
     def command(self, word: str) -> None:
         """Tell the process; one that has gone is heard of otherwise."""
@@ -121,8 +135,19 @@ class Generation:
 class Supervisor:
     """Runs ``windlass worker`` in this process. *Blocking.*"""
 
-    def __init__(self, launch: Launch, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        *,
+        clock: Clock | None = None,
+        http: tuple[str, int] | None = None,
+        reload: bool = False,
+    ) -> None:
+        """``http``: where to answer ``/livez`` and ``/readyz``; ``reload``: restart when source files change."""
         self._launch = launch
+        self._http = http
+        self._probe: Probe | None = None
+        self._files = FileWatch(os.getcwd()) if reload else None
         self._clock: Clock = clock or SystemClock()
         self._selector = selectors.DefaultSelector()
         self._processes: dict[int, Process] = {}
@@ -132,6 +157,9 @@ class Supervisor:
         self._engine: Store | None = None
         self._settings = Settings()
         self._stopping = False
+        self._quiet = False  # nothing is claimed, also by processes to come
+        self._restart_again = False  # asked for while a restart was loading
+        self._told_ready = False
         self._code = 0
         self._starting = 0  # processes that will be forked in a moment
         self._deaths = 0  # in a row, each soon after its start
@@ -148,11 +176,25 @@ class Supervisor:
         before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
         self._selector.register(wake_r, selectors.EVENT_READ, self._on_signals)
         try:
+            if self._http is not None:
+                host, port = self._http
+                self._probe = Probe(host, port, {"/livez": self._stuck, "/readyz": self._not_ready})
+                self._probe.start()
+                log.info("/livez and /readyz on http://%s:%d", host, self._probe.port)
+            if self._files is not None:
+                self._files.start()
+                self._selector.register(self._files.socket, selectors.EVENT_READ, lambda _: self._on_files())
+            every = watchdog_s()
+            if every is not None:
+                threading.Thread(
+                    target=self._pat_watchdog, args=(every,), name="windlass-watchdog", daemon=True
+                ).start()
             self._generation = self._begin(self._launch)
             while not self._is_over():
                 for key, _ in self._selector.select(self._next_timer()):
                     sock = key.fileobj
-                    if isinstance(sock, socket.socket) and sock.fileno() >= 0:  # not closed by the event before
+                    assert isinstance(sock, socket.socket)
+                    if sock.fileno() >= 0:  # not closed by the one before it
                         key.data(sock)
                 self._run_timers()
         finally:
@@ -169,6 +211,10 @@ class Supervisor:
         return self._stopping or not (loading or self._starting)
 
     def _close(self) -> None:
+        if self._probe is not None:
+            self._probe.close()
+        if self._files is not None:
+            self._files.close()
         for process in self._processes.values():
             process.control.close()
         for generation in (self._generation, self._successor):
@@ -235,14 +281,17 @@ class Supervisor:
             self._after(self._settings.renew / 1000, self._watch_beats)
         if generation is self._successor:
             self._successor, self._generation = None, generation
-        for _ in range(hello.processes):
-            self._fork(alone=False)
+        for number, crew in enumerate(hello.crews):
+            for _ in range(crew.processes):
+                self._fork(number)
+        self._restart_if_asked()
 
     def _failed_to_load(self, generation: Generation, failed: Failed) -> None:
         self._forget(generation)
         if generation is self._successor:
             self._successor = None
             log.error("the new code cannot be loaded, the old one goes on: %s", failed.message)
+            self._restart_if_asked()
             return
         log.error("%s", failed.message)
         self._code = failed.code
@@ -254,6 +303,7 @@ class Supervisor:
         if generation is self._successor:
             self._successor = None
             log.error("the new code ended while it was loaded; the old one goes on")
+            self._restart_if_asked()
         elif generation.hello is None:
             log.error("the application ended while it was loaded")
             self._code = self._code or 2
@@ -271,17 +321,21 @@ class Supervisor:
 
     # -- worker processes --
 
-    def _fork(self, *, alone: bool) -> None:
+    def _fork(self, crew: int | None, predecessor: Process | None = None) -> None:
         generation = self._generation
         if self._stopping or generation is None or generation.gone or generation.hello is None:
             return
+        crews = generation.hello.crews
+        if crew is not None and crew >= len(crews):
+            return  # the new code has a smaller layout, and has started all of it
         self._tokens += 1
         ours, theirs = socket.socketpair()
-        table = SlotTable.create(2 if alone else generation.hello.slots)
-        process = Process(self._tokens, ours, table, generation, alone)
+        table = SlotTable.create(2 if crew is None else crews[crew].slots)
+        process = Process(self._tokens, ours, table, generation, crew)
+        process.predecessor = predecessor
         self._processes[process.token] = process
         self._selector.register(ours, selectors.EVENT_READ, lambda _: self._on_process(process))
-        request = encode(ForkWorker(process.token, table.slots, alone))
+        request = encode(ForkWorker(process.token, table.slots, crew, self._quiet))
         with contextlib.suppress(OSError):  # a zygote that has just died is heard of by its socket
             wire.send_fds(generation.control, request, [theirs.fileno(), table.fd])
         theirs.close()
@@ -299,14 +353,43 @@ class Supervisor:
                 process.info = message.info
             case Ready():
                 process.ready = True
+                self._now_ready(process)
                 self._send_unhooked()
-                self._retire_old(process.generation)
-                if process.stopping or self._stopping:
-                    process.command("stop")
             case Alone():
                 self._run_alone(message.in_ms)
+            case Full():
+                self._succeed(process)
+            case Asked():
+                self._obey(message.word)
             case Bye():
                 process.bye = message
+
+    def _now_ready(self, process: Process) -> None:
+        if process.stopping or self._stopping:
+            process.command("stop")
+            return
+        if self._quiet:
+            process.command("quiet")
+        if process.predecessor is not None:
+            self._retire(process.predecessor)
+            process.predecessor = None
+        self._retire_old(process.generation)
+        if not self._told_ready and self._not_ready() is None:
+            self._told_ready = True
+            notify("READY=1")
+
+    def _succeed(self, process: Process) -> None:
+        """Start the successor of a process that has done enough; the old one stops when the new one is ready."""
+        if process.has_successor or process.stopping or process.generation is not self._generation:
+            return  # one is on its way
+        process.has_successor = True
+        self._fork(process.crew, process)
+
+    def _retire(self, process: Process) -> None:
+        if not process.stopping and process.token in self._processes:
+            process.stopping = True
+            process.command("stop")
+            self._kill_later(process)
 
     def _died(self, process: Process, status: int | None) -> None:
         """Release what the process held, then start another if one is missing."""
@@ -348,7 +431,7 @@ class Supervisor:
         if process.alone:
             self._report(self._look_for_lonely)
             return
-        if self._stopping or process.stopping or process.generation is not self._generation:
+        if self._stopping or process.stopping or process.has_successor or process.generation is not self._generation:
             return
         if process.bye is not None and self._launch.burst and not process.bye.overdue:
             return
@@ -357,11 +440,12 @@ class Supervisor:
         # The first replacement starts at once; a process that dies again and again waits longer each time.
         wait = 0.0 if self._deaths <= 1 else min(RESPAWN_MOST, 0.1 * 2 ** (self._deaths - 2))
         self._starting += 1
-        self._after(wait, self._fork_again)
+        self._after(wait, lambda: self._fork_again(process))
 
-    def _fork_again(self) -> None:
+    def _fork_again(self, process: Process) -> None:
         self._starting -= 1
-        self._fork(alone=False)
+        if process.generation is self._generation:  # else there is new code by now, with processes of its own
+            self._fork(process.crew, process.predecessor)
 
     def _processes_of(self, generation: Generation) -> list[Process]:
         return [one for one in self._processes.values() if one.generation is generation]
@@ -372,10 +456,8 @@ class Supervisor:
         if generation is not self._generation or not all(one.ready for one in mine):
             return
         for process in self._processes.values():
-            if process.generation is not generation and not process.stopping:
-                process.stopping = True
-                process.command("stop")
-                self._kill_later(process)
+            if process.generation is not generation:
+                self._retire(process)
 
     def _run_alone(self, in_ms: int) -> None:
         """Have a quarantine process when a job that must run alone is due."""
@@ -383,7 +465,7 @@ class Supervisor:
 
     def _fork_alone(self) -> None:
         if not any(process.alone for process in self._processes.values()):
-            self._fork(alone=True)
+            self._fork(None)
 
     # -- what the store must know --
 
@@ -421,7 +503,8 @@ class Supervisor:
         if process.info is None:
             return
         error = ProcessDied(f"the worker process {process.pid} that ran this job {how}")
-        text = crash_error(error, 0, 0, self._settings.error_max)
+        info = process.info
+        text = crash_error(error, 0, 0, self._settings.error_max, Origin(info.host, info.id, info.version))
         buried = store.bury(process.info.id, started, text, rules_of(self._settings))
         if buried.charged or buried.dead or buried.released:
             log.warning(
@@ -477,12 +560,21 @@ class Supervisor:
                 case signal.SIGTERM | signal.SIGINT | signal.SIGQUIT:
                     self._stop_signal(number)
                 case signal.SIGTSTP:
-                    log.warning("quiet: no new jobs are claimed; what runs goes on. Stop with TERM")
-                    self._command_all("quiet")
+                    self._obey("quiet")
                 case signal.SIGUSR1 | signal.SIGTTIN:
                     self._command_all("dump")
                 case signal.SIGHUP:
                     self._restart()
+
+    def _obey(self, word: str) -> None:
+        """Do what a signal or somebody through the store asked of the worker as a whole. *Idempotent.*"""
+        if word == "stop" and not self._stopping:
+            log.info("asked to stop: running jobs have %.0f s to end", self._settings.shutdown_timeout / 1000)
+            self._stop_all()
+        elif word == "quiet" and not self._quiet:
+            log.warning("quiet: no new jobs are claimed; what runs goes on. Stop with TERM")
+            self._quiet = True
+            self._command_all("quiet")
 
     def _stop_signal(self, number: int) -> None:
         if number == signal.SIGQUIT or self._stopping:
@@ -495,6 +587,7 @@ class Supervisor:
 
     def _stop_all(self, word: str = "stop", grace: float | None = None) -> None:
         self._stopping = True
+        notify("STOPPING=1")
         self._timers = [(at, call) for at, call in self._timers if call == self._send_reports]
         grace = self._settings.shutdown_timeout / 1000 if grace is None else grace
         for process in self._processes.values():
@@ -524,10 +617,62 @@ class Supervisor:
 
     def _restart(self) -> None:
         """HUP: load the code anew beside the old, then let the old processes end."""
-        if self._stopping or self._successor is not None:
+        if self._stopping:
+            return
+        if self._successor is not None:
+            self._restart_again = True  # what it loads may be older than what this was asked for
             return
         log.info("rolling restart: loading the application anew")
         self._successor = self._begin(self._launch)
+
+    def _restart_if_asked(self) -> None:
+        if self._restart_again:
+            self._restart_again = False
+            self._restart()
+
+    def _on_files(self) -> None:
+        assert self._files is not None
+        self._files.drain()
+        log.info("source files have changed")
+        self._restart()
+
+    # -- how it is: these are asked by other threads, and change nothing --
+
+    def _stuck(self) -> str | None:
+        """What is wrong with the life of the processes: one that has not looked for jobs within ``live_within``."""
+        now = self._clock.boot_ms()
+        for process in list(self._processes.values()):
+            silent = now - process.table.polled_at
+            if process.ready and silent > self._settings.live_within:
+                return f"worker process {process.pid} has not looked for jobs for {silent / 1000:.0f} s"
+        return None
+
+    def _not_ready(self) -> str | None:
+        """What keeps the worker from doing its work."""
+        generation = self._generation
+        if self._stopping:
+            return "stopping"
+        if generation is None or generation.hello is None:
+            return "the application is being loaded"
+        ready = [one for one in list(self._processes.values()) if one.ready and not one.stopping and not one.alone]
+        wanted = sum(crew.processes for crew in generation.hello.crews)
+        if len(ready) < wanted:
+            return f"{len(ready)} of {wanted} worker processes are ready"
+        now = self._clock.boot_ms()
+        for process in ready:
+            away = process.table.away_since
+            # A process looks every poll_max; one that does not is waiting for an answer of the store.
+            since = away or process.table.polled_at
+            if away or now - since > 2 * self._settings.poll_max + 1_000:
+                return f"the store has been away for {(now - since) / 1000:.0f} s"
+        return self._stuck()
+
+    def _pat_watchdog(self, every: float) -> None:
+        """Tell systemd that no process is stuck, until this process ends."""
+        while True:
+            if self._stopping or self._stuck() is None:
+                notify("WATCHDOG=1")
+            time.sleep(every)
 
 
 def is_running(pid: int) -> bool:

@@ -22,9 +22,10 @@ log = logging.getLogger("windlass.worker")
 class Threads:
     """A fixed number of threads over one queue of runs."""
 
-    def __init__(self, count: int, run: Callable[[JobRun, int], None]) -> None:
-        """``run(job, thread number)`` runs one job; it must not raise."""
+    def __init__(self, count: int, run: Callable[[JobRun, int], None], first: int = 0) -> None:
+        """``run(job, slot)`` runs one job in the slot of its thread, from ``first`` on; it must not raise."""
         self.count = count
+        self._first = first
         self._run = run
         self._queue: SimpleQueue[JobRun | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -33,7 +34,9 @@ class Threads:
     def start(self) -> None:
         """Start all threads: one by one when work comes, they would cost the first jobs 0.4 ms each."""
         for number in range(self.count):
-            thread = threading.Thread(target=self._work, args=(number,), name=f"windlass-job-{number}", daemon=True)
+            thread = threading.Thread(
+                target=self._work, args=(number,), name=f"windlass-job-{self._first + number}", daemon=True
+            )
             self._threads.append(thread)
             thread.start()
 
@@ -75,13 +78,14 @@ class Threads:
 
     def _work(self, number: int) -> None:
         get, run_one, busy = self._queue.get, self._run, self._busy
+        slot = self._first + number
         while True:
             run = get()
             if run is None:
                 return
             busy[number] = True
             try:
-                Context().run(run_one, run, number)  # what a job puts into context variables ends with it
+                Context().run(run_one, run, slot)  # what a job puts into context variables ends with it
             except Exception:
                 log.exception("a job thread failed outside its job; job %s is left to its lease", run.lease.id)
             finally:

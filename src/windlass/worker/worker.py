@@ -1,6 +1,6 @@
 """One worker: the parts of a running process put together, and the order in which they stop.
 
-Start: register (heart), then keeper and pump. Jobs flow pump → threads or loop → pump.
+Start: register (heart), then keeper and pump. Jobs flow pump → a pool's threads or loop → pump.
 
 Stop, in this order, and every step for a reason:
 
@@ -26,23 +26,39 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from random import Random
 
 from msgspec import structs
 
 from windlass.clock import Clock, SystemClock
-from windlass.codec import encode_error
+from windlass.codec import Origin, encode_error
 from windlass.engines.base import Store
 from windlass.engines.url import rules_of
 from windlass.errors import EngineError, JobTimeout, PayloadError
-from windlass.events import Events, LeaseExpired, SettleDropped, WorkerStarted, WorkerStopped
+from windlass.events import Events, LeaseExpired, SettleDropped, StoreRolledBack, WorkerStarted, WorkerStopped
+from windlass.fingerprint import cause_of
 from windlass.hooks import Hooks, Moment
 from windlass.ids import new_id
 from windlass.middleware import Middleware
-from windlass.model import Claimed, Heartbeat, Kind, Lease, LeaseRef, Outcome, Progress, Settled, Upkeep, WorkerInfo
+from windlass.model import (
+    Claimed,
+    Heartbeat,
+    Kind,
+    Lease,
+    LeaseRef,
+    Outcome,
+    Progress,
+    QueueWork,
+    Settled,
+    Upkeep,
+    WorkerInfo,
+)
+from windlass.recovery import rules_in
 from windlass.registry import Registry
 from windlass.settings import Settings
+from windlass.worker.archive import Archive
 from windlass.worker.budget import RetryBudget, budgets_of
 from windlass.worker.children import Children, Fork
 from windlass.worker.deadlines import Deadlines
@@ -51,13 +67,15 @@ from windlass.worker.guarded import run_async_guarded, run_guarded
 from windlass.worker.heart import Heart, Trust
 from windlass.worker.hooks import HookThread
 from windlass.worker.keeper import Keeper
-from windlass.worker.loop import Loop
+from windlass.worker.layout import PoolPlan
+from windlass.worker.loop import LoopThread
+from windlass.worker.pool import Pool
 from windlass.worker.pump import Pump
-from windlass.worker.queues import QueuePolicy
+from windlass.worker.recycle import Recycler
+from windlass.worker.redriver import Redriver
 from windlass.worker.run import JobRun, Prepared
 from windlass.worker.settler import Settler
 from windlass.worker.slots import SlotTable
-from windlass.worker.threads import Threads
 
 __all__ = ["Worker", "WorkerOptions"]
 
@@ -75,19 +93,18 @@ class WorkerOptions:
     def __init__(
         self,
         *,
-        queues: QueuePolicy | None = None,
-        threads: int | None = None,
-        async_slots: int | None = None,
+        pools: Sequence[PoolPlan] = (),
         burst: bool = False,
         alone: bool = False,
+        quiet: bool = False,
         group: str | None = None,
         version: str = "",
     ) -> None:
-        self.queues = queues or QueuePolicy()
-        self.threads = threads
-        self.async_slots = async_slots
+        """``pools`` stand side by side; none: one for every queue, as large as the settings say."""
+        self.pools = tuple(pools)
         self.burst = burst
         self.alone = alone  # run jobs that killed their process before, one at a time
+        self.quiet = quiet  # claim nothing from the start
         self.group = group
         self.version = version
 
@@ -108,9 +125,15 @@ class Worker:
         table: SlotTable | None = None,
         fork: Fork | None = None,
         on_alone: Callable[[int], None] | None = None,
+        on_full: Callable[[], None] | None = None,
+        on_control: Callable[[str], None] | None = None,
         hooks: Hooks | None = None,
     ) -> None:
-        """``fork`` starts child processes for ``executor="process"``; without it such jobs run in a thread."""
+        """``fork`` starts child processes for ``executor="process"``; without it such jobs run in a thread.
+
+        ``on_full`` is called when a successor should start (``max_jobs``, ``max_memory``; without it, no bound),
+        ``on_control`` with what somebody asked of this worker through the store (without it, it obeys by itself).
+        """
         options = options or WorkerOptions()
         self.engine = engine
         self.settings = settings
@@ -118,33 +141,44 @@ class Worker:
         self.clock = clock or SystemClock()
         self.rng = Random()
         self.stopping = False
-        self.last_start = time.monotonic()
         self.options = options
-        threads = 1 if options.alone else options.threads or settings.threads
-        async_slots = 1 if options.alone else options.async_slots or settings.async_slots
+        self._prepared: dict[str, Prepared] = {
+            name: prepare(registry.get(name), middleware, registry.circuits) for name in registry.all_names()
+        }
+        has_sync = any(not self._on_loop(one) for one in self._prepared.values())
+        has_async = any(self._on_loop(one) for one in self._prepared.values())
+        self._loop = LoopThread()
+        self._pools: list[Pool] = []
+        slots = 0
+        for plan in options.pools or (PoolPlan("common", (), settings.threads, settings.async_slots),):
+            self._pools.append(
+                Pool(
+                    plan, slots, self._loop, self._run_in_thread, self._run_on_loop,
+                    has_sync=has_sync, has_async=has_async,
+                )
+            )  # fmt: skip
+            slots += plan.threads + plan.async_slots
+        only = self._pools[0].policy if len(self._pools) == 1 else None
         self.info = WorkerInfo(
             id=new_id(),
             group=options.group or new_id(),
             host=socket.gethostname(),
             pid=os.getpid(),
-            queues=str(options.queues),
-            slots=threads + async_slots,
+            queues=" ".join(map(str, self._pools)) if only is None else str(only),
+            slots=slots,
             version=options.version,
             started_at=self.clock.wall_ms(),
+            pools=tuple(pool.info for pool in self._pools),
         )
-        self._prepared: dict[str, Prepared] = {
-            name: prepare(registry.get(name), middleware, registry.circuits) for name in registry.all_names()
-        }
-        self._has_sync = any(not self._on_loop(one) for one in self._prepared.values())
-        self._has_async = any(self._on_loop(one) for one in self._prepared.values())
-        self._table = table or SlotTable.create(threads + async_slots)
+        self.origin = Origin(self.info.host, self.info.id, self.info.version)
+        self._table = table or SlotTable.create(slots)
+        self._ran: deque[JobRun] = deque()  # ended, not counted yet
+        self._work: dict[str, list[int]] = {}  # queue: runs, nanoseconds
         self._held: dict[str, JobRun] = {}
         self._notes: dict[str, Progress] = {}
         self._overdue: dict[str, JobRun] = {}
         self._strays: set[LeaseRef] = set()
         self._settler = Settler(settings.settle_batch, settings.settle_flush)
-        self._threads = Threads(threads, self._run_in_thread)
-        self._loop = Loop(async_slots, self._run_on_loop)
         self._deadlines = Deadlines()
         self._children = Children(fork) if fork is not None else None
         self._rules = rules_of(settings)
@@ -153,7 +187,7 @@ class Worker:
         self._heart = Heart(
             engine,
             self.clock,
-            self.info,
+            self._describe,
             lease_ms=settings.lease,
             renew_ms=settings.renew,
             table=self._table,
@@ -162,15 +196,37 @@ class Worker:
             on_end=self._cut_off,
         )
         self._on_alone = on_alone
-        self._keeper = Keeper(engine, self._rules, settings.reap, self.rng, self._on_upkeep)
+        self._on_control = on_control
+        bounded = on_full is not None and not options.alone
+        recycler = Recycler(
+            settings.max_jobs if bounded else None,
+            settings.max_memory if bounded else None,
+            on_full or (lambda: None),
+        )
+        self._redriver = Redriver(engine, self.info.id)
+        self._keeper = Keeper(
+            engine,
+            self._rules,
+            settings.reap,
+            self.rng,
+            self._on_upkeep,
+            events=events,
+            redriver=self._redriver,
+            recoveries=[
+                *registry.recoveries,
+                *rules_in(settings.recover),
+            ],
+            archive=None if settings.dead_archive is None else Archive(settings.dead_archive, engine),
+        )
         self._pump = Pump(
             engine,
             settings,
             self.info.id,
-            options.queues,
+            self._pools,
             self._settler,
             self,
             self.rng,
+            recycler,
             alone=options.alone,
             when_empty=self._store_is_empty if options.burst or options.alone else None,
         )
@@ -191,14 +247,17 @@ class Worker:
         """Register and begin to claim. Raises EngineError when the store is away."""
         self.engine.open()
         self._heart.start()
-        if self._has_sync:
-            self._threads.start()
+        for pool in self._pools:
+            pool.start()
         self._keeper.start()
+        if self.options.quiet:
+            self._pump.quiet()
         self._pump.start()
         self.events.emit(WorkerStarted(self.info.id))
         log.info(
             "worker %s serves %s with %d threads and %d async slots",
-            self.info.id, self.info.queues, self._threads.count, self._loop.slots,
+            self.info.id, self.info.queues,
+            sum(pool.threads.count for pool in self._pools), sum(pool.loop.slots for pool in self._pools),
         )  # fmt: skip
 
     def wait(self) -> None:
@@ -230,16 +289,23 @@ class Worker:
         """Stop in the order of this module's docstring; false when a thread still runs a job afterwards. *Blocking.*"""
         self.stopping = True
         self._pump.quiet()
-        self.give_back()
-        self._wait_for_runs(self.settings.shutdown_timeout / 1000)
+        deadline = time.monotonic() + self.settings.shutdown_timeout / 1000
+        # What a claim that is under way brings must be seen below, or it would be cut off with no grace at all.
+        while not (self._pump.rest(0.02) or self._abort.is_set()) and time.monotonic() < deadline:
+            pass
+        for pool in self._pools:
+            self.give_back(pool)
+        self._wait_for_runs(deadline)
         self._interrupt_runs()
         self._pump.stop()
         self._heart.stop()
         self._keeper.stop()
+        self._redriver.stop()
         self._deadlines.close()
         if self._children is not None:
             self._children.close()
-        self._threads.stop()
+        for pool in self._pools:
+            pool.threads.stop()
         self._loop.stop(CANCEL_GRACE)
         clean = not self._held
         if clean and not self.cut_off:
@@ -265,7 +331,7 @@ class Worker:
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """The tasks on the event loop, for a stack dump."""
-        return self._loop.dump()
+        return [task for pool in self._pools for task in pool.loop.dump()]
 
     def _depart(self) -> None:
         try:
@@ -273,8 +339,7 @@ class Worker:
         except EngineError as error:
             log.warning("worker %s could not deregister, its lease will run out: %s", self.info.id, error)
 
-    def _wait_for_runs(self, grace: float) -> None:
-        deadline = time.monotonic() + grace
+    def _wait_for_runs(self, deadline: float) -> None:
         while self._held and not self._abort.is_set() and time.monotonic() < deadline:
             if self._overdue and len(self._overdue) >= len(self._held):
                 return  # only those are left that nobody can stop
@@ -295,7 +360,7 @@ class Worker:
 
     def _end_body(self, run: JobRun) -> None:
         if self._on_loop(run.prepared):
-            self._loop.cancel(run)
+            run.pool.loop.cancel(run)
         elif run.prepared.in_child and self._children is not None:
             self._children.kill(run)
 
@@ -310,28 +375,33 @@ class Worker:
     # -- what the pump asks (pump.Slots) --
 
     @property
-    def room(self) -> int:
-        threads = self._threads.count - self._threads.busy - self._threads.waiting
-        tasks = self._loop.slots - self._loop.busy - self._loop.waiting
-        if not self._has_async:
-            return threads
-        if not self._has_sync:
-            return tasks
-        # A claim does not say which kind it will bring: take what both could hold, or a little for the one that can.
-        return min(threads, tasks) if threads > 0 and tasks > 0 else min(max(threads, tasks), 10)
-
-    @property
-    def waiting(self) -> int:
-        return self._threads.waiting + self._loop.waiting
-
-    @property
     def held(self) -> int:
         return len(self._held)
 
     def trust(self) -> Trust:
         return self._heart.trust()
 
-    def take(self, claimed: Claimed) -> None:
+    def polling(self, *, away: bool) -> None:
+        now = self.clock.boot_ms()
+        self._table.poll(now)
+        if away != bool(self._table.away_since):
+            self._table.note_away(now if away else 0)
+
+    def tally(self) -> None:
+        work = self._work
+        for _ in range(len(self._ran)):
+            run = self._ran.popleft()
+            run.pool.ended += 1
+            done = work.setdefault(run.lease.queue, [0, 0])
+            done[0] += 1
+            done[1] += run.took_ns
+
+    def _describe(self) -> WorkerInfo:
+        """What this worker says of itself, with what it has done so far."""
+        work = tuple(QueueWork(queue, ended, ns // 1_000_000) for queue, (ended, ns) in self._work.copy().items())
+        return structs.replace(self.info, work=work)
+
+    def take(self, pool: Pool, claimed: Claimed) -> None:
         if claimed.expelled:
             log.warning("the store does not know worker %s as alive; it registers anew", self.info.id)
             self._heart.beat_now()
@@ -342,15 +412,16 @@ class Worker:
             run = self._make_run(lease)
             if run is None:
                 continue
+            run.pool = pool
             self._held[lease.id] = run
             if self._on_loop(run.prepared):
                 tasks.append(run)
             else:
-                self._threads.put(run)
+                pool.threads.put(run)
         if tasks:
-            self._loop.put(tasks)
+            pool.loop.put(tasks)
         if claimed.leases:
-            self.last_start = time.monotonic()
+            pool.last_start = time.monotonic()
 
     def settled(self, outcomes: Sequence[Outcome], answers: Sequence[Settled]) -> None:
         stale = [one for one, answer in zip(outcomes, answers, strict=True) if answer is Settled.STALE]
@@ -364,8 +435,8 @@ class Worker:
     def dropped(self, outcomes: Sequence[Outcome]) -> None:
         self._tell_dropped(outcomes, "the lease ended before the store could be reached")
 
-    def give_back(self) -> None:
-        for run in (*self._threads.take_back(), *self._loop.take_back()):
+    def give_back(self, pool: Pool) -> None:
+        for run in pool.take_back():
             self._held.pop(run.lease.id, None)
             self._settler.add(Outcome(run.lease.id, run.lease.fence, Kind.RELEASE))
 
@@ -382,9 +453,9 @@ class Worker:
 
     def _store_is_empty(self) -> bool:
         """Whether nothing is ready or running in the queues that are served (burst mode)."""
-        served = self.options.queues.names
         for queue in self.engine.queues():
-            if (served is None or queue.name in served) and not queue.paused and (queue.ready or queue.running):
+            served = any(pool.policy.covers(queue.name) for pool in self._pools)
+            if served and not queue.paused and (queue.ready or queue.running):
                 return self.options.alone and not queue.ready
         return True
 
@@ -398,8 +469,7 @@ class Worker:
         try:
             return JobRun(lease, prepared, self)
         except PayloadError as error:
-            text = encode_error(error, attempt=lease.attempt, at=self.clock.wall_ms(), limit=self.settings.error_max)
-            self._settler.add(Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason="undecodable payload"))
+            self._settler.add(self._stillborn(lease, error, "undecodable payload"))
             return None
 
     def _unknown(self, lease: Lease) -> Outcome:
@@ -416,17 +486,28 @@ class Worker:
             f"no job is registered under {lease.name!r}; import its module in the worker's application, "
             "or keep its old name as an alias, then retry the job"
         )
-        text = encode_error(error, attempt=lease.attempt, at=now, limit=self.settings.error_max)
         log.error("job %s %s is dead: %s", lease.name, lease.id, error)
-        return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason="unknown job")
+        return self._stillborn(lease, error, "unknown job")
+
+    def _stillborn(self, lease: Lease, error: BaseException, reason: str) -> Outcome:
+        """The death of a job that cannot even begin."""
+        text = encode_error(
+            error,
+            attempt=lease.attempt,
+            at=self.clock.wall_ms(),
+            limit=self.settings.error_max,
+            origin=self.origin,
+        )
+        return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason=reason, cause=cause_of(error))
 
     def tell_hooks(self, moment: Moment, ids: Sequence[str]) -> None:
         """Have the hooks of these jobs called, on a thread of their own. *Thread-safe.*"""
         self._hooks.tell(moment, ids)
 
-    def _run_in_thread(self, run: JobRun, number: int) -> None:
-        self._table.start(number, run.lease.fence)
-        self.last_start = time.monotonic()
+    def _run_in_thread(self, run: JobRun, slot: int) -> None:
+        self._table.start(slot, run.lease.fence)
+        began = time.monotonic_ns()
+        run.pool.last_start = began / 1e9
         if run.prepared.in_child and self._children is not None:
             outcome = self._children.run(run, self._deadlines)
         else:
@@ -434,28 +515,31 @@ class Worker:
             if timeout is not None:
                 self._deadlines.add(timeout / 1000, lambda: self._time_out(run))
             outcome = run_guarded(run) if run.lease.guards else run_sync(run)
-        self._table.end(number)
-        self._ended(run, outcome)
+        self._table.end(slot)
+        self._ended(run, outcome, began)
 
     async def _run_on_loop(self, run: JobRun, slot: int) -> None:
-        place = self._threads.count + slot
-        self._table.start(place, run.lease.fence)
-        self.last_start = time.monotonic()
+        self._table.start(slot, run.lease.fence)
+        began = time.monotonic_ns()
+        pool = run.pool
+        pool.last_start = began / 1e9
         timeout = run.timeout_ms
         if timeout is not None:
-            self._loop.cancel_after(run, timeout / 1000)
+            pool.loop.cancel_after(run, timeout / 1000)
         outcome = await (run_async_guarded(run) if run.lease.guards else run_async(run))
-        self._table.end(place)
-        self._ended(run, outcome)
+        self._table.end(slot)
+        self._ended(run, outcome, began)
 
-    def _ended(self, run: JobRun, outcome: Outcome | None) -> None:
+    def _ended(self, run: JobRun, outcome: Outcome | None, began: int) -> None:
         self._held.pop(run.lease.id, None)
+        run.took_ns = time.monotonic_ns() - began
+        self._ran.append(run)
         if self._budgets and (budget := self._budgets.get(run.lease.queue)) is not None:
             budget.count()
             if outcome is not None and outcome.kind is Kind.RETRY:
                 outcome = self._within_budget(budget, run, outcome)
         full = self._settler.add(outcome) if outcome is not None else False
-        self._pump.poke(full=full)
+        self._pump.poke(run.pool, full=full)
 
     def _within_budget(self, budget: RetryBudget, run: JobRun, outcome: Outcome) -> Outcome:
         delay = budget.defer(outcome.delay_ms)
@@ -502,10 +586,13 @@ class Worker:
                 log.warning("job %s %s belongs to another worker now", lease.name, lease.id)
                 self.events.emit(LeaseExpired(lease.id, lease.name, lease.queue, lease.attempt))
         self._release_strays(set(beat.strays))
-        if "stop" in beat.control:
-            self.stop()
-        elif "quiet" in beat.control:
-            self.quiet()
+        for word in beat.control:
+            if self._on_control is not None:
+                self._on_control(word)
+            elif word == "stop":
+                self.stop()
+            else:
+                self.quiet()
 
     def _release_strays(self, strays: set[LeaseRef]) -> None:
         """Give back claims whose answer got lost: those that two beats in a row showed and that nothing here holds.
@@ -520,6 +607,8 @@ class Worker:
                 self._settler.add(Outcome(ref.id, ref.fence, Kind.RELEASE))
 
     def _on_upkeep(self, done: Upkeep) -> None:
+        for what in done.rollbacks:
+            self.events.emit(StoreRolledBack(self.info.id, what))
         self.tell_hooks(Moment.DEAD, done.died)
         if done.alone_in_ms is not None and self._on_alone is not None:
             self._on_alone(done.alone_in_ms)

@@ -7,13 +7,17 @@ stay silent for longer, serves those that block.
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from redis import BlockingConnectionPool, Redis, RedisCluster
+from hiredis import pack_command
+from redis import BlockingConnectionPool, ConnectionPool, Redis, RedisCluster
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
+from redis.connection import Connection
 from redis.exceptions import ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
@@ -22,13 +26,15 @@ from windlass.errors import ConfigError, EngineUnavailable
 from windlass.settings import mask_url
 from windlass.units import nearest
 
-__all__ = ["Client", "Command", "hang_up", "make_client", "node_of", "send", "target_of"]
+__all__ = ["Client", "Command", "Spares", "hang_up", "make_client", "node_of", "send", "target_of"]
 
 Client: TypeAlias = Redis | RedisCluster
 Command: TypeAlias = str | bytes | int
 
 CONNECTIONS_MAX: Final = 64  # of one engine object; a caller beyond that waits for pool_timeout
 HEALTH_CHECK_S: Final = 25  # an idle connection is tried before use: load balancers drop idle ones after 30 s or more
+SPARES_MAX: Final = 4  # few: a caller that waits for the pool is served from the pool alone
+FRESH_S: Final = 0.05  # how long a connection that has just answered is trusted without a look at its socket
 OPTIONS: Final = ("ssl",)
 SENTINEL_PORT: Final = 26379
 
@@ -132,7 +138,35 @@ def hang_up(client: Client) -> None:
         client.connection_pool.disconnect()
 
 
-def send(client: Client, *command: Command) -> object:
+class Spares:
+    """Connections that have just answered, kept out of their pool for the next call. *Thread-safe.*
+
+    A loan from the driver's pool and its return take longer than a small script does on the server.
+    """
+
+    def __init__(self) -> None:
+        self._free: deque[tuple[ConnectionPool, Connection, float]] = deque()
+
+    def take(self, pool: ConnectionPool) -> Connection:
+        """A connection that is good as far as one can know."""
+        try:
+            owner, connection, used_at = self._free.pop()
+        except IndexError:
+            return pool.get_connection()
+        if owner is pool and time.monotonic() - used_at < FRESH_S:
+            return connection
+        owner.release(connection)
+        return pool.get_connection()
+
+    def put(self, pool: ConnectionPool, connection: Connection) -> None:
+        """Keep a connection whose last answer has been read."""
+        if len(self._free) < SPARES_MAX:
+            self._free.append((pool, connection, time.monotonic()))
+        else:
+            pool.release(connection)
+
+
+def send(client: Client, *command: Command, spares: Spares | None = None) -> object:
     """Send one command once and give the raw answer. Raises the driver's errors.
 
     Goes past the driver's ``execute_command``, which takes as long as the server does, except in a cluster, where that
@@ -141,18 +175,22 @@ def send(client: Client, *command: Command) -> object:
     if isinstance(client, RedisCluster):
         return client.execute_command(*command)  # type: ignore[no-untyped-call]
     pool = client.connection_pool
-    connection = pool.get_connection()
+    connection = pool.get_connection() if spares is None else spares.take(pool)
     try:
-        connection.send_command(*command)  # type: ignore[no-untyped-call]
+        connection.send_packed_command([pack_command(command)])  # type: ignore[no-untyped-call,arg-type]
         reply: object = connection.read_response()
-        return reply
-    except ResponseError:
-        raise  # an answer like any other: the connection is good
+    except ResponseError:  # an answer like any other: the connection is good
+        pool.release(connection)
+        raise
     except BaseException:
         connection.disconnect()  # type: ignore[no-untyped-call]  # half a call may be under way on it
-        raise
-    finally:
         pool.release(connection)
+        raise
+    if spares is None:
+        pool.release(connection)
+    else:
+        spares.put(pool, connection)
+    return reply
 
 
 def several(

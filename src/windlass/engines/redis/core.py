@@ -22,15 +22,15 @@ from redis.exceptions import NoScriptError
 
 from windlass.clock import Clock, SystemClock
 from windlass.engines.base import EngineInfo
-from windlass.engines.redis.connection import Client, Command, hang_up, make_client, node_of, send, target_of
+from windlass.engines.redis.connection import Client, Command, Spares, hang_up, make_client, node_of, send, target_of
 from windlass.engines.redis.errors import raised_by_driver, translate
-from windlass.engines.redis.scripts import READ_ONLY, Script, script
+from windlass.engines.redis.scripts import FIXED_KEYS, READ_ONLY, Script, script
 from windlass.engines.redis.startup import Server, examine
 from windlass.engines.redis.wire import as_int, as_list, pack
 from windlass.errors import ConfigError, EngineUnavailable, EngineUnusable
 from windlass.model import Rules
 
-__all__ = ["FIXED_KEYS", "QUEUE_KEYS", "SCHEMA", "RedisCore"]
+__all__ = ["QUEUE_KEYS", "SCHEMA", "RedisCore"]
 
 T = TypeVar("T")
 Seen: TypeAlias = Literal["writes", "jobs"]  # the counters by which a rollback shows
@@ -38,15 +38,10 @@ Seen: TypeAlias = Literal["writes", "jobs"]  # the counters by which a rollback 
 log = logging.getLogger("windlass.engine")
 
 SCHEMA: Final = 1
-FIXED_KEYS: Final = (
-    "meta", "body", "rec", "result", "errors", "reason", "progress", "arrivals", "running", "cancels",
-    "dead", "dead-purge", "workers", "leases", "tombs", "totals", "queues", "expiring", "awaited", "wake",
-    "guards", "blocked", "blocked-by", "holds", "once", "carriers", "markers", "gates", "rates", "unique",
-    "unique-expiring", "locks", "lines", "circuits", "probes",
-)  # fmt: skip
 TYPES: Final = {
     "arrivals": "zset", "running": "zset", "cancels": "zset", "dead": "zset", "dead-purge": "zset", "leases": "zset",
     "tombs": "zset", "expiring": "zset", "awaited": "zset", "wake": "list",
+    "died": "zset", "documents-over": "zset",
     "blocked": "zset", "holds": "zset", "carriers": "zset", "markers": "zset", "gates": "zset",
     "unique-expiring": "zset",
 }  # fmt: skip
@@ -62,7 +57,7 @@ class RedisCore:
         self,
         url: str | None = None,
         *,
-        client: Client | None = None,
+        client: object = None,
         clock: Clock | None = None,
         namespace: str = "windlass",
         rules: Rules | None = None,
@@ -73,7 +68,7 @@ class RedisCore:
         if (url is None) == (client is None):
             raise ConfigError("the Redis engine takes either a url or client=, and exactly one of them")
         self.target = target_of(url, client)
-        self.alarms: list[str] = []  # what a person should know of: rollbacks; read and cleared by whoever reports
+        self.alarms: list[str] = []  # rollbacks that were seen and that no upkeep has told of yet
         self._url = url
         self._user_client = client
         # Without a clock of ours the server's own decides, in every script.
@@ -86,6 +81,7 @@ class RedisCore:
         self._prefix = f"{{{namespace}}}:"
         self._fixed = [f"{self._prefix}{name}".encode() for name in FIXED_KEYS]
         self._keys_of: dict[str, list[bytes]] = {}
+        self._keys_for: dict[str, list[bytes]] = {}  # the fixed keys of a script
         self._server = Server()
         if url is not None and not url.startswith("redis+cluster"):
             make_client(url, None, self._timeout, self._pool_timeout)  # a wrong URL shows where it is written
@@ -96,6 +92,7 @@ class RedisCore:
         self._opening = threading.RLock()
         self._calls: Client | None = None
         self._blocks: Client | None = None
+        self._spares = Spares()
         self._landed = threading.Condition()
         self._flying = 0  # calls under way
         self._known: tuple[str, ...] = ()
@@ -196,8 +193,15 @@ class RedisCore:
     def _key(self, name: str) -> bytes:
         return self._fixed[FIXED_KEYS.index(name)]
 
-    def _keys(self, names: Sequence[str]) -> list[bytes]:
-        keys = list(self._fixed)
+    def _keys(self, names: Sequence[str], what: Script | None = None) -> list[bytes]:
+        """The keys that a script is given, or all of them: the fixed ones, then those of the queues."""
+        if what is None:
+            keys = list(self._fixed)
+        else:
+            fixed = self._keys_for.get(what.name)
+            if fixed is None:
+                fixed = self._keys_for[what.name] = [self._key(name) for name in what.keys]
+            keys = list(fixed)
         for name in names:
             mine = self._keys_of.get(name)
             if mine is None:
@@ -222,7 +226,8 @@ class RedisCore:
         """Run a script that is content with these queues."""
         sent = [self._clock_text(), pack(names), "", *args]
         run = self._run_to_disk if fsync else self._run
-        return as_list(run(self._client(), script(name), self._keys(names), sent))
+        what = script(name)
+        return as_list(run(self._client(), what, self._keys(names, what), sent))
 
     def _call_all(
         self,
@@ -233,13 +238,13 @@ class RedisCore:
         fsync: bool = False,
     ) -> list[object]:
         """Run a script that needs every queue of the store, and ``more``; ``args`` may be made from their names."""
-        client = self._client()
+        client, what = self._client(), script(name)
         for _ in range(LOOKS_MAX):
             known = self._known
             names = (*known, *(queue for queue in dict.fromkeys(more) if queue not in known)) if more else known
             sent = [self._clock_text(), pack(names), len(known), *(args(names) if callable(args) else args)]
             run = self._run_to_disk if fsync else self._run
-            reply = as_list(run(client, script(name), self._keys(names), sent))
+            reply = as_list(run(client, what, self._keys(names, what), sent))
             if not reply or reply[0] != b"\0queues":
                 return reply
             self._known = tuple(sorted(one.decode() for one in reply[1:] if isinstance(one, bytes)))
@@ -267,7 +272,7 @@ class RedisCore:
             tries -= 1
             try:
                 try:
-                    return send(client, "EVALSHA", what.sha, *command)
+                    return send(client, "EVALSHA", what.sha, *command, spares=self._spares)
                 except NoScriptError:
                     return send(client, "EVAL", what.text, *command)
             except Exception as error:
@@ -320,9 +325,22 @@ class RedisCore:
         self.alarms.append(text)
         log.error("%s", text)
 
+    def _report_alarms(self) -> tuple[str, ...]:
+        """Give the alarms there are, once, and note the last one in the store, where the doctor of anybody finds it."""
+        alarms = tuple(self.alarms)
+        if alarms:
+            note = f"{self._wall_ms()} {alarms[-1]}"
+            client = node_of(self._client(), self._key("meta"))
+            self._asked(lambda: send(client, "HSET", self._key("meta"), "rollback", note))
+            del self.alarms[: len(alarms)]
+        return alarms
+
+    def _wall_ms(self) -> int:
+        return (self._clock or SystemClock()).wall_ms()
+
     def _after_fork(self) -> None:
         """In a forked child: leave the parent's sockets alone and start afresh."""
-        LEAKED.append((self._calls, self._blocks))
+        LEAKED.append((self._calls, self._blocks, self._spares))
         self._forget_handles()
 
 

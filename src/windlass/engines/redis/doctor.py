@@ -10,17 +10,23 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
+from redis import Redis
+
+from windlass.clock import from_ms
 from windlass.engines.base import Finding
 from windlass.engines.redis.connection import Command, node_of, send
-from windlass.engines.redis.core import FIXED_KEYS, QUEUE_KEYS
+from windlass.engines.redis.core import QUEUE_KEYS
 from windlass.engines.redis.inspector import RedisInspector
+from windlass.engines.redis.scripts import FIXED_KEYS
 from windlass.engines.redis.startup import Server, examine
 from windlass.engines.redis.wire import as_int, as_list
 
 __all__ = ["RedisDoctor"]
 
 STEP: Final = 500
-DETAIL_HASHES: Final = ("body", "rec", "result", "errors", "reason", "progress")
+ROLLBACK_SHOWN_MS: Final = 86_400_000
+LOOK: Final = "look for jobs of that time, and enqueue what is missing; with ids of your own that is safe"
+DETAIL_HASHES: Final = ("body", "rec", "result", "errors", "reason", "progress", "cause", "recoveries")
 # Index -> where the id begins in a member (0: behind a NUL), and the states in a record that belong there.
 FIXED_INDEXES: Final = {
     "arrivals": (1, "01234"),
@@ -54,8 +60,18 @@ class RedisDoctor(RedisInspector):
             self._orphans("jobs that are in no index", self._audit(repair), repair),
             self._orphans("index entries without a job", self._sweep(repair), repair),
         ]
-        findings += [Finding("rollback", "error", alarm, "look for jobs of that time") for alarm in self.alarms]
-        return findings
+        findings += [Finding("rollback", "error", alarm, LOOK) for alarm in self.alarms]
+        return findings + self._noted_rollback(node)
+
+    def _noted_rollback(self, node: Redis) -> list[Finding]:
+        """The last rollback that a worker saw, for a day."""
+        note = self._asked(lambda: send(node, "HGET", self._key("meta"), "rollback"))
+        if not isinstance(note, bytes):
+            return []
+        when, _, what = note.decode().partition(" ")
+        if int(when) < self._wall_ms() - ROLLBACK_SHOWN_MS:
+            return []
+        return [Finding("rollback", "error", f"{from_ms(int(when)):%Y-%m-%d %H:%M:%S} UTC: {what}", LOOK)]
 
     def _orphans(self, what: str, count: int, repaired: bool) -> Finding:
         if count == 0:

@@ -11,20 +11,26 @@ from typing import Final
 
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.coordinator import RedisCoordinator, none_below_zero
+from windlass.engines.redis.dead import RedisDead
+from windlass.engines.redis.documents import RedisDocuments
 from windlass.engines.redis.wire import (
     Head,
     JobTexts,
+    OutcomeTexts,
+    Runs,
     as_int,
     as_list,
+    cause_text,
     encode_info,
     error_head,
     keep_dead,
-    outcome_texts,
     pack,
+    pack_guards,
     strings,
     to_lease,
 )
 from windlass.errors import ConfigError, Duplicate
+from windlass.fingerprint import INTERRUPTED, POISON
 from windlass.model import (
     Buried,
     Claimed,
@@ -45,19 +51,21 @@ from windlass.model import (
 
 __all__ = ["RedisEngine"]
 
-INTERRUPTED: Final = error_head(
-    JobError("windlass.errors.JobInterrupted", "interrupted more often than max_interruptions allows", "", 0, 0)
+INTERRUPTED_ERROR: Final = error_head(
+    JobError(INTERRUPTED.error_type, "interrupted more often than max_interruptions allows", "", 0, 0)
 )
 NO_BOUND: Final = 1_000_000
+QUEUE_SETS_MAX: Final = 100  # combinations of queues whose JobTexts are remembered
 APPLIED: Final = {ord("1"): Settled.APPLIED, ord("0"): Settled.STALE}
 
 
-class RedisEngine(RedisCoordinator):
+class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
     """A store in Redis or Valkey: ``url`` or ``client`` says where. Fulfils ``engines.base.Store``. *Thread-safe.*"""
 
     def _forget_handles(self) -> None:
         super()._forget_handles()
         self._turn = 0
+        self._made: dict[tuple[str, ...], JobTexts] = {}
         self._beats: dict[str, int] = {}  # worker -> when its lease ends that this object took last, by the store
 
     def enqueue(self, jobs: Sequence[NewJob]) -> list[Placed]:
@@ -66,10 +74,12 @@ class RedisEngine(RedisCoordinator):
         self._client()  # what the server can do decides what may be asked of it
         names = tuple(dict.fromkeys(job.queue for job in jobs))
         before, fsync = self._seen["jobs"], self._wants_disk(jobs)
-        if any(job.unique for job in jobs):  # the job that has a key may be of any queue
-            reply = self._call_all("enqueue", lambda known: job_args(jobs, known), names, fsync=fsync)
+        if not any(job.guards or job.unique for job in jobs):
+            reply = self._call("enqueue", names, self._job_args(jobs, names), fsync=fsync)
+        elif any(job.unique for job in jobs):  # the job that has a key may be of any queue
+            reply = self._call_all("enqueue_guarded", lambda all: self._guarded_args(jobs, all), names, fsync=fsync)
         else:
-            reply = self._call("enqueue", names, job_args(jobs, names), fsync=fsync)
+            reply = self._call("enqueue_guarded", names, self._guarded_args(jobs, names), fsync=fsync)
         if as_int(reply[0]) < 0:
             holder, key = strings(reply[1:3])
             raise Duplicate(
@@ -80,10 +90,30 @@ class RedisEngine(RedisCoordinator):
         answers = str_of(reply[1])
         self._watch("jobs", before + answers.count("0"), reply[0])
         placed = [Placed(job.id, answer == "1") for job, answer in zip(jobs, answers, strict=True)]
-        others = as_list(reply[2])
-        for place, holder in zip(others[::2], strings(others[1::2]), strict=True):
-            placed[as_int(place) - 1] = Placed(holder, duplicate=True)
+        if len(reply) > 2:
+            others = as_list(reply[2])
+            for place, holder in zip(others[::2], strings(others[1::2]), strict=True):
+                placed[as_int(place) - 1] = Placed(holder, duplicate=True)
         return placed
+
+    def _job_args(self, jobs: Sequence[NewJob], names: Sequence[str]) -> list[Command]:
+        known = tuple(names)
+        made = self._made.get(known)
+        if made is None:
+            if len(self._made) >= QUEUE_SETS_MAX:
+                self._made.clear()
+            made = self._made[known] = JobTexts(known)
+        texts = made.texts
+        ids = [job.id for job in jobs]
+        runs, bodies = Runs(), list[Command]()
+        for job in jobs:
+            body, spec = texts(job)
+            runs.add(spec)
+            bodies.append(body)
+        return [runs.packed(), int(len(set(ids)) == len(ids)), *ids, *bodies]
+
+    def _guarded_args(self, jobs: Sequence[NewJob], names: Sequence[str]) -> list[Command]:
+        return [*self._job_args(jobs, names), *map(pack_guards, jobs)]
 
     def _wants_disk(self, jobs: Sequence[NewJob]) -> bool:
         usual = self._durability == "fsync"
@@ -145,17 +175,22 @@ class RedisEngine(RedisCoordinator):
         return [QueueShare(name, each) for name in (*names[turn:], *names[:turn])]
 
     def _settle_args(self, outcomes: Sequence[Outcome], names: Sequence[str]) -> list[Command]:
-        args: list[Command] = [len(outcomes)]
-        specs: dict[tuple[object, ...], str] = {}
+        args: list[Command] = [len(outcomes), b""]
+        runs, texts = Runs(), OutcomeTexts(self._rules)
         then: list[Command] = []
-        texts = None
+        bodies = None
         for place, one in enumerate(outcomes, 1):
-            args += outcome_texts(one, self._rules, specs)
+            own, spec = texts.texts(one)
+            runs.add(spec)
+            args += own
             for job in one.then:
-                texts = texts or JobTexts(names).texts
-                then.append(place)
-                then += texts(job)
+                bodies = bodies or JobTexts(names)
+                then += place, job.id, *bodies.texts(job), pack_guards(job)
+        args[1] = runs.packed()
         return args + then
+
+    def names(self) -> list[str]:
+        return sorted(strings(as_list(self._call("names", (), ())[1])))
 
     def report(self, notes: Sequence[Progress]) -> list[Settled]:
         if not notes:
@@ -180,11 +215,19 @@ class RedisEngine(RedisCoordinator):
             lost=tuple(lease for lease in leases if lease not in mine),
             strays=tuple(lease for lease in held if lease not in listed),
             cancels=tuple(lease for lease, cancel in zip(held, flat[2::3], strict=True) if as_int(cancel)),
+            control=tuple(str_of(reply[4]).split()),
         )
 
     def depart(self, worker: str) -> Buried:
         rules = self._rules
-        args: list[Command] = [worker, rules.max_interruptions, INTERRUPTED, rules.keep_done_ms, keep_dead(rules)]
+        args: list[Command] = [
+            worker,
+            rules.max_interruptions,
+            INTERRUPTED_ERROR,
+            rules.keep_done_ms,
+            keep_dead(rules),
+            cause_text(INTERRUPTED),
+        ]
         self._beats.pop(worker, None)
         _, released, dead = self._call_all("depart", args)
         return Buried(released=tuple(strings(as_list(released))), dead=tuple(strings(as_list(dead))))
@@ -195,9 +238,11 @@ class RedisEngine(RedisCoordinator):
             pack(list(started)),
             rules.max_crashes,
             rules.crash_delay_ms,
+            rules.crash_delay_max_ms,
             error_head(error),
             rules.keep_done_ms,
             keep_dead(rules),
+            cause_text(POISON),
         ]
         self._beats.pop(worker, None)
         _, released, charged, dead = self._call_all("bury", args)
@@ -211,14 +256,16 @@ class RedisEngine(RedisCoordinator):
         args: list[Command] = [
             budget,
             rules.max_interruptions,
-            INTERRUPTED,
+            INTERRUPTED_ERROR,
             rules.keep_done_ms,
             keep_dead(rules),
             -1 if rules.keep_done_max is None else rules.keep_done_max,
             -1 if rules.dead_max is None else rules.dead_max,
             rules.id_keep_ms,
+            cause_text(INTERRUPTED),
+            int(rules.dead_held),
         ]
-        _, promoted, expired, recovered, died, pruned, trimmed, alone, due, more = self._call_all(
+        _, promoted, expired, recovered, died, pruned, trimmed, overdue, alone, due, more = self._call_all(
             "maintain", lambda _: args
         )
         expired_workers = tuple(strings(as_list(expired)))
@@ -231,19 +278,17 @@ class RedisEngine(RedisCoordinator):
             died=tuple(strings(as_list(died))),
             pruned=as_int(pruned),
             trimmed=tuple(strings(as_list(trimmed))),
+            overdue=deaths_of(as_list(overdue)),
             alone_in_ms=none_below_zero(alone),
             due_in_ms=none_below_zero(due),
             more=bool(as_int(more)),
+            rollbacks=self._report_alarms(),
         )
 
 
-def job_args(jobs: Sequence[NewJob], names: Sequence[str]) -> list[Command]:
-    """What ``scripts/enqueue.lua`` takes."""
-    texts = JobTexts(names).texts
-    args: list[Command] = []
-    for job in jobs:
-        args += texts(job)
-    return args
+def deaths_of(flat: Sequence[object]) -> tuple[LeaseRef, ...]:
+    """Deaths, from ids and fences in turn."""
+    return tuple(LeaseRef(id, as_int(fence)) for id, fence in zip(strings(flat[::2]), flat[1::2], strict=True))
 
 
 def queues_of(outcomes: Sequence[Outcome]) -> list[str]:
@@ -265,11 +310,15 @@ def settled_of(reply: object) -> list[Settled]:
 
 def claimed_of(reply: object) -> Claimed:
     """The answer of ``scripts/lib/claiming.lua``."""
-    expelled, due_in, cancels, leases, ended = as_list(reply)
+    expelled, due_in, cancels, first, leases, guards, ended = as_list(reply)
+    fence, pairs = as_int(first), as_list(guards)
+    guards_of = dict(zip(map(as_int, pairs[::2]), pairs[1::2], strict=True))
     flat, asked = as_list(leases), as_list(cancels)
     heads: dict[bytes, Head] = {}
     return Claimed(
-        leases=[to_lease(flat[at : at + 5], heads) for at in range(0, len(flat), 5)],
+        leases=[
+            to_lease(flat[at : at + 4], fence + at // 4, heads, guards_of.get(at // 4)) for at in range(0, len(flat), 4)
+        ],
         cancels=tuple(LeaseRef(id, as_int(fence)) for id, fence in zip(strings(asked[::2]), asked[1::2], strict=True)),
         due_in_ms=none_below_zero(due_in),
         expelled=bool(as_int(expelled)),

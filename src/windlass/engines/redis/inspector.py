@@ -15,12 +15,24 @@ from windlass.engines.redis.connection import Command
 from windlass.engines.redis.waiting import RedisWaiting
 from windlass.engines.redis.wire import as_int, as_list, strings, to_row, to_worker
 from windlass.errors import ConfigError
-from windlass.model import FINISHED, Action, JobFilter, JobRow, Moved, QueueRow, State, WorkerRow
+from windlass.model import (
+    FINISHED,
+    UNKNOWN_GROUP,
+    Action,
+    JobFilter,
+    JobRow,
+    Moved,
+    QueueFlow,
+    QueueRow,
+    State,
+    WorkerRow,
+)
 
 __all__ = ["RedisInspector"]
 
 STEP_MAX: Final = 200  # rows read in one step of a listing: a payload may have a megabyte
 INDEX_MAX: Final = 10_000  # jobs of one state up to which its index is read instead of every job
+FLOW_STEP_MS: Final = 10_000  # as in scripts/lib/base.lua
 TOTAL_NAMES: Final = ("enqueued", "done", "retried", "dead", "cancelled", "stale", "recovered", "crashed", "trimmed")
 
 
@@ -45,13 +57,15 @@ class RedisInspector(RedisWaiting):
         return found
 
     def jobs(self, where: JobFilter, cursor: str | None, limit: int) -> tuple[list[JobRow], str | None]:
+        if where.ids is not None and not where.ids:
+            return [], None
         below = "+inf" if cursor is None else parse_cursor(cursor)
         state = "" if where.state is None else where.state.value
         found: list[tuple[int, JobRow]] = []
         more = True
         while more and len(found) <= limit:
             count = min(STEP_MAX, limit + 1) if where == JobFilter() else STEP_MAX
-            args: list[Command] = [below, count, state, where.queue or "", INDEX_MAX]
+            args: list[Command] = [below, count, state, where.queue or "", INDEX_MAX, *(where.ids or ())]
             flat, again = self._call_all("page", args)
             ids = strings(as_list(flat)[::2])
             seqs = dict(zip(ids, (as_int(seq) for seq in as_list(flat)[1::2]), strict=True))
@@ -68,7 +82,8 @@ class RedisInspector(RedisWaiting):
         for at in range(0, len(values), 6):
             name, pause = strings((values[at], values[at + 5]))
             ready, scheduled, running, latency = (as_int(one) for one in values[at + 1 : at + 5])
-            until_text, bar, reason = pause.partition("|")
+            until_text, bar, words = pause.partition("|")
+            who, _, reason = words.partition("|")
             until = int(until_text or 0) or None
             paused = bool(bar) and (until is None or until > now)
             rows.append(
@@ -81,6 +96,7 @@ class RedisInspector(RedisWaiting):
                     paused=paused,
                     paused_reason=reason or None if paused else None,
                     paused_until=until if paused else None,
+                    paused_by=who or None if paused else None,
                 )
             )
         return sorted(rows, key=lambda row: row.name)
@@ -123,8 +139,25 @@ class RedisInspector(RedisWaiting):
         reasons = {row.id: row.reason for row in self._rows([one.id for one in refused])}
         return [structs.replace(one, reason=reasons.get(one.id)) if one in refused else one for one in moved]
 
-    def pause(self, queue: str, reason: str | None, until: int | None) -> None:
-        self._call("pause", (), [queue, f"{0 if until is None else max(1, until)}|{reason or ''}"])
+    def flow(self, window_ms: int) -> list[QueueFlow]:
+        wall, _, flat = self._call("names", (), ())
+        now, values = as_int(wall), as_list(flat)
+        first = -(-(now - window_ms) // FLOW_STEP_MS)
+        found: dict[str, dict[str, int]] = {}
+        for field, count in zip(strings(values[::2]), values[1::2], strict=True):
+            step, _, queue = field[1:].partition(":")
+            if int(step) >= first:
+                counts = found.setdefault(queue, {"a": 0, "c": 0})
+                counts[field[0]] += as_int(count)
+        span = max(1, now - first * FLOW_STEP_MS)
+        return [QueueFlow(queue, counts["a"], counts["c"], span) for queue, counts in sorted(found.items())]
+
+    def control(self, target: str, word: str) -> int:
+        return as_int(self._call("control", (), [target, word])[1])
+
+    def pause(self, queue: str, reason: str | None, until: int | None, who: str | None = None) -> None:
+        by = (who or "").replace("|", "/")
+        self._call("pause", (), [queue, f"{0 if until is None else max(1, until)}|{by}|{reason or ''}"])
 
     def resume(self, queue: str) -> None:
         self._call("resume", (queue,), [queue])
@@ -142,7 +175,17 @@ def fits(row: JobRow, where: JobFilter) -> bool:
         and (where.tag is None or where.tag in row.tags)
         and (where.before is None or row.enqueued_at < where.before)
         and (where.after is None or row.enqueued_at >= where.after)
+        and (where.ended_before is None or (row.finished_at is not None and row.finished_at < where.ended_before))
+        and (where.ended_after is None or (row.finished_at is not None and row.finished_at >= where.ended_after))
+        and (where.group is None or (row.state is State.DEAD and (row.fingerprint or UNKNOWN_GROUP) == where.group))
+        and (where.error is None or is_error(row.error_type, where.error))
+        and (where.ids is None or row.id in where.ids)
     )
+
+
+def is_error(error_type: str | None, wanted: str) -> bool:
+    """Whether an exception is meant by its dotted name, or by the last part of it."""
+    return error_type is not None and wanted in (error_type, error_type.rpartition(".")[2])
 
 
 def parse_cursor(cursor: str) -> str:

@@ -26,7 +26,6 @@ class Server(Struct, frozen=True):
     version: str = ""
     number: tuple[int, int] = (0, 0)
     role: str = ""
-    run_id: str = ""
     policy: str | None = None  # None: it could not be read
     maxmemory: int = 0
     persistence: str = "unknown"
@@ -86,7 +85,6 @@ def examine(node: Redis, target: str, durability: str | None) -> Server:
         version=version,
         number=number,
         role=role,
-        run_id=about.get("run_id", ""),
         policy=policy,
         maxmemory=maxmemory,
         persistence=persistence,

@@ -63,8 +63,8 @@ class RedisWaiting(RedisCore):
                 del keys[1]  # tells of new queues, which this caller does not serve
             if self._pop(keys, min(max(left, SHORTEST_BLOCK_S), BLOCK_SLICE_S)):
                 return True
-            if left <= BLOCK_SLICE_S:
-                return False
+            if left <= BLOCK_SLICE_S or self._woken:  # the latter: the token of a wake got lost
+                return self._woken
 
     def _pop(self, keys: Sequence[str], seconds: float) -> bool:
         client = self._blocks
@@ -74,8 +74,8 @@ class RedisWaiting(RedisCore):
 
     def wake(self) -> None:
         with self._wakes:
+            blocked = self._waiting > 0 and not self._woken  # else a token is on its way already
             self._woken = True
-            blocked = self._waiting > 0
         if blocked:
             self._nudge([self._inbox])
 
@@ -116,8 +116,9 @@ class RedisWaiting(RedisCore):
                     raise
 
     def _unfinished(self, ids: Sequence[str]) -> int:
+        what = script("await")
         reply = self._run(
-            self._client(), script("await"), self._keys(()), [self._clock_text(), b"\x90", "", ASKED_FOR_MS, *ids]
+            self._client(), what, self._keys((), what), [self._clock_text(), b"\x90", "", ASKED_FOR_MS, *ids]
         )
         return int(str(reply))
 

@@ -10,13 +10,27 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypedDict
 
 import msgspec
 from msgspec import Struct
 
+from windlass.engines.redis.connection import Command
 from windlass.errors import ConfigError
-from windlass.model import Gates, Guard, JobError, JobRow, Lease, NewJob, Outcome, Rules, State, WorkerInfo, WorkerRow
+from windlass.model import (
+    Cause,
+    Gates,
+    Guard,
+    JobError,
+    JobRow,
+    Lease,
+    NewJob,
+    Outcome,
+    Rules,
+    State,
+    WorkerInfo,
+    WorkerRow,
+)
 
 __all__ = [
     "FOREVER",
@@ -24,13 +38,16 @@ __all__ = [
     "SUFFIX",
     "Head",
     "JobTexts",
+    "OutcomeTexts",
+    "Runs",
     "as_int",
     "as_list",
+    "cause_text",
     "encode_info",
     "error_head",
     "keep_dead",
-    "outcome_texts",
     "pack",
+    "pack_guards",
     "strings",
     "to_lease",
     "to_row",
@@ -40,6 +57,7 @@ __all__ = [
 FOREVER: Final = 9_000_000_000_000_000 - 4_000_000_000_000  # ms to keep what has no end; now + this stays under 2**53
 TIME_MAX: Final = 260_000_000_000_000  # the year 10,000 and a bit; with the bias of a place it still fits six bytes
 NUMBER_MAX: Final = 2**53
+HEADS_MAX: Final = 1_000  # that are remembered; most jobs of a program share a few
 PREFIX: Final = 14
 SUFFIX: Final = 12
 
@@ -49,8 +67,9 @@ pack = msgspec.msgpack.Encoder().encode
 # What changes of a job, as ``scripts/lib/records.lua`` packs it: state, cancel, attempt, crashes, interruptions,
 # snoozes, started, finished, purge, run_at, place, seq, expires_at, retrying, length of the head; then head, worker and
 # fence.
-RECORD: Final = struct.Struct(">BBIIIIQQQQQQQQH")
-FENCE: Final = struct.Struct(">Q")
+RECORD: Final = struct.Struct(">BBIIIIQQQQ6s6sQQH")
+FENCE: Final = struct.Struct(">q")
+CANCEL_ASKED, NULL_RESULT = 1, 2  # bits of the second field
 
 
 class Head(Struct, array_like=True, frozen=True):
@@ -61,6 +80,7 @@ class Head(Struct, array_like=True, frozen=True):
     max_attempts: int
     expires_ms: int
     caller_id: int
+    shift: int = 0  # of a job that ages
 
 
 class Rest(Struct, array_like=True, frozen=True):
@@ -86,6 +106,7 @@ class StoredGuard(Struct, array_like=True, frozen=True):
 decode_guards = msgspec.msgpack.Decoder(tuple[tuple[StoredGuard, ...], str, tuple[str | int, ...]]).decode
 decode_head = msgspec.msgpack.Decoder(Head).decode
 decode_rest = msgspec.msgpack.Decoder(Rest).decode
+ERROR_TEXTS: Final = ("host", "worker", "version")
 encode_error = msgspec.json.Encoder().encode
 decode_error = msgspec.json.Decoder(JobError).decode
 
@@ -98,6 +119,7 @@ class WorkerRecord(Struct, array_like=True, frozen=True):
     beat_at: int
     inbox: str
     info: str
+    asked: str = ""  # words, apart by spaces
 
 
 encode_info = msgspec.json.Encoder().encode
@@ -108,7 +130,13 @@ decode_worker = msgspec.msgpack.Decoder(WorkerRecord).decode
 def to_worker(record: bytes, until: int, held: int, boot: int) -> WorkerRow:
     """A worker as the store sees it."""
     one = decode_worker(record)
-    return WorkerRow(info=decode_info(one.info), running=held, beat_at=one.beat_at, lease_left_ms=until - boot)
+    return WorkerRow(
+        info=decode_info(one.info),
+        running=held,
+        beat_at=one.beat_at,
+        lease_left_ms=until - boot,
+        control=tuple(one.asked.split()),
+    )
 
 
 class JobTexts:
@@ -116,10 +144,10 @@ class JobTexts:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._numbers = {name: number for number, name in enumerate(names, 1)}
-        self._heads: dict[tuple[object, ...], tuple[bytes, bytes]] = {}
+        self._heads: dict[tuple[object, ...], tuple[bytes, str]] = {}
 
-    def texts(self, job: NewJob) -> tuple[str, bytes, bytes, bytes]:
-        """The id, the body without its times and place, the spec, and the guards."""
+    def texts(self, job: NewJob) -> tuple[bytes, str]:
+        """The body without its times and place, and the spec."""
         key = (
             job.queue,
             job.priority,
@@ -129,16 +157,19 @@ class JobTexts:
             job.max_attempts,
             job.expires_ms,
             job.caller_id,
+            job.aging_ms,
         )
         try:
             head, spec = self._heads[key]
         except KeyError:
+            if len(self._heads) >= HEADS_MAX:
+                self._heads.clear()
             head, spec = self._heads[key] = self._head(job)
         meta = job.meta
         rest = pack((job.name, job.tags, None if meta is None else meta.encode(), job.payload.encode()))
-        return job.id, head + rest, spec, pack_guards(job) if job.guards or job.unique else b""
+        return head + rest, spec
 
-    def _head(self, job: NewJob) -> tuple[bytes, bytes]:
+    def _head(self, job: NewJob) -> tuple[bytes, str]:
         expires = -1 if job.expires_ms is None else job.expires_ms
         due = f"+{job.delay_ms}" if job.run_at is None else f"={job.run_at}"
         wrong = [
@@ -154,14 +185,19 @@ class JobTexts:
         ]
         if wrong:
             raise ConfigError(f"job {job.id}: {', '.join(wrong)} is beyond what Redis can count: choose a smaller one")
-        packed = pack((job.queue, job.priority, job.max_attempts, expires, int(job.caller_id)))
+        shift = max(-TIME_MAX, min(TIME_MAX, job.priority * job.aging_ms))
+        ages = (shift,) if shift else ()
+        packed = pack((job.queue, job.priority, job.max_attempts, expires, int(job.caller_id), *ages))
+        level = 0 if shift else job.priority
         number = self._numbers[job.queue]
-        spec = f"{number}|{job.priority}|{due}|{int(job.at_front)}|{expires}|{int(job.caller_id)}"
-        return struct.pack(">H", len(packed)) + packed, spec.encode()
+        spec = f"{number}|{level}|{due}|{int(job.at_front)}|{expires}|{int(job.caller_id)}|{shift}"
+        return struct.pack(">H", len(packed)) + packed, spec
 
 
 def pack_guards(job: NewJob) -> bytes:
-    """What ``scripts/lib/guards.lua`` reads of a job's guards."""
+    """What ``scripts/lib/guards.lua`` reads of a job's guards; empty when it has none."""
+    if not job.guards and job.unique is None:
+        return b""
     once = next((guard.key for guard in job.guards if guard.kind is Gates.ONCE), "")
     unique = job.unique
     held = (
@@ -191,32 +227,65 @@ def read_guards(packed: bytes) -> tuple[Guard, ...]:
     )
 
 
-def outcome_texts(one: Outcome, rules: Rules, specs: dict[tuple[object, ...], str]) -> list[str]:
-    """What ``scripts/lib/settling.lua`` takes for one outcome; ``specs`` remembers specs within a batch."""
-    kind, keep = one.kind, one.keep_ms
-    key = (
-        kind,
-        one.interrupted,
-        one.result is None,
-        one.error is None,
-        one.reason is None,
-        keep,
-        one.delay_ms,
-    )
-    spec = specs.get(key)
-    if spec is None:
-        flags = (
-            int(one.interrupted)
-            | (one.result is not None) << 1
-            | (one.error is not None) << 2
-            | (one.reason is not None) << 3
-        )
-        if keep is None:
-            keep = keep_dead(rules) if kind == "dead" else rules.keep_done_ms
-        spec = specs[key] = f"{kind.value}|{flags}|{min(keep, FOREVER)}|{min(one.delay_ms, TIME_MAX // 2)}"
-    texts = [one.id, str(one.fence), spec]
-    texts += [text for text in (one.result, one.error, one.reason) if text is not None]
-    return texts
+class Runs:
+    """Specs as scripts take them: each with how many in a row have it, since most of a batch are alike."""
+
+    def __init__(self) -> None:
+        self._flat: list[str | int] = []
+        self._last = ""
+
+    def add(self, spec: str) -> None:
+        """Add the spec of the next one."""
+        if spec == self._last:
+            self._flat[-1] += 1  # type: ignore[operator]
+        else:
+            self._flat += spec, 1
+            self._last = spec
+
+    def packed(self) -> bytes:
+        """What ``enqueue.lua`` and ``lib/settling.lua`` take."""
+        return pack(self._flat)
+
+
+class OutcomeTexts:
+    """Turns outcomes into what ``scripts/lib/settling.lua`` takes."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._specs: dict[tuple[object, ...], str] = {}
+
+    def texts(self, one: Outcome) -> tuple[list[str | bytes], str]:
+        """What is an outcome's own, and the spec, which most outcomes of a batch share."""
+        texts: list[str | bytes] = [one.id, FENCE.pack(one.fence)]
+        flags = 1 if one.interrupted else 0
+        if one.result == "null" and one.kind == "done":
+            flags |= 32
+        elif one.result is not None:
+            flags |= 2
+            texts.append(one.result)
+        if one.error is not None:
+            flags |= 4
+            texts.append(one.error)
+        if one.reason is not None:
+            flags |= 8
+            texts.append(one.reason)
+        if one.cause is not None:
+            flags |= 16
+            texts.append(cause_text(one.cause))
+        key = (one.kind, flags, one.keep_ms, one.delay_ms)
+        spec = self._specs.get(key)
+        if spec is None:
+            keep = one.keep_ms
+            if keep is None:
+                keep = keep_dead(self._rules) if one.kind == "dead" else self._rules.keep_done_ms
+            spec = f"{one.kind.value}|{flags}|{min(keep, FOREVER)}|{min(one.delay_ms, TIME_MAX // 2)}"
+            self._specs[key] = spec
+        return texts, spec
+
+
+def cause_text(cause: Cause) -> str:
+    """A cause as ``scripts/lib/records.lua`` takes it."""
+    return "\0".join((cause.error_type, cause.fingerprint, cause.frame))
 
 
 def keep_dead(rules: Rules) -> int:
@@ -227,7 +296,8 @@ def keep_dead(rules: Rules) -> int:
 def error_head(error: str | JobError) -> bytes:
     """A JobError as JSON up to its time: the scripts put time and attempt behind it."""
     one = decode_error(error) if isinstance(error, str) else error
-    return encode_error({"type": one.type, "message": one.message, "traceback": one.traceback})[:-1] + b',"at":'
+    fields = {name: value for name in ERROR_TEXTS if (value := getattr(one, name))} | {"traceback": one.traceback}
+    return encode_error({"type": one.type, "message": one.message} | fields)[:-1] + b',"at":'
 
 
 def head_size(body: bytes) -> int:
@@ -243,20 +313,20 @@ def rest_of(body: bytes, start: int) -> Rest:
         return Rest("", (), None, body[start:-SUFFIX])
 
 
-def to_lease(given: Sequence[object], heads: dict[bytes, Head]) -> Lease:
+def to_lease(given: Sequence[object], fence: int, heads: dict[bytes, Head], guards: object = None) -> Lease:
     """A lease of what a claim gives for one job; ``heads`` remembers heads within a batch."""
-    id, record, body, reason, guards = given
+    id, record, body, reason = given
     if not (
-        isinstance(id, bytes)
-        and isinstance(record, bytes)
-        and isinstance(body, bytes)
-        and isinstance(reason, bytes)
-        and isinstance(guards, bytes)
+        isinstance(id, bytes) and isinstance(record, bytes) and isinstance(body, bytes) and isinstance(reason, bytes)
     ):
         raise TypeError("the server gave a lease that is no text")
-    _, _, attempt, crashes, interruptions, snoozes, started, _, _, run_at, _, _, _, retrying, _ = RECORD.unpack_from(
-        record
-    )
+    if record:
+        _, _, attempt, crashes, interruptions, snoozes, started, _, _, run_at, _, _, _, retrying, _ = (
+            RECORD.unpack_from(record)
+        )
+    else:
+        attempt = crashes = interruptions = snoozes = started = retrying = 0
+        run_at = int.from_bytes(body[6:12], "big")
     end = PREFIX + head_size(body)
     text = body[PREFIX:end]
     head = heads.get(text)
@@ -268,7 +338,7 @@ def to_lease(given: Sequence[object], heads: dict[bytes, Head]) -> Lease:
         rest.name,
         head.queue,
         rest.payload,
-        FENCE.unpack(record[-8:])[0],
+        fence,
         attempt + 1,
         head.max_attempts,
         head.priority,
@@ -281,13 +351,15 @@ def to_lease(given: Sequence[object], heads: dict[bytes, Head]) -> Lease:
         rest.meta,
         reason.decode() or None,
         max(0, started - retrying) if retrying else 0,
-        read_guards(guards) if guards else (),
+        read_guards(guards) if isinstance(guards, bytes) else (),
     )
 
 
 def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
     """A row of what ``scripts/rows.lua`` has for one id, or None when there is no such job."""
-    record, body, result, errors, reason, progress, gate = (one if isinstance(one, bytes) else None for one in values)
+    record, body, result, errors, reason, progress, cause, recoveries, gate = (
+        one if isinstance(one, bytes) else None for one in values
+    )
     if body is None or len(body) < PREFIX + SUFFIX:
         return None
     end = PREFIX + head_size(body)
@@ -311,6 +383,8 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
         state = State.SCHEDULED
     if gate is not None and number == 0:
         state = State.BLOCKED
+    if cancel & NULL_RESULT:
+        result = b"null"
     return JobRow(
         id=id,
         name=rest.name,
@@ -336,9 +410,65 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
         crashes=crashes,
         interruptions=interruptions,
         snoozes=snoozes,
-        cancel_requested=bool(cancel),
+        cancel_requested=bool(cancel & CANCEL_ASKED),
+        recoveries=int(recoveries or 0),
+        expires_ms=None if head.expires_ms < 0 else head.expires_ms,
+        caller_id=bool(head.caller_id),
         blocked_by=gate.decode() if gate is not None and state is State.BLOCKED else None,
+        **cause_of(cause),
     )
+
+
+class Died(TypedDict, total=False):
+    """The cause of a death, as a row has it."""
+
+    error_type: str
+    fingerprint: str
+    frame: str
+
+
+def cause_of(text: bytes | None) -> Died:
+    """Read a cause back; a job that is not dead has none."""
+    if not text:
+        return {}
+    error_type, fingerprint, frame = text.decode().split("\0")
+    return {"error_type": error_type, "fingerprint": fingerprint, "frame": frame}
+
+
+def with_payload(body: bytes, payload: bytes) -> bytes:
+    """A body with another payload."""
+    start = PREFIX + head_size(body)
+    rest = rest_of(body, start)
+    return body[:start] + pack((rest.name, rest.tags, rest.meta, payload)) + body[-SUFFIX:]
+
+
+def restored(row: JobRow) -> list[Command]:
+    """What ``scripts/restore.lua`` takes for one job."""
+    expires = -1 if row.expires_ms is None else row.expires_ms
+    head = pack((row.queue, row.priority, row.max_attempts, expires, int(row.caller_id)))
+    times = row.enqueued_at.to_bytes(6, "big") + row.run_at.to_bytes(6, "big")
+    rest = pack((row.name, row.tags, row.meta, row.payload))
+    numbers = (
+        row.attempt,
+        row.crashes,
+        row.interruptions,
+        row.snoozes,
+        row.started_at or 0,
+        row.finished_at or 0,
+        row.run_at,
+        row.fence,
+        row.recoveries,
+    )
+    has_cause = row.fingerprint is not None
+    return [
+        row.id,
+        times + struct.pack(">H", len(head)) + head + rest,
+        "|".join(map(str, numbers)),
+        cause_text(Cause(row.error_type or "", row.fingerprint or "", row.frame or "")) if has_cause else "",
+        b"" if row.errors is None else row.errors.strip()[1:-1],
+        row.reason or "",
+        row.progress or b"",
+    ]
 
 
 def as_list(reply: object) -> list[object]:

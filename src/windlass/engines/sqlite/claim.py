@@ -17,6 +17,7 @@ import apsw
 import msgspec
 from msgspec import Struct
 
+from windlass.engines.sqlite.flow import count_flow
 from windlass.engines.sqlite.guards import Judge, as_guards
 from windlass.engines.sqlite.schema import Sql
 from windlass.engines.sqlite.steady import Steady
@@ -44,7 +45,7 @@ COLUMNS: Final = """seq, id, name, queue, {payload} AS payload, fence, attempt, 
        run_at, crashes, interruptions, snoozes, tags, {meta} AS meta, expires_at, reason, retrying_since, guards"""
 HEAD: Final = """
 FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 AND queue = ?
-ORDER BY priority, place, seq LIMIT ? OFFSET ?
+ORDER BY level, place, seq LIMIT ? OFFSET ?
 """
 ALONE: Final = """
 FROM "windlass_jobs" WHERE state = 'ready' AND crashes >= 2 AND purge_at IS NULL AND queue = ?
@@ -164,6 +165,7 @@ class Claimer:
         opens_in = judge.finish(filled=left <= 0)
         if opens_in is not None:
             due_in = opens_in if due_in is None else min(due_in, opens_in)
+        count_flow(db, q, now, claimed=[lease.queue for lease in leases])
         return Claimed(leases, cancels, due_in, ended=(*ended, *judge.duplicates))
 
     def _sort_out(self, rows: list[Row], judge: Judge, left: int, now: int) -> tuple[list[Row], list[Row]]:
@@ -186,7 +188,7 @@ class Claimer:
         for share in shares:
             if left <= 0:
                 break
-            got = self._read(db, source, share.name, min(share.limit, left), 0)
+            got = self._read(db, source, share.name, min(share.limit, left), 0) if share.limit else []
             rows += got
             left -= len(got)
             if len(got) >= share.limit:

@@ -1,18 +1,21 @@
 """The hot path of the SQLite engine: each call is one write transaction, and a signal afterwards.
 
 The pieces are next door: ``enqueue``, ``claim``, ``settle``, ``upkeep`` hold the statements; ``connection`` the
-grouping of commits; ``inspector`` the cold path; ``transaction`` what a caller's own transaction may do.
+grouping of commits; ``inspector`` and ``dead`` the cold path; ``transaction`` what a caller's own transaction may do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import apsw
 
 from windlass.engines.sqlite import upkeep
 from windlass.engines.sqlite.claim import Claimer
 from windlass.engines.sqlite.coordinator import SqliteCoordinator
+from windlass.engines.sqlite.dead import SqliteDead
+from windlass.engines.sqlite.documents import SqliteDocuments
 from windlass.engines.sqlite.enqueue import insert
 from windlass.engines.sqlite.settle import report, settle
 from windlass.model import (
@@ -33,10 +36,11 @@ from windlass.model import (
 
 __all__ = ["SqliteEngine"]
 
-OPENED = 'SELECT 1 FROM "windlass_gates" WHERE at = 0 LIMIT 1'  # something was released that others wait for
+NAMES: Final = 'SELECT name FROM "windlass_queues" ORDER BY name'
+OPENED: Final = 'SELECT 1 FROM "windlass_gates" WHERE at = 0 LIMIT 1'  # something was released that others wait for
 
 
-class SqliteEngine(SqliteCoordinator):
+class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
     """A store in one SQLite file (``path``), or in memory (None). Fulfils ``engines.base.Store``. *Thread-safe.*"""
 
     def _forget_handles(self) -> None:
@@ -136,6 +140,9 @@ class SqliteEngine(SqliteCoordinator):
         if done.died or done.pruned or done.trimmed:
             self._ended.touch()
         return done
+
+    def names(self) -> list[str]:
+        return [str(name) for (name,) in self._ask(lambda db: db.execute(self._q(NAMES)).fetchall())]
 
     def wait(self, queues: Sequence[str] | None, timeout: float) -> bool:
         self.open()

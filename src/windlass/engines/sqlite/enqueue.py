@@ -13,25 +13,26 @@ from typing import Final
 import apsw
 import msgspec
 
+from windlass.engines.sqlite.flow import count_flow
 from windlass.engines.sqlite.guards import encode_stored
 from windlass.engines.sqlite.schema import Sql
 from windlass.engines.sqlite.totals import add_total
 from windlass.errors import Duplicate
 from windlass.model import WAITING, Gates, NewJob, Placed, State, UniqueKey
 
-__all__ = ["insert"]
+__all__ = ["ADD_QUEUES", "insert"]
 
 INSERT: Final = """
 INSERT INTO "windlass_jobs" (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts,
-                             expires_ms, expires_at, tags, meta, caller_id)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                             expires_ms, expires_at, tags, meta, caller_id, shift)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO NOTHING
 """
 INSERT_GUARDED: Final = """
 INSERT INTO "windlass_jobs" (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts,
-                             expires_ms, expires_at, tags, meta, caller_id, guards, holding, once_key,
+                             expires_ms, expires_at, tags, meta, caller_id, shift, guards, holding, once_key,
                              uniq)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO NOTHING
 """
 # A waiting job gets what a new one would have; its id and its arrival stay. One that waits behind a running job of its
@@ -39,7 +40,8 @@ ON CONFLICT (id) DO NOTHING
 REPLACE: Final = """
 UPDATE "windlass_jobs" SET name = ?2, queue = ?3, state = CASE WHEN ?16 THEN 'blocked' ELSE ?4 END, payload = ?5,
     priority = ?6, place = ?7, run_at = ?8, max_attempts = ?9, expires_ms = ?10, expires_at = ?11, tags = ?12,
-    meta = ?13, guards = ?14, once_key = ?15, holding = ?17, attempt = 0, crashes = 0, interruptions = 0, snoozes = 0
+    meta = ?13, guards = ?14, once_key = ?15, holding = ?17, shift = ?18, attempt = 0, crashes = 0, interruptions = 0,
+    snoozes = 0
 WHERE id = ?1
 """
 HOLDER: Final = 'SELECT id, next, expires_at FROM "windlass_unique" WHERE key = ?'
@@ -81,6 +83,7 @@ def row(job: NewJob, now: int) -> tuple[object, ...]:
     """The bindings of INSERT for one job."""
     run_at = due_of(job, now)
     expires = job.expires_ms
+    shift = job.priority * job.aging_ms
     return (
         job.id,
         job.name,
@@ -88,7 +91,7 @@ def row(job: NewJob, now: int) -> tuple[object, ...]:
         "ready" if run_at <= now else "scheduled",
         job.payload,
         job.priority,
-        -now if job.at_front else run_at,
+        -now if job.at_front else run_at + shift,
         run_at,
         now,
         job.max_attempts,
@@ -97,6 +100,7 @@ def row(job: NewJob, now: int) -> tuple[object, ...]:
         encode(job.tags).decode() if job.tags else None,
         job.meta,
         1 if job.caller_id else 0,
+        shift,
     )
 
 
@@ -150,7 +154,9 @@ def insert(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int) -> lis
             raise
         finally:
             db.execute("RELEASE batch")
-    add_total(db, q, "enqueued", sum(not one.duplicate for one in placed))
+    fresh = [job.queue for job, one in zip(jobs, placed, strict=True) if not one.duplicate]
+    add_total(db, q, "enqueued", len(fresh))
+    count_flow(db, q, now, arrived=fresh)
     return placed
 
 
@@ -223,16 +229,17 @@ def taken(db: apsw.Connection, q: Sql, job: NewJob, unique: UniqueKey, now: int)
 
 def replace(db: apsw.Connection, q: Sql, job_id: str, job: NewJob, now: int, *, behind: bool) -> None:
     """Write a new job over a waiting one."""
-    (_, name, queue, state, payload, priority, place, run_at, _, attempts, expires_ms, expires_at, tags, meta, _) = row(
-        job, now
-    )
+    (
+        _, name, queue, state, payload, priority, place, run_at, _, attempts, expires_ms, expires_at, tags, meta, _,
+        shift,
+    ) = row(job, now)  # fmt: skip
     db.execute(q(OPEN_GATES), (job_id,))
     db.execute(q(DROP_HOLDS), (job_id,))  # a Once key that an earlier run took: the new job may have another
     db.execute(
         q(REPLACE),
         (
             job_id, name, queue, state, payload, priority, place, run_at, attempts, expires_ms, expires_at, tags, meta,
-            encode_stored(job.guards), once_key(job), behind, holding(job),
+            encode_stored(job.guards), once_key(job), behind, holding(job), shift,
         ),
     )  # fmt: skip
 

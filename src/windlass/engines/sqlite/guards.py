@@ -87,7 +87,7 @@ LET_ON: Final = """
 UPDATE "windlass_jobs" SET state = 'ready' WHERE seq IN (
     SELECT seq FROM "windlass_jobs" WHERE state = 'blocked' AND blocked_by = ?1
         AND queue IN (SELECT value FROM json_each(?2))
-    ORDER BY priority, place, seq LIMIT ?3) RETURNING seq
+    ORDER BY level, place, seq LIMIT ?3) RETURNING seq
 """
 WAIT_AGAIN: Final = """
 UPDATE "windlass_jobs" SET state = 'blocked' WHERE state = 'ready' AND seq IN (SELECT value FROM json_each(?))

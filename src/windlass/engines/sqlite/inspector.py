@@ -15,6 +15,7 @@ import msgspec
 from windlass.engines.base import Finding
 from windlass.engines.sqlite.claim import read_tags
 from windlass.engines.sqlite.core import FOREIGN, FOREIGN_ADVICE, SqliteCore, foreign_handle
+from windlass.engines.sqlite.flow import read_flow
 from windlass.engines.sqlite.totals import add_total
 from windlass.errors import ConfigError
 from windlass.model import (
@@ -22,6 +23,7 @@ from windlass.model import (
     JobFilter,
     JobRow,
     Moved,
+    QueueFlow,
     QueueRow,
     State,
     WorkerInfo,
@@ -31,6 +33,7 @@ from windlass.model import (
 __all__ = ["SqliteInspector"]
 
 encode = msgspec.json.Encoder().encode
+decode_words = msgspec.json.Decoder(tuple[str, ...]).decode
 decode_info = msgspec.json.Decoder(WorkerInfo).decode
 
 LOOK_AGAIN: Final = 1.0  # seconds: the most a lost wake-up can delay wait_finished
@@ -39,10 +42,11 @@ ROW: Final = """
 SELECT id, name, queue, state, CAST(payload AS BLOB), priority, attempt + (state = 'running'), max_attempts, fence,
        enqueued_at, run_at, started_at, finished_at, expires_at, worker, CAST(result AS BLOB), CAST(errors AS BLOB),
        reason, CAST(progress AS BLOB), tags, CAST(meta AS BLOB), crashes, interruptions, snoozes, cancel,
+       error_type, fingerprint, frame, recoveries, expires_ms, caller_id,
        CASE state WHEN 'blocked' THEN blocked_by END, seq
 FROM "windlass_jobs" AS jobs WHERE
 """
-QUEUES: Final = 'SELECT name, paused, reason, until FROM "windlass_queues" ORDER BY name'
+QUEUES: Final = 'SELECT name, paused, reason, until, who FROM "windlass_queues" ORDER BY name'
 READY: Final = """
 SELECT queue, count(*), min(run_at) FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 GROUP BY queue
 """
@@ -53,7 +57,7 @@ GROUP BY queue
 DUE: Final = "SELECT queue, count(*), 0 FROM \"windlass_jobs\" WHERE state = 'scheduled' GROUP BY queue"
 RUNNING: Final = "SELECT queue, count(*), 0 FROM \"windlass_jobs\" WHERE state = 'running' GROUP BY queue"
 WORKERS: Final = """
-SELECT info, beat_at, lease_until, boot, (SELECT count(*) FROM "windlass_jobs" WHERE state = 'running'
+SELECT info, beat_at, lease_until, boot, control, (SELECT count(*) FROM "windlass_jobs" WHERE state = 'running'
     AND worker = workers.id) FROM "windlass_workers" AS workers ORDER BY beat_at, id
 """
 COUNTS: Final = """
@@ -75,9 +79,10 @@ WHERE id = ?1 AND state IN ('ready', 'scheduled', 'blocked')
 """
 CANCEL_RUNNING: Final = "UPDATE \"windlass_jobs\" SET cancel = 1 WHERE id = ? AND state = 'running'"
 AGAIN: Final = """
-UPDATE "windlass_jobs" SET state = 'ready', run_at = ?2, place = ?2, attempt = 0, crashes = 0, interruptions = 0,
-    snoozes = 0, retrying_since = NULL, cancel = 0, reason = NULL, result = NULL, finished_at = NULL, purge_at = NULL,
-    expires_at = ?2 + expires_ms
+UPDATE "windlass_jobs" SET state = 'ready', run_at = ?2, place = ?2 + shift, attempt = 0, crashes = 0,
+    interruptions = 0, snoozes = 0, recoveries = 0, retrying_since = NULL, cancel = 0, reason = NULL, result = NULL,
+    finished_at = NULL, purge_at = NULL, expires_at = ?2 + expires_ms,
+    error_type = NULL, fingerprint = NULL, frame = NULL
 WHERE id = ?1 AND state IN ('dead', 'cancelled', 'scheduled')
 """
 DELETE: Final = "DELETE FROM \"windlass_jobs\" WHERE id = ? AND state != 'running'"
@@ -86,10 +91,18 @@ DELETE FROM "windlass_jobs" WHERE seq IN (SELECT seq FROM "windlass_jobs"
     WHERE queue = ? AND state = ? LIMIT ?)
 """
 PAUSE: Final = """
-INSERT INTO "windlass_queues" (name, paused, reason, until) VALUES (?, 1, ?, ?)
-ON CONFLICT (name) DO UPDATE SET paused = 1, reason = excluded.reason, until = excluded.until
+INSERT INTO "windlass_queues" (name, paused, reason, until, who) VALUES (?, 1, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET paused = 1, reason = excluded.reason, until = excluded.until, who = excluded.who
 """
-RESUME: Final = 'UPDATE "windlass_queues" SET paused = 0, reason = NULL, until = NULL WHERE name = ?'
+ASK_WORKERS: Final = """
+UPDATE "windlass_workers" SET control = CASE WHEN control IS NULL THEN json_array(?2)
+    WHEN EXISTS (SELECT 1 FROM json_each(control) WHERE value = ?2) THEN control
+    ELSE json_insert(control, '$[#]', ?2) END
+WHERE id = ?1 OR info ->> 'group' = ?1
+"""
+RESUME: Final = 'UPDATE "windlass_queues" SET paused = 0, reason = NULL, until = NULL, who = NULL WHERE name = ?'
+# Without its trailing characters that are no dot a dotted name is the part before its last one.
+LAST_PART: Final = "substr(error_type, length(rtrim(error_type, replace(error_type, '.', ''))) + 1)"
 UNFINISHED: Final = """
 SELECT count(*) FROM "windlass_jobs" WHERE id IN (SELECT value FROM json_each(?)) AND purge_at IS NULL
 """
@@ -106,21 +119,10 @@ class SqliteInspector(SqliteCore):
         return to_row(rows[0]) if rows else None
 
     def jobs(self, where: JobFilter, cursor: str | None, limit: int) -> tuple[list[JobRow], str | None]:
-        clauses = ["true"]
-        bindings: list[object] = []
-        for clause, value in (
-            ("state = ?", None if where.state is None else where.state.value),
-            ("name = ?", where.name),
-            ("queue = ?", where.queue),
-            ("enqueued_at < ?", where.before),
-            ("enqueued_at >= ?", where.after),
-            ("EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)", where.tag),
-            ("seq < ?", None if cursor is None else parse_cursor(cursor)),
-        ):
-            if value is not None:
-                clauses.append(clause)
-                bindings.append(value)
-        sql = f"{self._q(ROW)} {' AND '.join(clauses)} ORDER BY seq DESC LIMIT ?"
+        clause, bindings = condition(where)
+        if cursor is not None:
+            clause, bindings = f"{clause} AND seq < ?", [*bindings, parse_cursor(cursor)]
+        sql = f"{self._q(ROW)} {clause} ORDER BY seq DESC LIMIT ?"
         rows = self._ask(lambda db: db.execute(sql, (*bindings, limit + 1)).fetchall())
         more = str(rows[limit - 1][-1]) if len(rows) > limit else None
         return [to_row(row) for row in rows[:limit]], more
@@ -136,7 +138,7 @@ class SqliteInspector(SqliteCore):
             due = {queue: count for queue, count, _ in db.execute(self._q(DUE))}
             running = {queue: count for queue, count, _ in db.execute(self._q(RUNNING))}
             rows = []
-            for name, paused, reason, until in db.execute(self._q(QUEUES)):
+            for name, paused, reason, until, who in db.execute(self._q(QUEUES)):
                 count, since = ready.get(name, (0, now))
                 held = bool(paused) and (until is None or until > now)
                 rows.append(
@@ -149,6 +151,7 @@ class SqliteInspector(SqliteCore):
                         paused=held,
                         paused_reason=reason if held else None,
                         paused_until=until if held else None,
+                        paused_by=who if held else None,
                     )
                 )
             return rows
@@ -164,8 +167,9 @@ class SqliteInspector(SqliteCore):
                 running=int(str(running)),
                 beat_at=int(str(beat_at)),
                 lease_left_ms=int(str(until)) - boot_now if boot == self._boot else -1,
+                control=decode_words(str(control)) if control else (),
             )
-            for info, beat_at, until, boot, running in rows
+            for info, beat_at, until, boot, control, running in rows
         ]
 
     def counts(self) -> dict[str, int]:
@@ -214,8 +218,19 @@ class SqliteInspector(SqliteCore):
                 db.execute(q(DELETE), (job_id,))
         return Moved(job_id, state, applied=db.changes() > 0)
 
-    def pause(self, queue: str, reason: str | None, until: int | None) -> None:
-        self._write(lambda db: db.execute(self._q(PAUSE), (queue, reason, until)), durable=True)
+    def flow(self, window_ms: int) -> list[QueueFlow]:
+        now = self._clock.wall_ms()
+        return self._ask(lambda db: read_flow(db, self._q, now, window_ms))
+
+    def control(self, target: str, word: str) -> int:
+        def write(db: apsw.Connection) -> int:
+            db.execute(self._q(ASK_WORKERS), (target, word))
+            return db.changes()
+
+        return self._write(write, durable=True)
+
+    def pause(self, queue: str, reason: str | None, until: int | None, who: str | None = None) -> None:
+        self._write(lambda db: db.execute(self._q(PAUSE), (queue, reason, until, who)), durable=True)
 
     def resume(self, queue: str) -> None:
         self._write(lambda db: db.execute(self._q(RESUME), (queue,)), durable=True)
@@ -273,6 +288,29 @@ class SqliteInspector(SqliteCore):
         return findings
 
 
+def condition(where: JobFilter) -> tuple[str, list[object]]:
+    """The SQL condition of a filter, and its bindings."""
+    # The state is written out: a partial index is of no use to a condition that is known only when it is run.
+    clauses = ["true" if where.state is None else f"state = '{where.state.value}'"]
+    bindings: list[object] = []
+    for clause, value in (
+        ("name = ?", where.name),
+        ("queue = ?", where.queue),
+        ("enqueued_at < ?", where.before),
+        ("enqueued_at >= ?", where.after),
+        ("finished_at < ?", where.ended_before),
+        ("finished_at >= ?", where.ended_after),
+        ("EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)", where.tag),
+        ("coalesce(fingerprint, 'unknown') = ? AND state = 'dead'", where.group),
+        (f"? IN (error_type, {LAST_PART})", where.error),
+        ("id IN (SELECT value FROM json_each(?))", None if where.ids is None else encode(where.ids).decode()),
+    ):
+        if value is not None:
+            clauses.append(clause)
+            bindings.append(value)
+    return " AND ".join(clauses), bindings
+
+
 def parse_cursor(cursor: str) -> int:
     """The place a page cursor stands for."""
     try:
@@ -287,4 +325,5 @@ def to_row(found: tuple[object, ...]) -> JobRow:
     values[3] = State(str(values[3]))
     values[19] = read_tags(values[19])
     values[24] = bool(values[24])
+    values[30] = bool(values[30])
     return JobRow(*values)  # type: ignore[arg-type]

@@ -29,7 +29,7 @@ GUARDS: Final = """
     ALTER TABLE "windlass_jobs" ADD COLUMN once_key TEXT;
     ALTER TABLE "windlass_jobs" ADD COLUMN uniq TEXT;        -- [key, until, ttl_ms, rule]
     ALTER TABLE "windlass_jobs" ADD COLUMN blocked_by TEXT;  -- the gate; counts only while the state is blocked
-    CREATE INDEX "windlass_jobs_blocked" ON "windlass_jobs" (blocked_by, queue, priority, place, seq)
+    CREATE INDEX "windlass_jobs_blocked" ON "windlass_jobs" (blocked_by, queue, level, place, seq)
         WHERE state = 'blocked';
     CREATE INDEX "windlass_jobs_once" ON "windlass_jobs" (once_key) WHERE once_key IS NOT NULL;
     CREATE TABLE "windlass_holds" (
@@ -222,6 +222,37 @@ MIGRATIONS: Final = (
     """,
     # When the first run of the present budget that failed began: what a time budget counts from.
     'ALTER TABLE "windlass_jobs" ADD COLUMN retrying_since INTEGER',
+    """
+    ALTER TABLE "windlass_jobs" ADD COLUMN error_type TEXT;   -- with the two below: why a dead job died
+    ALTER TABLE "windlass_jobs" ADD COLUMN fingerprint TEXT;
+    ALTER TABLE "windlass_jobs" ADD COLUMN frame TEXT;
+    ALTER TABLE "windlass_jobs" ADD COLUMN recoveries INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX "windlass_jobs_dead" ON "windlass_jobs" (coalesce(fingerprint, 'unknown'), seq) WHERE state = 'dead';
+    CREATE INDEX "windlass_jobs_died" ON "windlass_jobs" (error_type, finished_at) WHERE state = 'dead';
+    CREATE TABLE "windlass_documents" (
+        key     TEXT PRIMARY KEY,
+        version INTEGER NOT NULL,
+        value   TEXT NOT NULL,
+        until   INTEGER                      -- wall-clock ms; null: for ever
+    ) WITHOUT ROWID;
+    CREATE INDEX "windlass_documents_until" ON "windlass_documents" (until) WHERE until IS NOT NULL;
+    """,
+    # Order within a queue: a job that ages stands at level 0, its place shifted by what its priority is worth.
+    """
+    ALTER TABLE "windlass_jobs" ADD COLUMN shift INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE "windlass_jobs" ADD COLUMN level INTEGER GENERATED ALWAYS AS (iif(shift = 0, priority, 0)) VIRTUAL;
+    DROP INDEX "windlass_jobs_ready";
+    CREATE INDEX "windlass_jobs_ready" ON "windlass_jobs" (queue, level, place, seq)
+        WHERE state = 'ready' AND crashes < 2;
+    ALTER TABLE "windlass_queues" ADD COLUMN who TEXT;
+    CREATE TABLE "windlass_flow" (
+        queue   TEXT NOT NULL,
+        step    INTEGER NOT NULL,            -- wall-clock time in steps of ten seconds
+        arrived INTEGER NOT NULL,
+        claimed INTEGER NOT NULL,
+        PRIMARY KEY (queue, step)
+    ) WITHOUT ROWID;
+    """,
     GUARDS,
 )
 VERSION: Final = len(MIGRATIONS)

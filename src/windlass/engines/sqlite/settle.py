@@ -42,16 +42,20 @@ UPDATE "windlass_jobs" SET
     interruptions = interruptions + ended.interrupted,
     snoozes = snoozes + ended.snoozed,
     run_at = coalesce(ended.run_at, "windlass_jobs".run_at),
-    place = coalesce(ended.run_at, place),
+    place = coalesce(ended.run_at + shift, place),
     errors = CASE WHEN ended.error IS NULL THEN errors
                   ELSE json_insert(coalesce(errors, '[]'), '$[#]', json(ended.error)) END,
     result = ended.result,
+    error_type = ended.error_type,
+    fingerprint = ended.fingerprint,
+    frame = ended.frame,
     retrying_since = CASE WHEN ended.failed THEN coalesce(retrying_since, started_at) ELSE retrying_since END,
     worker = NULL
 FROM (SELECT value ->> 0 AS id, value ->> 1 AS fence, value ->> 2 AS state, value ->> 3 AS again,
              value ->> 4 AS used, value ->> 5 AS crashed, value ->> 6 AS interrupted, value ->> 7 AS snoozed,
              value ->> 8 AS run_at, value ->> 9 AS keep, value ->> 10 AS error, value ->> 11 AS reason,
-             value ->> 12 AS result, value ->> 13 AS failed
+             value ->> 12 AS result, value ->> 13 AS error_type, value ->> 14 AS fingerprint, value ->> 15 AS frame,
+             value ->> 16 AS failed
       FROM json_each(?2)) AS ended
 WHERE "windlass_jobs".id = ended.id AND "windlass_jobs".fence = ended.fence AND "windlass_jobs".state = 'running'
 """
@@ -155,6 +159,7 @@ def ended(one: Outcome, now: int, rules: Rules) -> tuple[object, ...]:
     run_at = now + one.delay_ms if kind in (Kind.RETRY, Kind.SNOOZE, Kind.CRASH) else None
     if state is State.READY and one.delay_ms > 0:
         state = State.SCHEDULED
+    cause = one.cause if state is State.DEAD else None
     keep = one.keep_ms
     if keep is None:
         keep = rules.dead_keep_ms if state is State.DEAD else rules.keep_done_ms
@@ -172,6 +177,7 @@ def ended(one: Outcome, now: int, rules: Rules) -> tuple[object, ...]:
         one.error,
         one.reason,
         one.result,
+        *((None, None, None) if cause is None else (cause.error_type, cause.fingerprint, cause.frame)),
         1 if kind is Kind.RETRY else 0,
     )
 

@@ -13,11 +13,13 @@ import apsw
 import msgspec
 
 from windlass.engines.sqlite.claim import promote
+from windlass.engines.sqlite.flow import forget_flow
 from windlass.engines.sqlite.schema import FOREVER, Sql
 from windlass.engines.sqlite.totals import add_total
+from windlass.fingerprint import INTERRUPTED, POISON
 from windlass.model import Buried, Heartbeat, JobError, LeaseRef, Rules, Upkeep, WorkerInfo
 
-__all__ = ["bury", "depart", "extend", "maintain"]
+__all__ = ["bury", "dead_keep", "depart", "extend", "forget", "maintain"]
 
 encode = msgspec.json.Encoder().encode
 MARKER_LOOK_MS: Final = 3_600_000
@@ -50,6 +52,8 @@ UPDATE "windlass_jobs" SET
                   ELSE errors END,
     attempt = attempt + (interruptions >= ?3),
     interruptions = interruptions + 1,
+    error_type = CASE WHEN NOT cancel AND interruptions >= ?3 AND attempt + 1 >= max_attempts THEN ?7 END,
+    fingerprint = CASE WHEN NOT cancel AND interruptions >= ?3 AND attempt + 1 >= max_attempts THEN ?8 END,
     worker = NULL
 WHERE state = 'running' AND worker = ?1 RETURNING id, state
 """
@@ -61,9 +65,11 @@ UPDATE "windlass_jobs" SET
     reason = CASE WHEN cancel THEN 'cancelled' WHEN crashes + 1 >= ?4 THEN 'poison' END,
     finished_at = CASE WHEN cancel OR crashes + 1 >= ?4 THEN ?2 END,
     purge_at = CASE WHEN cancel THEN ?2 + ?7 WHEN crashes + 1 >= ?4 THEN ?2 + ?8 END,
-    run_at = CASE WHEN crashes >= 1 THEN ?2 + (?5 << (crashes - 1)) ELSE run_at END,
+    run_at = CASE WHEN crashes >= 1 THEN ?2 + min(?11, ?5 << min(crashes - 1, 31)) ELSE run_at END,
     errors = json_insert(coalesce(errors, '[]'), '$[#]', json_set(?6, '$.attempt', attempt + 1, '$.at', ?2)),
     crashes = crashes + 1,
+    error_type = CASE WHEN NOT cancel AND crashes + 1 >= ?4 THEN ?9 END,
+    fingerprint = CASE WHEN NOT cancel AND crashes + 1 >= ?4 THEN ?10 END,
     worker = NULL
 WHERE state = 'running' AND worker = ?1 AND fence IN (SELECT value FROM json_each(?3)) RETURNING id, state
 """
@@ -101,6 +107,9 @@ INSERT INTO "windlass_tombstones" (id, until) SELECT id, finished_at + ?2 FROM "
 WHERE seq IN (SELECT value FROM json_each(?1)) AND caller_id AND finished_at + ?2 > ?3
 ON CONFLICT (id) DO UPDATE SET until = max(until, excluded.until)
 """
+DEATHS: Final = """
+SELECT id, fence FROM "windlass_jobs" WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY finished_at, seq
+"""
 DELETE: Final = 'DELETE FROM "windlass_jobs" WHERE seq IN (SELECT value FROM json_each(?)) RETURNING id'
 FORGET_IDS: Final = """
 DELETE FROM "windlass_tombstones" WHERE id IN (SELECT id FROM "windlass_tombstones" WHERE until <= ? LIMIT ?)
@@ -123,8 +132,8 @@ NEXT_ALONE: Final = """
 SELECT min(run_at) FROM "windlass_jobs" WHERE crashes >= 2 AND purge_at IS NULL AND state IN ('ready', 'scheduled')
 """
 
-INTERRUPTED: Final = encode(
-    JobError("windlass.errors.JobInterrupted", "interrupted more often than max_interruptions allows", "", 0, 0)
+INTERRUPTED_ERROR: Final = encode(
+    JobError(INTERRUPTED.error_type, "interrupted more often than max_interruptions allows", "", 0, 0)
 ).decode()
 
 
@@ -173,7 +182,16 @@ def interrupt(db: apsw.Connection, q: Sql, worker: str, now: int, rules: Rules) 
     """End the leases of a worker that did not say how its jobs went; give ids that run again, and that died."""
     ended = db.execute(
         q(INTERRUPT),
-        (worker, now, rules.max_interruptions, INTERRUPTED, rules.keep_done_ms, dead_keep(rules)),
+        (
+            worker,
+            now,
+            rules.max_interruptions,
+            INTERRUPTED_ERROR,
+            rules.keep_done_ms,
+            dead_keep(rules),
+            INTERRUPTED.error_type,
+            INTERRUPTED.fingerprint,
+        ),
     ).fetchall()
     died = ids_in(ended, "dead")
     add_total(db, q, "dead", len(died))
@@ -195,6 +213,9 @@ def bury(
             error,
             rules.keep_done_ms,
             dead_keep(rules),
+            POISON.error_type,
+            POISON.fingerprint,
+            rules.crash_delay_max_ms,
         ),
     ).fetchall()
     handed = db.execute(q(HAND_BACK), (worker, now, rules.keep_done_ms)).fetchall()
@@ -236,7 +257,7 @@ def maintain(db: apsw.Connection, q: Sql, rules: Rules, budget: int, boot: str, 
     db.execute(q(EXPIRE), (now, rules.keep_done_ms, budget))
     expired = db.changes()
     add_total(db, q, "cancelled", expired)
-    pruned, trimmed = prune(db, q, rules, budget, now)
+    pruned, trimmed, overdue = prune(db, q, rules, budget, now)
     db.execute(q(FORGET_IDS), (now, budget))
     forgotten = db.changes()
     db.execute(q(FORGET_KEYS), (now, budget))
@@ -244,6 +265,7 @@ def maintain(db: apsw.Connection, q: Sql, rules: Rules, budget: int, boot: str, 
     db.execute(q(KEEP_MARKERS), (now, MARKER_LOOK_MS, budget))
     db.execute(q(FORGET_MARKERS), (now, budget))
     forgotten = max(forgotten, db.changes())
+    forget_flow(db, q, now)
     alone = db.execute(q(NEXT_ALONE)).fetchone()
     return Upkeep(
         promoted=promoted,
@@ -252,14 +274,17 @@ def maintain(db: apsw.Connection, q: Sql, rules: Rules, budget: int, boot: str, 
         died=tuple(died),
         pruned=pruned,
         trimmed=trimmed,
+        overdue=overdue,
         alone_in_ms=None if alone is None or alone[0] is None else max(0, alone[0] - now),
         due_in_ms=due_in,
         more=max(promoted, len(gone), expired, pruned, len(trimmed), forgotten) >= budget,
     )
 
 
-def prune(db: apsw.Connection, q: Sql, rules: Rules, budget: int, now: int) -> tuple[int, tuple[str, ...]]:
-    """Delete finished records past their age or count; give how many ended ones, and the ids of dead ones."""
+def prune(
+    db: apsw.Connection, q: Sql, rules: Rules, budget: int, now: int
+) -> tuple[int, tuple[str, ...], tuple[LeaseRef, ...]]:
+    """Delete finished records past their age or count; give how many ended, the ids of dead ones, and those held."""
     queues = [str(name) for (name,) in db.execute(q(QUEUE_NAMES))]
     seqs: list[int] = []
     dead: list[int] = []
@@ -272,9 +297,12 @@ def prune(db: apsw.Connection, q: Sql, rules: Rules, budget: int, now: int) -> t
     if rules.dead_max is not None and len(dead) < budget:
         dead += column(db, q(DEAD_OVER_COUNT), (budget - len(dead), rules.dead_max))
     pruned = forget(db, q, list(dict.fromkeys(seqs)), rules, now)
+    if rules.dead_held:
+        held = db.execute(q(DEATHS), (encode(list(dict.fromkeys(dead))).decode(),))
+        return len(pruned), (), tuple(LeaseRef(str(id), int(str(fence))) for id, fence in held)
     trimmed = forget(db, q, list(dict.fromkeys(dead)), rules, now)
     add_total(db, q, "trimmed", len(trimmed))
-    return len(pruned), tuple(trimmed)
+    return len(pruned), tuple(trimmed), ()
 
 
 def column(db: apsw.Connection, sql: str, bindings: tuple[object, ...]) -> list[int]:

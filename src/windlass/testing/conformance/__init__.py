@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from windlass.testing.conformance.claim import ClaimSuite
 from windlass.testing.conformance.coordinator import CoordinatorSuite
+from windlass.testing.conformance.dead import DeadSuite
+from windlass.testing.conformance.documents import DocumentSuite
 from windlass.testing.conformance.enqueue import EnqueueSuite
 from windlass.testing.conformance.guards import GuardSuite
 from windlass.testing.conformance.harness import Harness
@@ -34,6 +36,8 @@ from windlass.testing.conformance.waiting import WaitSuite
 __all__ = [
     "ClaimSuite",
     "CoordinatorSuite",
+    "DeadSuite",
+    "DocumentSuite",
     "EngineConformance",
     "EnqueueSuite",
     "GuardSuite",
@@ -61,5 +65,7 @@ class EngineConformance(
     GuardSuite,
     UniqueSuite,
     CoordinatorSuite,
+    DeadSuite,
+    DocumentSuite,
 ):
     """All of it. A subclass supplies the fixture ``harness``."""

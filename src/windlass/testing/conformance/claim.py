@@ -73,6 +73,37 @@ class ClaimSuite:
         store.enqueue([job("c", priority=0)])
         assert [take(store, limit=1)[0].id for _ in range(3)] == ["c", "a", "b"]
 
+    def test_an_aging_job_overtakes_one_of_higher_priority_that_came_long_after_it(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store.enqueue([job("low", priority=5, aging_ms=1_000), job("mid", priority=2, aging_ms=1_000)])
+        harness.clock.advance(2_500)
+        store.enqueue([job("new", aging_ms=1_000), job("first", priority=-1, aging_ms=1_000)])
+        harness.clock.advance(2_501)
+        store.enqueue([job("late", aging_ms=1_000)])
+        assert [lease.id for lease in take(store)] == ["first", "mid", "new", "low", "late"]
+
+    def test_an_aging_job_keeps_its_priority_and_its_rank_through_a_retry(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store.enqueue([job("low", priority=5, aging_ms=1_000)])
+        lease = take_one(store)
+        assert lease.priority == 5
+        store.settle([ended(lease, Kind.RETRY)])
+        harness.clock.advance(4_000)
+        store.enqueue([job("soon", aging_ms=1_000)])
+        harness.clock.advance(2_000)
+        store.enqueue([job("late", aging_ms=1_000)])
+        assert [lease.id for lease in take(store)] == ["soon", "low", "late"]
+        assert row_of(store, "low").priority == 5
+
+    def test_a_job_at_the_front_goes_before_aging_ones(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store.enqueue([job("old", priority=-9, aging_ms=60_000)])
+        store.enqueue([job("front", at_front=True, aging_ms=60_000)])
+        assert [lease.id for lease in take(store)] == ["front", "old"]
+
     def test_a_claim_gives_at_most_its_limit(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
@@ -121,6 +152,15 @@ class ClaimSuite:
         add(store, "a", queue="qa")
         add(store, "b", queue="qb")
         assert [x.id for x in take(store, queues=[QueueShare("qb", 1), QueueShare("qa", 1)], limit=1)] == ["b"]
+
+    def test_a_queue_without_a_share_is_served_by_the_second_pass_only(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        add(store, *[f"a{n}" for n in range(3)], queue="qa")
+        add(store, *[f"b{n}" for n in range(3)], queue="qb")
+        shares = [QueueShare("qa", 0), QueueShare("qb", 2)]
+        assert [lease.id for lease in take(store, queues=shares, limit=2)] == ["b0", "b1"]
+        assert sorted(lease.id for lease in take(store, queues=shares, limit=3)) == ["a0", "a1", "b2"]
 
     def test_without_queues_every_queue_gets_an_equal_share(self, harness: Harness) -> None:
         store = harness.engine

@@ -14,6 +14,7 @@ import msgspec
 from windlass.clock import ManualClock
 from windlass.engines.base import Store
 from windlass.model import (
+    Cause,
     JobError,
     JobFilter,
     JobRow,
@@ -21,7 +22,9 @@ from windlass.model import (
     Lease,
     NewJob,
     Outcome,
+    PoolInfo,
     QueueShare,
+    QueueWork,
     Rules,
     State,
     Upkeep,
@@ -70,6 +73,7 @@ def job(
     queue: str = "default",
     payload: str = "[]",
     priority: int = 0,
+    aging_ms: int = 0,
     run_at: int | None = None,
     delay_ms: int = 0,
     at_front: bool = False,
@@ -86,6 +90,7 @@ def job(
         queue=queue,
         payload=payload,
         priority=priority,
+        aging_ms=aging_ms,
         run_at=run_at,
         delay_ms=delay_ms,
         at_front=at_front,
@@ -102,10 +107,19 @@ def add(store: Store, *ids: str, queue: str = "default", max_attempts: int = 11,
     store.enqueue([job(i, queue=queue, max_attempts=max_attempts, priority=priority) for i in ids])
 
 
-def info(worker: str) -> WorkerInfo:
+def info(worker: str, group: str = "g1") -> WorkerInfo:
     """What a worker of that id says of itself."""
     return WorkerInfo(
-        id=worker, group="g1", host="box", pid=4242, queues="*", slots=8, version="1.0", started_at=1_700_000_000_000
+        id=worker,
+        group=group,
+        host="box",
+        pid=4242,
+        queues="critical:2",
+        slots=2,
+        version="1.0",
+        started_at=1_700_000_000_000,
+        pools=(PoolInfo("critical", "critical", ("critical", "urgent-*"), threads=2, async_slots=2),),
+        work=(QueueWork("critical", ended=7, busy_ms=900),),
     )
 
 
@@ -143,6 +157,7 @@ def ended(
     keep_ms: int | None = None,
     interrupted: bool = False,
     then: tuple[NewJob, ...] = (),
+    cause: Cause | None = None,
 ) -> Outcome:
     """The outcome of a leased run."""
     return Outcome(
@@ -156,6 +171,7 @@ def ended(
         keep_ms=keep_ms,
         interrupted=interrupted,
         then=then,
+        cause=cause,
     )
 
 

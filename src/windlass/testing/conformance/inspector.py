@@ -6,6 +6,7 @@ import pytest
 
 from windlass.model import TRANSITIONS, Action, JobFilter, Kind, Moved, QueueShare, Settled, State, can_move
 from windlass.testing.conformance.harness import (
+    LEASE_MS,
     NOTHING,
     Harness,
     add,
@@ -208,6 +209,69 @@ class InspectorSuite:
         assert (row.paused, row.paused_reason, row.paused_until) == (True, "deploy", until)
         harness.clock.advance(5_001)
         assert not store.queues()[0].paused
+
+    def test_a_pause_says_who_asked_for_it_until_it_is_lifted(self, harness: Harness) -> None:
+        store = harness.engine
+        store.pause("default", "deploy", None, "ada@box")
+        assert [row.paused_by for row in store.queues()] == ["ada@box"]
+        store.pause("default", "still", None)
+        assert [row.paused_by for row in store.queues()] == [None]
+        store.pause("default", "deploy", None, "ada@box")
+        store.resume("default")
+        assert [row.paused_by for row in store.queues()] == [None]
+
+    def test_names_lists_every_queue_sorted(self, harness: Harness) -> None:
+        store = harness.engine
+        assert store.names() == []
+        store.enqueue([job("a", queue="qb"), job("b", queue="qa", delay_ms=9_000), job("c", queue="qb")])
+        assert store.names() == ["qa", "qb"]
+        store.pause("qc", None, None)
+        assert set(store.names()) == {"qa", "qb", "qc"}
+
+    def test_flow_counts_what_came_and_what_was_claimed(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store.enqueue([job("a", queue="qa"), job("b", queue="qa"), job("c", queue="qb", delay_ms=9_000)])
+        store.enqueue([job("a", queue="qa")])  # a duplicate did not arrive
+        take(store, limit=1)
+        rows = {row.name: row for row in store.flow(60_000)}
+        assert {name: (row.arrived, row.claimed) for name, row in rows.items()} == {"qa": (2, 1), "qb": (1, 0)}
+        assert all(50_000 <= row.span_ms <= 60_000 for row in rows.values())
+
+    def test_flow_forgets_what_is_older_than_the_window(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        add(store, "a", queue="qa")
+        harness.clock.advance(70_000)
+        add(store, "b", "c", queue="qa")
+        assert [row.arrived for row in store.flow(60_000)] == [2]
+        harness.clock.advance(200_000)
+        join(store)
+        upkeep(store)
+        assert [row.arrived for row in store.flow(120_000) if row.arrived] == []
+
+    def test_a_control_word_reaches_one_worker_or_its_whole_group_with_every_beat(self, harness: Harness) -> None:
+        store = harness.engine
+        for worker, group in (("w1", "ga"), ("w2", "ga"), ("w3", "gb")):
+            store.extend(info(worker, group), (), LEASE_MS)
+        assert store.control("ga", "quiet") == 2
+        assert store.control("w2", "stop") == 1
+        assert store.control("nobody", "stop") == 0
+        words = {
+            w: store.extend(info(w, g), (), LEASE_MS).control for w, g in (("w1", "ga"), ("w2", "ga"), ("w3", "gb"))
+        }
+        assert words == {"w1": ("quiet",), "w2": ("quiet", "stop"), "w3": ()}
+        assert store.extend(info("w1", "ga"), (), LEASE_MS).control == ("quiet",)
+        assert {row.info.id: row.control for row in store.workers()} == words
+
+    def test_asking_twice_asks_once_and_a_worker_that_left_is_forgotten(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        assert [store.control("w1", "quiet"), store.control("w1", "quiet")] == [1, 1]
+        assert store.extend(info("w1"), (), LEASE_MS).control == ("quiet",)
+        store.depart("w1")
+        join(store)
+        assert store.extend(info("w1"), (), LEASE_MS).control == ()
 
     def test_pause_and_resume_are_idempotent_and_the_last_pause_counts(self, harness: Harness) -> None:
         store = harness.engine

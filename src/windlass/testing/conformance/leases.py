@@ -170,9 +170,9 @@ class LeaseSuite:
         join(store, "w2")
         assert sorted(lease.id for lease in take(store, "w2")) == ["bystander", "guilty"]
 
-    def test_from_the_second_charge_a_job_waits_and_the_wait_doubles(self, harness: Harness) -> None:
-        """Choice: the second charge waits ``crash_delay_ms``, the third twice as long, and so on."""
-        store, rules = harness.engine, Rules(max_crashes=9, crash_delay_ms=1_000)
+    def test_from_the_second_charge_a_job_waits_and_the_wait_doubles_up_to_a_bound(self, harness: Harness) -> None:
+        """Choice: the second charge waits ``crash_delay_ms``, the third twice as long, up to ``crash_delay_max_ms``."""
+        store, rules = harness.engine, Rules(max_crashes=9, crash_delay_ms=1_000, crash_delay_max_ms=3_500)
         add(store, "a")
         delays = []
         for n in range(5):
@@ -182,7 +182,7 @@ class LeaseSuite:
             row = row_of(store, "a")
             delays.append(row.run_at - harness.clock.wall_ms() if row.state is State.SCHEDULED else 0)
             harness.clock.advance(60_000)
-        assert delays == [0, 1_000, 2_000, 4_000, 8_000]
+        assert delays == [0, 1_000, 2_000, 3_500, 3_500]
 
     def test_a_quarantined_job_is_not_claimed_before_its_delay(self, harness: Harness) -> None:
         store, rules = harness.engine, Rules(crash_delay_ms=5_000)

@@ -144,7 +144,7 @@ class Oracle:
                 self.finish(job, State.DEAD, now)
                 continue
             charged.add(job.id)
-            doubled = self.rules.crash_delay_ms * 2 ** (job.crashes - 2)
+            doubled = min(self.rules.crash_delay_max_ms, self.rules.crash_delay_ms * 2 ** (job.crashes - 2))
             self.put_back(job, now, int(doubled) if job.crashes >= 2 else None)
         self.workers.pop(worker, None)
         return released, charged, dead

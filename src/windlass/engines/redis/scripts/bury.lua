@@ -3,20 +3,22 @@
 --
 -- KEYS     fixed; every queue
 -- ARGV     4 worker  5 fences of started jobs (msgpack array)  6 max crashes  7 delay in ms, doubled by each crash
---          8 error text up to its time  9 ms to keep ended jobs  10 ms to keep dead ones
+--          8 longest delay  9 error text up to its time  10 ms to keep ended jobs  11 ms to keep dead ones
+--          12 cause of a poison death
 -- Returns  mark, ids released, ids charged, ids dead
 -- Cost     O(held log stored)
 
 allow_growth()
 local started = {}
 for _, fence in ipairs(cmsgpack.unpack(ARGV[5])) do started[fence] = true end
+local first, most, keep_done, keep_dead = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local released, charged, dead = {}, {}, {}
 for _, id in ipairs(held_by(ARGV[4], -1)) do
   local job = jobs[id]
   if started[job[FENCE]] then
-    local how = charge(id, job, tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10]))
+    local how = charge(id, job, tonumber(ARGV[6]), first, most, ARGV[9], keep_done, keep_dead, ARGV[12])
     if how == 'again' then charged[#charged + 1] = id elseif how == 'dead' then dead[#dead + 1] = id end
-  elseif hand_back(id, job, tonumber(ARGV[9])) then
+  elseif hand_back(id, job, keep_done) then
     released[#released + 1] = id
   end
 end

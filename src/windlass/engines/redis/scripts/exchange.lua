@@ -1,4 +1,4 @@
--- uses: records guards inserting settling circuits judging claiming
+-- uses: records guards inserting admitting settling circuits judging claiming
 -- Settle, then claim, in one step.
 --
 -- KEYS     fixed; every queue, those of follow-ups and those to claim from

@@ -3,7 +3,8 @@
 --
 -- KEYS     fixed
 -- ARGV     4 worker  5 what it says of itself (JSON)  6 lease in ms  7 key of its inbox
--- Returns  mark, "1" when the store knew the worker, time of the lease clock, {id, fence, cancel, ...} that it holds
+-- Returns  mark, "1" when the store knew the worker, time of the lease clock, {id, fence, cancel, ...} that it holds,
+--          what it was asked to do
 -- Cost     O(held + log workers)
 
 allow_growth()
@@ -17,5 +18,7 @@ for _, id in ipairs(held_by(worker, -1)) do
   reply[#reply + 1] = job[CANCEL]
 end
 zadd(LEASES, boot + tonumber(ARGV[6]), worker)
-hset(WORKERS, worker, cmsgpack.pack({ wall, ARGV[7], ARGV[5] }))
-return { finish_marked(), known and 1 or 0, boot, reply }
+local record = call('HGET', WORKERS, worker)
+local asked = record and cmsgpack.unpack(record)[4] or ''
+hset(WORKERS, worker, cmsgpack.pack({ wall, ARGV[7], ARGV[5], asked }))
+return { finish_marked(), known and 1 or 0, boot, reply, asked }

@@ -1,11 +1,13 @@
--- uses: records guards ending
+-- uses: records guards ending forgetting
 -- One bounded step of upkeep: promote, reap, expire, prune, forget. Every part looks at the state it changes, so steps
 -- of several workers do nothing twice.
 --
 -- KEYS     fixed; every queue
 -- ARGV     4 budget  5 max interruptions  6 error text up to its time  7 ms to keep ended jobs  8 ms to keep dead ones
 --          9 done jobs a queue may keep, or -1  10 dead jobs to keep, or -1  11 ms to keep ids that users chose
+--          12 cause of a death by interruptions  13 "1" to hand dead jobs up and not trim them
 -- Returns  mark, promoted, workers that expired, ids recovered, ids that died, count pruned, ids trimmed,
+--          {id, fence, ...} of those handed up,
 --          ms to the next lone job or -1, ms to the next due job or -1, "1" when there is more to do
 -- Cost     O(budget log stored + queues + workers)
 
@@ -33,7 +35,7 @@ local expired_workers, recovered, died, released = {}, {}, {}, 0
 for i, worker in ipairs(gone) do
   local ids = held_by(worker, budget - released)
   for _, id in ipairs(ids) do
-    local how = interrupt(id, jobs[id], max_interruptions, head, keep_done, keep_dead)
+    local how = interrupt(id, jobs[id], max_interruptions, head, keep_done, keep_dead, ARGV[12])
     if how == 'again' then recovered[#recovered + 1] = id elseif how == 'dead' then died[#died + 1] = id end
   end
   released = released + #ids
@@ -68,20 +70,6 @@ local function collect(list, seen, key, command, first, last, ...)
   end
 end
 
-local function forget(ids)
-  load(ids)
-  for _, id in ipairs(ids) do
-    local job = jobs[id]
-    zrem(DEAD, id)
-    zrem(DEAD_PURGE, id)
-    if job then
-      leave(id, job)
-      if job[INFO][CALLER_ID] == 1 and job[FINISHED] + id_keep > wall then zadd(TOMBS, job[FINISHED] + id_keep, id) end
-    end
-    remove(id)
-  end
-end
-
 local pruned, seen = {}, {}
 for _, queue in ipairs(names) do
   for _, kind in ipairs({ kDONE, kCANCELLED }) do
@@ -101,14 +89,25 @@ local over = dead_max >= 0 and call('ZCARD', DEAD) - dead_max or 0
 if over > 0 and #trimmed < budget then
   collect(trimmed, seen, DEAD, 'ZRANGE', 0, math.min(over, budget - #trimmed) - 1)
 end
-forget(pruned)
-forget(trimmed)
+local overdue = {}
+if ARGV[13] == '1' then
+  load(trimmed)
+  table.sort(trimmed, function(a, b) return jobs[a] and jobs[b] and jobs[a][FINISHED] < jobs[b][FINISHED] end)
+  for _, id in ipairs(trimmed) do
+    if jobs[id] then
+      overdue[#overdue + 1] = id
+      overdue[#overdue + 1] = jobs[id][FENCE]
+    end
+  end
+  trimmed = {}
+end
+forget(pruned, id_keep)
+forget(trimmed, id_keep)
 total('trimmed', #trimmed)
 
 local buried = call('ZRANGEBYSCORE', TOMBS, '-inf', wall, 'LIMIT', 0, budget)
 for _, id in ipairs(buried) do zrem(TOMBS, id) end
 call('ZREMRANGEBYSCORE', AWAITED, '-inf', wall)
-
 -- Unique keys past their time, and Once markers whose key no record carries; others are looked at again in an hour.
 local keys = call('ZRANGEBYSCORE', K.UNIQUE_EXPIRING, '-inf', wall, 'LIMIT', 0, budget)
 for _, key in ipairs(keys) do
@@ -123,6 +122,11 @@ for _, key in ipairs(call('ZRANGEBYSCORE', K.MARKERS, '-inf', wall, 'LIMIT', 0, 
     call('ZREM', K.MARKERS, key)
   end
 end
+
+local oldest = math.floor(wall / STEP_MS) - 13 -- two minutes, and the step that has begun before them
+for _, field in ipairs(call('HKEYS', FLOW)) do
+  if tonumber(string.match(field, '^%a(%d+):') or 0) < oldest then hdel(FLOW, field) end
+end
 flush()
 
 local alone_at, due_at
@@ -134,7 +138,7 @@ for _, queue in ipairs(names) do
 end
 local most = math.max(promoted, released, #gone, expired, #pruned, #trimmed, #buried)
 return {
-  finish_marked(), promoted, expired_workers, recovered, died, #pruned, trimmed,
+  finish_marked(), promoted, expired_workers, recovered, died, #pruned, trimmed, overdue,
   alone_at and math.max(0, alone_at - wall) or -1, due_at and math.max(0, due_at - wall) or -1,
   most >= budget and 1 or 0,
 }

@@ -2,7 +2,7 @@
 --
 -- KEYS     fixed; every queue
 -- ARGV     4 sequence number to start below, or "+inf"  5 how many  6 state or ""  7 queue or ""
---          8 size up to which an index is read and sorted
+--          8 size up to which an index is read and sorted  9... only these ids
 -- Returns  {id, sequence number, ...}, "1" when there may be more
 -- Cost     O(log stored + count), or O(size log size)
 
@@ -32,14 +32,14 @@ if state == 'dead' then index(DEAD, 1) end
 if state == 'running' then index(RUNNING, 0) end
 if state == 'blocked' then index(K.BLOCKED, -1) end
 
-if state == '' or total_size > size then
+if not ARGV[9] and (state == '' or total_size > size) then
   local found = call('ZREVRANGEBYSCORE', ARRIVALS, below == '+inf' and below or '(' .. below, '-inf', 'WITHSCORES',
     'LIMIT', 0, count)
   return { found, #found == 2 * count and 1 or 0 }
 end
 
-local ids = {}
-for _, one in ipairs(indexes) do
+local ids = tail(ARGV, 9)
+for _, one in ipairs(ids[1] and {} or indexes) do
   for _, member in ipairs(call('ZRANGE', one[1], 0, -1)) do
     ids[#ids + 1] = one[2] < 0 and string.sub(string.match(member, '^.-%z.-%z(.*)$'), 21) or one[2] == 0 and string.match(member, '%z(.*)$') or string.sub(member, one[2])
   end

@@ -1,7 +1,7 @@
 -- Let no job of a queue be claimed.
 --
 -- KEYS     fixed
--- ARGV     4 queue  5 "until|reason", until being wall-clock ms or 0 for no end
+-- ARGV     4 queue  5 "until|who|reason", until being wall-clock ms or 0 for no end
 -- Returns  mark
 -- Cost     O(1)
 

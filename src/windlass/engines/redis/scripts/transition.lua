@@ -1,4 +1,4 @@
--- uses: records guards
+-- uses: records guards reviving
 -- Cancel, retry or delete jobs.
 --
 -- KEYS     fixed; every queue
@@ -39,27 +39,7 @@ end
 
 local function again(id, job, state)
   if state ~= 'dead' and state ~= 'cancelled' and state ~= 'scheduled' then return false end
-  local g = state ~= 'scheduled' and G.of(id)
-  if g and g[3][1] and g[3][2] ~= 'expiry' then
-    local key = g[3][1]
-    local u = G.holder(key)
-    if u and u[1] ~= id then
-      hset(REASON, id, 'unique key ' .. key .. ' is taken by ' .. u[1])
-      return false
-    end
-    G.hold_key(key, { id, '', g[3][2], g[3][3] >= 0 and wall + g[3][3] or -1 })
-  end
-  leave(id, job)
-  for _, field in ipairs({ ATTEMPT, CRASHES, INTERRUPTIONS, SNOOZES, CANCEL, FINISHED, PURGE, RETRYING }) do
-    job[field] = 0
-  end
-  job[RUN_AT], job[PLACE] = wall, wall + BIAS
-  job[EXPIRES_AT] = job[INFO][EXPIRES_MS] < 0 and 0 or wall + job[INFO][EXPIRES_MS]
-  hdel(REASON, id)
-  hdel(RESULT, id)
-  wait_again(id, job)
-  save(id)
-  return true
+  return revive(id, job)
 end
 
 local function delete(id, job)

@@ -1,6 +1,7 @@
 -- Common ground of every script: keys, time, and writes that go out in batches.
 --
--- KEYS   1..35 the fixed keys of the namespace, then six for each queue in the order of ARGV[2]
+-- KEYS   1..FIXED those of the fixed keys of the namespace that the script names (META, BODY and so on are declared before
+--        this text, by scripts.py; those of guards in K), then six for each queue in the order of ARGV[2]
 -- ARGV   1 clock ("" for the server's, or "wall:boot" in ms)  2 queue names (msgpack array)
 --        3 how many of the names are all queues that the client knows ("" when it need not know all)
 --        4... belong to the operation
@@ -9,24 +10,21 @@
 -- Writes are collected and sent by `flush`, removals first: so the first write is one that a full server allows, and a
 -- job that was accepted once can be claimed and settled in a full server too.
 
-local META, BODY, REC, RESULT, ERRORS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local REASON, PROGRESS, ARRIVALS, RUNNING, CANCELS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local DEAD, DEAD_PURGE, WORKERS, LEASES, TOMBS = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
-local TOTALS, QUEUES, EXPIRING, AWAITED, WAKE = KEYS[16], KEYS[17], KEYS[18], KEYS[19], KEYS[20]
-local FIXED, PER_QUEUE = 35, 6
--- The keys of guards, and what scripts share about them: in tables, since a script has room for 200 locals only.
-local K = {
-  GUARDS = KEYS[21], BLOCKED = KEYS[22], BLOCKED_BY = KEYS[23], HOLDS = KEYS[24], ONCE = KEYS[25], CARRIERS = KEYS[26],
-  MARKERS = KEYS[27], GATES = KEYS[28], RATES = KEYS[29], UNIQUE = KEYS[30], UNIQUE_EXPIRING = KEYS[31],
-  LOCKS = KEYS[32], LINES = KEYS[33], CIRCUITS = KEYS[34], PROBES = KEYS[35],
-}
-local G = { known = {}, ran = {} }
+local PER_QUEUE = 6
+local G = { known = {}, ran = {} } -- what scripts share about guards: in a table, since a script has room for 200 locals
 local kREADY, kDUE, kALONE, kDONE, kCANCELLED, kWAKE = 1, 2, 3, 4, 5, 6
 
 local BIAS = 1e13 -- makes every place positive, so that its bytes sort as it does
+local PLACE_MAX = 2 ^ 48 - 1
+local STEP_MS = 10000 -- of the counts in FLOW
 local CHUNK = 4000 -- even; unpack() takes no more than 8,000 values
 
 local call = redis.call
+
+-- Where a time stands in the order of a queue, as six bytes can hold it.
+local function place_at(time)
+  return math.max(0, math.min(time + BIAS, PLACE_MAX))
+end
 
 local function tail(list, from)
   local rest = {}
@@ -130,6 +128,13 @@ local function send(command, lists)
   end
 end
 
+local flow = {} -- field of FLOW -> how many more
+-- What: "a" for jobs that arrived, "c" for jobs that were claimed.
+local function count_flow(what, queue, count)
+  local field = string.format('%s%.0f:%s', what, math.floor(wall / STEP_MS), queue)
+  flow[field] = (flow[field] or 0) + count
+end
+
 local function total(name, count)
   totals[name] = (totals[name] or 0) + count
 end
@@ -171,6 +176,7 @@ local function finish_script()
   for name, count in pairs(totals) do
     if count ~= 0 then call('HINCRBY', TOTALS, name, count) end
   end
+  for field, count in pairs(flow) do call('HINCRBY', FLOW, field, count) end
   for queue in pairs(woken) do
     if at[queue] then wake(KEYS[at[queue] + kWAKE]) end
   end

@@ -5,13 +5,29 @@
 local PROMOTE_MAX = 2000 -- due jobs made ready by one claim
 local SCAN_MAX, SCAN_STEP, ALONE_MAX = 1000, 64, 10 -- jobs that one claim looks at when guards are closed
 
+-- What the record of a job that nothing has touched yet bears behind its SEQ, without the fence, as `text`; false when the
+-- job must go the long way. `tails` remembers it within a batch, by the head.
+local function tail_of(body, worker, tails)
+  if #body < 26 then return false end
+  local high, low = string.byte(body, 13, 14)
+  local sized = sub(body, 13, 14 + high * 256 + low)
+  local tail = tails[sized]
+  if tail == nil then
+    local job = born(body)
+    tail = job and job[EXPIRES_AT] == 0
+      and { text = struct.pack('>I8I8', 0, 0) .. sized .. worker, queue = job[INFO][QUEUE], count = 0 }
+    tails[sized] = tail
+  end
+  return tail
+end
+
 -- want: the list of ARGV, from the place of the worker's id on; see claim.lua.
 local function claim(from)
   local worker, limit, alone = ARGV[from], tonumber(ARGV[from + 1]), ARGV[from + 2] == '1'
   local keep, shares = tonumber(ARGV[from + 3]), cmsgpack.unpack(ARGV[from + 4])
   G.places, G.late = tonumber(ARGV[from + 5]), tonumber(ARGV[from + 6])
   local lease = call('ZSCORE', LEASES, worker)
-  if not lease or tonumber(lease) <= boot then return { 1, -1, {}, {}, {} } end
+  if not lease or tonumber(lease) <= boot then return { 1, -1, {}, 0, {}, {}, {} } end
 
   local cancels = {}
   if call('ZCARD', CANCELS) > 0 then
@@ -52,7 +68,7 @@ local function claim(from)
   end
   local due_in = due_at and math.max(0, due_at - wall) or -1
   if alone then limit = math.min(limit, 1) end
-  if limit <= 0 then return { 0, due_in, cancels, {}, {} } end
+  if limit <= 0 then return { 0, due_in, cancels, 0, {}, {}, {} } end
 
   local guarded = call('HLEN', K.GUARDS) > 0
   if guarded and not alone then
@@ -60,52 +76,74 @@ local function claim(from)
     for _, share in ipairs(open) do queues[#queues + 1] = share[1] end
     G.let_on(queues, limit)
   end
-  local leases, n, finished = {}, 0, {}
+  local leases, n, guards_of, finished = {}, 0, {}, {}
   local fence = math.max(tonumber(call('HGET', META, 'fence') or 0), micros - 1)
+  local first = fence + 1
   local running, recs = into(zadds, RUNNING), into(hsets, REC)
-  local owner = worker .. '\0'
-  local later = {} -- {key, score, member} of jobs that stay where they are
+  local owner, pack = worker .. '\0', struct.pack
+  local new = pack('>BBI4I4I4I4I8I8I8', sRUNNING, 0, 0, 0, 0, 0, wall, 0, 0) .. '\0\0'
   local left, look, scanned, expired, doubles = limit, limit, 0, 0, 0
   if alone and guarded then look = ALONE_MAX end
 
-  -- One look at the heads: gives how many jobs left the ready queues without being leased.
+  -- One look at the heads. Gives how many jobs left the ready queues without being leased.
   local function round()
-    local entries, taken, room = {}, {}, look
+    local ids, taken, room = {}, {}, look
     local function take(queue, count, offset)
       local key = KEYS[at[queue] + (alone and kALONE or kREADY)]
       local got
       if alone then
-        got = call('ZRANGEBYSCORE', key, '-inf', wall, 'WITHSCORES', 'LIMIT', offset, count)
+        got = call('ZRANGEBYSCORE', key, '-inf', wall, 'LIMIT', offset, count)
       else
-        got = call('ZRANGE', key, offset, offset + count - 1, 'WITHSCORES')
+        got = call('ZRANGE', key, offset, offset + count - 1)
       end
-      for i = 1, #got, 2 do entries[#entries + 1] = { key, got[i + 1], got[i] } end
-      taken[key] = (taken[key] or 0) + #got / 2
-      room = room - #got / 2
-      return #got / 2
+      local have = #ids
+      for i = 1, #got do ids[have + i] = sub(got[i], 13) end
+      taken[key] = (taken[key] or 0) + #got
+      room = room - #got
+      return #got
     end
     local more = {}
     for _, share in ipairs(open) do
       if room <= 0 then break end
-      local got = take(share[1], math.min(share[2], room), 0)
+      local got = share[2] > 0 and take(share[1], math.min(share[2], room), 0) or 0
       if got >= share[2] then more[#more + 1] = { share[1], got } end
     end
     for _, rest in ipairs(more) do
       if room <= 0 then break end
       take(rest[1], room, rest[2])
     end
-    if #entries == 0 then return 0 end
-    scanned = scanned + #entries
-    local ids = {}
-    for i, entry in ipairs(entries) do ids[i] = string.sub(entry[3], 13) end
-    local records, bodies, reasons = mget(REC, ids), mget(BODY, ids), mget(REASON, ids)
-    for key, count in pairs(taken) do call('ZREMRANGEBYRANK', key, 0, count - 1) end
+    if #ids == 0 then return 0 end
+    scanned = scanned + #ids
+
+    local records, bodies, reasons = mget(REC, ids), mget(BODY, ids), {}
     local guards = guarded and mget(K.GUARDS, ids) or {}
-    local moved = 0
+    local seen = {} -- only a job that has a record can have a reason
+    for i = 1, #ids do
+      if records[i] then seen[#seen + 1] = ids[i] end
+    end
+    for i, reason in ipairs(mget(REASON, seen)) do reasons[seen[i]] = reason end
+    for key, count in pairs(taken) do call('ZREMRANGEBYRANK', key, 0, count - 1) end
+    local moved, tails, gone = 0, {}, {}
     for i, id in ipairs(ids) do
       local body = bodies[i]
-      local job = body and (records[i] and read(records[i]) or born(body))
-      if job then -- else it is an entry that a lost write left behind
+      local tail = body and not records[i] and not guards[i] and left > 0 and tail_of(body, worker, tails)
+      local job = body and not tail and (records[i] and read(records[i]) or born(body))
+      if tail then
+        fence = fence + 1
+        left = left - 1
+        local c = #recs
+        recs[c + 1] = id
+        recs[c + 2] = new .. sub(body, 7, 12) .. sub(body, -12) .. tail.text .. pack('>I8', fence)
+        tail.count = tail.count + 1
+        local r = #running
+        running[r + 1] = '0'
+        running[r + 2] = owner .. id
+        leases[n + 1] = id
+        leases[n + 2] = ''
+        leases[n + 3] = body
+        leases[n + 4] = ''
+        n = n + 4
+      elseif job then
         jobs[id] = job
         local g = guards[i] and cmsgpack.unpack(guards[i]) or false
         if guarded then G.any, G.known[id] = true, g end
@@ -118,11 +156,13 @@ local function claim(from)
           finished[#finished + 1] = id
         else
           local why, what, opens_at
+          G.passed = n / 4
           if left <= 0 then why = 'later' elseif g then why, what, opens_at = G.refuse(id, g) end
-          if why and why ~= 'later' and G.let[id] then G.went_on = true end
+          if why ~= 'later' and G.let[id] then G.went_on = true end
           if why == 'wait' and alone then why = 'later' end
           if why == 'later' then
-            later[#later + 1] = entries[i]
+            zadd(KEYS[at[job[INFO][QUEUE]] + (alone and kALONE or kREADY)], alone and job[RUN_AT] or level(job),
+              spot(id, job))
           elseif why == 'wait' then
             G.block(id, job, what)
             if opens_at then G.opens[what] = opens_at end
@@ -131,20 +171,21 @@ local function claim(from)
             if expires_at > 0 then zrem(EXPIRING, id) end
             finish(id, job, sDONE, keep)
             hset(REASON, id, 'duplicate of ' .. what[1])
-            if what[2] ~= '' then hset(RESULT, id, what[2]) end
+            if what[2] == 'null' then job[CANCEL] = NULL elseif what[2] ~= '' then hset(RESULT, id, what[2]) end
             save(id)
             doubles = doubles + 1
             moved = moved + 1
             finished[#finished + 1] = id
           else
             if expires_at > 0 then zrem(EXPIRING, id) end
-            if g then G.takes(id, g) end
-            if G.let[id] then G.went_on = true end
-            G.passed = G.passed + 1
-            left = left - 1
-            for _, share in ipairs(open) do
-              if share[1] == job[INFO][QUEUE] then share[2] = math.max(0, share[2] - 1) end
+            if g then
+              G.takes(id, g)
+              guards_of[#guards_of + 1] = n / 4
+              guards_of[#guards_of + 1] = guards[i]
             end
+            local queue = job[INFO][QUEUE]
+            left = left - 1
+            gone[queue] = (gone[queue] or 0) + 1
             fence = fence + 1
             job[STATE] = sRUNNING
             job[FENCE] = fence
@@ -160,13 +201,19 @@ local function claim(from)
             leases[n + 1] = id
             leases[n + 2] = packed
             leases[n + 3] = body
-            leases[n + 4] = reasons[i] or ''
-            leases[n + 5] = guards[i] or ''
-            n = n + 5
+            leases[n + 4] = reasons[id] or ''
+            n = n + 4
           end
         end
+      else
+        moved = moved + 1 -- an entry that a lost write left behind
       end
     end
+    for _, tail in pairs(tails) do
+      if tail then gone[tail.queue] = (gone[tail.queue] or 0) + tail.count end
+    end
+    for _, share in ipairs(open) do share[2] = math.max(0, share[2] - (gone[share[1]] or 0)) end
+    for queue, count in pairs(gone) do count_flow('c', queue, count) end
     return moved
   end
 
@@ -179,7 +226,6 @@ local function claim(from)
     end
     look = math.min(SCAN_MAX, math.max(left, SCAN_STEP, look * 2))
   end
-  for _, entry in ipairs(later) do call('ZADD', entry[1], entry[2], entry[3]) end
   if n > 0 then hset(META, 'fence', fence) end
   if n == 0 and #finished > 0 then due_in = 0 end -- only ended ones were at the head: look again at once
   total('cancelled', expired)
@@ -198,5 +244,5 @@ local function claim(from)
       end
     end
   end
-  return { 0, due_in, cancels, leases, finished }
+  return { 0, due_in, cancels, first, leases, guards_of, finished }
 end

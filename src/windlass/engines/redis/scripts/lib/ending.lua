@@ -6,7 +6,7 @@ end
 
 -- An interruption is free until there have been too many; then each costs an attempt, and the last one is the end.
 -- Gives "again", "dead" or "cancelled".
-local function interrupt(id, job, max, head, keep_done, keep_dead)
+local function interrupt(id, job, max, head, keep_done, keep_dead, cause)
   local costs = job[INTERRUPTIONS] >= max
   leave_running(id, job)
   job[INTERRUPTIONS] = job[INTERRUPTIONS] + 1
@@ -20,6 +20,7 @@ local function interrupt(id, job, max, head, keep_done, keep_dead)
   if costs and job[CANCEL] == 0 and job[ATTEMPT] >= job[INFO][MAX_ATTEMPTS] then
     finish(id, job, sDEAD, keep_dead)
     hset(REASON, id, 'interrupted')
+    set_cause(id, job, cause)
     total('dead', 1)
     how = 'dead'
   elseif not put_back(id, job, keep_done) then
@@ -30,18 +31,19 @@ local function interrupt(id, job, max, head, keep_done, keep_dead)
 end
 
 -- A started job of a dead process: first charge at once, from the second alone and later, at the last dead.
-local function charge(id, job, max, delay, head, keep_done, keep_dead)
+local function charge(id, job, max, delay, longest, head, keep_done, keep_dead, cause)
   leave_running(id, job)
   add_error(id, error_text(head, job[ATTEMPT] + 1))
   local before = job[CRASHES]
   job[CRASHES] = before + 1
-  if before >= 1 then job[RUN_AT] = wall + delay * 2 ^ (before - 1) else stay_due(job) end
+  if before >= 1 then job[RUN_AT] = wall + math.min(longest, delay * 2 ^ (before - 1)) else stay_due(job) end
   total('crashed', 1)
   local how = 'again'
   hdel(REASON, id)
   if job[CANCEL] == 0 and job[CRASHES] >= max then
     finish(id, job, sDEAD, keep_dead)
     hset(REASON, id, 'poison')
+    set_cause(id, job, cause)
     total('dead', 1)
     how = 'dead'
   elseif not put_back(id, job, keep_done) then

@@ -1,7 +1,7 @@
 -- Guards: what a job holds, where it waits, and what is released when it moves. Part of `records`.
 --
 -- GUARDS      id -> {{{kind, gate, limit, per, burst, keep}...}, once key, {unique key, until, ttl, rule}}, msgpack
--- BLOCKED     gate NUL queue NUL priority place seq id, in that order; BLOCKED_BY id -> gate
+-- BLOCKED     gate NUL queue NUL level place seq id, in that order; BLOCKED_BY id -> gate
 -- HOLDS       gate NUL id: slots and probes of running jobs, Once keys of jobs that have not ended
 -- ONCE        key -> {id, result, until}; MARKERS key at the time of a look; CARRIERS key NUL id of jobs not done
 -- GATES       gate at the time from which it may let waiters on; 0 is now
@@ -21,7 +21,7 @@ function G.of(id)
 end
 
 function G.place(gate, id, job)
-  return gate .. '\0' .. job[INFO][QUEUE] .. '\0' .. struct.pack('>I8I6I6', job[INFO][PRIORITY] + BIAS, job[PLACE],
+  return gate .. '\0' .. job[INFO][QUEUE] .. '\0' .. struct.pack('>I8I6I6', level(job) + BIAS, job[PLACE],
     job[SEQ]) .. id
 end
 

@@ -192,7 +192,7 @@ function G.let_on(queues, limit)
       local job = jobs[id]
       if job then
         G.unblock(id, job, gate)
-        call('ZADD', KEYS[at[queue] + kREADY], job[INFO][PRIORITY], string.sub(spot, 9))
+        call('ZADD', KEYS[at[queue] + kREADY], level(job), string.sub(spot, 9))
         G.let[id] = gate
       end
     end

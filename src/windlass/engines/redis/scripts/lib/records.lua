@@ -5,14 +5,20 @@
 -- and a job is in the index of its state and in no other.
 
 -- Fields of a record, in the order of FORMAT, which has the length of the head in place of the fence; then texts.
--- PLACE bears BIAS; RETRYING is when the first run of the present budget that failed began, 0 when none did.
+-- PLACE bears BIAS; RETRYING is when the first run of the present budget that failed began, 0 when none did. CANCEL is 1
+-- when a cancel was asked for, and NULL in a done job whose result is null.
 local STATE, CANCEL, ATTEMPT, CRASHES, INTERRUPTIONS, SNOOZES, STARTED = 1, 2, 3, 4, 5, 6, 7
 local FINISHED, PURGE, RUN_AT, PLACE, SEQ, EXPIRES_AT, RETRYING, FENCE = 8, 9, 10, 11, 12, 13, 14, 15
 local HEAD, WORKER, INFO = 16, 17, 18
-local FORMAT = '>BBI4I4I4I4I8I8I8I8I8I8I8I8H'
-local FORMAT_SIZE = 84
+local FORMAT = '>BBI4I4I4I4I8I8I8I8I6I6I8I8H'
+local FORMAT_SIZE = 80
+local NULL = 2
+-- Places of bytes in a record, for claims and settles that need not take it apart.
+local bATTEMPT, bCRASHES, bFINISHED, bRUN_AT, bHEAD_SIZE = 3, 7, 27, 43, 79
+local sub = string.sub
 -- Fields of a head, which job[INFO] holds taken apart.
 local QUEUE, PRIORITY, MAX_ATTEMPTS, EXPIRES_MS, CALLER_ID = 1, 2, 3, 4, 5
+local SHIFT = 6 -- only of a job that ages: ms that its place is put off by its priority
 -- States. A waiting job is ready when its RUN_AT has come, and scheduled before.
 local sWAITING, sRUNNING, sDONE, sDEAD, sCANCELLED = 0, 1, 2, 3, 4
 
@@ -23,7 +29,7 @@ local function head_of(text)
   local head = heads[text]
   if head == nil then
     local good, found = pcall(cmsgpack.unpack, text)
-    head = good and type(found) == 'table' and #found == 5 and found or false
+    head = good and type(found) == 'table' and (#found == 5 or #found == 6) and found or false
     heads[text] = head
   end
   return head
@@ -84,8 +90,17 @@ local function spot(id, job)
   return struct.pack('>I6I6', job[PLACE], job[SEQ]) .. id
 end
 
+-- The order before the place: the priority, but one for all jobs that age.
+local function level(job)
+  return job[INFO][SHIFT] and 0 or job[INFO][PRIORITY]
+end
+
 local function due_spot(id, job)
-  return struct.pack('>i8', job[INFO][PRIORITY]) .. spot(id, job)
+  return struct.pack('>i8', level(job)) .. spot(id, job)
+end
+
+local function stand_at_due_time(job)
+  job[PLACE] = place_at(job[RUN_AT] + (job[INFO][SHIFT] or 0))
 end
 
 local function wait_again(id, job)
@@ -100,7 +115,7 @@ local function wait_again(id, job)
     zadd(KEYS[base + kDUE], run_at, due_spot(id, job))
     soonest[queue] = math.min(soonest[queue] or run_at, run_at)
   else
-    zadd(KEYS[base + kREADY], job[INFO][PRIORITY], spot(id, job))
+    zadd(KEYS[base + kREADY], level(job), spot(id, job))
     woken[queue] = true
   end
   if job[EXPIRES_AT] > 0 then zadd(EXPIRING, job[EXPIRES_AT], id) end
@@ -141,6 +156,31 @@ local function text_of(number)
   return text
 end
 
+-- Causes of deaths. A cause is a text, "error type NUL fingerprint NUL frame"; only a dead job has one. By it the job is
+-- in DIED as well, whose members sort by error type, then how often it was recovered, then the time of death: so the
+-- jobs that a rule of recovery wants lie side by side.
+
+local function death_spot(id, job, kind, recoveries)
+  return kind .. '\0' .. struct.pack('>I2I8', recoveries, job[FINISHED]) .. id
+end
+
+local function recoveries_of(id)
+  return tonumber(call('HGET', RECOVERIES, id) or 0)
+end
+
+local function set_cause(id, job, text)
+  hset(CAUSE, id, text)
+  zadd(DIED, 0, death_spot(id, job, string.match(text, '^(.-)%z'), recoveries_of(id)))
+end
+
+local function drop_cause(id, job)
+  local text = call('HGET', CAUSE, id)
+  if text then
+    hdel(CAUSE, id)
+    zrem(DIED, death_spot(id, job, string.match(text, '^(.-)%z'), recoveries_of(id)))
+  end
+end
+
 local function finish(id, job, state, keep)
   local purge = wall + keep
   job[STATE] = state
@@ -160,6 +200,7 @@ end
 
 local function leave_finished(id, job)
   if job[STATE] == sDEAD then
+    drop_cause(id, job)
     zrem(DEAD, id)
     zrem(DEAD_PURGE, id)
   else
@@ -179,7 +220,7 @@ end
 
 local function remove(id)
   G.removed(id)
-  for _, key in ipairs({ BODY, REC, RESULT, ERRORS, REASON, PROGRESS }) do hdel(key, id) end
+  for _, key in ipairs({ BODY, REC, RESULT, ERRORS, REASON, PROGRESS, CAUSE, RECOVERIES }) do hdel(key, id) end
   zrem(ARRIVALS, id)
   jobs[id] = false
   ended[#ended + 1] = id

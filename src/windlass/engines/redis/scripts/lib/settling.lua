@@ -1,5 +1,6 @@
--- Settling: end attempts by (id, fence). Each outcome is id, fence, spec, then result, error, reason as far as the spec
--- says. A spec is "kind|flags|keep|delay"; flags are 1 interrupted, 2 result, 4 error, 8 reason.
+-- Settling: end attempts by (id, fence). Each outcome is id, fence (eight bytes), then result, error, reason, cause as far
+-- as its spec says. A spec is "kind|flags|keep|delay"; flags are 1 interrupted, 2 result, 4 error, 8 reason, 16 cause,
+-- 32 a result that is null and not sent.
 
 local ENDS = { done = sDONE, dead = sDEAD, cancelled = sCANCELLED }
 local TOTAL_OF = { done = 'done', retry = 'retried', dead = 'dead', cancelled = 'cancelled', crash = 'crashed' }
@@ -21,16 +22,31 @@ local function settle_spec(text)
     result = bit.band(flags, 2) ~= 0,
     error = bit.band(flags, 4) ~= 0,
     reason = bit.band(flags, 8) ~= 0,
+    cause = bit.band(flags, 16) ~= 0,
+    null = bit.band(flags, 32) ~= 0,
     keep = tonumber(keep),
     delay = tonumber(delay),
   }
+  spec.size = 2 + (spec.result and 1 or 0) + (spec.error and 1 or 0) + (spec.reason and 1 or 0)
+    + (spec.cause and 1 or 0)
+  if kind == 'done' and not spec.error and not spec.reason and not spec.cause then
+    spec.done = spec.null and '\2\2' or '\2\0'
+    spec.times = struct.pack('>I8I8', wall, wall + spec.keep)
+    spec.purge = text_of(wall + spec.keep)
+  end
   settle_specs[text] = spec
   return spec
 end
 
-local function end_attempt(id, job, spec, result, error, reason)
+-- ARGV[place...] are the texts that the spec speaks of.
+local function end_attempt(id, job, spec, place)
+  local result, error, reason, cause
+  if spec.result then result, place = ARGV[place], place + 1 end
+  if spec.error then error, place = ARGV[place], place + 1 end
+  if spec.reason then reason, place = ARGV[place], place + 1 end
+  if spec.cause then cause = ARGV[place] end
   leave_running(id, job)
-  G.ran[id] = result or ''
+  G.ran[id] = spec.null and 'null' or result or ''
   job[ATTEMPT] = job[ATTEMPT] + spec.used
   if result then hset(RESULT, id, result) end
   if error then add_error(id, error) end
@@ -38,6 +54,8 @@ local function end_attempt(id, job, spec, result, error, reason)
   if spec.total then total(spec.total, 1) end
   if spec.ends then
     finish(id, job, spec.ends, spec.keep)
+    if spec.null then job[CANCEL] = NULL end
+    if cause then set_cause(id, job, cause) end
   else
     if spec.interrupted then job[INTERRUPTIONS] = job[INTERRUPTIONS] + 1 end
     if spec.kind == 'retry' and job[RETRYING] == 0 then job[RETRYING] = job[STARTED] end
@@ -47,49 +65,101 @@ local function end_attempt(id, job, spec, result, error, reason)
       stay_due(job)
     else
       job[RUN_AT] = wall + spec.delay
-      job[PLACE] = job[RUN_AT] + BIAS
+      stand_at_due_time(job)
     end
     put_back(id, job, spec.keep)
   end
   save(id)
 end
 
--- ARGV[from] says how many outcomes follow; behind them come follow-ups: outcome number, id, body, spec,
--- guards.
--- Gives a text of one "1" (applied) or "0" (stale) for each outcome.
-local function settle(from)
-  local count = tonumber(ARGV[from])
-  local outcomes, ids = {}, {}
-  local place = from + 1
-  for i = 1, count do
-    local spec = settle_spec(ARGV[place + 2])
-    local one = { ARGV[place], tonumber(ARGV[place + 1]), spec }
-    place = place + 3
-    if spec.result then one[4], place = ARGV[place], place + 1 end
-    if spec.error then one[5], place = ARGV[place], place + 1 end
-    if spec.reason then one[6], place = ARGV[place], place + 1 end
-    outcomes[i], ids[i] = one, one[1]
+-- A running job without guards is done: the same as end_attempt, made of the bytes of the record, for most settles are this. `tails`
+-- remembers what follows from head and worker within a batch. False when the job must go the long way.
+local function end_done(id, record, spec, fence, tails)
+  local tail = sub(record, bHEAD_SIZE, -9)
+  local known = tails[tail]
+  if known == nil then
+    local job = read(record)
+    known = job and {
+      kept = FORMAT_SIZE + #job[HEAD],
+      owner = job[WORKER] .. '\0',
+      list = into(zadds, KEYS[at[job[INFO][QUEUE]] + kDONE]),
+    }
+    tails[tail] = known
   end
-  load(ids)
-  local answers, stale = {}, 0
-  for i, one in ipairs(outcomes) do
-    local id, job = one[1], jobs[one[1]]
-    if job and job[STATE] == sRUNNING and job[FENCE] == one[2] then
-      end_attempt(id, job, one[3], one[4], one[5], one[6])
+  if not known then return false end
+  local attempt = sub(record, bATTEMPT, bCRASHES - 1)
+  local number = struct.unpack('>I4', attempt)
+  hset(REC, id, spec.done .. struct.pack('>I4', number + 1) .. sub(record, bCRASHES, bFINISHED - 1) .. spec.times
+    .. sub(record, bRUN_AT, known.kept) .. fence)
+  zrem(RUNNING, known.owner .. id)
+  local list = known.list
+  local n = #list
+  list[n + 1] = spec.purge
+  list[n + 2] = id
+  ended[#ended + 1] = id
+  jobs[id] = false
+  return true
+end
+
+-- ARGV[from] says how many outcomes follow, ARGV[from + 1] their specs as enqueue.lua has them; behind the outcomes come
+-- follow-ups: outcome number, id, body, spec, guards. Gives a text of one "1" (applied) or "0" (stale) for each outcome.
+local function settle(from)
+  local argv = ARGV
+  local count, runs = tonumber(argv[from]), cmsgpack.unpack(argv[from + 1])
+  local ids, fences, plans, texts = {}, {}, {}, {}
+  local place, n = from + 2, 0
+  for i = 1, #runs, 2 do
+    local spec = settle_spec(runs[i])
+    for j = n + 1, n + runs[i + 1] do
+      ids[j], fences[j], plans[j], texts[j] = argv[place], argv[place + 1], spec, place + 2
+      place = place + spec.size
+    end
+    n = n + runs[i + 1]
+  end
+  local records = mget(REC, ids)
+  local guards = call('HLEN', K.GUARDS) > 0 and mget(K.GUARDS, ids) or {}
+  local answers, tails, stale, done = {}, {}, 0, 0
+  for i = 1, count do
+    local id, record, spec, fence = ids[i], records[i], plans[i], fences[i]
+    local job = jobs[id]
+    if job == nil and spec.done and record and not guards[i] and sub(record, 1, 2) == '\1\0' and sub(record, -8) == fence
+      and end_done(id, record, spec, fence, tails) then
+      if spec.result then hset(RESULT, id, argv[texts[i]]) end
+      done = done + 1
       answers[i] = '1'
     else
-      stale = stale + 1
-      answers[i] = '0'
+      if job == nil then
+        job = record and read(record) or false -- one that has no record never ran
+        jobs[id] = job
+      end
+      if job and job[STATE] == sRUNNING and job[FENCE] == struct.unpack('>I8', fence) then
+        end_attempt(id, job, spec, texts[i])
+        answers[i] = '1'
+      else
+        stale = stale + 1
+        answers[i] = '0'
+      end
     end
   end
+  total('done', done)
   total('stale', stale)
-  local follow = {}
-  for i = place, #ARGV, 5 do
-    if answers[tonumber(ARGV[i])] == '1' then
-      for j = 1, 4 do follow[#follow + 1] = ARGV[i + j] end
+  if place <= #argv then
+    local new, bodies, guards, plans, guarded = {}, {}, {}, {}, false
+    for i = place, #argv, 5 do
+      if answers[tonumber(argv[i])] == '1' then
+        new[#new + 1] = argv[i + 1]
+        bodies[#bodies + 1] = argv[i + 2]
+        plans[#plans + 1] = argv[i + 3]
+        plans[#plans + 1] = 1
+        guards[#guards + 1] = argv[i + 4]
+        guarded = guarded or argv[i + 4] ~= ''
+      end
     end
+    for _, body in ipairs(bodies) do new[#new + 1] = body end
+    plans = plans_of(plans)
+    if guarded then G.admit(guards, 1, plans, true) end
+    if #bodies > 0 then insert(new, 1, plans, false, guarded) end
   end
-  if #follow > 0 then insert(follow, 1, true) end
   flush()
   return table.concat(answers)
 end

@@ -1,0 +1,53 @@
+"""What comes into each queue and what is claimed from it, counted in steps of ten seconds.
+
+Rates, and the advice on how many workers are needed, are made of these. One small write for each queue of a batch,
+inside the batch's own transaction; upkeep forgets what is older than anybody may ask for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+import apsw
+
+from windlass.engines.sqlite.schema import Sql
+from windlass.model import QueueFlow
+
+__all__ = ["count_flow", "forget_flow", "read_flow"]
+
+STEP_MS: Final = 10_000
+KEEP_MS: Final = 130_000  # two minutes, and the step that has begun before them
+
+COUNT: Final = """
+INSERT INTO "windlass_flow" (queue, step, arrived, claimed) VALUES (?, ?, ?, ?)
+ON CONFLICT (queue, step) DO UPDATE SET arrived = arrived + excluded.arrived, claimed = claimed + excluded.claimed
+"""
+READ: Final = """
+SELECT queue, sum(arrived), sum(claimed) FROM "windlass_flow" WHERE step >= ? GROUP BY queue ORDER BY queue
+"""
+FORGET: Final = 'DELETE FROM "windlass_flow" WHERE step < ?'
+
+
+def count_flow(
+    db: apsw.Connection, q: Sql, now: int, *, arrived: Sequence[str] = (), claimed: Sequence[str] = ()
+) -> None:
+    """Count jobs, each given as the name of its queue."""
+    step = now // STEP_MS
+    for queue, count in Counter(arrived).items():
+        db.execute(q(COUNT), (queue, step, count, 0))
+    for queue, count in Counter(claimed).items():
+        db.execute(q(COUNT), (queue, step, 0, count))
+
+
+def read_flow(db: apsw.Connection, q: Sql, now: int, window_ms: int) -> list[QueueFlow]:
+    """What came and went within the window, from the first whole step in it."""
+    first = -(-(now - window_ms) // STEP_MS)
+    span = max(1, now - first * STEP_MS)
+    return [QueueFlow(queue, arrived, claimed, span) for queue, arrived, claimed in db.execute(q(READ), (first,))]
+
+
+def forget_flow(db: apsw.Connection, q: Sql, now: int) -> None:
+    """Delete what is too old to be asked for."""
+    db.execute(q(FORGET), ((now - KEEP_MS) // STEP_MS,))

@@ -1,0 +1,343 @@
+"""Dead jobs: their cause, groups, redrive, recovery, amending, discarding and putting back."""
+
+from __future__ import annotations
+
+import msgspec
+
+from windlass.fingerprint import INTERRUPTED, POISON
+from windlass.model import UNKNOWN_GROUP, Action, Cause, JobFilter, Kind, LeaseRef, Recovery, Rules, State
+from windlass.testing.conformance.harness import (
+    LEASE_MS,
+    NOTHING,
+    Harness,
+    add,
+    all_jobs,
+    ended,
+    error,
+    finish,
+    job,
+    join,
+    row_of,
+    state_of,
+    take,
+    take_one,
+    together,
+    upkeep,
+)
+
+LOST = Cause("shop.errors.Lost", "aaaaaaaaaaaa", "shop.jobs.ship")
+LATE = Cause("TimeoutError", "bbbbbbbbbbbb", "shop.jobs.pay")
+DEAD = JobFilter(state=State.DEAD)
+
+
+def die(harness: Harness, *ids: str, cause: Cause | None = LOST, name: str = "shop.jobs.add") -> list[LeaseRef]:
+    """Store jobs and let them die of a cause; give their deaths in order."""
+    store = harness.engine
+    join(store)
+    store.enqueue([job(i, name=name) for i in ids])
+    leases = {lease.id: lease for lease in take(store)}
+    store.settle([ended(leases[i], Kind.DEAD, error=error(), cause=cause) for i in ids])
+    return [LeaseRef(i, leases[i].fence) for i in ids]
+
+
+class DeadSuite:
+    """What ``Inspector`` says and does about dead jobs."""
+
+    def test_a_death_has_its_cause(self, harness: Harness) -> None:
+        die(harness, "a")
+        row = row_of(harness.engine, "a")
+        assert (row.error_type, row.fingerprint, row.frame) == ("shop.errors.Lost", "aaaaaaaaaaaa", "shop.jobs.ship")
+        assert row.recoveries == 0
+
+    def test_a_poison_death_has_the_cause_of_poison(self, harness: Harness) -> None:
+        store = harness.engine
+        add(store, "a")
+        join(store)
+        store.bury("w1", [take_one(store).fence], error(), Rules(max_crashes=1))
+        row = row_of(store, "a")
+        assert (row.state, row.error_type, row.fingerprint) == (State.DEAD, POISON.error_type, POISON.fingerprint)
+
+    def test_a_job_interrupted_to_death_has_the_cause_of_that(self, harness: Harness) -> None:
+        store, rules = harness.engine, Rules(max_interruptions=0)
+        add(store, "a", max_attempts=1)
+        join(store)
+        take_one(store)
+        harness.clock.advance(LEASE_MS + 1)
+        upkeep(store, rules)
+        row = row_of(store, "a")
+        assert (row.state, row.fingerprint) == (State.DEAD, INTERRUPTED.fingerprint)
+        assert row.error_type == INTERRUPTED.error_type
+
+    def test_a_retry_leaves_no_cause(self, harness: Harness) -> None:
+        store = harness.engine
+        die(harness, "a")
+        store.transition(Action.RETRY, ["a"])
+        row = row_of(store, "a")
+        assert (row.state, row.error_type, row.fingerprint, row.frame) == (State.READY, None, None, None)
+
+    def test_dead_jobs_are_found_by_group_error_id_and_time(self, harness: Harness) -> None:
+        store = harness.engine
+        add(store, "alive", queue="other")
+        die(harness, "a", "b")
+        harness.clock.advance(1_000)
+        late = harness.clock.wall_ms()
+        die(harness, "c", cause=LATE)
+        die(harness, "d", cause=None)
+
+        def ids(where: JobFilter) -> list[str]:
+            rows = sorted(row.id for row in all_jobs(store, where, limit=2))
+            assert store.count(where) == len(rows)
+            return rows
+
+        assert ids(JobFilter(group="aaaaaaaaaaaa")) == ["a", "b"]
+        assert ids(JobFilter(group=UNKNOWN_GROUP)) == ["d"]
+        assert ids(JobFilter(error="shop.errors.Lost")) == ["a", "b"]
+        assert ids(JobFilter(error="Lost")) == ["a", "b"]
+        assert ids(JobFilter(error="errors.Lost")) == []
+        assert ids(JobFilter(error="ost")) == []
+        assert ids(JobFilter(error="TimeoutError")) == ["c"]
+        assert ids(JobFilter(ids=("c", "a", "never"))) == ["a", "c"]
+        assert ids(JobFilter(ids=())) == []
+        assert ids(JobFilter(state=State.DEAD, ended_after=late)) == ["c", "d"]
+        assert ids(JobFilter(state=State.DEAD, ended_before=late)) == ["a", "b"]
+        assert ids(DEAD) == ["a", "b", "c", "d"]
+        assert len(ids(NOTHING)) == 5
+
+    def test_groups_count_what_is_there(self, harness: Harness) -> None:
+        store, start = harness.engine, harness.clock.wall_ms()
+        die(harness, "c", cause=LATE)
+        harness.clock.advance(10)
+        die(harness, "a", name="shop.jobs.ship")
+        harness.clock.advance(10)
+        die(harness, "b", name="shop.jobs.add")
+        harness.clock.advance(10)
+        die(harness, "d", cause=None)
+        groups = {group.fingerprint: group for group in store.groups(NOTHING, 10)}
+        assert store.groups(NOTHING, 10)[0].fingerprint == "aaaaaaaaaaaa"  # the largest
+        lost = groups["aaaaaaaaaaaa"]
+        assert (lost.error_type, lost.frame, lost.count) == ("shop.errors.Lost", "shop.jobs.ship", 2)
+        assert (lost.names, lost.sample) == (("shop.jobs.add", "shop.jobs.ship"), "b")
+        assert (lost.first_seen, lost.last_seen) == (start + 10, start + 20)
+        assert (groups["bbbbbbbbbbbb"].count, groups["bbbbbbbbbbbb"].sample) == (1, "c")
+        assert (groups[UNKNOWN_GROUP].error_type, groups[UNKNOWN_GROUP].count) == (None, 1)
+
+    def test_groups_forget_what_was_revived_or_deleted(self, harness: Harness) -> None:
+        store = harness.engine
+        die(harness, "a", "b", "c")
+        store.transition(Action.RETRY, ["a"])
+        store.transition(Action.DELETE, ["b"])
+        assert [group.count for group in store.groups(NOTHING, 10)] == [1]
+        store.transition(Action.RETRY, ["c"])
+        assert store.groups(NOTHING, 10) == []
+
+    def test_groups_are_bounded_and_filtered(self, harness: Harness) -> None:
+        store = harness.engine
+        die(harness, "a", "b")
+        die(harness, "c", cause=LATE, name="other")
+        assert [group.count for group in store.groups(NOTHING, 1)] == [2]
+        assert [group.fingerprint for group in store.groups(JobFilter(name="other"), 10)] == ["bbbbbbbbbbbb"]
+
+    def test_a_redriven_job_has_a_fresh_budget_and_its_history(self, harness: Harness) -> None:
+        store = harness.engine
+        (death,) = die(harness, "a")
+        harness.clock.advance(5_000)
+        assert store.redrive([death]) == [True]
+        row = row_of(store, "a")
+        assert (row.state, row.attempt, row.finished_at, row.reason) == (State.READY, 0, None, None)
+        assert (row.run_at, row.error_type, row.fingerprint) == (harness.clock.wall_ms(), None, None)
+        assert row.errors is not None
+        lease = take_one(store)
+        assert (lease.id, lease.attempt) == ("a", 1)
+        assert lease.fence > death.fence
+
+    def test_a_death_is_redriven_once(self, harness: Harness) -> None:
+        store = harness.engine
+        (death,) = die(harness, "a")
+        assert store.redrive([death, death]) == [True, False]
+        store.settle([ended(take_one(store), Kind.DEAD)])
+        assert store.redrive([death, LeaseRef("never", 1)]) == [False, False]  # it died again: another death
+        assert state_of(store, "a") is State.DEAD
+
+    def test_two_redrives_at_once_move_each_job_once(self, harness: Harness) -> None:
+        store, other = harness.engine, harness.second()
+        deaths = die(harness, *[f"j{n}" for n in range(40)])
+        answers = together(*[lambda s=s: s.redrive(deaths) for s in [store, other] * 2])
+        assert [sum(each) for each in zip(*answers, strict=True)] == [1] * 40
+        assert len(take(store)) == 40
+
+    def test_only_dead_jobs_are_redriven(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        add(store, "a")
+        lease = take_one(store)
+        store.settle([ended(lease)])
+        assert store.redrive([LeaseRef("a", lease.fence)]) == [False]
+        assert state_of(store, "a") is State.DONE
+
+    def test_a_recovery_waits_its_time_and_takes_its_errors_only(self, harness: Harness) -> None:
+        store = harness.engine
+        die(harness, "a", cause=LATE)
+        die(harness, "b", cause=LOST)
+        die(harness, "c", cause=None)
+        rule = Recovery(("TimeoutError", "ConnectionError"), 1_000, 3)
+        harness.clock.advance(999)
+        assert store.recover(rule, 10) == []
+        harness.clock.advance(1)
+        assert store.recover(rule, 10) == ["a"]
+        assert store.recover(rule, 10) == []
+        row = row_of(store, "a")
+        assert (row.state, row.recoveries, row.attempt) == (State.READY, 1, 0)
+        assert (state_of(store, "b"), state_of(store, "c")) == (State.DEAD, State.DEAD)
+
+    def test_a_recovery_stops_at_its_cap(self, harness: Harness) -> None:
+        store, rule = harness.engine, Recovery(("TimeoutError",), 0, 2)
+        die(harness, "a", cause=LATE)
+        rounds = 0
+        while store.recover(rule, 10):
+            rounds += 1
+            store.settle([ended(take_one(store), Kind.DEAD, cause=LATE)])
+        assert (rounds, row_of(store, "a").recoveries, state_of(store, "a")) == (2, 2, State.DEAD)
+
+    def test_a_person_gives_new_recoveries(self, harness: Harness) -> None:
+        store, rule = harness.engine, Recovery(("TimeoutError",), 0, 1)
+        die(harness, "a", cause=LATE)
+        assert store.recover(rule, 10) == ["a"]
+        lease = take_one(store)
+        store.settle([ended(lease, Kind.DEAD, cause=LATE)])
+        assert store.recover(rule, 10) == []
+        assert store.redrive([LeaseRef("a", lease.fence)]) == [True]
+        assert row_of(store, "a").recoveries == 0
+        store.settle([ended(take_one(store), Kind.DEAD, cause=LATE)])
+        assert store.recover(rule, 10) == ["a"]
+        store.settle([ended(take_one(store), Kind.DEAD, cause=LATE)])
+        store.transition(Action.RETRY, ["a"])
+        assert row_of(store, "a").recoveries == 0
+
+    def test_a_recovery_is_bounded_and_begins_with_the_longest_dead(self, harness: Harness) -> None:
+        store = harness.engine
+        for n in range(5):
+            die(harness, f"j{n}", cause=LATE)
+            harness.clock.advance(10)
+        rule = Recovery(("TimeoutError",), 0, 1)
+        assert sorted(store.recover(rule, 2)) == ["j0", "j1"]
+        assert sorted(store.recover(rule, 10)) == ["j2", "j3", "j4"]
+
+    def test_many_recover_each_job_once(self, harness: Harness) -> None:
+        store, other = harness.engine, harness.second()
+        die(harness, *[f"j{n}" for n in range(40)], cause=LATE)
+        rule = Recovery(("TimeoutError",), 0, 5)
+        answers = together(*[lambda s=s: s.recover(rule, 15) for s in [store, other] * 2])
+        ids = [i for answer in answers for i in answer]
+        assert len(ids) == len(set(ids)) == 40
+        assert {row.recoveries for row in all_jobs(store)} == {1}
+
+    def test_an_amended_job_is_still_dead(self, harness: Harness) -> None:
+        store = harness.engine
+        (death,) = die(harness, "a")
+        assert store.amend(death, "[1,[2],{}]")
+        row = row_of(store, "a")
+        assert (row.state, row.payload) == (State.DEAD, b"[1,[2],{}]")
+        store.redrive([death])
+        assert not store.amend(death, "[1,[3],{}]")
+        assert take_one(store).payload == b"[1,[2],{}]"
+
+    def test_a_discarded_job_is_gone_and_its_own_id_is_remembered(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        finish(store, "mine", kind=Kind.DEAD, caller_id=True)
+        (death,) = die(harness, "a")
+        mine = LeaseRef("mine", row_of(store, "mine").fence)
+        assert store.discard([mine, death, LeaseRef("never", 1)]) == [True, True, False]
+        assert store.discard([mine]) == [False]
+        assert all_jobs(store) == []
+        assert [one.duplicate for one in store.enqueue([job("mine", caller_id=True)])] == [True]
+        assert store.counts()["total_trimmed"] == 0
+
+    def test_a_job_that_lives_again_is_not_discarded(self, harness: Harness) -> None:
+        store = harness.engine
+        deaths = die(harness, "a", "b")
+        store.redrive(deaths[:1])
+        assert store.discard(deaths) == [False, True]
+        assert state_of(store, "a") is State.READY
+
+    def test_what_is_discarded_by_a_bound_counts_as_trimmed(self, harness: Harness) -> None:
+        store = harness.engine
+        store.discard(die(harness, "a", "b"), trimmed=True)
+        assert store.counts()["total_trimmed"] == 2
+
+    def test_held_dead_jobs_are_handed_up_and_not_removed(self, harness: Harness) -> None:
+        store, rules = harness.engine, Rules(dead_held=True)
+        join(store, lease_ms=10 * LEASE_MS)
+        add(store, "old")
+        lease = take_one(store)
+        store.settle([ended(lease, Kind.DEAD, keep_ms=1_000)])
+        die(harness, "young")
+        assert store.maintain(rules, 10).overdue == ()
+        harness.clock.advance(1_000)
+        for _ in range(2):
+            step = store.maintain(rules, 10)
+            assert (step.overdue, step.trimmed, step.more) == ((LeaseRef("old", lease.fence),), (), False)
+        assert state_of(store, "old") is State.DEAD
+        store.discard(step.overdue, trimmed=True)
+        assert store.maintain(rules, 10).overdue == ()
+        assert store.counts()["dead"] == 1
+
+    def test_held_dead_jobs_over_the_count_are_handed_up_oldest_first(self, harness: Harness) -> None:
+        store = harness.engine
+        for n in range(5):
+            die(harness, f"j{n}")
+            harness.clock.advance(1)
+        step = store.maintain(Rules(dead_held=True, dead_max=2), 10)
+        assert [ref.id for ref in step.overdue] == ["j0", "j1", "j2"]
+        assert store.counts()["dead"] == 5
+
+    def test_a_restored_job_is_as_it_was(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store.enqueue(
+            [job("a", queue="qa", priority=3, tags=("x",), meta='{"version":"2"}', expires_ms=5_000, caller_id=True)]
+        )
+        lease = take_one(store)
+        store.settle([ended(lease, Kind.DEAD, error=error(), reason="why", cause=LATE)])
+        before = row_of(store, "a")
+        store.discard([LeaseRef("a", lease.fence)])
+        harness.clock.advance(1_000)
+        assert store.restore([before]) == [True]
+        after = row_of(store, "a")
+        assert msgspec.structs.replace(after, expires_at=before.expires_at) == before
+        assert [group.fingerprint for group in store.groups(NOTHING, 10)] == [LATE.fingerprint]
+        assert store.redrive([LeaseRef("a", lease.fence)]) == [True]
+        again = take_one(store)
+        assert (again.payload, again.tags, again.meta) == (before.payload, ("x",), b'{"version":"2"}')
+        assert again.fence > lease.fence
+
+    def test_what_has_a_record_is_not_restored(self, harness: Harness) -> None:
+        store = harness.engine
+        (death,) = die(harness, "a")
+        row = row_of(store, "a")
+        assert store.restore([row]) == [False]
+        store.redrive([death])
+        assert store.restore([row, msgspec.structs.replace(row, id="b")]) == [False, True]
+        assert (state_of(store, "a"), state_of(store, "b")) == (State.READY, State.DEAD)
+
+    def test_a_restored_job_is_kept_as_if_it_had_died_now(self, harness: Harness) -> None:
+        store = harness.engine
+        (death,) = die(harness, "a")
+        row = row_of(store, "a")
+        store.discard([death])
+        keep = Rules().dead_keep_ms or 0
+        harness.clock.advance(keep + 1)
+        store.restore([row])
+        upkeep(store)
+        assert state_of(store, "a") is State.DEAD
+        harness.clock.advance(keep + 1)
+        upkeep(store)
+        assert state_of(store, "a") is None
+
+    def test_a_restored_payload_is_kept_byte_for_byte(self, harness: Harness) -> None:
+        store = harness.engine
+        (death,) = die(harness, "a")
+        row = msgspec.structs.replace(row_of(store, "a"), payload=b"\xff\x00not json")
+        store.discard([death])
+        assert store.restore([row]) == [True]
+        assert row_of(store, "a").payload == b"\xff\x00not json"

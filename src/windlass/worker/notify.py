@@ -1,0 +1,26 @@
+"""Telling systemd how the worker is (``Type=notify``): one datagram to the socket that it names.
+
+Source: sd_notify(3). Without NOTIFY_SOCKET nothing is done, and trouble with the socket is not ours to die of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+
+__all__ = ["notify", "watchdog_s"]
+
+
+def notify(text: str) -> None:
+    """Send ``READY=1``, ``STOPPING=1``, ``WATCHDOG=1`` or the like."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if path:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(text.encode(), "\0" + path[1:] if path.startswith("@") else path)
+
+
+def watchdog_s() -> float | None:
+    """How often systemd wants to hear of us, in seconds: half of what it allows; None: it does not watch."""
+    usec, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    return int(usec) / 2e6 if usec.isdigit() and pid in ("", str(os.getpid())) else None

@@ -1,0 +1,140 @@
+"""An application on Redis: made with a client of the user's, and told of a rollback by its worker."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import redis.asyncio
+from redis import Redis
+from redis.exceptions import NoPermissionError
+
+from servers import RedisServer, until
+from windlass import State, Windlass
+from windlass.errors import ConfigError
+from windlass.events import StoreRolledBack
+from windlass.worker.worker import Worker
+
+GUIDE = Path(__file__).parents[2] / "docs" / "redis.md"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with closing(RedisServer()) as made:
+        yield made
+
+
+@pytest.fixture
+def client(server: RedisServer) -> Iterator[Redis]:
+    with server.client() as made:
+        made.flushall()
+        yield made
+
+
+def double(n: int) -> int:
+    return 2 * n
+
+
+def test_a_client_of_the_users_stands_in_place_of_a_url(client: Redis, server: RedisServer) -> None:
+    with Windlass(client=client) as app, Windlass(server.url) as other:
+        job = app.job(name="double")(double)
+        assert not app.has_url
+        assert "client=" in app.loaded.origin["url"]
+        assert app.engine.info.target == f"redis://localhost:{server.port}/0"
+        handle = job.enqueue(21)
+        found = other.get(handle.id)
+        assert found is not None
+        assert found.state is State.READY
+        app.close()
+        assert app.stats()["ready"] == 1  # a later use opens it again
+    assert client.ping()  # theirs is left alone
+
+
+def test_a_client_beside_a_url_is_refused(client: Redis) -> None:
+    with pytest.raises(ConfigError, match="leave one of them out"):
+        Windlass("sqlite:///jobs.db", client=client)
+
+
+@pytest.mark.parametrize(
+    "wrong", [redis.asyncio.Redis(), "redis://localhost", object()], ids=["async", "url", "object"]
+)
+def test_what_is_no_client_is_refused_where_it_is_written(wrong: object) -> None:
+    with pytest.raises(ConfigError, match=r"it takes a redis\.Redis or a redis\.RedisCluster"):
+        Windlass(client=wrong)
+
+
+def test_a_worker_with_processes_of_its_own_asks_for_a_url(server: RedisServer, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        f"from redis import Redis\nfrom windlass import Windlass\napp = Windlass(client=Redis(port={server.port}))\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WINDLASS_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "windlass", "-A", "mine:app", "worker"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "has client= for its store" in done.stderr
+    assert "WINDLASS_URL" in done.stderr
+
+
+def test_the_user_of_the_guide_can_do_what_a_worker_does_and_no_more(server: RedisServer, client: Redis) -> None:
+    (rule,) = re.findall(r"^ACL SETUSER jobs .*$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
+    (password,) = re.findall(r" >(\S+)", rule)
+    client.execute_command(*rule.split())
+    with Windlass(f"redis://jobs:{password}@127.0.0.1:{server.port}/0", reap="100ms", threads=1) as app:
+        job = app.job(name="double")(double)
+        worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares)
+        worker.start()
+        try:
+            assert job.enqueue(2).result(timeout=20) == 4
+            late = job.options(delay="1h").enqueue(3)
+            app.queue("default").pause("why")
+            app.queue("default").resume()
+            assert app.cancel([late.id])[0].applied
+            assert app.workers()
+            assert app.jobs()
+            assert {finding.level for finding in app.engine.doctor()} <= {"ok", "warning"}
+        finally:
+            worker.stop()
+            worker.shut_down()
+    with closing(Redis(port=server.port, username="jobs", password=password)) as small:
+        for command in (("SET", "other", "1"), ("FLUSHALL",), ("CONFIG", "SET", "maxmemory", "1"), ("KEYS", "*")):
+            with pytest.raises(NoPermissionError):
+                small.execute_command(*command)
+
+
+def test_a_rollback_is_an_event_of_the_worker_and_shows_in_anybodys_doctor() -> None:
+    with (
+        closing(RedisServer()) as server,
+        Windlass(server.url, reap="100ms", renew="100ms", lease="5s", threads=1) as app,
+    ):
+        job = app.job(name="double")(double)
+        events: list[StoreRolledBack] = []
+        app.on(StoreRolledBack)(events.append)
+        worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares)
+        worker.start()
+        try:
+            assert job.enqueue(2).result(timeout=20) == 4
+            with server.client() as client:
+                client.flushall()
+            until(lambda: events, "no event tells of the rollback")
+        finally:
+            worker.stop()
+            worker.shut_down()
+        assert events[0].worker == worker.info.id
+        assert "rollback" in events[0].what
+        assert len({event.what for event in events}) == len(events)
+        with Windlass(server.url) as other:
+            found = [finding for finding in other.engine.doctor() if finding.check == "rollback"]
+        assert [finding.level for finding in found] == ["error"]
+        assert "UTC" in found[0].message

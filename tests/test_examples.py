@@ -1,0 +1,22 @@
+"""The examples beside the demo, run as their docstrings say."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SHOP = Path(__file__).parents[1] / "examples" / "shop"
+
+
+def test_dead_letters_are_grouped_mended_and_worked_off(store: dict[str, str]) -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WINDLASS_")}
+    environment |= store
+    done = subprocess.run(
+        [sys.executable, str(SHOP / "dead_letters.py")], capture_output=True, text=True, timeout=150, env=environment
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "3 x ValueError in shop.dead_letters.take_payment" in done.stdout
+    assert "3 of 3 were run again, 0 of them died again" in done.stdout
+    assert "3 discarded, 0 left" in done.stdout

@@ -1,0 +1,171 @@
+"""Real ``windlass worker`` processes over a store of their own, and a ledger that their jobs write.
+
+The ledger is a file that every job body appends lines to: ``what id queue pid fence time size``. One write each, so
+lines of several processes never mix. Times are of the monotonic clock, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from windlass import Windlass
+
+T = TypeVar("T")
+
+DEADLINE = 60.0
+JOBS = """
+import os, time
+from windlass import JobContext, Windlass
+
+app = Windlass({url!r}, {settings})
+ledger = os.open({ledger!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+leaked = []
+
+
+def note(what, ctx):
+    with open("/proc/self/statm", "rb") as file:
+        size = int(file.read().split()[1]) * 4096
+    line = f"{{what}} {{ctx.id}} {{ctx.queue}} {{os.getpid()}} {{ctx.fence}} {{time.monotonic_ns()}} {{size}}\\n"
+    os.write(ledger, line.encode())
+
+
+@app.job(name="work")
+def work(ctx: JobContext, seconds: float = 0.0) -> int:
+    note("begin", ctx)
+    if seconds:
+        time.sleep(seconds)
+    note("end", ctx)
+    return {version}
+
+
+@app.job(name="leak")
+def leak(ctx: JobContext, mib: int) -> None:
+    leaked.append(b"x" * (mib * 2**20))
+    note("end", ctx)
+
+
+@app.job(name="hold")
+def hold(ctx: JobContext, gate: str) -> None:
+    note("begin", ctx)
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the ledger."""
+
+    what: str
+    id: str
+    queue: str
+    pid: int
+    fence: int
+    at: int  # ns
+    size: int  # bytes
+
+
+class Fleet:
+    """A store, a ledger, and the workers that a test starts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = f"sqlite:///{folder}/jobs.db"
+        self.ledger = folder / "ledger"
+        self.log = folder / "worker.log"
+        self.workers: list[subprocess.Popen[bytes]] = []
+        (folder / ".git").mkdir()
+        self.write_jobs()
+        self.app = Windlass(self.url)
+
+    def write_jobs(self, version: int = 1, **settings: object) -> None:
+        text = ", ".join(f"{key}={value!r}" for key, value in ({"renew": "200ms", "reap": "500ms"} | settings).items())
+        jobs = JOBS.format(url=self.url, settings=text, ledger=str(self.ledger), version=version)
+        (self.folder / "fleet_jobs.py").write_text(jobs)
+
+    def enqueue(self, name: str, queue: str, count: int, args: str = "[[], {}]") -> list[str]:
+        """Store jobs by name, as another program would."""
+        from windlass.ids import new_id
+        from windlass.model import NewJob
+
+        ids = [new_id() for _ in range(count)]
+        payload = json.dumps([1, *json.loads(args)])
+        for at in range(0, count, 1_000):
+            self.app.engine.enqueue([NewJob(each, name, queue, payload) for each in ids[at : at + 1_000]])
+        return ids
+
+    def start(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "windlass", "-A", "fleet_jobs:app", "worker", *options],
+                cwd=self.folder,
+                env={**{k: v for k, v in os.environ.items() if not k.startswith("WINDLASS_")}, **environment},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self.workers.append(worker)
+        return worker
+
+    def run(self, *options: str, code: int = 0) -> str:
+        """Run a worker to its end and give its log."""
+        worker = self.start(*options)
+        assert worker.wait(DEADLINE * 5) == code, self.log.read_text()
+        return self.log.read_text()
+
+    def command(self, *words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "windlass", *words, "--url", self.url],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def lines(self, what: str = "") -> list[Line]:
+        if not self.ledger.exists():
+            return []
+        rows = (line.split() for line in self.ledger.read_text().splitlines())
+        found = [Line(w, i, q, int(p), int(f), int(t), int(s)) for w, i, q, p, f, t, s in rows]
+        return [line for line in found if not what or line.what == what]
+
+    def until(self, look: Callable[[], T], seconds: float = DEADLINE) -> T:
+        """Look again and again until what is seen is true; then give it."""
+        deadline = time.monotonic() + seconds
+        while True:
+            seen = look()
+            if seen:
+                return seen
+            assert time.monotonic() < deadline, self.log.read_text()[-5_000:]
+            time.sleep(0.01)
+
+    def alive(self, count: int) -> None:
+        """Wait until so many worker processes claim."""
+        self.until(lambda: sum(worker.alive for worker in self.app.workers()) == count)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGQUIT)
+            worker.wait(DEADLINE)
+        self.app.close()
+
+
+@contextmanager
+def fleet_in(folder: Path) -> Iterator[Fleet]:
+    made = Fleet(folder)
+    try:
+        yield made
+    finally:
+        made.close()

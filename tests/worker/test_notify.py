@@ -1,0 +1,49 @@
+"""What systemd is told."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from windlass.worker.notify import notify, watchdog_s
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_a_datagram_goes_to_the_socket_that_systemd_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool
+) -> None:
+    path = f"@windlass-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind("\0" + path[1:] if abstract else path)
+        systemd.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+        notify("READY=1")
+        assert systemd.recv(100) == b"READY=1"
+
+
+def test_without_systemd_nothing_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    notify("READY=1")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    notify("READY=1")
+
+
+@pytest.mark.parametrize(
+    ("usec", "pid", "every"),
+    [
+        ("", "", None),
+        ("30000000", "", 15.0),
+        ("30000000", str(os.getpid()), 15.0),
+        ("30000000", "1", None),
+        ("x", "", None),
+    ],
+)
+def test_the_watchdog_is_patted_twice_as_often_as_it_asks(
+    monkeypatch: pytest.MonkeyPatch, usec: str, pid: str, every: float | None
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", usec)
+    monkeypatch.setenv("WATCHDOG_PID", pid)
+    assert watchdog_s() == every

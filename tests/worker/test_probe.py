@@ -1,0 +1,75 @@
+"""``/livez`` and ``/readyz`` over a real socket."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from windlass.errors import ConfigError
+from windlass.worker.probe import CLIENTS_MAX, Probe
+
+DEADLINE = 10.0
+
+
+class Served:
+    def __init__(self) -> None:
+        self.wrong: str | None = None
+        self.probe = Probe("127.0.0.1", 0, {"/livez": lambda: None, "/readyz": lambda: self.wrong})
+        self.probe.start()
+
+    def get(self, path: str, method: str = "GET") -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.probe.port, timeout=DEADLINE)
+        connection.request(method, path)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        connection.close()
+        return answer.status, text
+
+    def close(self) -> None:
+        self.probe.close()
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    made = Served()
+    yield made
+    made.close()
+
+
+def test_what_is_well_is_200_and_what_is_not_is_503_with_the_reason(served: Served) -> None:
+    assert served.get("/livez") == (200, "ok\n")
+    assert served.get("/readyz?verbose=1") == (200, "ok\n")
+    served.wrong = "the store has been away for 7 s"
+    assert served.get("/readyz") == (503, "the store has been away for 7 s\n")
+    assert served.get("/livez")[0] == 200
+
+
+def test_other_paths_and_methods_are_refused(served: Served) -> None:
+    assert served.get("/")[0] == 404
+    assert served.get("/livez", "POST")[0] == 405
+    assert served.get("/livez", "HEAD") == (200, "")
+
+
+def test_garbage_and_silence_harm_nobody(served: Served) -> None:
+    silent = [socket.create_connection(("127.0.0.1", served.probe.port), DEADLINE) for _ in range(CLIENTS_MAX - 1)]
+    with socket.create_connection(("127.0.0.1", served.probe.port), DEADLINE) as rude:
+        rude.sendall(b"\x00\xff" * 8_000)
+        assert rude.recv(100).startswith(b"HTTP/1.1 405")
+    assert served.get("/livez")[0] == 200
+    for sock in silent:
+        sock.close()
+
+
+def test_a_request_may_come_in_pieces(served: Served) -> None:
+    with socket.create_connection(("127.0.0.1", served.probe.port), DEADLINE) as slow:
+        for piece in (b"GET /li", b"vez HTTP/1.1\r\nHost", b": x\r\n\r\n"):
+            slow.sendall(piece)
+        assert slow.recv(100).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_port_that_is_taken_says_so(served: Served) -> None:
+    with pytest.raises(ConfigError, match=f"--http-port {served.probe.port} on 127.0.0.1 cannot be had"):
+        Probe("127.0.0.1", served.probe.port, {})
