@@ -21,7 +21,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @contextmanager
 def working(app: Windlass) -> Iterator[None]:
-    options = WorkerOptions([PoolPlan("common", (), 4, 4)])
+    options = WorkerOptions(pools=[PoolPlan("common", (), 4, 4)])
     worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares, options, clock=app.clock)
     worker.start()
     try:
