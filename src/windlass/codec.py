@@ -14,7 +14,6 @@ Must not import anything from a stored name, unpickle, or touch a store. Invaria
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 import sys
@@ -22,19 +21,26 @@ import traceback
 import types
 import typing
 from collections.abc import Callable, Mapping
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from enum import Enum
-from math import copysign
-from typing import ClassVar, Final, TypeGuard, get_args, get_origin
-from uuid import UUID
+from typing import ClassVar, Final, get_args, get_origin
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import Raw, Struct
 
 from windlass.errors import PayloadError
 from windlass.fingerprint import type_name
 from windlass.model import JobError
+from windlass.values import (
+    INT_MAX,
+    INT_MIN,
+    SCALARS,
+    Refused,
+    TooLarge,
+    ValueCheck,
+    check_depth,
+    compare,
+    is_model,
+    is_model_type,
+)
 
 __all__ = [
     "NOWHERE",
@@ -50,55 +56,21 @@ __all__ = [
 ]
 
 VERSION: Final = 1
-MAX_DEPTH: Final = 64
-ENVELOPE_DEPTH: Final = 2
-INT_MIN: Final = -(2**63)
-INT_MAX: Final = 2**63 - 1
 
-SCALARS: Final[frozenset[type]] = frozenset({int, str, bool, float, type(None)})
-LEAVES: Final[frozenset[type]] = frozenset({bool, type(None), date, timedelta, UUID, UnsetType})
 UNTYPED: Final[tuple[object, ...]] = (inspect.Parameter.empty, typing.Any, object)
 
-SURROGATE: Final = re.compile("[\ud800-\udfff]")
 UNPRINTED: Final = re.compile("[\ud800-\udfff\0]")
 REASON_MAX: Final = 1_000  # characters
-STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
-BRACES_AS_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
-NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
-
-
-# --- values that msgspec does not know -------------------------------------------------------------
-
-
-class _Model(typing.Protocol):
-    """The part of a pydantic model that is used here."""
-
-    model_extra: Mapping[str, object] | None
-
-    def model_dump(self, *, mode: str) -> dict[str, object]: ...
-
-    @classmethod
-    def model_validate(cls, value: object) -> _Model: ...
-
-
-def _is_model_type(kind: object) -> TypeGuard[type[_Model]]:
-    # A value can only be a pydantic model when somebody else has imported pydantic already.
-    base = getattr(sys.modules.get("pydantic"), "BaseModel", None)
-    return base is not None and isinstance(kind, type) and issubclass(kind, base)
-
-
-def _is_model(value: object) -> TypeGuard[_Model]:
-    return _is_model_type(type(value))
 
 
 def _enc_hook(value: object) -> object:
-    if _is_model(value):
+    if is_model(value):
         return value.model_dump(mode="json")
     raise TypeError(f"{type(value).__qualname__} has no JSON form")
 
 
 def _dec_hook(kind: object, value: object) -> object:
-    if _is_model_type(kind):
+    if is_model_type(kind):
         return kind.model_validate(value)
     plain = get_origin(kind) or kind
     if isinstance(plain, type) and isinstance(value, plain):
@@ -112,192 +84,6 @@ _ENVELOPE: Final = msgspec.json.Decoder(tuple[int, list[Raw], dict[str, Raw]])
 _ERRORS: Final = msgspec.json.Decoder(tuple[JobError, ...])
 
 Decode: typing.TypeAlias = Callable[[bytes | Raw], object]
-
-
-# --- refusals --------------------------------------------------------------------------------------
-
-
-class _Refused(Exception):
-    """A value that cannot be stored. Each level on the way out adds its part of the path."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.parts: list[str] = []
-
-    def at(self, part: str) -> _Refused:
-        self.parts.append(part)
-        return self
-
-    @property
-    def path(self) -> str:
-        return "".join(reversed(self.parts)).removeprefix(".")
-
-
-def _show(value: object) -> str:
-    """A short picture of a value. Only of plain types: a foreign ``__repr__`` may be slow, huge or secret."""
-    if type(value) is int and value.bit_length() > 128:
-        return "a huge int"
-    if type(value) in SCALARS or isinstance(value, (date, time, timedelta, Decimal, UUID)):
-        text = repr(value) if not isinstance(value, str) else repr(value[:40])
-        return f"{text[:80]} ({type(value).__qualname__})"
-    return f"a {type(value).__qualname__}"
-
-
-def _fields(value: object) -> list[tuple[str, object]] | None:
-    """Names and values of what a record consists of, or None for something that is no record."""
-    if isinstance(value, Struct):
-        return [(name, getattr(value, name)) for name in value.__struct_fields__]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [(field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value)]
-    if _is_model(value):
-        return [*vars(value).items(), *(value.model_extra or {}).items()]
-    return None
-
-
-class _Guard:
-    """Walks a value before it is encoded: refuses what JSON would bend, and bounds depth and size.
-
-    The size is a lower bound of the JSON text, so a value that shares its parts (and would explode) stops early.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.size = 0
-
-    def check(self, value: object, depth: int = 0) -> None:
-        kind = type(value)
-        self.size += 1 + (len(value) if isinstance(value, str) else 0)
-        if self.size > self.limit:
-            raise _TooLarge
-        if kind is bool or value is None or value is UNSET:
-            return
-        match value:
-            case int():
-                if not INT_MIN <= value <= INT_MAX:
-                    raise _Refused("is an integer beyond 64 bits; pass it as text")
-            case float():
-                if value - value != 0.0:
-                    raise _Refused(f"is {float(value)!r}, which JSON does not have; pass None or text")
-            case str():
-                if not value.isascii() and SURROGATE.search(value):
-                    raise _Refused("has a lone surrogate, which is no valid text; clean it with errors='replace'")
-            case bytes() | bytearray() | memoryview():
-                raise _Refused("is bytes; store them elsewhere and pass a reference, or encode them as base64 text")
-            case datetime():
-                if value.utcoffset() is None:
-                    raise _Refused("is a naive datetime; give it a time zone, such as datetime.now(UTC)")
-            case Decimal():
-                if not value.is_finite():
-                    raise _Refused(f"is Decimal {value}; pass None or text")
-            case time():
-                if value.tzinfo is not None and value.utcoffset() is None:
-                    raise _Refused("is a time in a zone whose offset depends on the date; pass a datetime")
-            case Enum() | date() | timedelta() | UUID():
-                return
-            case _:
-                if depth >= MAX_DEPTH:
-                    raise _Refused(f"is nested more than {MAX_DEPTH} deep (or contains itself); flatten it")
-                self._check_inside(value, depth + 1)
-
-    def _check_inside(self, value: object, depth: int) -> None:
-        part = ""
-        try:
-            if isinstance(value, (list, tuple)):
-                names = getattr(value, "_fields", None)
-                for index, item in enumerate(value):
-                    part = f"[{index}]" if names is None else f".{names[index]}"
-                    self.check(item, depth)
-            elif isinstance(value, (set, frozenset)):
-                part = "{}"
-                for item in value:
-                    self.check(item, depth)
-            elif isinstance(value, dict):
-                for key, item in value.items():
-                    part = _key(key)
-                    self.check(key, depth)
-                    self.check(item, depth)
-            elif (fields := _fields(value)) is not None:
-                for name, item in fields:
-                    part = f".{name}"
-                    self.check(item, depth)
-            else:
-                raise _Refused(f"is a {type(value).__qualname__}, which cannot be stored; pass an id or plain data")
-        except _Refused as refused:
-            raise refused.at(part) if part else refused  # noqa: B904  it is the same error on its way out
-
-
-class _TooLarge(Exception):
-    pass
-
-
-def _key(key: object) -> str:
-    return f"[{key[:40]!r}]" if isinstance(key, str) else f"[{_show(key)}]"
-
-
-def _compare(before: object, after: object) -> None:
-    """Raise _Refused where two values differ in type or structure. ``==`` will not do: True == 1 == 1.0."""
-    kind = type(before)
-    if type(after) is not kind:
-        raise _Refused(f"is {_show(before)} and would come back as {_show(after)}; annotate it or pass the plain value")
-    same = True
-    part = ""
-    try:
-        if kind in LEAVES or kind is int or kind is str:
-            same = before == after
-        elif isinstance(before, float) and isinstance(after, float):
-            same = before == after and copysign(1.0, before) == copysign(1.0, after)
-        elif isinstance(before, (datetime, time)) and isinstance(after, (datetime, time)):
-            # A zone comes back as its offset: the same instant and the same wall time is the same value.
-            plain = before.replace(tzinfo=None, fold=0), after.replace(tzinfo=None, fold=0)
-            same = plain[0] == plain[1] and before.utcoffset() == after.utcoffset()
-        elif isinstance(before, Decimal) and isinstance(after, Decimal):
-            same = before.as_tuple() == after.as_tuple()
-        elif isinstance(before, Enum):
-            same = before is after
-        elif isinstance(before, (list, tuple)) and isinstance(after, (list, tuple)):
-            same = len(before) == len(after)
-            for index, (left, right) in enumerate(zip(before, after, strict=False)):
-                part = f"[{index}]"
-                _compare(left, right)
-        elif isinstance(before, (set, frozenset)) and isinstance(after, (set, frozenset)):
-            same = before == after
-            found = {item: item for item in after}
-            part = "{}"
-            for item in before:
-                _compare(item, found.get(item))
-        elif isinstance(before, dict) and isinstance(after, dict):
-            same = len(before) == len(after)
-            keys = {key: key for key in after}
-            for key, item in before.items():
-                part = _key(key)
-                _compare(key, keys.get(key))
-                _compare(item, after[key])
-        else:
-            fields, others = _fields(before), _fields(after)
-            if fields is None or others is None:
-                raise _Refused(f"is a {kind.__qualname__}, which cannot be stored; pass an id or plain data")
-            same = len(fields) == len(others)
-            for (name, left), (_, right) in zip(fields, others, strict=False):
-                part = f".{name}"
-                _compare(left, right)
-    except _Refused as refused:
-        raise refused.at(part) if part else refused  # noqa: B904  it is the same error on its way out
-    if not same:
-        raise _Refused(f"is {_show(before)} and would come back as {_show(after)}")
-
-
-def _check_depth(raw: bytes) -> None:
-    """Refuse JSON nested deeper than the cap, in linear time and without recursion, whatever the bytes are."""
-    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
-        return
-    brackets = STRING.sub(b"", raw).translate(BRACES_AS_BRACKETS, NOT_BRACKETS)
-    for _ in range(MAX_DEPTH + ENVELOPE_DEPTH):
-        if not brackets:
-            return
-        brackets = brackets.replace(b"[]", b"")  # takes the innermost level off
-    if brackets:
-        raise PayloadError(f"the JSON is nested more than {MAX_DEPTH} deep, or its brackets do not match")
 
 
 # --- arguments -------------------------------------------------------------------------------------
@@ -422,7 +208,7 @@ class Signature:
 
     def _encode_checked(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:
         self._bind(args, kwargs)
-        guard = _Guard(self._max)
+        guard = ValueCheck(self._max)
         named = [*((self._position_name(n), value) for n, value in enumerate(args)), *kwargs.items()]
         name = ""
         try:
@@ -434,10 +220,10 @@ class Signature:
             back, back_by_name = self._decode(data)
             after = [*back, *back_by_name.values()]
             for (name, value), restored in zip(named, after, strict=True):  # noqa: B007
-                _compare(value, restored)
-        except _Refused as refused:
+                compare(value, restored)
+        except Refused as refused:
             raise PayloadError(f"{self._job}: {refused.at(name).path} {refused.reason}") from None
-        except _TooLarge:
+        except TooLarge:
             raise self._too_large(f"more than {self._max:,}") from None
         except PayloadError:
             raise
@@ -483,7 +269,7 @@ class Signature:
         kwargs: dict[str, object] = {}
         where = "the payload"
         try:
-            _check_depth(payload)
+            check_depth(payload)
             version, raws, raws_by_name = _ENVELOPE.decode(payload)
             if version != VERSION:
                 raise ValueError(f"envelope version {version}, but this process reads {VERSION}; upgrade it")
@@ -507,7 +293,7 @@ class Signature:
         if self._pending:
             self._resolve()
         try:
-            _check_depth(raw)
+            check_depth(raw)
             return self._result(raw)
         except Exception:  # noqa: BLE001  a function may return what it does not announce
             return decode_plain(raw)
@@ -580,13 +366,13 @@ def encode_result(value: object, limit: int) -> str:
     if value is None:
         return "null"
     try:
-        _Guard(limit).check(value)
+        ValueCheck(limit).check(value)
         data = _encode(value)
         if len(data) > limit:
             raise _too_large_result(f"{len(data):,}", limit)
-    except _Refused as refused:
+    except Refused as refused:
         raise PayloadError(f"{refused.at('result').path} {refused.reason}") from None
-    except _TooLarge:
+    except TooLarge:
         raise _too_large_result(f"more than {limit:,}", limit) from None
     except PayloadError:
         raise
@@ -603,7 +389,7 @@ def _too_large_result(size: str, limit: int) -> PayloadError:
 
 def decode_plain(raw: bytes) -> object:
     """Give JSON as plain values. Raises PayloadError, and nothing else, for any bytes."""
-    _check_depth(raw)
+    check_depth(raw)
     try:
         return _PLAIN.decode(raw)
     except Exception as error:
@@ -679,7 +465,7 @@ def decode_errors(raw: bytes | None) -> tuple[JobError, ...]:
     """Give the error history of a job, oldest first. Raises PayloadError."""
     if raw is None:
         return ()
-    _check_depth(raw)
+    check_depth(raw)
     try:
         return _ERRORS.decode(raw)
     except Exception as error:
@@ -718,7 +504,7 @@ def decode_meta(raw: bytes | None) -> Meta:
     """Give the facts back; fields of a newer version are ignored. Raises PayloadError."""
     if raw is None:
         return _NO_META
-    _check_depth(raw)
+    check_depth(raw)
     try:
         return _META.decode(raw)
     except Exception as error:

@@ -91,14 +91,15 @@ class TestRedisSentinel(EngineConformance):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def machine_server() -> Iterator[RedisServer]:
-    """A server for the state machine, which takes no fixtures."""
-    with closing(RedisServer()) as made:
-        SERVERS.append(made)
-        yield made
-        SERVERS.clear()
+def machine_servers(server: RedisServer, cluster: Cluster, replicated: Replicated) -> Iterator[None]:
+    """What the state machines run on, since they take no fixtures."""
+    SERVERS.update(server=server, cluster=cluster, sentinel=replicated)
+    yield
+    SERVERS.clear()
 
 
-SERVERS: list[RedisServer] = []
+SERVERS: dict[str, RedisServer | Cluster | Replicated] = {}
 
-TestRedisMachine = build_machine(lambda: RedisHarness(SERVERS[0]), max_examples=40).TestCase
+TestRedisMachine = build_machine(lambda: RedisHarness(SERVERS["server"]), max_examples=30).TestCase
+TestRedisClusterMachine = build_machine(lambda: RedisHarness(SERVERS["cluster"]), max_examples=10).TestCase
+TestRedisSentinelMachine = build_machine(lambda: RedisHarness(SERVERS["sentinel"]), max_examples=10).TestCase
