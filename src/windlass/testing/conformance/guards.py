@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from windlass.clock import ManualClock
 from windlass.engines.base import Store
@@ -120,6 +121,24 @@ class GuardSuite:
             (running,) = take(store, limit=1)
             order.append(running.id)
         assert order == ["a", "b", "c"]
+
+    def test_freed_waiters_that_age_come_in_their_rank(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "holder", guards=(slots(1),))
+        held = take(store)
+        aging = [("low", 5), ("mid", 2), ("new", 0)]
+        for job_id, priority in aging:
+            new = guarded(job_id, (slots(1),), priority=priority)
+            store.enqueue([structs.replace(new, aging_ms=1_000)])
+            harness.clock.advance(2_500)
+        assert take(store) == []
+        came = []
+        for _ in aging:
+            end(store, held)
+            held = take(store)
+            came += [lease.id for lease in held]
+        assert came == ["mid", "low", "new"]
 
     def test_keys_are_counted_apart_and_a_job_may_have_several(self, harness: Harness) -> None:
         store = harness.engine
@@ -358,6 +377,18 @@ class GuardSuite:
         put(store, "c", guards=(once(),))
         assert store.claim(Want("w1", 10)).ended == ("c",)
         assert row_of(store, "c").reason == "duplicate of a"
+
+    @pytest.mark.parametrize("result", ["null", None])
+    def test_a_job_of_a_done_key_has_the_result_of_the_first_also_when_that_is_nothing(
+        self, harness: Harness, result: str | None
+    ) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", "b", guards=(once(),))
+        end(store, take(store), result=result)
+        assert take(store) == []
+        first, second = row_of(store, "a"), row_of(store, "b")
+        assert (second.state, second.result) == (State.DONE, first.result)
 
     def test_a_once_key_is_held_through_retries_and_crashes(self, harness: Harness) -> None:
         store = harness.engine

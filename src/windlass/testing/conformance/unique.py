@@ -6,8 +6,19 @@ import pytest
 
 from windlass.engines.base import Store, TransactionalEnqueue
 from windlass.errors import Duplicate
-from windlass.model import Action, Kind, NewJob, State, UniqueKey
-from windlass.testing.conformance.harness import Harness, ended, job, join, row_of, state_of, take, together, upkeep
+from windlass.model import Action, Cause, Kind, LeaseRef, NewJob, Recovery, State, UniqueKey
+from windlass.testing.conformance.harness import (
+    Harness,
+    ended,
+    error,
+    job,
+    join,
+    row_of,
+    state_of,
+    take,
+    together,
+    upkeep,
+)
 
 
 def unique(
@@ -174,6 +185,26 @@ class UniqueSuite:
         store.transition(Action.CANCEL, ["b"])
         assert store.transition(Action.RETRY, ["a"])[0].applied
         assert put(store, unique("c")) == ("a", True)
+
+    def test_a_dead_job_whose_key_is_taken_is_neither_redriven_nor_recovered(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, unique("a"))
+        (lease,) = take(store)
+        store.settle([ended(lease, Kind.DEAD, error=error(), cause=Cause("TimeoutError", "f", "pay"))])
+        put(store, unique("b"))
+        rule = Recovery(("TimeoutError",), 0, 1)
+        assert store.redrive([LeaseRef("a", lease.fence)]) == [False]
+        assert store.recover(rule, 10) == []
+        row = row_of(store, "a")
+        assert (row.state, row.reason, row.error_type) == (State.DEAD, "unique key k is taken by b", "TimeoutError")
+        store.transition(Action.CANCEL, ["b"])
+        assert store.recover(rule, 10) == ["a"]
+        assert put(store, unique("c")) == ("a", True)
+        (lease,) = take(store)
+        store.settle([ended(lease, Kind.DEAD)])
+        assert store.redrive([LeaseRef("a", lease.fence)]) == [True]
+        assert put(store, unique("d")) == ("a", True)
 
     def test_an_id_that_is_stored_is_a_duplicate_of_itself(self, harness: Harness) -> None:
         store = harness.engine
