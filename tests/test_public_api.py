@@ -12,10 +12,10 @@ from windlass import JobError, JobInfo, errors
 
 NAMES = set(
     """
-    AsyncJob Call ConfigError Constant Dead Discard Duplicate EngineFull EngineUnavailable Exponential Job JobCancelled
-    JobContext JobError JobFailed JobHandle JobInfo LeaseLost Linear NotInJob Page PayloadError ResultExpired
-    ResultNotStored ResultTimeout Retry RetryAfter Snooze State TransitionRefused Windlass WindlassError __version__
-    current_job on
+    AsyncJob Call Circuit CircuitOpen Concurrency ConfigError Constant Dead Discard Duplicate EngineFull
+    EngineUnavailable Exponential Job JobCancelled JobContext JobError JobFailed JobHandle JobInfo LeaseLost
+    Linear LockBusy LockLost NotInJob Once Page PayloadError Rate ResultExpired ResultNotStored ResultTimeout
+    Retry RetryAfter Snooze State TransitionRefused Unique Windlass WindlassError __version__ current_job on
     """.split()  # noqa: SIM905
 )
 

@@ -8,6 +8,7 @@ from windlass.app import Windlass
 from windlass.context import JobContext, current_job
 from windlass.definition import AsyncJob, Call, Job
 from windlass.errors import (
+    CircuitOpen,
     ConfigError,
     Dead,
     Discard,
@@ -17,6 +18,8 @@ from windlass.errors import (
     JobCancelled,
     JobFailed,
     LeaseLost,
+    LockBusy,
+    LockLost,
     NotInJob,
     PayloadError,
     ResultExpired,
@@ -27,6 +30,7 @@ from windlass.errors import (
     TransitionRefused,
     WindlassError,
 )
+from windlass.guards import Circuit, Concurrency, Once, Rate, Unique
 from windlass.handle import JobError, JobHandle, JobInfo, Page
 from windlass.model import State
 from windlass.retry import Constant, Exponential, Linear, Retry, on
@@ -34,6 +38,9 @@ from windlass.retry import Constant, Exponential, Linear, Retry, on
 __all__ = [
     "AsyncJob",
     "Call",
+    "Circuit",
+    "CircuitOpen",
+    "Concurrency",
     "ConfigError",
     "Constant",
     "Dead",
@@ -51,9 +58,13 @@ __all__ = [
     "JobInfo",
     "LeaseLost",
     "Linear",
+    "LockBusy",
+    "LockLost",
     "NotInJob",
+    "Once",
     "Page",
     "PayloadError",
+    "Rate",
     "ResultExpired",
     "ResultNotStored",
     "ResultTimeout",
@@ -62,6 +73,7 @@ __all__ = [
     "Snooze",
     "State",
     "TransitionRefused",
+    "Unique",
     "Windlass",
     "WindlassError",
     "__version__",

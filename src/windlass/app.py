@@ -18,20 +18,23 @@ from windlass.client import Client
 from windlass.clock import Clock, SystemClock
 from windlass.context import JobContext
 from windlass.dead import DeadList
-from windlass.definition import AsyncJob, Call, Job, JobDecorator, JobOptions, define
+from windlass.definition import AsyncJob, Call, Duration, Job, JobDecorator, JobOptions, define
 from windlass.engines.base import Store, TransactionalEnqueue, Tx
 from windlass.engines.url import connect
 from windlass.errors import ConfigError
 from windlass.events import Event, Events
 from windlass.explain import explain
+from windlass.guards import Circuit, CircuitInfo, Circuits, Lock, LockKeeper
+from windlass.guards.keys import check_key
+from windlass.guards.limits import LimitInfo, LockInfo
 from windlass.handle import JobHandle, JobInfo, Page, hop
 from windlass.hooks import Hook, Hooks, Moment
 from windlass.middleware import Middleware
-from windlass.model import Action, JobFilter, Moved, State
+from windlass.model import Action, CircuitRow, JobFilter, Moved, State
 from windlass.queues import FLOW_WINDOW, Queue, QueueInfo, Stats, WorkerStatus, advise
 from windlass.registry import Registry
 from windlass.settings import Loaded, Settings, load_settings
-from windlass.units import nearest
+from windlass.units import duration_ms, nearest
 
 __all__ = ["Windlass"]
 
@@ -42,6 +45,11 @@ F = TypeVar("F", bound=Callable[..., object])
 
 CONTROL_WORDS: Final = ("quiet", "stop")
 PAGE_MAX: Final = 1_000  # jobs; a page is read at once
+
+CIRCUIT_DEFAULTS: Final[dict[str, object]] = {
+    "failures": 5, "window": "60s", "open_for": "300s", "half_open": 1, "trip_on": (Exception,), "ignore": (),
+    "min_calls": 1, "failure_rate": None, "slow_call": None,
+}  # fmt: skip
 
 logger = logging.getLogger("windlass")
 
@@ -64,11 +72,13 @@ class Windlass:
         self.settings: Settings = self.loaded.settings
         for warning in self.loaded.warnings:
             logger.warning(warning)
-        self.registry = Registry()
         self.events = Events()
+        self.circuits = Circuits(lambda: self.engine, self.events, self.settings.circuits)
+        self.registry = Registry(self.circuits)
         self.middlewares = Middleware()
         self.hooks = Hooks()
         self.clock: Clock = clock or SystemClock()
+        self._locks = LockKeeper(lambda: self.engine, self.clock)
         self._lock = threading.Lock()
         self._client: Client | None = None
         self.dead = DeadList(lambda: self.engine, self.registry, self.clock)
@@ -103,7 +113,7 @@ class Windlass:
         """
 
         def decorate(fn: Callable[..., object]) -> object:
-            job = define(fn, options, self, self.settings)
+            job = define(fn, options, self, self.settings, self.circuits.names)
             self.registry.add(job.spec)
             return job
 
@@ -145,6 +155,85 @@ class Windlass:
         if not isinstance(engine, TransactionalEnqueue):
             raise ConfigError(f"app.transaction(): the engine {engine.info.name!r} has none; it needs a SQL engine")
         return engine.transaction()
+
+    # -- guards ----------------------------------------------------------------------------------------
+
+    def lock(self, key: str, lease: Duration = "30s", wait: Duration = 0) -> Lock:
+        """Make a lock on ``key`` for ``with`` or ``async with``: one holder at a time over the whole fleet.
+
+        ``lease`` is how long it outlives a holder that vanishes; it is renewed while the block runs. ``wait`` is how
+        long to wait for it, first come first served; 0 fails at once with LockBusy. ``lock.fence`` grows with every
+        holder; ``lock.check()`` raises LockLost. Raises ConfigError for a wrong length.
+        """
+        where = f"lock {key!r}"
+        lease_ms = duration_ms(lease, f"{where}: lease")
+        if lease_ms == 0:
+            raise ConfigError(f"{where}: lease is {lease!r}; it must be longer than zero")
+        return Lock(check_key(key, "app.lock"), lease_ms, duration_ms(wait, f"{where}: wait"), self._locks)
+
+    def circuit(
+        self,
+        name: str,
+        *,
+        failures: int | None = 5,
+        window: Duration = "60s",
+        open_for: Duration = "300s",
+        half_open: int = 1,
+        trip_on: Iterable[type[BaseException] | str] | type[BaseException] = (Exception,),
+        ignore: Iterable[type[BaseException] | str] | type[BaseException] = (),
+        min_calls: int = 1,
+        failure_rate: float | None = None,
+        slow_call: Duration | None = None,
+    ) -> Circuit:
+        """Declare a circuit, or give the one of this name; use it as ``@circuit``, ``with`` or ``circuit="name"``.
+
+        It opens for ``open_for`` (longer where the service said Retry-After) when ``failures`` calls of a ``window``
+        failed, or ``failure_rate`` of at least ``min_calls``; an error of ``trip_on`` that is none of ``ignore`` is a
+        failure, and so is a call of ``slow_call`` or longer. Then ``half_open`` probes are let through, and as many
+        successes close it. The settings (``[windlass.circuits.NAME]``) win over what is given here. Raises ConfigError.
+        """
+        given = {
+            "failures": failures, "window": window, "open_for": open_for, "half_open": half_open, "trip_on": trip_on,
+            "ignore": ignore, "min_calls": min_calls, "failure_rate": failure_rate, "slow_call": slow_call,
+        }  # fmt: skip
+        return self.circuits.declare(
+            name, {key: value for key, value in given.items() if value != CIRCUIT_DEFAULTS[key]}
+        )
+
+    def circuit_states(self) -> list[CircuitInfo]:
+        """Give every circuit that is declared here or known to the store, by name."""
+        found = {row.name: CircuitInfo.of(row) for row in self.engine.circuits()}
+        for name in self.circuits.names:
+            found.setdefault(name, CircuitInfo.of(CircuitRow(name)))
+        return [found[name] for name in sorted(found)]
+
+    async def acircuit_states(self) -> list[CircuitInfo]:
+        """Give every circuit; see ``circuit_states``."""
+        return await hop(self.circuit_states)
+
+    def locks(self) -> list[LockInfo]:
+        """Give every lock that is held, by key."""
+        return [LockInfo.of(row) for row in self.engine.locks()]
+
+    async def alocks(self) -> list[LockInfo]:
+        """Give every lock that is held; see ``locks``."""
+        return await hop(self.locks)
+
+    def release_lock(self, key: str) -> bool:
+        """Take a lock away from whoever holds it, who learns of it at the next renewal; false when nobody does."""
+        return self.engine.unlock(check_key(key, "release_lock"), None)
+
+    async def arelease_lock(self, key: str) -> bool:
+        """Take a lock away; see ``release_lock``."""
+        return await hop(lambda: self.release_lock(key))
+
+    def limits(self) -> list[LimitInfo]:
+        """Give every Concurrency and Rate key that is in use or waited for, by key."""
+        return [LimitInfo.of(row) for row in self.engine.limits()]
+
+    async def alimits(self) -> list[LimitInfo]:
+        """Give every limit; see ``limits``."""
+        return await hop(self.limits)
 
     # -- looking ---------------------------------------------------------------------------------------
 
@@ -335,6 +424,7 @@ class Windlass:
         with self._lock:
             client, self._client = self._client, None
         if client is not None:
+            self.circuits.flush(client.engine)
             client.close()
             client.engine.close()
 

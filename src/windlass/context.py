@@ -20,7 +20,7 @@ from windlass.clock import Clock, from_ms
 from windlass.codec import encode_result
 from windlass.engines.base import Store, TransactionalEnqueue, TransactionalSettle, Tx
 from windlass.errors import ConfigError, JobCancelled, LeaseLost, NotInJob, TransactionTooLong
-from windlass.model import Kind, Lease, NewJob, Outcome, Settled, State
+from windlass.model import Gates, Kind, Lease, NewJob, Outcome, Settled, State
 from windlass.settings import Settings
 
 if TYPE_CHECKING:
@@ -154,8 +154,11 @@ class JobContext:
 
     @property
     def idempotency_key(self) -> str:
-        """A key that is the same in every run of this job, to hand to a service that drops repeats."""
-        return self._lease.id
+        """A key that is the same in every run of this job, to hand to a service that drops repeats.
+
+        It is the job's Once key where it has one, so that two jobs for one payment carry the same; else the job's id.
+        """
+        return next((guard.key for guard in self._lease.guards if guard.kind is Gates.ONCE), self._lease.id)
 
     @property
     def stopping(self) -> bool:

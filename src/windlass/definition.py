@@ -37,6 +37,8 @@ from windlass.clock import to_ms
 from windlass.codec import Meta, Signature, encode_meta
 from windlass.context import JobContext, current_job
 from windlass.errors import ConfigError
+from windlass.guards.circuit import Circuit
+from windlass.guards.options import GuardPlan, Limit, Once, Unique, compile_guards
 from windlass.handle import JobHandle
 from windlass.hooks import Hook, Hooks, Moment
 from windlass.ids import check_id, new_id
@@ -82,6 +84,10 @@ class SharedOptions(TypedDict, total=False):
     durability: Literal["fsync", "normal"] | None
     tags: Iterable[str]
     version: str | None
+    once: Once | None
+    unique: Unique | None
+    circuit: str | Circuit | None
+    limits: Limit | Iterable[Limit] | None
 
 
 class JobOptions(SharedOptions, total=False):
@@ -103,7 +109,10 @@ class CallOptions(SharedOptions, total=False):
     connection: object
 
 
-SHARED_KEYS: Final = ("queue", "priority", "retry", "timeout", "expires", "keep", "durability", "tags", "version")
+GUARD_KEYS: Final = ("once", "unique", "circuit", "limits")
+SHARED_KEYS: Final = (
+    "queue", "priority", "retry", "timeout", "expires", "keep", "durability", "tags", "version", *GUARD_KEYS,
+)  # fmt: skip
 JOB_KEYS: Final = frozenset({*SHARED_KEYS, "name", "aliases", "executor", "redact"})
 CALL_KEYS: Final = frozenset({*SHARED_KEYS, "delay", "at", "id", "at_front", "connection"})
 
@@ -128,6 +137,8 @@ class JobSpec(Struct, frozen=True, eq=False):
     redact: tuple[str, ...]
     version: str | None
     aliases: tuple[str, ...]
+    guards: Mapping[str, object]  # the guard options, as they were written
+    circuits: tuple[str, ...]  # those that were declared before the job
 
 
 class Plan(Struct, frozen=True):
@@ -146,6 +157,7 @@ class Plan(Struct, frozen=True):
     at_front: bool = False
     id: str | None = None
     connection: object | None = None
+    guards: GuardPlan | None = None
 
 
 # Made by the thousand in a bulk enqueue, and part of no cycle that its own arguments do not make.
@@ -214,11 +226,13 @@ class BaseJob(Generic[P, R]):
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """Make a Call: checked, encoded, with an id, not stored. Raises PayloadError for arguments that do not fit."""
         plan = self._plan
+        payload = self._encode(args, kwargs)
+        guards, unique = ((), None) if plan.guards is None else plan.guards.render(args, kwargs)
         new = NewJob(
             plan.id or new_id(),
             self.spec.name,
             plan.queue,
-            self._encode(args, kwargs),
+            payload,
             plan.priority,
             plan.run_at,
             plan.delay_ms,
@@ -230,6 +244,8 @@ class BaseJob(Generic[P, R]):
             plan.id is not None,
             plan.durable,
             self._settings.aging or 0,
+            guards,
+            unique,
         )
         return Call(self.spec, args, kwargs, new, plan.connection)
 
@@ -315,9 +331,16 @@ class JobDecorator(Protocol):
 
 
 def define(
-    fn: Callable[..., object], options: Mapping[str, object], enqueuer: Enqueuer, settings: Settings
+    fn: Callable[..., object],
+    options: Mapping[str, object],
+    enqueuer: Enqueuer,
+    settings: Settings,
+    circuits: Iterable[str] = (),
 ) -> Job[..., object] | AsyncJob[..., object]:
-    """Make a job of a function. Raises ConfigError for a wrong option or a function that cannot be one."""
+    """Make a job of a function. ``circuits`` are those it may name.
+
+    Raises ConfigError for a wrong option or a function that cannot be one.
+    """
     if not inspect.isfunction(fn):
         raise ConfigError(f"{fn!r} cannot be a job; decorate a function made with def")
     where = f"job {fn.__module__}.{fn.__qualname__}"
@@ -346,6 +369,8 @@ def define(
         redact=_redact(options.get("redact", ()), fn, takes_context, where),
         version=_version(options.get("version"), where),
         aliases=tuple(_job_name(alias, where) for alias in _texts(options.get("aliases", ()), f"{where}: aliases")),
+        guards={key: options[key] for key in GUARD_KEYS if options.get(key) is not None},
+        circuits=tuple(circuits),
     )
     facts = Meta(redact=spec.redact, version=spec.version)
     plan = Plan(
@@ -357,6 +382,7 @@ def define(
         durable=_durable(spec.durability),
         facts=facts,
         meta=encode_meta(facts),
+        guards=_guards(spec, spec.guards, where),
     )
     if is_async:
         return AsyncJob(spec, enqueuer, plan, settings)
@@ -370,6 +396,9 @@ def _replan(spec: JobSpec, plan: Plan, options: Mapping[str, object], settings: 
         raise ConfigError(f"{where}: delay and at are both given; give one of them")
     changes: dict[str, object] = {}
     facts: dict[str, object] = {}
+    if any(key in GUARD_KEYS for key in options):
+        given = {key: options[key] for key in GUARD_KEYS if key in options}
+        changes["guards"] = _guards(spec, {**spec.guards, **given}, where)
     for key, value in options.items():
         match key:
             case "queue":
@@ -401,12 +430,18 @@ def _replan(spec: JobSpec, plan: Plan, options: Mapping[str, object], settings: 
                 if not isinstance(value, bool):
                     raise ConfigError(f"{where}: at_front is {value!r}; it is True or False")
                 changes[key] = value
+            case "once" | "unique" | "circuit" | "limits":
+                pass  # together, above
             case _:
                 changes[key] = value
     if facts:
         changed = structs.replace(plan.facts, **facts)
         changes |= {"facts": changed, "meta": encode_meta(changed)}
     return structs.replace(plan, **changes)
+
+
+def _guards(spec: JobSpec, guards: Mapping[str, object], where: str) -> GuardPlan | None:
+    return compile_guards(guards, spec.fn, spec.takes_context, spec.redact, spec.circuits, where)
 
 
 def _policy(value: object, settings: Settings, where: str) -> Retry:

@@ -5,7 +5,8 @@
     ├── PayloadError                arguments or a result that would not survive the store
     ├── EngineError
     │   ├── EngineUnavailable       the store cannot be reached or is busy; the same call may work later
-    │   │   └── EngineUnusable      it never will: not a database, a newer schema, a wrong password
+    │   │   ├── EngineUnusable      it never will: not a database, a newer schema, a wrong password
+    │   │   └── GuardUnavailable    a lock or circuit could not ask its store; a job that it leaves is put back
     │   └── EngineFull              the store refused a write for want of space; nothing was half-stored
     ├── Duplicate                   a unique key is taken and the conflict rule says raise
     ├── ResultError
@@ -17,6 +18,9 @@
     ├── JobTimeout                  the run took longer than its timeout
     ├── JobInterrupted              the run was interrupted more often than max_interruptions allows
     ├── LeaseLost                   another worker owns the job now
+    ├── LockBusy                    somebody else holds the lock; a job that it leaves is put back
+    ├── LockLost                    the lock's lease ran out, and somebody else may hold it
+    ├── CircuitOpen                 the circuit lets no call through now; a job that it leaves is put back
     ├── TransitionRefused           cancel, retry or delete of a job whose state does not allow it
     ├── TransactionTooLong          a job's transaction held the only writer of its store for too long
     ├── NotInJob                    a context was asked for outside a job
@@ -60,6 +64,10 @@ class EngineUnavailable(EngineError):
 
 class EngineUnusable(EngineUnavailable):
     """The store will not work until someone changes something (not a database, newer schema, wrong password)."""
+
+
+class GuardUnavailable(EngineUnavailable):
+    """A lock or a circuit could not ask its store, so what it guards was not run."""
 
 
 class EngineFull(EngineError):
@@ -112,6 +120,30 @@ class JobInterrupted(WindlassError):
 
 class LeaseLost(WindlassError):
     """Another worker owns the job now; nothing this run writes will be accepted."""
+
+
+class LockBusy(WindlassError):
+    """Somebody else holds the lock. Leaving a job, it puts the job back with no attempt used."""
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class LockLost(WindlassError):
+    """The lock's lease ran out or somebody released it by force: another may hold it now. Stop without writing."""
+
+
+class CircuitOpen(WindlassError):
+    """The circuit lets no call through. ``retry_in`` is when to ask again, in seconds; None: when somebody closes it.
+
+    Leaving a job, it puts the job back with no attempt used.
+    """
+
+    def __init__(self, message: str, name: str, retry_in: float | None) -> None:
+        super().__init__(message)
+        self.name = name
+        self.retry_in = retry_in
 
 
 class TransitionRefused(WindlassError):

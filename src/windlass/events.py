@@ -17,6 +17,9 @@ from windlass.errors import ConfigError
 from windlass.units import nearest
 
 __all__ = [
+    "CircuitClosed",
+    "CircuitHalfOpened",
+    "CircuitOpened",
     "DeadRecovered",
     "DeadTrimmed",
     "Event",
@@ -139,6 +142,31 @@ class DeadTrimmed(Event):
     """Dead jobs were removed by age or count."""
 
     ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CircuitEvent(Event):
+    """A circuit changed. One process of the fleet reports each change: the one whose call made it."""
+
+    circuit: str
+
+
+@dataclass(frozen=True)
+class CircuitOpened(CircuitEvent):
+    """A circuit lets nothing through. ``open_for`` is for how long, in seconds; None: until somebody closes it."""
+
+    reason: str | None
+    open_for: float | None
+
+
+@dataclass(frozen=True)
+class CircuitHalfOpened(CircuitEvent):
+    """A circuit lets its first probe through."""
+
+
+@dataclass(frozen=True)
+class CircuitClosed(CircuitEvent):
+    """A circuit lets everything through again."""
 
 
 @dataclass(frozen=True)

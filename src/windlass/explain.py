@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from windlass.clock import Clock, from_ms
-from windlass.engines.base import Inspector
+from windlass.engines.base import Inspector, Store
 from windlass.handle import JobInfo, Reader
 from windlass.model import JobRow, State
 from windlass.queues import WorkerStatus
@@ -22,9 +22,7 @@ __all__ = ["explain"]
 ALONE_FROM = 2  # crash charges from which a job runs with no neighbours
 
 
-def explain(
-    job_id: str, engine: Inspector, reader: Reader, registry: Registry, clock: Clock, settings: Settings
-) -> str:
+def explain(job_id: str, engine: Store, reader: Reader, registry: Registry, clock: Clock, settings: Settings) -> str:
     """Say in words where a job stands and what it waits for. *Blocking.*"""
     row = engine.job(job_id)
     if row is None:
@@ -34,7 +32,7 @@ def explain(
 
 
 def _sentences(
-    row: JobRow, info: JobInfo, engine: Inspector, registry: Registry, clock: Clock, settings: Settings
+    row: JobRow, info: JobInfo, engine: Store, registry: Registry, clock: Clock, settings: Settings
 ) -> list[str]:
     now = clock.wall_ms()
     match row.state:
@@ -53,7 +51,7 @@ def _sentences(
             asked = ["A cancel was requested; it has not stopped yet."] if row.cancel_requested else []
             return [f"is running on worker {row.worker} since {_at(row.started_at)} (attempt {row.attempt}).", *asked]
         case State.BLOCKED:
-            return ["waits for other jobs to end."]
+            return _waits_at(row, engine)
         case State.SCHEDULED:
             wait = f"{_at(row.run_at)} (in {format_duration(max(0, row.run_at - now))})"
             if info.errors:
@@ -63,6 +61,37 @@ def _sentences(
         case State.READY:
             since = format_duration(max(0, now - row.run_at))
             return [f"has been ready for {since}.", *_obstacles(row, engine, registry, settings), *_ahead(row, engine)]
+
+
+def _waits_at(row: JobRow, engine: Store) -> list[str]:
+    """Which guard a blocked job waits at, who holds it, and what opens it."""
+    kind, _, key = (row.blocked_by or "").partition(":")
+    match kind:
+        case "once":
+            return [
+                f"waits because another job with the Once key {key!r} has begun and not ended; it follows that one."
+            ]
+        case "unique":
+            return [f"waits for the running job with the unique key {key!r} to end."]
+        case "circuit":
+            found = engine.circuit(key)
+            why = f" ({found.reason})" if found.reason else ""
+            if found.state == "closed":
+                return [f"waits at circuit {key!r}, which is closed again; its jobs flow out step by step."]
+            if found.state == "half_open":
+                return [f"waits at circuit {key!r}, which is half open{why}: {found.probes} probes are on their way."]
+            if found.left_ms is None:
+                when = "until somebody closes it"
+            else:
+                when = f"for {format_duration(found.left_ms)} more"
+            return [f"waits at circuit {key!r}, which is open {when}{why}; close it: `windlass circuits close {key}`."]
+        case "concurrency" | "rate":
+            rows = [one for one in engine.limits() if one.kind == kind and one.key == key]
+            word = "slots are taken" if kind == "concurrency" else "starts of the window are used"
+            used = f": {rows[0].used} of {rows[0].limit} {word}, and {rows[0].waiting} jobs wait" if rows else ""
+            return [f"waits at the {kind} limit {key!r}{used}."]
+        case _:
+            return ["waits for other jobs to end."]
 
 
 def _obstacles(row: JobRow, engine: Inspector, registry: Registry, settings: Settings) -> list[str]:

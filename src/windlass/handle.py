@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from windlass.definition import Duration, JobSpec
     from windlass.registry import Registry
 
-__all__ = ["MASK", "JobError", "JobHandle", "JobInfo", "JobProgress", "Page", "Reader"]
+__all__ = ["MASK", "JobError", "JobHandle", "JobInfo", "JobProgress", "Page", "Reader", "hop", "own_thread"]
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -244,6 +244,8 @@ def refuse(action: Action, moved: Moved) -> None:
         return
     if moved.before is None:
         raise TransitionRefused(f"cannot {action} job {moved.id}: no record of it is kept")
+    if moved.reason is not None and moved.before in FINISHED:
+        raise TransitionRefused(f"cannot {action} job {moved.id}, it stays {moved.before}: {moved.reason}")
     raise TransitionRefused(f"cannot {action} job {moved.id}: it is {moved.before}; {ALLOWED[action]}")
 
 
@@ -287,7 +289,7 @@ class JobHandle(Struct, Generic[R_co], frozen=True, eq=False, gc=False):
         # A thread of its own: waits may be long, and a pool full of them would hold up everybody else.
         given_up = threading.Event()
         try:
-            return cast(R_co, await _own_thread(lambda: self.reader.result(self.id, timeout, given_up)))
+            return cast(R_co, await own_thread(lambda: self.reader.result(self.id, timeout, given_up)))
         finally:
             given_up.set()
 
@@ -323,7 +325,8 @@ async def hop(fn: Callable[[], T]) -> T:
     return await asyncio.to_thread(fn)
 
 
-async def _own_thread(fn: Callable[[], T]) -> T:
+async def own_thread(fn: Callable[[], T]) -> T:
+    """Run code that blocks for long on a thread of its own."""
     import asyncio
 
     loop = asyncio.get_running_loop()

@@ -20,8 +20,13 @@ __all__ = [
     "Action",
     "Buried",
     "Cause",
+    "CircuitPolicy",
+    "CircuitRow",
     "Claimed",
+    "Gates",
+    "Grip",
     "GroupRow",
+    "Guard",
     "Heartbeat",
     "JobError",
     "JobFilter",
@@ -29,6 +34,8 @@ __all__ = [
     "Kind",
     "Lease",
     "LeaseRef",
+    "LimitRow",
+    "LockRow",
     "Moved",
     "NewJob",
     "Outcome",
@@ -43,6 +50,8 @@ __all__ = [
     "Rules",
     "Settled",
     "State",
+    "Tally",
+    "UniqueKey",
     "Upkeep",
     "Want",
     "WorkerInfo",
@@ -66,11 +75,12 @@ class State(StrEnum):
 WAITING: Final = frozenset({State.READY, State.SCHEDULED, State.BLOCKED})
 FINISHED: Final = frozenset({State.DONE, State.DEAD, State.CANCELLED})
 
-# The one table of legal moves. Engines may not make any other; the conformance suite walks it.
+# The one table of legal moves. Engines may not make any other; the conformance suite walks it. A waiting job goes to
+# done without running when its Once key is done already.
 TRANSITIONS: Final[dict[State, frozenset[State]]] = {
-    State.READY: frozenset({State.RUNNING, State.CANCELLED}),
+    State.READY: frozenset({State.RUNNING, State.BLOCKED, State.DONE, State.CANCELLED}),
     State.SCHEDULED: frozenset({State.READY, State.CANCELLED}),
-    State.BLOCKED: frozenset({State.READY, State.SCHEDULED, State.CANCELLED}),
+    State.BLOCKED: frozenset({State.READY, State.SCHEDULED, State.RUNNING, State.DONE, State.CANCELLED}),
     State.RUNNING: frozenset({State.READY, State.SCHEDULED, State.DONE, State.DEAD, State.CANCELLED}),
     State.DONE: frozenset(),
     State.DEAD: frozenset({State.READY}),
@@ -118,6 +128,40 @@ class Cause(Struct, frozen=True):
     frame: str = ""
 
 
+class Gates(StrEnum):
+    """The kinds of guards that are judged when a job is claimed."""
+
+    ONCE = "once"
+    CIRCUIT = "circuit"
+    CONCURRENCY = "concurrency"
+    RATE = "rate"
+
+
+class Guard(Struct, frozen=True, array_like=True):
+    """One guard of a job, its key rendered. ``limit`` is the n of Concurrency and Rate; lengths are milliseconds."""
+
+    kind: Gates
+    key: str
+    limit: int = 0
+    per_ms: int = 0  # the window of a Rate
+    burst: int | None = None  # of a Rate: how many at once at most, and then evenly spaced
+    keep_ms: int = 0  # how long a Once marker stays
+
+    @property
+    def gate(self) -> str:
+        """The name of what the job waits at, such as ``circuit:stripe``."""
+        return f"{self.kind}:{self.key}"
+
+
+class UniqueKey(Struct, frozen=True, array_like=True):
+    """The unique key of a job. ``until``: start, done or expiry; ``rule``: return, raise, replace or keep_latest."""
+
+    key: str
+    until: str
+    ttl_ms: int | None  # from the due time
+    rule: str
+
+
 class NewJob(Struct, frozen=True):
     """A request to store one job. The caller makes the id, so sending it twice stores it once."""
 
@@ -136,10 +180,12 @@ class NewJob(Struct, frozen=True):
     caller_id: bool = False  # the id was chosen by the user: a tombstone keeps it idempotent for id_keep
     durable: bool | None = None  # None: the engine's setting
     aging_ms: int = 0  # waiting so long outweighs one step of priority; 0: nothing does
+    guards: tuple[Guard, ...] = ()
+    unique: UniqueKey | None = None
 
 
 class Placed(Struct, frozen=True):
-    """What became of one NewJob: stored, or a duplicate of the job that has its id."""
+    """What became of one NewJob: stored, or a duplicate of the job that has its id or its unique key."""
 
     id: str
     duplicate: bool = False
@@ -156,13 +202,18 @@ class Want(Struct, frozen=True):
     """What a worker can take. ``queues`` None means every queue of the store with equal shares.
 
     With ``queues``, a first pass takes each queue's share (0: none) in the order given, a second one fills what is left
-    in the same order. ``alone`` asks for one job that killed its process before, to be run with no neighbours.
+    in the same order. ``alone`` asks for one job that killed its process before, to be run with no neighbours. ``room``
+    is how many could start at once (None: all); a job whose Rate is nearly spent, and a circuit's probe, is given only
+    to such a place, so that it is not counted now and run later. ``late_ms`` is how late it may start even so: the
+    window of a Rate grows by it, so that what holds for claims holds for starts.
     """
 
     worker: str
     limit: int
     queues: tuple[QueueShare, ...] | None = None
     alone: bool = False
+    room: int | None = None
+    late_ms: int = 0
 
 
 class LeaseRef(Struct, frozen=True):
@@ -192,20 +243,23 @@ class Lease(Struct, frozen=True):
     meta: bytes | None = None
     reason: str | None = None  # what the last outcome said
     retrying_ms: int = 0  # since the first failed run of this budget began, by the engine's clock; 0: none failed
+    guards: tuple[Guard, ...] = ()
 
 
 class Claimed(Struct, frozen=True):
     """The answer to a claim.
 
     ``leases`` in the order they should start. ``cancels`` are running jobs of this worker whose cancel was asked for.
-    ``due_in_ms`` says when the next scheduled job is due. ``expelled`` means the store does not know this worker as
-    alive: it was declared dead, holds nothing, and must not go on under this id.
+    ``due_in_ms`` says when the next scheduled job is due or the next guard opens by itself. ``ended`` are jobs that
+    this claim ended instead: expired, or duplicates of a Once key. ``expelled`` means the store does not know this
+    worker as alive: it was declared dead, holds nothing, and must not go on under this id.
     """
 
     leases: list[Lease]
     cancels: tuple[LeaseRef, ...] = ()
     due_in_ms: int | None = None
     expelled: bool = False
+    ended: tuple[str, ...] = ()
 
 
 class Kind(StrEnum):
@@ -371,6 +425,7 @@ class JobRow(Struct, frozen=True):
     recoveries: int = 0  # how often a recovery rule brought it back since a person last did
     expires_ms: int | None = None
     caller_id: bool = False
+    blocked_by: str | None = None  # the guard that a blocked job waits at, such as "circuit:stripe"
 
 
 class JobFilter(Struct, frozen=True):
@@ -458,9 +513,98 @@ class Action(StrEnum):
     DELETE = "delete"
 
 
-class Moved(Struct, frozen=True):
-    """What an action did to one job. ``before`` None: no such job. ``applied`` False: its state does not allow it."""
+class Moved(Struct, frozen=True, omit_defaults=True):
+    """What an action did to one job. ``before`` None: no such job. ``applied`` False: its state does not allow it, or
+    what ``reason`` says does not.
+    """
 
     id: str
     before: State | None
     applied: bool
+    reason: str | None = None
+
+
+# -- what is coordinated beside jobs -----------------------------------------------------------------
+
+
+class Grip(Struct, frozen=True):
+    """The answer to a try for a lock. ``fence`` is None when it was not got; then ``left_ms`` is what the holder's
+    lease has left (0: others wait in front). ``seen`` is for ``wait_unlocked``.
+    """
+
+    fence: int | None
+    left_ms: int = 0
+    owner: str = ""
+    seen: int = 0
+
+
+class LockRow(Struct, frozen=True):
+    """One lock that is held, or whose lease ran out and that nobody has taken since (``left_ms`` below zero)."""
+
+    key: str
+    owner: str
+    fence: int
+    since: int
+    left_ms: int
+    waiting: int
+
+
+class LimitRow(Struct, frozen=True):
+    """One limit as it stands. ``used`` of ``limit`` slots or claims of the window; ``waiting`` jobs wait at it."""
+
+    kind: Gates
+    key: str
+    used: int
+    limit: int | None  # None: no waiting or running job says it
+    per_ms: int
+    waiting: int
+
+
+class CircuitPolicy(Struct, frozen=True):
+    """When a circuit opens and closes. At least one of ``failures`` and ``failure_rate`` is set."""
+
+    failures: int | None = 5
+    window_ms: int = 60_000
+    open_for_ms: int = 300_000
+    half_open: int = 1
+    min_calls: int = 1
+    failure_rate: float | None = None
+
+
+class Tally(Struct, frozen=True):
+    """Calls that ended since the last report. ``epoch`` is the circuit's when they began.
+
+    ``probe`` is the token of a probe of a half-open circuit, which is reported by itself (neither ok nor failed: it
+    proved nothing).
+    """
+
+    ok: int = 0
+    failed: int = 0
+    epoch: int = 0
+    probe: str | None = None
+    retry_after_ms: int = 0
+    reason: str | None = None
+
+
+class CircuitRow(Struct, frozen=True):
+    """One circuit as it stands.
+
+    ``epoch`` counts its changes. ``left_ms`` is when an open one may be probed (None: not by itself). ``changed`` is
+    the state before, when the call that gave this row changed it. ``admitted``: that call may go on, as a probe when
+    the state is not closed.
+    """
+
+    name: str
+    state: str = "closed"
+    epoch: int = 0
+    since: int | None = None
+    left_ms: int | None = None
+    reason: str | None = None
+    by_hand: bool = False
+    calls: int = 0
+    failures: int = 0
+    successes: int = 0  # of probes in a row
+    probes: int = 0  # on their way
+    waiting: int = 0  # jobs
+    changed: str | None = None
+    admitted: bool = True

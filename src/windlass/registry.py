@@ -14,15 +14,17 @@ from windlass.units import nearest
 
 if TYPE_CHECKING:
     from windlass.definition import JobSpec
+    from windlass.guards.circuit import Circuits
     from windlass.recovery import RecoveryRule
 
 __all__ = ["Registry"]
 
 
 class Registry:
-    """The jobs of one application, under their names and aliases, and its rules for dead ones."""
+    """The jobs of one application by name and alias, the circuits that they name, and its rules for dead ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, circuits: Circuits | None = None) -> None:
+        self.circuits = circuits
         self._specs: dict[str, JobSpec] = {}
         self.recoveries: list[RecoveryRule] = []
 

@@ -110,6 +110,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     log_format: Literal["text", "json", "logfmt"] = "text"
     queues: dict[str, QueueSettings] = {}
+    circuits: dict[str, dict[str, object]] = {}
     pools: dict[str, PoolSettings] = {}
 
 
@@ -271,6 +272,11 @@ def _reason(value: object, name: str) -> str | None:
     return _text(value, name)
 
 
+def _circuit(name: str, options: Mapping[str, object]) -> dict[str, object]:
+    """The options as they are: what they may be is known where circuits are made."""
+    return dict(options)
+
+
 def _patterns(value: object, name: str) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
@@ -376,9 +382,10 @@ READERS: Final[dict[str, Reader]] = {
     "aging": _or_none(_duration(1)),
     "log_format": _choice("text", "json", "logfmt"),
     "queues": _table(_queue, "queue"),
+    "circuits": _table(_circuit, "circuit"),
     "pools": _table(_pool, "pool"),
 }
-TABLES: Final = frozenset({"queues", "pools", "recover"})
+TABLES: Final = frozenset({"queues", "circuits", "pools", "recover"})
 FLAGS: Final = frozenset({"strict_queues"})
 COUNTS: Final = frozenset(
     [

@@ -25,12 +25,17 @@ from msgspec import Struct
 from windlass.model import (
     Action,
     Buried,
+    CircuitPolicy,
+    CircuitRow,
     Claimed,
+    Grip,
     GroupRow,
     Heartbeat,
     JobFilter,
     JobRow,
     LeaseRef,
+    LimitRow,
+    LockRow,
     Moved,
     NewJob,
     Outcome,
@@ -41,6 +46,7 @@ from windlass.model import (
     Recovery,
     Rules,
     Settled,
+    Tally,
     Upkeep,
     Want,
     WorkerInfo,
@@ -103,7 +109,10 @@ class Engine(Protocol):
         """Store jobs, all or none, in order. *Atomic, idempotent by id.*
 
         An id that has a record is a duplicate, and so is a caller's own id that has a tombstone: nothing is changed and
-        ``Placed.duplicate`` is true.
+        ``Placed.duplicate`` is true. A unique key that is taken is settled by the job's rule, in order within the
+        batch: ``return`` and ``replace`` give the holder's id as a duplicate (``replace`` writes the new job over a
+        waiting holder), ``keep_latest`` also lets one job wait behind a running holder. Raises Duplicate for the rule
+        ``raise``, and then nothing of the batch is stored.
         """
         ...
 
@@ -116,15 +125,21 @@ class Engine(Protocol):
         forward) by that much for each step of its own priority, so that it rises by waiting.
         Jobs with two or more crash charges are given only to ``want.alone``, one a claim, by due time. Gives nothing,
         and ``expelled``, to a worker whose record is gone or expired.
+
+        A job's guards are judged here, all or none. One that meets a closed guard becomes ``blocked`` with the guard's
+        gate in ``blocked_by``, keeps its place, is looked at again only when that gate may have opened, and does not
+        count towards the limit. A Once key is held by the first job that was claimed with it until that job ends; when
+        it is done already, the job ends done with the stored result and the reason ``duplicate of ID``. A Concurrency
+        slot and a circuit's probe are held while the job runs. A Rate counts claims.
         """
         ...
 
     def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
         """End attempts. *Atomic, fenced.* Same order as given.
 
-        State, result, error history, counters and follow-ups (``then``) are one write. Repeating a settle whose reply
-        was lost is safe: it reports stale. The first RETRY of a budget fixes where its time counts from: the start of
-        the run that failed (``Lease.retrying_ms`` of later claims); no other kind moves it.
+        State, result, error history, counters, follow-ups (``then``), the Once marker and the release of every guard
+        are one write. Repeating a settle whose reply
+        was lost is safe: it reports stale.
         """
         ...
 
@@ -216,7 +231,8 @@ class Inspector(Protocol):
 
         CANCEL ends a waiting job and marks a running one. RETRY makes a dead, cancelled or scheduled job ready now
         with a fresh budget (attempt, crashes, interruptions, snoozes, recoveries, retrying_ms back to 0; the history
-        stays). DELETE removes the record of any job that is not running.
+        stays). DELETE removes the record of any job that is not running. A RETRY whose unique key another job has taken
+        is refused with the reason, which is also left in the record.
         """
         ...
 
@@ -305,7 +321,66 @@ class Versioned(Struct, frozen=True):
 
 
 class Coordinator(Protocol):
-    """Small documents that processes agree on by compare-and-set. Not for anything a job is claimed by."""
+    """Small facts that a fleet agrees on: locks, circuits, and documents that are changed by compare-and-set.
+
+    The time of locks and circuits is the engine's, and no step of a clock moves it. Fences of locks come from the
+    store's one counter: they never repeat and never fall, whatever becomes of the lock.
+    """
+
+    def lock(self, key: str, token: str, lease_ms: int, owner: str, wait_ms: int) -> Grip:
+        """Try to take a lock, or take a place in its line for ``wait_ms`` more. *Atomic, idempotent by token.*
+
+        Whoever waits tries again when ``wait_unlocked`` returns, and keeps its place by doing so. A holder whose lease
+        ran out is succeeded by the first in line.
+        """
+        ...
+
+    def renew(self, locks: Sequence[tuple[str, str]], lease_ms: int) -> list[bool]:
+        """Renew held (key, token) for ``lease_ms`` from now; false where another has taken it. *Atomic.*"""
+        ...
+
+    def unlock(self, key: str, token: str | None) -> bool:
+        """Release a lock if the token still holds it (None: whoever does), or leave its line; false when not held."""
+        ...
+
+    def wait_unlocked(self, seen: int, timeout: float) -> None:
+        """Block until some lock may have been released since the Grip that had ``seen``, or ``timeout`` seconds pass.
+
+        A hint, like ``wait``.
+        """
+        ...
+
+    def locks(self) -> list[LockRow]:
+        """Every lock that is held, by key."""
+        ...
+
+    def circuit(self, name: str) -> CircuitRow:
+        """One circuit; one that nothing was ever reported of is closed."""
+        ...
+
+    def circuits(self) -> list[CircuitRow]:
+        """Every circuit the store knows, by name."""
+        ...
+
+    def probe(self, name: str, token: str, lease_ms: int, job: LeaseRef | None) -> CircuitRow:
+        """Ask to go through a circuit that may not be closed. *Atomic, idempotent by token or job.*
+
+        Half-open, it admits as many as may still be needed to close it; each is leased, to the running job or to the
+        token for ``lease_ms``.
+        """
+        ...
+
+    def tally(self, name: str, policy: CircuitPolicy, tally: Tally) -> CircuitRow:
+        """Report calls that ended, and open, close or reopen the circuit by the policy. *Atomic.*"""
+        ...
+
+    def switch(self, name: str, open_ms: int | None, opened: bool, reason: str | None, half_open: int) -> CircuitRow:
+        """Open a circuit by hand (for ``open_ms``, None: until it is closed) or close it. *Atomic, idempotent.*"""
+        ...
+
+    def limits(self) -> list[LimitRow]:
+        """Every Concurrency and Rate key in use or waited for, by key; at most 1,000."""
+        ...
 
     def read(self, keys: Sequence[str]) -> list[Versioned]:
         """The documents of these keys, in order; what is absent or over has version 0."""

@@ -34,7 +34,8 @@ from windlass.model import Kind, Lease, Outcome, Progress, Rules
 from windlass.settings import Settings
 from windlass.worker import wire
 from windlass.worker.deadlines import Deadlines
-from windlass.worker.execute import failure, interrupted, run_async, run_sync, withdrawn
+from windlass.worker.execute import failure, interrupted, withdrawn
+from windlass.worker.guarded import run_async_guarded, run_guarded
 from windlass.worker.run import JobRun, Prepared
 
 __all__ = ["Children", "Fork", "ProcessDied", "serve_child"]
@@ -246,5 +247,5 @@ def run_order(lease: Lease, host: ChildHost, lookup: Callable[[str], Prepared | 
     if prepared.spec.is_async:
         import asyncio
 
-        return asyncio.run(run_async(run))
-    return run_sync(run)
+        return asyncio.run(run_async_guarded(run))
+    return run_guarded(run)

@@ -17,7 +17,17 @@ from msgspec import structs
 from windlass.codec import clean_reason, encode_error, encode_result
 from windlass.context import CURRENT, JobContext
 from windlass.definition import JobSpec
-from windlass.errors import ConfigError, Discard, JobCancelled, JobInterrupted, JobTimeout, PayloadError
+from windlass.errors import (
+    CircuitOpen,
+    ConfigError,
+    Discard,
+    GuardUnavailable,
+    JobCancelled,
+    JobInterrupted,
+    JobTimeout,
+    LockBusy,
+    PayloadError,
+)
 from windlass.events import (
     Event,
     JobDead,
@@ -29,6 +39,7 @@ from windlass.events import (
     ResultDropped,
 )
 from windlass.fingerprint import cause_of
+from windlass.guards.circuit import Circuits
 from windlass.middleware import AsyncBody, Body, Middleware
 from windlass.model import RESULT_NOT_STORED, Kind, Outcome
 from windlass.retry import Buried, Facts, PutOff, Retry, RunAgain, Withdrawn, decide, decode_backoff, leaf
@@ -38,8 +49,13 @@ __all__ = ["failed", "interrupted", "prepare", "run_async", "run_sync"]
 
 log = logging.getLogger("windlass.job")
 
+# Seconds. A busy lock is asked again soon, and seldomer the longer it is busy.
+LOCK_DELAY = 1.0
+LOCK_DELAY_MAX = 30.0
+CIRCUIT_DELAY = 30.0  # one that was opened by hand says nothing of when it closes
 
-def prepare(spec: JobSpec, middleware: Middleware) -> Prepared:
+
+def prepare(spec: JobSpec, middleware: Middleware, circuits: Circuits | None = None) -> Prepared:
     """Compose a job's body with its middleware. Raises ConfigError for async middleware around a sync job."""
     fn = spec.fn
     call: Body
@@ -48,8 +64,8 @@ def prepare(spec: JobSpec, middleware: Middleware) -> Prepared:
     else:
         call = lambda _ctx, args, kwargs: fn(*args, **kwargs)  # noqa: E731
     if spec.is_async:
-        return Prepared(spec, None, middleware.wrap_async(cast("AsyncBody", call)))
-    return Prepared(spec, middleware.wrap(call), None)
+        return Prepared(spec, None, middleware.wrap_async(cast("AsyncBody", call)), circuits)
+    return Prepared(spec, middleware.wrap(call), None, circuits)
 
 
 def run_sync(run: JobRun) -> Outcome | None:
@@ -117,6 +133,7 @@ def succeeded(run: JobRun, value: object) -> Outcome | None:
 
 def failed(run: JobRun, error: BaseException) -> Outcome | None:
     """The outcome of a body that raised."""
+    run.error = error
     if run.settled:
         log.error(
             "job %s %s failed after its transaction had completed it; it stays done",
@@ -134,7 +151,21 @@ def failed(run: JobRun, error: BaseException) -> Outcome | None:
         return interrupted(run)
     elif stopped and run.cancelled:
         return withdrawn(run, "cancelled")
+    elif isinstance(error, LockBusy | CircuitOpen | GuardUnavailable):
+        return put_off(run, error)
     return failure(run, error)
+
+
+def put_off(run: JobRun, error: LockBusy | CircuitOpen | GuardUnavailable) -> Outcome:
+    """Put a job back that a guard inside it stopped: no attempt is used, however often it happens."""
+    lease, rng = run.lease, run.host.rng
+    if isinstance(error, CircuitOpen):
+        left = (error.retry_in if error.retry_in is not None else CIRCUIT_DELAY) * 1000
+        delay = left + rng.uniform(0, max(1000.0, left / 10))  # or all would come back at one instant
+    else:
+        delay = rng.uniform(0.5, 1.0) * min(LOCK_DELAY_MAX, LOCK_DELAY * 2 ** min(lease.snoozes, 10)) * 1000
+    log.info("job %s %s is put back for %.1f s: %s", lease.name, lease.id, delay / 1000, short(error))
+    return Outcome(lease.id, lease.fence, Kind.SNOOZE, reason=short(error), delay_ms=round(delay))
 
 
 def unreadable(run: JobRun, error: PayloadError) -> Outcome:

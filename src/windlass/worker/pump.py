@@ -41,6 +41,7 @@ AHEAD_MAX = 1_000  # and never more jobs than this
 HOARD_MAX = 1.0  # seconds that claimed work may wait here while nothing starts
 PACE_TIME = 0.02  # seconds, or
 PACE_COUNT = 200  # jobs, after which the pace is taken anew; half of it is what it was before
+LATE_MS = 25  # what a claimed job may take until it starts, when it has a slot
 LULL = 0.002  # seconds to listen for the end of a run before listening to the store, where a wake-up is a round trip
 OUTAGE_PAUSE = 0.5  # seconds between tries while the store is away
 NAMES_AGE = 1.0  # seconds that a busy pool goes by the names of queues that it knows
@@ -261,7 +262,8 @@ class Pump:
                 continue
             if pool.policy.must_learn and time.monotonic() >= feed.names_at:
                 self._learn(feed)
-            wants.append((feed, Want(self._worker, limit, pool.policy.shares(limit), self._alone)))
+            shares, room = pool.policy.shares(limit), max(0, pool.room)
+            wants.append((feed, Want(self._worker, limit, shares, self._alone, room, LATE_MS)))
         return wants
 
     def _learn(self, feed: Feed) -> bool:

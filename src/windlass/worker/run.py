@@ -18,6 +18,7 @@ from windlass.context import JobContext
 from windlass.definition import JobSpec
 from windlass.engines.base import Store
 from windlass.events import Events
+from windlass.guards.circuit import Circuits
 from windlass.middleware import AsyncBody, Body
 from windlass.model import Lease
 from windlass.settings import Settings
@@ -36,6 +37,7 @@ class Prepared(Struct, frozen=True):
     spec: JobSpec
     body: Body | None  # of a sync job
     async_body: AsyncBody | None  # of an async one
+    circuits: Circuits | None = None  # those that its jobs may name
 
     @property
     def in_child(self) -> bool:
@@ -66,6 +68,7 @@ class JobRun:
         "began_ns",
         "cancelled",
         "context",
+        "error",
         "host",
         "interrupted",
         "lease",
@@ -87,6 +90,7 @@ class JobRun:
         self.host = host
         self.meta: Meta = NO_META if lease.meta is None else decode_meta(lease.meta)
         self.context: JobContext | None = None
+        self.error: BaseException | None = None  # what the body raised
         self.slot = -1  # its place in the slot table once it has started
         self.began_ns = 0
         self.took_ns = 0  # of its slot, once it has ended

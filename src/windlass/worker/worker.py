@@ -63,6 +63,7 @@ from windlass.worker.budget import RetryBudget, budgets_of
 from windlass.worker.children import Children, Fork
 from windlass.worker.deadlines import Deadlines
 from windlass.worker.execute import failure, prepare, run_async, run_sync
+from windlass.worker.guarded import run_async_guarded, run_guarded
 from windlass.worker.heart import Heart, Trust
 from windlass.worker.hooks import HookThread
 from windlass.worker.keeper import Keeper
@@ -142,7 +143,7 @@ class Worker:
         self.stopping = False
         self.options = options
         self._prepared: dict[str, Prepared] = {
-            name: prepare(registry.get(name), middleware) for name in registry.all_names()
+            name: prepare(registry.get(name), middleware, registry.circuits) for name in registry.all_names()
         }
         has_sync = any(not self._on_loop(one) for one in self._prepared.values())
         has_async = any(self._on_loop(one) for one in self._prepared.values())
@@ -523,7 +524,7 @@ class Worker:
             timeout = run.timeout_ms
             if timeout is not None:
                 self._deadlines.add(timeout / 1000, lambda: self._time_out(run))
-            outcome = run_sync(run)
+            outcome = run_guarded(run) if run.lease.guards else run_sync(run)
         self._table.end(slot)
         self._ended(run, outcome, began)
 
@@ -537,7 +538,7 @@ class Worker:
         timeout = run.timeout_ms
         if timeout is not None:
             pool.loop.cancel_after(run, timeout / 1000)
-        outcome = await run_async(run)
+        outcome = await (run_async_guarded(run) if run.lease.guards else run_async(run))
         self._table.end(slot)
         self._ended(run, outcome, began)
 

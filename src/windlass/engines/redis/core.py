@@ -42,6 +42,8 @@ TYPES: Final = {
     "arrivals": "zset", "running": "zset", "cancels": "zset", "dead": "zset", "dead-purge": "zset", "leases": "zset",
     "tombs": "zset", "expiring": "zset", "awaited": "zset", "wake": "list",
     "died": "zset", "documents-over": "zset",
+    "blocked": "zset", "holds": "zset", "carriers": "zset", "markers": "zset", "gates": "zset",
+    "unique-expiring": "zset",
 }  # fmt: skip
 QUEUE_KEYS: Final = ("ready", "due", "alone", "done", "cancelled", "wake")
 LOOKS_MAX: Final = 10  # how often a call asks again because queues appeared in between
@@ -232,6 +234,8 @@ class RedisCore:
         name: str,
         args: Sequence[Command] | Callable[[Sequence[str]], Sequence[Command]],
         more: Sequence[str] = (),
+        *,
+        fsync: bool = False,
     ) -> list[object]:
         """Run a script that needs every queue of the store, and ``more``; ``args`` may be made from their names."""
         client, what = self._client(), script(name)
@@ -239,7 +243,8 @@ class RedisCore:
             known = self._known
             names = (*known, *(queue for queue in dict.fromkeys(more) if queue not in known)) if more else known
             sent = [self._clock_text(), pack(names), len(known), *(args(names) if callable(args) else args)]
-            reply = as_list(self._run(client, what, self._keys(names, what), sent))
+            run = self._run_to_disk if fsync else self._run
+            reply = as_list(run(client, what, self._keys(names, what), sent))
             if not reply or reply[0] != b"\0queues":
                 return reply
             self._known = tuple(sorted(one.decode() for one in reply[1:] if isinstance(one, bytes)))

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from windlass.engines.redis.connection import Command
+from windlass.engines.redis.coordinator import RedisCoordinator, none_below_zero
 from windlass.engines.redis.dead import RedisDead
-from windlass.engines.redis.doctor import RedisDoctor
 from windlass.engines.redis.documents import RedisDocuments
 from windlass.engines.redis.wire import (
     Head,
@@ -25,10 +25,11 @@ from windlass.engines.redis.wire import (
     error_head,
     keep_dead,
     pack,
+    pack_guards,
     strings,
     to_lease,
 )
-from windlass.errors import ConfigError
+from windlass.errors import ConfigError, Duplicate
 from windlass.fingerprint import INTERRUPTED, POISON
 from windlass.model import (
     Buried,
@@ -53,11 +54,12 @@ __all__ = ["RedisEngine"]
 INTERRUPTED_ERROR: Final = error_head(
     JobError(INTERRUPTED.error_type, "interrupted more often than max_interruptions allows", "", 0, 0)
 )
+NO_BOUND: Final = 1_000_000
 QUEUE_SETS_MAX: Final = 100  # combinations of queues whose JobTexts are remembered
 APPLIED: Final = {ord("1"): Settled.APPLIED, ord("0"): Settled.STALE}
 
 
-class RedisEngine(RedisDoctor, RedisDead, RedisDocuments):
+class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
     """A store in Redis or Valkey: ``url`` or ``client`` says where. Fulfils ``engines.base.Store``. *Thread-safe.*"""
 
     def _forget_handles(self) -> None:
@@ -71,11 +73,36 @@ class RedisEngine(RedisDoctor, RedisDead, RedisDocuments):
             return []
         self._client()  # what the server can do decides what may be asked of it
         names = tuple(dict.fromkeys(job.queue for job in jobs))
-        made = self._made.get(names)
+        before, fsync = self._seen["jobs"], self._wants_disk(jobs)
+        if not any(job.guards or job.unique for job in jobs):
+            reply = self._call("enqueue", names, self._job_args(jobs, names), fsync=fsync)
+        elif any(job.unique for job in jobs):  # the job that has a key may be of any queue
+            reply = self._call_all("enqueue_guarded", lambda all: self._guarded_args(jobs, all), names, fsync=fsync)
+        else:
+            reply = self._call("enqueue_guarded", names, self._guarded_args(jobs, names), fsync=fsync)
+        if as_int(reply[0]) < 0:
+            holder, key = strings(reply[1:3])
+            raise Duplicate(
+                f"nothing is stored: the unique key {key!r} is taken by job {holder}; wait for that one, or give "
+                "another on_conflict",
+                holder,
+            )
+        answers = str_of(reply[1])
+        self._watch("jobs", before + answers.count("0"), reply[0])
+        placed = [Placed(job.id, answer == "1") for job, answer in zip(jobs, answers, strict=True)]
+        if len(reply) > 2:
+            others = as_list(reply[2])
+            for place, holder in zip(others[::2], strings(others[1::2]), strict=True):
+                placed[as_int(place) - 1] = Placed(holder, duplicate=True)
+        return placed
+
+    def _job_args(self, jobs: Sequence[NewJob], names: Sequence[str]) -> list[Command]:
+        known = tuple(names)
+        made = self._made.get(known)
         if made is None:
             if len(self._made) >= QUEUE_SETS_MAX:
                 self._made.clear()
-            made = self._made[names] = JobTexts(names)
+            made = self._made[known] = JobTexts(known)
         texts = made.texts
         ids = [job.id for job in jobs]
         runs, bodies = Runs(), list[Command]()
@@ -83,12 +110,10 @@ class RedisEngine(RedisDoctor, RedisDead, RedisDocuments):
             body, spec = texts(job)
             runs.add(spec)
             bodies.append(body)
-        args = [runs.packed(), int(len(set(ids)) == len(ids)), *ids, *bodies]
-        before = self._seen["jobs"]
-        reply = self._call("enqueue", names, args, fsync=self._wants_disk(jobs))
-        answers = str_of(reply[1])
-        self._watch("jobs", before + answers.count("0"), reply[0])
-        return [Placed(id, answer == "1") for id, answer in zip(ids, answers, strict=True)]
+        return [runs.packed(), int(len(set(ids)) == len(ids)), *ids, *bodies]
+
+    def _guarded_args(self, jobs: Sequence[NewJob], names: Sequence[str]) -> list[Command]:
+        return [*self._job_args(jobs, names), *map(pack_guards, jobs)]
 
     def _wants_disk(self, jobs: Sequence[NewJob]) -> bool:
         usual = self._durability == "fsync"
@@ -104,8 +129,8 @@ class RedisEngine(RedisDoctor, RedisDead, RedisDocuments):
     def claim(self, want: Want) -> Claimed:
         before = self._seen["writes"]
         if want.queues is not None:
-            names = tuple(dict.fromkeys(share.name for share in want.queues))
-            reply = self._call("claim", names, self._claim_args(want, names))
+            names = [share.name for share in want.queues]
+            reply = self._call_all("claim", lambda known: self._claim_args(want, known), names)
         else:
             reply = self._call_all("claim", lambda names: self._claim_args(want, names))
         self._watch("writes", before + 1, reply[0])
@@ -138,7 +163,8 @@ class RedisEngine(RedisDoctor, RedisDead, RedisDocuments):
         shares: list[str | int] = []
         for share in want.queues if want.queues is not None else self._shares(want.limit, names):
             shares += share.name, max(0, share.limit)
-        return [want.worker, want.limit, int(want.alone), self._rules.keep_done_ms, pack(shares)]
+        room = NO_BOUND if want.room is None else want.room
+        return [want.worker, want.limit, int(want.alone), self._rules.keep_done_ms, pack(shares), room, want.late_ms]
 
     def _shares(self, limit: int, names: Sequence[str]) -> list[QueueShare]:
         """Equal shares of every queue; each claim begins with another queue, so that one slot reaches all."""
@@ -159,7 +185,7 @@ class RedisEngine(RedisDoctor, RedisDead, RedisDocuments):
             args += own
             for job in one.then:
                 bodies = bodies or JobTexts(names)
-                then += place, job.id, *bodies.texts(job)
+                then += place, job.id, *bodies.texts(job), pack_guards(job)
         args[1] = runs.packed()
         return args + then
 
@@ -284,19 +310,17 @@ def settled_of(reply: object) -> list[Settled]:
 
 def claimed_of(reply: object) -> Claimed:
     """The answer of ``scripts/lib/claiming.lua``."""
-    expelled, due_in, cancels, first, leases = as_list(reply)
-    fence = as_int(first)
+    expelled, due_in, cancels, first, leases, guards, ended = as_list(reply)
+    fence, pairs = as_int(first), as_list(guards)
+    guards_of = dict(zip(map(as_int, pairs[::2]), pairs[1::2], strict=True))
     flat, asked = as_list(leases), as_list(cancels)
     heads: dict[bytes, Head] = {}
     return Claimed(
-        leases=[to_lease(flat[at : at + 4], fence + at // 4, heads) for at in range(0, len(flat), 4)],
+        leases=[
+            to_lease(flat[at : at + 4], fence + at // 4, heads, guards_of.get(at // 4)) for at in range(0, len(flat), 4)
+        ],
         cancels=tuple(LeaseRef(id, as_int(fence)) for id, fence in zip(strings(asked[::2]), asked[1::2], strict=True)),
         due_in_ms=none_below_zero(due_in),
         expelled=bool(as_int(expelled)),
+        ended=tuple(strings(as_list(ended))),
     )
-
-
-def none_below_zero(reply: object) -> int | None:
-    """A number of ms, where -1 stands for none."""
-    number = as_int(reply)
-    return None if number < 0 else number

@@ -9,11 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from msgspec import structs
+
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.waiting import RedisWaiting
 from windlass.engines.redis.wire import as_int, as_list, strings, to_row, to_worker
 from windlass.errors import ConfigError
-from windlass.model import UNKNOWN_GROUP, Action, JobFilter, JobRow, Moved, QueueFlow, QueueRow, State, WorkerRow
+from windlass.model import (
+    FINISHED,
+    UNKNOWN_GROUP,
+    Action,
+    JobFilter,
+    JobRow,
+    Moved,
+    QueueFlow,
+    QueueRow,
+    State,
+    WorkerRow,
+)
 
 __all__ = ["RedisInspector"]
 
@@ -100,7 +113,9 @@ class RedisInspector(RedisWaiting):
 
     def counts(self) -> dict[str, int]:
         *numbers, stored, totals = self._call_all("counts", ())
-        states = (State.READY, State.SCHEDULED, State.RUNNING, State.DONE, State.DEAD, State.CANCELLED)
+        states = (
+            State.READY, State.SCHEDULED, State.RUNNING, State.DONE, State.DEAD, State.CANCELLED, State.BLOCKED,
+        )  # fmt: skip
         found = dict.fromkeys((state.value for state in State), 0)
         found |= {state.value: as_int(number) for state, number in zip(states, numbers, strict=True)}
         flat = as_list(totals)
@@ -116,10 +131,13 @@ class RedisInspector(RedisWaiting):
         if told:
             self._nudge(told)  # the workers that run them look for cancels at once
         values = as_list(flat)
-        return [
+        moved = [
             Moved(id, State(before) if before else None, bool(as_int(applied)))
             for id, before, applied in zip(ids, strings(values[::2]), values[1::2], strict=True)
         ]
+        refused = [one for one in moved if not one.applied and action is Action.RETRY and one.before in FINISHED]
+        reasons = {row.id: row.reason for row in self._rows([one.id for one in refused])}
+        return [structs.replace(one, reason=reasons.get(one.id)) if one in refused else one for one in moved]
 
     def flow(self, window_ms: int) -> list[QueueFlow]:
         wall, _, flat = self._call("names", (), ())
@@ -145,7 +163,7 @@ class RedisInspector(RedisWaiting):
         self._call("resume", (queue,), [queue])
 
     def clear(self, queue: str, limit: int) -> int:
-        return as_int(self._call("clear", (queue,), [queue, limit])[1])
+        return as_int(self._call_all("clear", [queue, limit], (queue,))[1])
 
 
 def fits(row: JobRow, where: JobFilter) -> bool:

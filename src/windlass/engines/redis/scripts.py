@@ -23,12 +23,18 @@ FIXED_KEYS: Final = (
     "meta", "body", "rec", "result", "errors", "reason", "progress", "arrivals", "running", "cancels",
     "dead", "dead-purge", "workers", "leases", "tombs", "totals", "queues", "expiring", "awaited", "wake",
     "cause", "died", "recoveries", "documents", "documents-over", "flow",
+    "guards", "blocked", "blocked-by", "holds", "once", "carriers", "markers", "gates", "rates", "unique",
+    "unique-expiring", "locks", "lines", "circuits", "probes",
 )  # fmt: skip
+GUARD_KEYS: Final = frozenset(FIXED_KEYS[FIXED_KEYS.index("guards") :])
 
 # Scripts that change nothing, so a call whose answer was lost may be made again.
 READ_ONLY: Final = frozenset(
-    {"rows", "page", "queues", "workers", "counts", "check", "names", "deaths", "read", "keys"}
-)
+    {
+        "rows", "page", "queues", "workers", "counts", "check", "names", "deaths", "read", "keys", "locks", "circuits",
+        "limits",
+    }
+)  # fmt: skip
 
 
 # Scripts that look at keys by number, and so are given all of them.
@@ -67,6 +73,12 @@ def constant(key: str) -> str:
 
 
 def declared(keys: Sequence[str]) -> str:
-    """Lua that names the fixed keys of a script. A key more costs client and server 0.3 us a call each."""
-    places = ", ".join(f"KEYS[{place}]" for place in range(1, len(keys) + 1))
-    return f"local {', '.join(map(constant, keys))} = {places}\nlocal FIXED = {len(keys)}\n"
+    """Lua that names the fixed keys of a script. A key more costs client and server 0.3 us a call each.
+
+    Those of guards are fields of ``K``, since a script has room for 200 locals only.
+    """
+    places = {constant(key): f"KEYS[{place}]" for place, key in enumerate(keys, 1)}
+    of_guards = {constant(key): places.pop(constant(key)) for key in keys if key in GUARD_KEYS}
+    table = ", ".join(f"{name} = {place}" for name, place in of_guards.items())
+    named = f"local {', '.join(places)} = {', '.join(places.values())}\n"
+    return f"{named}local K = {{ {table} }}\nlocal FIXED = {len(keys)}\n"

@@ -17,7 +17,20 @@ from msgspec import Struct
 
 from windlass.engines.redis.connection import Command
 from windlass.errors import ConfigError
-from windlass.model import Cause, JobError, JobRow, Lease, NewJob, Outcome, Rules, State, WorkerInfo, WorkerRow
+from windlass.model import (
+    Cause,
+    Gates,
+    Guard,
+    JobError,
+    JobRow,
+    Lease,
+    NewJob,
+    Outcome,
+    Rules,
+    State,
+    WorkerInfo,
+    WorkerRow,
+)
 
 __all__ = [
     "FOREVER",
@@ -34,6 +47,7 @@ __all__ = [
     "error_head",
     "keep_dead",
     "pack",
+    "pack_guards",
     "strings",
     "to_lease",
     "to_row",
@@ -78,6 +92,18 @@ class Rest(Struct, array_like=True, frozen=True):
     payload: bytes
 
 
+class StoredGuard(Struct, array_like=True, frozen=True):
+    """One guard of a job."""
+
+    kind: Gates
+    gate: str
+    limit: int
+    per_ms: int
+    burst: int
+    keep_ms: int
+
+
+decode_guards = msgspec.msgpack.Decoder(tuple[tuple[StoredGuard, ...], str, tuple[str | int, ...]]).decode
 decode_head = msgspec.msgpack.Decoder(Head).decode
 decode_rest = msgspec.msgpack.Decoder(Rest).decode
 ERROR_TEXTS: Final = ("host", "worker", "version")
@@ -168,6 +194,39 @@ class JobTexts:
         return struct.pack(">H", len(packed)) + packed, spec
 
 
+def pack_guards(job: NewJob) -> bytes:
+    """What ``scripts/lib/guards.lua`` reads of a job's guards; empty when it has none."""
+    if not job.guards and job.unique is None:
+        return b""
+    once = next((guard.key for guard in job.guards if guard.kind is Gates.ONCE), "")
+    unique = job.unique
+    held = (
+        ()
+        if unique is None
+        else (unique.key, unique.until, -1 if unique.ttl_ms is None else unique.ttl_ms, unique.rule)
+    )
+    guards = [
+        (one.kind, one.gate, one.limit, one.per_ms, -1 if one.burst is None else one.burst, one.keep_ms)
+        for one in job.guards
+    ]
+    return pack((guards, once, held))
+
+
+def read_guards(packed: bytes) -> tuple[Guard, ...]:
+    """The guards as the job was enqueued with them."""
+    return tuple(
+        Guard(
+            one.kind,
+            one.gate.partition(":")[2],
+            one.limit,
+            one.per_ms,
+            one.burst if one.burst >= 0 else None,
+            one.keep_ms,
+        )
+        for one in decode_guards(packed)[0]
+    )
+
+
 class Runs:
     """Specs as scripts take them: each with how many in a row have it, since most of a batch are alike."""
 
@@ -254,7 +313,7 @@ def rest_of(body: bytes, start: int) -> Rest:
         return Rest("", (), None, body[start:-SUFFIX])
 
 
-def to_lease(given: Sequence[object], fence: int, heads: dict[bytes, Head]) -> Lease:
+def to_lease(given: Sequence[object], fence: int, heads: dict[bytes, Head], guards: object = None) -> Lease:
     """A lease of what a claim gives for one job; ``heads`` remembers heads within a batch."""
     id, record, body, reason = given
     if not (
@@ -292,12 +351,13 @@ def to_lease(given: Sequence[object], fence: int, heads: dict[bytes, Head]) -> L
         rest.meta,
         reason.decode() or None,
         max(0, started - retrying) if retrying else 0,
+        read_guards(guards) if isinstance(guards, bytes) else (),
     )
 
 
 def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
     """A row of what ``scripts/rows.lua`` has for one id, or None when there is no such job."""
-    record, body, result, errors, reason, progress, cause, recoveries = (
+    record, body, result, errors, reason, progress, cause, recoveries, gate = (
         one if isinstance(one, bytes) else None for one in values
     )
     if body is None or len(body) < PREFIX + SUFFIX:
@@ -321,6 +381,8 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
     state = STATES[number]
     if state is State.READY and run_at > wall:
         state = State.SCHEDULED
+    if gate is not None and number == 0:
+        state = State.BLOCKED
     if cancel & NULL_RESULT:
         result = b"null"
     return JobRow(
@@ -352,6 +414,7 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
         recoveries=int(recoveries or 0),
         expires_ms=None if head.expires_ms < 0 else head.expires_ms,
         caller_id=bool(head.caller_id),
+        blocked_by=gate.decode() if gate is not None and state is State.BLOCKED else None,
         **cause_of(cause),
     )
 

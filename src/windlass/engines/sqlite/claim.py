@@ -9,6 +9,7 @@ batch, not when the clock steps back, not for a record made anew under an old id
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,13 +18,19 @@ import msgspec
 from msgspec import Struct
 
 from windlass.engines.sqlite.flow import count_flow
+from windlass.engines.sqlite.guards import Judge, as_guards
 from windlass.engines.sqlite.schema import Sql
+from windlass.engines.sqlite.steady import Steady
 from windlass.engines.sqlite.totals import add_total
 from windlass.model import Claimed, Lease, LeaseRef, QueueShare, Want
 
-__all__ = ["Claimer", "promote"]
+__all__ = ["Claimer", "next_fence", "promote"]
 
 PROMOTE_MAX: Final = 2_000  # due jobs made ready by one claim: 5,000 due at one instant take three claims
+
+SCAN_MAX: Final = 1_000  # jobs that one claim looks at, however many of them meet a closed guard
+SCAN_STEP: Final = 64
+ALONE_MAX: Final = 10  # of those that run alone, the first whose guards are open
 
 PROMOTE: Final = """
 UPDATE "windlass_jobs" SET state = 'ready' WHERE seq IN (
@@ -35,7 +42,7 @@ OPEN_QUEUES: Final = 'SELECT name FROM "windlass_queues" WHERE paused = 0 OR unt
 CANCELS: Final = "SELECT id, fence FROM \"windlass_jobs\" WHERE state = 'running' AND worker = ? AND cancel = 1"
 
 COLUMNS: Final = """seq, id, name, queue, {payload} AS payload, fence, attempt, max_attempts, priority, enqueued_at,
-       run_at, crashes, interruptions, snoozes, tags, {meta} AS meta, expires_at, reason, retrying_since"""
+       run_at, crashes, interruptions, snoozes, tags, {meta} AS meta, expires_at, reason, retrying_since, guards"""
 HEAD: Final = """
 FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 AND queue = ?
 ORDER BY level, place, seq LIMIT ? OFFSET ?
@@ -50,7 +57,8 @@ AS_BYTES: Final = COLUMNS.format(payload="CAST(payload AS BLOB)", meta="CAST(met
 PACKED: Final = """
 SELECT CAST(json_group_array(json_array(seq, id, name, queue, payload, fence, attempt, max_attempts, priority,
     enqueued_at, run_at, crashes, interruptions, snoozes, tags, meta, expires_at, reason,
-    retrying_since)) AS BLOB) FROM (SELECT %s %s)
+    retrying_since, guards)) AS BLOB)
+FROM (SELECT %s %s)
 """
 
 LAST_FENCE: Final = "SELECT value FROM \"windlass_meta\" WHERE key = 'fence'"
@@ -88,6 +96,7 @@ class Row(Struct, array_like=True):
     expires_at: int | None
     reason: str | None
     retrying_since: int | None
+    guards: str | None
 
 
 decode_rows = msgspec.json.Decoder(list[Row]).decode
@@ -111,9 +120,10 @@ def promote(db: apsw.Connection, q: Sql, now: int, limit: int) -> tuple[int, int
 class Claimer:
     """Claims for one engine object; remembers whose turn it is when queues share alike."""
 
-    def __init__(self, q: Sql, boot: str) -> None:
+    def __init__(self, q: Sql, boot: str, steady: Steady) -> None:
         self._q = q
         self._boot = boot
+        self._steady = steady
         self._turn = 0
 
     def claim(self, db: apsw.Connection, want: Want, now: int, boot_now: int, keep_ms: int) -> Claimed:
@@ -125,28 +135,56 @@ class Claimer:
         cancels = tuple(LeaseRef(id, fence) for id, fence in db.execute(q(CANCELS), (want.worker,)))
         if want.limit <= 0:
             return Claimed([], cancels, due_in)
-        rows = self._heads(db, want, now)
+        shares = self._shares(want, {str(name) for (name,) in db.execute(q(OPEN_QUEUES), (now,))})
+        judge = Judge(db, q, self._steady.now(db), want.room, want.late_ms)
+        if not want.alone:
+            judge.let_on([share.name for share in shares], want.limit)
+        leases: list[Lease] = []
+        ended: list[str] = []
+        left = 1 if want.alone else want.limit
+        look, scanned = ALONE_MAX if want.alone else left, 0
+        while left > 0:
+            rows = self._heads(db, shares, look, alone=want.alone)
+            fresh, expired = self._sort_out(rows, judge, left, now)
+            moved = judge.write_round(now, keep_ms, block=not want.alone)
+            if expired:
+                db.execute(q(EXPIRE), (now, keep_ms, encode([row.seq for row in expired]).decode()))
+                add_total(db, q, "cancelled", len(expired))
+                ended += [row.id for row in expired]
+            if fresh:
+                leases += self._take(db, want.worker, fresh, now)
+                left -= len(fresh)
+            scanned += len(rows)
+            if not (moved or expired) or left <= 0 or want.alone:
+                break
+            if scanned >= SCAN_MAX:
+                due_in = 0  # there may be some that can run behind those: look again at once
+                break
+            shares = less(shares, fresh)
+            look = min(SCAN_MAX, max(left, SCAN_STEP, look * 2))
+        opens_in = judge.finish(filled=left <= 0)
+        if opens_in is not None:
+            due_in = opens_in if due_in is None else min(due_in, opens_in)
+        count_flow(db, q, now, claimed=[lease.queue for lease in leases])
+        return Claimed(leases, cancels, due_in, ended=(*ended, *judge.duplicates))
+
+    def _sort_out(self, rows: list[Row], judge: Judge, left: int, now: int) -> tuple[list[Row], list[Row]]:
+        """Those of the rows that may run, at most ``left``, and those that have expired; the judge notes the others."""
         fresh: list[Row] = []
         expired: list[Row] = []
         for row in rows:
-            (fresh if row.expires_at is None or row.expires_at > now else expired).append(row)
-        if expired:
-            db.execute(q(EXPIRE), (now, keep_ms, encode([row.seq for row in expired]).decode()))
-            add_total(db, q, "cancelled", len(expired))
-            if not fresh:
-                due_in = 0  # only expired ones were at the head: look again at once
-        leases = self._take(db, want.worker, fresh, now) if fresh else []
-        count_flow(db, q, now, claimed=[row.queue for row in fresh])
-        return Claimed(leases, cancels, due_in)
+            if row.expires_at is not None and row.expires_at <= now:
+                expired.append(row)
+            elif len(fresh) < left and judge.passes(row.seq, row.id, row.guards):
+                fresh.append(row)
+        return fresh, expired
 
-    def _heads(self, db: apsw.Connection, want: Want, now: int) -> list[Row]:
-        """The rows to lease: each open queue's share first, then what is left, in the same order."""
-        open_queues = {str(name) for (name,) in db.execute(self._q(OPEN_QUEUES), (now,))}
-        shares = self._shares(want, open_queues)
-        source = ALONE if want.alone else HEAD
+    def _heads(self, db: apsw.Connection, shares: Sequence[QueueShare], limit: int, *, alone: bool) -> list[Row]:
+        """The heads of the queues: each one's share first, then what is left, in the same order."""
+        source = ALONE if alone else HEAD
         rows: list[Row] = []
         taken: dict[str, int] = {}
-        left = 1 if want.alone else want.limit
+        left = limit
         for share in shares:
             if left <= 0:
                 break
@@ -181,15 +219,8 @@ class Claimer:
         except (apsw.SQLError, msgspec.DecodeError, UnicodeDecodeError):
             return [salvage(found) for found in db.execute(self._q(f"SELECT {AS_BYTES} {source}"), bindings)]
 
-    def _next_fence(self, db: apsw.Connection, rows: list[Row], now: int) -> int:
-        """Reserve a fence for each row: above every fence the store ever gave, and above its clock."""
-        last = db.execute(self._q(LAST_FENCE)).fetchall()
-        first = max(now * 1000, int(str(last[0][0])) + 1 if last else 0, 1 + max(row.fence for row in rows))
-        db.execute(self._q(SET_FENCE), (first + len(rows) - 1,))
-        return first
-
     def _take(self, db: apsw.Connection, worker: str, rows: list[Row], now: int) -> list[Lease]:
-        first = self._next_fence(db, rows, now)
+        first = next_fence(db, self._q, len(rows), now, max(row.fence for row in rows))
         fences = range(first, first + len(rows))
         mine = encode([(row.seq, fence) for row, fence in zip(rows, fences, strict=True)]).decode()
         db.execute(self._q(TAKE), (worker, now, mine))
@@ -212,9 +243,24 @@ class Claimer:
                 row.meta.encode("utf-8", "surrogateescape") if row.meta else None,
                 row.reason,
                 0 if row.retrying_since is None else max(0, now - row.retrying_since),
+                () if row.guards is None else as_guards(row.guards),
             )
             for row, fence in zip(rows, fences, strict=True)
         ]
+
+
+def less(shares: Sequence[QueueShare], taken: Sequence[Row]) -> list[QueueShare]:
+    """What is left of the shares."""
+    counts = Counter(row.queue for row in taken)
+    return [QueueShare(share.name, max(0, share.limit - counts[share.name])) for share in shares]
+
+
+def next_fence(db: apsw.Connection, q: Sql, count: int, now: int, above: int) -> int:
+    """Reserve ``count`` fences and give the first: above every fence the store ever gave, its clock, and ``above``."""
+    last = db.execute(q(LAST_FENCE)).fetchall()
+    first = max(now * 1000, int(str(last[0][0])) + 1 if last else 0, above + 1)
+    db.execute(q(SET_FENCE), (first + count - 1,))
+    return first
 
 
 def read_tags(raw: object) -> tuple[str, ...]:

@@ -13,11 +13,11 @@ import apsw
 
 from windlass.engines.sqlite import upkeep
 from windlass.engines.sqlite.claim import Claimer
+from windlass.engines.sqlite.coordinator import SqliteCoordinator
 from windlass.engines.sqlite.dead import SqliteDead
 from windlass.engines.sqlite.documents import SqliteDocuments
 from windlass.engines.sqlite.enqueue import insert
 from windlass.engines.sqlite.settle import report, settle
-from windlass.engines.sqlite.transaction import SqliteTransactions
 from windlass.model import (
     Buried,
     Claimed,
@@ -37,14 +37,15 @@ from windlass.model import (
 __all__ = ["SqliteEngine"]
 
 NAMES: Final = 'SELECT name FROM "windlass_queues" ORDER BY name'
+OPENED: Final = 'SELECT 1 FROM "windlass_gates" WHERE at = 0 LIMIT 1'  # something was released that others wait for
 
 
-class SqliteEngine(SqliteTransactions, SqliteDead, SqliteDocuments):
+class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
     """A store in one SQLite file (``path``), or in memory (None). Fulfils ``engines.base.Store``. *Thread-safe.*"""
 
     def _forget_handles(self) -> None:
         super()._forget_handles()
-        self._claimer = Claimer(self._q, self._boot)
+        self._claimer = Claimer(self._q, self._boot, self._steady)
 
     def enqueue(self, jobs: Sequence[NewJob]) -> list[Placed]:
         if not jobs:
@@ -59,37 +60,44 @@ class SqliteEngine(SqliteTransactions, SqliteDead, SqliteDocuments):
         return placed
 
     def claim(self, want: Want) -> Claimed:
-        return self._write(lambda db: self._claim(db, want), durable=False)
+        claimed = self._write(lambda db: self._claim(db, want), durable=False)
+        if claimed.ended:
+            self._ended.touch()
+        return claimed
 
     def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
         if not outcomes:
             return []
-        answers = self._write(lambda db: self._settle(db, outcomes), durable=True)
-        self._signal(outcomes)
+        answers, opened = self._write(lambda db: self._settle(db, outcomes), durable=True)
+        self._signal(outcomes, opened)
         return answers
 
     def exchange(self, outcomes: Sequence[Outcome], want: Want | None) -> tuple[list[Settled], Claimed]:
-        def write(db: apsw.Connection) -> tuple[list[Settled], Claimed]:
+        def write(db: apsw.Connection) -> tuple[tuple[list[Settled], bool], Claimed]:
             return self._settle(db, outcomes), Claimed([]) if want is None else self._claim(db, want)
 
         if not outcomes and want is None:
             return [], Claimed([])
-        answers, claimed = self._write(write, durable=bool(outcomes))
+        (answers, opened), claimed = self._write(write, durable=bool(outcomes))
         if outcomes:
-            self._signal(outcomes)
+            self._signal(outcomes, opened)
+        elif claimed.ended:
+            self._ended.touch()
         return answers, claimed
 
     def _claim(self, db: apsw.Connection, want: Want) -> Claimed:
         now, boot_now = self._clock.wall_ms(), self._clock.boot_ms()
+        self._steady.start(db)
         return self._claimer.claim(db, want, now, boot_now, self._rules.keep_done_ms)
 
-    def _settle(self, db: apsw.Connection, outcomes: Sequence[Outcome]) -> list[Settled]:
-        return settle(db, self._q, outcomes, self._clock.wall_ms(), self._rules)
+    def _settle(self, db: apsw.Connection, outcomes: Sequence[Outcome]) -> tuple[list[Settled], bool]:
+        answers = settle(db, self._q, outcomes, self._clock.wall_ms(), self._rules)
+        return answers, bool(outcomes) and bool(db.execute(self._q(OPENED)).fetchall())
 
-    def _signal(self, outcomes: Sequence[Outcome]) -> None:
+    def _signal(self, outcomes: Sequence[Outcome], opened: bool) -> None:
         """Wake those who wait for an end, and workers when something may be ready now or due sooner."""
         self._ended.touch()
-        if any(one.then or one.kind not in ("done", "dead", "cancelled") for one in outcomes):
+        if opened or any(one.then or one.kind not in ("done", "dead", "cancelled") for one in outcomes):
             self._ready.touch()
 
     def report(self, notes: Sequence[Progress]) -> list[Settled]:

@@ -1,21 +1,24 @@
 """Storing jobs: insert-if-absent by id, all or none.
 
 The usual batch holds only new ids, so it is inserted without looking first and the count of changes tells whether that
-was so. Only a batch with a known id, or one with ids that users chose (which may have a tombstone), is taken apart.
+was so. Only a batch with a known id, or one with ids that users chose (which may have a tombstone), or with unique
+keys, is taken apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import apsw
 import msgspec
 
 from windlass.engines.sqlite.flow import count_flow
+from windlass.engines.sqlite.guards import encode_stored
 from windlass.engines.sqlite.schema import Sql
 from windlass.engines.sqlite.totals import add_total
-from windlass.model import NewJob, Placed
+from windlass.errors import Duplicate
+from windlass.model import WAITING, Gates, NewJob, Placed, State, UniqueKey
 
 __all__ = ["ADD_QUEUES", "insert"]
 
@@ -24,6 +27,42 @@ INSERT INTO "windlass_jobs" (id, name, queue, state, payload, priority, place, r
                              expires_ms, expires_at, tags, meta, caller_id, shift)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO NOTHING
+"""
+INSERT_GUARDED: Final = """
+INSERT INTO "windlass_jobs" (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts,
+                             expires_ms, expires_at, tags, meta, caller_id, shift, guards, holding, once_key,
+                             uniq)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO NOTHING
+"""
+# A waiting job gets what a new one would have; its id and its arrival stay. One that waits behind a running job of its
+# key goes on waiting.
+REPLACE: Final = """
+UPDATE "windlass_jobs" SET name = ?2, queue = ?3, state = CASE WHEN ?16 THEN 'blocked' ELSE ?4 END, payload = ?5,
+    priority = ?6, place = ?7, run_at = ?8, max_attempts = ?9, expires_ms = ?10, expires_at = ?11, tags = ?12,
+    meta = ?13, guards = ?14, once_key = ?15, holding = ?17, shift = ?18, attempt = 0, crashes = 0, interruptions = 0,
+    snoozes = 0
+WHERE id = ?1
+"""
+HOLDER: Final = 'SELECT id, next, expires_at FROM "windlass_unique" WHERE key = ?'
+STATE_OF: Final = 'SELECT state FROM "windlass_jobs" WHERE id = ?'
+TAKE_KEY: Final = """
+INSERT OR REPLACE INTO "windlass_unique" (key, id, until, expires_at) VALUES (?, ?, ?, ?)
+"""
+PROLONG: Final = 'UPDATE "windlass_unique" SET expires_at = ? WHERE key = ?'
+OPEN_GATES: Final = """
+INSERT INTO "windlass_gates" (gate, at) SELECT gate, 0 FROM "windlass_holds"
+WHERE seq = (SELECT seq FROM "windlass_jobs" WHERE id = ?) ON CONFLICT (gate) DO UPDATE SET at = 0
+"""
+DROP_HOLDS: Final = """
+DELETE FROM "windlass_holds" WHERE seq = (SELECT seq FROM "windlass_jobs" WHERE id = ?)
+"""
+WAIT_BEHIND: Final = 'UPDATE "windlass_unique" SET next = ? WHERE key = ?'
+BLOCK: Final = "UPDATE \"windlass_jobs\" SET state = 'blocked', blocked_by = ? WHERE id = ?"
+# A marker is forgotten when its time is over and no record carries its key any more.
+FORGET_MARKERS: Final = """
+DELETE FROM "windlass_once" WHERE key IN (SELECT value FROM json_each(?)) AND until <= ?
+    AND NOT EXISTS (SELECT 1 FROM "windlass_jobs" WHERE once_key = "windlass_once".key AND state != 'done')
 """
 ADD_QUEUES: Final = """
 INSERT INTO "windlass_queues" (name) SELECT value FROM json_each(?) WHERE true ON CONFLICT (name) DO NOTHING
@@ -35,11 +74,14 @@ SELECT id FROM "windlass_tombstones" WHERE until > ? AND id IN (SELECT value FRO
 encode = msgspec.json.Encoder().encode
 
 
+def due_of(job: NewJob, now: int) -> int:
+    """When a job is due, wall-clock ms."""
+    return now + job.delay_ms if job.run_at is None else job.run_at
+
+
 def row(job: NewJob, now: int) -> tuple[object, ...]:
     """The bindings of INSERT for one job."""
-    run_at = job.run_at
-    if run_at is None:
-        run_at = now + job.delay_ms
+    run_at = due_of(job, now)
     expires = job.expires_ms
     shift = job.priority * job.aging_ms
     return (
@@ -62,40 +104,144 @@ def row(job: NewJob, now: int) -> tuple[object, ...]:
     )
 
 
+def guarded_row(job: NewJob, now: int) -> tuple[object, ...]:
+    """The bindings of INSERT_GUARDED for one job."""
+    unique = job.unique
+    return (
+        *row(job, now),
+        encode_stored(job.guards),
+        holding(job),
+        once_key(job),
+        None if unique is None else encode(unique).decode(),
+    )
+
+
+def holding(job: NewJob) -> int | None:
+    """1 when the job has guards that it may hold rows for."""
+    return 1 if any(guard.kind is not Gates.RATE for guard in job.guards) else None
+
+
+def once_key(job: NewJob) -> str | None:
+    """The Once key of a job, if it has one."""
+    return next((guard.key for guard in job.guards if guard.kind is Gates.ONCE), None)
+
+
 def insert(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int) -> list[Placed]:
     """Store jobs inside the caller's write transaction, in order; say which were duplicates."""
     db.execute(q(ADD_QUEUES), (encode(list({job.queue for job in jobs})).decode(),))
     buried = tombstones(db, q, jobs, now)
-    sql = q(INSERT)
-    before = db.total_changes()
+    guarded = any(job.guards or job.unique for job in jobs)
+    sql, bindings = (q(INSERT_GUARDED), guarded_row) if guarded else (q(INSERT), row)
+    if guarded and (keys := [key for job in jobs if (key := once_key(job)) is not None]):
+        db.execute(q(FORGET_MARKERS), (encode(keys).decode(), now))
+    apart = buried or len({job.id for job in jobs}) < len(jobs) or (guarded and any(job.unique for job in jobs))
     placed: list[Placed]
-    if buried or len(jobs) == 1 or len({job.id for job in jobs}) < len(jobs):
-        placed = one_by_one(db, sql, jobs, now, buried)
+    if len(jobs) == 1:
+        placed = one_by_one(db, q, sql, bindings, jobs, now, buried)
     else:
+        before = db.total_changes()
         db.execute("SAVEPOINT batch")
-        db.executemany(sql, [row(job, now) for job in jobs])
-        if db.total_changes() - before == len(jobs):
-            placed = [Placed(job.id) for job in jobs]
-        else:
+        try:
+            if not apart:
+                db.executemany(sql, [bindings(job, now) for job in jobs])
+            if not apart and db.total_changes() - before == len(jobs):
+                placed = [Placed(job.id) for job in jobs]
+            else:
+                db.execute("ROLLBACK TO batch")
+                placed = one_by_one(db, q, sql, bindings, jobs, now, buried)
+        except Duplicate:
             db.execute("ROLLBACK TO batch")
-            placed = one_by_one(db, sql, jobs, now, buried)
-        db.execute("RELEASE batch")
+            raise
+        finally:
+            db.execute("RELEASE batch")
     fresh = [job.queue for job, one in zip(jobs, placed, strict=True) if not one.duplicate]
     add_total(db, q, "enqueued", len(fresh))
     count_flow(db, q, now, arrived=fresh)
     return placed
 
 
-def one_by_one(db: apsw.Connection, sql: str, jobs: Sequence[NewJob], now: int, buried: set[str]) -> list[Placed]:
-    """Insert each job for itself and see whether its id was free."""
+def one_by_one(
+    db: apsw.Connection,
+    q: Sql,
+    sql: str,
+    bindings: Callable[[NewJob, int], tuple[object, ...]],
+    jobs: Sequence[NewJob],
+    now: int,
+    buried: set[str],
+) -> list[Placed]:
+    """Insert each job for itself and see whether its id and its unique key were free."""
     placed = []
     for job in jobs:
         if job.id in buried:
             placed.append(Placed(job.id, duplicate=True))
             continue
-        db.execute(sql, row(job, now))
-        placed.append(Placed(job.id, duplicate=db.changes() == 0))
+        if job.unique is not None and (other := taken(db, q, job, job.unique, now)) is not None:
+            placed.append(other)
+            continue
+        db.execute(sql, bindings(job, now))
+        fresh = db.changes() > 0
+        if fresh and job.unique is not None:
+            take_key(db, q, job, job.unique, now)
+        placed.append(Placed(job.id, duplicate=not fresh))
     return placed
+
+
+def take_key(db: apsw.Connection, q: Sql, job: NewJob, unique: UniqueKey, now: int) -> None:
+    """Make a job that was just stored the holder of its key, or the one that waits behind the holder."""
+    found = db.execute(q(HOLDER), (unique.key,)).fetchone()
+    if found is not None and (found[2] is None or found[2] > now):
+        db.execute(q(WAIT_BEHIND), (job.id, unique.key))
+        db.execute(q(BLOCK), (f"unique:{unique.key}", job.id))
+        return
+    expires = None if unique.ttl_ms is None else due_of(job, now) + unique.ttl_ms
+    db.execute(q(TAKE_KEY), (unique.key, job.id, unique.until, expires))
+
+
+def taken(db: apsw.Connection, q: Sql, job: NewJob, unique: UniqueKey, now: int) -> Placed | None:
+    """Settle the conflict of a job whose key is taken; None when the job is to be stored. Raises Duplicate."""
+    found = db.execute(q(HOLDER), (unique.key,)).fetchone()
+    if found is None or found[0] == job.id or (found[2] is not None and found[2] <= now):
+        return None
+    holder, behind = str(found[0]), found[1]
+    if db.execute(q(STATE_OF), (job.id,)).fetchone() is not None:
+        return Placed(job.id, duplicate=True)
+    if unique.rule == "return":
+        return Placed(holder, duplicate=True)
+    if unique.rule == "raise":
+        raise Duplicate(
+            f"job {job.name} is not stored: its unique key {unique.key!r} is taken by job {holder}; wait for that one, "
+            "or give another on_conflict",
+            holder,
+        )
+    if unique.rule == "keep_latest" and behind is not None:
+        replace(db, q, str(behind), job, now, behind=True)
+        return Placed(str(behind), duplicate=True)
+    state = db.execute(q(STATE_OF), (holder,)).fetchone()
+    if state is not None and State(state[0]) in WAITING:
+        replace(db, q, holder, job, now, behind=False)
+        if unique.ttl_ms is not None:
+            db.execute(q(PROLONG), (due_of(job, now) + unique.ttl_ms, unique.key))
+        return Placed(holder, duplicate=True)
+    if unique.rule == "keep_latest" and state is not None and state[0] == State.RUNNING:
+        return None
+    return Placed(holder, duplicate=True)
+
+
+def replace(db: apsw.Connection, q: Sql, job_id: str, job: NewJob, now: int, *, behind: bool) -> None:
+    """Write a new job over a waiting one."""
+    (
+        _, name, queue, state, payload, priority, place, run_at, _, attempts, expires_ms, expires_at, tags, meta, _,
+        shift,
+    ) = row(job, now)  # fmt: skip
+    db.execute(q(OPEN_GATES), (job_id,))
+    db.execute(q(DROP_HOLDS), (job_id,))  # a Once key that an earlier run took: the new job may have another
+    db.execute(
+        q(REPLACE),
+        (
+            job_id, name, queue, state, payload, priority, place, run_at, attempts, expires_ms, expires_at, tags, meta,
+            encode_stored(job.guards), once_key(job), behind, holding(job), shift,
+        ),
+    )  # fmt: skip
 
 
 def tombstones(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int) -> set[str]:

@@ -42,7 +42,8 @@ ROW: Final = """
 SELECT id, name, queue, state, CAST(payload AS BLOB), priority, attempt + (state = 'running'), max_attempts, fence,
        enqueued_at, run_at, started_at, finished_at, expires_at, worker, CAST(result AS BLOB), CAST(errors AS BLOB),
        reason, CAST(progress AS BLOB), tags, CAST(meta AS BLOB), crashes, interruptions, snoozes, cancel,
-       error_type, fingerprint, frame, recoveries, expires_ms, caller_id, seq
+       error_type, fingerprint, frame, recoveries, expires_ms, caller_id,
+       CASE state WHEN 'blocked' THEN blocked_by END, seq
 FROM "windlass_jobs" AS jobs WHERE
 """
 QUEUES: Final = 'SELECT name, paused, reason, until, who FROM "windlass_queues" ORDER BY name'
@@ -62,6 +63,7 @@ SELECT info, beat_at, lease_until, boot, control, (SELECT count(*) FROM "windlas
 COUNTS: Final = """
 SELECT 'ready', count(*) FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2
 UNION ALL SELECT 'ready', count(*) FROM "windlass_jobs" WHERE state = 'ready' AND crashes >= 2 AND purge_at IS NULL
+UNION ALL SELECT 'blocked', count(*) FROM "windlass_jobs" WHERE state = 'blocked'
 UNION ALL SELECT 'scheduled', count(*) FROM "windlass_jobs" WHERE state = 'scheduled'
 UNION ALL SELECT 'running', count(*) FROM "windlass_jobs" WHERE state = 'running'
 UNION ALL SELECT state, count(*) FROM "windlass_jobs" WHERE purge_at IS NOT NULL GROUP BY state
@@ -69,6 +71,7 @@ UNION ALL SELECT state, count(*) FROM "windlass_jobs" WHERE purge_at IS NOT NULL
 TOTALS: Final = 'SELECT name, value FROM "windlass_totals"'
 TOTAL_NAMES: Final = ("enqueued", "done", "retried", "dead", "cancelled", "stale", "recovered", "crashed", "trimmed")
 
+REASON_OF: Final = 'SELECT reason FROM "windlass_jobs" WHERE id = ?'
 STATE_OF: Final = 'SELECT state FROM "windlass_jobs" WHERE id = ?'
 CANCEL_WAITING: Final = """
 UPDATE "windlass_jobs" SET state = 'cancelled', reason = 'cancelled', finished_at = ?2, purge_at = ?2 + ?3
@@ -208,6 +211,9 @@ class SqliteInspector(SqliteCore):
                     db.execute(q(CANCEL_RUNNING), (job_id,))
             case Action.RETRY:
                 db.execute(q(AGAIN), (job_id, now))
+                if not db.changes() and state in (State.DEAD, State.CANCELLED):
+                    why = db.execute(q(REASON_OF), (job_id,)).fetchone()
+                    return Moved(job_id, state, applied=False, reason=None if why is None else str(why[0]))
             case Action.DELETE:
                 db.execute(q(DELETE), (job_id,))
         return Moved(job_id, state, applied=db.changes() > 0)
@@ -239,6 +245,7 @@ class SqliteInspector(SqliteCore):
             return gone
 
         gone = self._write(write, durable=True)
+        self._ready.touch()  # what a deleted job held is free
         self._ended.touch()
         return gone
 

@@ -20,6 +20,142 @@ __all__ = ["VERSION", "Sql", "migrate"]
 
 FOREVER: Final = 9_000_000_000_000_000  # a purge_at that never comes; under 2**53
 
+# Guards. What a job holds is a row keyed by gate and job, never a counter, and triggers delete it whenever the job
+# leaves the state that entitles it: so whatever moves a job (settle, bury, reap, clear, a statement yet to be written)
+# releases what it held, in the same step.
+GUARDS: Final = """
+    ALTER TABLE "windlass_jobs" ADD COLUMN guards TEXT;      -- [[kind, gate, limit, per_ms, burst, keep_ms], ...]
+    ALTER TABLE "windlass_jobs" ADD COLUMN holding INTEGER;  -- 1: has guards that it may hold rows for
+    ALTER TABLE "windlass_jobs" ADD COLUMN once_key TEXT;
+    ALTER TABLE "windlass_jobs" ADD COLUMN uniq TEXT;        -- [key, until, ttl_ms, rule]
+    ALTER TABLE "windlass_jobs" ADD COLUMN blocked_by TEXT;  -- the gate; counts only while the state is blocked
+    CREATE INDEX "windlass_jobs_blocked" ON "windlass_jobs" (blocked_by, queue, level, place, seq)
+        WHERE state = 'blocked';
+    CREATE INDEX "windlass_jobs_once" ON "windlass_jobs" (once_key) WHERE once_key IS NOT NULL;
+    CREATE TABLE "windlass_holds" (
+        seq INTEGER NOT NULL, gate TEXT NOT NULL, PRIMARY KEY (seq, gate)
+    ) WITHOUT ROWID;
+    CREATE INDEX "windlass_holds_gate" ON "windlass_holds" (gate);
+    CREATE TABLE "windlass_once" (
+        key    TEXT PRIMARY KEY,
+        id     TEXT NOT NULL,                -- the job that is done
+        result TEXT,
+        until  INTEGER NOT NULL,             -- and longer, while a record carries the key
+        look   INTEGER NOT NULL              -- when upkeep looks whether it may go
+    ) WITHOUT ROWID;
+    CREATE INDEX "windlass_once_look" ON "windlass_once" (look);
+    CREATE TABLE "windlass_gates" (          -- those that have waiters and may let some through from a time on
+        gate TEXT PRIMARY KEY,
+        at   INTEGER NOT NULL                -- steady ms; 0: now
+    ) WITHOUT ROWID;
+    CREATE INDEX "windlass_gates_at" ON "windlass_gates" (at);
+    CREATE TABLE "windlass_rates" (
+        gate  TEXT NOT NULL,
+        at    INTEGER NOT NULL,              -- steady ms
+        total INTEGER NOT NULL,              -- claims up to then, since the key was new
+        PRIMARY KEY (gate, at)
+    ) WITHOUT ROWID;
+    CREATE TABLE "windlass_unique" (
+        key        TEXT PRIMARY KEY,
+        id         TEXT NOT NULL,            -- the job that holds it
+        next       TEXT,                     -- the one that waits for its end
+        until      TEXT NOT NULL,
+        expires_at INTEGER
+    ) WITHOUT ROWID;
+    CREATE INDEX "windlass_unique_expires" ON "windlass_unique" (expires_at) WHERE expires_at IS NOT NULL;
+    CREATE TABLE "windlass_locks" (
+        key   TEXT PRIMARY KEY,
+        token TEXT NOT NULL,
+        fence INTEGER NOT NULL,
+        until INTEGER NOT NULL,              -- steady ms
+        since INTEGER NOT NULL,
+        owner TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE "windlass_line" (           -- who waits for a lock, in order
+        key    TEXT NOT NULL,
+        ticket INTEGER NOT NULL,
+        token  TEXT NOT NULL,
+        until  INTEGER NOT NULL,
+        PRIMARY KEY (key, ticket)
+    ) WITHOUT ROWID;
+    CREATE TABLE "windlass_circuits" (name TEXT PRIMARY KEY, doc TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE "windlass_probes" (         -- of calls that are no jobs
+        name TEXT NOT NULL, token TEXT NOT NULL, until INTEGER NOT NULL, PRIMARY KEY (name, token)
+    ) WITHOUT ROWID;
+
+    -- Slots and probes belong to a running job, a Once key to a job that has not ended; its end as done is the marker.
+    CREATE TRIGGER "windlass_jobs_guards_moved" AFTER UPDATE OF state ON "windlass_jobs"
+    WHEN OLD.holding IS NOT NULL AND (OLD.state = 'running' OR NEW.purge_at IS NOT NULL) AND NEW.state != OLD.state
+    BEGIN
+        {opened} AND (NEW.purge_at IS NOT NULL OR substr(gate, 1, 5) != 'once:')
+            ON CONFLICT (gate) DO UPDATE SET at = 0;
+        DELETE FROM "windlass_holds"
+            WHERE seq = OLD.seq AND (NEW.purge_at IS NOT NULL OR substr(gate, 1, 5) != 'once:');
+    END;
+    CREATE TRIGGER "windlass_jobs_once_done" AFTER UPDATE OF purge_at ON "windlass_jobs"
+    WHEN OLD.once_key IS NOT NULL AND OLD.state = 'running' AND NEW.state = 'done'
+    BEGIN
+        INSERT INTO "windlass_once" (key, id, result, until, look)
+            SELECT OLD.once_key, NEW.id, NEW.result, NEW.finished_at + (value ->> 5), NEW.finished_at + (value ->> 5)
+            FROM json_each(OLD.guards) WHERE value ->> 0 = 'once'
+            ON CONFLICT (key) DO UPDATE SET id = excluded.id, result = excluded.result, until = excluded.until,
+                look = excluded.look;
+    END;
+    CREATE TRIGGER "windlass_jobs_guards_gone" AFTER DELETE ON "windlass_jobs" WHEN OLD.holding IS NOT NULL
+    BEGIN
+        {opened} ON CONFLICT (gate) DO UPDATE SET at = 0;
+        DELETE FROM "windlass_holds" WHERE seq = OLD.seq;
+    END;
+
+    -- A unique key is held until the job starts, ends or expires; what waits behind the holder takes its place then.
+    CREATE TRIGGER "windlass_jobs_unique_moved" AFTER UPDATE OF state ON "windlass_jobs"
+    WHEN OLD.uniq IS NOT NULL AND OLD.purge_at IS NULL
+        AND (NEW.purge_at IS NOT NULL OR NEW.state = 'running' AND OLD.uniq ->> 1 = 'start')
+    BEGIN
+        {freed}
+    END;
+    CREATE TRIGGER "windlass_jobs_unique_gone" AFTER DELETE ON "windlass_jobs" WHEN OLD.uniq IS NOT NULL
+    BEGIN
+        {freed}
+    END;
+    -- An ended job that is to run again needs its key; where another has taken it, the job stays as it is. Whoever lets
+    -- an ended job run again sets expires_at, and nobody else does: so these two cost the hot path nothing.
+    CREATE TRIGGER "windlass_jobs_unique_taken" BEFORE UPDATE OF expires_at ON "windlass_jobs"
+    WHEN OLD.uniq IS NOT NULL AND OLD.purge_at IS NOT NULL AND NEW.purge_at IS NULL AND OLD.uniq ->> 1 != 'expiry'
+        AND EXISTS (SELECT 1 FROM "windlass_unique" AS taken WHERE taken.key = OLD.uniq ->> 0 AND taken.id != OLD.id
+                    AND (taken.expires_at IS NULL OR taken.expires_at > NEW.run_at))
+    BEGIN
+        UPDATE "windlass_jobs" SET reason = (SELECT 'unique key ' || key || ' is taken by ' || id
+            FROM "windlass_unique" WHERE key = OLD.uniq ->> 0) WHERE seq = OLD.seq;
+        SELECT RAISE(IGNORE);
+    END;
+    CREATE TRIGGER "windlass_jobs_unique_again" AFTER UPDATE OF expires_at ON "windlass_jobs"
+    WHEN OLD.uniq IS NOT NULL AND OLD.purge_at IS NOT NULL AND NEW.purge_at IS NULL AND OLD.uniq ->> 1 != 'expiry'
+    BEGIN
+        INSERT INTO "windlass_unique" (key, id, until, expires_at)
+            VALUES (OLD.uniq ->> 0, OLD.id, OLD.uniq ->> 1, NEW.run_at + (OLD.uniq ->> 2))
+            ON CONFLICT (key) DO UPDATE SET id = excluded.id, next = NULL, until = excluded.until,
+                expires_at = excluded.expires_at;
+    END;
+""".replace(
+    "{opened}",
+    """INSERT INTO "windlass_gates" (gate, at) SELECT gate, 0 FROM "windlass_holds" AS held
+            WHERE seq = OLD.seq
+            AND EXISTS (SELECT 1 FROM "windlass_jobs" WHERE state = 'blocked' AND blocked_by = held.gate)""",
+).replace(
+    "{freed}",
+    """
+        UPDATE "windlass_jobs" SET state = 'scheduled', blocked_by = NULL WHERE state = 'blocked' AND id = (
+            SELECT next FROM "windlass_unique" WHERE key = OLD.uniq ->> 0 AND id = OLD.id);
+        INSERT INTO "windlass_gates" (gate, at) SELECT 'unique:' || key, 0 FROM "windlass_unique"
+            WHERE key = OLD.uniq ->> 0 AND id = OLD.id AND next IS NOT NULL ON CONFLICT (gate) DO NOTHING;
+        UPDATE "windlass_unique" SET next = NULL WHERE key = OLD.uniq ->> 0 AND next = OLD.id;
+        UPDATE "windlass_unique" SET id = next, next = NULL
+            WHERE key = OLD.uniq ->> 0 AND id = OLD.id AND next IS NOT NULL;
+        DELETE FROM "windlass_unique" WHERE key = OLD.uniq ->> 0 AND id = OLD.id AND until != 'expiry';
+    """,
+)
+
 MIGRATIONS: Final = (
     """
     CREATE TABLE "windlass_jobs" (
@@ -117,6 +253,7 @@ MIGRATIONS: Final = (
         PRIMARY KEY (queue, step)
     ) WITHOUT ROWID;
     """,
+    GUARDS,
 )
 VERSION: Final = len(MIGRATIONS)
 

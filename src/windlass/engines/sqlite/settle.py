@@ -100,7 +100,7 @@ def settle(db: apsw.Connection, q: Sql, outcomes: Sequence[Outcome], now: int, r
     counts: dict[str, int] = {}
     for outcome in outcomes:
         if outcome.then:
-            then += outcome.then
+            then += (at_the_end_of_a_run(job) for job in outcome.then)
         total = TOTALS.get(outcome.kind)
         if total:
             counts[total] = counts.get(total, 0) + 1
@@ -109,6 +109,13 @@ def settle(db: apsw.Connection, q: Sql, outcomes: Sequence[Outcome], now: int, r
     for name, count in counts.items():
         add_total(db, q, name, count)
     return answers
+
+
+def at_the_end_of_a_run(job: NewJob) -> NewJob:
+    """A follow-up whose unique key is taken gives way: nobody is there to catch its error."""
+    if job.unique is None or job.unique.rule != "raise":
+        return job
+    return msgspec.structs.replace(job, unique=msgspec.structs.replace(job.unique, rule="return"))
 
 
 def judge(db: apsw.Connection, q: Sql, outcomes: Sequence[Outcome]) -> list[Settled]:

@@ -22,6 +22,8 @@ from windlass.model import Buried, Heartbeat, JobError, LeaseRef, Rules, Upkeep,
 __all__ = ["bury", "dead_keep", "depart", "extend", "forget", "maintain"]
 
 encode = msgspec.json.Encoder().encode
+MARKER_LOOK_MS: Final = 3_600_000
+
 decode_words = msgspec.json.Decoder(tuple[str, ...]).decode
 
 BEAT: Final = """
@@ -86,7 +88,7 @@ SELECT DISTINCT worker FROM "windlass_jobs" WHERE state = 'running'
 EXPIRE: Final = """
 UPDATE "windlass_jobs" SET state = 'cancelled', reason = 'expired', finished_at = ?1, purge_at = ?1 + ?2
 WHERE seq IN (SELECT seq FROM "windlass_jobs" WHERE expires_at <= ?1 AND purge_at IS NULL
-              AND state IN ('ready', 'scheduled') LIMIT ?3)
+              AND state IN ('ready', 'scheduled', 'blocked') LIMIT ?3)
 """
 QUEUE_NAMES: Final = 'SELECT name FROM "windlass_queues"'
 OVER_AGE: Final = """
@@ -112,6 +114,20 @@ DELETE: Final = 'DELETE FROM "windlass_jobs" WHERE seq IN (SELECT value FROM jso
 FORGET_IDS: Final = """
 DELETE FROM "windlass_tombstones" WHERE id IN (SELECT id FROM "windlass_tombstones" WHERE until <= ? LIMIT ?)
 """
+FORGET_KEYS: Final = """
+DELETE FROM "windlass_unique" WHERE key IN (SELECT key FROM "windlass_unique" WHERE expires_at <= ? LIMIT ?)
+"""
+# A Once marker past its time stays while a record carries its key; such a one is looked at again an hour later.
+KEEP_MARKERS: Final = """
+UPDATE "windlass_once" SET look = ?1 + ?2 WHERE key IN (
+    SELECT key FROM "windlass_once" AS marker WHERE look <= ?1 AND EXISTS (
+        SELECT 1 FROM "windlass_jobs" WHERE once_key = marker.key AND state != 'done') LIMIT ?3)
+"""
+FORGET_MARKERS: Final = """
+DELETE FROM "windlass_once" WHERE key IN (SELECT key FROM "windlass_once" AS marker WHERE look <= ?1
+    AND NOT EXISTS (SELECT 1 FROM "windlass_jobs" WHERE once_key = marker.key AND state != 'done') LIMIT ?2)
+"""
+
 NEXT_ALONE: Final = """
 SELECT min(run_at) FROM "windlass_jobs" WHERE crashes >= 2 AND purge_at IS NULL AND state IN ('ready', 'scheduled')
 """
@@ -244,6 +260,11 @@ def maintain(db: apsw.Connection, q: Sql, rules: Rules, budget: int, boot: str, 
     pruned, trimmed, overdue = prune(db, q, rules, budget, now)
     db.execute(q(FORGET_IDS), (now, budget))
     forgotten = db.changes()
+    db.execute(q(FORGET_KEYS), (now, budget))
+    forgotten = max(forgotten, db.changes())
+    db.execute(q(KEEP_MARKERS), (now, MARKER_LOOK_MS, budget))
+    db.execute(q(FORGET_MARKERS), (now, budget))
+    forgotten = max(forgotten, db.changes())
     forget_flow(db, q, now)
     alone = db.execute(q(NEXT_ALONE)).fetchone()
     return Upkeep(

@@ -18,9 +18,11 @@ time; engine time moves only through ``Harness.clock``; order is compared only w
 from __future__ import annotations
 
 from windlass.testing.conformance.claim import ClaimSuite
+from windlass.testing.conformance.coordinator import CoordinatorSuite
 from windlass.testing.conformance.dead import DeadSuite
 from windlass.testing.conformance.documents import DocumentSuite
 from windlass.testing.conformance.enqueue import EnqueueSuite
+from windlass.testing.conformance.guards import GuardSuite
 from windlass.testing.conformance.harness import Harness
 from windlass.testing.conformance.inspector import InspectorSuite
 from windlass.testing.conformance.leases import LeaseSuite
@@ -28,20 +30,24 @@ from windlass.testing.conformance.machine import build_machine
 from windlass.testing.conformance.maintenance import MaintenanceSuite
 from windlass.testing.conformance.payload import PayloadSuite
 from windlass.testing.conformance.settle import SettleSuite
+from windlass.testing.conformance.unique import UniqueSuite
 from windlass.testing.conformance.waiting import WaitSuite
 
 __all__ = [
     "ClaimSuite",
+    "CoordinatorSuite",
     "DeadSuite",
     "DocumentSuite",
     "EngineConformance",
     "EnqueueSuite",
+    "GuardSuite",
     "Harness",
     "InspectorSuite",
     "LeaseSuite",
     "MaintenanceSuite",
     "PayloadSuite",
     "SettleSuite",
+    "UniqueSuite",
     "WaitSuite",
     "build_machine",
 ]
@@ -56,6 +62,9 @@ class EngineConformance(
     WaitSuite,
     InspectorSuite,
     PayloadSuite,
+    GuardSuite,
+    UniqueSuite,
+    CoordinatorSuite,
     DeadSuite,
     DocumentSuite,
 ):

@@ -1,4 +1,4 @@
--- uses: records
+-- uses: records guards
 -- Look for jobs that are in no index, or whose body is gone; put them right when asked.
 --
 -- KEYS     fixed; every queue
@@ -20,6 +20,8 @@ local function indexed(id, job)
   if job[STATE] == sDEAD then return call('ZSCORE', DEAD, id) and call('ZSCORE', DEAD_PURGE, id) end
   if job[STATE] == sDONE then return call('ZSCORE', KEYS[base + kDONE], id) end
   if job[STATE] == sCANCELLED then return call('ZSCORE', KEYS[base + kCANCELLED], id) end
+  local gate = G.gate_of(id)
+  if gate then return call('ZSCORE', K.BLOCKED, G.place(gate, id, job)) end
   if job[CRASHES] >= ALONE_FROM then return call('ZSCORE', KEYS[base + kALONE], spot(id, job)) end
   return call('ZSCORE', KEYS[base + kREADY], spot(id, job)) or call('ZSCORE', KEYS[base + kDUE], due_spot(id, job))
 end

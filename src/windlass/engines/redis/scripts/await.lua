@@ -1,4 +1,4 @@
--- uses: records
+-- uses: records guards
 -- Ask to be told when jobs end: a message with the id on the channel that bears the name of AWAITED.
 --
 -- KEYS     fixed

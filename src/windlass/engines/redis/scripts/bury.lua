@@ -1,4 +1,4 @@
--- uses: records ending
+-- uses: records guards ending
 -- Release what a process held whose death was witnessed; charge the crash to what it had started.
 --
 -- KEYS     fixed; every queue

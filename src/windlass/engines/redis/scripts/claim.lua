@@ -1,10 +1,12 @@
--- uses: records claiming
+-- uses: records guards circuits judging claiming
 -- Lease ready jobs to a live worker.
 --
 -- KEYS     fixed; the queues to claim from
 -- ARGV     4 worker  5 limit  6 "1" for the lone lane  7 ms to keep expired jobs  8 name, share, ... (msgpack array)
+--          9 jobs that can start at once  10 ms that they may start late
 -- Returns  mark, {expelled, ms to the next due job or -1, {id, fence, ...} to cancel, fence of the first lease, {id,
---          record, body, reason, ...}}; fences count up from the first, and a job's first record is left out
+--          record, body, reason, ...}, {number of a lease from 0, its guards, ...}, ids that ended instead}; fences count
+--          up from the first, and a job's first record is left out
 -- Cost     O(queues + (due + leased) log stored)
 
 allow_growth()

@@ -1,4 +1,4 @@
--- uses: records
+-- uses: records guards
 -- Delete waiting jobs of a queue.
 --
 -- KEYS     fixed; the queue
@@ -21,5 +21,16 @@ for _, index in ipairs({ { kREADY, 13 }, { kDUE, 21 }, { kALONE, 13 } }) do
   end
   left = left - #ids
   gone = gone + #ids
+end
+local prefix = ARGV[4]
+for _, id in ipairs(left > 0 and call('HKEYS', K.BLOCKED_BY) or {}) do
+  load({ id })
+  local job = jobs[id]
+  if left > 0 and job and job[INFO][QUEUE] == prefix then
+    leave_waiting(id, job)
+    remove(id)
+    left = left - 1
+    gone = gone + 1
+  end
 end
 return { finish_marked(), gone }

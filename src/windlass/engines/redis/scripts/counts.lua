@@ -2,7 +2,7 @@
 --
 -- KEYS     fixed; every queue
 -- ARGV     none
--- Returns  ready, scheduled, running, done, dead, cancelled, jobs ever stored, {total name, value, ...}
+-- Returns  ready, scheduled, running, done, dead, cancelled, blocked, jobs ever stored, {total name, value, ...}
 -- Cost     O(queues)
 
 local ready, scheduled, done, cancelled = 0, 0, 0, 0
@@ -16,4 +16,4 @@ for _, queue in ipairs(names) do
   cancelled = cancelled + call('ZCARD', KEYS[base + kCANCELLED])
 end
 return { ready, scheduled, call('ZCARD', RUNNING), done, call('ZCARD', DEAD), cancelled,
-  tonumber(call('HGET', META, 'seq') or 0), call('HGETALL', TOTALS) }
+  call('ZCARD', K.BLOCKED), tonumber(call('HGET', META, 'seq') or 0), call('HGETALL', TOTALS) }

@@ -1,4 +1,4 @@
--- uses: records ending
+-- uses: records guards ending
 -- Deregister a worker that ends in order; what it holds is released as interrupted.
 --
 -- KEYS     fixed; every queue

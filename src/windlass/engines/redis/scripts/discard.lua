@@ -1,4 +1,4 @@
--- uses: records forgetting
+-- uses: records guards forgetting
 -- Delete the records of dead jobs, each if this is still its death.
 --
 -- KEYS     fixed; every queue

@@ -1,5 +1,5 @@
--- uses: inserting
--- Store jobs, all or none, in order. Insert if absent by id.
+-- uses: records inserting
+-- Store jobs that have no guards, all or none, in order. Insert if absent by id.
 --
 -- KEYS     fixed; the queues of the batch
 -- ARGV     4 specs in runs (msgpack array, lib/inserting.lua)  5 "1" when no id is there twice  6... ids, then bodies

@@ -1,12 +1,12 @@
--- uses: records inserting settling claiming
+-- uses: records guards inserting admitting settling circuits judging claiming
 -- Settle, then claim, in one step.
 --
 -- KEYS     fixed; every queue, those of follow-ups and those to claim from
--- ARGV     4-8 as claim.lua; 9... as settle.lua from its 4
+-- ARGV     4-10 as claim.lua; 11... as settle.lua from its 4
 -- Returns  mark, what settle.lua answers, what claim.lua answers
 -- Cost     the two together
 
 allow_growth()
-local answers = settle(9)
+local answers = settle(11)
 local claimed = claim(4)
 return { finish_marked(), answers, claimed }

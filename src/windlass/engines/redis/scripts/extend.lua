@@ -1,4 +1,4 @@
--- uses: records
+-- uses: records guards
 -- Register or renew a worker.
 --
 -- KEYS     fixed

@@ -1,4 +1,4 @@
--- uses: records ending forgetting
+-- uses: records guards ending forgetting
 -- One bounded step of upkeep: promote, reap, expire, prune, forget. Every part looks at the state it changes, so steps
 -- of several workers do nothing twice.
 --
@@ -108,6 +108,21 @@ total('trimmed', #trimmed)
 local buried = call('ZRANGEBYSCORE', TOMBS, '-inf', wall, 'LIMIT', 0, budget)
 for _, id in ipairs(buried) do zrem(TOMBS, id) end
 call('ZREMRANGEBYSCORE', AWAITED, '-inf', wall)
+-- Unique keys past their time, and Once markers whose key no record carries; others are looked at again in an hour.
+local keys = call('ZRANGEBYSCORE', K.UNIQUE_EXPIRING, '-inf', wall, 'LIMIT', 0, budget)
+for _, key in ipairs(keys) do
+  call('HDEL', K.UNIQUE, key)
+  call('ZREM', K.UNIQUE_EXPIRING, key)
+end
+for _, key in ipairs(call('ZRANGEBYSCORE', K.MARKERS, '-inf', wall, 'LIMIT', 0, budget)) do
+  if G.count(K.CARRIERS, key) > 0 then
+    call('ZADD', K.MARKERS, wall + 3600000, key)
+  else
+    call('HDEL', K.ONCE, key)
+    call('ZREM', K.MARKERS, key)
+  end
+end
+
 local oldest = math.floor(wall / STEP_MS) - 13 -- two minutes, and the step that has begun before them
 for _, field in ipairs(call('HKEYS', FLOW)) do
   if tonumber(string.match(field, '^%a(%d+):') or 0) < oldest then hdel(FLOW, field) end

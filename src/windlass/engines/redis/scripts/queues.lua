@@ -1,4 +1,4 @@
--- uses: records
+-- uses: records guards
 -- Every queue as it stands.
 --
 -- KEYS     fixed; every queue

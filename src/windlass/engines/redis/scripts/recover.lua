@@ -1,4 +1,4 @@
--- uses: records reviving
+-- uses: records guards reviving
 -- Make dead jobs ready by a rule, the longest dead first, and count one more recovery of each.
 --
 -- KEYS     fixed; every queue
@@ -31,8 +31,7 @@ for i, id in ipairs(ids) do
   local job = jobs[id]
   if not job or job[STATE] ~= sDEAD then
     zrem(DIED, found[i][4]) -- an entry that a lost write left behind
-  else
-    revive(id, job)
+  elseif revive(id, job) then
     hset(RECOVERIES, id, found[i][3] + 1)
     taken[#taken + 1] = id
   end

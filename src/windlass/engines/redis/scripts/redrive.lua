@@ -1,5 +1,5 @@
--- uses: records reviving
--- Make dead jobs ready, each if this is still its death.
+-- uses: records guards reviving
+-- Make dead jobs ready, each if this is still its death and its unique key is free.
 --
 -- KEYS     fixed; every queue
 -- ARGV     4... id, fence
@@ -14,7 +14,6 @@ local answers = {}
 for i, id in ipairs(ids) do
   local job = jobs[id]
   local dead = job and job[STATE] == sDEAD and job[FENCE] == tonumber(ARGV[2 * i + 3])
-  if dead then revive(id, job) end
-  answers[i] = dead and '1' or '0'
+  answers[i] = dead and revive(id, job) and '1' or '0'
 end
 return { finish_marked(), table.concat(answers) }

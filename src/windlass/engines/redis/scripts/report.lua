@@ -1,4 +1,4 @@
--- uses: records
+-- uses: records guards
 -- Store progress where the fence holds.
 --
 -- KEYS     fixed

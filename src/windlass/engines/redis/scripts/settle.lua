@@ -1,4 +1,4 @@
--- uses: records inserting settling
+-- uses: records guards inserting admitting settling
 -- End attempts whose fence still holds.
 --
 -- KEYS     fixed; every queue, and those of follow-ups

@@ -1,4 +1,4 @@
--- uses: records
+-- uses: records guards
 -- Look at entries of one index for jobs that are not there, or not in that state; take them out when asked.
 --
 -- KEYS     fixed; every queue

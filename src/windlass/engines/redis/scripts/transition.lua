@@ -1,4 +1,4 @@
--- uses: records reviving
+-- uses: records guards reviving
 -- Cancel, retry or delete jobs.
 --
 -- KEYS     fixed; every queue
@@ -14,6 +14,7 @@ load(ids)
 local reply, inboxes = {}, {}
 
 local function state_name(job)
+  if job[STATE] == sWAITING and G.gate_of(job.id) then return 'blocked' end
   if job[STATE] == sWAITING then return job[RUN_AT] > wall and 'scheduled' or 'ready' end
   return ({ 'running', 'done', 'dead', 'cancelled' })[job[STATE]]
 end
@@ -38,8 +39,7 @@ end
 
 local function again(id, job, state)
   if state ~= 'dead' and state ~= 'cancelled' and state ~= 'scheduled' then return false end
-  revive(id, job)
-  return true
+  return revive(id, job)
 end
 
 local function delete(id, job)
@@ -52,6 +52,7 @@ end
 local act = { cancel = cancel, retry = again, delete = delete }
 for i, id in ipairs(ids) do
   local job = jobs[id]
+  if job then job.id = id end
   local state = job and state_name(job) or ''
   reply[2 * i - 1] = state
   reply[2 * i] = job and act[action](id, job, state) and 1 or 0

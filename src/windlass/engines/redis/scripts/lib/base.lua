@@ -1,7 +1,7 @@
 -- Common ground of every script: keys, time, and writes that go out in batches.
 --
 -- KEYS   1..FIXED those of the fixed keys of the namespace that the script names (META, BODY and so on are declared before
---        this text, by scripts.py), then six for each queue in the order of ARGV[2]
+--        this text, by scripts.py; those of guards in K), then six for each queue in the order of ARGV[2]
 -- ARGV   1 clock ("" for the server's, or "wall:boot" in ms)  2 queue names (msgpack array)
 --        3 how many of the names are all queues that the client knows ("" when it need not know all)
 --        4... belong to the operation
@@ -11,6 +11,7 @@
 -- job that was accepted once can be claimed and settled in a full server too.
 
 local PER_QUEUE = 6
+local G = { known = {}, ran = {} } -- what scripts share about guards: in a table, since a script has room for 200 locals
 local kREADY, kDUE, kALONE, kDONE, kCANCELLED, kWAKE = 1, 2, 3, 4, 5, 6
 
 local BIAS = 1e13 -- makes every place positive, so that its bytes sort as it does
@@ -176,7 +177,9 @@ local function finish_script()
     if count ~= 0 then call('HINCRBY', TOTALS, name, count) end
   end
   for field, count in pairs(flow) do call('HINCRBY', FLOW, field, count) end
-  for queue in pairs(woken) do wake(KEYS[at[queue] + kWAKE]) end
+  for queue in pairs(woken) do
+    if at[queue] then wake(KEYS[at[queue] + kWAKE]) end
+  end
   if #ended > 0 and call('ZCARD', AWAITED) > 0 then
     for i, score in ipairs(zscores(AWAITED, ended)) do
       if score then

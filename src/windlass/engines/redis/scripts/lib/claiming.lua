@@ -3,6 +3,7 @@
 -- after a store lost its tail the clock is already past every fence that was given.
 
 local PROMOTE_MAX = 2000 -- due jobs made ready by one claim
+local SCAN_MAX, SCAN_STEP, ALONE_MAX = 1000, 64, 10 -- jobs that one claim looks at when guards are closed
 
 -- What the record of a job that nothing has touched yet bears behind its SEQ, without the fence, as `text`; false when the
 -- job must go the long way. `tails` remembers it within a batch, by the head.
@@ -24,8 +25,9 @@ end
 local function claim(from)
   local worker, limit, alone = ARGV[from], tonumber(ARGV[from + 1]), ARGV[from + 2] == '1'
   local keep, shares = tonumber(ARGV[from + 3]), cmsgpack.unpack(ARGV[from + 4])
+  G.places, G.late = tonumber(ARGV[from + 5]), tonumber(ARGV[from + 6])
   local lease = call('ZSCORE', LEASES, worker)
-  if not lease or tonumber(lease) <= boot then return { 1, -1, {}, 0, {} } end
+  if not lease or tonumber(lease) <= boot then return { 1, -1, {}, 0, {}, {}, {} } end
 
   local cancels = {}
   if call('ZCARD', CANCELS) > 0 then
@@ -66,105 +68,173 @@ local function claim(from)
   end
   local due_in = due_at and math.max(0, due_at - wall) or -1
   if alone then limit = math.min(limit, 1) end
-  if limit <= 0 then return { 0, due_in, cancels, 0, {} } end
+  if limit <= 0 then return { 0, due_in, cancels, 0, {}, {}, {} } end
 
-  local ids, taken, left = {}, {}, limit
-  local function take(queue, count, offset)
-    local key = KEYS[at[queue] + (alone and kALONE or kREADY)]
-    local got
-    if alone then
-      got = call('ZRANGEBYSCORE', key, '-inf', wall, 'LIMIT', offset, count)
-    else
-      got = call('ZRANGE', key, offset, offset + count - 1)
-    end
-    local n = #ids
-    for i = 1, #got do ids[n + i] = string.sub(got[i], 13) end
-    taken[key] = (taken[key] or 0) + #got
-    left = left - #got
-    return #got
+  local guarded = call('HLEN', K.GUARDS) > 0
+  if guarded and not alone then
+    local queues = {}
+    for _, share in ipairs(open) do queues[#queues + 1] = share[1] end
+    G.let_on(queues, limit)
   end
-  local more = {}
-  for _, share in ipairs(open) do
-    if left <= 0 then break end
-    local got = share[2] > 0 and take(share[1], math.min(share[2], left), 0) or 0
-    if got >= share[2] then more[#more + 1] = { share[1], got } end
-  end
-  for _, rest in ipairs(more) do
-    if left <= 0 then break end
-    take(rest[1], left, rest[2])
-  end
-  if #ids == 0 then return { 0, due_in, cancels, 0, {} } end
-
-  local records, bodies, reasons = mget(REC, ids), mget(BODY, ids), {}
-  local seen = {} -- only a job that has a record can have a reason
-  for i = 1, #ids do
-    if records[i] then seen[#seen + 1] = ids[i] end
-  end
-  for i, reason in ipairs(mget(REASON, seen)) do reasons[seen[i]] = reason end
-  for key, count in pairs(taken) do call('ZREMRANGEBYRANK', key, 0, count - 1) end
-  local leases, n = {}, 0
-  local given = tonumber(call('HGET', META, 'fence') or 0)
-  local fence = math.max(given, micros - 1)
+  local leases, n, guards_of, finished = {}, 0, {}, {}
+  local fence = math.max(tonumber(call('HGET', META, 'fence') or 0), micros - 1)
   local first = fence + 1
-  local expired = 0
   local running, recs = into(zadds, RUNNING), into(hsets, REC)
-  local owner = worker .. '\0'
-  local pack, tails = struct.pack, {}
+  local owner, pack = worker .. '\0', struct.pack
   local new = pack('>BBI4I4I4I4I8I8I8', sRUNNING, 0, 0, 0, 0, 0, wall, 0, 0) .. '\0\0'
-  for i, id in ipairs(ids) do
-    local body = bodies[i]
-    local tail = body and not records[i] and tail_of(body, worker, tails)
-    local job = body and not tail and (records[i] and read(records[i]) or born(body))
-    if tail then
-      fence = fence + 1
-      local c = #recs
-      recs[c + 1] = id
-      recs[c + 2] = new .. sub(body, 7, 12) .. sub(body, -12) .. tail.text .. pack('>I8', fence)
-      tail.count = tail.count + 1
-      local r = #running
-      running[r + 1] = '0'
-      running[r + 2] = owner .. id
-      leases[n + 1] = id
-      leases[n + 2] = ''
-      leases[n + 3] = body
-      leases[n + 4] = ''
-      n = n + 4
-    elseif job then -- else it is an entry that a lost write left behind
-      jobs[id] = job
-      local expires_at = job[EXPIRES_AT]
-      if expires_at > 0 then zrem(EXPIRING, id) end
-      if expires_at > 0 and expires_at <= wall then
-        expire(id, job, keep)
-        expired = expired + 1
+  local left, look, scanned, expired, doubles = limit, limit, 0, 0, 0
+  if alone and guarded then look = ALONE_MAX end
+
+  -- One look at the heads. Gives how many jobs left the ready queues without being leased.
+  local function round()
+    local ids, taken, room = {}, {}, look
+    local function take(queue, count, offset)
+      local key = KEYS[at[queue] + (alone and kALONE or kREADY)]
+      local got
+      if alone then
+        got = call('ZRANGEBYSCORE', key, '-inf', wall, 'LIMIT', offset, count)
       else
+        got = call('ZRANGE', key, offset, offset + count - 1)
+      end
+      local have = #ids
+      for i = 1, #got do ids[have + i] = sub(got[i], 13) end
+      taken[key] = (taken[key] or 0) + #got
+      room = room - #got
+      return #got
+    end
+    local more = {}
+    for _, share in ipairs(open) do
+      if room <= 0 then break end
+      local got = share[2] > 0 and take(share[1], math.min(share[2], room), 0) or 0
+      if got >= share[2] then more[#more + 1] = { share[1], got } end
+    end
+    for _, rest in ipairs(more) do
+      if room <= 0 then break end
+      take(rest[1], room, rest[2])
+    end
+    if #ids == 0 then return 0 end
+    scanned = scanned + #ids
+
+    local records, bodies, reasons = mget(REC, ids), mget(BODY, ids), {}
+    local guards = guarded and mget(K.GUARDS, ids) or {}
+    local seen = {} -- only a job that has a record can have a reason
+    for i = 1, #ids do
+      if records[i] then seen[#seen + 1] = ids[i] end
+    end
+    for i, reason in ipairs(mget(REASON, seen)) do reasons[seen[i]] = reason end
+    for key, count in pairs(taken) do call('ZREMRANGEBYRANK', key, 0, count - 1) end
+    local moved, tails, gone = 0, {}, {}
+    for i, id in ipairs(ids) do
+      local body = bodies[i]
+      local tail = body and not records[i] and not guards[i] and left > 0 and tail_of(body, worker, tails)
+      local job = body and not tail and (records[i] and read(records[i]) or born(body))
+      if tail then
         fence = fence + 1
-        job[STATE] = sRUNNING
-        job[FENCE] = fence
-        job[WORKER] = worker
-        job[STARTED] = wall
-        local packed = written(job)
+        left = left - 1
         local c = #recs
         recs[c + 1] = id
-        recs[c + 2] = packed
+        recs[c + 2] = new .. sub(body, 7, 12) .. sub(body, -12) .. tail.text .. pack('>I8', fence)
+        tail.count = tail.count + 1
         local r = #running
         running[r + 1] = '0'
         running[r + 2] = owner .. id
-        count_flow('c', job[INFO][QUEUE], 1)
         leases[n + 1] = id
-        leases[n + 2] = packed
+        leases[n + 2] = ''
         leases[n + 3] = body
-        leases[n + 4] = reasons[id] or ''
+        leases[n + 4] = ''
         n = n + 4
+      elseif job then
+        jobs[id] = job
+        local g = guards[i] and cmsgpack.unpack(guards[i]) or false
+        if guarded then G.any, G.known[id] = true, g end
+        local expires_at = job[EXPIRES_AT]
+        if expires_at > 0 and expires_at <= wall then
+          zrem(EXPIRING, id)
+          expire(id, job, keep)
+          expired = expired + 1
+          moved = moved + 1
+          finished[#finished + 1] = id
+        else
+          local why, what, opens_at
+          G.passed = n / 4
+          if left <= 0 then why = 'later' elseif g then why, what, opens_at = G.refuse(id, g) end
+          if why ~= 'later' and G.let[id] then G.went_on = true end
+          if why == 'wait' and alone then why = 'later' end
+          if why == 'later' then
+            zadd(KEYS[at[job[INFO][QUEUE]] + (alone and kALONE or kREADY)], alone and job[RUN_AT] or level(job),
+              spot(id, job))
+          elseif why == 'wait' then
+            G.block(id, job, what)
+            if opens_at then G.opens[what] = opens_at end
+            moved = moved + 1
+          elseif why == 'done' then
+            if expires_at > 0 then zrem(EXPIRING, id) end
+            finish(id, job, sDONE, keep)
+            hset(REASON, id, 'duplicate of ' .. what[1])
+            if what[2] == 'null' then job[CANCEL] = NULL elseif what[2] ~= '' then hset(RESULT, id, what[2]) end
+            save(id)
+            doubles = doubles + 1
+            moved = moved + 1
+            finished[#finished + 1] = id
+          else
+            if expires_at > 0 then zrem(EXPIRING, id) end
+            if g then
+              G.takes(id, g)
+              guards_of[#guards_of + 1] = n / 4
+              guards_of[#guards_of + 1] = guards[i]
+            end
+            local queue = job[INFO][QUEUE]
+            left = left - 1
+            gone[queue] = (gone[queue] or 0) + 1
+            fence = fence + 1
+            job[STATE] = sRUNNING
+            job[FENCE] = fence
+            job[WORKER] = worker
+            job[STARTED] = wall
+            local packed = written(job)
+            local c = #recs
+            recs[c + 1] = id
+            recs[c + 2] = packed
+            local r = #running
+            running[r + 1] = '0'
+            running[r + 2] = owner .. id
+            leases[n + 1] = id
+            leases[n + 2] = packed
+            leases[n + 3] = body
+            leases[n + 4] = reasons[id] or ''
+            n = n + 4
+          end
+        end
+      else
+        moved = moved + 1 -- an entry that a lost write left behind
       end
     end
+    for _, tail in pairs(tails) do
+      if tail then gone[tail.queue] = (gone[tail.queue] or 0) + tail.count end
+    end
+    for _, share in ipairs(open) do share[2] = math.max(0, share[2] - (gone[share[1]] or 0)) end
+    for queue, count in pairs(gone) do count_flow('c', queue, count) end
+    return moved
   end
-  for _, tail in pairs(tails) do
-    if tail then count_flow('c', tail.queue, tail.count) end
+
+  while left > 0 do
+    local moved = round()
+    if moved == 0 or left <= 0 or alone then break end
+    if scanned >= SCAN_MAX then
+      due_in = 0
+      break
+    end
+    look = math.min(SCAN_MAX, math.max(left, SCAN_STEP, look * 2))
   end
   if n > 0 then hset(META, 'fence', fence) end
-  if n == 0 then due_in = 0 end -- only expired ones were at the head: look again at once
+  if n == 0 and #finished > 0 then due_in = 0 end -- only ended ones were at the head: look again at once
   total('cancelled', expired)
+  total('done', doubles)
   flush()
+  if guarded then
+    local opens_in = G.close_gates(left <= 0)
+    if opens_in and (due_in < 0 or opens_in < due_in) then due_in = opens_in end
+  end
   -- What is left behind is for another worker that may be idle.
   if left <= 0 and not alone then
     for _, share in ipairs(open) do
@@ -174,5 +244,5 @@ local function claim(from)
       end
     end
   end
-  return { 0, due_in, cancels, first, leases }
+  return { 0, due_in, cancels, first, leases, guards_of, finished }
 end

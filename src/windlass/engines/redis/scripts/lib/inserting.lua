@@ -37,9 +37,10 @@ local function plans_of(runs)
   return runs
 end
 
--- list[first] on: the ids, then the bodies; `runs` are what plans_of gives; `unique` when no id is there twice. Gives one
--- "0" (stored) or "1" (duplicate) for each job, and how many jobs were ever stored.
-local function insert(list, first, runs, unique)
+-- list[first] on: the ids, then the bodies; `runs` are what plans_of gives; `unique` when no id is there twice; `guarded`
+-- when G.admit (lib/admitting.lua) has the guards of these jobs. Gives one "0" (stored) or "1" (duplicate) for each job,
+-- and how many jobs were ever stored; nothing, and nothing is written, when a unique key says so.
+local function insert(list, first, runs, unique, guarded)
   local n, chosen = 0, {}
   for i = 1, #runs, 2 do
     if runs[i].caller then
@@ -63,11 +64,14 @@ local function insert(list, first, runs, unique)
     local id = ids[i]
     if known[i] or taken[id] then
       known[i] = true
+    elseif guarded and G.yields(i, id) then
+      known[i] = true
     else
       count = count + 1
       if not unique then taken[id] = true end
     end
   end
+  if guarded and G.new.raised then return end
   -- The first write. A full server refuses it, and then nothing was stored.
   local last = call('HINCRBY', META, 'seq', count)
   for queue in pairs(new) do
@@ -93,9 +97,11 @@ local function insert(list, first, runs, unique)
         arrivals[m + 1] = seq
         arrivals[m + 2] = id
         m = m + 2
-        index[k + 1] = score
-        index[k + 2] = prefix .. order .. id
-        k = k + 2
+        if not (guarded and G.store(j, id, bodies[m])) then
+          index[k + 1] = score
+          index[k + 2] = prefix .. order .. id
+          k = k + 2
+        end
         answers[j] = '0'
         if spec.expires_at then zadd(EXPIRING, spec.expires_at, id) end
       end
@@ -115,5 +121,6 @@ local function insert(list, first, runs, unique)
       end
     end
   end
+  if guarded then G.admitted(list, at_body) end
   return table.concat(answers), last
 end

@@ -122,6 +122,12 @@ local function wait_again(id, job)
 end
 
 local function leave_waiting(id, job)
+  local gate = G.gate_of(id)
+  if gate then
+    G.unblock(id, job, gate)
+    if job[EXPIRES_AT] > 0 then zrem(EXPIRING, id) end
+    return
+  end
   local base = at[job[INFO][QUEUE]]
   if job[CRASHES] >= ALONE_FROM then
     zrem(KEYS[base + kALONE], spot(id, job))
@@ -136,6 +142,7 @@ local function leave_running(id, job)
   local held = job[WORKER] .. '\0' .. id
   zrem(RUNNING, held)
   if job[CANCEL] == 1 then zrem(CANCELS, held) end
+  G.stopped(id)
 end
 
 -- Numbers that repeat within a batch are turned into text once: the driver of the scripts is slow at it.
@@ -188,6 +195,7 @@ local function finish(id, job, state, keep)
     zadd(KEYS[at[job[INFO][QUEUE]] + (state == sDONE and kDONE or kCANCELLED)], text_of(purge), id)
   end
   ended[#ended + 1] = id
+  G.ended(id, state == sDONE)
 end
 
 local function leave_finished(id, job)
@@ -211,6 +219,7 @@ local function leave(id, job)
 end
 
 local function remove(id)
+  G.removed(id)
   for _, key in ipairs({ BODY, REC, RESULT, ERRORS, REASON, PROGRESS, CAUSE, RECOVERIES }) do hdel(key, id) end
   zrem(ARRIVALS, id)
   jobs[id] = false

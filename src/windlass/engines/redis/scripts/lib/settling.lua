@@ -46,6 +46,7 @@ local function end_attempt(id, job, spec, place)
   if spec.reason then reason, place = ARGV[place], place + 1 end
   if spec.cause then cause = ARGV[place] end
   leave_running(id, job)
+  G.ran[id] = spec.null and 'null' or result or ''
   job[ATTEMPT] = job[ATTEMPT] + spec.used
   if result then hset(RESULT, id, result) end
   if error then add_error(id, error) end
@@ -71,7 +72,7 @@ local function end_attempt(id, job, spec, place)
   save(id)
 end
 
--- A running job is done: the same as end_attempt, made of the bytes of the record, for most settles are this. `tails`
+-- A running job without guards is done: the same as end_attempt, made of the bytes of the record, for most settles are this. `tails`
 -- remembers what follows from head and worker within a batch. False when the job must go the long way.
 local function end_done(id, record, spec, fence, tails)
   local tail = sub(record, bHEAD_SIZE, -9)
@@ -101,7 +102,7 @@ local function end_done(id, record, spec, fence, tails)
 end
 
 -- ARGV[from] says how many outcomes follow, ARGV[from + 1] their specs as enqueue.lua has them; behind the outcomes come
--- follow-ups: outcome number, id, body, spec. Gives a text of one "1" (applied) or "0" (stale) for each outcome.
+-- follow-ups: outcome number, id, body, spec, guards. Gives a text of one "1" (applied) or "0" (stale) for each outcome.
 local function settle(from)
   local argv = ARGV
   local count, runs = tonumber(argv[from]), cmsgpack.unpack(argv[from + 1])
@@ -116,11 +117,12 @@ local function settle(from)
     n = n + runs[i + 1]
   end
   local records = mget(REC, ids)
+  local guards = call('HLEN', K.GUARDS) > 0 and mget(K.GUARDS, ids) or {}
   local answers, tails, stale, done = {}, {}, 0, 0
   for i = 1, count do
     local id, record, spec, fence = ids[i], records[i], plans[i], fences[i]
     local job = jobs[id]
-    if job == nil and spec.done and record and sub(record, 1, 2) == '\1\0' and sub(record, -8) == fence
+    if job == nil and spec.done and record and not guards[i] and sub(record, 1, 2) == '\1\0' and sub(record, -8) == fence
       and end_done(id, record, spec, fence, tails) then
       if spec.result then hset(RESULT, id, argv[texts[i]]) end
       done = done + 1
@@ -142,17 +144,21 @@ local function settle(from)
   total('done', done)
   total('stale', stale)
   if place <= #argv then
-    local new, bodies, plans = {}, {}, {}
-    for i = place, #argv, 4 do
+    local new, bodies, guards, plans, guarded = {}, {}, {}, {}, false
+    for i = place, #argv, 5 do
       if answers[tonumber(argv[i])] == '1' then
         new[#new + 1] = argv[i + 1]
         bodies[#bodies + 1] = argv[i + 2]
         plans[#plans + 1] = argv[i + 3]
         plans[#plans + 1] = 1
+        guards[#guards + 1] = argv[i + 4]
+        guarded = guarded or argv[i + 4] ~= ''
       end
     end
     for _, body in ipairs(bodies) do new[#new + 1] = body end
-    if #bodies > 0 then insert(new, 1, plans_of(plans), false) end
+    plans = plans_of(plans)
+    if guarded then G.admit(guards, 1, plans, true) end
+    if #bodies > 0 then insert(new, 1, plans, false, guarded) end
   end
   flush()
   return table.concat(answers)

@@ -1,0 +1,80 @@
+"""``windlass circuits``: which dependencies are left alone, and why; open and close them by hand."""
+
+from __future__ import annotations
+
+import click
+
+from windlass.cli.common import Commands, Session, pass_session
+from windlass.cli.output import Column, emit_json, length, moment, note, table
+from windlass.guards import Circuit, CircuitInfo
+from windlass.units import nearest
+
+__all__ = ["circuits"]
+
+
+@click.group(cls=Commands)
+def circuits() -> None:
+    """List, open and close circuits."""
+
+
+@circuits.command("ls")
+@pass_session
+def ls(session: Session) -> None:
+    """List the circuits. Calls and failures are those of the window; waiting are jobs."""
+    app = session.store()
+    found = app.circuit_states()
+    if session.json:
+        emit_json(found)
+        return
+    if not found:
+        note(f"No circuits in {app.engine.info.name} {app.engine.info.target}.")
+        return
+    now = app.clock.wall_ms()
+    columns = [Column("Circuit"), Column("State"), *(Column(each, right=True) for each in ("Calls", "Failures"))]
+    columns += [Column("Waiting", right=True), Column("Since"), Column("Note")]
+    table(columns, [_row(one, now) for one in found])
+
+
+def _row(one: CircuitInfo, now: int) -> list[str]:
+    remarks = [] if one.reason is None else [one.reason]
+    if one.state == "open":
+        remarks.append("until it is closed" if one.retry_in is None else f"probed in {length(one.retry_in * 1_000)}")
+    since = "" if one.since is None else moment(one.since, now)
+    return [one.name, one.state, f"{one.calls:,}", f"{one.failures:,}", f"{one.waiting:,}", since, ", ".join(remarks)]
+
+
+@circuits.command("open")
+@click.argument("name")
+@click.option("--for", "for_", metavar="DURATION", help="For how long, such as 30m; then it is probed. Default: ever.")
+@click.option("--reason", metavar="TEXT", help="Why; shown to others.")
+@pass_session
+def open_(session: Session, name: str, for_: str | None, reason: str | None) -> None:
+    """Let no call through: its jobs wait in their place."""
+    circuit = _circuit(session, name)
+    circuit.open(for_, reason)
+    _report(session, circuit, f"Circuit {name} is open{f' for {for_}' if for_ else ' until it is closed'}.")
+
+
+@circuits.command()
+@click.argument("name")
+@pass_session
+def close(session: Session, name: str) -> None:
+    """Let calls through again; its jobs flow out step by step."""
+    circuit = _circuit(session, name)
+    circuit.close()
+    _report(session, circuit, f"Circuit {name} is closed.")
+
+
+def _circuit(session: Session, name: str) -> Circuit:
+    app = session.store()
+    known = [one.name for one in app.circuit_states()]
+    if name not in known:
+        note(f"No circuit {name} is declared here or known to the store{nearest(name, known)}")
+    return app.circuits.find(name) or app.circuit(name)
+
+
+def _report(session: Session, circuit: Circuit, text: str) -> None:
+    if session.json:
+        emit_json(circuit.info())
+    else:
+        click.echo(text)

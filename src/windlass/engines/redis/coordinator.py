@@ -1,0 +1,145 @@
+"""Locks, circuits and limits: the Coordinator half of the engine. Each call is one script.
+
+A waiter for a lock listens to a channel; the count of releases that a try gave tells whether one happened before it
+began to listen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from redis.client import PubSub
+
+from windlass.engines.redis.connection import Command
+from windlass.engines.redis.doctor import RedisDoctor
+from windlass.engines.redis.errors import raised_by_driver
+from windlass.engines.redis.wire import as_int, as_list, strings
+from windlass.errors import EngineUnavailable
+from windlass.model import CircuitPolicy, CircuitRow, Gates, Grip, LeaseRef, LimitRow, LockRow, Tally
+
+__all__ = ["RedisCoordinator"]
+
+LIMITS_MAX: Final = 1_000
+
+
+class RedisCoordinator(RedisDoctor):
+    """``engines.base.Coordinator`` in the namespace's own keys."""
+
+    def lock(self, key: str, token: str, lease_ms: int, owner: str, wait_ms: int) -> Grip:
+        fence, left, held_by, seen = self._call("lock", (), [key, token, lease_ms, owner, wait_ms])
+        (holder,) = strings([held_by])
+        return Grip(none_below_zero(fence), as_int(left), holder, as_int(seen))
+
+    def renew(self, locks: Sequence[tuple[str, str]], lease_ms: int) -> list[bool]:
+        if not locks:
+            return []
+        args: list[Command] = [lease_ms]
+        for key, token in locks:
+            args += key, token
+        (kept,) = strings(self._call("renew", (), args))
+        return [one == "1" for one in kept]
+
+    def unlock(self, key: str, token: str | None) -> bool:
+        return bool(as_int(self._call("unlock", (), [key, token or ""])[0]))
+
+    def wait_unlocked(self, seen: int, timeout: float) -> None:
+        self._client()
+        client = self._blocks
+        if client is None:
+            raise EngineUnavailable(f"{self.target} was closed while a thread waited on it")
+        deadline = time.monotonic() + timeout
+        pubsub: PubSub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        try:
+            self._asked(lambda: pubsub.subscribe(self._key("locks").decode()))
+            if as_int(self._call("locks", (), ())[0]) == seen:
+                self._told(pubsub, deadline)
+        finally:
+            try:
+                pubsub.close()
+            except Exception as error:
+                if not raised_by_driver(error):
+                    raise
+
+    def locks(self) -> list[LockRow]:
+        flat = as_list(self._call("locks", (), ())[1])
+        rows = []
+        for at in range(0, len(flat), 6):
+            key, owner = strings(flat[at : at + 2])
+            fence, since, left, waiting = (as_int(one) for one in flat[at + 2 : at + 6])
+            rows.append(LockRow(key, owner, fence, since, left, waiting))
+        return sorted(rows, key=lambda row: row.key)
+
+    def circuit(self, name: str) -> CircuitRow:
+        return to_circuit(as_list(self._call("circuits", (), [name])[0])[0])
+
+    def circuits(self) -> list[CircuitRow]:
+        rows = [to_circuit(one) for one in as_list(self._call("circuits", (), ())[0])]
+        return sorted(rows, key=lambda row: row.name)
+
+    def probe(self, name: str, token: str, lease_ms: int, job: LeaseRef | None) -> CircuitRow:
+        ref: list[Command] = ["", 0] if job is None else [job.id, job.fence]
+        return to_circuit(self._call("probe", (), [name, token, lease_ms, *ref])[0])
+
+    def tally(self, name: str, policy: CircuitPolicy, tally: Tally) -> CircuitRow:
+        args: list[Command] = [
+            name,
+            -1 if policy.failures is None else policy.failures,
+            policy.window_ms,
+            policy.open_for_ms,
+            policy.half_open,
+            policy.min_calls,
+            "-1" if policy.failure_rate is None else repr(policy.failure_rate),
+            int(tally.ok),
+            int(tally.failed),
+            tally.epoch,
+            tally.probe or "",
+            tally.retry_after_ms,
+            tally.reason or "",
+        ]
+        return to_circuit(self._call_all("tally", args)[0])
+
+    def switch(self, name: str, open_ms: int | None, opened: bool, reason: str | None, half_open: int) -> CircuitRow:
+        args: list[Command] = [name, int(opened), -1 if open_ms is None else open_ms, reason or "", half_open]
+        return to_circuit(self._call_all("switch", args)[0])
+
+    def limits(self) -> list[LimitRow]:
+        flat = as_list(self._call("limits", (), [LIMITS_MAX])[0])
+        rows = []
+        for at in range(0, len(flat), 6):
+            kind, key = strings(flat[at : at + 2])
+            used, limit, per, waiting = (as_int(one) for one in flat[at + 2 : at + 6])
+            rows.append(LimitRow(Gates(kind), key, used, limit if limit > 0 else None, per, waiting))
+        return rows
+
+
+def to_circuit(reply: object) -> CircuitRow:
+    """A circuit of what ``scripts/lib/circuits.lua`` gives."""
+    values = as_list(reply)
+    name, state = strings(values[:2])
+    reason, changed = strings([values[5], values[12]])
+    epoch, since, left = (as_int(one) for one in values[2:5])
+    by_hand, calls, failures, successes, probes, waiting = (as_int(one) for one in values[6:12])
+    return CircuitRow(
+        name=name,
+        state=state,
+        epoch=epoch,
+        since=since if since >= 0 else None,
+        left_ms=left if left >= 0 else None,
+        reason=reason or None,
+        by_hand=bool(by_hand),
+        calls=calls,
+        failures=failures,
+        successes=successes,
+        probes=probes,
+        waiting=waiting,
+        changed=changed or None,
+        admitted=bool(as_int(values[13])),
+    )
+
+
+def none_below_zero(reply: object) -> int | None:
+    """A number, where -1 stands for none."""
+    number = as_int(reply)
+    return None if number < 0 else number

@@ -1,0 +1,90 @@
+-- Circuits: one document each in CIRCUITS, msgpack; see engines/sqlite/circuits.py, whose rules these are. Half-open is
+-- not written when its time comes: the first probe writes it down. Probes of jobs are holds; others are in PROBES,
+-- name -> {token, until, ...}.
+
+local SLICES = 20
+
+function G.circuit(name)
+  G.docs = G.docs or {}
+  if not G.docs[name] then
+    local text = call('HGET', K.CIRCUITS, name)
+    G.docs[name] = text and cmsgpack.unpack(text) or {
+      state = 'closed', epoch = 0, since = -1, wall = -1, open_until = -1, half_open = 1, successes = 0, reason = '',
+      by_hand = 0, slices = {}, slice_ms = 3000,
+    }
+  end
+  return G.docs[name]
+end
+
+function G.keep_circuit(name)
+  call('HSET', K.CIRCUITS, name, cmsgpack.pack(G.docs[name]))
+end
+
+function G.state(doc)
+  if doc.state == 'open' and doc.open_until >= 0 and boot >= doc.open_until then return 'half_open' end
+  return doc.state
+end
+
+function G.outside(name)
+  local text = call('HGET', K.PROBES, name)
+  local live = {}
+  local all = text and cmsgpack.unpack(text) or {}
+  for i = 1, #all, 2 do
+    if all[i + 1] > boot then
+      live[#live + 1] = all[i]
+      live[#live + 1] = all[i + 1]
+    end
+  end
+  return live
+end
+
+function G.keep_outside(name, live)
+  if #live == 0 then call('HDEL', K.PROBES, name) else call('HSET', K.PROBES, name, cmsgpack.pack(live)) end
+end
+
+function G.on_their_way(name)
+  return G.count(K.HOLDS, 'circuit:' .. name) + #G.outside(name) / 2
+end
+
+function G.probes_free(doc, on_their_way)
+  if G.state(doc) ~= 'half_open' then return 0 end
+  return doc.half_open - (doc.state == 'half_open' and doc.successes or 0) - on_their_way
+end
+
+function G.window(doc)
+  local first, calls, failures = math.floor(boot / doc.slice_ms) - SLICES, 0, 0
+  for _, one in ipairs(doc.slices) do
+    if one[1] > first then
+      calls = calls + one[2] + one[3]
+      failures = failures + one[3]
+    end
+  end
+  return calls, failures
+end
+
+function G.turn(doc, state)
+  doc.state, doc.epoch, doc.since, doc.wall = state, doc.epoch + 1, boot, wall
+  doc.successes, doc.slices, doc.open_until, doc.by_hand = 0, {}, -1, 0
+end
+
+function G.close_circuit(name, doc)
+  G.turn(doc, 'closed')
+  doc.reason = ''
+  call('HDEL', K.PROBES, name)
+  G.open('circuit:' .. name, 0)
+end
+
+-- name, state, epoch, since, ms left or -1, reason, by hand, calls, failures, successes, probes, waiting, state before
+-- or "", admitted
+function G.circuit_row(name, changed, admitted)
+  local doc = G.circuit(name)
+  local state = G.state(doc)
+  local calls, failures = 0, 0
+  if state == 'closed' then calls, failures = G.window(doc) end
+  local left = state == 'open' and doc.open_until >= 0 and math.max(0, doc.open_until - boot) or -1
+  return {
+    name, state, doc.epoch, doc.wall, left, state == 'closed' and '' or doc.reason, doc.by_hand, calls, failures,
+    doc.successes, state == 'closed' and 0 or G.on_their_way(name), G.count(K.BLOCKED, 'circuit:' .. name),
+    changed or '', (admitted or state == 'closed') and 1 or 0,
+  }
+end

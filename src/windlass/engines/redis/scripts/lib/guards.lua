@@ -1,0 +1,141 @@
+-- Guards: what a job holds, where it waits, and what is released when it moves. Part of `records`.
+--
+-- GUARDS      id -> {{{kind, gate, limit, per, burst, keep}...}, once key, {unique key, until, ttl, rule}}, msgpack
+-- BLOCKED     gate NUL queue NUL level place seq id, in that order; BLOCKED_BY id -> gate
+-- HOLDS       gate NUL id: slots and probes of running jobs, Once keys of jobs that have not ended
+-- ONCE        key -> {id, result, until}; MARKERS key at the time of a look; CARRIERS key NUL id of jobs not done
+-- GATES       gate at the time from which it may let waiters on; 0 is now
+-- UNIQUE      key -> {id, id that waits behind it or "", until, expires or -1}
+-- Guard times are of the clock of leases, which no step of the wall clock moves.
+
+function G.of(id)
+  if G.any == nil then G.any = call('HLEN', K.GUARDS) > 0 end
+  if not G.any then return false end
+  local g = G.known[id]
+  if g == nil then
+    local text = call('HGET', K.GUARDS, id)
+    g = text and cmsgpack.unpack(text) or false
+    G.known[id] = g
+  end
+  return g
+end
+
+function G.place(gate, id, job)
+  return gate .. '\0' .. job[INFO][QUEUE] .. '\0' .. struct.pack('>I8I6I6', level(job) + BIAS, job[PLACE],
+    job[SEQ]) .. id
+end
+
+function G.id_at(member, gate)
+  return string.sub(member, string.find(member, '\0', #gate + 2, true) + 21)
+end
+
+function G.first_waiter(gate)
+  local found = call('ZRANGEBYLEX', K.BLOCKED, '[' .. gate .. '\0', '(' .. gate .. '\1', 'LIMIT', 0, 1)[1]
+  return found and G.id_at(found, gate), found and string.match(found, '^.-%z(.-)%z')
+end
+
+function G.count(key, prefix)
+  return call('ZLEXCOUNT', key, '[' .. prefix .. '\0', '(' .. prefix .. '\1')
+end
+
+-- Where a waiting job is blocked, or nil.
+function G.gate_of(id)
+  if G.blocks == nil then G.blocks = call('HLEN', K.BLOCKED_BY) > 0 end
+  return G.blocks and call('HGET', K.BLOCKED_BY, id) or nil
+end
+
+function G.block(id, job, gate)
+  call('HSET', K.BLOCKED_BY, id, gate)
+  call('ZADD', K.BLOCKED, 0, G.place(gate, id, job))
+  G.blocks = true
+end
+
+function G.unblock(id, job, gate)
+  call('HDEL', K.BLOCKED_BY, id)
+  call('ZREM', K.BLOCKED, G.place(gate, id, job))
+end
+
+-- Let a gate be looked at, if anybody waits there.
+function G.open(gate, when)
+  local waiter, queue = G.first_waiter(gate)
+  if waiter then
+    call('ZADD', K.GATES, when, gate)
+    woken[queue] = true
+  end
+end
+
+function G.free(id, gate)
+  if call('ZREM', K.HOLDS, gate .. '\0' .. id) == 1 then G.open(gate, 0) end
+end
+
+-- A job leaves running: its slots and probes go.
+function G.stopped(id)
+  local g = G.of(id)
+  if not g then return end
+  for _, guard in ipairs(g[1]) do
+    if guard[1] == 'concurrency' or guard[1] == 'circuit' then G.free(id, guard[2]) end
+  end
+end
+
+-- A job has ended. `done` of a run leaves the Once marker, whose result G.ran has.
+function G.ended(id, done)
+  local g = G.of(id)
+  if not g then return end
+  for _, guard in ipairs(g[1]) do
+    if guard[1] == 'once' then
+      if done and G.ran[id] ~= nil then
+        call('HSET', K.ONCE, g[2], cmsgpack.pack({ id, G.ran[id], wall + guard[6] }))
+        call('ZADD', K.MARKERS, wall + guard[6], g[2])
+      end
+      if done then call('ZREM', K.CARRIERS, g[2] .. '\0' .. id) end
+      G.free(id, guard[2])
+    end
+  end
+  G.free_key(id, g)
+end
+
+function G.removed(id)
+  local g = G.of(id)
+  if not g then return end
+  for _, guard in ipairs(g[1]) do G.free(id, guard[2]) end
+  if g[2] ~= '' then call('ZREM', K.CARRIERS, g[2] .. '\0' .. id) end
+  G.free_key(id, g)
+  call('HDEL', K.GUARDS, id)
+  G.known[id] = false
+end
+
+function G.holder(key)
+  local text = call('HGET', K.UNIQUE, key)
+  local u = text and cmsgpack.unpack(text)
+  return u and (u[4] < 0 or u[4] > wall) and u or nil
+end
+
+function G.hold_key(key, u)
+  call('HSET', K.UNIQUE, key, cmsgpack.pack(u))
+  if u[4] >= 0 then call('ZADD', K.UNIQUE_EXPIRING, u[4], key) else call('ZREM', K.UNIQUE_EXPIRING, key) end
+end
+
+-- The key of a job is free; what waits behind it takes its place.
+function G.free_key(id, g)
+  local key = g[3][1]
+  local u = key and G.holder(key)
+  if not u then return end
+  if u[2] == id then
+    u[2] = ''
+    G.hold_key(key, u)
+  elseif u[1] == id and u[3] ~= 'expiry' then
+    local behind = u[2]
+    if behind == '' then
+      call('HDEL', K.UNIQUE, key)
+      call('ZREM', K.UNIQUE_EXPIRING, key)
+      return
+    end
+    G.hold_key(key, { behind, '', u[3], -1 })
+    load({ behind })
+    local job = jobs[behind]
+    if job then
+      leave_waiting(behind, job)
+      wait_again(behind, job)
+    end
+  end
+end

@@ -1,0 +1,252 @@
+-- Judging the guards of jobs inside a claim; see engines/sqlite/guards.py, whose rules these are.
+
+local SLACK_MS, LATE_MS, GATES_MAX, STAGGER_MS, PROBE_LOOK_MS = 1000, 4, 64, 100, 1000
+
+G.meters, G.held, G.holders, G.opens, G.let, G.visited, G.generous, G.passed = {}, {}, {}, {}, {}, {}, {}, 0
+
+function G.held_at(gate)
+  if not G.held[gate] then G.held[gate] = G.count(K.HOLDS, gate) end
+  return G.held[gate]
+end
+
+function G.once_holder(gate)
+  if not G.holders[gate] then
+    local found = call('ZRANGEBYLEX', K.HOLDS, '[' .. gate .. '\0', '(' .. gate .. '\1', 'LIMIT', 0, 1)[1]
+    G.holders[gate] = found and string.sub(found, #gate + 2)
+  end
+  return G.holders[gate]
+end
+
+-- A meter is the log of a rate during this claim: {at, total, ...}, or {spent, total} with a burst.
+function G.meter(guard)
+  local gate = guard[2]
+  local m = G.meters[gate]
+  if not m then
+    local text = call('HGET', K.RATES, gate)
+    m = { log = text and cmsgpack.unpack(text) or {}, given = 0 }
+    local n = #m.log
+    m.last, m.total = m.log[n - 1] or boot, m.log[n] or 0
+    m.now = guard[5] < 0 and math.max(boot, m.last) or boot
+    G.meters[gate] = m
+  end
+  m.guard = guard
+  return m
+end
+
+function G.total_before(m, at_most)
+  local found = m.log.forgotten or 0
+  for i = 1, #m.log, 2 do
+    if m.log[i] > at_most then break end
+    found = m.log[i + 1]
+  end
+  return found
+end
+
+function G.room_of(m, slack)
+  local limit, per, burst = m.guard[3], m.guard[4], m.guard[5]
+  if burst >= 0 then
+    local spacing = per / limit
+    local ahead = m.total > 0 and math.max(m.last - (m.now - slack), 0) or 0
+    return math.floor((burst * spacing - ahead + 1e-6) / spacing) - m.given
+  end
+  return limit - (m.total - G.total_before(m, m.now - per - G.late - slack)) - m.given
+end
+
+function G.meter_opens(m)
+  local limit, per, burst = m.guard[3], m.guard[4], m.guard[5]
+  if burst >= 0 then
+    local spacing = per / limit
+    local spent = math.max(m.last, m.now) + m.given * spacing
+    return math.max(m.now + 1, math.ceil(spent - (burst - 1) * spacing))
+  end
+  local window, wanted = per + G.late, m.total + m.given - limit + 1
+  if wanted > m.total then return m.now + window end
+  for i = 1, #m.log, 2 do
+    if m.log[i] > m.now - window and m.log[i + 1] >= wanted then return m.log[i] + window end
+  end
+  return m.now + 1
+end
+
+function G.write_meter(gate, m)
+  if m.given == 0 then return end
+  local limit, per, burst = m.guard[3], m.guard[4], m.guard[5]
+  local log = {}
+  if burst >= 0 then
+    log = { math.ceil(math.max(m.total > 0 and m.last or 0, m.now) + m.given * per / limit), m.total + m.given }
+  else
+    -- All but the newest that is out of every window goes; claims of one thousandth of the window share an entry, which
+    -- bears the later time.
+    local out = m.now - per - G.late - SLACK_MS
+    for i = 1, #m.log, 2 do
+      if m.log[i] > out or (m.log[i + 2] or math.huge) > out then
+        log[#log + 1] = m.log[i]
+        log[#log + 1] = m.log[i + 1]
+      end
+    end
+    local step, n = math.max(1, math.floor(per / 1000)), #log
+    if n > 2 and math.floor(log[n - 1] / step) == math.floor(m.now / step) then
+      log[n - 1], log[n] = m.now, m.total + m.given
+    else
+      log[n + 1], log[n + 2] = m.now, m.total + m.given
+    end
+  end
+  call('HSET', K.RATES, gate, cmsgpack.pack(log))
+end
+
+-- Why a job does not go on: nil when it does; else kind and what belongs to it.
+function G.refuse(id, g)
+  local at_once = G.passed < G.places
+  for _, guard in ipairs(g[1]) do
+    local kind, gate = guard[1], guard[2]
+    if kind == 'once' then
+      local marker = call('HGET', K.ONCE, g[2])
+      if marker then return 'done', cmsgpack.unpack(marker) end
+      local holder = G.once_holder(gate)
+      if holder and holder ~= id then return 'wait', gate end
+    elseif kind == 'concurrency' then
+      if G.held_at(gate) >= guard[3] then return 'wait', gate end
+    elseif kind == 'rate' then
+      local m = G.meter(guard)
+      if G.room_of(m, 0) <= 0 then return 'wait', gate, G.meter_opens(m) end
+      if not at_once and G.room_of(m, SLACK_MS) <= 0 then return 'later' end
+    elseif kind == 'circuit' then
+      local name = string.sub(gate, 9)
+      local doc = G.circuit(name)
+      local state = G.state(doc)
+      if state ~= 'closed' then
+        if G.probes_free(doc, G.held_at(gate) + #G.outside(name) / 2) <= 0 then
+          return 'wait', gate, state == 'open' and doc.open_until >= 0 and doc.open_until or nil
+        end
+        if not at_once then return 'later' end
+      end
+    end
+  end
+end
+
+function G.takes(id, g)
+  for _, guard in ipairs(g[1]) do
+    local kind, gate = guard[1], guard[2]
+    if kind == 'rate' then
+      local m = G.meter(guard)
+      m.given = m.given + 1
+    elseif kind ~= 'circuit' or G.state(G.circuit(string.sub(gate, 9))) ~= 'closed' then
+      if kind == 'once' then G.holders[gate] = id else G.held[gate] = G.held_at(gate) + 1 end
+      call('ZADD', K.HOLDS, 0, gate .. '\0' .. id)
+    end
+  end
+  if g[3][2] == 'start' then G.free_key(id, g) end
+end
+
+function G.guard_at(gate)
+  local waiter = G.first_waiter(gate)
+  local g = waiter and G.of(waiter)
+  for _, guard in ipairs(g and g[1] or {}) do
+    if guard[2] == gate then return guard, g end
+  end
+end
+
+function G.free_at(guard, g)
+  local kind, gate = guard[1], guard[2]
+  if kind == 'once' then
+    if call('HEXISTS', K.ONCE, g[2]) == 1 then return 1000000 end
+    return G.once_holder(gate) and 0 or 1
+  elseif kind == 'concurrency' then
+    return guard[3] - G.held_at(gate)
+  elseif kind == 'rate' then
+    return G.room_of(G.meter(guard), 0)
+  end
+  local name = string.sub(gate, 9)
+  local doc = G.circuit(name)
+  if G.state(doc) ~= 'closed' then return G.probes_free(doc, G.held_at(gate) + #G.outside(name) / 2) end
+  local steps = math.floor(math.max(0, boot - math.max(0, doc.since)) / STAGGER_MS)
+  return doc.half_open * 2 ^ math.min(steps, 16)
+end
+
+-- Put waiters of gates that may have opened back to their place, no more than may pass.
+function G.let_on(queues, limit)
+  local due = call('ZRANGE', K.GATES, 0, GATES_MAX - 1, 'WITHSCORES')
+  for i = 1, #due, 2 do
+    local gate, at_ms = due[i], tonumber(due[i + 1])
+    if at_ms > boot then
+      G.next_at = at_ms
+      break
+    end
+    G.visited[#G.visited + 1] = gate
+    local guard, g = G.guard_at(gate)
+    local allowed = guard and G.free_at(guard, g) or 0
+    local free = math.min(allowed, limit)
+    if allowed > limit then G.generous[gate] = true end
+    local found = {}
+    for _, queue in ipairs(free > 0 and queues or {}) do
+      local prefix = gate .. '\0' .. queue
+      for _, member in ipairs(call('ZRANGEBYLEX', K.BLOCKED, '[' .. prefix .. '\0', '(' .. prefix .. '\1', 'LIMIT', 0,
+        free)) do
+        found[#found + 1] = { string.sub(member, #prefix + 2), queue }
+      end
+    end
+    table.sort(found, function(a, b) return a[1] < b[1] end)
+    for j = 1, math.min(free, #found) do
+      local spot, queue = found[j][1], found[j][2]
+      local id = string.sub(spot, 21)
+      load({ id })
+      local job = jobs[id]
+      if job then
+        G.unblock(id, job, gate)
+        call('ZADD', KEYS[at[queue] + kREADY], level(job), string.sub(spot, 9))
+        G.let[id] = gate
+      end
+    end
+  end
+end
+
+function G.note(gate, at_ms)
+  call('ZADD', K.GATES, at_ms, gate)
+  if at_ms > boot and (not G.next_at or at_ms < G.next_at) then G.next_at = at_ms end
+end
+
+-- After the claim; gives in how many ms the next gate opens by itself, or nil.
+function G.close_gates(filled)
+  for gate, m in pairs(G.meters) do G.write_meter(gate, m) end
+  for id, gate in pairs(G.let) do
+    local job = jobs[id]
+    if job and job[STATE] == sWAITING and not G.gate_of(id) then
+      call('ZREM', KEYS[at[job[INFO][QUEUE]] + kREADY], spot(id, job))
+      G.block(id, job, gate)
+    end
+  end
+  local more = false
+  for _, gate in ipairs(G.visited) do
+    local guard, g = G.guard_at(gate)
+    local at_ms
+    if guard then
+      if guard[1] == 'rate' then
+        local m = G.meter(guard)
+        at_ms = G.room_of(m, 0) > 0 and boot or G.meter_opens(m)
+      elseif guard[1] == 'circuit' then
+        local name = string.sub(gate, 9)
+        local doc = G.circuit(name)
+        local state = G.state(doc)
+        if state == 'closed' then
+          -- The steps have grown beyond what one claim takes: the next claim may go on at once.
+          at_ms = G.generous[gate] and boot or boot + STAGGER_MS
+        elseif state == 'open' then
+          at_ms = doc.open_until >= 0 and doc.open_until or nil
+        else
+          at_ms = #G.outside(name) > 0 and boot + PROBE_LOOK_MS or nil
+        end
+      else
+        at_ms = G.free_at(guard, g) > 0 and boot or nil
+      end
+    end
+    if at_ms then
+      G.note(gate, at_ms)
+      more = more or at_ms <= boot
+    else
+      call('ZREM', K.GATES, gate)
+    end
+    G.opens[gate] = nil
+  end
+  for gate, at_ms in pairs(G.opens) do G.note(gate, at_ms) end
+  if more and G.went_on and not filled then return 0 end
+  return G.next_at and math.max(1, G.next_at - boot + LATE_MS)
+end

@@ -1,0 +1,48 @@
+-- uses: records guards circuits judging
+-- Every limit that a running or a waiting job has.
+--
+-- KEYS     fixed
+-- ARGV     4 how many at most
+-- Returns  {kind, key, used, limit or -1, window in ms, waiting, ...}
+-- Cost     O(holds + gates that are waited at + rates)
+
+G.late, G.places = 0, 0
+local known, order = {}, {}
+local function know(guard)
+  if (guard[1] == 'concurrency' or guard[1] == 'rate') and not known[guard[2]] then
+    known[guard[2]] = guard
+    order[#order + 1] = guard[2]
+  end
+end
+local function learn(id)
+  local g = G.of(id)
+  for _, guard in ipairs(g and g[1] or {}) do know(guard) end
+end
+for _, member in ipairs(call('ZRANGE', K.HOLDS, 0, tonumber(ARGV[4]))) do learn(string.match(member, '%z(.*)$')) end
+local from = '-'
+for _ = 1, tonumber(ARGV[4]) do
+  local member = call('ZRANGEBYLEX', K.BLOCKED, from, '+', 'LIMIT', 0, 1)[1]
+  if not member then break end
+  local gate = string.match(member, '^(.-)%z')
+  learn(G.id_at(member, gate))
+  from = '(' .. gate .. '\1'
+end
+for _, gate in ipairs(call('HKEYS', K.RATES)) do know({ 'rate', gate, 0, 0, -1, 0 }) end
+table.sort(order)
+local reply = {}
+for i = 1, math.min(#order, tonumber(ARGV[4])) do
+  local gate = order[i]
+  local guard = known[gate]
+  local used = 0
+  if guard[1] == 'concurrency' then
+    used = G.held_at(gate)
+  elseif guard[3] > 0 then
+    used = math.max(0, (guard[5] >= 0 and guard[5] or guard[3]) - G.room_of(G.meter(guard), 0))
+  end
+  local waiting = G.count(K.BLOCKED, gate)
+  for _, value in ipairs({ guard[1], string.sub(gate, #guard[1] + 2), used, guard[3] > 0 and guard[3] or -1, guard[4],
+    waiting }) do
+    reply[#reply + 1] = value
+  end
+end
+return { reply }

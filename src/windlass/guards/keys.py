@@ -1,0 +1,154 @@
+"""Guard keys: from a template over a job's arguments, or a callable, to one text per call.
+
+A template names arguments and nothing else, so it cannot reach into objects or run code. Values are escaped, so that
+two different calls never render to one key by where a colon stands. Must not know engines. Invariants: what is wrong
+with a template is an error where it is written; a rendered key is printable, at most ``KEY_MAX`` characters, and the
+same for the same arguments whether they came by position, by name or by default.
+"""
+
+from __future__ import annotations
+
+import inspect
+import string
+from collections.abc import Callable, Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from hashlib import sha256
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from windlass.errors import ConfigError, PayloadError
+from windlass.units import nearest
+
+__all__ = ["KEY_MAX", "KeyTemplate", "check_key", "fit"]
+
+KEY_MAX: Final = 200
+KEPT: Final = 120  # characters of a key that is too long that stay readable, before its hash
+HASH: Final = 32  # hex digits: 128 bits
+
+_encode: Final = msgspec.json.Encoder(order="sorted").encode
+
+
+class KeyTemplate:
+    """One key of one job, checked against its parameters."""
+
+    def __init__(
+        self, key: object, what: str, fn: Callable[..., object], parameters: inspect.Signature, redact: tuple[str, ...]
+    ) -> None:
+        """``what`` names job and option for errors. Raises ConfigError for a key that cannot be rendered."""
+        self._what = what
+        self._fn = fn
+        self._signature = parameters
+        self._redact = frozenset(redact)
+        self._call: Callable[..., object] | None = None
+        self._parts: list[tuple[str, str | None]] = []
+        self._constant: str | None = None
+        if isinstance(key, str):
+            self._parts = _parse(key, list(parameters.parameters), what)
+            if all(field is None for _, field in self._parts):
+                self._constant = fit("".join(text for text, _ in self._parts))
+        elif callable(key) and not isinstance(key, type) and not inspect.iscoroutinefunction(key):
+            self._call = key
+        else:
+            raise ConfigError(
+                f"{what}: key is {key!r}; give a template such as 'payment:{{payment_id}}', or a function of the "
+                "job's arguments"
+            )
+
+    def render(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:
+        """Give the key of one call. Raises PayloadError when a callable fails or gives no text."""
+        if self._constant is not None:
+            return self._constant
+        if self._call is not None:
+            return self._from_call(args, kwargs)
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        values = bound.arguments
+        return fit(
+            "".join(text + ("" if field is None else self._value(field, values[field])) for text, field in self._parts)
+        )
+
+    def _value(self, name: str, value: object) -> str:
+        text = _text(value)
+        return sha256(text.encode()).hexdigest()[:HASH] if name in self._redact else _escape(text)
+
+    def _from_call(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:
+        assert self._call is not None
+        try:
+            text = self._call(*args, **kwargs)
+        except Exception as error:
+            raise PayloadError(f"{self._what}: the key function failed: {type(error).__name__}: {error}") from error
+        if not isinstance(text, str) or not text:
+            raise PayloadError(f"{self._what}: the key function gave {text!r}; it must give text that is not empty")
+        if self._redact:  # it may have used a hidden argument
+            return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:HASH]
+        return fit(text)
+
+
+def check_key(key: object, what: str) -> str:
+    """Give back a key that a caller wrote out, made to fit. Raises ConfigError."""
+    if isinstance(key, str) and key:
+        return fit(key)
+    raise ConfigError(f"{what}: the key is {key!r}; give text that is not empty")
+
+
+def fit(key: str) -> str:
+    """Give a key as it is, or shortened with a hash of the whole where it is too long or not printable."""
+    if len(key) <= KEY_MAX and key.isprintable():
+        return key
+    digest = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:HASH]
+    shown = "".join(mark for mark in key[:KEPT] if mark.isprintable())
+    return f"{shown}#{digest}"
+
+
+def _parse(template: str, names: list[str], what: str) -> list[tuple[str, str | None]]:
+    if not template:
+        raise ConfigError(f"{what}: the key is empty; write a template such as 'payment:{{payment_id}}'")
+    try:
+        found = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ConfigError(f"{what}: the key {template!r} is no template: {error}; double a brace to mean it") from None
+    parts: list[tuple[str, str | None]] = []
+    for text, field, spec, conversion in found:
+        if field is not None:
+            if spec or conversion or not field.isidentifier():
+                raise ConfigError(
+                    f"{what}: the key {template!r} has {{{field}}}, which is no plain argument name; attributes, "
+                    "items, formats and calls are not possible there. Give a function of the arguments instead"
+                )
+            if field not in names:
+                raise ConfigError(
+                    f"{what}: the key {template!r} names {field!r}, which is no argument of the job"
+                    f"{nearest(field, names)}; its arguments are {', '.join(names) or 'none'}"
+                )
+        parts.append((text, field))
+    return parts
+
+
+def _text(value: object) -> str:
+    match value:
+        case str():
+            return value
+        case Enum():
+            return _text(value.value)
+        case None | bool() | int() | float() | Decimal() | UUID() | date() | time() | timedelta():
+            return str(value)
+    try:
+        return _encode(value).decode()
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+def _escape(text: str) -> str:
+    """Hide what separates the parts of a key, and what is not printable."""
+    if text.isalnum():
+        return text
+    return "".join(
+        mark
+        if mark.isprintable() and mark not in ":%{}"
+        else "".join(f"%{byte:02X}" for byte in mark.encode("utf-8", "surrogatepass"))
+        for mark in text
+    )

@@ -1,0 +1,572 @@
+"""Guards at the claim: who may run, who waits where, what is held and what releases it."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec import structs
+
+from windlass.clock import ManualClock
+from windlass.engines.base import Store
+from windlass.model import (
+    Action,
+    CircuitPolicy,
+    Gates,
+    Guard,
+    Kind,
+    Lease,
+    LeaseRef,
+    NewJob,
+    QueueShare,
+    Rules,
+    State,
+    Tally,
+    Want,
+)
+from windlass.testing.conformance.harness import (
+    LEASE_MS,
+    Harness,
+    ended,
+    error,
+    job,
+    join,
+    row_of,
+    state_of,
+    take,
+    together,
+    upkeep,
+)
+
+DAY = 86_400_000
+
+
+def slots(n: int, key: str = "k") -> Guard:
+    return Guard(Gates.CONCURRENCY, key, n)
+
+
+def rate(n: int, per_ms: int, key: str = "api", burst: int | None = None) -> Guard:
+    return Guard(Gates.RATE, key, n, per_ms, burst)
+
+
+def once(key: str = "pay", keep_ms: int = DAY) -> Guard:
+    return Guard(Gates.ONCE, key, keep_ms=keep_ms)
+
+
+def circuit(name: str = "stripe") -> Guard:
+    return Guard(Gates.CIRCUIT, name)
+
+
+def put(store: Store, *ids: str, guards: tuple[Guard, ...], queue: str = "default", priority: int = 0) -> None:
+    """Enqueue jobs with guards, one call each, so that their arrival is their order."""
+    for job_id in ids:
+        store.enqueue([guarded(job_id, guards, queue=queue, priority=priority)])
+
+
+def guarded(job_id: str, guards: tuple[Guard, ...], queue: str = "default", priority: int = 0) -> NewJob:
+    """A job with guards."""
+    return NewJob(job_id, "shop.jobs.add", queue, "[]", priority, guards=guards)
+
+
+def got(leases: list[Lease]) -> list[str]:
+    return [lease.id for lease in leases]
+
+
+def end(store: Store, leases: list[Lease], kind: Kind = Kind.DONE, result: str | None = "1") -> None:
+    store.settle([ended(lease, kind, result=result if kind is Kind.DONE else None) for lease in leases])
+
+
+class GuardSuite:
+    """Once, Concurrency, Rate and circuits as ``Engine.claim`` judges them."""
+
+    # -- Concurrency --
+
+    def test_no_more_run_at_once_than_there_are_slots_also_within_one_claim(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", "b", "c", "d", guards=(slots(2),))
+        first = take(store)
+        assert got(first) == ["a", "b"]
+        assert take(store) == []
+        end(store, first[:1])
+        assert got(take(store)) == ["c"]
+
+    def test_a_job_that_waits_for_a_slot_is_blocked_and_says_where(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", "b", guards=(slots(1, "tenant:7"),))
+        take(store)
+        row = row_of(store, "b")
+        assert (row.state, row.blocked_by) == (State.BLOCKED, "concurrency:tenant:7")
+        assert row_of(store, "a").blocked_by is None
+        assert store.counts()["blocked"] == 1
+
+    def test_a_limited_job_does_not_hold_up_those_behind_it(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, *[f"l{n}" for n in range(200)], guards=(slots(1),))
+        store.enqueue([job("free")])
+        leases = take(store, limit=2)
+        assert got(leases) == ["l0", "free"]
+
+    def test_freed_waiters_come_in_their_place_before_later_arrivals(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", "b", "c", guards=(slots(1),))
+        put(store, "urgent", guards=(slots(1),), priority=-5)
+        (running,) = take(store)
+        assert running.id == "urgent"
+        order: list[str] = []
+        for _ in range(3):
+            end(store, [running])
+            put(store, f"late-{len(order)}", guards=(slots(1),), priority=3)
+            (running,) = take(store, limit=1)
+            order.append(running.id)
+        assert order == ["a", "b", "c"]
+
+    def test_freed_waiters_that_age_come_in_their_rank(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "holder", guards=(slots(1),))
+        held = take(store)
+        aging = [("low", 5), ("mid", 2), ("new", 0)]
+        for job_id, priority in aging:
+            new = guarded(job_id, (slots(1),), priority=priority)
+            store.enqueue([structs.replace(new, aging_ms=1_000)])
+            harness.clock.advance(2_500)
+        assert take(store) == []
+        came = []
+        for _ in aging:
+            end(store, held)
+            held = take(store)
+            came += [lease.id for lease in held]
+        assert came == ["mid", "low", "new"]
+
+    def test_keys_are_counted_apart_and_a_job_may_have_several(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a1", "a2", guards=(slots(1, "a"), slots(3, "all")))
+        put(store, "b1", "b2", guards=(slots(1, "b"), slots(3, "all")))
+        put(store, "c1", "d1", guards=(slots(2, "c"), slots(3, "all")))
+        leases = take(store)
+        assert got(leases) == ["a1", "b1", "c1"]
+        assert row_of(store, "d1").blocked_by == "concurrency:all"
+        end(store, leases[:1])
+        assert got(take(store)) == ["a2"] or state_of(store, "d1") is State.RUNNING
+
+    @pytest.mark.parametrize("kind", [Kind.DONE, Kind.RETRY, Kind.DEAD, Kind.CANCELLED, Kind.SNOOZE, Kind.CRASH])
+    def test_every_end_of_a_run_frees_its_slot(self, harness: Harness, kind: Kind) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", "b", guards=(slots(1),))
+        (lease,) = take(store)
+        store.settle([ended(lease, kind, delay_ms=60_000)])
+        assert got(take(store)) == ["b"]
+
+    def test_a_released_job_gets_its_slot_back_in_its_place(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", "b", guards=(slots(1),))
+        end(store, take(store), Kind.RELEASE)
+        assert got(take(store)) == ["a"]
+
+    def test_a_dead_worker_frees_its_slots(self, harness: Harness) -> None:
+        store = harness.engine
+        for worker in ("w1", "w2", "w3"):
+            join(store, worker)
+        put(store, *"abcdef", guards=(slots(1),))
+        (lease,) = take(store, "w1")
+        store.bury("w1", [lease.fence], error("WorkerCrashed"), Rules(max_crashes=1))
+        assert state_of(store, "a") is State.DEAD
+        assert got(take(store, "w2")) == ["b"]
+        store.depart("w2")
+        assert got(take(store, "w3")) == ["b"]
+        harness.clock.advance(LEASE_MS + 1)
+        join(store, "w4")
+        upkeep(store)
+        assert got(take(store, "w4")) == ["b"]
+
+    def test_a_slot_is_freed_by_a_cancel_that_a_running_job_obeys(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", "b", guards=(slots(1),))
+        (lease,) = take(store)
+        store.transition(Action.CANCEL, ["a"])
+        store.settle([ended(lease, Kind.CANCELLED)])
+        assert got(take(store)) == ["b"]
+
+    def test_a_stale_settle_frees_nothing(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", "b", guards=(slots(1),))
+        (lease,) = take(store)
+        store.settle([ended(lease, Kind.RELEASE)])
+        take(store)
+        store.settle([ended(lease)])
+        assert take(store) == []
+
+    def test_waiters_can_be_cancelled_deleted_cleared_and_expire(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", "b", "c", "e", guards=(slots(1),))
+        store.enqueue([NewJob("d", "n", "default", "[]", expires_ms=1_000, guards=(slots(1),))])
+        (lease,) = take(store)
+        assert [m.applied for m in store.transition(Action.CANCEL, ["b"])] == [True]
+        assert [m.applied for m in store.transition(Action.DELETE, ["c"])] == [True]
+        harness.clock.advance(2_000)
+        upkeep(store)
+        assert (state_of(store, "d"), row_of(store, "d").reason) == (State.CANCELLED, "expired")
+        assert store.clear("default", 10) == 1
+        end(store, [lease])
+        assert take(store) == []
+
+    def test_a_waiter_of_a_paused_queue_does_not_keep_a_slot_from_others(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", guards=(slots(1),), queue="qa")
+        (lease,) = take(store)
+        put(store, "p", guards=(slots(1),), queue="qp", priority=-1)
+        put(store, "b", guards=(slots(1),), queue="qa")
+        assert take(store) == []
+        store.pause("qp", None, None)
+        end(store, [lease])
+        (lease,) = take(store)
+        assert lease.id == "b"
+        store.resume("qp")
+        end(store, [lease])
+        assert got(take(store)) == ["p"]
+
+    def test_a_waiter_is_only_given_to_a_worker_that_serves_its_queue(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", guards=(slots(1),), queue="qa")
+        (lease,) = take(store)
+        put(store, "b", guards=(slots(1),), queue="qb")
+        assert take(store) == []
+        end(store, [lease])
+        assert take(store, queues=[QueueShare("qa", 5)]) == []
+        assert got(take(store, queues=[QueueShare("qb", 5)])) == ["b"]
+
+    def test_many_workers_never_hold_more_slots_than_there_are_and_none_leaks(self, harness: Harness) -> None:
+        store, other = harness.engine, harness.second()
+        put(store, *[f"j{n}" for n in range(60)], guards=(slots(3),))
+        for n in range(6):
+            join(store, f"w{n}")
+        running: list[str] = []
+        most: list[int] = []
+
+        def work(n: int) -> int:
+            engine, done = (store, other)[n % 2], 0
+            for _ in range(200):
+                leases = take(engine, f"w{n}", limit=2)
+                running.extend(x.id for x in leases)
+                most.append(len(running))
+                for x in leases:
+                    running.remove(x.id)
+                end(engine, leases)
+                done += len(leases)
+            return done
+
+        assert sum(together(*[lambda n=n: work(n) for n in range(6)])) == 60
+        assert max(most) <= 3
+        assert [row.used for row in store.limits()] in ([], [0])
+
+    def test_limits_say_what_is_used_and_who_waits(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, *"abcde", guards=(slots(2, "t"),))
+        take(store)
+        (row,) = store.limits()
+        assert (row.kind, row.key, row.used, row.limit, row.waiting) == (Gates.CONCURRENCY, "t", 2, 2, 3)
+
+    # -- Rate --
+
+    def test_a_rate_lets_no_more_through_in_any_window(self, harness: Harness) -> None:
+        store, clock = harness.engine, harness.clock
+        join(store)
+        put(store, *[f"j{n}" for n in range(40)], guards=(rate(5, 1_000),))
+        starts: list[int] = []
+        for _ in range(60):
+            leases = take(store, limit=3)
+            starts += [clock.wall_ms()] * len(leases)
+            end(store, leases)
+            clock.advance(130)
+            join(store)
+        assert len(starts) == 40
+        assert max(sum(at <= x < at + 1_000 for x in starts) for at in starts) <= 5
+        assert starts[-1] - starts[0] <= 40 / 5 * 1_000 + 1_000
+
+    def test_a_rate_says_when_it_opens(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", "b", "c", guards=(rate(2, 10_000),))
+        claimed = store.claim(Want("w1", 10))
+        assert got(claimed.leases) == ["a", "b"]
+        assert row_of(store, "c").blocked_by == "rate:api"
+        assert claimed.due_in_ms is not None
+        assert 10_000 <= claimed.due_in_ms <= 10_100
+        harness.clock.advance(9_999)
+        assert take(store) == []
+        harness.clock.advance(1)
+        assert got(take(store)) == ["c"]
+
+    def test_a_rate_counts_claims_however_they_end(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", guards=(rate(2, 10_000),))
+        for _ in range(2):
+            end(store, take(store), Kind.RELEASE)
+        assert take(store) == []
+
+    def test_no_step_of_the_wall_clock_lets_a_rate_through(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", "b", "c", guards=(rate(1, 60_000),))
+        assert got(take(store)) == ["a"]
+        for step in (3_600_000, -7_200_000, 120_000):
+            harness.clock.step_wall(step)
+            assert take(store) == []
+        harness.clock.advance(60_000)
+        join(store)
+        assert got(take(store)) == ["b"]
+
+    def test_a_burst_comes_at_once_and_then_evenly(self, harness: Harness) -> None:
+        store, clock = harness.engine, harness.clock
+        join(store)
+        put(store, *[f"j{n}" for n in range(30)], guards=(rate(10, 1_000, burst=4),))
+        counts = []
+        for _ in range(12):
+            leases = take(store)
+            counts.append(len(leases))
+            end(store, leases)
+            clock.advance(100)
+            join(store)
+        assert counts == [4] + [1] * 11
+
+    def test_a_rate_that_is_nearly_spent_is_given_only_where_it_starts_at_once(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, *"abcdef", guards=(rate(3, 10_000),))
+        first = store.claim(Want("w1", 2, room=0)).leases
+        assert len(first) == 2  # the window has room even if these start late
+        harness.clock.advance(9_800)
+        join(store)
+        assert len(store.claim(Want("w1", 5, room=0)).leases) == 1
+        harness.clock.advance(300)
+        assert store.claim(Want("w1", 5, room=0)).leases == []
+        assert len(store.claim(Want("w1", 5, room=1)).leases) == 1
+
+    # -- Once --
+
+    def test_a_second_job_of_a_running_key_waits_without_an_attempt(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", "b", guards=(once(),))
+        assert got(take(store)) == ["a"]
+        row = row_of(store, "b")
+        assert (row.state, row.blocked_by, row.attempt) == (State.BLOCKED, "once:pay", 0)
+
+    def test_a_job_of_a_done_key_ends_done_with_the_stored_result(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", "b", guards=(once(),))
+        end(store, take(store), result='{"paid":1}')
+        claimed = store.claim(Want("w1", 10))
+        assert (claimed.leases, claimed.ended) == ([], ("b",))
+        row = row_of(store, "b")
+        assert (row.state, row.reason, row.result) == (State.DONE, "duplicate of a", b'{"paid":1}')
+        assert row.attempt == 0
+        put(store, "c", guards=(once(),))
+        assert store.claim(Want("w1", 10)).ended == ("c",)
+        assert row_of(store, "c").reason == "duplicate of a"
+
+    @pytest.mark.parametrize("result", ["null", None])
+    def test_a_job_of_a_done_key_has_the_result_of_the_first_also_when_that_is_nothing(
+        self, harness: Harness, result: str | None
+    ) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", "b", guards=(once(),))
+        end(store, take(store), result=result)
+        assert take(store) == []
+        first, second = row_of(store, "a"), row_of(store, "b")
+        assert (second.state, second.result) == (State.DONE, first.result)
+
+    def test_a_once_key_is_held_through_retries_and_crashes(self, harness: Harness) -> None:
+        store = harness.engine
+        for worker in ("w1", "w2", "w3"):
+            join(store, worker)
+        put(store, "a", "b", guards=(once(),))
+        (lease,) = take(store)
+        store.settle([ended(lease, Kind.RETRY, delay_ms=5_000)])
+        assert take(store) == []
+        harness.clock.advance(5_000)
+        (lease,) = take(store, "w2")
+        assert lease.id == "a"
+        store.bury("w2", [lease.fence], error("WorkerCrashed"), Rules())
+        assert got(take(store, "w3")) == ["a"]
+
+    @pytest.mark.parametrize("kind", [Kind.DEAD, Kind.CANCELLED])
+    def test_a_job_that_failed_for_good_frees_its_once_key(self, harness: Harness, kind: Kind) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", "b", guards=(once(),))
+        end(store, take(store), kind)
+        assert got(take(store)) == ["b"]
+
+    def test_a_retry_by_hand_of_a_dead_job_does_not_run_what_another_did(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", "b", guards=(once(keep_ms=1_000),))
+        end(store, take(store), Kind.DEAD)
+        end(store, take(store))
+        harness.clock.advance(30 * DAY)
+        join(store)
+        upkeep(store)
+        store.transition(Action.RETRY, ["a"])
+        assert store.claim(Want("w1", 10)).ended == ("a",)
+        assert row_of(store, "a").reason == "duplicate of b"
+
+    def test_a_marker_goes_after_its_time_when_no_record_carries_its_key(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", guards=(once(keep_ms=1_000),))
+        end(store, take(store))
+        harness.clock.advance(1_000)
+        put(store, "b", guards=(once(keep_ms=1_000),))
+        assert got(take(store)) == ["b"]
+
+    def test_a_marker_outlives_its_job(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", guards=(once(),))
+        end(store, take(store))
+        harness.clock.advance(DAY // 2)
+        join(store)
+        upkeep(store)
+        assert state_of(store, "a") is None
+        put(store, "b", guards=(once(),))
+        assert take(store) == []
+        assert row_of(store, "b").reason == "duplicate of a"
+
+    def test_two_deliveries_at_once_run_once(self, harness: Harness) -> None:
+        store, other = harness.engine, harness.second()
+        join(store, "w1")
+        join(store, "w2")
+        put(store, *[f"p{n}" for n in range(40)], guards=(once(),))
+
+        def work(engine: Store, worker: str) -> int:
+            ran = 0
+            for _ in range(40):
+                leases = take(engine, worker, limit=4)
+                ran += len(leases)
+                end(engine, leases)
+            return ran
+
+        assert sum(together(lambda: work(store, "w1"), lambda: work(other, "w2"))) == 1
+
+    # -- Circuits --
+
+    def test_jobs_of_an_open_circuit_wait_and_one_probe_goes_through(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, *"abcd", guards=(circuit(),))
+        store.tally("stripe", CircuitPolicy(failures=2, open_for_ms=5_000), Tally(failed=2, reason="down"))
+        store.enqueue([job("free")])
+        assert got(take(store)) == ["free"]
+        assert row_of(store, "a").blocked_by == "circuit:stripe"
+        harness.clock.advance(5_000)
+        leases = take(store)
+        assert got(leases) == ["a"]
+        assert take(store) == []
+        end(store, leases, Kind.RELEASE)
+        assert got(take(store)) == ["a"]
+
+    def test_jobs_flow_again_when_the_probe_has_closed_the_circuit(self, harness: Harness) -> None:
+        store, policy = harness.engine, CircuitPolicy(failures=1, open_for_ms=5_000)
+        join(store)
+        put(store, *[f"j{n:02}" for n in range(30)], guards=(circuit(),))
+        store.tally("stripe", policy, Tally(failed=1))
+        assert take(store) == []
+        harness.clock.advance(5_000)
+        (probe,) = take(store)
+        row = store.probe("stripe", "t", 1_000, LeaseRef(probe.id, probe.fence))
+        assert (row.admitted, row.state, row.changed) == (True, "half_open", "open")
+        assert store.tally("stripe", policy, Tally(ok=1, epoch=row.epoch, probe="t")).state == "closed"
+        end(store, [probe])
+        done: list[str] = []
+        steps = []
+        for _ in range(20):
+            leases = take(store)
+            steps.append(len(leases))
+            done += got(leases)
+            end(store, leases)
+            harness.clock.advance(100)
+            join(store)
+        assert sorted(done) == [f"j{n:02}" for n in range(1, 30)]
+        assert steps[0] < 29  # staggered
+
+    def test_a_circuit_opened_by_hand_holds_jobs_until_it_is_closed(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store.switch("stripe", None, True, "maintenance", 1)
+        put(store, "a", guards=(circuit(),))
+        harness.clock.advance(20_000)
+        assert take(store) == []
+        store.switch("stripe", None, False, None, 1)
+        assert got(take(store)) == ["a"]
+
+    # -- order of guards, lanes --
+
+    def test_a_job_that_is_blocked_takes_nothing_of_its_other_guards(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store.switch("stripe", None, True, None, 1)
+        put(store, "a", guards=(once("x"), circuit(), slots(1), rate(1, 60_000)))
+        assert take(store) == []
+        put(store, "b", guards=(once("x"), slots(1), rate(1, 60_000)))
+        assert got(take(store)) == ["b"]
+
+    def test_a_large_backlog_at_closed_guards_does_not_keep_others_from_running(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store.enqueue([guarded(f"l{n}", (slots(1),)) for n in range(2_500)])
+        store.enqueue([job(f"free{n}", priority=1) for n in range(5)])
+        found: list[str] = []
+        for _ in range(20):
+            found += got(take(store, limit=4))
+        assert found[0] == "l0"
+        assert sorted(found[1:]) == [f"free{n}" for n in range(5)]
+
+    def test_a_job_that_must_run_alone_waits_for_its_guards_too(self, harness: Harness) -> None:
+        store = harness.engine
+        put(store, "bad", guards=(slots(1),))
+        for n in range(2):
+            join(store, f"v{n}")
+            (lease,) = take(store, f"v{n}")
+            store.bury(f"v{n}", [lease.fence], error("WorkerCrashed"), Rules(max_crashes=9, crash_delay_ms=0))
+        join(store)
+        put(store, "good", guards=(slots(1),))
+        (good,) = take(store)
+        assert good.id == "good"
+        assert take(store, alone=True) == []
+        end(store, [good])
+        assert got(take(store, alone=True)) == ["bad"]
+
+    def test_guards_ride_with_the_lease(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        guards = (once("k"), circuit(), slots(2), rate(5, 1_000, burst=2))
+        put(store, "a", guards=guards)
+        (lease,) = take(store)
+        assert lease.guards == guards
+
+    def test_a_burst_of_blocked_jobs_survives_a_clock_that_only_tests_move(self, harness: Harness) -> None:
+        clock: ManualClock = harness.clock
+        store = harness.engine
+        join(store)
+        put(store, *"abc", guards=(rate(1, 1_000),))
+        seen = []
+        for _ in range(3):
+            seen += got(take(store))
+            clock.advance(1_000)
+            join(store)
+        assert seen == ["a", "b", "c"]

@@ -1,0 +1,243 @@
+"""Unique keys: one stored job per key, what becomes of the others, and what frees the key."""
+
+from __future__ import annotations
+
+import pytest
+
+from windlass.engines.base import Store, TransactionalEnqueue
+from windlass.errors import Duplicate
+from windlass.model import Action, Cause, Kind, LeaseRef, NewJob, Recovery, State, UniqueKey
+from windlass.testing.conformance.harness import (
+    Harness,
+    ended,
+    error,
+    job,
+    join,
+    row_of,
+    state_of,
+    take,
+    together,
+    upkeep,
+)
+
+
+def unique(
+    job_id: str,
+    rule: str = "return",
+    until: str = "done",
+    ttl_ms: int | None = None,
+    payload: str = "[]",
+    delay_ms: int = 0,
+    key: str = "k",
+) -> NewJob:
+    """A job with a unique key."""
+    return NewJob(
+        job_id, "n", "default", payload, delay_ms=delay_ms, unique=UniqueKey(key, until, ttl_ms, rule), max_attempts=3
+    )
+
+
+def put(store: Store, new: NewJob) -> tuple[str, bool]:
+    (placed,) = store.enqueue([new])
+    return placed.id, placed.duplicate
+
+
+class UniqueSuite:
+    """``NewJob.unique``."""
+
+    def test_a_taken_key_gives_the_job_that_has_it(self, harness: Harness) -> None:
+        store = harness.engine
+        assert put(store, unique("a")) == ("a", False)
+        assert put(store, unique("b")) == ("a", True)
+        assert put(store, unique("c", key="other")) == ("c", False)
+        assert state_of(store, "b") is None
+        assert store.counts()["total_enqueued"] == 2
+
+    def test_conflicts_within_a_batch_are_settled_row_by_row(self, harness: Harness) -> None:
+        store = harness.engine
+        batch = [unique("a"), job("x"), unique("b"), unique("c", key="o"), unique("d", key="o")]
+        assert [(p.id, p.duplicate) for p in store.enqueue(batch)] == [
+            ("a", False), ("x", False), ("a", True), ("c", False), ("c", True),
+        ]  # fmt: skip
+
+    def test_raise_refuses_the_whole_batch(self, harness: Harness) -> None:
+        store = harness.engine
+        put(store, unique("a"))
+        with pytest.raises(Duplicate) as caught:
+            store.enqueue([job("x"), unique("b", "raise"), job("y")])
+        assert caught.value.job_id == "a"
+        assert [state_of(store, i) for i in ("x", "b", "y")] == [None, None, None]
+
+    @pytest.mark.parametrize("kind", [Kind.DONE, Kind.DEAD, Kind.CANCELLED])
+    def test_the_end_of_a_job_frees_its_key(self, harness: Harness, kind: Kind) -> None:
+        store = harness.engine
+        join(store)
+        put(store, unique("a"))
+        (lease,) = take(store)
+        assert put(store, unique("b")) == ("a", True)
+        store.settle([ended(lease, kind)])
+        assert put(store, unique("c")) == ("c", False)
+
+    def test_a_cancelled_a_deleted_and_a_cleared_waiter_free_their_key(self, harness: Harness) -> None:
+        store = harness.engine
+        put(store, unique("a"))
+        store.transition(Action.CANCEL, ["a"])
+        assert put(store, unique("b")) == ("b", False)
+        store.transition(Action.DELETE, ["b"])
+        assert put(store, unique("c")) == ("c", False)
+        store.clear("default", 10)
+        assert put(store, unique("d")) == ("d", False)
+
+    def test_a_retry_keeps_the_key(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, unique("a"))
+        for kind in (Kind.RETRY, Kind.SNOOZE, Kind.RELEASE):
+            (lease,) = take(store)
+            store.settle([ended(lease, kind)])
+            assert put(store, unique("b")) == ("a", True)
+
+    def test_until_start_frees_the_key_when_the_job_is_claimed(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, unique("a", until="start"))
+        assert put(store, unique("b", until="start")) == ("a", True)
+        (lease,) = take(store)
+        assert put(store, unique("c", until="start")) == ("c", False)
+        store.settle([ended(lease)])
+        assert put(store, unique("d", until="start")) == ("c", True)
+
+    def test_until_expiry_keeps_the_key_for_its_time_and_no_longer(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, unique("a", until="expiry", ttl_ms=10_000))
+        (lease,) = take(store)
+        store.settle([ended(lease)])
+        store.transition(Action.DELETE, ["a"])
+        harness.clock.advance(9_999)
+        assert put(store, unique("b", until="expiry", ttl_ms=10_000)) == ("a", True)
+        harness.clock.advance(1)
+        upkeep(store)
+        assert put(store, unique("c", until="expiry", ttl_ms=10_000)) == ("c", False)
+
+    def test_a_ttl_counts_from_the_due_time(self, harness: Harness) -> None:
+        store = harness.engine
+        put(store, unique("a", ttl_ms=1_000, delay_ms=5_000))
+        harness.clock.advance(5_999)
+        assert put(store, unique("b")) == ("a", True)
+        harness.clock.advance(1)
+        assert put(store, unique("c")) == ("c", False)
+
+    def test_replace_gives_a_waiting_job_the_new_arguments_and_time(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, unique("a", delay_ms=9_000, payload="[1]"))
+        assert put(store, unique("b", "replace", payload="[2]", delay_ms=20_000)) == ("a", True)
+        row = row_of(store, "a")
+        assert (row.payload, row.state, row.run_at) == (b"[2]", State.SCHEDULED, harness.clock.wall_ms() + 20_000)
+        put(store, unique("c", "replace", payload="[3]"))
+        (lease,) = take(store)
+        assert (lease.id, lease.payload) == ("a", b"[3]")
+        assert put(store, unique("d", "replace", payload="[4]")) == ("a", True)
+        assert row_of(store, "a").payload == b"[3]"
+
+    def test_keep_latest_runs_one_and_lets_one_wait_with_the_latest_arguments(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, unique("a", "keep_latest", payload="[1]"))
+        (running,) = take(store)
+        assert put(store, unique("b", "keep_latest", payload="[2]")) == ("b", False)
+        assert (state_of(store, "b"), row_of(store, "b").blocked_by) == (State.BLOCKED, "unique:k")
+        assert put(store, unique("c", "keep_latest", payload="[3]")) == ("b", True)
+        assert take(store) == []
+        store.settle([ended(running)])
+        (lease,) = take(store)
+        assert (lease.id, lease.payload) == ("b", b"[3]")
+        assert put(store, unique("d", "keep_latest")) == ("d", False)
+        assert take(store) == []
+
+    def test_keep_latest_replaces_a_holder_that_waits(self, harness: Harness) -> None:
+        store = harness.engine
+        put(store, unique("a", "keep_latest", payload="[1]"))
+        assert put(store, unique("b", "keep_latest", payload="[2]")) == ("a", True)
+        assert row_of(store, "a").payload == b"[2]"
+
+    def test_a_waiter_behind_a_running_job_can_go_and_leaves_no_trace(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, unique("a", "keep_latest"))
+        (running,) = take(store)
+        put(store, unique("b", "keep_latest"))
+        store.transition(Action.CANCEL, ["b"])
+        assert put(store, unique("c", "keep_latest")) == ("c", False)
+        store.settle([ended(running)])
+        assert [lease.id for lease in take(store)] == ["c"]
+
+    def test_a_dead_job_whose_key_is_taken_stays_dead_and_says_why(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, unique("a"))
+        (lease,) = take(store)
+        store.settle([ended(lease, Kind.DEAD)])
+        put(store, unique("b"))
+        (moved,) = store.transition(Action.RETRY, ["a"])
+        assert (moved.applied, moved.before) == (False, State.DEAD)
+        assert moved.reason == row_of(store, "a").reason == "unique key k is taken by b"
+        store.transition(Action.CANCEL, ["b"])
+        assert store.transition(Action.RETRY, ["a"])[0].applied
+        assert put(store, unique("c")) == ("a", True)
+
+    def test_a_dead_job_whose_key_is_taken_is_neither_redriven_nor_recovered(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, unique("a"))
+        (lease,) = take(store)
+        store.settle([ended(lease, Kind.DEAD, error=error(), cause=Cause("TimeoutError", "f", "pay"))])
+        put(store, unique("b"))
+        rule = Recovery(("TimeoutError",), 0, 1)
+        assert store.redrive([LeaseRef("a", lease.fence)]) == [False]
+        assert store.recover(rule, 10) == []
+        row = row_of(store, "a")
+        assert (row.state, row.reason, row.error_type) == (State.DEAD, "unique key k is taken by b", "TimeoutError")
+        store.transition(Action.CANCEL, ["b"])
+        assert store.recover(rule, 10) == ["a"]
+        assert put(store, unique("c")) == ("a", True)
+        (lease,) = take(store)
+        store.settle([ended(lease, Kind.DEAD)])
+        assert store.redrive([LeaseRef("a", lease.fence)]) == [True]
+        assert put(store, unique("d")) == ("a", True)
+
+    def test_an_id_that_is_stored_is_a_duplicate_of_itself(self, harness: Harness) -> None:
+        store = harness.engine
+        put(store, unique("a"))
+        assert put(store, unique("a", "raise")) == ("a", True)
+
+    def test_a_follow_up_whose_key_is_taken_gives_way(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, unique("a"))
+        store.enqueue([job("p", priority=-1)])
+        (lease,) = take(store, limit=1)
+        assert lease.id == "p"
+        store.settle([ended(lease, then=(unique("b", "raise"), job("c")))])
+        assert [state_of(store, i) for i in ("p", "b", "c")] == [State.DONE, None, State.READY]
+
+    def test_threads_that_enqueue_one_key_store_one_job(self, harness: Harness) -> None:
+        store, other = harness.engine, harness.second()
+
+        def send(n: int) -> str:
+            return put((store, other)[n % 2], unique(f"j{n}"))[0]
+
+        ids = together(*[lambda n=n: send(n) for n in range(12)])
+        assert len(set(ids)) == 1
+        assert store.counts()["ready"] == 1
+
+    def test_a_key_is_part_of_the_callers_transaction(self, harness: Harness) -> None:
+        store = harness.engine
+        if not isinstance(store, TransactionalEnqueue):
+            return  # engines without transactions promise nothing here
+        with pytest.raises(Duplicate), store.transaction() as tx:
+            store.enqueue_within(tx, [unique("a"), unique("x", "raise")])
+        with store.transaction() as tx:
+            placed = store.enqueue_within(tx, [unique("b"), unique("c")])
+        assert [(p.id, p.duplicate) for p in placed] == [("b", False), ("b", True)]
+        assert put(store, unique("d")) == ("b", True)

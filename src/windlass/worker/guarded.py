@@ -1,0 +1,70 @@
+"""Runs of jobs that have a circuit: the call of the dependency is the run itself.
+
+The claim has let the job through, but it may have waited here since; so the circuit is asked once more when the run
+begins, and a job that it refuses goes back to its place with nothing charged. The same happens when the store cannot be
+asked: nothing runs unguarded.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from windlass.errors import CircuitOpen, EngineError
+from windlass.guards.circuit import Circuit
+from windlass.model import Gates, Kind, LeaseRef, Outcome
+from windlass.worker.execute import run_async, run_sync
+from windlass.worker.run import JobRun
+
+__all__ = ["run_async_guarded", "run_guarded"]
+
+log = logging.getLogger("windlass.job")
+
+
+def run_guarded(run: JobRun) -> Outcome | None:
+    """Run a sync job through its circuit, if it has one, to its outcome."""
+    circuit = circuit_of(run)
+    if circuit is None:
+        return run_sync(run)
+    try:
+        passed = circuit.enter(ref_of(run))
+    except (CircuitOpen, EngineError) as error:
+        return refused(run, error)
+    outcome = run_sync(run)
+    circuit.leave(passed, run.error, run.timed_out)
+    return outcome
+
+
+async def run_async_guarded(run: JobRun) -> Outcome | None:
+    """Run an async job through its circuit, if it has one, to its outcome."""
+    circuit = circuit_of(run)
+    if circuit is None:
+        return await run_async(run)
+    try:
+        passed = await circuit.aenter(ref_of(run))
+    except (CircuitOpen, EngineError) as error:
+        return refused(run, error)
+    outcome = await run_async(run)
+    await circuit.aleave(passed, run.error, run.timed_out)
+    return outcome
+
+
+def circuit_of(run: JobRun) -> Circuit | None:
+    """The circuit that the job was enqueued with. One that this process does not know is judged at the claim alone."""
+    circuits = run.prepared.circuits
+    if circuits is None:
+        return None
+    for guard in run.lease.guards:
+        if guard.kind is Gates.CIRCUIT:
+            return circuits.find(guard.key)
+    return None
+
+
+def ref_of(run: JobRun) -> LeaseRef:
+    """The proof that the job runs."""
+    return LeaseRef(run.lease.id, run.lease.fence)
+
+
+def refused(run: JobRun, error: Exception) -> Outcome:
+    """Give a job back that did not begin."""
+    log.info("job %s %s goes back to its place: %s", run.lease.name, run.lease.id, error)
+    return Outcome(run.lease.id, run.lease.fence, Kind.RELEASE)
