@@ -506,10 +506,11 @@ class Worker:
 
     def _give_back_if_lost(self, run: JobRun) -> bool:
         """Whether a run must not begin, since the lease is over: a process that was stopped may wake up right here."""
-        if self._heart.trust() < Trust.NO_SETTLES:
+        if not run.lost and self._heart.trust() < Trust.NO_SETTLES:
             return False
         self._held.pop(run.lease.id, None)
-        self._settler.add(Outcome(run.lease.id, run.lease.fence, Kind.RELEASE))
+        if not run.lost:
+            self._settler.add(Outcome(run.lease.id, run.lease.fence, Kind.RELEASE))
         return True
 
     def _run_in_thread(self, run: JobRun, slot: int) -> None:
