@@ -118,5 +118,5 @@ class Heart:
         self._table.beat(self._clock.boot_ms())
         sent = self._clock.boot_ms()
         answer = self._engine.extend(self._worker(), self._leases(), self._lease_ms)
+        self._on_beat(answer)  # first what was lost: nobody may trust the new lease for an old claim
         self._renewed = sent
-        self._on_beat(answer)

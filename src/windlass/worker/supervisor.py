@@ -539,14 +539,14 @@ class Supervisor:
         self._after(self._settings.renew / 2000, self._watch_beats)
         store, now = self._engine, self._clock.boot_ms()
         for process in self._processes.values():
-            if (
-                store is None
-                or not process.ready
-                or process.info is None
-                or now - process.table.beat_at < self._settings.renew * 1.5
-            ):
+            if store is None or not process.ready or process.info is None:
                 continue
-            if is_running(process.pid):
+            unheard = now - process.table.beat_at
+            unrenewed = now - max(process.table.beat_at, process.table.renewed_at)
+            # A lease that is over is not renewed for anyone: others may have its jobs, and only a beat of the process
+            # itself learns which. That is a process that was stopped and goes on.
+            starved = unheard >= self._settings.renew * 1.5 and unrenewed < self._settings.lease
+            if starved and is_running(process.pid):
                 log.warning("worker process %d is alive but starved; its lease is renewed for it", process.pid)
                 with contextlib.suppress(EngineError):
                     store.extend(process.info, (), self._settings.lease)

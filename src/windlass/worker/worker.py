@@ -504,7 +504,18 @@ class Worker:
         """Have the hooks of these jobs called, on a thread of their own. *Thread-safe.*"""
         self._hooks.tell(moment, ids)
 
+    def _give_back_if_lost(self, run: JobRun) -> bool:
+        """Whether a run must not begin, since the lease is over: a process that was stopped may wake up right here."""
+        if not run.lost and self._heart.trust() < Trust.NO_SETTLES:
+            return False
+        self._held.pop(run.lease.id, None)
+        if not run.lost:
+            self._settler.add(Outcome(run.lease.id, run.lease.fence, Kind.RELEASE))
+        return True
+
     def _run_in_thread(self, run: JobRun, slot: int) -> None:
+        if self._give_back_if_lost(run):
+            return
         self._table.start(slot, run.lease.fence)
         began = time.monotonic_ns()
         run.pool.last_start = began / 1e9
@@ -519,6 +530,8 @@ class Worker:
         self._ended(run, outcome, began)
 
     async def _run_on_loop(self, run: JobRun, slot: int) -> None:
+        if self._give_back_if_lost(run):
+            return
         self._table.start(slot, run.lease.fence)
         began = time.monotonic_ns()
         pool = run.pool

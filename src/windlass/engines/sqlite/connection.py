@@ -9,7 +9,7 @@ Durability. In WAL mode ``synchronous=FULL`` syncs the log at each commit, so a 
 cut. A group is committed that way if any write in it asks for it. A claim does not: losing one only means that the job
 is claimed again.
 
-A process that was forked must not use its parent's connections, nor close them: ``leak`` keeps them alive untouched.
+No connection writes when it is closed: ``core`` says why.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LEAKED: Final[list[object]] = []
 
 
 def leak(*handles: object) -> None:
-    """Keep a parent's handles alive in a forked child: closing them here could drop the parent's locks."""
+    """Keep handles that must neither be used nor closed in this process."""
     LEAKED.extend(handles)
 
 
@@ -54,6 +54,7 @@ def connect(path: str | None, busy_timeout_ms: int) -> apsw.Connection:
         else:
             create_private(path)
             db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+        db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         db.set_busy_handler(BusyWait(busy_timeout_ms / 1000))
         db.execute("PRAGMA temp_store = MEMORY")
         db.execute("PRAGMA mmap_size = 0")

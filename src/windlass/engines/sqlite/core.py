@@ -1,7 +1,11 @@
 """The handles of one engine object: when they are opened, shared, closed, and what a fork does to them.
 
-The engine opens at first use. A forked child must not touch what its parent opened: it forgets the handles without
-closing them and opens its own at its next use.
+The engine opens at first use. A forked child opens its own handles at its next use, and that takes care: SQLite keeps
+the locks of a process in memory, which a fork copies while the locks themselves stay behind. A child that opened the
+file beside its inherited handles would believe it holds locks that it does not have, and another process could delete
+the log under it. So a fork waits until no transaction of ours is open, and the child closes what it inherited before it
+opens anything; as no connection of ours writes when it is closed (``SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE``), that touches
+nothing of the parent's.
 """
 
 from __future__ import annotations
@@ -193,22 +197,59 @@ class SqliteCore:
                 raise EngineUnavailable(f"{self.info.target} was closed by another thread: open it again")
         return writer
 
+    def _before_fork(self) -> None:
+        """Wait until no transaction is open, and let none begin."""
+        self._opening.acquire()
+        for handle in (self._writer, self._reader):
+            if handle is not None:
+                handle.lock.acquire()
+
     def _after_fork(self) -> None:
-        """In a forked child: leave the parent's handles alone and start afresh."""
-        leak(self._writer, self._reader, self._ready, self._ended, self._endings)
+        """In the parent: go on."""
+        for handle in (self._reader, self._writer):
+            if handle is not None:
+                handle.lock.release()
+        self._opening.release()
+
+    def _after_fork_in_child(self) -> None:
+        """In the child: let go of what was the parent's, and start afresh."""
+        for handle in (self._reader, self._writer):
+            if handle is None or self.path is None:
+                continue
+            if handle.db.in_transaction:  # the thread that forked is inside a transaction of its own
+                leak(handle)
+            else:
+                handle.db.close()
+        leak(self._writer if self.path is None else None, self._ready, self._ended, self._endings)
         self._forget_handles()
 
 
 ENGINES: Final[weakref.WeakSet[SqliteCore]] = weakref.WeakSet()
 
 
-def reset_after_fork() -> None:
-    """Every engine of a forked child starts afresh."""
-    for engine in list(ENGINES):
-        engine._after_fork()
+FORKING: Final[list[SqliteCore]] = []  # the engines that wait for a fork to be over
 
 
-os.register_at_fork(after_in_child=reset_after_fork)
+def before_fork() -> None:
+    """Quiet every engine of this process."""
+    FORKING[:] = sorted(ENGINES, key=id)
+    for engine in FORKING:
+        engine._before_fork()
+
+
+def after_fork() -> None:
+    """Let every engine of the parent go on."""
+    while FORKING:
+        FORKING.pop()._after_fork()
+
+
+def after_fork_in_child() -> None:
+    """Every engine of the child starts afresh."""
+    while FORKING:
+        FORKING.pop()._after_fork_in_child()
+
+
+os.register_at_fork(before=before_fork, after_in_parent=after_fork, after_in_child=after_fork_in_child)
 
 
 def boot_id() -> str:
