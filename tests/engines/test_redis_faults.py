@@ -345,11 +345,13 @@ class TestLostAnswers:
         join(engine)
         # Each call may be the first of its script on this server, so its text must be known there.
         for name in NAMES:
-            engine._asked(lambda name=name: engine._client().execute_command("SCRIPT", "LOAD", script(name).text))
+            engine._asked(
+                lambda name=name: engine._client().execute_command("SCRIPT", "LOAD", script(name, guarded=False).text)
+            )
 
         def lose(name: str, call: Callable[[], object]) -> None:
             engine.counts()  # else a first call may only learn of the queues
-            proxy.lose(script(name).sha)
+            proxy.lose(script(name, guarded=False).sha)
             with pytest.raises(EngineUnavailable):
                 call()
             assert proxy.lost == 1

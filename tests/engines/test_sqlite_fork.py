@@ -100,3 +100,19 @@ def test_a_fork_inside_a_transaction_leaves_it_to_the_parent(tmp_path: Path) -> 
         assert os.waitpid(pid, 0)[1] == 0
     assert engine.job("inside") is not None
     engine.close()
+
+
+def test_a_lock_that_was_waited_for_can_be_had_in_a_child_and_in_the_parent(tmp_path: Path) -> None:
+    engine = SqliteEngine(str(tmp_path / "jobs.db"))
+    seen = engine.lock("k", "holder", 30_000, "me", 0).seen
+    engine.lock("k", "waiter", 30_000, "me", 30_000)  # from now on the engine listens to releases
+
+    def child() -> None:
+        assert engine.lock("k", "child", 30_000, "child", 0).fence is None
+        assert engine.unlock("k", "holder")
+
+    pid = in_child(child)
+    assert os.waitpid(pid, 0)[1] == 0
+    engine.wait_unlocked(seen, 30.0)
+    assert engine.lock("k", "waiter", 30_000, "me", 0).fence is not None
+    engine.close()

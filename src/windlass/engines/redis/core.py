@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import uuid
 import weakref
 from collections.abc import Callable, Sequence
@@ -46,6 +47,7 @@ TYPES: Final = {
     "unique-expiring": "zset",
 }  # fmt: skip
 QUEUE_KEYS: Final = ("ready", "due", "alone", "done", "cancelled", "wake")
+GUARDED_S: Final = 10.0  # how long a store that had guards is taken to have some still
 LOOKS_MAX: Final = 10  # how often a call asks again because queues appeared in between
 BLOCK_SLICE_S: Final = 4.0  # longest single block on the server, so that a half-open connection is noticed
 
@@ -96,6 +98,7 @@ class RedisCore:
         self._landed = threading.Condition()
         self._flying = 0  # calls under way
         self._known: tuple[str, ...] = ()
+        self._guarded_until = 0.0  # monotonic seconds; until then scripts are called in their long form
         self._seen: dict[Seen, int] = {"writes": 0, "jobs": 0}
         self._inbox = f"{self._prefix}inbox:{uuid.uuid4()}"
 
@@ -198,9 +201,9 @@ class RedisCore:
         if what is None:
             keys = list(self._fixed)
         else:
-            fixed = self._keys_for.get(what.name)
+            fixed = self._keys_for.get(what.sha)
             if fixed is None:
-                fixed = self._keys_for[what.name] = [self._key(name) for name in what.keys]
+                fixed = self._keys_for[what.sha] = [self._key(name) for name in what.keys]
             keys = list(fixed)
         for name in names:
             mine = self._keys_of.get(name)
@@ -236,15 +239,23 @@ class RedisCore:
         more: Sequence[str] = (),
         *,
         fsync: bool = False,
+        guarded: bool = False,
     ) -> list[object]:
-        """Run a script that needs every queue of the store, and ``more``; ``args`` may be made from their names."""
-        client, what = self._client(), script(name)
+        """Run a script that needs every queue of the store, and ``more``; ``args`` may be made from their names.
+
+        ``guarded`` says that it stores jobs with guards: then the script is needed in its long form.
+        """
+        client = self._client()
         for _ in range(LOOKS_MAX):
+            what = script(name, guarded=guarded or time.monotonic() < self._guarded_until)
             known = self._known
             names = (*known, *(queue for queue in dict.fromkeys(more) if queue not in known)) if more else known
             sent = [self._clock_text(), pack(names), len(known), *(args(names) if callable(args) else args)]
             run = self._run_to_disk if fsync else self._run
             reply = as_list(run(client, what, self._keys(names, what), sent))
+            if reply and reply[0] == b"\0guards":
+                self._guarded_until = time.monotonic() + GUARDED_S
+                continue
             if not reply or reply[0] != b"\0queues":
                 return reply
             self._known = tuple(sorted(one.decode() for one in reply[1:] if isinstance(one, bytes)))

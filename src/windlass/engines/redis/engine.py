@@ -140,7 +140,12 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         if not outcomes:
             return []
         before = self._seen["writes"]
-        reply = self._call_all("settle", lambda names: self._settle_args(outcomes, names), queues_of(outcomes))
+        reply = self._call_all(
+            "settle",
+            lambda names: self._settle_args(outcomes, names),
+            queues_of(outcomes),
+            guarded=any_guarded(outcomes),
+        )
         self._watch("writes", before + 1, reply[0])
         return settled_of(reply[1])
 
@@ -154,7 +159,10 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             more += [share.name for share in want.queues]
         before = self._seen["writes"]
         reply = self._call_all(
-            "exchange", lambda names: [*self._claim_args(want, names), *self._settle_args(outcomes, names)], more
+            "exchange",
+            lambda names: [*self._claim_args(want, names), *self._settle_args(outcomes, names)],
+            more,
+            guarded=any_guarded(outcomes),
         )
         self._watch("writes", before + 1, reply[0])
         return settled_of(reply[1]), claimed_of(reply[2])
@@ -289,6 +297,11 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
 def deaths_of(flat: Sequence[object]) -> tuple[LeaseRef, ...]:
     """Deaths, from ids and fences in turn."""
     return tuple(LeaseRef(id, as_int(fence)) for id, fence in zip(strings(flat[::2]), flat[1::2], strict=True))
+
+
+def any_guarded(outcomes: Sequence[Outcome]) -> bool:
+    """Whether a follow-up has guards."""
+    return any(job.guards or job.unique for one in outcomes if one.then for job in one.then)
 
 
 def queues_of(outcomes: Sequence[Outcome]) -> list[str]:

@@ -37,6 +37,10 @@ READ_ONLY: Final = frozenset(
 )  # fmt: skip
 
 
+# Scripts that have a short form for a store without guards, and the libraries that are left out of it.
+UNGUARDED: Final = frozenset({"claim", "settle", "exchange"})
+OF_GUARDS: Final = frozenset({"admitting", "circuits", "judging"})
+
 # Scripts that look at keys by number, and so are given all of them.
 WHOLE: Final = frozenset({"check", "sweep"})
 
@@ -51,14 +55,16 @@ class Script(Struct, frozen=True):
 
 
 @cache
-def script(name: str) -> Script:
-    """Read a script and its libraries. *Idempotent.*"""
+def script(name: str, *, guarded: bool = True) -> Script:
+    """Read a script and its libraries; without ``guarded`` in its short form, if it has one. *Idempotent.*"""
     folder = files("windlass.engines.redis") / "scripts"
     text = (folder / f"{name}.lua").read_text("utf-8")
     first = text.partition("\n")[0]
     keys: tuple[str, ...] = ()
     if first != "-- bare":
         uses = first.removeprefix("-- uses:").split() if first.startswith("-- uses:") else []
+        if not guarded and name in UNGUARDED:
+            uses = ["unguarded" if part == "guards" else part for part in uses if part not in OF_GUARDS]
         parts = [(folder / "lib" / f"{part}.lua").read_text("utf-8") for part in ("base", *uses)]
         text = "\n".join((*parts, text))
         words = set(re.findall(r"\w+", text))

@@ -154,6 +154,7 @@ class Claimer:
             if fresh:
                 leases += self._take(db, want.worker, fresh, now)
                 left -= len(fresh)
+                judge.passed += len(fresh)
             scanned += len(rows)
             if not (moved or expired) or left <= 0 or want.alone:
                 break
@@ -175,7 +176,7 @@ class Claimer:
         for row in rows:
             if row.expires_at is not None and row.expires_at <= now:
                 expired.append(row)
-            elif len(fresh) < left and judge.passes(row.seq, row.id, row.guards):
+            elif len(fresh) < left and (row.guards is None or judge.passes(row.seq, row.id, row.guards, len(fresh))):
                 fresh.append(row)
         return fresh, expired
 

@@ -71,9 +71,9 @@ class SqliteCoordinator(SqliteTransactions):
         self._releases = Endings(self._freed)
         self._freed.close()
 
-    def _after_fork(self) -> None:
+    def _after_fork_in_child(self) -> None:
         leak(self._freed, self._releases)
-        super()._after_fork()
+        super()._after_fork_in_child()
 
     # -- locks --
 

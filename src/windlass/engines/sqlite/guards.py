@@ -210,7 +210,7 @@ class Judge:
         self._now = now
         self._late_ms = late_ms
         self._room = UNBOUNDED if room is None else room
-        self._passed = 0
+        self.passed = 0  # jobs that were leased in earlier rounds
         self._held: dict[str, int] = {}
         self._rates: dict[str, RateMeter] = {}
         self._circuits: dict[str, circuits.Doc] = {}
@@ -331,13 +331,13 @@ class Judge:
 
     # -- one job --
 
-    def passes(self, seq: int, job_id: str, text: str | None) -> bool:
-        """Whether a job may go on; if so what it takes is counted, if not it is noted where it waits."""
-        if text is None:
-            self._passed += 1
-            return True
+    def passes(self, seq: int, job_id: str, text: str, ahead: int) -> bool:
+        """Whether a job may go on; if so what it takes is counted, if not it is noted where it waits.
+
+        ``ahead`` jobs of this round go on before it.
+        """
         guards = decode_stored(text)
-        refused = self._refuse(seq, guards)
+        refused = self._refuse(seq, guards, self.passed + ahead < self._room)
         if refused is not NO_PLACE and seq in self._let_on:
             self._went_on = True
         if refused is not None:
@@ -363,11 +363,9 @@ class Judge:
                     if self._circuit(guard.key).state_at(self._now) != "closed":
                         self._held[guard.gate] = self._count(guard.gate) + 1
                         self._new_holds.append((guard.gate, seq))
-        self._passed += 1
         return True
 
-    def _refuse(self, seq: int, guards: Sequence[Stored]) -> Refused | None:
-        at_once = self._passed < self._room
+    def _refuse(self, seq: int, guards: Sequence[Stored], at_once: bool) -> Refused | None:
         for guard in guards:
             match guard.kind:
                 case Gates.ONCE:

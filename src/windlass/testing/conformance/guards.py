@@ -551,6 +551,17 @@ class GuardSuite:
         end(store, [good])
         assert got(take(store, alone=True)) == ["bad"]
 
+    def test_the_first_guard_of_a_store_is_seen_by_a_process_that_knew_of_none(self, harness: Harness) -> None:
+        store, other = harness.engine, harness.second()
+        join(store)
+        store.enqueue([job("plain")])
+        end(store, take(store))
+        put(other, "a", "b", guards=(slots(1),))
+        held = take(store)
+        assert [lease.id for lease in held] == ["a"]
+        end(other, held)
+        assert [lease.id for lease in take(store)] == ["b"]
+
     def test_guards_ride_with_the_lease(self, harness: Harness) -> None:
         store = harness.engine
         join(store)

@@ -1,0 +1,7 @@
+-- In place of `guards` and what builds on it, where the client believes that no job of the store has any: a third less to
+-- set up in each call. When one has, gives {"\0guards"} before any write, and the client calls the whole script.
+
+if call('HLEN', K.GUARDS) > 0 then return { '\0guards' } end
+
+local function none() end
+G.of, G.gate_of, G.stopped, G.ended, G.removed, G.let = none, none, none, none, none, {}
