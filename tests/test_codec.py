@@ -119,7 +119,8 @@ SURVIVORS: list[tuple[object, object]] = [
 def test_annotated_value_comes_back_as_it_was(hint: object, value: object) -> None:
     back = there_and_back(hint, value)
     assert (type(back), back) == (type(value), value)
-    assert str(back) == str(value)  # tells -0.0 from 0.0
+    if not isinstance(value, set | frozenset):  # whose order is nobody's promise
+        assert str(back) == str(value)  # tells -0.0 from 0.0
 
 
 def test_zone_comes_back_as_the_offset_of_the_same_instant_and_wall_time() -> None:
