@@ -149,11 +149,11 @@ def insert(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int) -> lis
             else:
                 db.execute("ROLLBACK TO batch")
                 placed = one_by_one(db, q, sql, bindings, jobs, now, buried)
-        except Duplicate:
+        except Duplicate:  # any other error ends the whole transaction, and a full disk has ended it already
             db.execute("ROLLBACK TO batch")
-            raise
-        finally:
             db.execute("RELEASE batch")
+            raise
+        db.execute("RELEASE batch")
     fresh = [job.queue for job, one in zip(jobs, placed, strict=True) if not one.duplicate]
     add_total(db, q, "enqueued", len(fresh))
     count_flow(db, q, now, arrived=fresh)
