@@ -178,7 +178,7 @@ def test_interrupt_is_130_without_a_traceback(shop: Shop) -> None:
         assert process.stdout.readline().strip()  # the id: from here on it waits
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=DEADLINE)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "KeyboardInterrupt" not in err
 
 

@@ -76,7 +76,7 @@ class Endings:
         with self._changed:
             self._closed = True
             thread = self._thread
-        if thread is not None:
+        if thread is not None and thread.is_alive():  # an interrupt may have come between its making and its start
             self._signal.wake()
             thread.join()
 
