@@ -201,10 +201,11 @@ def provoke(fleet: Fleet, proxy: Proxy, call: str) -> None:
 
 
 def test_a_slow_network_expires_no_lease(fleet: Fleet, proxy: Proxy, figure: Callable[[str, object], None]) -> None:
-    slow = {"WINDLASS_NETWORK_TIMEOUT": "5s", "WINDLASS_LEASE": "2s", "WINDLASS_RENEW": "600ms"}
+    # A new connection costs five round trips here, 2 s: a lease must be longer than that.
+    slow = {"WINDLASS_NETWORK_TIMEOUT": "5s", "WINDLASS_LEASE": "5s", "WINDLASS_RENEW": "1s"}
     fleet.start_ready(processes=1, threads=4, **through(proxy), **slow)
     proxy.delay = 0.2  # each way
-    fleet.enqueue("pay", 2_500)  # longer than a lease
+    fleet.enqueue("pay", 5_500)  # longer than a lease
     fleet.enqueue("pay", 20, times=8)
     fleet.drain()
     verdict = check(fleet)

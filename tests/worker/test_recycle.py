@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from windlass.worker.recycle import Recycler, resident
 
 
@@ -54,10 +56,11 @@ def test_a_small_process_asks_for_nothing() -> None:
 
 
 def test_no_more_is_claimed_than_fits_by_what_the_runs_so_far_left_behind() -> None:
-    recycler, _ = make(max_memory=resident() + 200 * 2**20)
-    kept = b"x" * (40 * 2**20)
+    gc.collect()  # what other tests left must not go while this one measures
+    recycler, _ = make(max_memory=resident() + 1200 * 2**20)
+    kept = b"x" * (240 * 2**20)
     recycler.claimed(6, pace=0.0)
     recycler.look(4)
     assert kept
     assert recycler.left is not None
-    assert 10 <= recycler.left + 6 <= 21  # ten MiB a run, into two hundred
+    assert 10 <= recycler.left + 6 <= 24  # sixty MiB a run, into twelve hundred
