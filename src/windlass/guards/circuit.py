@@ -139,6 +139,7 @@ class Circuit:
     def start_anew(self) -> None:
         """Forget what a parent process knew and had not reported."""
         self._lock = threading.Lock()
+        self._reporting = threading.RLock()  # who asks for the state waits for a report that is under way
         self._view: CircuitRow | None = None
         self._seen = 0.0
         self._counts: dict[int, Count] = {}
@@ -373,12 +374,16 @@ class Circuit:
     def flush(self, engine: Coordinator | None = None) -> None:
         """Report what was counted. *Blocking.* Raises EngineError, and then it is kept."""
         self._hub.check_fork()
+        with self._reporting:
+            self._flush(engine or self._engine)
+
+    def _flush(self, engine: Coordinator) -> None:
         with self._lock:
             counts, self._counts = self._counts, {}
         for epoch, count in list(counts.items()):
             report = Tally(count.ok, count.failed, epoch, None, count.retry_after_ms, count.reason)
             try:
-                self._tell((engine or self._engine).tally(self.name, self.policy, report))
+                self._tell(engine.tally(self.name, self.policy, report))
             except EngineError:
                 with self._lock:
                     self._counts = {**counts, **self._counts}
