@@ -31,7 +31,7 @@ from windlass.clock import Clock, SystemClock
 from windlass.codec import Origin
 from windlass.engines.base import Store
 from windlass.engines.url import connect, rules_of
-from windlass.errors import EngineError
+from windlass.errors import EngineError, EngineUnusable
 from windlass.model import Kind, Settled, WorkerInfo
 from windlass.settings import Settings
 from windlass.worker import wire
@@ -481,6 +481,10 @@ class Supervisor:
         while self._reports:
             try:
                 self._reports[0](store)
+            except EngineUnusable as error:
+                log.error("cannot tell the store, and never will: %s", error)
+                self._reports.clear()
+                return
             except EngineError as error:
                 log.error("cannot tell the store, next try in %.0f s: %s", STORE_RETRY, error)
                 self._after(STORE_RETRY, self._send_reports)
