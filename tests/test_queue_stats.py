@@ -10,8 +10,9 @@ from windlass import Windlass
 from windlass.clock import ManualClock
 from windlass.errors import ConfigError
 from windlass.model import PoolInfo, QueueFlow, QueueRow, QueueWork, WorkerInfo, WorkerRow
-from windlass.queues import QueueStats, WorkerStatus, advise
+from windlass.queues import WorkerStatus
 from windlass.settings import QueueSettings
+from windlass.stats import QueueStats, advise
 
 
 def queue(name: str = "mail", ready: int = 0, latency_ms: int = 0) -> QueueRow:

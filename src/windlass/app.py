@@ -31,9 +31,10 @@ from windlass.handle import JobHandle, JobInfo, Page, hop
 from windlass.hooks import Hook, Hooks, Moment
 from windlass.middleware import Middleware
 from windlass.model import Action, CircuitRow, JobFilter, Moved, State
-from windlass.queues import FLOW_WINDOW, Queue, QueueInfo, Stats, WorkerStatus, advise
+from windlass.queues import Queue, QueueInfo, WorkerStatus, bounds_of
 from windlass.registry import Registry
 from windlass.settings import Loaded, Settings, load_settings
+from windlass.stats import FLOW_WINDOW, Stats, advise
 from windlass.units import duration_ms, nearest
 
 __all__ = ["Windlass"]
@@ -275,12 +276,12 @@ class Windlass:
         return await hop(lambda: self.jobs(state, name, queue, tag, limit, cursor))
 
     def queue(self, name: str) -> Queue:
-        """Give a queue to look at, pause, resume or clear. Raises ConfigError for a bad name."""
-        return Queue(name, self.engine, self.clock)
+        """Give a queue to look at, pause, resume, limit or clear. Raises ConfigError for a bad name."""
+        return Queue(name, self.engine, self.clock, bounds_of(self.settings))
 
     def queues(self) -> list[QueueInfo]:
         """Give every queue the store knows, by name."""
-        return [QueueInfo.of(row) for row in self.engine.queues()]
+        return [QueueInfo.of(row) for row in self.engine.queues(bounds_of(self.settings))]
 
     async def aqueues(self) -> list[QueueInfo]:
         """Give every queue the store knows, by name."""
@@ -316,7 +317,8 @@ class Windlass:
         its ``max_wait``.
         """
         engine = self.engine
-        queues = advise(engine.queues(), engine.flow(FLOW_WINDOW), engine.workers(), self.settings.queues)
+        rows = engine.queues(bounds_of(self.settings))
+        queues = advise(rows, engine.flow(FLOW_WINDOW), engine.workers(), self.settings.queues)
         return Stats(engine.counts(), queues)
 
     async def astats(self) -> Stats:

@@ -12,10 +12,10 @@ from windlass.clock import Clock, from_ms
 from windlass.engines.base import Inspector, Store
 from windlass.handle import JobInfo, Reader
 from windlass.model import JobRow, State
-from windlass.queues import WorkerStatus
+from windlass.queues import WorkerStatus, bounds_of
 from windlass.registry import Registry
 from windlass.settings import Settings
-from windlass.units import format_duration, nearest
+from windlass.units import format_duration, format_rate, nearest
 
 __all__ = ["explain"]
 
@@ -97,8 +97,20 @@ def _waits_at(row: JobRow, engine: Store) -> list[str]:
 def _obstacles(row: JobRow, engine: Inspector, registry: Registry, settings: Settings) -> list[str]:
     """What would keep a due job from starting."""
     found: list[str] = []
-    for queue in engine.queues():
-        if queue.name == row.queue and queue.paused:
+    for queue in engine.queues(bounds_of(settings)):
+        if queue.name != row.queue:
+            continue
+        if queue.limit is not None and queue.running >= queue.limit:
+            found.append(
+                f"Queue {row.queue} lets {queue.limit:,} run at once, and {queue.running:,} run; change that with "
+                f"`windlass queues limit {row.queue} N`."
+            )
+        if queue.rate is not None and queue.started >= queue.rate.count:
+            found.append(
+                f"Queue {row.queue} lets {format_rate(queue.rate.count, queue.rate.per_ms)} start, and they have; "
+                f"change that with `windlass queues limit {row.queue} --rate RATE`."
+            )
+        if queue.paused:
             until = f" until {_at(queue.paused_until)}" if queue.paused_until is not None else ""
             by = f" by {queue.paused_by}" if queue.paused_by else ""
             why = f" ({queue.paused_reason}){by}" if queue.paused_reason else by

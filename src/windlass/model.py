@@ -42,10 +42,12 @@ __all__ = [
     "Placed",
     "PoolInfo",
     "Progress",
+    "QueueBound",
     "QueueFlow",
     "QueueRow",
     "QueueShare",
     "QueueWork",
+    "RateBound",
     "Recovery",
     "Rules",
     "Settled",
@@ -198,6 +200,21 @@ class QueueShare(Struct, frozen=True):
     limit: int
 
 
+class RateBound(Struct, frozen=True):
+    """At most ``count`` in any ``per_ms``."""
+
+    count: int
+    per_ms: int
+
+
+class QueueBound(Struct, frozen=True):
+    """What a queue is held to: how many of its jobs may run at once, how many may be claimed in a window; None: any."""
+
+    name: str
+    limit: int | None = None
+    rate: RateBound | None = None
+
+
 class Want(Struct, frozen=True):
     """What a worker can take. ``queues`` None means every queue of the store with equal shares.
 
@@ -205,7 +222,8 @@ class Want(Struct, frozen=True):
     in the same order. ``alone`` asks for one job that killed its process before, to be run with no neighbours. ``room``
     is how many could start at once (None: all); a job whose Rate is nearly spent, and a circuit's probe, is given only
     to such a place, so that it is not counted now and run later. ``late_ms`` is how late it may start even so: the
-    window of a Rate grows by it, so that what holds for claims holds for starts.
+    window of a Rate grows by it, so that what holds for claims holds for starts. ``bounds`` hold where the store has
+    none of its own.
     """
 
     worker: str
@@ -214,6 +232,7 @@ class Want(Struct, frozen=True):
     alone: bool = False
     room: int | None = None
     late_ms: int = 0
+    bounds: tuple[QueueBound, ...] = ()
 
 
 class LeaseRef(Struct, frozen=True):
@@ -473,7 +492,11 @@ class Recovery(Struct, frozen=True):
 
 
 class QueueRow(Struct, frozen=True):
-    """One queue as it stands. ``latency_ms`` is how long the job at its head has been due."""
+    """One queue as it stands. ``latency_ms`` is how long the job at its head has been due.
+
+    ``limit`` and ``rate`` are what holds: the store's own, or those that were asked with; ``started`` is how many were
+    claimed in the window of ``rate``.
+    """
 
     name: str
     ready: int
@@ -484,6 +507,9 @@ class QueueRow(Struct, frozen=True):
     paused_reason: str | None = None
     paused_until: int | None = None
     paused_by: str | None = None
+    limit: int | None = None
+    rate: RateBound | None = None
+    started: int = 0
 
 
 class QueueFlow(Struct, frozen=True):

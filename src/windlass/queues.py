@@ -1,4 +1,4 @@
-"""Queues and workers as people see them, what people may do to a queue, and how many workers it needs.
+"""Queues and workers as people see them, and what people may do to a queue.
 
 Must not claim or settle. Invariants: lengths of time that leave here are seconds, instants are aware datetimes.
 """
@@ -6,9 +6,8 @@ Must not claim or settle. Invariants: lengths of time that leave here are second
 from __future__ import annotations
 
 import getpass
-import math
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -17,23 +16,26 @@ from windlass.clock import Clock, from_ms, to_ms
 from windlass.engines.base import Inspector
 from windlass.errors import ConfigError
 from windlass.handle import hop
-from windlass.model import PoolInfo, QueueFlow, QueueRow, WorkerRow
+from windlass.model import PoolInfo, QueueBound, QueueRow, RateBound, WorkerRow
 from windlass.patterns import matches
-from windlass.settings import QueueSettings
-from windlass.units import check_name, duration_ms
+from windlass.settings import Settings
+from windlass.units import COUNT_MAX, check_name, count_per, duration_ms, format_rate
 
 if TYPE_CHECKING:
     from windlass.definition import Duration
 
-__all__ = ["FLOW_WINDOW", "Queue", "QueueInfo", "QueueStats", "Stats", "WorkerStatus", "advise", "this_person"]
+__all__ = ["Queue", "QueueInfo", "WorkerStatus", "bounds_of", "this_person"]
 
-FLOW_WINDOW: Final = 60_000  # ms over which rates are taken
 CLEAR_STEP: Final = 10_000  # jobs per write, so that a long clear does not hold up claims
 
 
 @dataclass(frozen=True, slots=True)
 class QueueInfo:
-    """One queue at one moment. ``latency`` is how long the job at its head has been due, in seconds."""
+    """One queue at one moment. ``latency`` is how long the job at its head has been due, in seconds.
+
+    ``limit`` is how many of its jobs may run at once and ``rate`` how many may start in a time, such as ``"100/m"``,
+    over all workers: what was set at run time, or else what the settings say. ``started`` of ``rate`` have started.
+    """
 
     name: str
     ready: int
@@ -44,6 +46,9 @@ class QueueInfo:
     paused_reason: str | None = None
     paused_until: datetime | None = None
     paused_by: str | None = None
+    limit: int | None = None
+    rate: str | None = None
+    started: int = 0
 
     @classmethod
     def of(cls, row: QueueRow) -> QueueInfo:
@@ -60,6 +65,9 @@ class QueueInfo:
             row.paused_reason,
             until,
             row.paused_by,
+            row.limit,
+            None if row.rate is None else format_rate(row.rate.count, row.rate.per_ms),
+            row.started,
         )
 
 
@@ -121,79 +129,13 @@ class WorkerStatus:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class QueueStats:
-    """One queue in figures. Lengths are seconds, rates jobs a second over the last minute; None: not known yet.
-
-    ``workers_needed`` is how many worker processes of the present size keep its jobs from waiting longer than
-    ``max_wait``: enough for what arrives, and to work off what waits within that time.
-    """
-
-    name: str
-    ready: int
-    scheduled: int
-    running: int
-    latency: float
-    arrival: float
-    drain: float
-    runtime: float | None  # of one job in its slot
-    workers: int  # alive and serving it
-    max_wait: float | None
-    workers_needed: int | None
-
-    @property
-    def late(self) -> bool:
-        """Whether its oldest job has waited longer than it may."""
-        return self.max_wait is not None and self.latency > self.max_wait
-
-
-class Stats(dict[str, int]):
-    """Jobs by state and totals (``total_*``), as a dictionary, and every queue in figures under ``queues``."""
-
-    def __init__(self, counts: Mapping[str, int], queues: Iterable[QueueStats]) -> None:
-        super().__init__(counts)
-        self.queues = {queue.name: queue for queue in queues}
-
-
-def advise(
-    rows: Iterable[QueueRow],
-    flows: Iterable[QueueFlow],
-    workers: Iterable[WorkerRow],
-    settings: Mapping[str, QueueSettings],
-) -> list[QueueStats]:
-    """Put together what an engine says of queues, of what came and went, and of workers. Pure."""
-    flow = {one.name: one for one in flows}
-    rows_alive = [row for row in workers if row.lease_left_ms > 0]
-    alive = [WorkerStatus.of(row) for row in rows_alive]
-    ended: dict[str, int] = {}
-    busy: dict[str, int] = {}
-    for work in (work for row in rows_alive for work in row.info.work):
-        ended[work.queue] = ended.get(work.queue, 0) + work.ended
-        busy[work.queue] = busy.get(work.queue, 0) + work.busy_ms
-    found = []
-    for row in rows:
-        went = flow.get(row.name)
-        arrival = went.arrived * 1_000 / went.span_ms if went else 0.0
-        drain = went.claimed * 1_000 / went.span_ms if went else 0.0
-        runtime = busy[row.name] / ended[row.name] / 1_000 if ended.get(row.name) else None
-        slots = [worker.slots_for(row.name) for worker in alive if worker.serves(row.name)]
-        options = settings.get(row.name)
-        max_wait = None if options is None or options.max_wait is None else options.max_wait / 1_000
-        needed = None
-        total = sum(slots)
-        if max_wait is not None and runtime is not None and total:
-            # Little's law: so many slots are busy at that rate; and a worker has so many slots.
-            busy_slots = (arrival + row.ready / max_wait) * runtime
-            needed = max(1, math.ceil(busy_slots / (total / len(slots)))) if arrival or row.ready else 0
-        elif max_wait is not None and not row.ready and not arrival:
-            needed = 0
-        found.append(
-            QueueStats(
-                row.name, row.ready, row.scheduled, row.running, row.latency_ms / 1_000,
-                round(arrival, 3), round(drain, 3), runtime, len(slots), max_wait, needed,
-            )
-        )  # fmt: skip
-    return found
+def bounds_of(settings: Settings) -> tuple[QueueBound, ...]:
+    """What the settings hold queues to."""
+    return tuple(
+        QueueBound(name, one.limit, None if one.rate is None else RateBound(*count_per(one.rate, "rate")))
+        for name, one in settings.queues.items()
+        if one.limit is not None or one.rate is not None
+    )
 
 
 def this_person() -> str:
@@ -208,20 +150,23 @@ def this_person() -> str:
 class Queue:
     """One queue by name. *Thread-safe, blocking*; the ``a`` twins do not block the event loop."""
 
-    def __init__(self, name: str, engine: Inspector, clock: Clock) -> None:
+    def __init__(self, name: str, engine: Inspector, clock: Clock, bounds: Sequence[QueueBound] = ()) -> None:
+        """``bounds`` are those of the settings."""
         self.name = check_name(name, "queue")
         self._engine = engine
         self._clock = clock
+        self._bounds = bounds
 
     def __repr__(self) -> str:
         return f"<Queue {self.name}>"
 
     def info(self) -> QueueInfo:
         """Give the queue as it stands; one that nothing was ever put into is empty."""
-        for row in self._engine.queues():
+        for row in self._engine.queues(self._bounds):
             if row.name == self.name:
                 return QueueInfo.of(row)
-        return QueueInfo(self.name, 0, 0, 0, 0.0, paused=False)
+        bound = next((one for one in self._bounds if one.name == self.name), QueueBound(self.name))
+        return QueueInfo.of(QueueRow(self.name, 0, 0, 0, 0, paused=False, limit=bound.limit, rate=bound.rate))
 
     async def ainfo(self) -> QueueInfo:
         """Give the queue as it stands; see ``info``."""
@@ -257,6 +202,36 @@ class Queue:
     async def aresume(self) -> None:
         """Lift a pause; see ``resume``."""
         await hop(self.resume)
+
+    def limit(self, n: int | None) -> None:
+        """Let at most ``n`` jobs of the queue run at once, over all workers and from the next claim on. *Idempotent.*
+
+        Jobs that run already count and are not stopped. It goes before the ``limit`` of the settings, which counts
+        again with None. Raises ConfigError for n below 1: to let none run, ``pause`` the queue.
+        """
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= COUNT_MAX):
+            raise ConfigError(
+                f"limit of queue {self.name!r} is {n!r}; give a whole number from 1 to {COUNT_MAX:,}, or None to lift "
+                "it; to let no job run, pause the queue"
+            )
+        self._engine.set_limit(self.name, n)
+
+    async def alimit(self, n: int | None) -> None:
+        """Let at most ``n`` jobs of the queue run at once; see ``limit``."""
+        await hop(lambda: self.limit(n))
+
+    def rate(self, rate: str | None) -> None:
+        """Let at most so many jobs of the queue start in any window, such as ``"100/m"``, over all workers.
+
+        Counts from now on; what started before is forgotten unless the rate is the same. It goes before the ``rate`` of
+        the settings, which counts again with None. *Idempotent.* Raises ConfigError.
+        """
+        bound = None if rate is None else RateBound(*count_per(rate, f"rate of queue {self.name!r} is {rate!r}"))
+        self._engine.set_rate(self.name, bound)
+
+    async def arate(self, rate: str | None) -> None:
+        """Let at most so many jobs of the queue start in any window; see ``rate``."""
+        await hop(lambda: self.rate(rate))
 
     def clear(self) -> int:
         """Delete the waiting jobs of the queue and give how many; running ones stay."""

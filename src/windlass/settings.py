@@ -27,7 +27,7 @@ from windlass.errors import ConfigError
 from windlass.patterns import check_pattern, overlap, parse_queues
 from windlass.recovery import RecoveryRule
 from windlass.toml_lines import line_of
-from windlass.units import check_name, duration_ms, format_duration, nearest, size_bytes
+from windlass.units import check_name, count_per, duration_ms, format_duration, format_rate, nearest, size_bytes
 
 __all__ = ["Loaded", "PoolSettings", "QueueSettings", "Settings", "load_settings", "mask_url"]
 
@@ -52,6 +52,8 @@ class QueueSettings(Struct, frozen=True, kw_only=True):
     """One table ``[windlass.queues.NAME]``."""
 
     max_wait: int | None = None  # ms: how long a due job may wait; alerts and the advice on workers go by it
+    limit: int | None = None  # jobs that run at once over all workers; what is set in the store goes before it
+    rate: str | None = None  # jobs that start, such as "100/m", over all workers; likewise
     paused: str | None = None  # why workers with these settings leave the queue alone; None: they do not
     retry_budget: float | None = None  # share of the queue's runs that may be retries; None: no bound
 
@@ -293,8 +295,14 @@ def _share(value: object, name: str) -> float:
     raise ConfigError(f"{name} is {value!r}; it must be a share above 0 and up to 1, such as 0.2")
 
 
+def _rate(value: object, name: str) -> str:
+    return format_rate(*count_per(value, f"{name} is {value!r}"))
+
+
 QUEUE_READERS: Final[dict[str, Reader]] = {
     "max_wait": _or_none(_duration(1)),
+    "limit": _or_none(_count(1)),
+    "rate": _or_none(_rate),
     "paused": _reason,
     "retry_budget": _or_none(_share),
 }

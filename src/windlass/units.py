@@ -15,7 +15,17 @@ from typing import Final
 
 from windlass.errors import ConfigError
 
-__all__ = ["check_name", "duration_ms", "format_duration", "nearest", "per_second", "size_bytes"]
+__all__ = [
+    "COUNT_MAX",
+    "check_name",
+    "count_per",
+    "duration_ms",
+    "format_duration",
+    "format_rate",
+    "nearest",
+    "per_second",
+    "size_bytes",
+]
 
 DURATION_UNITS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 RATE_UNITS: Final = ("s", "m", "h", "d")
@@ -36,6 +46,8 @@ MAX_SIZE: Final = 2**53
 
 NUMBER_TEXT: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?")
 PART: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]+)\s*")
+RATE: Final = re.compile(r"\s*([0-9]{1,9})\s*/\s*([0-9]{0,6})\s*([A-Za-z]+)\s*")
+COUNT_MAX: Final = 1_000_000  # of limits and rates
 NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
@@ -118,6 +130,29 @@ def per_second(value: object, name: str) -> float:
             f"{name} is {_short(value)}, which is no rate; write how many in which time, such as '5/s' or '100/m'"
         )
     return float(rate)
+
+
+def count_per(value: object, name: str) -> tuple[int, int]:
+    """Turn a rate into how many in how many milliseconds: ``"100/m"``, ``"5/s"``, ``"9/10s"``.
+
+    Raises ConfigError, which begins with ``name``, for anything else; both numbers are whole and at least 1.
+    """
+    found = RATE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ConfigError(f"{name}: write how many in what time, such as '100/m', '5/s' or '9/10s'")
+    count, times, unit = found.groups()
+    if unit not in RATE_UNITS:
+        raise ConfigError(f"{name}: unknown unit {unit!r}{nearest(unit, RATE_UNITS)}; units are s, m, h, d")
+    if not 1 <= int(count) <= COUNT_MAX or times == "0":
+        raise ConfigError(f"{name}: both numbers are whole and at least 1, and the first at most {COUNT_MAX:,}")
+    return int(count), int(times or 1) * DURATION_UNITS[unit]
+
+
+def format_rate(count: int, per_ms: int) -> str:
+    """Write a rate as ``count_per`` reads it."""
+    unit = next(one for one in reversed(RATE_UNITS) if per_ms % DURATION_UNITS[one] == 0)
+    times = per_ms // DURATION_UNITS[unit]
+    return f"{count}/{'' if times == 1 else times}{unit}"
 
 
 def size_bytes(value: object, name: str) -> int:

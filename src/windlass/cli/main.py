@@ -27,7 +27,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "enqueue": ("windlass.cli.enqueue:enqueue", "Store one job."),
     "jobs": ("windlass.cli.jobs:jobs", "List, show, retry, cancel and delete jobs."),
     "dead": ("windlass.cli.dead:dead", "List, group, retry, edit, discard, export and load dead jobs."),
-    "queues": ("windlass.cli.queues:queues", "List, pause, resume and clear queues."),
+    "queues": ("windlass.cli.queues:queues", "List, pause, resume, limit and clear queues."),
     "workers": ("windlass.cli.workers:workers", "List workers, let them claim no more, stop them."),
     "circuits": ("windlass.cli.circuits:circuits", "List, open and close circuits."),
     "locks": ("windlass.cli.locks:locks", "List and release locks."),

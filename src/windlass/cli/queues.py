@@ -1,23 +1,28 @@
-"""``windlass queues``: how long the queues are and who serves them; pause, resume and clear."""
+"""``windlass queues``: how long the queues are and who serves them; pause, resume, limit and clear."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.instants import instant
 from windlass.cli.output import Column, confirm, count, emit_json, length, moment, note, table
+from windlass.cli.stats import running
 from windlass.queues import Queue, QueueInfo, WorkerStatus
 from windlass.units import nearest
+
+if TYPE_CHECKING:
+    from windlass.app import Windlass
 
 __all__ = ["queues"]
 
 
 @click.group(cls=Commands)
 def queues() -> None:
-    """List, pause, resume and clear queues."""
+    """List, pause, resume, limit and clear queues."""
 
 
 @queues.command("ls")
@@ -40,11 +45,12 @@ def ls(session: Session) -> None:
 
 
 def _row(queue: QueueInfo, workers: list[WorkerStatus], now: int) -> list[str]:
-    numbers = [f"{number:,}" for number in (queue.ready, queue.scheduled, queue.running)]
+    numbers = [f"{queue.ready:,}", f"{queue.scheduled:,}", running(queue)]
     serving = sum(worker.serves(queue.name) for worker in workers)
     until = [f"until {moment(queue.paused_until, now)}"] if queue.paused_until else []
     by = [f"by {queue.paused_by}"] if queue.paused_by else []
-    remark = ", ".join([*([queue.paused_reason] if queue.paused_reason else []), *until, *by])
+    rate = [f"{queue.started:,} of {queue.rate} started"] if queue.rate else []
+    remark = ", ".join([*([queue.paused_reason] if queue.paused_reason else []), *until, *by, *rate])
     if not queue.paused and not serving and queue.ready:
         remark = "no live worker serves it"
     state = "paused" if queue.paused else "open"
@@ -84,6 +90,52 @@ def resume(session: Session, name: str) -> None:
     if name not in known:
         note(f"Nothing was ever put into queue {name}{nearest(name, known)}")
     _report(session, queue, f"Queue {name} is open.")
+
+
+@queues.command()
+@click.argument("name")
+@click.argument("most", metavar="[N|none]", required=False)
+@click.option("--rate", metavar="RATE|none", help="How many may start in what time, such as 100/m.")
+@pass_session
+def limit(session: Session, name: str, most: str | None, rate: str | None) -> None:
+    """Let at most N jobs of a queue run at once, over all workers; none lifts it, and that of the settings counts."""
+    if most is None and rate is None:
+        raise click.UsageError("say how many: `windlass queues limit NAME 4`, or --rate 100/m; `none` lifts either")
+    app = session.store()
+    known = [queue.name for queue in app.queues()]
+    queue = app.queue(name)
+    if most is not None:
+        queue.limit(_count(most))
+    if rate is not None:
+        queue.rate(None if rate == "none" else rate)
+    if name not in known:
+        note(f"Nothing was ever put into queue {name}{nearest(name, known)}")
+    _report(session, queue, f"Queue {name}: {_bounds(queue.info(), app, most, rate)}.")
+
+
+def _count(text: str) -> int | None:
+    if text == "none":
+        return None
+    if not text.isascii() or not text.isdigit():
+        raise click.UsageError(f"{text!r} is no limit; give a whole number from 1, or none")
+    return int(text)
+
+
+def _bounds(info: QueueInfo, app: Windlass, most: str | None, rate: str | None) -> str:
+    """What holds now for what was changed; what was lifted and holds still is said by the settings."""
+
+    def settings(key: str, text: str | None) -> str:
+        return f", as {app.loaded.where('queues', info.name, key)} says" if text == "none" else ""
+
+    said = []
+    if most is not None:
+        runs = count(info.limit or 0, "job runs", "jobs run")
+        said.append(
+            "any number runs at once" if info.limit is None else f"at most {runs} at once{settings('limit', most)}"
+        )
+    if rate is not None:
+        said.append("they start at any rate" if info.rate is None else f"{info.rate} start{settings('rate', rate)}")
+    return "; ".join(said)
 
 
 @queues.command()

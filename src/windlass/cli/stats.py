@@ -9,7 +9,8 @@ import click
 
 from windlass.cli.common import Session, pass_session
 from windlass.cli.output import Column, emit_json, length, table
-from windlass.queues import QueueStats
+from windlass.queues import QueueInfo
+from windlass.stats import QueueStats
 
 __all__ = ["stats"]
 
@@ -49,7 +50,7 @@ def queue_row(queue: QueueStats) -> list[str]:
     return [
         queue.name,
         f"{queue.ready:,}",
-        f"{queue.running:,}",
+        running(queue),
         length(queue.latency * 1_000) + ("!" if queue.late else ""),
         f"{queue.arrival:,.1f}",
         f"{queue.drain:,.1f}",
@@ -57,3 +58,8 @@ def queue_row(queue: QueueStats) -> list[str]:
         "" if queue.max_wait is None else length(queue.max_wait * 1_000),
         "" if queue.workers_needed is None else str(queue.workers_needed),
     ]
+
+
+def running(queue: QueueInfo | QueueStats) -> str:
+    """How many run, and of how many at most where there is a limit."""
+    return f"{queue.running:,}" if queue.limit is None else f"{queue.running:,} of {queue.limit:,}"

@@ -20,7 +20,7 @@ from windlass.units import duration_ms
 
 if TYPE_CHECKING:
     from windlass.app import Windlass
-    from windlass.queues import Stats
+    from windlass.stats import Stats
 
 __all__ = ["top"]
 

@@ -41,8 +41,10 @@ from windlass.model import (
     Outcome,
     Placed,
     Progress,
+    QueueBound,
     QueueFlow,
     QueueRow,
+    RateBound,
     Recovery,
     Rules,
     Settled,
@@ -131,6 +133,10 @@ class Engine(Protocol):
         count towards the limit. A Once key is held by the first job that was claimed with it until that job ends; when
         it is done already, the job ends done with the stored result and the reason ``duplicate of ID``. A Concurrency
         slot and a circuit's probe are held while the job runs. A Rate counts claims.
+
+        A queue with a limit gives no more than leaves so many of its jobs running over all workers; one with a rate no
+        more than so many in any window. What it may not give stays ready, and what it has of its share goes to the
+        other queues. A bound of the store goes before ``want.bounds``, each of the two by itself.
         """
         ...
 
@@ -210,8 +216,8 @@ class Inspector(Protocol):
         """A page of jobs, newest first, and the cursor of the next page (None: no more). Keyset, never offset."""
         ...
 
-    def queues(self) -> list[QueueRow]:
-        """Every queue the store knows, by name."""
+    def queues(self, bounds: Sequence[QueueBound] = ()) -> list[QueueRow]:
+        """Every queue the store knows, by name; ``bounds`` hold where the store has none of its own."""
         ...
 
     def workers(self) -> list[WorkerRow]:
@@ -297,6 +303,20 @@ class Inspector(Protocol):
 
     def resume(self, queue: str) -> None:
         """Lift a pause. *Idempotent.*"""
+        ...
+
+    def set_limit(self, queue: str, limit: int | None) -> None:
+        """Let at most ``limit`` jobs of the queue run at once, those that run counted; None: no such bound here.
+
+        Counts at the next claim of anybody, also for jobs that wait already. *Idempotent.*
+        """
+        ...
+
+    def set_rate(self, queue: str, rate: RateBound | None) -> None:
+        """Let at most so many jobs of the queue be claimed in any window that begins from now on; None: no such bound.
+
+        Setting what is set already leaves the window as it is. *Idempotent.*
+        """
         ...
 
     def clear(self, queue: str, limit: int) -> int:

@@ -8,7 +8,6 @@ what leaves here is data of ``model``.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Literal
@@ -19,7 +18,7 @@ from msgspec.structs import force_setattr
 from windlass.errors import ConfigError
 from windlass.guards.keys import KeyTemplate
 from windlass.model import Gates, Guard, UniqueKey
-from windlass.units import DURATION_UNITS, duration_ms, format_duration, nearest
+from windlass.units import COUNT_MAX, count_per, duration_ms, format_duration, nearest
 
 if TYPE_CHECKING:
     Duration = int | float | str | timedelta
@@ -31,8 +30,6 @@ __all__ = ["Concurrency", "GuardPlan", "Limit", "Once", "Rate", "Unique", "compi
 
 UNTIL: Final = ("start", "done", "expiry")
 RULES: Final = ("return", "raise", "replace", "keep_latest")
-RATE: Final = re.compile(r"\s*([0-9]{1,9})\s*/\s*([0-9]{0,6})\s*([A-Za-z]+)\s*")
-COUNT_MAX: Final = 1_000_000
 
 
 class Once(Struct, frozen=True):
@@ -110,16 +107,7 @@ class Rate(Struct, frozen=True):
 
     def parsed(self) -> tuple[int, int]:
         """How many in how many milliseconds."""
-        found = RATE.fullmatch(self.rate) if isinstance(self.rate, str) else None
-        if found is None:
-            raise ConfigError(f"Rate({self.rate!r}): write how many in what time, such as '100/m', '5/s' or '9/10s'")
-        count, times, unit = found.groups()
-        units = [one for one in DURATION_UNITS if one != "ms"]
-        if unit not in units:
-            raise ConfigError(f"Rate({self.rate!r}): unknown unit {unit!r}{nearest(unit, units)}; units are s, m, h, d")
-        if not _is_count(int(count)) or times == "0":
-            raise ConfigError(f"Rate({self.rate!r}): both numbers are whole and at least 1")
-        return int(count), int(times or 1) * DURATION_UNITS[unit]
+        return count_per(self.rate, f"Rate({self.rate!r})")
 
 
 Limit = Concurrency | Rate

@@ -25,6 +25,7 @@ from typing import Protocol
 from windlass.engines.base import Store
 from windlass.errors import EngineError
 from windlass.model import Claimed, Outcome, Progress, Settled, Want
+from windlass.queues import bounds_of
 from windlass.settings import Settings
 from windlass.worker.heart import Trust
 from windlass.worker.pool import Pool
@@ -133,6 +134,7 @@ class Pump:
         self._worker = worker
         self._pools = pools
         self._feeds = [Feed(pool, settings.poll_min / 1000) for pool in pools]
+        self._bounds = bounds_of(settings)
         self._recycler = recycler
         self._settler = settler
         self._slots = slots
@@ -263,7 +265,7 @@ class Pump:
             if pool.policy.must_learn and time.monotonic() >= feed.names_at:
                 self._learn(feed)
             shares, room = pool.policy.shares(limit), max(0, pool.room)
-            wants.append((feed, Want(self._worker, limit, shares, self._alone, room, LATE_MS)))
+            wants.append((feed, Want(self._worker, limit, shares, self._alone, room, LATE_MS, self._bounds)))
         return wants
 
     def _learn(self, feed: Feed) -> bool:

@@ -15,7 +15,7 @@ from redis.client import PubSub
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.doctor import RedisDoctor
 from windlass.engines.redis.errors import raised_by_driver
-from windlass.engines.redis.wire import as_int, as_list, strings
+from windlass.engines.redis.wire import as_int, as_list, none_below_zero, strings
 from windlass.errors import EngineUnavailable
 from windlass.model import CircuitPolicy, CircuitRow, Gates, Grip, LeaseRef, LimitRow, LockRow, Tally
 
@@ -137,9 +137,3 @@ def to_circuit(reply: object) -> CircuitRow:
         changed=changed or None,
         admitted=bool(as_int(values[13])),
     )
-
-
-def none_below_zero(reply: object) -> int | None:
-    """A number, where -1 stands for none."""
-    number = as_int(reply)
-    return None if number < 0 else number

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from windlass.engines.redis.connection import Command
-from windlass.engines.redis.coordinator import RedisCoordinator, none_below_zero
+from windlass.engines.redis.coordinator import RedisCoordinator
 from windlass.engines.redis.dead import RedisDead
 from windlass.engines.redis.documents import RedisDocuments
 from windlass.engines.redis.wire import (
@@ -24,7 +24,9 @@ from windlass.engines.redis.wire import (
     encode_info,
     error_head,
     keep_dead,
+    none_below_zero,
     pack,
+    pack_bounds,
     pack_guards,
     strings,
     to_lease,
@@ -128,11 +130,8 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
 
     def claim(self, want: Want) -> Claimed:
         before = self._seen["writes"]
-        if want.queues is not None:
-            names = [share.name for share in want.queues]
-            reply = self._call_all("claim", lambda known: self._claim_args(want, known), names)
-        else:
-            reply = self._call_all("claim", lambda names: self._claim_args(want, names))
+        names = [] if want.queues is None else [share.name for share in want.queues]
+        reply = self._call_all("claim", lambda known: self._claim_args(want, known), names, guarded=bool(want.bounds))
         self._watch("writes", before + 1, reply[0])
         return claimed_of(reply[1])
 
@@ -162,7 +161,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             "exchange",
             lambda names: [*self._claim_args(want, names), *self._settle_args(outcomes, names)],
             more,
-            guarded=any_guarded(outcomes),
+            guarded=bool(want.bounds) or any_guarded(outcomes),
         )
         self._watch("writes", before + 1, reply[0])
         return settled_of(reply[1]), claimed_of(reply[2])
@@ -172,7 +171,16 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         for share in want.queues if want.queues is not None else self._shares(want.limit, names):
             shares += share.name, max(0, share.limit)
         room = NO_BOUND if want.room is None else want.room
-        return [want.worker, want.limit, int(want.alone), self._rules.keep_done_ms, pack(shares), room, want.late_ms]
+        return [
+            want.worker,
+            want.limit,
+            int(want.alone),
+            self._rules.keep_done_ms,
+            pack(shares),
+            room,
+            want.late_ms,
+            pack_bounds(want.bounds),
+        ]
 
     def _shares(self, limit: int, names: Sequence[str]) -> list[QueueShare]:
         """Equal shares of every queue; each claim begins with another queue, so that one slot reaches all."""

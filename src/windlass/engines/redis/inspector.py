@@ -13,7 +13,7 @@ from msgspec import structs
 
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.waiting import RedisWaiting
-from windlass.engines.redis.wire import as_int, as_list, strings, to_row, to_worker
+from windlass.engines.redis.wire import as_int, as_list, none_below_zero, pack_bounds, strings, to_row, to_worker
 from windlass.errors import ConfigError
 from windlass.model import (
     FINISHED,
@@ -22,8 +22,10 @@ from windlass.model import (
     JobFilter,
     JobRow,
     Moved,
+    QueueBound,
     QueueFlow,
     QueueRow,
+    RateBound,
     State,
     WorkerRow,
 )
@@ -75,13 +77,14 @@ class RedisInspector(RedisWaiting):
         rows = [row for _, row in found[:limit]]
         return rows, str(found[limit - 1][0]) if len(found) > limit else None
 
-    def queues(self) -> list[QueueRow]:
-        wall, flat = self._call_all("queues", ())
+    def queues(self, bounds: Sequence[QueueBound] = ()) -> list[QueueRow]:
+        wall, flat = self._call_all("queues", [pack_bounds(bounds)])
         now, values = as_int(wall), as_list(flat)
         rows = []
-        for at in range(0, len(values), 6):
+        for at in range(0, len(values), 10):
             name, pause = strings((values[at], values[at + 5]))
             ready, scheduled, running, latency = (as_int(one) for one in values[at + 1 : at + 5])
+            limit, count, per_ms, started = (as_int(one) for one in values[at + 6 : at + 10])
             until_text, bar, words = pause.partition("|")
             who, _, reason = words.partition("|")
             until = int(until_text or 0) or None
@@ -97,6 +100,9 @@ class RedisInspector(RedisWaiting):
                     paused_reason=reason or None if paused else None,
                     paused_until=until if paused else None,
                     paused_by=who or None if paused else None,
+                    limit=none_below_zero(limit),
+                    rate=RateBound(count, per_ms) if count else None,
+                    started=started,
                 )
             )
         return sorted(rows, key=lambda row: row.name)
@@ -161,6 +167,13 @@ class RedisInspector(RedisWaiting):
 
     def resume(self, queue: str) -> None:
         self._call("resume", (queue,), [queue])
+
+    def set_limit(self, queue: str, limit: int | None) -> None:
+        self._call("bound", (queue,), [queue, "limit", -1 if limit is None else limit, 0])
+
+    def set_rate(self, queue: str, rate: RateBound | None) -> None:
+        count, per_ms = (0, 0) if rate is None else (rate.count, rate.per_ms)
+        self._call("bound", (queue,), [queue, "rate", count, per_ms])
 
     def clear(self, queue: str, limit: int) -> int:
         return as_int(self._call_all("clear", [queue, limit], (queue,))[1])

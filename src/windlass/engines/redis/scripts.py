@@ -24,7 +24,7 @@ FIXED_KEYS: Final = (
     "dead", "dead-purge", "workers", "leases", "tombs", "totals", "queues", "expiring", "awaited", "wake",
     "cause", "died", "recoveries", "documents", "documents-over", "flow",
     "guards", "blocked", "blocked-by", "holds", "once", "carriers", "markers", "gates", "rates", "unique",
-    "unique-expiring", "locks", "lines", "circuits", "probes",
+    "unique-expiring", "locks", "lines", "circuits", "probes", "bounds", "starved",
 )  # fmt: skip
 GUARD_KEYS: Final = frozenset(FIXED_KEYS[FIXED_KEYS.index("guards") :])
 
@@ -37,9 +37,9 @@ READ_ONLY: Final = frozenset(
 )  # fmt: skip
 
 
-# Scripts that have a short form for a store without guards, and the libraries that are left out of it.
+# Scripts that have a short form for a store without guards and bound queues, and the libraries that are left out of it.
 UNGUARDED: Final = frozenset({"claim", "settle", "exchange"})
-OF_GUARDS: Final = frozenset({"admitting", "circuits", "judging"})
+OF_GUARDS: Final = frozenset({"admitting", "running", "circuits", "judging", "bounding"})
 
 # Scripts that look at keys by number, and so are given all of them.
 WHOLE: Final = frozenset({"check", "sweep"})

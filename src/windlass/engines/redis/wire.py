@@ -26,6 +26,7 @@ from windlass.model import (
     Lease,
     NewJob,
     Outcome,
+    QueueBound,
     Rules,
     State,
     WorkerInfo,
@@ -46,7 +47,9 @@ __all__ = [
     "encode_info",
     "error_head",
     "keep_dead",
+    "none_below_zero",
     "pack",
+    "pack_bounds",
     "pack_guards",
     "strings",
     "to_lease",
@@ -62,7 +65,6 @@ PREFIX: Final = 14
 SUFFIX: Final = 12
 
 pack = msgspec.msgpack.Encoder().encode
-
 
 # What changes of a job, as ``scripts/lib/records.lua`` packs it: state, cancel, attempt, crashes, interruptions,
 # snoozes, started, finished, purge, run_at, place, seq, expires_at, retrying, length of the head; then head, worker and
@@ -192,6 +194,15 @@ class JobTexts:
         number = self._numbers[job.queue]
         spec = f"{number}|{level}|{due}|{int(job.at_front)}|{expires}|{int(job.caller_id)}|{shift}"
         return struct.pack(">H", len(packed)) + packed, spec
+
+
+def pack_bounds(bounds: Sequence[QueueBound]) -> bytes:
+    """What ``scripts/lib/bounding.lua`` reads of the bounds of queues."""
+    values: list[str | int] = []
+    for one in bounds:
+        count, per_ms = (0, 0) if one.rate is None else (one.rate.count, one.rate.per_ms)
+        values += one.name, -1 if one.limit is None else one.limit, count, per_ms
+    return pack(values)
 
 
 def pack_guards(job: NewJob) -> bytes:
@@ -490,3 +501,9 @@ def as_int(reply: object) -> int:
     if isinstance(reply, bytes):
         return int(reply)
     raise TypeError(f"the server gave {type(reply).__name__} where a number belongs")
+
+
+def none_below_zero(reply: object) -> int | None:
+    """A number, where -1 stands for none."""
+    number = as_int(reply)
+    return None if number < 0 else number

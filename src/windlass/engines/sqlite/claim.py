@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import apsw
 import msgspec
 from msgspec import Struct
 
+from windlass.engines.sqlite.bounds import Bounds, merged
 from windlass.engines.sqlite.flow import count_flow
 from windlass.engines.sqlite.guards import Judge, as_guards
 from windlass.engines.sqlite.schema import Sql
@@ -38,7 +39,7 @@ UPDATE "windlass_jobs" SET state = 'ready' WHERE seq IN (
 """
 NEXT_DUE: Final = "SELECT run_at FROM \"windlass_jobs\" WHERE state = 'scheduled' ORDER BY run_at LIMIT 1"
 ALIVE: Final = 'SELECT 1 FROM "windlass_workers" WHERE id = ? AND boot = ? AND lease_until > ?'
-OPEN_QUEUES: Final = 'SELECT name FROM "windlass_queues" WHERE paused = 0 OR until <= ?'
+OPEN_QUEUES: Final = 'SELECT name, most, rate, per_ms FROM "windlass_queues" WHERE paused = 0 OR until <= ?'
 CANCELS: Final = "SELECT id, fence FROM \"windlass_jobs\" WHERE state = 'running' AND worker = ? AND cancel = 1"
 
 COLUMNS: Final = """seq, id, name, queue, {payload} AS payload, fence, attempt, max_attempts, priority, enqueued_at,
@@ -135,8 +136,11 @@ class Claimer:
         cancels = tuple(LeaseRef(id, fence) for id, fence in db.execute(q(CANCELS), (want.worker,)))
         if want.limit <= 0:
             return Claimed([], cancels, due_in)
-        shares = self._shares(want, {str(name) for (name,) in db.execute(q(OPEN_QUEUES), (now,))})
-        judge = Judge(db, q, self._steady.now(db), want.room, want.late_ms)
+        rows = [(str(row[0]), *row[1:]) for row in db.execute(q(OPEN_QUEUES), (now,))]
+        shares = self._shares(want, {row[0] for row in rows})
+        steady_now = self._steady.now(db)
+        judge = Judge(db, q, steady_now, want.room, want.late_ms)
+        bounds = bounds_of(db, q, want, shares, rows, steady_now)
         if not want.alone:
             judge.let_on([share.name for share in shares], want.limit)
         leases: list[Lease] = []
@@ -144,8 +148,8 @@ class Claimer:
         left = 1 if want.alone else want.limit
         look, scanned = ALONE_MAX if want.alone else left, 0
         while left > 0:
-            rows = self._heads(db, shares, look, alone=want.alone)
-            fresh, expired = self._sort_out(rows, judge, left, now)
+            heads = self._heads(db, shares, look, bounds, alone=want.alone, again=scanned > 0)
+            fresh, expired = self._sort_out(heads, judge, bounds, left, now)
             moved = judge.write_round(now, keep_ms, block=not want.alone)
             if expired:
                 db.execute(q(EXPIRE), (now, keep_ms, encode([row.seq for row in expired]).decode()))
@@ -155,7 +159,7 @@ class Claimer:
                 leases += self._take(db, want.worker, fresh, now)
                 left -= len(fresh)
                 judge.passed += len(fresh)
-            scanned += len(rows)
+            scanned += len(heads)
             if not (moved or expired) or left <= 0 or want.alone:
                 break
             if scanned >= SCAN_MAX:
@@ -163,33 +167,61 @@ class Claimer:
                 break
             shares = less(shares, fresh)
             look = min(SCAN_MAX, max(left, SCAN_STEP, look * 2))
-        opens_in = judge.finish(filled=left <= 0)
-        if opens_in is not None:
-            due_in = opens_in if due_in is None else min(due_in, opens_in)
+        for opens_in in (judge.finish(filled=left <= 0), None if bounds is None else bounds.finish()):
+            if opens_in is not None:
+                due_in = opens_in if due_in is None else min(due_in, opens_in)
         count_flow(db, q, now, claimed=[lease.queue for lease in leases])
         return Claimed(leases, cancels, due_in, ended=(*ended, *judge.duplicates))
 
-    def _sort_out(self, rows: list[Row], judge: Judge, left: int, now: int) -> tuple[list[Row], list[Row]]:
+    def _sort_out(
+        self, rows: list[Row], judge: Judge, bounds: Bounds | None, left: int, now: int
+    ) -> tuple[list[Row], list[Row]]:
         """Those of the rows that may run, at most ``left``, and those that have expired; the judge notes the others."""
         fresh: list[Row] = []
         expired: list[Row] = []
         for row in rows:
             if row.expires_at is not None and row.expires_at <= now:
                 expired.append(row)
-            elif len(fresh) < left and (row.guards is None or judge.passes(row.seq, row.id, row.guards, len(fresh))):
+            elif (
+                len(fresh) < left
+                and (bounds is None or bounds.let_through(row.queue, judge.passed + len(fresh)))
+                and (row.guards is None or judge.passes(row.seq, row.id, row.guards, len(fresh)))
+            ):
                 fresh.append(row)
+                if bounds is not None:
+                    bounds.take(row.queue)
         return fresh, expired
 
-    def _heads(self, db: apsw.Connection, shares: Sequence[QueueShare], limit: int, *, alone: bool) -> list[Row]:
-        """The heads of the queues: each one's share first, then what is left, in the same order."""
+    def _heads(
+        self,
+        db: apsw.Connection,
+        shares: Sequence[QueueShare],
+        limit: int,
+        bounds: Bounds | None,
+        *,
+        alone: bool,
+        again: bool,
+    ) -> list[Row]:
+        """The heads of the queues: each one's share first, then what is left, in the same order.
+
+        No more of a queue than it may give, but for a look behind those that met a closed guard (``again``).
+        """
         source = ALONE if alone else HEAD
+
+        def most(queue: str, limit: int) -> int:
+            if bounds is None:
+                return limit
+            room = bounds.room(queue)
+            return min(limit, max(room, SCAN_STEP) if again and room > 0 else room)
+
         rows: list[Row] = []
         taken: dict[str, int] = {}
         left = limit
         for share in shares:
             if left <= 0:
                 break
-            got = self._read(db, source, share.name, min(share.limit, left), 0) if share.limit else []
+            count = most(share.name, min(share.limit, left))
+            got = self._read(db, source, share.name, count, 0) if count > 0 else []
             rows += got
             left -= len(got)
             if len(got) >= share.limit:
@@ -197,7 +229,8 @@ class Claimer:
         for name, offset in taken.items():
             if left <= 0:
                 break
-            got = self._read(db, source, name, left, offset)
+            count = most(name, left + offset) - offset
+            got = self._read(db, source, name, count, offset) if count > 0 else []
             rows += got
             left -= len(got)
         return rows
@@ -248,6 +281,20 @@ class Claimer:
             )
             for row, fence in zip(rows, fences, strict=True)
         ]
+
+
+def bounds_of(
+    db: apsw.Connection,
+    q: Sql,
+    want: Want,
+    shares: Sequence[QueueShare],
+    rows: Sequence[tuple[Any, ...]],
+    steady_now: int,
+) -> Bounds | None:
+    """The bounds of the queues that are claimed from; None where there are none, which costs nothing then."""
+    served = {share.name for share in shares}
+    found = merged((row for row in rows if row[0] in served), want.bounds)
+    return Bounds(db, q, found, steady_now, want) if found else None
 
 
 def less(shares: Sequence[QueueShare], taken: Sequence[Row]) -> list[QueueShare]:

@@ -19,7 +19,6 @@ from windlass.engines.sqlite.connection import leak
 from windlass.engines.sqlite.core import Endings
 from windlass.engines.sqlite.guards import RateMeter, Stored, decode_stored
 from windlass.engines.sqlite.signals import FileSignal, MemorySignal, Signal
-from windlass.engines.sqlite.steady import Steady
 from windlass.engines.sqlite.transaction import SqliteTransactions
 from windlass.model import CircuitPolicy, CircuitRow, Gates, Grip, LeaseRef, LimitRow, LockRow, Tally
 
@@ -52,7 +51,7 @@ WAITERS: Final = """
 SELECT blocked_by, count(*), min(guards) FROM "windlass_jobs" WHERE state = 'blocked' AND guards IS NOT NULL
 GROUP BY blocked_by LIMIT ?
 """
-RATES: Final = 'SELECT DISTINCT gate FROM "windlass_rates" LIMIT ?'
+RATES: Final = "SELECT DISTINCT gate FROM \"windlass_rates\" WHERE substr(gate, 1, 5) = 'rate:' LIMIT ?"
 HELD: Final = 'SELECT count(*) FROM "windlass_holds" WHERE gate = ?'
 
 
@@ -63,7 +62,6 @@ class SqliteCoordinator(SqliteTransactions):
         super()._forget_handles()
         self._freed: Signal = FileSignal(f"{self.path}-lock") if self.path else MemorySignal()
         self._releases = Endings(self._freed)
-        self._steady = Steady(self._q, self._clock, self._boot)
 
     def close(self) -> None:
         super().close()

@@ -25,6 +25,7 @@ from windlass.engines.base import EngineInfo
 from windlass.engines.sqlite import schema
 from windlass.engines.sqlite.connection import Reader, Work, Writer, connect, leak, patiently, translated
 from windlass.engines.sqlite.signals import FileSignal, MemorySignal, Signal
+from windlass.engines.sqlite.steady import Steady
 from windlass.errors import EngineUnavailable
 from windlass.model import Rules
 
@@ -121,6 +122,7 @@ class SqliteCore:
         self._ready: Signal = FileSignal(f"{self.path}-ready") if self.path else MemorySignal()
         self._ended: Signal = FileSignal(f"{self.path}-done") if self.path else MemorySignal()
         self._endings = Endings(self._ended)
+        self._steady = Steady(self._q, self._clock, self._boot)
 
     @property
     def info(self) -> EngineInfo:

@@ -12,6 +12,7 @@ from typing import Final
 import apsw
 
 from windlass.engines.sqlite import upkeep
+from windlass.engines.sqlite.bounds import make_room, take_note
 from windlass.engines.sqlite.claim import Claimer
 from windlass.engines.sqlite.coordinator import SqliteCoordinator
 from windlass.engines.sqlite.dead import SqliteDead
@@ -66,19 +67,19 @@ class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
         return claimed
 
     def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
-        if not outcomes:
-            return []
-        answers, opened = self._write(lambda db: self._settle(db, outcomes), durable=True)
-        self._signal(outcomes, opened)
-        return answers
+        return self.exchange(outcomes, None)[0]
 
     def exchange(self, outcomes: Sequence[Outcome], want: Want | None) -> tuple[list[Settled], Claimed]:
-        def write(db: apsw.Connection) -> tuple[tuple[list[Settled], bool], Claimed]:
-            return self._settle(db, outcomes), Claimed([]) if want is None else self._claim(db, want)
+        def write(db: apsw.Connection) -> tuple[list[Settled], bool, Claimed]:
+            answers = settle(db, self._q, outcomes, self._clock.wall_ms(), self._rules)
+            opened = bool(outcomes) and bool(db.execute(self._q(OPENED)).fetchall())
+            room = bool(outcomes) and make_room(db, self._q, outcomes)
+            claimed = Claimed([]) if want is None else self._claim(db, want)
+            return answers, opened or (room and take_note(db, self._q)), claimed
 
         if not outcomes and want is None:
             return [], Claimed([])
-        (answers, opened), claimed = self._write(write, durable=bool(outcomes))
+        answers, opened, claimed = self._write(write, durable=bool(outcomes))
         if outcomes:
             self._signal(outcomes, opened)
         elif claimed.ended:
@@ -89,10 +90,6 @@ class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
         now, boot_now = self._clock.wall_ms(), self._clock.boot_ms()
         self._steady.start(db)
         return self._claimer.claim(db, want, now, boot_now, self._rules.keep_done_ms)
-
-    def _settle(self, db: apsw.Connection, outcomes: Sequence[Outcome]) -> tuple[list[Settled], bool]:
-        answers = settle(db, self._q, outcomes, self._clock.wall_ms(), self._rules)
-        return answers, bool(outcomes) and bool(db.execute(self._q(OPENED)).fetchall())
 
     def _signal(self, outcomes: Sequence[Outcome], opened: bool) -> None:
         """Wake those who wait for an end, and workers when something may be ready now or due sooner."""

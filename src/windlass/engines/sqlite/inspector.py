@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import apsw
 import msgspec
 
 from windlass.engines.base import Finding
+from windlass.engines.sqlite.bounds import merged, meter_of, set_limit, set_rate
 from windlass.engines.sqlite.claim import read_tags
 from windlass.engines.sqlite.core import FOREIGN, FOREIGN_ADVICE, SqliteCore, foreign_handle
 from windlass.engines.sqlite.flow import read_flow
@@ -23,8 +24,10 @@ from windlass.model import (
     JobFilter,
     JobRow,
     Moved,
+    QueueBound,
     QueueFlow,
     QueueRow,
+    RateBound,
     State,
     WorkerInfo,
     WorkerRow,
@@ -46,7 +49,7 @@ SELECT id, name, queue, state, CAST(payload AS BLOB), priority, attempt + (state
        CASE state WHEN 'blocked' THEN blocked_by END, seq
 FROM "windlass_jobs" AS jobs WHERE
 """
-QUEUES: Final = 'SELECT name, paused, reason, until, who FROM "windlass_queues" ORDER BY name'
+QUEUES: Final = 'SELECT name, paused, reason, until, who, most, rate, per_ms FROM "windlass_queues" ORDER BY name'
 READY: Final = """
 SELECT queue, count(*), min(run_at) FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 GROUP BY queue
 """
@@ -127,7 +130,7 @@ class SqliteInspector(SqliteCore):
         more = str(rows[limit - 1][-1]) if len(rows) > limit else None
         return [to_row(row) for row in rows[:limit]], more
 
-    def queues(self) -> list[QueueRow]:
+    def queues(self, bounds: Sequence[QueueBound] = ()) -> list[QueueRow]:
         now = self._clock.wall_ms()
 
         def ask(db: apsw.Connection) -> list[QueueRow]:
@@ -137,10 +140,13 @@ class SqliteInspector(SqliteCore):
                 ready[queue] = (have + count, min(since, oldest))
             due = {queue: count for queue, count, _ in db.execute(self._q(DUE))}
             running = {queue: count for queue, count, _ in db.execute(self._q(RUNNING))}
+            found: list[tuple[Any, ...]] = list(db.execute(self._q(QUEUES)))
+            bound = merged(((row[0], *row[5:]) for row in found), bounds)
             rows = []
-            for name, paused, reason, until, who in db.execute(self._q(QUEUES)):
+            for name, paused, reason, until, who, *_ in found:
                 count, since = ready.get(name, (0, now))
                 held = bool(paused) and (until is None or until > now)
+                mine = bound.get(name) or QueueBound(name)
                 rows.append(
                     QueueRow(
                         name=name,
@@ -152,11 +158,18 @@ class SqliteInspector(SqliteCore):
                         paused_reason=reason if held else None,
                         paused_until=until if held else None,
                         paused_by=who if held else None,
+                        limit=mine.limit,
+                        rate=mine.rate,
+                        started=0 if mine.rate is None else self._started(db, name, mine.rate),
                     )
                 )
             return rows
 
         return self._ask(ask)
+
+    def _started(self, db: apsw.Connection, queue: str, rate: RateBound) -> int:
+        """How many jobs of a queue were claimed in the window of its rate."""
+        return rate.count - meter_of(db, self._q, queue, rate, self._steady.now(db)).room()
 
     def workers(self) -> list[WorkerRow]:
         boot_now = self._clock.boot_ms()
@@ -234,6 +247,14 @@ class SqliteInspector(SqliteCore):
 
     def resume(self, queue: str) -> None:
         self._write(lambda db: db.execute(self._q(RESUME), (queue,)), durable=True)
+        self._ready.touch()
+
+    def set_limit(self, queue: str, limit: int | None) -> None:
+        self._write(lambda db: set_limit(db, self._q, queue, limit), durable=True)
+        self._ready.touch()
+
+    def set_rate(self, queue: str, rate: RateBound | None) -> None:
+        self._write(lambda db: set_rate(db, self._q, queue, rate), durable=True)
         self._ready.touch()
 
     def clear(self, queue: str, limit: int) -> int:

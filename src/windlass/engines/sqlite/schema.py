@@ -254,6 +254,12 @@ MIGRATIONS: Final = (
     ) WITHOUT ROWID;
     """,
     GUARDS,
+    """
+    ALTER TABLE "windlass_queues" ADD COLUMN most INTEGER;     -- jobs that may run at once
+    ALTER TABLE "windlass_queues" ADD COLUMN rate INTEGER;     -- jobs that may be claimed in per_ms
+    ALTER TABLE "windlass_queues" ADD COLUMN per_ms INTEGER;
+    ALTER TABLE "windlass_queues" ADD COLUMN held_back INTEGER NOT NULL DEFAULT 0;  -- 1: jobs wait because it is full
+    """,
 )
 VERSION: Final = len(MIGRATIONS)
 

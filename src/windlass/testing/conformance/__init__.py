@@ -17,6 +17,7 @@ time; engine time moves only through ``Harness.clock``; order is compared only w
 
 from __future__ import annotations
 
+from windlass.testing.conformance.bounds import BoundSuite
 from windlass.testing.conformance.claim import ClaimSuite
 from windlass.testing.conformance.coordinator import CoordinatorSuite
 from windlass.testing.conformance.dead import DeadSuite
@@ -34,6 +35,7 @@ from windlass.testing.conformance.unique import UniqueSuite
 from windlass.testing.conformance.waiting import WaitSuite
 
 __all__ = [
+    "BoundSuite",
     "ClaimSuite",
     "CoordinatorSuite",
     "DeadSuite",
@@ -56,6 +58,7 @@ __all__ = [
 class EngineConformance(
     EnqueueSuite,
     ClaimSuite,
+    BoundSuite,
     SettleSuite,
     LeaseSuite,
     MaintenanceSuite,

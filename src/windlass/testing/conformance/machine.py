@@ -103,7 +103,7 @@ class EngineMachine(RuleBasedStateMachine):
         assert claimed.expelled is not live
         open_to = oracle.claimable(self.now, only, alone) if live else set()
         got = [lease.id for lease in claimed.leases]
-        assert len(set(got)) == len(got) == min(1 if alone else limit, len(open_to))
+        assert len(set(got)) == len(got) == min(1 if alone else limit, oracle.gives(open_to))
         assert set(got) <= open_to
         assert len({lease.fence for lease in claimed.leases}) == len(got)
         for lease in claimed.leases:
@@ -232,6 +232,14 @@ class EngineMachine(RuleBasedStateMachine):
     def resume(self, queue: str) -> None:
         self.store.resume(queue)
         self.oracle.paused.discard(queue)
+
+    @rule(queue=queues, limit=st.sampled_from([None, 1, 2]))
+    def limit(self, queue: str, limit: int | None) -> None:
+        self.store.set_limit(queue, limit)
+        if limit is None:
+            self.oracle.limits.pop(queue, None)
+        else:
+            self.oracle.limits[queue] = limit
 
     @invariant()
     def the_store_equals_the_oracle(self) -> None:

@@ -6,6 +6,7 @@ not which of two equal ones comes first.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from windlass.model import FINISHED, Action, Kind, Outcome, Rules, State
@@ -42,6 +43,7 @@ class Oracle:
     jobs: dict[str, OracleJob] = field(default_factory=dict)
     workers: dict[str, int] = field(default_factory=dict)  # id -> when its lease ends
     paused: set[str] = field(default_factory=set)
+    limits: dict[str, int] = field(default_factory=dict)  # how many of a queue may run at once
     fences: dict[str, int] = field(default_factory=dict)  # the last fence of an id, beyond its record
 
     def enqueue(self, job: OracleJob) -> bool:
@@ -64,6 +66,15 @@ class Oracle:
             and (queues is None or job.queue in queues)
             and (job.crashes >= 2) == alone
         }
+
+    def gives(self, open_to: set[str]) -> int:
+        """How many of the jobs that may be claimed the limits of their queues let go."""
+        running = Counter(job.queue for job in self.jobs.values() if job.state is State.RUNNING)
+        waiting = Counter(self.jobs[job_id].queue for job_id in open_to)
+        return sum(
+            count if queue not in self.limits else max(0, min(count, self.limits[queue] - running[queue]))
+            for queue, count in waiting.items()
+        )
 
     def claimed(self, job_id: str, worker: str, fence: int) -> None:
         job = self.jobs[job_id]

@@ -1,12 +1,12 @@
--- uses: records guards inserting admitting settling circuits judging claiming
+-- uses: records guards inserting admitting settling running circuits judging bounding claiming
 -- Settle, then claim, in one step.
 --
 -- KEYS     fixed; every queue, those of follow-ups and those to claim from
--- ARGV     4-10 as claim.lua; 11... as settle.lua from its 4
+-- ARGV     4-11 as claim.lua; 12... as settle.lua from its 4
 -- Returns  mark, what settle.lua answers, what claim.lua answers
 -- Cost     the two together
 
 allow_growth()
-local answers = settle(11)
+local answers = settle(12)
 local claimed = claim(4)
 return { finish_marked(), answers, claimed }

@@ -27,7 +27,9 @@ for _ = 1, tonumber(ARGV[4]) do
   learn(G.id_at(member, gate))
   from = '(' .. gate .. '\1'
 end
-for _, gate in ipairs(call('HKEYS', K.RATES)) do know({ 'rate', gate, 0, 0, -1, 0 }) end
+for _, gate in ipairs(call('HKEYS', K.RATES)) do
+  if string.sub(gate, 1, 5) == 'rate:' then know({ 'rate', gate, 0, 0, -1, 0 }) end
+end
 table.sort(order)
 local reply = {}
 for i = 1, math.min(#order, tonumber(ARGV[4])) do

@@ -1,26 +1,15 @@
--- uses: records guards
+-- uses: records guards running circuits judging bounding
 -- Every queue as it stands.
 --
 -- KEYS     fixed; every queue
--- ARGV     none
--- Returns  wall-clock ms, {name, ready, scheduled, running, latency in ms, pause, ...}
+-- ARGV     4 bounds that hold where the store has none: name, limit or -1, count or 0, window, ... (msgpack array)
+-- Returns  wall-clock ms, {name, ready, scheduled, running, latency in ms, pause, limit or -1,
+--          count of the rate or 0, its window in ms, claims in it, ...}
 -- Cost     O(queues + running)
 
-local running = {}
-local from = '-'
-while true do
-  local held = call('ZRANGEBYLEX', RUNNING, from, '+', 'LIMIT', 0, CHUNK)
-  if #held == 0 then break end
-  local ids = {}
-  for i, member in ipairs(held) do ids[i] = string.match(member, '%z(.*)$') end
-  for _, record in ipairs(mget(REC, ids)) do
-    if record then
-      local queue = read(record)[INFO][QUEUE]
-      running[queue] = (running[queue] or 0) + 1
-    end
-  end
-  from = '(' .. held[#held]
-end
+G.late, G.places = 0, 0
+local running = running_by_queue()
+local bounds = G.bounds_of(names, cmsgpack.unpack(ARGV[4]))
 
 local reply = {}
 for i, pause in ipairs(mget(QUEUES, names)) do
@@ -45,5 +34,10 @@ for i, pause in ipairs(mget(QUEUES, names)) do
   reply[n + 4] = running[queue] or 0
   reply[n + 5] = wall - since
   reply[n + 6] = pause or ''
+  local bound = bounds[queue] or { -1, 0, 0 }
+  reply[n + 7] = bound[1]
+  reply[n + 8] = bound[2]
+  reply[n + 9] = bound[3]
+  reply[n + 10] = bound[2] > 0 and bound[2] - G.room_of(G.bound_meter(queue, bound[2], bound[3]), 0) or 0
 end
 return { wall, reply }

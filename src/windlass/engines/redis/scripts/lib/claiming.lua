@@ -21,30 +21,25 @@ local function tail_of(body, worker, tails)
   return tail
 end
 
--- want: the list of ARGV, from the place of the worker's id on; see claim.lua.
-local function claim(from)
-  local worker, limit, alone = ARGV[from], tonumber(ARGV[from + 1]), ARGV[from + 2] == '1'
-  local keep, shares = tonumber(ARGV[from + 3]), cmsgpack.unpack(ARGV[from + 4])
-  G.places, G.late = tonumber(ARGV[from + 5]), tonumber(ARGV[from + 6])
-  local lease = call('ZSCORE', LEASES, worker)
-  if not lease or tonumber(lease) <= boot then return { 1, -1, {}, 0, {}, {}, {} } end
-
-  local cancels = {}
-  if call('ZCARD', CANCELS) > 0 then
-    local asked = call('ZRANGEBYLEX', CANCELS, '[' .. worker .. '\0', '(' .. worker .. '\1')
-    for i, member in ipairs(asked) do asked[i] = string.sub(member, #worker + 2) end
-    load(asked)
-    for _, id in ipairs(asked) do
-      if jobs[id] and jobs[id][STATE] == sRUNNING then
-        cancels[#cancels + 1] = id
-        cancels[#cancels + 1] = jobs[id][FENCE]
-      end
+-- The jobs of a worker that were asked to be cancelled: id, fence, ...
+local function cancels_of(worker)
+  local found = {}
+  if call('ZCARD', CANCELS) == 0 then return found end
+  local asked = call('ZRANGEBYLEX', CANCELS, '[' .. worker .. '\0', '(' .. worker .. '\1')
+  for i, member in ipairs(asked) do asked[i] = string.sub(member, #worker + 2) end
+  load(asked)
+  for _, id in ipairs(asked) do
+    if jobs[id] and jobs[id][STATE] == sRUNNING then
+      found[#found + 1] = id
+      found[#found + 1] = jobs[id][FENCE]
     end
   end
+  return found
+end
 
-  -- The queues that may be claimed from, in the order asked for.
-  local open = {}
-  local wanted = {}
+-- Of {name, share, ...}: all names, and {name, share} of the queues that may be claimed from, in the same order.
+local function open_queues(shares)
+  local wanted, open = {}, {}
   for i = 1, #shares, 2 do wanted[#wanted + 1] = shares[i] end
   for i, pause in ipairs(mget(QUEUES, wanted)) do
     if pause then
@@ -54,10 +49,15 @@ local function claim(from)
       end
     end
   end
+  return wanted, open
+end
 
+-- Promote what is due in these queues; gives in how many ms the next one is, or -1. In the lone lane jobs wait by their
+-- time anyway.
+local function promote_due(queues, alone)
   local due_at
   local budget = PROMOTE_MAX
-  for _, queue in ipairs(wanted) do
+  for _, queue in ipairs(queues) do
     local count, next_at = promote(queue, budget)
     budget = budget - count
     if next_at and (not due_at or next_at < due_at) then due_at = next_at end
@@ -66,16 +66,76 @@ local function claim(from)
       if head[2] and (not due_at or tonumber(head[2]) < due_at) then due_at = tonumber(head[2]) end
     end
   end
-  local due_in = due_at and math.max(0, due_at - wall) or -1
+  return due_at and math.max(0, due_at - wall) or -1
+end
+
+-- Take up to `look` ids from the heads of the queues {name, share}: each one's share first, then what is left, in the same
+-- order. No more of a bound queue than it may give, but for a further look behind those that met a closed guard.
+local function heads(open, look, alone, further)
+  local ids, taken, room = {}, {}, look
+  local function most(queue, count)
+    if not G.bound then return count end
+    local free = G.room(queue)
+    return math.min(count, further and free > 0 and math.max(free, SCAN_STEP) or free)
+  end
+  local function take(queue, count, offset)
+    if count <= 0 then return 0 end
+    local key = KEYS[at[queue] + (alone and kALONE or kREADY)]
+    local got
+    if alone then
+      got = call('ZRANGEBYSCORE', key, '-inf', wall, 'LIMIT', offset, count)
+    else
+      got = call('ZRANGE', key, offset, offset + count - 1)
+    end
+    local have, size = #ids, #got
+    for i = 1, size do ids[have + i] = sub(got[i], 13) end
+    if size > 0 then taken[key] = (taken[key] or 0) + size end
+    room = room - size
+    return size
+  end
+  local more = {}
+  for _, share in ipairs(open) do
+    if room <= 0 then break end
+    local got = take(share[1], most(share[1], math.min(share[2], room)), 0)
+    if got >= share[2] then more[#more + 1] = { share[1], got } end
+  end
+  for _, rest in ipairs(more) do
+    if room <= 0 then break end
+    take(rest[1], most(rest[1], room + rest[2]) - rest[2], rest[2])
+  end
+  for key, count in pairs(taken) do call('ZREMRANGEBYRANK', key, 0, count - 1) end
+  return ids
+end
+
+-- A job whose Once key is done ends with the stored result of {id, result}.
+local function end_double(id, job, marker, keep)
+  if job[EXPIRES_AT] > 0 then zrem(EXPIRING, id) end
+  finish(id, job, sDONE, keep)
+  hset(REASON, id, 'duplicate of ' .. marker[1])
+  if marker[2] == 'null' then job[CANCEL] = NULL elseif marker[2] ~= '' then hset(RESULT, id, marker[2]) end
+  save(id)
+end
+
+-- want: the list of ARGV, from the place of the worker's id on; see claim.lua. The short form has no guards and bounds.
+local function claim(from)
+  local worker, limit, alone = ARGV[from], tonumber(ARGV[from + 1]), ARGV[from + 2] == '1'
+  local keep, shares = tonumber(ARGV[from + 3]), cmsgpack.unpack(ARGV[from + 4])
+  G.places, G.late = tonumber(ARGV[from + 5]), tonumber(ARGV[from + 6])
+  local lease = call('ZSCORE', LEASES, worker)
+  if not lease or tonumber(lease) <= boot then return { 1, -1, {}, 0, {}, {}, {} } end
+
+  local cancels = cancels_of(worker)
+  local wanted, open = open_queues(shares)
+  local due_in = promote_due(wanted, alone)
   if alone then limit = math.min(limit, 1) end
   if limit <= 0 then return { 0, due_in, cancels, 0, {}, {}, {} } end
 
   local guarded = call('HLEN', K.GUARDS) > 0
-  if guarded and not alone then
-    local queues = {}
-    for _, share in ipairs(open) do queues[#queues + 1] = share[1] end
-    G.let_on(queues, limit)
-  end
+  local queues = {}
+  for i, share in ipairs(open) do queues[i] = share[1] end
+  if G.bind then G.bind(queues, cmsgpack.unpack(ARGV[from + 7]), limit) end
+  local bound = G.bound
+  if guarded and not alone then G.let_on(queues, limit) end
   local leases, n, guards_of, finished = {}, 0, {}, {}
   local fence = math.max(tonumber(call('HGET', META, 'fence') or 0), micros - 1)
   local first = fence + 1
@@ -87,31 +147,7 @@ local function claim(from)
 
   -- One look at the heads. Gives how many jobs left the ready queues without being leased.
   local function round()
-    local ids, taken, room = {}, {}, look
-    local function take(queue, count, offset)
-      local key = KEYS[at[queue] + (alone and kALONE or kREADY)]
-      local got
-      if alone then
-        got = call('ZRANGEBYSCORE', key, '-inf', wall, 'LIMIT', offset, count)
-      else
-        got = call('ZRANGE', key, offset, offset + count - 1)
-      end
-      local have = #ids
-      for i = 1, #got do ids[have + i] = sub(got[i], 13) end
-      taken[key] = (taken[key] or 0) + #got
-      room = room - #got
-      return #got
-    end
-    local more = {}
-    for _, share in ipairs(open) do
-      if room <= 0 then break end
-      local got = share[2] > 0 and take(share[1], math.min(share[2], room), 0) or 0
-      if got >= share[2] then more[#more + 1] = { share[1], got } end
-    end
-    for _, rest in ipairs(more) do
-      if room <= 0 then break end
-      take(rest[1], room, rest[2])
-    end
+    local ids = heads(open, look, alone, scanned > 0)
     if #ids == 0 then return 0 end
     scanned = scanned + #ids
 
@@ -122,11 +158,13 @@ local function claim(from)
       if records[i] then seen[#seen + 1] = ids[i] end
     end
     for i, reason in ipairs(mget(REASON, seen)) do reasons[seen[i]] = reason end
-    for key, count in pairs(taken) do call('ZREMRANGEBYRANK', key, 0, count - 1) end
     local moved, tails, gone = 0, {}, {}
     for i, id in ipairs(ids) do
       local body = bodies[i]
       local tail = body and not records[i] and not guards[i] and left > 0 and tail_of(body, worker, tails)
+      if tail and bound then
+        if G.lets_through(tail.queue, n / 4) then G.take(tail.queue) else tail = false end
+      end
       local job = body and not tail and (records[i] and read(records[i]) or born(body))
       if tail then
         fence = fence + 1
@@ -157,7 +195,11 @@ local function claim(from)
         else
           local why, what, opens_at
           G.passed = n / 4
-          if left <= 0 then why = 'later' elseif g then why, what, opens_at = G.refuse(id, g) end
+          if left <= 0 or bound and not G.lets_through(job[INFO][QUEUE], n / 4) then
+            why = 'later'
+          elseif g then
+            why, what, opens_at = G.refuse(id, g)
+          end
           if why ~= 'later' and G.let[id] then G.went_on = true end
           if why == 'wait' and alone then why = 'later' end
           if why == 'later' then
@@ -168,11 +210,7 @@ local function claim(from)
             if opens_at then G.opens[what] = opens_at end
             moved = moved + 1
           elseif why == 'done' then
-            if expires_at > 0 then zrem(EXPIRING, id) end
-            finish(id, job, sDONE, keep)
-            hset(REASON, id, 'duplicate of ' .. what[1])
-            if what[2] == 'null' then job[CANCEL] = NULL elseif what[2] ~= '' then hset(RESULT, id, what[2]) end
-            save(id)
+            end_double(id, job, what, keep)
             doubles = doubles + 1
             moved = moved + 1
             finished[#finished + 1] = id
@@ -184,6 +222,7 @@ local function claim(from)
               guards_of[#guards_of + 1] = guards[i]
             end
             local queue = job[INFO][QUEUE]
+            if bound then G.take(queue) end
             left = left - 1
             gone[queue] = (gone[queue] or 0) + 1
             fence = fence + 1
@@ -234,15 +273,19 @@ local function claim(from)
   if guarded then
     local opens_in = G.close_gates(left <= 0)
     if opens_in and (due_in < 0 or opens_in < due_in) then due_in = opens_in end
+  elseif bound then
+    for gate, meter in pairs(G.meters) do G.write_meter(gate, meter) end
   end
   -- What is left behind is for another worker that may be idle.
   if left <= 0 and not alone then
     for _, share in ipairs(open) do
-      if call('ZCARD', KEYS[at[share[1]] + kREADY]) > 0 then
+      if call('ZCARD', KEYS[at[share[1]] + kREADY]) > 0 and not (bound and G.room(share[1]) <= 0) then
         woken[share[1]] = true
         break
       end
     end
   end
+  local paced_in = bound and G.unbind()
+  if paced_in and (due_in < 0 or paced_in < due_in) then due_in = paced_in end
   return { 0, due_in, cancels, first, leases, guards_of, finished }
 end

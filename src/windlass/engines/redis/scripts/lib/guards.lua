@@ -68,6 +68,12 @@ function G.free(id, gate)
   if call('ZREM', K.HOLDS, gate .. '\0' .. id) == 1 then G.open(gate, 0) end
 end
 
+-- A job of a queue leaves running. Where a claim left others behind because the queue was full, workers may look again.
+function G.makes_room(queue)
+  if G.starved == nil then G.starved = call('HLEN', K.STARVED) > 0 end
+  if G.starved and call('HEXISTS', K.STARVED, queue) == 1 then woken[queue] = true end
+end
+
 -- A job leaves running: its slots and probes go.
 function G.stopped(id)
   local g = G.of(id)

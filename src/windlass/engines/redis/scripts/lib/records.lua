@@ -142,6 +142,7 @@ local function leave_running(id, job)
   local held = job[WORKER] .. '\0' .. id
   zrem(RUNNING, held)
   if job[CANCEL] == 1 then zrem(CANCELS, held) end
+  G.makes_room(job[INFO][QUEUE])
   G.stopped(id)
 end
 

@@ -84,6 +84,7 @@ local function end_done(id, record, spec, fence, tails)
       owner = job[WORKER] .. '\0',
       list = into(zadds, KEYS[at[job[INFO][QUEUE]] + kDONE]),
     }
+    if job then G.makes_room(job[INFO][QUEUE]) end
     tails[tail] = known
   end
   if not known then return false end

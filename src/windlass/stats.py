@@ -1,0 +1,102 @@
+"""How each queue does, in figures, and how many workers it needs: what ``app.stats()`` gives.
+
+Pure over what an engine says. Lengths of time that leave here are seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from windlass.model import QueueFlow, QueueRow, WorkerRow
+from windlass.queues import WorkerStatus
+from windlass.settings import QueueSettings
+from windlass.units import format_rate
+
+__all__ = ["FLOW_WINDOW", "QueueStats", "Stats", "advise"]
+
+FLOW_WINDOW: Final = 60_000  # ms over which rates are taken
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """One queue in figures. Lengths are seconds, rates jobs a second over the last minute; None: not known yet.
+
+    ``workers_needed`` is how many worker processes of the present size keep its jobs from waiting longer than
+    ``max_wait``: enough for what arrives, and to work off what waits within that time; no more than the queue's limit
+    and rate can use.
+    """
+
+    name: str
+    ready: int
+    scheduled: int
+    running: int
+    latency: float
+    arrival: float
+    drain: float
+    runtime: float | None  # of one job in its slot
+    workers: int  # alive and serving it
+    max_wait: float | None
+    workers_needed: int | None
+    limit: int | None = None  # how many may run at once
+    rate: str | None = None
+
+    @property
+    def late(self) -> bool:
+        """Whether its oldest job has waited longer than it may."""
+        return self.max_wait is not None and self.latency > self.max_wait
+
+
+class Stats(dict[str, int]):
+    """Jobs by state and totals (``total_*``), as a dictionary, and every queue in figures under ``queues``."""
+
+    def __init__(self, counts: Mapping[str, int], queues: Iterable[QueueStats]) -> None:
+        super().__init__(counts)
+        self.queues = {queue.name: queue for queue in queues}
+
+
+def advise(
+    rows: Iterable[QueueRow],
+    flows: Iterable[QueueFlow],
+    workers: Iterable[WorkerRow],
+    settings: Mapping[str, QueueSettings],
+) -> list[QueueStats]:
+    """Put together what an engine says of queues, of what came and went, and of workers. Pure."""
+    flow = {one.name: one for one in flows}
+    rows_alive = [row for row in workers if row.lease_left_ms > 0]
+    alive = [WorkerStatus.of(row) for row in rows_alive]
+    ended: dict[str, int] = {}
+    busy: dict[str, int] = {}
+    for work in (work for row in rows_alive for work in row.info.work):
+        ended[work.queue] = ended.get(work.queue, 0) + work.ended
+        busy[work.queue] = busy.get(work.queue, 0) + work.busy_ms
+    found = []
+    for row in rows:
+        went = flow.get(row.name)
+        arrival = went.arrived * 1_000 / went.span_ms if went else 0.0
+        drain = went.claimed * 1_000 / went.span_ms if went else 0.0
+        runtime = busy[row.name] / ended[row.name] / 1_000 if ended.get(row.name) else None
+        slots = [worker.slots_for(row.name) for worker in alive if worker.serves(row.name)]
+        options = settings.get(row.name)
+        max_wait = None if options is None or options.max_wait is None else options.max_wait / 1_000
+        needed = None
+        total = sum(slots)
+        if max_wait is not None and runtime is not None and total:
+            # Little's law: so many slots are busy at that rate; and a worker has so many slots.
+            speed = arrival + row.ready / max_wait
+            if row.rate is not None:
+                speed = min(speed, row.rate.count * 1_000 / row.rate.per_ms)
+            busy_slots = min(speed * runtime, math.inf if row.limit is None else row.limit)
+            needed = max(1, math.ceil(busy_slots / (total / len(slots)))) if arrival or row.ready else 0
+        elif max_wait is not None and not row.ready and not arrival:
+            needed = 0
+        found.append(
+            QueueStats(
+                row.name, row.ready, row.scheduled, row.running, row.latency_ms / 1_000,
+                round(arrival, 3), round(drain, 3), runtime, len(slots), max_wait, needed, row.limit,
+                None if row.rate is None else format_rate(row.rate.count, row.rate.per_ms),
+            )
+        )  # fmt: skip
+    return found

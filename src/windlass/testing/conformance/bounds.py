@@ -1,0 +1,363 @@
+"""What a queue is held to: how many of its jobs run at once, how many are claimed in a window, over all workers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+import pytest
+from msgspec import structs
+
+from windlass.engines.base import Store
+from windlass.model import (
+    Claimed,
+    Gates,
+    Guard,
+    Kind,
+    NewJob,
+    QueueBound,
+    QueueRow,
+    QueueShare,
+    RateBound,
+    Rules,
+    State,
+    Want,
+)
+from windlass.testing.conformance.harness import (
+    LEASE_MS,
+    Harness,
+    add,
+    ended,
+    error,
+    job,
+    join,
+    state_of,
+    take,
+    upkeep,
+)
+from windlass.testing.conformance.waiting import LONG_S, ended_by
+
+MINUTE = 60_000
+
+
+def ask(store: Store, limit: int = 100, worker: str = "w1", bounds: tuple[QueueBound, ...] = ()) -> Claimed:
+    return store.claim(Want(worker, limit, bounds=bounds))
+
+
+def ids(claimed: Claimed) -> list[str]:
+    return [lease.id for lease in claimed.leases]
+
+
+def queue_row(store: Store, name: str = "default", bounds: tuple[QueueBound, ...] = ()) -> QueueRow:
+    return next(row for row in store.queues(bounds) if row.name == name)
+
+
+def guarded(job_id: str, guard: Guard) -> NewJob:
+    return structs.replace(job(job_id), guards=(guard,))
+
+
+class BoundSuite:
+    """``Inspector.set_limit`` and ``set_rate``, and ``Want.bounds``."""
+
+    # -- limits --
+
+    def test_a_limited_queue_gives_no_more_than_may_run_at_once_and_the_others_stay_ready(
+        self, harness: Harness
+    ) -> None:
+        store = harness.engine
+        join(store)
+        add(store, "a", "b", "c", "d")
+        store.set_limit("default", 2)
+        assert ids(ask(store)) == ["a", "b"]
+        assert ids(ask(store)) == []
+        assert [state_of(store, one) for one in "abcd"] == [State.RUNNING] * 2 + [State.READY] * 2
+
+    def test_the_end_of_one_makes_room_for_one_whatever_the_end(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        for kind in Kind:
+            store.set_limit(f"q-{kind}", 1)
+            add(store, f"{kind}-1", f"{kind}-2", queue=f"q-{kind}")
+        for lease in ask(store).leases:
+            kind = Kind(lease.id.removesuffix("-1"))
+            told = error() if kind in (Kind.RETRY, Kind.DEAD) else None
+            store.settle([ended(lease, kind, delay_ms=MINUTE, error=told)])
+        # One of each: the second, or the first again where it was released.
+        assert sorted(one.rpartition("-")[0] for one in ids(ask(store))) == sorted(Kind)
+
+    def test_settle_and_claim_in_one_exchange_use_the_room_at_once(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store.set_limit("default", 2)
+        add(store, *"abcde")
+        first = ask(store).leases
+        _, claimed = store.exchange([ended(first[0])], Want("w1", 100))
+        assert ids(claimed) == ["c"]
+
+    def test_the_limit_counts_over_all_workers(self, harness: Harness) -> None:
+        store, other = harness.engine, harness.second()
+        join(store)
+        join(other, "w2")
+        store.set_limit("default", 3)
+        add(store, *"abcde")
+        assert ids(ask(store, 2)) == ["a", "b"]
+        assert ids(ask(other, worker="w2")) == ["c"]
+
+    def test_a_limit_counts_the_jobs_that_run_already_when_it_is_set(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        add(store, *"abcdef")
+        first = ask(store, 3).leases
+        store.set_limit("default", 2)
+        assert ids(ask(store)) == []
+        store.settle([ended(first[0])])
+        assert ids(ask(store)) == []
+        store.settle([ended(first[1])])
+        assert ids(ask(store)) == ["d"]
+
+    def test_a_limit_can_be_raised_and_lifted_while_jobs_wait(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store.set_limit("default", 1)
+        add(store, *"abcdef")
+        assert ids(ask(store)) == ["a"]
+        store.set_limit("default", 3)
+        assert ids(ask(store)) == ["b", "c"]
+        store.set_limit("default", None)
+        assert ids(ask(store)) == ["d", "e", "f"]
+
+    def test_a_limit_can_be_set_before_the_first_job(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store.set_limit("later", 1)
+        add(store, "a", "b", queue="later")
+        assert ids(ask(store)) == ["a"]
+
+    def test_a_limit_and_a_pause_leave_each_other_alone(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store.set_limit("default", 1)
+        store.pause("default", "deploy", None)
+        add(store, "a", "b")
+        assert ids(ask(store)) == []
+        store.resume("default")
+        assert ids(ask(store)) == ["a"]
+
+    @pytest.mark.parametrize("queues", [None, ("narrow", "wide")])
+    def test_what_a_full_queue_may_not_give_comes_from_the_others(
+        self, harness: Harness, queues: tuple[str, ...] | None
+    ) -> None:
+        store = harness.engine
+        join(store)
+        store.set_limit("narrow", 1)
+        for queue in ("narrow", "wide"):
+            add(store, *(f"{queue}{n}" for n in range(20)), queue=queue)
+        shares = None if queues is None else [QueueShare(name, 5) for name in queues]
+        assert Counter(lease.queue for lease in take(store, limit=10, queues=shares)) == {"narrow": 1, "wide": 9}
+        assert Counter(lease.queue for lease in take(store, limit=10, queues=shares)) == {"wide": 10}
+
+    def test_a_limit_holds_in_the_lone_lane(self, harness: Harness) -> None:
+        store = harness.engine
+        add(store, "a", "b")
+        for n in range(2):
+            join(store, f"victim{n}")
+            leases = take(store, f"victim{n}")
+            rules = Rules(max_crashes=9, crash_delay_ms=0)
+            store.bury(f"victim{n}", [lease.fence for lease in leases], error("WorkerCrashed"), rules)
+        join(store)
+        store.set_limit("default", 1)
+        (lease,) = take(store, alone=True)
+        assert take(store, alone=True) == []
+        store.settle([ended(lease)])
+        assert len(take(store, alone=True)) == 1
+
+    def test_a_worker_that_is_gone_takes_no_room(self, harness: Harness) -> None:
+        store = harness.engine
+        store.set_limit("default", 1)
+        add(store, "a", "b", "c", "d")
+        join(store, "w1")
+        (lease,) = take(store, "w1")
+        store.bury("w1", [lease.fence], error("WorkerCrashed"), Rules(max_crashes=1))
+        join(store, "w2", LEASE_MS)
+        assert [one.id for one in take(store, "w2")] == ["b"]
+        harness.clock.advance(LEASE_MS + 1_000)
+        upkeep(store)
+        join(store, "w3")
+        assert [one.id for one in take(store, "w3")] == ["b"]
+        store.depart("w3")
+        join(store, "w4")
+        assert [one.id for one in take(store, "w4")] == ["b"]
+
+    def test_jobs_at_a_closed_guard_do_not_stand_in_the_way_of_a_limited_queue(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        taken = Guard(Gates.CONCURRENCY, "k", 1)
+        store.enqueue([job("holder", queue="other")])
+        store.enqueue([guarded("first", taken)])
+        assert sorted(lease.id for lease in take(store)) == ["first", "holder"]
+        store.set_limit("default", 2)
+        store.enqueue([guarded(f"w{n}", taken) for n in range(300)])
+        add(store, "free1", "free2")
+        assert ids(ask(store, 10)) == ["free1"]
+
+    def test_a_job_that_has_expired_ends_and_takes_no_room(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store.set_limit("default", 1)
+        store.enqueue([job("old", expires_ms=1_000), job("new")])
+        harness.clock.advance(2_000)
+        assert ids(ask(store)) == ["new"]
+        assert state_of(store, "old") is State.CANCELLED
+
+    def test_a_worker_that_was_held_back_is_woken_when_there_is_room(self, harness: Harness) -> None:
+        store, other, numbers = harness.engine, harness.second(), iter(range(10_000))
+        join(store)
+        join(other, "w2")
+        store.set_limit("default", 1)
+        add(store, *(f"a{n}" for n in range(500)))
+
+        def nudge() -> None:
+            (lease,) = ask(store).leases
+            assert ask(other, worker="w2").leases == []  # held back
+            next(numbers)
+            store.settle([ended(lease)])
+
+        assert ended_by(lambda: other.wait(["default"], LONG_S), nudge)
+
+    def test_a_limit_that_is_lifted_wakes_those_who_wait(self, harness: Harness) -> None:
+        store, other = harness.engine, harness.second()
+        store.set_limit("default", 1)
+        add(store, "a")
+        assert ended_by(lambda: other.wait(["default"], LONG_S), lambda: store.set_limit("default", None))
+
+    # -- bounds of the worker that asks --
+
+    def test_a_bound_of_the_asker_holds_where_the_store_has_none(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        add(store, *"abcdef")
+        mine = (QueueBound("default", limit=2),)
+        assert ids(ask(store, bounds=mine)) == ["a", "b"]
+        assert ids(ask(store, bounds=mine)) == []
+        store.set_limit("default", 3)
+        assert ids(ask(store, bounds=mine)) == ["c"]
+        store.set_limit("default", None)
+        assert ids(ask(store, bounds=mine)) == []
+        assert ids(ask(store)) == ["d", "e", "f"]
+
+    def test_limit_and_rate_are_overruled_each_by_itself(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        add(store, *"abcdef")
+        store.set_rate("default", RateBound(4, MINUTE))
+        leases = ask(store, bounds=(QueueBound("default", 3, RateBound(1, MINUTE)),)).leases
+        assert len(leases) == 3
+        store.settle([ended(lease) for lease in leases])
+        assert len(ask(store, bounds=(QueueBound("default", 3, RateBound(1, MINUTE)),)).leases) == 1
+
+    # -- rates --
+
+    def test_a_rate_lets_so_many_start_in_a_window_and_says_when_the_next_may(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store.set_rate("default", RateBound(2, 10_000))
+        add(store, *"abcde")
+        claimed = ask(store)
+        assert ids(claimed) == ["a", "b"]
+        store.settle([ended(lease) for lease in claimed.leases])
+        claimed = ask(store)
+        assert ids(claimed) == []
+        assert claimed.due_in_ms is not None
+        assert 10_000 <= claimed.due_in_ms <= 10_100
+        harness.clock.advance(claimed.due_in_ms)
+        join(store)
+        assert ids(ask(store)) == ["c", "d"]
+
+    def test_no_window_has_more_claims_than_the_rate_says(self, harness: Harness) -> None:
+        store, rng = harness.engine, Random(20)
+        store.set_rate("default", RateBound(7, 10_000))
+        add(store, *(f"j{n}" for n in range(200)))
+        claims: list[int] = []
+        for _ in range(60):
+            harness.clock.advance(rng.choice([1, 40, 700, 2_500, 9_999]))
+            join(store)
+            got = len(ask(store, rng.randint(1, 9)).leases)
+            claims += [harness.clock.wall_ms()] * got
+        assert len(claims) > 60
+        for at in claims:
+            assert sum(at <= other < at + 10_000 for other in claims) <= 7
+
+    def test_a_job_that_could_not_start_at_once_is_not_given_when_the_rate_is_nearly_spent(
+        self, harness: Harness
+    ) -> None:
+        store = harness.engine
+        join(store)
+        store.set_rate("default", RateBound(5, 10_000))
+        add(store, *(f"j{n}" for n in range(20)))
+        assert len(store.claim(Want("w1", 4)).leases) == 4
+        # Two that were claimed now and started a second later would meet those of the next window.
+        harness.clock.advance(9_500)
+        join(store)
+        assert len(store.claim(Want("w1", 20, room=0)).leases) <= 1
+        assert len(store.claim(Want("w1", 20, room=20)).leases) <= 1
+
+    def test_setting_the_rate_that_is_set_leaves_the_window_and_another_one_begins_anew(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store.set_rate("default", RateBound(2, MINUTE))
+        add(store, *(f"j{n}" for n in range(20)))
+        assert len(ask(store).leases) == 2
+        store.set_rate("default", RateBound(2, MINUTE))
+        assert len(ask(store).leases) == 0
+        store.set_rate("default", RateBound(3, MINUTE))
+        assert len(ask(store).leases) == 3
+        store.set_rate("default", None)
+        assert len(ask(store).leases) == 15
+
+    def test_a_queue_may_have_both_and_the_tighter_one_counts(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store.set_limit("default", 3)
+        store.set_rate("default", RateBound(5, MINUTE))
+        add(store, *(f"j{n}" for n in range(20)))
+        leases = ask(store).leases
+        assert len(leases) == 3
+        store.settle([ended(lease) for lease in leases])
+        assert len(ask(store).leases) == 2
+
+    def test_a_rate_of_a_queue_is_no_limit_that_jobs_were_defined_with(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store.set_rate("default", RateBound(1, MINUTE))
+        add(store, "a", "b")
+        ask(store)
+        assert store.limits() == []
+
+    # -- what people see --
+
+    def test_the_rows_show_what_holds_and_how_much_of_it_is_used(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        add(store, *"abcdef")
+        row = queue_row(store)
+        assert (row.limit, row.rate, row.started) == (None, None, 0)
+        store.set_limit("default", 4)
+        store.set_rate("default", RateBound(9, MINUTE))
+        ask(store, 3)
+        row = queue_row(store)
+        assert (row.limit, row.rate, row.started, row.running) == (4, RateBound(9, MINUTE), 3, 3)
+        harness.clock.advance(MINUTE + 1_000)
+        assert queue_row(store).started == 0
+        store.set_limit("default", None)
+        mine = (QueueBound("default", 5, RateBound(1, 1_000)),)
+        row = queue_row(store, bounds=mine)
+        assert (row.limit, row.rate) == (5, RateBound(9, MINUTE))
+        store.set_rate("default", None)
+        row = queue_row(store, bounds=mine)
+        assert (row.limit, row.rate) == (5, RateBound(1, 1_000))
+
+    def test_a_queue_that_has_only_a_bound_is_shown(self, harness: Harness) -> None:
+        store = harness.engine
+        store.set_limit("later", 2)
+        row = queue_row(store, "later")
+        assert (row.limit, row.ready, row.paused) == (2, 0, False)
