@@ -15,6 +15,7 @@ from windlass.codec import encode_error
 from windlass.engines.url import rules_of
 from windlass.errors import ConfigError
 from windlass.model import Kind, Lease, NewJob, Outcome, QueueShare, State, Want, WorkerInfo
+from windlass.queues import QueueInfo
 
 
 def charge(n: int) -> int:
@@ -135,6 +136,42 @@ def test_a_queue_is_measured_paused_resumed_and_cleared(
     assert app.engine.settle([Outcome(lease.id, lease.fence, Kind.DONE)]) == ["applied"]
 
 
+def test_a_queue_is_limited_and_paced_and_the_settings_count_where_the_store_has_nothing(clock: ManualClock) -> None:
+    settings = {"mail": {"limit": 6, "rate": "100/m"}}
+    with Windlass("memory://", clock=clock, queues=settings) as app:
+        queue = app.queue("mail")
+        assert (queue.info().limit, queue.info().rate, queue.info().started) == (6, "100/m", 0)
+        queue.limit(4)
+        queue.rate("9/10s")
+        assert (queue.info().limit, queue.info().rate) == (4, "9/10s")
+        assert [(info.limit, info.rate) for info in app.queues()] == [(4, "9/10s")]
+        queue.limit(None)
+        queue.rate(None)
+        assert (queue.info().limit, queue.info().rate) == (6, "100/m")
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, 1.5, "4", 10**9])
+def test_a_wrong_limit_is_refused_and_says_how_to_stop_a_queue(app: Windlass, wrong: int) -> None:
+    with pytest.raises(ConfigError, match=r"limit of queue 'mail' is .* pause the queue"):
+        app.queue("mail").limit(wrong)
+    assert app.queues() == []
+
+
+def test_a_wrong_rate_is_refused(app: Windlass) -> None:
+    with pytest.raises(ConfigError, match="rate of queue 'mail' is '5': write how many in what time"):
+        app.queue("mail").rate("5")
+
+
+def test_limits_have_async_twins(app: Windlass) -> None:
+    async def body() -> QueueInfo:
+        await app.queue("mail").alimit(3)
+        await app.queue("mail").arate("5/s")
+        return await app.queue("mail").ainfo()
+
+    info = asyncio.run(body())
+    assert (info.limit, info.rate) == (3, "5/s")
+
+
 def test_a_pause_takes_aware_datetimes_only(app: Windlass) -> None:
     with pytest.raises(ConfigError, match="time zone"):
         app.queue("default").pause(until=datetime(2030, 1, 1))  # noqa: DTZ001
@@ -218,6 +255,25 @@ def test_explain_of_a_ready_job_names_what_is_in_its_way(
     said = app.explain(handle.id)
     assert "paused (maintenance)" in said
     assert "No live worker serves queue default: 1 alive, serving mail" in said
+
+
+def test_explain_of_a_ready_job_says_that_its_queue_is_full_or_its_rate_spent(
+    app: Windlass, job: Job[[int], int]
+) -> None:
+    job.enqueue(1)
+    handle = job.enqueue(2)
+    queue = app.queue("default")
+    queue.limit(1)
+    assert "at once" not in app.explain(handle.id)
+    claim(app)
+    said = app.explain(handle.id)
+    assert "Queue default lets 1 run at once, and 1 run; change that with `windlass queues limit default N`" in said
+    queue.limit(None)
+    queue.rate("1/m")
+    job.enqueue(3)
+    assert "lets 1/m start" not in app.explain(handle.id)
+    claim(app)
+    assert "Queue default lets 1/m start, and they have" in app.explain(job.enqueue(4).id)
 
 
 def test_explain_of_a_scheduled_job_says_when(app: Windlass, job: Job[[int], int]) -> None:

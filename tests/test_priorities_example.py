@@ -23,3 +23,4 @@ def test_payments_do_not_wait_behind_newsletters(store: dict[str, str]) -> None:
     assert done.returncode == 0, done.stderr
     for text in ("20 payments waited", "critical:2 default:5 low,report-*:2", "mailers", "2 processes"):
         assert text in done.stdout
+    assert "20 of 600/m started" in done.stdout

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from msgspec import structs
 
 from windlass import Windlass
 from windlass.clock import ManualClock
 from windlass.errors import ConfigError
-from windlass.model import PoolInfo, QueueFlow, QueueRow, QueueWork, WorkerInfo, WorkerRow
+from windlass.model import PoolInfo, QueueFlow, QueueRow, QueueWork, RateBound, WorkerInfo, WorkerRow
 from windlass.queues import WorkerStatus
 from windlass.settings import QueueSettings
 from windlass.stats import QueueStats, advise
@@ -55,6 +56,17 @@ def test_rates_are_per_second_and_the_runtime_is_of_one_job() -> None:
 def test_as_many_workers_as_what_comes_and_what_waits_needs(arrived: int, ready: int, needed: int) -> None:
     flows = [QueueFlow("mail", arrived, 0, 60_000)]
     assert only([queue(ready=ready)], flows, [worker("mail", work=BUSY)]).workers_needed == needed
+
+
+@pytest.mark.parametrize(
+    ("limit", "rate", "needed"),
+    [(None, None, 10), (7, None, 2), (1, None, 1), (None, RateBound(10, 1_000), 1), (None, RateBound(11, 1_000), 2)],
+)
+def test_no_more_workers_are_asked_for_than_limit_and_rate_let_work(
+    limit: int | None, rate: RateBound | None, needed: int
+) -> None:
+    row = structs.replace(queue(ready=1_000), limit=limit, rate=rate)
+    assert only([row], [], [worker("mail", work=BUSY)]).workers_needed == needed
 
 
 def test_without_a_promise_or_a_runtime_there_is_no_advice() -> None:

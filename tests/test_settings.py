@@ -11,6 +11,8 @@ import pytest
 
 from windlass.backoff import Constant, Exponential, Linear
 from windlass.errors import ConfigError
+from windlass.model import QueueBound, RateBound
+from windlass.queues import bounds_of
 from windlass.settings import READERS, Loaded, QueueSettings, Settings, load_settings, mask_url
 
 
@@ -211,6 +213,29 @@ def test_a_backoff_is_a_policy_a_table_a_kind_or_json(project: Path) -> None:
 def test_a_wrong_backoff_names_the_setting(project: Path, value: object, says: str) -> None:
     with pytest.raises(ConfigError, match=rf"backoff \(argument\).*{says}"):
         load(project, backoff=value)
+
+
+def test_limits_and_rates_of_queues_are_read(project: Path) -> None:
+    toml = '[windlass.queues]\nmail = { limit = 4, rate = "100/60s" }\nslow = { limit = "none", rate = "none" }\n'
+    found = load(project, toml=toml).settings
+    assert found.queues == {"mail": QueueSettings(limit=4, rate="100/m"), "slow": QueueSettings()}
+    assert bounds_of(found) == (QueueBound("mail", 4, RateBound(100, 60_000)),)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("limit = 0", "limit is 0; it must be at least 1"),
+        ("limit = true", "limit is True; it must be a whole number"),
+        ('limit = "4"', "limit is '4'; it must be a whole number"),
+        ("rate = 5", "rate is 5: write how many in what time"),
+        ('rate = "5/week"', "unknown unit 'week'"),
+        ('rat = "5/s"', "unknown option 'rat'; did you mean 'rate'"),
+    ],
+)
+def test_a_wrong_limit_or_rate_is_refused_with_its_line(project: Path, line: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=rf"line 2.*{says}|{says}.*line 2"):
+        load(project, toml=f"[windlass.queues.mail]\n{line}\n")
 
 
 @pytest.mark.parametrize("share", ["0", "1.5", "-0.1", "true", '"half"'])

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windlass.errors import ConfigError
-from windlass.units import MAX_DURATION_MS, check_name, duration_ms, format_duration, nearest, size_bytes
+from windlass.units import (
+    MAX_DURATION_MS,
+    check_name,
+    count_per,
+    duration_ms,
+    format_duration,
+    format_rate,
+    nearest,
+    size_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +116,28 @@ def test_good_name_passes(text: str) -> None:
 def test_bad_name_is_refused(text: object) -> None:
     with pytest.raises(ConfigError, match=r"^queue name "):
         check_name(text, "queue")
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "per_ms", "written"),
+    [
+        ("5/s", 5, 1_000, "5/s"),
+        (" 9 / 10 s ", 9, 10_000, "9/10s"),
+        ("100/60s", 100, 60_000, "100/m"),
+        ("3/36h", 3, 36 * 3_600_000, "3/36h"),
+        ("1/2d", 1, 2 * 86_400_000, "1/2d"),
+    ],
+)
+def test_rates_are_read_and_written(text: str, count: int, per_ms: int, written: str) -> None:
+    assert count_per(text, "rate") == (count, per_ms)
+    assert format_rate(count, per_ms) == written
+    assert count_per(written, "rate") == (count, per_ms)
+
+
+@pytest.mark.parametrize("value", ["5", "5/week", "0/s", "5/0s", "1.5/s", "-5/s", "2000000/s", "", None, 5, True])
+def test_a_wrong_rate_is_refused_and_the_option_named(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"^mail\.rate: "):
+        count_per(value, "mail.rate")
 
 
 def test_nearest_speaks_only_when_something_is_near() -> None:

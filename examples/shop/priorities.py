@@ -98,6 +98,7 @@ def main() -> int:
         print(f"{app.queue('low').size:,} newsletters wait; {PAYMENTS} payments waited {worst * 1_000:.0f} ms at most")
         waited(others)
         show("workers", "ls")
+        show("queues", "ls")
         show("stats")
     finally:
         worker.terminate()

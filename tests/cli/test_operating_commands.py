@@ -58,6 +58,36 @@ def test_pause_until_an_instant(shop: Shop) -> None:
         assert "until" in shop.run("queues", "pause", "payments", "--until", wrong, code=2).stderr
 
 
+def test_limit_and_rate_are_set_shown_and_lifted(shop: Shop) -> None:
+    shop.enqueue("charge", "[1]")
+    assert "Queue payments: at most 2 jobs run at once." in shop.run("queues", "limit", "payments", "2").stdout
+    assert "Queue payments: 5/m start." in shop.run("queues", "limit", "payments", "--rate", "5/m").stdout
+    with shop.claimed():
+        line = shop.run("queues", "ls").stdout.splitlines()[1]
+        assert re.search(r" 1 of 2 .* 1 of 5/m started", line)
+        assert " 1 of 2 " in shop.run("stats").stdout
+    found = shop.json("queues", "limit", "payments", "none", "--rate", "none")
+    assert isinstance(found, dict)
+    assert (found["name"], found["limit"], found["rate"]) == ("payments", None, None)
+
+
+def test_a_lifted_limit_says_that_the_settings_hold(shop: Shop) -> None:
+    shop.write("windlass.toml", '[windlass.queues.payments]\nlimit = 3\nrate = "7/s"\n')
+    said = shop.run("queues", "limit", "payments", "none", "--rate", "none").stdout
+    assert "at most 3 jobs run at once, as windlass.toml, line 2 says; 7/s start, as windlass.toml, line 3 says" in said
+    assert "at most 1 job runs at once." in shop.run("queues", "limit", "payments", "1").stdout
+
+
+def test_a_wrong_limit_is_a_usage_error(shop: Shop) -> None:
+    shop.enqueue("charge", "[1]")
+    assert "say how many" in shop.run("queues", "limit", "payments", code=2).stderr
+    assert "'few' is no limit" in shop.run("queues", "limit", "payments", "few", code=2).stderr
+    assert "pause the queue" in shop.run("queues", "limit", "payments", "0", code=2).stderr
+    assert "write how many in what time" in shop.run("queues", "limit", "payments", "--rate", "5", code=2).stderr
+    assert queue(shop).limit is None
+    assert "did you mean 'payments'" in shop.run("queues", "limit", "payment", "2").stderr
+
+
 def test_pausing_a_queue_that_has_nothing_hints_at_the_nearest(shop: Shop) -> None:
     shop.enqueue("charge", "[1]")
     assert "did you mean 'payments'" in shop.run("queues", "pause", "payment").stderr

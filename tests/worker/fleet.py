@@ -78,9 +78,9 @@ class Line:
 class Fleet:
     """A store, a ledger, and the workers that a test starts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str | None = None) -> None:
         self.folder = folder
-        self.url = f"sqlite:///{folder}/jobs.db"
+        self.url = url or f"sqlite:///{folder}/jobs.db"
         self.ledger = folder / "ledger"
         self.log = folder / "worker.log"
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -163,8 +163,8 @@ class Fleet:
 
 
 @contextmanager
-def fleet_in(folder: Path) -> Iterator[Fleet]:
-    made = Fleet(folder)
+def fleet_in(folder: Path, url: str | None = None) -> Iterator[Fleet]:
+    made = Fleet(folder, url)
     try:
         yield made
     finally:
