@@ -34,7 +34,7 @@ from windlass.model import Action, CircuitRow, JobFilter, Moved, State
 from windlass.queues import Queue, QueueInfo, WorkerStatus, bounds_of
 from windlass.registry import Registry
 from windlass.settings import Loaded, Settings, load_settings
-from windlass.stats import FLOW_WINDOW, Stats, advise
+from windlass.stats import Stats, measure
 from windlass.units import duration_ms, nearest
 
 __all__ = ["Windlass"]
@@ -316,10 +316,7 @@ class Windlass:
         ``stats().queues`` has every queue in figures: depth, latency, arrival and drain rate, and how many workers keep
         its ``max_wait``.
         """
-        engine = self.engine
-        rows = engine.queues(bounds_of(self.settings))
-        queues = advise(rows, engine.flow(FLOW_WINDOW), engine.workers(), self.settings.queues)
-        return Stats(engine.counts(), queues)
+        return measure(self.engine, self.settings)
 
     async def astats(self) -> Stats:
         """Give the number of jobs in each state, and every queue in figures; see ``stats``."""

@@ -1,21 +1,22 @@
 """How each queue does, in figures, and how many workers it needs: what ``app.stats()`` gives.
 
-Pure over what an engine says. Lengths of time that leave here are seconds.
+It changes nothing. Lengths of time that leave here are seconds.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
+from windlass.engines.base import Inspector
 from windlass.model import QueueFlow, QueueRow, WorkerRow
-from windlass.queues import WorkerStatus
-from windlass.settings import QueueSettings
+from windlass.queues import WorkerStatus, bounds_of
+from windlass.settings import QueueSettings, Settings
 from windlass.units import format_rate
 
-__all__ = ["FLOW_WINDOW", "QueueStats", "Stats", "advise"]
+__all__ = ["FLOW_WINDOW", "QueueStats", "Stats", "advise", "measure"]
 
 FLOW_WINDOW: Final = 60_000  # ms over which rates are taken
 
@@ -55,6 +56,10 @@ class Stats(dict[str, int]):
     def __init__(self, counts: Mapping[str, int], queues: Iterable[QueueStats]) -> None:
         super().__init__(counts)
         self.queues = {queue.name: queue for queue in queues}
+
+    def as_json(self) -> dict[str, object]:
+        """The counts and, under ``queues``, the list of queues: what goes out as JSON."""
+        return {**self, "queues": [asdict(queue) for queue in self.queues.values()]}
 
 
 def advise(
@@ -100,3 +105,9 @@ def advise(
             )
         )  # fmt: skip
     return found
+
+
+def measure(engine: Inspector, settings: Settings) -> Stats:
+    """Ask an engine and put it together. *Blocking.*"""
+    rows = engine.queues(bounds_of(settings))
+    return Stats(engine.counts(), advise(rows, engine.flow(FLOW_WINDOW), engine.workers(), settings.queues))

@@ -322,6 +322,22 @@ def test_livez_is_503_when_a_process_has_stopped_looking_for_jobs(fleet: Fleet) 
     fleet.until(lambda: get(port, "/livez")[0] == 200)
 
 
+def test_an_autoscaler_can_ask_a_worker_for_the_stats(fleet: Fleet) -> None:
+    fleet.write_jobs(queues={"default": {"max_wait": "10s", "limit": 3}})
+    fleet.start("-c", "2", "--http-port", "0")
+    port = int(fleet.until(lambda: fleet.log.read_text().partition("http://127.0.0.1:")[2].split("\n")[0]))
+    fleet.until(lambda: get(port, "/readyz")[0] == 200)
+    fleet.enqueue("hold", "default", 5, f'[["{fleet.folder}/gate"], {{}}]')
+    fleet.until(lambda: fleet.app.stats()["running"] == 2)
+    status, text = get(port, "/api/v1/stats")
+    stats = json.loads(text)
+    assert (status, stats["running"], stats["ready"]) == (200, 2, 3)
+    (queue,) = stats["queues"]
+    assert (queue["name"], queue["ready"], queue["workers"], queue["limit"]) == ("default", 3, 1, 3)
+    assert queue["max_wait"] == 10.0  # of the application, which the supervisor never imports
+    (fleet.folder / "gate").touch()
+
+
 def test_systemd_hears_when_it_is_ready_alive_and_stopping(fleet: Fleet) -> None:
     path = str(fleet.folder / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:

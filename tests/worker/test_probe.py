@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import http.client
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from windlass.errors import ConfigError
+from windlass.errors import ConfigError, EngineUnavailable
 from windlass.worker.probe import CLIENTS_MAX, Probe
 
 DEADLINE = 10.0
@@ -17,8 +18,17 @@ DEADLINE = 10.0
 class Served:
     def __init__(self) -> None:
         self.wrong: str | None = None
-        self.probe = Probe("127.0.0.1", 0, {"/livez": lambda: None, "/readyz": lambda: self.wrong})
+        self.away = False
+        self.gate = threading.Event()
+        answers = {"/livez": lambda: None, "/readyz": lambda: self.wrong}
+        self.probe = Probe("127.0.0.1", 0, answers, {"/figures": self.figures})
         self.probe.start()
+
+    def figures(self) -> bytes:
+        assert self.gate.wait(DEADLINE)
+        if self.away:
+            raise EngineUnavailable("the store is away")
+        return b'{"ready":3}'
 
     def get(self, path: str, method: str = "GET") -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", self.probe.port, timeout=DEADLINE)
@@ -29,6 +39,7 @@ class Served:
         return answer.status, text
 
     def close(self) -> None:
+        self.gate.set()
         self.probe.close()
 
 
@@ -45,6 +56,23 @@ def test_what_is_well_is_200_and_what_is_not_is_503_with_the_reason(served: Serv
     served.wrong = "the store has been away for 7 s"
     assert served.get("/readyz") == (503, "the store has been away for 7 s\n")
     assert served.get("/livez")[0] == 200
+
+
+def test_a_page_is_json_and_503_says_why_there_is_none(served: Served) -> None:
+    served.gate.set()
+    assert served.get("/figures?since=1") == (200, '{"ready":3}\n')
+    assert served.get("/figures", "HEAD") == (200, "")
+    assert served.get("/figures", "POST")[0] == 405
+    served.away = True
+    assert served.get("/figures") == (503, "the store is away\n")
+
+
+def test_an_answer_waits_for_no_page(served: Served) -> None:
+    with socket.create_connection(("127.0.0.1", served.probe.port), DEADLINE) as patient:
+        patient.sendall(b"GET /figures HTTP/1.1\r\n\r\n")
+        assert served.get("/livez") == (200, "ok\n")
+        served.gate.set()
+        assert patient.recv(100).startswith(b"HTTP/1.1 200 OK")
 
 
 def test_other_paths_and_methods_are_refused(served: Served) -> None:

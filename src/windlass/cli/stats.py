@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Final
 
 import click
@@ -23,7 +22,7 @@ def stats(session: Session) -> None:
     """Count jobs by state and what happened, and say how each queue does and how many workers it needs."""
     counts = session.store().stats()
     if session.json:
-        emit_json({**counts, "queues": [asdict(queue) for queue in counts.queues.values()]})
+        emit_json(counts.as_json())
         return
     now = [[name, f"{number:,}"] for name, number in counts.items() if not name.startswith(TOTAL)]
     ever = [[name.removeprefix(TOTAL), f"{number:,}"] for name, number in counts.items() if name.startswith(TOTAL)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -41,7 +40,7 @@ def top(session: Session, once: bool, every: str) -> None:
         now, stats = time.monotonic(), app.stats()
         done = rate(before, now, stats)
         if session.json:
-            emit_json({**stats, "done_per_second": done, "queues": [asdict(one) for one in stats.queues.values()]})
+            emit_json(stats.as_json() | {"done_per_second": done})
         else:
             if not once and sys.stdout.isatty():
                 click.echo(CLEAR, nl=False)

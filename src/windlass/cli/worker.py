@@ -43,7 +43,7 @@ COUNT = click.IntRange(1, 10_000)
 @click.option("--max-jobs", type=click.IntRange(1), help="Replace a process after so many jobs.")
 @click.option("--max-memory", metavar="SIZE", help="Replace a process that has grown so large, such as 512MiB.")
 @click.option("--reload", is_flag=True, help="Restart when source files change; for development.")
-@click.option("--http-port", type=click.IntRange(0, 65_535), help="Answer /livez and /readyz there.")
+@click.option("--http-port", type=click.IntRange(0, 65_535), help="Answer /livez, /readyz and /api/v1/stats there.")
 @click.option("--http-host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where --http-port binds.")
 @click.option("--burst", is_flag=True, help="End when nothing is ready or running.")
 @click.option(

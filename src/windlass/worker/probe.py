@@ -1,9 +1,9 @@
-"""``/livez`` and ``/readyz``: two questions, answered over HTTP by one thread of the supervisor.
+"""``/livez`` and ``/readyz``, and pages of figures, over HTTP from threads of the supervisor.
 
 A thread, because the supervisor's loop may have to wait for a store that is away, which is when somebody wants to know.
 No framework: a request is read as it comes, answered with one line, and the connection is closed. A client that sends
-nothing is dropped after ``PATIENCE``. It must not ask the store anything: what it tells, the worker processes have left
-in shared memory.
+nothing is dropped after ``PATIENCE``. An answer must not ask the store anything: what it tells, the worker processes
+have left in shared memory. Pages may; a second thread makes them, one by one, so that an answer waits for none of them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from queue import Full, Queue
 
-from windlass.errors import ConfigError
+from windlass.errors import ConfigError, EngineError
 
 __all__ = ["Probe"]
 
@@ -24,15 +25,20 @@ REQUEST_MAX = 8_192  # bytes of a request that are read
 CLIENTS_MAX = 64  # at once; probes come one by one
 
 Answer = Callable[[], str | None]  # None: all is well, else what is wrong
+Page = Callable[[], bytes]  # JSON; raises EngineError when the store is away
 
 
 class Probe:
     """A listening socket and the thread that serves it."""
 
-    def __init__(self, host: str, port: int, answers: Mapping[str, Answer]) -> None:
-        """``answers`` by path; they are called in the thread. Raises ConfigError when the port cannot be had."""
+    def __init__(
+        self, host: str, port: int, answers: Mapping[str, Answer], pages: Mapping[str, Page] | None = None
+    ) -> None:
+        """``answers`` and ``pages`` by path. Raises ConfigError when the port cannot be had."""
         self._selector = selectors.DefaultSelector()
         self._answers = answers
+        self._pages = pages or {}
+        self._asked: Queue[tuple[socket.socket, Page, bool] | None] = Queue(CLIENTS_MAX)
         self._clients: dict[socket.socket, tuple[float, bytes]] = {}
         try:
             self._listener = socket.create_server((host, port), family=family_of(host), backlog=16)
@@ -45,10 +51,12 @@ class Probe:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._wake_r, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._serve, name="windlass-probe", daemon=True)
+        self._writer = threading.Thread(target=self._write_pages, name="windlass-pages", daemon=True)
 
     def start(self) -> None:
         """Begin to answer."""
         self._thread.start()
+        self._writer.start()
 
     def close(self) -> None:
         """Answer nobody any more. *Blocking*, for a moment."""
@@ -56,6 +64,8 @@ class Probe:
         self._wake_w.send(b"\0")
         if self._thread.is_alive():
             self._thread.join(PATIENCE)
+        with contextlib.suppress(Full):
+            self._asked.put_nowait(None)
         self._selector.close()
         for sock in (*self._clients, self._listener, self._wake_r, self._wake_w):
             sock.close()
@@ -91,30 +101,46 @@ class Probe:
             part = b""
         request += part
         if b"\r\n\r\n" in request or b"\n\n" in request or len(request) > REQUEST_MAX:
-            with contextlib.suppress(OSError):
-                client.send(self._respond(request))  # one packet; a client that cannot take it gets none
-            part = b""
-        if not part:
+            self._take(client, request)
+        elif not part:
             self._drop(client)
         else:
             self._clients[client] = (since, request)
 
-    def _respond(self, request: bytes) -> bytes:
+    def _take(self, client: socket.socket, request: bytes) -> None:
+        """Answer a request, or hand it to the writer of pages, which then owns the connection."""
         method, _, rest = request.split(b"\n", 1)[0].partition(b" ")
         path = rest.split(b" ", 1)[0].split(b"?", 1)[0].decode("latin-1")
+        whole, page = method != b"HEAD", self._pages.get(path)
+        if page is not None and method in (b"GET", b"HEAD"):
+            del self._clients[client]
+            self._selector.unregister(client)
+            try:
+                self._asked.put_nowait((client, page, whole))
+            except Full:
+                client.close()
+            return
+        with contextlib.suppress(OSError):
+            client.send(self._respond(method, path, whole))  # one packet; a client that cannot take it gets none
+        self._drop(client)
+
+    def _respond(self, method: bytes, path: str, whole: bool) -> bytes:
         answer = self._answers.get(path)
         if method not in (b"GET", b"HEAD"):
-            status, body = "405 Method Not Allowed", "GET only"
-        elif answer is None:
-            status, body = "404 Not Found", f"there is {' and '.join(self._answers)}"
-        else:
-            wrong = answer()
-            status, body = ("200 OK", "ok") if wrong is None else ("503 Service Unavailable", wrong)
-        head = (
-            f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body.encode()) + 1}"
-        )
-        text = f"{head}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
-        return (text if method == b"HEAD" else f"{text}{body}\n").encode()
+            return response("405 Method Not Allowed", b"GET only", whole)
+        if answer is None:
+            return response("404 Not Found", f"there is {', '.join([*self._answers, *self._pages])}".encode(), whole)
+        wrong = answer()
+        if wrong is None:
+            return response("200 OK", b"ok", whole)
+        return response("503 Service Unavailable", wrong.encode(), whole)
+
+    def _write_pages(self) -> None:
+        while (asked := self._asked.get()) is not None:
+            client, page, whole = asked
+            with client, contextlib.suppress(OSError):
+                client.settimeout(PATIENCE)
+                client.sendall(written(page, whole))
 
     def _drop_slow(self) -> None:
         limit = time.monotonic() - PATIENCE
@@ -125,6 +151,20 @@ class Probe:
         del self._clients[client]
         self._selector.unregister(client)
         client.close()
+
+
+def written(page: Page, whole: bool) -> bytes:
+    """The response with a page, or with why there is none."""
+    try:
+        return response("200 OK", page(), whole, "application/json")
+    except EngineError as error:
+        return response("503 Service Unavailable", str(error).encode(), whole)
+
+
+def response(status: str, body: bytes, whole: bool, kind: str = "text/plain; charset=utf-8") -> bytes:
+    """A response and its end of line; without its body unless ``whole``."""
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body) + 1}\r\n"
+    return f"{head}Cache-Control: no-store\r\nConnection: close\r\n\r\n".encode() + (body + b"\n" if whole else b"")
 
 
 def family_of(host: str) -> socket.AddressFamily:

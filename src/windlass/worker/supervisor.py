@@ -27,13 +27,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from windlass.clock import Clock, SystemClock
 from windlass.codec import Origin
 from windlass.engines.base import Store
 from windlass.engines.url import connect, rules_of
-from windlass.errors import EngineError, EngineUnusable
+from windlass.errors import EngineError, EngineUnavailable, EngineUnusable
 from windlass.model import Kind, Settled, WorkerInfo
 from windlass.settings import Settings
+from windlass.stats import measure
 from windlass.worker import wire
 from windlass.worker.children import ProcessDied, crash_error, describe
 from windlass.worker.messages import (
@@ -178,9 +181,10 @@ class Supervisor:
         try:
             if self._http is not None:
                 host, port = self._http
-                self._probe = Probe(host, port, {"/livez": self._stuck, "/readyz": self._not_ready})
+                answers = {"/livez": self._stuck, "/readyz": self._not_ready}
+                self._probe = Probe(host, port, answers, {"/api/v1/stats": self._stats})
                 self._probe.start()
-                log.info("/livez and /readyz on http://%s:%d", host, self._probe.port)
+                log.info("/livez, /readyz and /api/v1/stats on http://%s:%d", host, self._probe.port)
             if self._files is not None:
                 self._files.start()
                 self._selector.register(self._files.socket, selectors.EVENT_READ, lambda _: self._on_files())
@@ -670,6 +674,13 @@ class Supervisor:
             if away or now - since > 2 * self._settings.poll_max + 1_000:
                 return f"the store has been away for {(now - since) / 1000:.0f} s"
         return self._stuck()
+
+    def _stats(self) -> bytes:
+        """How the queues do and how many workers they need, as JSON: what an autoscaler asks."""
+        engine = self._engine
+        if engine is None:
+            raise EngineUnavailable("the application is being loaded")
+        return msgspec.json.encode(measure(engine, self._settings).as_json())
 
     def _pat_watchdog(self, every: float) -> None:
         """Tell systemd that no process is stuck, until this process ends."""
