@@ -25,14 +25,19 @@ STALE = 0.25  # seconds that a process may believe in an old state of a circuit
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    with running(tmp_path, f"sqlite:///{tmp_path}/jobs.db") as fleet:
+def url(store: dict[str, str], tmp_path: Path) -> str:
+    return store.get("WINDLASS_URL", f"sqlite:///{tmp_path}/jobs.db")
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, url: str) -> Iterator[Fleet]:
+    with running(tmp_path, url) as fleet:
         yield fleet
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Iterator[Windlass]:
-    with Windlass(f"sqlite:///{tmp_path}/jobs.db") as app:
+def app(url: str) -> Iterator[Windlass]:
+    with Windlass(url) as app:
         yield app
 
 
