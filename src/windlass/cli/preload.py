@@ -55,8 +55,9 @@ def main() -> None:
         wire.send(control, encode(Failed(str(error), 2)))
         return
     configure_logs(settings.log_format, launch.log_level)
+    durability = "" if engine.durability == "unknown" else f" ({engine.durability})"  # a server says it when asked
     notes = [
-        f"{engine.name} {engine.target} ({engine.durability}), url from {app.loaded.origin['url']}",
+        f"{engine.name} {engine.target}{durability}, url from {app.loaded.origin['url']}",
         f"{len(app.registry)} jobs of {launch.app}, {'; '.join(map(str, crews))}",
         *app.loaded.warnings,
     ]
