@@ -58,6 +58,7 @@ __all__ = [
     "JobOptions",
     "JobSpec",
     "define",
+    "job_of",
 ]
 
 P = ParamSpec("P")
@@ -372,19 +373,24 @@ def define(
         guards={key: options[key] for key in GUARD_KEYS if options.get(key) is not None},
         circuits=tuple(circuits),
     )
+    return job_of(spec, enqueuer, settings)
+
+
+def job_of(spec: JobSpec, enqueuer: Enqueuer, settings: Settings) -> Job[..., object] | AsyncJob[..., object]:
+    """Make the job of a spec, for who knows it by name only. Raises ConfigError for a wrong guard."""
     facts = Meta(redact=spec.redact, version=spec.version)
     plan = Plan(
         queue=spec.queue,
         priority=spec.priority,
-        max_attempts=retry.max_attempts,
+        max_attempts=spec.retry.max_attempts,
         expires_ms=spec.expires_ms,
         tags=spec.tags,
         durable=_durable(spec.durability),
         facts=facts,
         meta=encode_meta(facts),
-        guards=_guards(spec, spec.guards, where),
+        guards=_guards(spec, spec.guards, f"job {spec.name!r}"),
     )
-    if is_async:
+    if spec.is_async:
         return AsyncJob(spec, enqueuer, plan, settings)
     return Job(spec, enqueuer, plan, settings)
 

@@ -8,7 +8,7 @@ import pytest
 from cli_shop import DEADLINE, MODULE, Shop
 
 from windlass import JobInfo, State
-from windlass.model import Kind
+from windlass.model import Kind, Want, WorkerInfo
 
 
 def stored(shop: Shop, job_id: str) -> JobInfo:
@@ -28,6 +28,24 @@ def test_a_list_is_positional_and_an_object_is_keywords(shop: Shop) -> None:
 def test_the_options_of_the_definition_hold(shop: Shop) -> None:
     info = stored(shop, shop.enqueue("charge", "[42]"))
     assert (info.queue, info.tags, info.state, info.max_attempts) == ("payments", ("money",), State.READY, 10)
+
+
+def test_the_guards_of_the_definition_hold(shop: Shop) -> None:
+    shop.write(
+        "guarded_jobs.py",
+        "from windlass import Once, Rate, Unique, Windlass\n"
+        'app = Windlass("sqlite:///shop.db")\n'
+        'app.circuit("bank")\n'
+        '@app.job(name="pay", once=Once("pay:{n}"), unique=Unique("{n}"), circuit="bank", limits=Rate("5/s", key="k"))\n'
+        "def pay(n: int) -> None: ...\n",
+    )
+    command = ["-A", "guarded_jobs", "--json", "enqueue", "pay", "[7]"]
+    first, second = (json.loads(shop.run(*command, app=False).stdout) for _ in range(2))
+    assert (second["id"], second["duplicate"]) == (first["id"], True)
+    with shop.store() as app:
+        app.engine.extend(WorkerInfo("w", "g", "h", 1, "*", 1, "1", 0), (), 60_000)
+        (lease,) = app.engine.claim(Want("w", 1)).leases
+    assert [guard.gate for guard in lease.guards] == ["once:pay:7", "circuit:bank", "rate:k"]
 
 
 def test_text_becomes_what_the_annotation_says(shop: Shop) -> None:

@@ -7,7 +7,6 @@ the job.
 from __future__ import annotations
 
 import time
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -17,7 +16,7 @@ from windlass.cli.common import Session, pass_session
 from windlass.cli.exits import NoLiveWorker
 from windlass.cli.instants import instant
 from windlass.cli.output import emit_json, inline, note
-from windlass.definition import CallOptions, JobSpec, define
+from windlass.definition import CallOptions, JobSpec, job_of
 from windlass.errors import ConfigError, PayloadError, ResultError, ResultTimeout
 from windlass.model import State
 from windlass.settings import mask_url
@@ -107,31 +106,7 @@ def _answer(handle: JobHandle[object], state: State | None, result: object) -> d
 
 def _call(app: Windlass, spec: JobSpec, args_json: str, options: CallOptions) -> Call[object]:
     args, kwargs = _arguments(spec, args_json)
-    # The registry keeps specs; a job with the same options is made of it again, and only its calls are used.
-    job = define(
-        spec.fn,
-        {
-            "name": spec.name,
-            "queue": spec.queue,
-            "priority": spec.priority,
-            "retry": spec.retry,
-            "timeout": _length(spec.timeout_ms),
-            "expires": _length(spec.expires_ms),
-            "executor": spec.executor,
-            "keep": _length(spec.keep_ms),
-            "durability": spec.durability,
-            "tags": spec.tags,
-            "redact": spec.redact,
-            "version": spec.version,
-        },
-        app,
-        app.settings,
-    )
-    return job.options(**options).bind(*args, **kwargs)
-
-
-def _length(ms: int | None) -> timedelta | None:
-    return None if ms is None else timedelta(milliseconds=ms)
+    return job_of(spec, app, app.settings).options(**options).bind(*args, **kwargs)
 
 
 def _arguments(spec: JobSpec, text: str) -> tuple[list[object], dict[str, object]]:
