@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windlass.errors import PayloadError
-from windlass.model import JobError, JobRow, State
+from windlass.model import Gates, Guard, JobError, JobRow, State, UniqueKey
 from windlass.records import from_line, to_line
 
 ROW = JobRow(
@@ -21,6 +21,8 @@ ROW = JobRow(
     progress=b'{"done":1}', tags=("x", "y"), meta=b'{"redact":["card"]}', crashes=1, interruptions=2, snoozes=3,
     cancel_requested=False, error_type="ValueError", fingerprint="abcdefabcdef", frame="shop.jobs.pay", recoveries=2,
     expires_ms=1_000, caller_id=True,
+    guards=(Guard(Gates.ONCE, "pay:1", keep_ms=86_400_000), Guard(Gates.RATE, "api", 5, 60_000, 2)),
+    unique=UniqueKey("report:1", "done", None, "keep_latest"),
 )  # fmt: skip
 
 

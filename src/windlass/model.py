@@ -7,7 +7,7 @@ Pure. Nothing here does I/O or knows an engine. Times are integer milliseconds: 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -38,6 +38,7 @@ __all__ = [
     "LockRow",
     "Moved",
     "NewJob",
+    "OnConflict",
     "Outcome",
     "Placed",
     "PoolInfo",
@@ -54,6 +55,7 @@ __all__ = [
     "State",
     "Tally",
     "UniqueKey",
+    "Until",
     "Upkeep",
     "Want",
     "WorkerInfo",
@@ -155,13 +157,17 @@ class Guard(Struct, frozen=True, array_like=True):
         return f"{self.kind}:{self.key}"
 
 
+Until: TypeAlias = Literal["start", "done", "expiry"]
+OnConflict: TypeAlias = Literal["return", "raise", "replace", "keep_latest"]
+
+
 class UniqueKey(Struct, frozen=True, array_like=True):
     """The unique key of a job. ``until``: start, done or expiry; ``rule``: return, raise, replace or keep_latest."""
 
     key: str
-    until: str
+    until: Until
     ttl_ms: int | None  # from the due time
-    rule: str
+    rule: OnConflict
 
 
 class NewJob(Struct, frozen=True):
@@ -445,6 +451,8 @@ class JobRow(Struct, frozen=True):
     expires_ms: int | None = None
     caller_id: bool = False
     blocked_by: str | None = None  # the guard that a blocked job waits at, such as "circuit:stripe"
+    guards: tuple[Guard, ...] = ()
+    unique: UniqueKey | None = None
 
 
 class JobFilter(Struct, frozen=True):

@@ -17,7 +17,7 @@ from msgspec import Raw, Struct
 from windlass.codec import decode_errors
 from windlass.errors import PayloadError, WindlassError
 from windlass.ids import check_id
-from windlass.model import JobRow, State
+from windlass.model import Guard, JobRow, State, UniqueKey
 from windlass.units import check_name
 
 __all__ = ["from_line", "to_line"]
@@ -59,6 +59,8 @@ class Line(Struct, omit_defaults=True, forbid_unknown_fields=True, kw_only=True)
     interruptions: int = 0
     snoozes: int = 0
     recoveries: int = 0
+    guards: tuple[Guard, ...] = ()
+    unique: UniqueKey | None = None
 
 
 _encoder = msgspec.json.Encoder()
@@ -96,6 +98,8 @@ def to_line(row: JobRow, hidden: Sequence[str] = ()) -> bytes:
         interruptions=row.interruptions,
         snoozes=row.snoozes,
         recoveries=row.recoveries,
+        guards=row.guards,
+        unique=row.unique,
     )
     return _encoder.encode(line) + b"\n"
 
@@ -116,7 +120,9 @@ def from_line(raw: bytes, where: str) -> JobRow:
             f"{where}: the arguments {', '.join(line.hidden)} of job {line.id} are hidden, so it cannot be run; "
             "export it with reveal=True"
         )
-    numbers = (line.priority, line.fence, line.enqueued_at, line.run_at, line.finished_at or 0, line.expires_ms or 0)
+    numbers = [line.priority, line.fence, line.enqueued_at, line.run_at, line.finished_at or 0, line.expires_ms or 0]
+    numbers += [n or 0 for one in line.guards for n in (one.limit, one.per_ms, one.burst, one.keep_ms)]
+    numbers.append(line.unique.ttl_ms or 0 if line.unique else 0)
     if any(abs(number) >= SAFE for number in numbers):
         raise PayloadError(f"{where} is no dead job: it has a number beyond 2**53")
     return JobRow(
@@ -151,6 +157,8 @@ def from_line(raw: bytes, where: str) -> JobRow:
         recoveries=line.recoveries,
         expires_ms=line.expires_ms,
         caller_id=line.caller_id,
+        guards=line.guards,
+        unique=line.unique,
     )
 
 

@@ -36,7 +36,8 @@ def test_the_guards_of_the_definition_hold(shop: Shop) -> None:
         "from windlass import Once, Rate, Unique, Windlass\n"
         'app = Windlass("sqlite:///shop.db")\n'
         'app.circuit("bank")\n'
-        '@app.job(name="pay", once=Once("pay:{n}"), unique=Unique("{n}"), circuit="bank", limits=Rate("5/s", key="k"))\n'
+        '@app.job(name="pay", once=Once("pay:{n}"), unique=Unique("{n}"), circuit="bank",\n'
+        '         limits=Rate("5/s", key="k"))\n'
         "def pay(n: int) -> None: ...\n",
     )
     command = ["-A", "guarded_jobs", "--json", "enqueue", "pay", "[7]"]

@@ -10,14 +10,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, get_args
 
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from windlass.errors import ConfigError
 from windlass.guards.keys import KeyTemplate
-from windlass.model import Gates, Guard, UniqueKey
+from windlass.model import Gates, Guard, OnConflict, UniqueKey, Until
 from windlass.units import COUNT_MAX, count_per, duration_ms, format_duration, nearest
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ else:
 
 __all__ = ["Concurrency", "GuardPlan", "Limit", "Once", "Rate", "Unique", "compile_guards"]
 
-UNTIL: Final = ("start", "done", "expiry")
-RULES: Final = ("return", "raise", "replace", "keep_latest")
+UNTIL: Final = get_args(Until)
+RULES: Final = get_args(OnConflict)
 
 
 class Once(Struct, frozen=True):
@@ -58,9 +58,9 @@ class Unique(Struct, frozen=True):
     """
 
     key: Key
-    until: Literal["start", "done", "expiry"] = "done"
+    until: Until = "done"
     ttl: Duration | None = None
-    on_conflict: Literal["return", "raise", "replace", "keep_latest"] = "return"
+    on_conflict: OnConflict = "return"
 
     def __post_init__(self) -> None:
         _choice(self.until, UNTIL, "Unique(until)")

@@ -25,10 +25,13 @@ from windlass.model import (
     JobRow,
     Lease,
     NewJob,
+    OnConflict,
     Outcome,
     QueueBound,
     Rules,
     State,
+    UniqueKey,
+    Until,
     WorkerInfo,
     WorkerRow,
 )
@@ -105,7 +108,16 @@ class StoredGuard(Struct, array_like=True, frozen=True):
     keep_ms: int
 
 
-decode_guards = msgspec.msgpack.Decoder(tuple[tuple[StoredGuard, ...], str, tuple[str | int, ...]]).decode
+class StoredKey(Struct, array_like=True, frozen=True):
+    """A unique key as the scripts have it; an empty array for none."""
+
+    key: str | None = None
+    until: Until = "done"
+    ttl_ms: int = -1
+    rule: OnConflict = "return"
+
+
+decode_guards = msgspec.msgpack.Decoder(tuple[tuple[StoredGuard, ...], str, StoredKey]).decode
 decode_head = msgspec.msgpack.Decoder(Head).decode
 decode_rest = msgspec.msgpack.Decoder(Rest).decode
 ERROR_TEXTS: Final = ("host", "worker", "version")
@@ -205,7 +217,7 @@ def pack_bounds(bounds: Sequence[QueueBound]) -> bytes:
     return pack(values)
 
 
-def pack_guards(job: NewJob) -> bytes:
+def pack_guards(job: NewJob | JobRow) -> bytes:
     """What ``scripts/lib/guards.lua`` reads of a job's guards; empty when it has none."""
     if not job.guards and job.unique is None:
         return b""
@@ -236,6 +248,12 @@ def read_guards(packed: bytes) -> tuple[Guard, ...]:
         )
         for one in decode_guards(packed)[0]
     )
+
+
+def read_unique(packed: bytes) -> UniqueKey | None:
+    """The unique key of a job, if it has one."""
+    one = decode_guards(packed)[2]
+    return None if one.key is None else UniqueKey(one.key, one.until, none_below_zero(one.ttl_ms), one.rule)
 
 
 class Runs:
@@ -368,7 +386,7 @@ def to_lease(given: Sequence[object], fence: int, heads: dict[bytes, Head], guar
 
 def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
     """A row of what ``scripts/rows.lua`` has for one id, or None when there is no such job."""
-    record, body, result, errors, reason, progress, cause, recoveries, gate = (
+    record, body, result, errors, reason, progress, cause, recoveries, gate, guards = (
         one if isinstance(one, bytes) else None for one in values
     )
     if body is None or len(body) < PREFIX + SUFFIX:
@@ -426,6 +444,8 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
         expires_ms=None if head.expires_ms < 0 else head.expires_ms,
         caller_id=bool(head.caller_id),
         blocked_by=gate.decode() if gate is not None and state is State.BLOCKED else None,
+        guards=() if guards is None else read_guards(guards),
+        unique=None if guards is None else read_unique(guards),
         **cause_of(cause),
     )
 
@@ -479,6 +499,7 @@ def restored(row: JobRow) -> list[Command]:
         b"" if row.errors is None else row.errors.strip()[1:-1],
         row.reason or "",
         row.progress or b"",
+        pack_guards(row),
     ]
 
 

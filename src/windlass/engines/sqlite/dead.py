@@ -13,7 +13,7 @@ import apsw
 import msgspec
 
 from windlass.engines.sqlite.core import SqliteCore
-from windlass.engines.sqlite.enqueue import ADD_QUEUES
+from windlass.engines.sqlite.enqueue import ADD_QUEUES, guard_bindings
 from windlass.engines.sqlite.inspector import condition
 from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.upkeep import dead_keep, forget
@@ -51,8 +51,8 @@ DEATH: Final = "SELECT seq FROM \"windlass_jobs\" WHERE id = ? AND fence = ? AND
 RESTORE: Final = """
 INSERT INTO "windlass_jobs" (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts,
     attempt, fence, crashes, interruptions, snoozes, caller_id, started_at, finished_at, purge_at, expires_ms, errors,
-    reason, progress, tags, meta, error_type, fingerprint, frame, recoveries)
-VALUES (?, ?, ?, 'dead', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    reason, progress, tags, meta, error_type, fingerprint, frame, recoveries, guards, holding, once_key, uniq)
+VALUES (?, ?, ?, 'dead', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO NOTHING
 """
 UNBURY: Final = 'DELETE FROM "windlass_tombstones" WHERE id = ?'
@@ -168,6 +168,7 @@ def bindings_of(row: JobRow, purge_at: int) -> tuple[object, ...]:
         row.fingerprint,
         row.frame,
         row.recoveries,
+        *guard_bindings(row.guards, row.unique),
     )
 
 

@@ -18,9 +18,9 @@ from windlass.engines.sqlite.guards import encode_stored
 from windlass.engines.sqlite.schema import Sql
 from windlass.engines.sqlite.totals import add_total
 from windlass.errors import Duplicate
-from windlass.model import WAITING, Gates, NewJob, Placed, State, UniqueKey
+from windlass.model import WAITING, Gates, Guard, NewJob, Placed, State, UniqueKey
 
-__all__ = ["ADD_QUEUES", "insert"]
+__all__ = ["ADD_QUEUES", "guard_bindings", "insert"]
 
 INSERT: Final = """
 INSERT INTO "windlass_jobs" (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts,
@@ -106,24 +106,23 @@ def row(job: NewJob, now: int) -> tuple[object, ...]:
 
 def guarded_row(job: NewJob, now: int) -> tuple[object, ...]:
     """The bindings of INSERT_GUARDED for one job."""
-    unique = job.unique
-    return (
-        *row(job, now),
-        encode_stored(job.guards),
-        holding(job),
-        once_key(job),
-        None if unique is None else encode(unique).decode(),
-    )
+    return (*row(job, now), *guard_bindings(job.guards, job.unique))
 
 
-def holding(job: NewJob) -> int | None:
-    """1 when the job has guards that it may hold rows for."""
-    return 1 if any(guard.kind is not Gates.RATE for guard in job.guards) else None
+def guard_bindings(guards: tuple[Guard, ...], unique: UniqueKey | None) -> tuple[object, ...]:
+    """The columns ``guards``, ``holding``, ``once_key`` and ``uniq`` of a job."""
+    unique_text = None if unique is None else encode(unique).decode()
+    return (encode_stored(guards), holding(guards), once_key(guards), unique_text)
 
 
-def once_key(job: NewJob) -> str | None:
-    """The Once key of a job, if it has one."""
-    return next((guard.key for guard in job.guards if guard.kind is Gates.ONCE), None)
+def holding(guards: tuple[Guard, ...]) -> int | None:
+    """1 when a job has guards that it may hold rows for."""
+    return 1 if any(guard.kind is not Gates.RATE for guard in guards) else None
+
+
+def once_key(guards: tuple[Guard, ...]) -> str | None:
+    """The Once key among the guards of a job, if there is one."""
+    return next((guard.key for guard in guards if guard.kind is Gates.ONCE), None)
 
 
 def insert(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int) -> list[Placed]:
@@ -132,7 +131,7 @@ def insert(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int) -> lis
     buried = tombstones(db, q, jobs, now)
     guarded = any(job.guards or job.unique for job in jobs)
     sql, bindings = (q(INSERT_GUARDED), guarded_row) if guarded else (q(INSERT), row)
-    if guarded and (keys := [key for job in jobs if (key := once_key(job)) is not None]):
+    if guarded and (keys := [key for job in jobs if (key := once_key(job.guards)) is not None]):
         db.execute(q(FORGET_MARKERS), (encode(keys).decode(), now))
     apart = buried or len({job.id for job in jobs}) < len(jobs) or (guarded and any(job.unique for job in jobs))
     placed: list[Placed]
@@ -239,7 +238,7 @@ def replace(db: apsw.Connection, q: Sql, job_id: str, job: NewJob, now: int, *, 
         q(REPLACE),
         (
             job_id, name, queue, state, payload, priority, place, run_at, attempts, expires_ms, expires_at, tags, meta,
-            encode_stored(job.guards), once_key(job), behind, holding(job), shift,
+            encode_stored(job.guards), once_key(job.guards), behind, holding(job.guards), shift,
         ),
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ from windlass.engines.sqlite.bounds import merged, meter_of, set_limit, set_rate
 from windlass.engines.sqlite.claim import read_tags
 from windlass.engines.sqlite.core import FOREIGN, FOREIGN_ADVICE, SqliteCore, foreign_handle
 from windlass.engines.sqlite.flow import read_flow
+from windlass.engines.sqlite.guards import as_guards
 from windlass.engines.sqlite.totals import add_total
 from windlass.errors import ConfigError
 from windlass.model import (
@@ -29,6 +30,7 @@ from windlass.model import (
     QueueRow,
     RateBound,
     State,
+    UniqueKey,
     WorkerInfo,
     WorkerRow,
 )
@@ -36,6 +38,7 @@ from windlass.model import (
 __all__ = ["SqliteInspector"]
 
 encode = msgspec.json.Encoder().encode
+decode_unique = msgspec.json.Decoder(UniqueKey).decode
 decode_words = msgspec.json.Decoder(tuple[str, ...]).decode
 decode_info = msgspec.json.Decoder(WorkerInfo).decode
 
@@ -46,7 +49,7 @@ SELECT id, name, queue, state, CAST(payload AS BLOB), priority, attempt + (state
        enqueued_at, run_at, started_at, finished_at, expires_at, worker, CAST(result AS BLOB), CAST(errors AS BLOB),
        reason, CAST(progress AS BLOB), tags, CAST(meta AS BLOB), crashes, interruptions, snoozes, cancel,
        error_type, fingerprint, frame, recoveries, expires_ms, caller_id,
-       CASE state WHEN 'blocked' THEN blocked_by END, seq
+       CASE state WHEN 'blocked' THEN blocked_by END, guards, uniq, seq
 FROM "windlass_jobs" AS jobs WHERE
 """
 QUEUES: Final = 'SELECT name, paused, reason, until, who, most, rate, per_ms FROM "windlass_queues" ORDER BY name'
@@ -347,4 +350,6 @@ def to_row(found: tuple[object, ...]) -> JobRow:
     values[19] = read_tags(values[19])
     values[24] = bool(values[24])
     values[30] = bool(values[30])
+    values[32] = () if values[32] is None else as_guards(str(values[32]))
+    values[33] = None if values[33] is None else decode_unique(str(values[33]))
     return JobRow(*values)  # type: ignore[arg-type]

@@ -5,7 +5,20 @@ from __future__ import annotations
 import msgspec
 
 from windlass.fingerprint import INTERRUPTED, POISON
-from windlass.model import UNKNOWN_GROUP, Action, Cause, JobFilter, Kind, LeaseRef, Recovery, Rules, State
+from windlass.model import (
+    UNKNOWN_GROUP,
+    Action,
+    Cause,
+    Gates,
+    Guard,
+    JobFilter,
+    Kind,
+    LeaseRef,
+    Recovery,
+    Rules,
+    State,
+    UniqueKey,
+)
 from windlass.testing.conformance.harness import (
     LEASE_MS,
     NOTHING,
@@ -310,6 +323,31 @@ class DeadSuite:
         again = take_one(store)
         assert (again.payload, again.tags, again.meta) == (before.payload, ("x",), b'{"version":"2"}')
         assert again.fence > lease.fence
+
+    def test_a_restored_job_has_its_guards_and_its_unique_key_again(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        guards = (Guard(Gates.ONCE, "pay:1", keep_ms=1_000), Guard(Gates.RATE, "api", 5, 60_000, burst=2))
+        unique = UniqueKey("u", "done", 7_000, "return")
+        guarded = msgspec.structs.replace(job("a"), guards=guards, unique=unique)
+        store.enqueue([guarded])
+        lease = take_one(store)
+        store.settle([ended(lease, Kind.DEAD, error=error(), cause=LATE)])
+        before = row_of(store, "a")
+        assert (before.guards, before.unique) == (guards, unique)
+        store.discard([LeaseRef("a", lease.fence)])
+        assert store.restore([before]) == [True]
+        assert (row_of(store, "a").guards, row_of(store, "a").unique) == (guards, unique)
+        # Another with both keys runs to its end; the marker stays as long as the dead job carries the key.
+        store.enqueue([msgspec.structs.replace(guarded, id="b")])
+        store.settle([ended(take_one(store), result='"paid"')])
+        harness.clock.advance(3_600_000 * 2)
+        join(store)
+        upkeep(store)
+        assert store.redrive([LeaseRef("a", lease.fence)]) == [True]
+        assert store.enqueue([msgspec.structs.replace(guarded, id="c")])[0].id == "a"
+        assert take(store) == []
+        assert (row_of(store, "a").state, row_of(store, "a").reason) == (State.DONE, "duplicate of b")
 
     def test_what_has_a_record_is_not_restored(self, harness: Harness) -> None:
         store = harness.engine

@@ -6,7 +6,7 @@ import pytest
 
 from windlass.engines.base import Store, TransactionalEnqueue
 from windlass.errors import Duplicate
-from windlass.model import Action, Cause, Kind, LeaseRef, NewJob, Recovery, State, UniqueKey
+from windlass.model import Action, Cause, Kind, LeaseRef, NewJob, OnConflict, Recovery, State, UniqueKey, Until
 from windlass.testing.conformance.harness import (
     Harness,
     ended,
@@ -23,8 +23,8 @@ from windlass.testing.conformance.harness import (
 
 def unique(
     job_id: str,
-    rule: str = "return",
-    until: str = "done",
+    rule: OnConflict = "return",
+    until: Until = "done",
     ttl_ms: int | None = None,
     payload: str = "[]",
     delay_ms: int = 0,

@@ -1,16 +1,16 @@
--- uses: records
+-- uses: records guards
 -- Store dead jobs as they were, where no record has their id.
 --
 -- KEYS     fixed; every queue, and those of the jobs
 -- ARGV     4 ms to keep them  5... for each: id, body without its place, numbers (attempt, crashes, interruptions,
---          snoozes, started, finished, run_at, fence, recoveries), cause, errors, reason, progress ("" for none)
+--          snoozes, started, finished, run_at, fence, recoveries), cause, errors, reason, progress, guards ("" for none)
 -- Returns  mark, one "1" (stored) or "0" a job
 -- Cost     O(jobs log stored)
 
 allow_growth()
 local keep = tonumber(ARGV[4])
 local answers = {}
-for i = 5, #ARGV, 7 do
+for i = 5, #ARGV, 8 do
   local id = ARGV[i]
   local free = jobs[id] == nil and call('HEXISTS', BODY, id) == 0
   answers[#answers + 1] = free and '1' or '0'
@@ -33,6 +33,7 @@ for i = 5, #ARGV, 7 do
     for j, key in ipairs({ ERRORS, REASON, PROGRESS }) do
       if ARGV[i + 3 + j] ~= '' then hset(key, id, ARGV[i + 3 + j]) end
     end
+    if ARGV[i + 7] ~= '' then G.keep(id, ARGV[i + 7], cmsgpack.unpack(ARGV[i + 7])) end
     zrem(TOMBS, id)
     save(id)
     local queue = job[INFO][QUEUE]

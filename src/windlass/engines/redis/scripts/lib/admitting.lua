@@ -62,29 +62,11 @@ function G.yields(i, id)
   return false
 end
 
--- Forget Once markers whose time is over and whose key no record carries.
-local function forget_marker(key)
-  local text = call('HGET', K.ONCE, key)
-  if text and cmsgpack.unpack(text)[3] <= wall and G.count(K.CARRIERS, key) == 0 then
-    call('HDEL', K.ONCE, key)
-    call('ZREM', K.MARKERS, key)
-  end
-end
-
-local function keep_guards(id, text, g)
-  call('HSET', K.GUARDS, id, text)
-  G.any, G.known[id] = true, g
-  if g[2] ~= '' then
-    forget_marker(g[2])
-    call('ZADD', K.CARRIERS, 0, g[2] .. '\0' .. id)
-  end
-end
-
 -- Store the guards of a new job; true when it waits behind another and not in its queue.
 function G.store(i, id, body)
   local new = G.new
   local g, key = new.guards[i], new.behind[i]
-  if g then keep_guards(id, new.texts[i], g) end
+  if g then G.keep(id, new.texts[i], g) end
   if not key then return false end
   jobs[id] = born(body)
   G.block(id, jobs[id], 'unique:' .. key)
@@ -105,7 +87,7 @@ local function replace(id, spec, text, body_text, g)
   call('HDEL', REC, id)
   call('HSET', BODY, id, sub(body, 1, 6) .. sub(spec.times, 7) .. body_text .. spec.place
     .. struct.pack('>I6', job[SEQ]))
-  keep_guards(id, text, g)
+  G.keep(id, text, g)
   jobs[id] = nil
   load({ id })
   job = jobs[id]

@@ -145,3 +145,22 @@ function G.free_key(id, g)
     end
   end
 end
+
+-- Forget Once markers whose time is over and whose key no record carries.
+local function forget_marker(key)
+  local text = call('HGET', K.ONCE, key)
+  if text and cmsgpack.unpack(text)[3] <= wall and G.count(K.CARRIERS, key) == 0 then
+    call('HDEL', K.ONCE, key)
+    call('ZREM', K.MARKERS, key)
+  end
+end
+
+-- Write down the guards of a job.
+function G.keep(id, text, g)
+  call('HSET', K.GUARDS, id, text)
+  G.any, G.known[id] = true, g
+  if g[2] ~= '' then
+    forget_marker(g[2])
+    call('ZADD', K.CARRIERS, 0, g[2] .. '\0' .. id)
+  end
+end
