@@ -13,7 +13,7 @@ from typing import cast
 import pytest
 
 from dead_shop import Shop
-from windlass import JobInfo, State
+from windlass import Concurrency, JobInfo, Once, Rate, State, Unique
 from windlass.dead import DeadFilters
 from windlass.errors import ConfigError, PayloadError, TransitionRefused
 from windlass.model import Action, LeaseRef
@@ -184,6 +184,29 @@ def test_edit_leaves_what_is_not_given(shop: Shop) -> None:
     assert (info.args, info.kwargs) == ((2,), {"how": "fine"})
 
 
+def test_keys_of_guards_follow_the_arguments_and_those_of_the_call_stay(shop: Shop) -> None:
+    @shop.app.job(name="pay", retry=0, once=Once("pay:{n}"), unique=Unique("u:{n}"), limits=Concurrency(2, key="t:{n}"))
+    def pay(n: int, fails: bool = False) -> int:
+        if fails:
+            raise ValueError("no")
+        return n
+
+    handle = pay.options(limits=Rate("5/s", key="own")).enqueue(1, fails=True)
+    shop.burst()
+    assert handle.state is State.DEAD
+    shop.app.dead.edit(handle.id, args=[2], kwargs={})
+    row = shop.app.engine.job(handle.id)
+    assert row is not None
+    assert row.unique is not None
+    assert ([guard.gate for guard in row.guards], row.unique.key) == (["once:pay:2", "rate:own"], "u:2")
+    # The payment of the old number is another one, and the mended one is that of the new number.
+    shop.app.dead.retry(handle.id)
+    old, new = pay.enqueue(1), pay.options(unique=None).enqueue(2)
+    shop.burst()
+    assert (old.info().reason, handle.info().result) == (None, 2)
+    assert new.info().reason == f"duplicate of {handle.id}"
+
+
 def test_edit_checks_arguments_as_enqueue_does(shop: Shop) -> None:
     (job_id,) = shop.die("late")
     wrong: list[tuple[list[object], dict[str, object]]] = [([], {}), (["x"], {}), ([1], {"unknown": 1})]
@@ -203,7 +226,7 @@ def test_edit_mends_a_payload_that_nobody_can_read(shop: Shop) -> None:
     (job_id,) = shop.die("late")
     row = shop.app.engine.job(job_id)
     assert row is not None
-    shop.app.engine.amend(LeaseRef(job_id, row.fence), "nonsense")
+    shop.app.engine.amend(LeaseRef(job_id, row.fence), "nonsense", (), None)
     with pytest.raises(PayloadError, match="give both"):
         shop.app.dead.edit(job_id, [1])
     assert shop.app.dead.edit(job_id, [1], {}).args == (1,)
@@ -272,7 +295,7 @@ def test_a_payload_that_cannot_be_masked_is_not_shown(shop: Shop, tmp_path: Path
     (job_id,) = shop.die("late", card="4111-1111")
     row = shop.app.engine.job(job_id)
     assert row is not None
-    shop.app.engine.amend(LeaseRef(job_id, row.fence), '["4111-1111"]')
+    shop.app.engine.amend(LeaseRef(job_id, row.fence), '["4111-1111"]', (), None)
     shop.app.dead.export(tmp_path / "f")
     assert "4111-1111" not in (tmp_path / "f").read_text()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypedDict, Unpack
 
 from windlass import redrive as operations
 from windlass.clock import Clock, from_ms, to_ms
+from windlass.definition import guard_plan
 from windlass.engines.base import Store
 from windlass.errors import ConfigError, PayloadError, TransitionRefused, WindlassError
 from windlass.fingerprint import type_name
+from windlass.guards.options import Arguments
 from windlass.handle import MASK, JobInfo, Page, Reader, hop
 from windlass.ids import new_id
 from windlass.model import JobFilter, JobRow, LeaseRef, State
@@ -324,15 +326,15 @@ class DeadList:
         self,
         job_id: str,
         args: Sequence[object] | None = None,
-        kwargs: dict[str, object] | None = None,
+        kwargs: Mapping[str, object] | None = None,
         *,
         retry: bool = False,
     ) -> JobInfo:
         """Replace the arguments of a dead job, checked as at enqueue; it stays dead unless ``retry``. *Atomic.*
 
-        ``args`` replaces all positional ones, ``kwargs`` all named ones; None leaves them. Raises TransitionRefused for
-        a job that is not dead, PayloadError for arguments that do not fit, ConfigError for a job this application does
-        not have.
+        ``args`` replaces all positional ones, ``kwargs`` all named ones; None leaves them. Keys of guards that came
+        from the arguments follow them. Raises TransitionRefused for a job that is not dead, PayloadError for arguments
+        that do not fit, ConfigError for a job this application does not have.
         """
         if isinstance(args, str | bytes):
             raise ConfigError(f"dead.edit({job_id!r}): args is text; give a list of arguments")
@@ -340,18 +342,24 @@ class DeadList:
         row = engine.job(job_id)
         if row is None or row.state is not State.DEAD:
             raise _refused("edit", job_id, row)
-        signature = self._registry.get(row.name).signature
-        if args is None or kwargs is None:
-            try:
-                old_args, old_kwargs = signature.decode(row.payload)
-            except PayloadError as error:
+        spec = self._registry.get(row.name)
+        before: Arguments | None = None
+        try:
+            old_args, old_kwargs = spec.signature.decode(row.payload)
+            before = (tuple(old_args), old_kwargs)
+        except PayloadError as error:
+            if args is None or kwargs is None:
                 raise PayloadError(f"{error}; give both args= and kwargs= to replace them") from error
-            args = old_args if args is None else args
-            kwargs = old_kwargs if kwargs is None else kwargs
+        if before is not None:
+            args, kwargs = before[0] if args is None else args, before[1] if kwargs is None else kwargs
+        args, kwargs = tuple(args or ()), kwargs or {}
         if MASK in args or MASK in kwargs.values():
             raise PayloadError(f"dead.edit({job_id!r}): an argument is {MASK}, which hides one; give its real value")
-        death = LeaseRef(row.id, row.fence)
-        if not engine.amend(death, signature.encode(tuple(args), kwargs)) or (retry and not engine.redrive([death])[0]):
+        death, payload = LeaseRef(row.id, row.fence), spec.signature.encode(args, kwargs)
+        plan, guards, unique = guard_plan(spec), row.guards, row.unique
+        if plan is not None:
+            guards, unique = plan.moved(guards, unique, before, (args, kwargs))
+        if not engine.amend(death, payload, guards, unique) or (retry and not engine.redrive([death])[0]):
             raise _refused("edit", job_id, engine.job(job_id))
         return reader.info(job_id) or reader.describe(row)
 
@@ -359,7 +367,7 @@ class DeadList:
         self,
         job_id: str,
         args: Sequence[object] | None = None,
-        kwargs: dict[str, object] | None = None,
+        kwargs: Mapping[str, object] | None = None,
         *,
         retry: bool = False,
     ) -> JobInfo:

@@ -58,6 +58,7 @@ __all__ = [
     "JobOptions",
     "JobSpec",
     "define",
+    "guard_plan",
     "job_of",
 ]
 
@@ -388,7 +389,7 @@ def job_of(spec: JobSpec, enqueuer: Enqueuer, settings: Settings) -> Job[..., ob
         durable=_durable(spec.durability),
         facts=facts,
         meta=encode_meta(facts),
-        guards=_guards(spec, spec.guards, f"job {spec.name!r}"),
+        guards=guard_plan(spec),
     )
     if spec.is_async:
         return AsyncJob(spec, enqueuer, plan, settings)
@@ -444,6 +445,11 @@ def _replan(spec: JobSpec, plan: Plan, options: Mapping[str, object], settings: 
         changed = structs.replace(plan.facts, **facts)
         changes |= {"facts": changed, "meta": encode_meta(changed)}
     return structs.replace(plan, **changes)
+
+
+def guard_plan(spec: JobSpec) -> GuardPlan | None:
+    """The guards that a job is defined with, ready to be rendered for a call. Raises ConfigError for a wrong one."""
+    return _guards(spec, spec.guards, f"job {spec.name!r}")
 
 
 def _guards(spec: JobSpec, guards: Mapping[str, object], where: str) -> GuardPlan | None:

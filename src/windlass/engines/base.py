@@ -30,6 +30,7 @@ from windlass.model import (
     Claimed,
     Grip,
     GroupRow,
+    Guard,
     Heartbeat,
     JobFilter,
     JobRow,
@@ -49,6 +50,7 @@ from windlass.model import (
     Rules,
     Settled,
     Tally,
+    UniqueKey,
     Upkeep,
     Want,
     WorkerInfo,
@@ -267,8 +269,8 @@ class Inspector(Protocol):
         """
         ...
 
-    def amend(self, death: LeaseRef, payload: str) -> bool:
-        """Replace the payload of a dead job; false when that death is over. *Atomic.*"""
+    def amend(self, death: LeaseRef, payload: str, guards: tuple[Guard, ...], unique: UniqueKey | None) -> bool:
+        """Replace the payload of a dead job and its guards; false when that death is over. *Atomic.*"""
         ...
 
     def discard(self, deaths: Sequence[LeaseRef], *, trimmed: bool = False) -> list[bool]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
 from msgspec import Struct
 from msgspec.structs import force_setattr
@@ -111,6 +111,7 @@ class Rate(Struct, frozen=True):
 
 
 Limit = Concurrency | Rate
+Arguments: TypeAlias = tuple[tuple[object, ...], Mapping[str, object]]
 
 
 class GuardPlan:
@@ -151,6 +152,22 @@ class GuardPlan:
             ttl = None if how.ttl is None else duration_ms(how.ttl, "ttl")
             unique = UniqueKey(template.render(args, kwargs), how.until, ttl, how.on_conflict)
         return tuple(guards), unique
+
+    def moved(
+        self, guards: tuple[Guard, ...], unique: UniqueKey | None, before: Arguments | None, after: Arguments
+    ) -> tuple[tuple[Guard, ...], UniqueKey | None]:
+        """Give the guards of a stored job when its arguments change; those that its own call had stay.
+
+        ``before`` None: nobody can read the old arguments, so all are made anew.
+        """
+        fresh, fresh_key = self.render(*after)
+        if before is None:
+            return fresh, fresh_key
+        stale, stale_key = self.render(*before)
+        follows = {(old.kind, old.key): new for old, new in zip(stale, fresh, strict=True)}
+        moved = tuple(follows.get((one.kind, one.key), one) for one in guards)
+        same = unique is not None and stale_key is not None and unique.key == stale_key.key
+        return moved, fresh_key if same else unique
 
 
 def compile_guards(

@@ -19,11 +19,12 @@ from windlass.engines.redis.wire import (
     as_list,
     cause_of,
     keep_dead,
+    pack_guards,
     restored,
     strings,
     with_payload,
 )
-from windlass.model import UNKNOWN_GROUP, GroupRow, JobFilter, JobRow, LeaseRef, Recovery, State
+from windlass.model import UNKNOWN_GROUP, GroupRow, Guard, JobFilter, JobRow, LeaseRef, Recovery, State, UniqueKey
 
 __all__ = ["RedisDead"]
 
@@ -118,12 +119,13 @@ class RedisDead(RedisInspector):
     def recover(self, rule: Recovery, limit: int) -> list[str]:
         return strings(as_list(self._call_all("recover", [rule.after_ms, rule.attempts, limit, *rule.errors])[1]))
 
-    def amend(self, death: LeaseRef, payload: str) -> bool:
+    def amend(self, death: LeaseRef, payload: str, guards: tuple[Guard, ...], unique: UniqueKey | None) -> bool:
         (body,) = as_list(self._call("rows", (), [death.id])[2])
         if not isinstance(body, bytes) or len(body) < PREFIX + SUFFIX:
             return False
         changed = with_payload(body, payload.encode())
-        return self._call("amend", (), [death.id, death.fence, changed])[1] == b"1"
+        packed = pack_guards(guards, unique)
+        return self._call("amend", (), [death.id, death.fence, changed, packed])[1] == b"1"
 
     def discard(self, deaths: Sequence[LeaseRef], *, trimmed: bool = False) -> list[bool]:
         return self._each("discard", (int(trimmed), self._rules.id_keep_ms), deaths)

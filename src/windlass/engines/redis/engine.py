@@ -115,7 +115,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         return [runs.packed(), int(len(set(ids)) == len(ids)), *ids, *bodies]
 
     def _guarded_args(self, jobs: Sequence[NewJob], names: Sequence[str]) -> list[Command]:
-        return [*self._job_args(jobs, names), *map(pack_guards, jobs)]
+        return [*self._job_args(jobs, names), *(pack_guards(job.guards, job.unique) for job in jobs)]
 
     def _wants_disk(self, jobs: Sequence[NewJob]) -> bool:
         usual = self._durability == "fsync"
@@ -201,7 +201,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             args += own
             for job in one.then:
                 bodies = bodies or JobTexts(names)
-                then += place, job.id, *bodies.texts(job), pack_guards(job)
+                then += place, job.id, *bodies.texts(job), pack_guards(job.guards, job.unique)
         args[1] = runs.packed()
         return args + then
 

@@ -217,22 +217,21 @@ def pack_bounds(bounds: Sequence[QueueBound]) -> bytes:
     return pack(values)
 
 
-def pack_guards(job: NewJob | JobRow) -> bytes:
+def pack_guards(guards: tuple[Guard, ...], unique: UniqueKey | None) -> bytes:
     """What ``scripts/lib/guards.lua`` reads of a job's guards; empty when it has none."""
-    if not job.guards and job.unique is None:
+    if not guards and unique is None:
         return b""
-    once = next((guard.key for guard in job.guards if guard.kind is Gates.ONCE), "")
-    unique = job.unique
+    once = next((guard.key for guard in guards if guard.kind is Gates.ONCE), "")
     held = (
         ()
         if unique is None
         else (unique.key, unique.until, -1 if unique.ttl_ms is None else unique.ttl_ms, unique.rule)
     )
-    guards = [
+    packed = [
         (one.kind, one.gate, one.limit, one.per_ms, -1 if one.burst is None else one.burst, one.keep_ms)
-        for one in job.guards
+        for one in guards
     ]
-    return pack((guards, once, held))
+    return pack((packed, once, held))
 
 
 def read_guards(packed: bytes) -> tuple[Guard, ...]:
@@ -499,7 +498,7 @@ def restored(row: JobRow) -> list[Command]:
         b"" if row.errors is None else row.errors.strip()[1:-1],
         row.reason or "",
         row.progress or b"",
-        pack_guards(row),
+        pack_guards(row.guards, row.unique),
     ]
 
 

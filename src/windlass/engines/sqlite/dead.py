@@ -17,7 +17,7 @@ from windlass.engines.sqlite.enqueue import ADD_QUEUES, guard_bindings
 from windlass.engines.sqlite.inspector import condition
 from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.upkeep import dead_keep, forget
-from windlass.model import GroupRow, JobFilter, JobRow, LeaseRef, Recovery
+from windlass.model import GroupRow, Guard, JobFilter, JobRow, LeaseRef, Recovery, UniqueKey
 
 __all__ = ["SqliteDead"]
 
@@ -46,7 +46,10 @@ AND seq IN (SELECT seq FROM "windlass_jobs" WHERE state = 'dead' AND error_type 
 RETURNING id
 """
 )
-AMEND: Final = "UPDATE \"windlass_jobs\" SET payload = ? WHERE id = ? AND fence = ? AND state = 'dead'"
+AMEND: Final = """
+UPDATE "windlass_jobs" SET payload = ?, guards = ?, holding = ?, once_key = ?, uniq = ?
+WHERE id = ? AND fence = ? AND state = 'dead'
+"""
 DEATH: Final = "SELECT seq FROM \"windlass_jobs\" WHERE id = ? AND fence = ? AND state = 'dead'"
 RESTORE: Final = """
 INSERT INTO "windlass_jobs" (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts,
@@ -101,8 +104,8 @@ class SqliteDead(SqliteCore):
             self._ready.touch()
         return [str(id) for (id,) in found]
 
-    def amend(self, death: LeaseRef, payload: str) -> bool:
-        bindings = (payload, death.id, death.fence)
+    def amend(self, death: LeaseRef, payload: str, guards: tuple[Guard, ...], unique: UniqueKey | None) -> bool:
+        bindings = (payload, *guard_bindings(guards, unique), death.id, death.fence)
         return self._write(lambda db: self._changes(db, AMEND, bindings), durable=True)
 
     def discard(self, deaths: Sequence[LeaseRef], *, trimmed: bool = False) -> list[bool]:

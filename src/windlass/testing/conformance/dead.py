@@ -247,12 +247,37 @@ class DeadSuite:
     def test_an_amended_job_is_still_dead(self, harness: Harness) -> None:
         store = harness.engine
         (death,) = die(harness, "a")
-        assert store.amend(death, "[1,[2],{}]")
+        assert store.amend(death, "[1,[2],{}]", (), None)
         row = row_of(store, "a")
         assert (row.state, row.payload) == (State.DEAD, b"[1,[2],{}]")
         store.redrive([death])
-        assert not store.amend(death, "[1,[3],{}]")
+        assert not store.amend(death, "[1,[3],{}]", (), None)
         assert take_one(store).payload == b"[1,[2],{}]"
+
+    def test_an_amended_job_has_the_guards_that_it_is_given(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        before = (Guard(Gates.ONCE, "pay:1", keep_ms=1_000), Guard(Gates.CONCURRENCY, "one", 1))
+        key = UniqueKey("u1", "done", None, "return")
+        store.enqueue([msgspec.structs.replace(job("a"), guards=before, unique=key)])
+        lease = take_one(store)
+        store.settle([ended(lease, Kind.DEAD, error=error(), cause=LATE)])
+        after = (Guard(Gates.ONCE, "pay:2", keep_ms=1_000), Guard(Gates.CONCURRENCY, "two", 1))
+        assert store.amend(LeaseRef("a", lease.fence), "[1,[2],{}]", after, msgspec.structs.replace(key, key="u2"))
+        assert (row_of(store, "a").guards, row_of(store, "a").unique) == (after, msgspec.structs.replace(key, key="u2"))
+        store.redrive([LeaseRef("a", lease.fence)])
+        again = take_one(store)
+        assert again.guards == after
+        # Held now: the keys of the new arguments, and not those of the old.
+        placed = store.enqueue([msgspec.structs.replace(job("b"), unique=msgspec.structs.replace(key, key="u2"))])
+        assert placed[0].id == "a"
+        store.enqueue([msgspec.structs.replace(job("c"), guards=before, unique=key)])
+        store.enqueue([msgspec.structs.replace(job("d"), guards=after)])
+        assert [one.id for one in take(store)] == ["c"]
+        assert state_of(store, "d") is State.BLOCKED
+        store.settle([ended(again)])
+        assert take(store) == []
+        assert row_of(store, "d").reason == "duplicate of a"
 
     def test_a_discarded_job_is_gone_and_its_own_id_is_remembered(self, harness: Harness) -> None:
         store = harness.engine

@@ -80,10 +80,9 @@ local function replace(id, spec, text, body_text, g)
   load({ id })
   local job = body and jobs[id]
   if not job then return end
-  local gate, before = G.gate_of(id), G.of(id)
+  local gate = G.gate_of(id)
   leave_waiting(id, job)
-  for _, guard in ipairs(before and before[1] or {}) do G.free(id, guard[2]) end
-  if before and before[2] ~= '' then call('ZREM', K.CARRIERS, before[2] .. '\0' .. id) end
+  G.drop(id)
   call('HDEL', REC, id)
   call('HSET', BODY, id, sub(body, 1, 6) .. sub(spec.times, 7) .. body_text .. spec.place
     .. struct.pack('>I6', job[SEQ]))

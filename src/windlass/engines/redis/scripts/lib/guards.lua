@@ -100,14 +100,21 @@ function G.ended(id, done)
   G.free_key(id, g)
 end
 
-function G.removed(id)
+-- Forget the guards of a job, and let go what it holds by them.
+function G.drop(id)
   local g = G.of(id)
   if not g then return end
   for _, guard in ipairs(g[1]) do G.free(id, guard[2]) end
   if g[2] ~= '' then call('ZREM', K.CARRIERS, g[2] .. '\0' .. id) end
-  G.free_key(id, g)
   call('HDEL', K.GUARDS, id)
   G.known[id] = false
+end
+
+function G.removed(id)
+  local g = G.of(id)
+  if not g then return end
+  G.free_key(id, g)
+  G.drop(id)
 end
 
 function G.holder(key)
