@@ -68,3 +68,14 @@ def pay(ctx: JobContext, payment: str, fails: bool = False) -> str:
         (FOLDER / f"crash-{payment}").unlink()
         os._exit(1)
     return f"receipt of {payment}"
+
+
+remote = app.circuit("remote", failures=3, window="60s", open_for="1h", trip_on=(ConnectionError,))
+
+
+@app.job(name="remote", circuit=remote, executor="process", retry=0, timeout="500ms")
+def call_in_child(how: str) -> None:
+    """Call another dependency, in a process of its own."""
+    if how == "hang":
+        time.sleep(600)
+    raise ConnectionError("refused") if how == "refuse" else LookupError("no such thing")

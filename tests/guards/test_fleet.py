@@ -114,6 +114,25 @@ def calls_while_open(fleet: Fleet) -> tuple[int, int]:
     return late, probes
 
 
+@pytest.mark.parametrize(("how", "reason"), [("refuse", "ConnectionError: refused"), ("hang", "timeout")])
+def test_what_ends_badly_in_a_child_process_opens_the_circuit(
+    app: Windlass, fleet: Fleet, how: str, reason: str
+) -> None:
+    def call_in_child(how: str) -> None: ...
+
+    circuit = app.circuit("remote")
+    remote = app.job(name="remote", circuit="remote", retry=0)(call_in_child)
+    fleet.worker("-c", "1")
+    app.enqueue_many(remote.bind("miss") for _ in range(4))  # not the dependency's fault
+    until(lambda: app.stats()["dead"] == 4, 60, "the misses to end")
+    assert circuit.state == "closed"
+    app.enqueue_many(remote.bind(how) for _ in range(5))
+    until(lambda: circuit.state == "open", 60, "the circuit to open")
+    assert circuit.info().reason == reason
+    late = remote.enqueue(how)
+    until(lambda: late.state is State.BLOCKED, 60, "a later one to wait")
+
+
 # -- 2. locks, limits and rates --
 
 

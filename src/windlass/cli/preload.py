@@ -91,7 +91,7 @@ def main() -> None:
 
     def lookup(name: str) -> Prepared | None:
         spec = app.registry.find(name)
-        return None if spec is None else prepare(spec, app.middlewares)
+        return None if spec is None else prepare(spec, app.middlewares, app.registry.circuits)
 
     def run_child(sock: socket.socket) -> int:
         serve_child(sock, ChildHost(app.engine, app.clock, settings, app.events), lookup)

@@ -106,6 +106,14 @@ class Passed(Struct, frozen=True):
     probe: str | None = None
 
 
+class Verdict(Struct, frozen=True, array_like=True):
+    """What a call says about its dependency: that it is well (True), is not (False), or nothing (None)."""
+
+    ok: bool | None
+    reason: str | None = None  # of a call that ended badly
+    retry_after_ms: int = 0
+
+
 class Count:
     """Calls of one epoch that are not reported yet."""
 
@@ -268,11 +276,14 @@ class Circuit:
 
     def leave(self, passed: Passed, error: BaseException | None, timed_out: bool = False) -> None:
         """Count a call by how it ended. A probe is reported at once, others soon."""
-        verdict = self._verdict(passed, error, timed_out)
+        self.note(passed, self.judge(passed.began, error, timed_out))
+
+    def note(self, passed: Passed, verdict: Verdict) -> None:
+        """Count a call by what it says, which another process may have judged; see ``leave``."""
         if passed.probe is not None:
-            self._report_probe(passed, verdict, error)
-        elif verdict is not None:
-            self._count(passed.epoch, verdict, error)
+            self._report_probe(passed, verdict)
+        elif verdict.ok is not None:
+            self._count(passed.epoch, verdict)
 
     async def aleave(self, passed: Passed, error: BaseException | None, timed_out: bool = False) -> None:
         """Count a call without blocking the event loop; see ``leave``."""
@@ -311,43 +322,44 @@ class Circuit:
             None if left_ms is None else left_ms / 1_000,
         )
 
-    def _verdict(self, passed: Passed, error: BaseException | None, timed_out: bool) -> bool | None:
-        """Whether a call ended well (True), badly (False), or says nothing (None)."""
+    def judge(self, began: float, error: BaseException | None, timed_out: bool = False) -> Verdict:
+        """Say what a call that began at ``began`` (monotonic seconds) and ended so tells. Pure."""
         if timed_out:
-            return False
+            return Verdict(False, "timeout" if error is None else _reason(error), retry_after_ms(error))
         if error is not None:
             if not isinstance(error, Exception) or _is_any(error, self._ignore):
-                return None
+                return Verdict(None)
             if isinstance(error, WindlassError) and not isinstance(error, JobTimeout | RetryAfter):
-                return None
+                return Verdict(None)
             if isinstance(error, JobTimeout | RetryAfter) or _is_any(error, self._trip_on):
-                return False
-        return self._slow is None or time.monotonic() - passed.began < self._slow
+                return Verdict(False, _reason(error), retry_after_ms(error))
+        slow = self._slow is not None and time.monotonic() - began >= self._slow
+        return Verdict(False, _reason(error), retry_after_ms(error)) if slow else Verdict(True)
 
-    def _count(self, epoch: int, ok: bool, error: BaseException | None) -> None:
+    def _count(self, epoch: int, verdict: Verdict) -> None:
         with self._lock:
             count = self._counts.get(epoch)
             if count is None:
                 count = self._counts[epoch] = Count()
             before = None if not (count.ok or count.failed) else self._patience(count)
-            if ok:
+            if verdict.ok:
                 count.ok += 1
             else:
                 count.failed += 1
-                count.reason = _reason(error)
-                count.retry_after_ms = max(count.retry_after_ms, retry_after_ms(error))
+                count.reason = verdict.reason
+                count.retry_after_ms = max(count.retry_after_ms, verdict.retry_after_ms)
             news = before is None or self._patience(count) < before
         if news:
             self._hub.wake()
 
-    def _report_probe(self, passed: Passed, verdict: bool | None, error: BaseException | None) -> None:
+    def _report_probe(self, passed: Passed, verdict: Verdict) -> None:
         report = Tally(
-            ok=verdict is True,
-            failed=verdict is False,
+            ok=verdict.ok is True,
+            failed=verdict.ok is False,
             epoch=passed.epoch,
             probe=passed.probe,
-            retry_after_ms=retry_after_ms(error) if verdict is False else 0,
-            reason=_reason(error) if verdict is False else None,
+            retry_after_ms=verdict.retry_after_ms,
+            reason=verdict.reason,
         )
         try:
             self._tell(self._engine.tally(self.name, self.policy, report))

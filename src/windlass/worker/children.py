@@ -30,12 +30,13 @@ from windlass.engines.url import rules_of
 from windlass.errors import WindlassError
 from windlass.events import Events
 from windlass.fingerprint import POISON
+from windlass.guards.circuit import Verdict
 from windlass.model import Kind, Lease, Outcome, Progress, Rules
 from windlass.settings import Settings
 from windlass.worker import wire
 from windlass.worker.deadlines import Deadlines
-from windlass.worker.execute import failure, interrupted, withdrawn
-from windlass.worker.guarded import run_async_guarded, run_guarded
+from windlass.worker.execute import failure, interrupted, run_async, run_sync, withdrawn
+from windlass.worker.guarded import circuit_of
 from windlass.worker.run import JobRun, Prepared
 
 __all__ = ["Children", "Fork", "ProcessDied", "serve_child"]
@@ -69,9 +70,10 @@ class Order(Struct, array_like=True, tag="order"):
 
 
 class Answer(Struct, array_like=True, tag="answer"):
-    """Child to worker: what came out; None when a transaction settled it."""
+    """Child to worker: what came out (None when a transaction settled it), and what that says to the job's circuit."""
 
     outcome: Outcome | None
+    verdict: Verdict | None
 
 
 encode = msgspec.msgpack.Encoder().encode
@@ -114,6 +116,7 @@ class Children:
         with self._lock:
             del self._running[run]
             self._idle.append(child)
+        run.verdict = answer.verdict
         return answer.outcome
 
     def kill(self, run: JobRun) -> None:
@@ -236,16 +239,20 @@ def serve_child(sock: socket.socket, host: ChildHost, lookup: Callable[[str], Pr
             changed.wait_for(lambda: bool(orders))
             order = decode_order(orders.pop())
         host.origin = order.origin
-        wire.send(sock, encode(Answer(run_order(order.lease, host, lookup))))
+        wire.send(sock, encode(run_order(order.lease, host, lookup)))
 
 
-def run_order(lease: Lease, host: ChildHost, lookup: Callable[[str], Prepared | None]) -> Outcome | None:
-    """One job in this process."""
+def run_order(lease: Lease, host: ChildHost, lookup: Callable[[str], Prepared | None]) -> Answer:
+    """One job in this process. The worker has passed its circuit."""
     prepared = lookup(lease.name)
     assert prepared is not None, lease.name  # the worker looked it up in the same registry
     run = JobRun(lease, prepared, host)
+    began = time.monotonic()
     if prepared.spec.is_async:
         import asyncio
 
-        return asyncio.run(run_async_guarded(run))
-    return run_guarded(run)
+        outcome = asyncio.run(run_async(run))
+    else:
+        outcome = run_sync(run)
+    circuit = circuit_of(run)
+    return Answer(outcome, None if circuit is None else circuit.judge(began, run.error))

@@ -8,6 +8,7 @@ asked: nothing runs unguarded.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from windlass.errors import CircuitOpen, EngineError
 from windlass.guards.circuit import Circuit
@@ -20,17 +21,18 @@ __all__ = ["run_async_guarded", "run_guarded"]
 log = logging.getLogger("windlass.job")
 
 
-def run_guarded(run: JobRun) -> Outcome | None:
-    """Run a sync job through its circuit, if it has one, to its outcome."""
+def run_guarded(run: JobRun, body: Callable[[JobRun], Outcome | None] = run_sync) -> Outcome | None:
+    """Run a job through its circuit, if it has one, to its outcome: a sync one here, or where ``body`` runs it."""
     circuit = circuit_of(run)
     if circuit is None:
-        return run_sync(run)
+        return body(run)
     try:
         passed = circuit.enter(ref_of(run))
     except (CircuitOpen, EngineError) as error:
         return refused(run, error)
-    outcome = run_sync(run)
-    circuit.leave(passed, run.error, run.timed_out)
+    outcome = body(run)
+    # A child process judged the error that it alone has seen; that one was killed for its time, we know.
+    circuit.note(passed, run.verdict or circuit.judge(passed.began, run.error, run.timed_out))
     return outcome
 
 

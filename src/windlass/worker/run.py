@@ -18,7 +18,7 @@ from windlass.context import JobContext
 from windlass.definition import JobSpec
 from windlass.engines.base import Store
 from windlass.events import Events
-from windlass.guards.circuit import Circuits
+from windlass.guards.circuit import Circuits, Verdict
 from windlass.middleware import AsyncBody, Body
 from windlass.model import Lease
 from windlass.settings import Settings
@@ -80,6 +80,7 @@ class JobRun:
         "slot",
         "timed_out",
         "took_ns",
+        "verdict",
     )
 
     pool: Pool  # in whose slots it runs; set when it is put there
@@ -99,6 +100,7 @@ class JobRun:
         self.timed_out = False
         self.lost = False  # another worker owns it now
         self.settled = False  # a transaction of the job settled it
+        self.verdict: Verdict | None = None  # on the dependency of its circuit, where a child process ran it
 
     @property
     def spec(self) -> JobSpec:

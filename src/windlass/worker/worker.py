@@ -520,7 +520,8 @@ class Worker:
         began = time.monotonic_ns()
         run.pool.last_start = began / 1e9
         if run.prepared.in_child and self._children is not None:
-            outcome = self._children.run(run, self._deadlines)
+            children = self._children
+            outcome = run_guarded(run, lambda run: children.run(run, self._deadlines))
         else:
             timeout = run.timeout_ms
             if timeout is not None:
