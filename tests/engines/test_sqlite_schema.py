@@ -1,0 +1,54 @@
+"""Files of earlier schemas are brought up, with what is in them; files of later ones are refused."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+import pytest
+
+from windlass.engines.sqlite import SqliteEngine
+from windlass.engines.sqlite.schema import MIGRATIONS, VERSION
+from windlass.errors import EngineUnusable
+from windlass.model import State, WorkerInfo
+from windlass.testing.conformance.harness import take
+
+OLD_JOB = """
+INSERT INTO windlass_jobs (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts)
+VALUES ('old', 'n', 'default', 'ready', '[1,[],{}]', 0, 1, 1, 1, 3)
+"""
+
+
+def of_schema(path: Path, version: int) -> None:
+    """Make a file as the windlass of that schema left it, with one job."""
+    with closing(apsw.Connection(str(path))) as db:
+        db.execute("CREATE TABLE windlass_meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID")
+        for text in MIGRATIONS[:version]:
+            db.execute(text)
+        db.execute("INSERT INTO windlass_meta VALUES ('schema', ?)", (version,))
+        db.execute("INSERT INTO windlass_queues (name) VALUES ('default')")
+        db.execute(OLD_JOB)
+
+
+@pytest.mark.parametrize("version", range(1, VERSION + 1))
+def test_a_file_of_each_schema_is_brought_up_and_its_job_runs(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "jobs.db"
+    of_schema(path, version)
+    with closing(SqliteEngine(str(path))) as engine:
+        assert engine.migrate() == VERSION
+        engine.set_limit("default", 1)
+        engine.extend(WorkerInfo("w1", "g", "h", 1, "*", 1, "1", 0), (), 60_000)
+        assert [lease.id for lease in take(engine)] == ["old"]
+        row = engine.job("old")
+        assert row is not None
+        assert (row.state, row.payload, row.guards, row.unique) == (State.RUNNING, b"[1,[],{}]", (), None)
+
+
+def test_a_file_of_a_later_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    of_schema(path, VERSION)
+    with closing(apsw.Connection(str(path))) as db:
+        db.execute("UPDATE windlass_meta SET value = ? WHERE key = 'schema'", (VERSION + 1,))
+    with pytest.raises(EngineUnusable, match=f"schema {VERSION + 1}.*upgrade windlass"):
+        SqliteEngine(str(path)).open()
