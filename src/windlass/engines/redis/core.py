@@ -44,7 +44,7 @@ TYPES: Final = {
     "tombs": "zset", "expiring": "zset", "awaited": "zset", "wake": "list",
     "died": "zset", "documents-over": "zset",
     "blocked": "zset", "holds": "zset", "carriers": "zset", "markers": "zset", "gates": "zset",
-    "unique-expiring": "zset",
+    "unique-expiring": "zset", "rate-ends": "zset",
 }  # fmt: skip
 QUEUE_KEYS: Final = ("ready", "due", "alone", "done", "cancelled", "wake")
 GUARDED_S: Final = 10.0  # how long a store that had guards is taken to have some still

@@ -24,7 +24,7 @@ FIXED_KEYS: Final = (
     "dead", "dead-purge", "workers", "leases", "tombs", "totals", "queues", "expiring", "awaited", "wake",
     "cause", "died", "recoveries", "documents", "documents-over", "flow",
     "guards", "blocked", "blocked-by", "holds", "once", "carriers", "markers", "gates", "rates", "unique",
-    "unique-expiring", "locks", "lines", "circuits", "probes", "bounds", "starved",
+    "unique-expiring", "locks", "lines", "circuits", "probes", "bounds", "starved", "rate-ends",
 )  # fmt: skip
 GUARD_KEYS: Final = frozenset(FIXED_KEYS[FIXED_KEYS.index("guards") :])
 

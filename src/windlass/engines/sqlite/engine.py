@@ -129,7 +129,9 @@ class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
     def maintain(self, rules: Rules, budget: int) -> Upkeep:
         def write(db: apsw.Connection) -> Upkeep:
             clock = self._clock
-            return upkeep.maintain(db, self._q, rules, budget, self._boot, clock.boot_ms(), clock.wall_ms())
+            self._steady.start(db)
+            steady = self._steady.now(db)
+            return upkeep.maintain(db, self._q, rules, budget, self._boot, clock.boot_ms(), clock.wall_ms(), steady)
 
         done = self._write(write, durable=False)
         if done.promoted or done.recovered:

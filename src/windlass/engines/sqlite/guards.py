@@ -25,7 +25,7 @@ from windlass.engines.sqlite.schema import Sql
 from windlass.engines.sqlite.totals import add_total
 from windlass.model import Gates, Guard
 
-__all__ = ["PREFETCH_SLACK_MS", "Judge", "Stored", "as_guards", "decode_stored", "encode_stored"]
+__all__ = ["PREFETCH_SLACK_MS", "Judge", "Stored", "as_guards", "decode_stored", "encode_stored", "forget_rates"]
 
 PREFETCH_SLACK_MS: Final = 1_000  # how long a claimed job may wait for a place: a rate's window grows by it then
 GATES_MAX: Final = 64  # gates that one claim looks at
@@ -119,10 +119,14 @@ GRANTED_AT: Final = """
 SELECT at FROM "windlass_rates" WHERE gate = ?1 AND at > ?2 AND total >= ?3 ORDER BY at LIMIT 1
 """
 ADD_GRANTS: Final = """
-INSERT INTO "windlass_rates" (gate, at, total) VALUES (?, ?, ?) ON CONFLICT (gate, at) DO UPDATE SET
-    total = excluded.total
+INSERT INTO "windlass_rates" (gate, at, total, until) VALUES (?, ?, ?, ?) ON CONFLICT (gate, at) DO UPDATE SET
+    total = excluded.total, until = excluded.until
 """
+NOT_THE_NEWEST: Final = 'UPDATE "windlass_rates" SET until = NULL WHERE gate = ? AND at = ?'
 FORGET_GRANTS: Final = 'DELETE FROM "windlass_rates" WHERE gate = ? AND at < ?'
+FORGET_RATES: Final = """
+DELETE FROM "windlass_rates" WHERE gate IN (SELECT gate FROM "windlass_rates" WHERE until <= ? LIMIT ?)
+"""
 
 
 class Refused(Struct, frozen=True):
@@ -191,14 +195,20 @@ class RateMeter:
             # One row: ``at`` is the time up to which the rate is spent.
             spent = max(self._last_at if self._total else 0, self.now) + self.given * guard.per_ms / guard.limit
             db.execute(q('DELETE FROM "windlass_rates" WHERE gate = ?'), (guard.gate,))
-            db.execute(q(ADD_GRANTS), (guard.gate, ceil(spent), self._total + self.given))
+            db.execute(q(ADD_GRANTS), (guard.gate, ceil(spent), self._total + self.given, ceil(spent)))
             return
-        db.execute(q(ADD_GRANTS), (guard.gate, self.now, self._total + self.given))
-        old = db.execute(
-            q(TOTAL_AT), (guard.gate, self.now - guard.per_ms - self._late_ms - PREFETCH_SLACK_MS)
-        ).fetchone()
+        window = guard.per_ms + self._late_ms + PREFETCH_SLACK_MS
+        db.execute(q(NOT_THE_NEWEST), (guard.gate, self._last_at))
+        db.execute(q(ADD_GRANTS), (guard.gate, self.now, self._total + self.given, self.now + window))
+        old = db.execute(q(TOTAL_AT), (guard.gate, self.now - window)).fetchone()
         if old is not None:
             db.execute(q(FORGET_GRANTS), (guard.gate, old[0]))
+
+
+def forget_rates(db: apsw.Connection, q: Sql, now: int, budget: int) -> int:
+    """Delete the logs of up to ``budget`` rates that have no claim in their window; give how many rows that were."""
+    db.execute(q(FORGET_RATES), (now, budget))
+    return db.changes()
 
 
 class Judge:

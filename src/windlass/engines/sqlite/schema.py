@@ -259,6 +259,10 @@ MIGRATIONS: Final = (
     ALTER TABLE "windlass_queues" ADD COLUMN rate INTEGER;     -- jobs that may be claimed in per_ms
     ALTER TABLE "windlass_queues" ADD COLUMN per_ms INTEGER;
     ALTER TABLE "windlass_queues" ADD COLUMN held_back INTEGER NOT NULL DEFAULT 0;  -- 1: jobs wait because it is full
+    ALTER TABLE "windlass_rates" ADD COLUMN until INTEGER;  -- of the newest row of a gate: when it is out of the window
+    UPDATE "windlass_rates" SET until = at + 86400000
+        WHERE at = (SELECT max(at) FROM "windlass_rates" AS other WHERE other.gate = "windlass_rates".gate);
+    CREATE INDEX "windlass_rates_until" ON "windlass_rates" (until) WHERE until IS NOT NULL;
     """,
 )
 VERSION: Final = len(MIGRATIONS)

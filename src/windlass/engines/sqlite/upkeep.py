@@ -14,6 +14,7 @@ import msgspec
 
 from windlass.engines.sqlite.claim import promote
 from windlass.engines.sqlite.flow import forget_flow
+from windlass.engines.sqlite.guards import forget_rates
 from windlass.engines.sqlite.schema import FOREVER, Sql
 from windlass.engines.sqlite.totals import add_total
 from windlass.fingerprint import INTERRUPTED, POISON
@@ -23,6 +24,7 @@ __all__ = ["bury", "dead_keep", "depart", "extend", "forget", "maintain"]
 
 encode = msgspec.json.Encoder().encode
 MARKER_LOOK_MS: Final = 3_600_000
+LOCK_KEPT_MS: Final = 3_600_000  # how long a lock that nobody took is kept after its lease
 
 decode_words = msgspec.json.Decoder(tuple[str, ...]).decode
 
@@ -117,6 +119,9 @@ DELETE FROM "windlass_tombstones" WHERE id IN (SELECT id FROM "windlass_tombston
 FORGET_KEYS: Final = """
 DELETE FROM "windlass_unique" WHERE key IN (SELECT key FROM "windlass_unique" WHERE expires_at <= ? LIMIT ?)
 """
+# People see for a while that a holder was late. A line is short, and so is this table.
+FORGET_LOCKS: Final = 'DELETE FROM "windlass_locks" WHERE until <= ?'
+FORGET_LINE: Final = 'DELETE FROM "windlass_line" WHERE until <= ?'
 # A Once marker past its time stays while a record carries its key; such a one is looked at again an hour later.
 KEEP_MARKERS: Final = """
 UPDATE "windlass_once" SET look = ?1 + ?2 WHERE key IN (
@@ -241,7 +246,9 @@ def dead_keep(rules: Rules) -> int:
     return FOREVER if rules.dead_keep_ms is None else rules.dead_keep_ms
 
 
-def maintain(db: apsw.Connection, q: Sql, rules: Rules, budget: int, boot: str, boot_now: int, now: int) -> Upkeep:
+def maintain(
+    db: apsw.Connection, q: Sql, rules: Rules, budget: int, boot: str, boot_now: int, now: int, steady_now: int
+) -> Upkeep:
     """One bounded step inside the caller's write transaction."""
     promoted, due_in = promote(db, q, now, budget)
     silent = [str(id) for (id,) in db.execute(q(SILENT), (boot, boot_now, budget))]
@@ -265,6 +272,9 @@ def maintain(db: apsw.Connection, q: Sql, rules: Rules, budget: int, boot: str, 
     db.execute(q(KEEP_MARKERS), (now, MARKER_LOOK_MS, budget))
     db.execute(q(FORGET_MARKERS), (now, budget))
     forgotten = max(forgotten, db.changes())
+    forgotten = max(forgotten, forget_rates(db, q, steady_now, budget))
+    db.execute(q(FORGET_LOCKS), (steady_now - LOCK_KEPT_MS,))
+    db.execute(q(FORGET_LINE), (steady_now,))
     forget_flow(db, q, now)
     alone = db.execute(q(NEXT_ALONE)).fetchone()
     return Upkeep(

@@ -6,7 +6,7 @@ import threading
 
 from windlass.engines.base import Store
 from windlass.model import CircuitPolicy, CircuitRow, Grip, Tally
-from windlass.testing.conformance.harness import DEADLINE_S, Harness, job, join, take_one, together
+from windlass.testing.conformance.harness import DEADLINE_S, Harness, job, join, take_one, together, upkeep
 
 TEN = 10_000
 POLICY = CircuitPolicy(failures=3, window_ms=TEN, open_for_ms=5_000, half_open=2)
@@ -148,6 +148,21 @@ class CoordinatorSuite:
             return waiting.wait(DEADLINE_S) and store.unlock("k", "t1")
 
         assert together(wait, release) == [True, True]
+
+    def test_a_lock_that_nobody_wanted_for_an_hour_after_its_lease_is_forgotten(self, harness: Harness) -> None:
+        store = harness.engine
+        gone = store.lock("gone", "t1", 1_000, "box", 0)
+        store.lock("held", "t2", 7_200_000, "box", 0)
+        store.lock("held", "t3", 1_000, "box", 60_000)  # waits, and dies
+        harness.clock.advance(3_600_000)
+        upkeep(store)
+        assert [row.key for row in store.locks()] == ["gone", "held"]
+        harness.clock.advance(2_000)
+        upkeep(store)
+        assert [row.key for row in store.locks()] == ["held"]
+        assert store.renew([("gone", "t1")], 1_000) == [False]
+        again = store.lock("gone", "t4", 1_000, "box", 0)
+        assert (again.fence or 0) > (gone.fence or 0) > 0
 
     def test_many_takers_never_hold_a_lock_together(self, harness: Harness) -> None:
         store, other = harness.engine, harness.second()

@@ -316,6 +316,39 @@ class GuardSuite:
             end(store, take(store), Kind.RELEASE)
         assert take(store) == []
 
+    @pytest.mark.parametrize("burst", [None, 3])
+    def test_a_rate_whose_claims_are_all_out_of_its_window_is_forgotten(
+        self, harness: Harness, burst: int | None
+    ) -> None:
+        store = harness.engine
+        join(store)
+        for n in range(5):
+            put(store, f"j{n}", guards=(rate(2, 10_000, key=f"tenant:{n}", burst=burst),))
+        put(store, "k", guards=(rate(1, 60_000, key="slow", burst=burst),))
+        for lease in take(store):
+            store.settle([ended(lease)])
+        assert len(store.limits()) == 6
+        harness.clock.advance(12_000)
+        upkeep(store)
+        assert [row.key for row in store.limits()] == ["slow"]
+        # What is forgotten is begun anew, with all of its window.
+        join(store)
+        put(store, "n1", "n2", "n3", guards=(rate(2, 10_000, key="tenant:0", burst=burst),))
+        assert len(take(store)) == (burst or 2)
+
+    def test_a_rate_that_is_used_all_the_time_is_not_forgotten(self, harness: Harness) -> None:
+        store = harness.engine
+        put(store, *(f"j{n}" for n in range(60)), guards=(rate(3, 10_000),))
+        claims: list[int] = []
+        for _ in range(120):
+            harness.clock.advance(900)
+            join(store)
+            upkeep(store)
+            claims += [harness.clock.wall_ms()] * len(take(store, limit=2))
+        assert len(claims) > 25
+        for at in claims:
+            assert sum(at <= other < at + 10_000 for other in claims) <= 3
+
     def test_no_step_of_the_wall_clock_lets_a_rate_through(self, harness: Harness) -> None:
         store = harness.engine
         join(store)

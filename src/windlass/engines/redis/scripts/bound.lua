@@ -15,6 +15,7 @@ if ARGV[5] == 'limit' then
 elseif bound[2] ~= number or bound[3] ~= tonumber(ARGV[7]) then
   bound[2], bound[3] = number, tonumber(ARGV[7])
   call('HDEL', K.RATES, 'queue:' .. queue) -- a new one begins with an empty window
+  call('ZREM', K.RATE_ENDS, 'queue:' .. queue)
 end
 if bound[1] < 0 and bound[2] == 0 then
   call('HDEL', K.BOUNDS, queue)

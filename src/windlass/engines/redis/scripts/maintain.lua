@@ -123,6 +123,23 @@ for _, key in ipairs(call('ZRANGEBYSCORE', K.MARKERS, '-inf', wall, 'LIMIT', 0, 
   end
 end
 
+-- Logs of rates that have no claim in their window, and locks that nobody took for an hour after their lease; of these
+-- each step looks at a slice.
+local spent = call('ZRANGEBYSCORE', K.RATE_ENDS, '-inf', boot, 'LIMIT', 0, budget)
+for _, gate in ipairs(spent) do
+  call('HDEL', K.RATES, gate)
+  call('ZREM', K.RATE_ENDS, gate)
+end
+local slice = call('HSCAN', K.LOCKS, call('HGET', META, 'locks-cursor') or '0', 'COUNT', 100)
+call('HSET', META, 'locks-cursor', slice[1])
+for i = 1, #slice[2], 2 do
+  local lock = cmsgpack.unpack(slice[2][i + 1])
+  if lock[3] <= boot - 3600000 then
+    call('HDEL', K.LOCKS, slice[2][i])
+    call('HDEL', K.LINES, slice[2][i]) -- whoever still waits takes its place anew
+  end
+end
+
 local oldest = math.floor(wall / STEP_MS) - 13 -- two minutes, and the step that has begun before them
 for _, field in ipairs(call('HKEYS', FLOW)) do
   if tonumber(string.match(field, '^%a(%d+):') or 0) < oldest then hdel(FLOW, field) end
@@ -136,7 +153,7 @@ for _, queue in ipairs(names) do
   local due = call('ZRANGE', KEYS[at[queue] + kDUE], 0, 0, 'WITHSCORES')[2]
   if due then due_at = math.min(due_at or tonumber(due), tonumber(due)) end
 end
-local most = math.max(promoted, released, #gone, expired, #pruned, #trimmed, #buried)
+local most = math.max(promoted, released, #gone, expired, #pruned, #trimmed, #buried, #spent)
 return {
   finish_marked(), promoted, expired_workers, recovered, died, #pruned, trimmed, overdue,
   alone_at and math.max(0, alone_at - wall) or -1, due_at and math.max(0, due_at - wall) or -1,

@@ -70,13 +70,16 @@ end
 function G.write_meter(gate, m)
   if m.given == 0 then return end
   local limit, per, burst = m.guard[3], m.guard[4], m.guard[5]
-  local log = {}
+  local log, over = {}, nil
   if burst >= 0 then
     log = { math.ceil(math.max(m.total > 0 and m.last or 0, m.now) + m.given * per / limit), m.total + m.given }
+    over = log[1]
   else
     -- All but the newest that is out of every window goes; claims of one thousandth of the window share an entry, which
     -- bears the later time.
-    local out = m.now - per - G.late - SLACK_MS
+    local window = per + G.late + SLACK_MS
+    local out = m.now - window
+    over = m.now + window
     for i = 1, #m.log, 2 do
       if m.log[i] > out or (m.log[i + 2] or math.huge) > out then
         log[#log + 1] = m.log[i]
@@ -91,6 +94,7 @@ function G.write_meter(gate, m)
     end
   end
   call('HSET', K.RATES, gate, cmsgpack.pack(log))
+  call('ZADD', K.RATE_ENDS, over, gate)
 end
 
 -- Why a job does not go on: nil when it does; else kind and what belongs to it.
