@@ -79,6 +79,28 @@ def test_term_ends_a_worker_whose_store_is_away_and_its_jobs_come_back_when_thei
         assert [(row.crashes, row.interruptions) for row in map(fleet.row, fleet.acked)] == [(0, 1), (0, 1)]
 
 
+def test_term_ends_a_worker_whose_store_is_away_when_the_grace_of_its_running_jobs_is_over(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    with Fleet(server.url, tmp_path, network_timeout="1s", lease="10m", shutdown_timeout=SHORT) as fleet:
+        tree, _ = work_on_one_process(fleet)
+        server.stop(signal.SIGKILL)
+        tree.signal(signal.SIGTERM)
+        assert end(tree, fleet) == 0, fleet.logs()
+        assert fleet.logged(UNTOLD) == 1, fleet.logs()
+
+
+def test_term_ends_an_idle_worker_whose_store_is_away_long_before_the_grace_is_over(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    with Fleet(server.url, tmp_path, network_timeout="1s", lease="10m", shutdown_timeout=LONG) as fleet:
+        tree = fleet.start_ready(processes=2)
+        server.stop(signal.SIGKILL)
+        tree.signal(signal.SIGTERM)
+        assert end(tree, fleet) == 0, fleet.logs()
+        assert fleet.logged(UNTOLD) == 0, fleet.logs()
+
+
 @pytest.mark.parametrize("frozen", [False, True], ids=["refuses", "hangs"])
 @pytest.mark.parametrize(
     ("signals", "code"),

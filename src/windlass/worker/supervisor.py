@@ -21,13 +21,12 @@ import selectors
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable
 
 from windlass.clock import Clock, SystemClock
 from windlass.settings import Settings
-from windlass.worker import wire
+from windlass.worker import health, wire
 from windlass.worker.children import describe
 from windlass.worker.generation import Generation, Process
 from windlass.worker.messages import (
@@ -49,7 +48,7 @@ from windlass.worker.messages import (
     decode_from_zygote,
     encode,
 )
-from windlass.worker.notify import notify, watchdog_s
+from windlass.worker.notify import notify, pat_watchdog
 from windlass.worker.probe import Probe
 from windlass.worker.reload import FileWatch
 from windlass.worker.reports import Reports
@@ -122,11 +121,7 @@ class Supervisor:
             if self._files is not None:
                 self._files.start()
                 self._selector.register(self._files.socket, selectors.EVENT_READ, lambda _: self._on_files())
-            every = watchdog_s()
-            if every is not None:
-                threading.Thread(
-                    target=self._pat_watchdog, args=(every,), name="windlass-watchdog", daemon=True
-                ).start()
+            pat_watchdog(lambda: self._stopping or self._stuck() is None)
             self._generation = self._begin(self._launch)
             while not self._is_over():
                 for key, _ in self._selector.select(self._next_timer()):
@@ -532,16 +527,10 @@ class Supervisor:
         log.info("source files have changed")
         self._restart()
 
-    # -- how it is: these are asked by other threads, and change nothing --
+    # -- how it is: asked by other threads --
 
     def _stuck(self) -> str | None:
-        """What is wrong with the life of the processes: one that has not looked for jobs within ``live_within``."""
-        now = self._clock.boot_ms()
-        for process in list(self._processes.values()):
-            silent = now - process.table.polled_at
-            if process.ready and silent > self._settings.live_within:
-                return f"worker process {process.pid} has not looked for jobs for {silent / 1000:.0f} s"
-        return None
+        return health.stuck(list(self._processes.values()), self._settings, self._clock.boot_ms())
 
     def _not_ready(self) -> str | None:
         """What keeps the worker from doing its work."""
@@ -550,22 +539,5 @@ class Supervisor:
             return "stopping"
         if generation is None or generation.hello is None:
             return "the application is being loaded"
-        ready = [one for one in list(self._processes.values()) if one.ready and not one.stopping and not one.alone]
         wanted = sum(crew.processes for crew in generation.hello.crews)
-        if len(ready) < wanted:
-            return f"{len(ready)} of {wanted} worker processes are ready"
-        now = self._clock.boot_ms()
-        for process in ready:
-            away = process.table.away_since
-            # A process looks every poll_max; one that does not is waiting for an answer of the store.
-            since = away or process.table.polled_at
-            if away or now - since > 2 * self._settings.poll_max + 1_000:
-                return f"the store has been away for {(now - since) / 1000:.0f} s"
-        return self._stuck()
-
-    def _pat_watchdog(self, every: float) -> None:
-        """Tell systemd that no process is stuck, until this process ends."""
-        while True:
-            if self._stopping or self._stuck() is None:
-                notify("WATCHDOG=1")
-            time.sleep(every)
+        return health.missing(list(self._processes.values()), wanted, self._settings, self._clock.boot_ms())
