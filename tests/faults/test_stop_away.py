@@ -152,16 +152,21 @@ def test_a_worker_whose_file_is_locked_hears_signals_and_ends(
         assert fleet.logged("Traceback") == 0, fleet.logs()
 
 
-def test_a_report_that_the_store_could_not_take_is_made_when_it_is_back(server: RedisServer, tmp_path: Path) -> None:
-    with Fleet(server.url, tmp_path, network_timeout="1s", lease="10m", shutdown_timeout=SHORT) as fleet:
+@pytest.mark.parametrize("stopping", [False, True], ids=["works", "stops"])
+def test_a_report_that_the_store_could_not_take_is_made_when_it_is_back_within_the_grace(
+    server: RedisServer, tmp_path: Path, stopping: bool
+) -> None:
+    with Fleet(server.url, tmp_path, network_timeout="1s", lease="10m", shutdown_timeout=LONG) as fleet:
         tree, pid = work_on_one_process(fleet)
         server.stop(signal.SIGKILL)
         kill_unseen(fleet, pid)
-        until(lambda: fleet.logged("cannot tell the store"), 10, "the supervisor to try")
+        if stopping:
+            tree.signal(signal.SIGTERM)
+        until(lambda: fleet.logged("cannot tell the store") >= 5, 20, "the supervisor to try for some seconds")
         server.start()
         until(lambda: fleet.row(fleet.acked[0]).crashes == 1, 20, f"the crash to be charged\n{fleet.logs()}")
-        tree.signal(signal.SIGTERM)
-        assert end(tree, fleet) == 0, fleet.logs()
+        if stopping:
+            assert end(tree, fleet) == 0, fleet.logs()
         assert fleet.logged(UNTOLD) == 0, fleet.logs()
 
 
