@@ -101,12 +101,11 @@ def test_term_ends_an_idle_worker_whose_store_is_away_long_before_the_grace_is_o
         assert fleet.logged(UNTOLD) == 0, fleet.logs()
 
 
-@pytest.mark.parametrize("frozen", [False, True], ids=["refuses", "hangs"])
 @pytest.mark.parametrize(
-    ("signals", "code"),
+    ("signals", "code", "frozen"),
     [
-        pytest.param((signal.SIGTERM, signal.SIGTERM), 143, id="TERM-TERM"),
-        pytest.param((signal.SIGQUIT,), 131, id="QUIT"),
+        pytest.param((signal.SIGTERM, signal.SIGTERM), 143, False, id="TERM-TERM-refuses"),
+        pytest.param((signal.SIGQUIT,), 131, True, id="QUIT-hangs"),
     ],
 )
 def test_a_second_term_or_quit_ends_a_worker_whose_server_is_away_at_once(

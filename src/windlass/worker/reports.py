@@ -41,7 +41,7 @@ CLOSING = 0.5  # seconds for the thread to end when it has nothing to do
 
 
 class Reports:
-    """The supervisor's line to the store; ``socket`` becomes readable when there is news. For one thread."""
+    """The supervisor's line to the store, for its thread alone; ``socket`` becomes readable when there is news."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         """Connect at the first report. Raises ConfigError when there is no engine for the settings."""
