@@ -1,8 +1,9 @@
 """``/livez`` and ``/readyz``: two questions, answered over HTTP by one thread of the supervisor.
 
-A thread, so that no client holds up the supervisor's loop, and the loop no client. No framework: a request is read as
-it comes, answered with one line, and the connection is closed. A client that sends nothing is dropped after
-``PATIENCE``. It must not ask the store anything: what it tells, the worker processes have left in shared memory.
+A thread, because the supervisor's loop may have to wait for a store that is away, which is when somebody wants to know.
+No framework: a request is read as it comes, answered with one line, and the connection is closed. A client that sends
+nothing is dropped after ``PATIENCE``. It must not ask the store anything: what it tells, the worker processes have left
+in shared memory.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Reports:
             one.setblocking(False)
         self._settings = settings
         self._clock = clock
-        self._store: Store = connect(settings)
+        self.store: Store = connect(settings)
         self._rules = rules_of(settings)
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._news: SimpleQueue[Ended | Alone | None] = SimpleQueue()  # None: a report has been dealt with
@@ -68,7 +68,7 @@ class Reports:
             self._add(lambda: self._settle(overdue), process)
         if process.info is not None:
             info = process.info
-            self._add(lambda: self._tell_hooks(dead=self._store.depart(info.id).dead), process)
+            self._add(lambda: self._tell_hooks(dead=self.store.depart(info.id).dead), process)
 
     def died(self, process: Process, started: Sequence[int], how: str) -> None:
         """A process died: charge the jobs that had started in it, give back the others."""
@@ -125,7 +125,7 @@ class Reports:
         self._calls.put(None)
         self._thread.join(CLOSING)
         if not self._thread.is_alive():
-            self._store.close()
+            self.store.close()
         self.socket.close()
         self._bell.close()
 
@@ -158,7 +158,7 @@ class Reports:
         return True
 
     def _settle(self, overdue: Sequence[Outcome]) -> None:
-        pairs = zip(overdue, self._store.settle(overdue), strict=True)
+        pairs = zip(overdue, self.store.settle(overdue), strict=True)
         settled = [outcome for outcome, answer in pairs if answer is Settled.APPLIED]
         self._tell_hooks(
             dead=[one.id for one in settled if one.kind is Kind.DEAD],
@@ -168,7 +168,7 @@ class Reports:
     def _bury(self, info: WorkerInfo, pid: int, started: Sequence[int], how: str) -> None:
         error = ProcessDied(f"the worker process {pid} that ran this job {how}")
         text = crash_error(error, 0, 0, self._settings.error_max, Origin(info.host, info.id, info.version))
-        buried = self._store.bury(info.id, started, text, self._rules)
+        buried = self.store.bury(info.id, started, text, self._rules)
         if buried.charged or buried.dead or buried.released:
             log.warning(
                 "of its jobs %d had started and run again, %d are dead, %d had not started",
@@ -179,7 +179,7 @@ class Reports:
             self._look_for_lonely()
 
     def _look_for_lonely(self) -> None:
-        done = self._store.maintain(self._rules, 100)
+        done = self.store.maintain(self._rules, 100)
         self._tell_hooks(dead=done.died)
         if done.alone_in_ms is not None:
             self._tell(Alone(done.alone_in_ms))
@@ -189,7 +189,7 @@ class Reports:
         if process.info is not None and process.is_starved(now, self._settings):
             log.warning("worker process %d is alive but starved; its lease is renewed for it", process.pid)
             with contextlib.suppress(EngineError):  # too late is worse than not at all; the next look tries again
-                self._store.extend(process.info, (), self._settings.lease)
+                self.store.extend(process.info, (), self._settings.lease)
                 process.table.renew(now)
 
     def _tell_hooks(self, dead: Sequence[str] = (), retried: Sequence[str] = ()) -> None:
