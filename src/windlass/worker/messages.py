@@ -147,6 +147,7 @@ class Bye(Struct, frozen=True, tag=True):
     """The worker ends in order. ``overdue`` is to be settled once the process has gone."""
 
     overdue: tuple[Outcome, ...] = ()
+    held: bool = False  # a thread still runs a job, which comes back when the process has gone
     fatal: str | None = None
 
 

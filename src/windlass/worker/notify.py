@@ -8,8 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
+import time
+from collections.abc import Callable
 
-__all__ = ["notify", "watchdog_s"]
+__all__ = ["notify", "pat_watchdog", "watchdog_s"]
 
 
 def notify(text: str) -> None:
@@ -24,3 +27,17 @@ def watchdog_s() -> float | None:
     """How often systemd wants to hear of us, in seconds: half of what it allows; None: it does not watch."""
     usec, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
     return int(usec) / 2e6 if usec.isdigit() and pid in ("", str(os.getpid())) else None
+
+
+def pat_watchdog(is_well: Callable[[], bool]) -> None:
+    """From now on tell systemd that all is well, as often as it wants to hear it, from a thread of its own."""
+    every = watchdog_s()
+    if every is not None:
+        threading.Thread(target=pat, args=(every, is_well), name="windlass-watchdog", daemon=True).start()
+
+
+def pat(every: float, is_well: Callable[[], bool]) -> None:
+    while True:
+        if is_well():
+            notify("WATCHDOG=1")
+        time.sleep(every)

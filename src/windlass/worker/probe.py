@@ -1,6 +1,5 @@
 """``/livez`` and ``/readyz``, and pages of figures, over HTTP from threads of the supervisor.
 
-A thread, because the supervisor's loop may have to wait for a store that is away, which is when somebody wants to know.
 No framework: a request is read as it comes, answered with one line, and the connection is closed. A client that sends
 nothing is dropped after ``PATIENCE``. An answer must not ask the store anything: what it tells, the worker processes
 have left in shared memory. Pages may; a second thread makes them, one by one, so that an answer waits for none of them.

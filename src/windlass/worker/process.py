@@ -65,14 +65,15 @@ def serve_worker(worker: Worker, line: Line) -> int:
     line.send(Born(worker.info))
     try:
         if not reach_engine(worker, ended):
+            line.send(Bye())
             return 0
     except EngineUnusable as error:
         line.send(Bye(fatal=str(error)))
         return 3
     line.send(Ready())
     worker.wait()
-    worker.shut_down()
-    line.send(Bye(overdue=tuple(worker.overdue())))
+    clean = worker.shut_down()
+    line.send(Bye(overdue=tuple(worker.overdue()), held=not clean))
     worker.finish_hooks()
     return 75 if worker.cut_off else 0  # EX_TEMPFAIL: the store could not be reached for two leases
 

@@ -1,16 +1,15 @@
 """The supervisor: starts, watches, replaces and stops the processes of one ``windlass worker``.
 
-Thin on purpose: one thread, one loop, and it never imports the application, so nothing a job does can take it down. It
-keeps three promises:
+Thin on purpose: one loop, and it never imports the application, so nothing a job does can take it down. It never waits
+for the store either: ``reports`` does. It keeps three promises:
 
 - When a process dies, its jobs are released at once, and only those it had started are charged with the crash; the slot
   table it left behind tells which. A job that killed its process twice runs alone in a process of its own.
 - A process that is alive but whose threads are starved (a C call that holds the interpreter lock) keeps its lease: the
   supervisor renews it. A process that was stopped (SIGSTOP) does not.
 - Stopping is orderly within the grace, and whatever has not ended two seconds later is killed; its jobs are then given
-  back as interrupted, not as crashed.
-
-What must reach the store and cannot (the store is away) is kept and tried again.
+  back as interrupted, not as crashed. A store that is away does not hold it up: what it was not told by the end of the
+  grace is given up.
 """
 
 from __future__ import annotations
@@ -22,29 +21,23 @@ import selectors
 import signal
 import socket
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 
 from windlass.clock import Clock, SystemClock
-from windlass.codec import Origin
-from windlass.engines.base import Store
-from windlass.engines.url import connect, rules_of
-from windlass.errors import EngineError, EngineUnavailable, EngineUnusable
-from windlass.model import Kind, Settled, WorkerInfo
+from windlass.errors import EngineUnavailable
 from windlass.settings import Settings
 from windlass.stats import measure
-from windlass.worker import wire
-from windlass.worker.children import ProcessDied, crash_error, describe
+from windlass.worker import health, wire
+from windlass.worker.children import describe
+from windlass.worker.generation import Generation, Process
 from windlass.worker.messages import (
     Alone,
     Asked,
     Born,
     Bye,
-    Command,
     Died,
     Ended,
     Failed,
@@ -59,9 +52,10 @@ from windlass.worker.messages import (
     decode_from_zygote,
     encode,
 )
-from windlass.worker.notify import notify, watchdog_s
+from windlass.worker.notify import notify, pat_watchdog
 from windlass.worker.probe import Probe
 from windlass.worker.reload import FileWatch
+from windlass.worker.reports import Reports
 from windlass.worker.slots import SlotTable
 
 __all__ = ["Supervisor"]
@@ -69,70 +63,13 @@ __all__ = ["Supervisor"]
 log = logging.getLogger("windlass.supervisor")
 
 KILL_AFTER = 2.0  # seconds past the grace until what still lives is killed
-STORE_RETRY = 1.0  # seconds between tries to tell the store
+LAST_WORDS = 2.0  # seconds that the store may take to be told of the last death
 RESPAWN_MOST = 10.0  # seconds between starts of a process that keeps dying at once
 SETTLED_IN = 10.0  # seconds of life after which a death is not part of a crash loop
 
 SIGNALS = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP, signal.SIGUSR1, signal.SIGTTIN,
 )  # fmt: skip
-
-
-class Process:
-    """One worker process as the supervisor knows it."""
-
-    def __init__(
-        self, token: int, control: socket.socket, table: SlotTable, generation: Generation, crew: int | None
-    ) -> None:
-        self.token = token
-        self.control = control
-        self.table = table
-        self.generation = generation
-        self.crew = crew  # its place among the generation's crews; None: jobs run alone in it
-        self.predecessor: Process | None = None  # that stops when this one is ready
-        self.has_successor = False
-        self.pid = 0
-        self.info: WorkerInfo | None = None
-        self.ready = False
-        self.bye: Bye | None = None
-        self.killed = False  # by us, after its grace
-        self.stopping = False
-        self.began = time.monotonic()
-
-    @property
-    def alone(self) -> bool:
-        """Whether jobs run alone in it."""
-        return self.crew is None
-
-    def command(self, word: str) -> None:
-        """Tell the process; one that has gone is heard of otherwise."""
-        self.send(Command(word))
-
-    def send(self, message: Command | Ended) -> None:
-        """Send a message; one to a process that has gone is lost."""
-        with contextlib.suppress(OSError):
-            wire.send(self.control, encode(message))
-
-
-class Generation:
-    """One zygote and what was forked from it. HUP makes a new one."""
-
-    def __init__(self, launch: Launch) -> None:
-        self.control, theirs = socket.socketpair()
-        self.hello: Hello | None = None
-        self.gone = False
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "windlass.cli.preload", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-        )
-        theirs.close()
-        wire.send(self.control, encode(launch))
-
-    def close(self) -> None:
-        """Let the zygote end when its last process has."""
-        self.gone = True
-        self.control.close()
 
 
 class Supervisor:
@@ -157,7 +94,7 @@ class Supervisor:
         self._tokens = 0
         self._generation: Generation | None = None  # the one that new processes come from
         self._successor: Generation | None = None  # loading, after a HUP
-        self._engine: Store | None = None
+        self._reports: Reports | None = None  # made before the first process
         self._settings = Settings()
         self._stopping = False
         self._quiet = False  # nothing is claimed, also by processes to come
@@ -167,7 +104,8 @@ class Supervisor:
         self._starting = 0  # processes that will be forked in a moment
         self._deaths = 0  # in a row, each soon after its start
         self._timers: list[tuple[float, Callable[[], None]]] = []
-        self._reports: list[Callable[[Store], None]] = []  # what the store does not know yet
+        self._grace_over = 0.0  # when the stop is to be over
+        self._last_death = 0.0
         self._unhooked: list[Ended] = []  # what no process that could call hooks knows yet
 
     def run(self) -> int:
@@ -188,11 +126,7 @@ class Supervisor:
             if self._files is not None:
                 self._files.start()
                 self._selector.register(self._files.socket, selectors.EVENT_READ, lambda _: self._on_files())
-            every = watchdog_s()
-            if every is not None:
-                threading.Thread(
-                    target=self._pat_watchdog, args=(every,), name="windlass-watchdog", daemon=True
-                ).start()
+            pat_watchdog(lambda: self._stopping or self._stuck() is None)
             self._generation = self._begin(self._launch)
             while not self._is_over():
                 for key, _ in self._selector.select(self._next_timer()):
@@ -209,7 +143,7 @@ class Supervisor:
         return self._code
 
     def _is_over(self) -> bool:
-        if self._processes or self._reports:
+        if self._processes or (self._reports is not None and self._reports.pending):
             return False
         loading = self._generation is not None and self._generation.hello is None
         return self._stopping or not (loading or self._starting)
@@ -227,8 +161,8 @@ class Supervisor:
                     generation.close()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     generation.process.wait(5)
-        if self._engine is not None:
-            self._engine.close()
+        if self._reports is not None:
+            self._reports.close()
         self._selector.close()
 
     # -- timers --
@@ -279,10 +213,11 @@ class Supervisor:
             return
         for note in hello.notes:
             log.info("%s", note)
-        if self._engine is None:
+        if self._reports is None:
             self._settings = hello.settings
-            self._engine = connect(hello.settings)
-            self._after(self._settings.renew / 1000, self._watch_beats)
+            self._reports = reports = Reports(hello.settings, self._clock)
+            self._selector.register(reports.socket, selectors.EVENT_READ, lambda _: self._on_news(reports))
+            self._after(self._settings.renew / 1000, lambda: self._watch_beats(reports))
         if generation is self._successor:
             self._successor, self._generation = None, generation
         for number, crew in enumerate(hello.crews):
@@ -402,39 +337,45 @@ class Supervisor:
             self._drain(process)
             self._selector.unregister(process.control)
         process.control.close()
+        process.ended = True
+        self._last_death = time.monotonic()
         started = process.table.started()
         process.table.close()
-        bye = process.bye
+        bye, reports = process.bye, self._reports
+        assert reports is not None
         if bye is not None and bye.fatal is not None:
             if not self._stopping:
                 log.error("%s", bye.fatal)
                 self._code = 3
                 self._stop_all()
         elif bye is not None or process.killed:
-            self._report(lambda store: self._settle_departed(store, process))
+            reports.departed(process)
         else:
             log.error("worker process %d %s", process.pid, describe(status))
-            self._report(lambda store: self._bury(store, process, started, describe(status)))
-        self._replace(process)
+            reports.died(process, started, describe(status))
+        if process.alone:
+            reports.look_for_lonely()
+        else:
+            self._replace(process)
         old = process.generation
         if old is not self._generation and not old.gone and not self._processes_of(old):
             self._forget(old)
+        self._end_reports()
 
     def _drain(self, process: Process) -> None:
         """Read what the process said before it ended."""
         process.control.setblocking(False)
         with contextlib.suppress(OSError, EOFError):
             while True:
-                message = decode_from_child(wire.receive(process.control))
-                if isinstance(message, Bye):
-                    process.bye = message
-                elif isinstance(message, Born):
-                    process.info = message.info
+                match decode_from_child(wire.receive(process.control)):
+                    case Born(info):
+                        process.info = info
+                    case Ready():
+                        process.ready = True
+                    case Bye() as bye:
+                        process.bye = bye
 
     def _replace(self, process: Process) -> None:
-        if process.alone:
-            self._report(self._look_for_lonely)
-            return
         if self._stopping or process.stopping or process.has_successor or process.generation is not self._generation:
             return
         if process.bye is not None and self._launch.burst and not process.bye.overdue:
@@ -471,94 +412,31 @@ class Supervisor:
         if not any(process.alone for process in self._processes.values()):
             self._fork(None)
 
-    # -- what the store must know --
+    # -- what the store is told, and answers --
 
-    def _report(self, call: Callable[[Store], None]) -> None:
-        self._reports.append(call)
-        self._send_reports()
-
-    def _send_reports(self) -> None:
-        store = self._engine
-        if store is None:
-            self._reports.clear()
-            return
-        while self._reports:
-            try:
-                self._reports[0](store)
-            except EngineUnusable as error:
-                log.error("cannot tell the store, and never will: %s", error)
-                self._reports.clear()
-                return
-            except EngineError as error:
-                log.error("cannot tell the store, next try in %.0f s: %s", STORE_RETRY, error)
-                self._after(STORE_RETRY, self._send_reports)
-                return
-            self._reports.pop(0)
-
-    def _settle_departed(self, store: Store, process: Process) -> None:
-        if process.bye is not None and process.bye.overdue:
-            overdue = process.bye.overdue
-            pairs = zip(overdue, store.settle(overdue), strict=True)
-            settled = [outcome for outcome, answer in pairs if answer is Settled.APPLIED]
-            self._tell_hooks(
-                dead=[one.id for one in settled if one.kind is Kind.DEAD],
-                retried=[one.id for one in settled if one.kind is Kind.RETRY],
-            )
-        if process.info is not None:
-            self._tell_hooks(dead=store.depart(process.info.id).dead)
-
-    def _bury(self, store: Store, process: Process, started: Sequence[int], how: str) -> None:
-        if process.info is None:
-            return
-        error = ProcessDied(f"the worker process {process.pid} that ran this job {how}")
-        info = process.info
-        text = crash_error(error, 0, 0, self._settings.error_max, Origin(info.host, info.id, info.version))
-        buried = store.bury(process.info.id, started, text, rules_of(self._settings))
-        if buried.charged or buried.dead or buried.released:
-            log.warning(
-                "of its jobs %d had started and run again, %d are dead, %d had not started",
-                len(buried.charged), len(buried.dead), len(buried.released),
-            )  # fmt: skip
-        self._tell_hooks(dead=buried.dead)
-        if buried.charged:
-            self._look_for_lonely(store)
-
-    def _look_for_lonely(self, store: Store) -> None:
-        done = store.maintain(rules_of(self._settings), 100)
-        self._tell_hooks(dead=done.died)
-        if done.alone_in_ms is not None:
-            self._run_alone(done.alone_in_ms)
-
-    def _tell_hooks(self, dead: Sequence[str] = (), retried: Sequence[str] = ()) -> None:
-        """Have a process that knows the application call the hooks of these jobs, now or when there is one."""
-        if dead or retried:
-            self._unhooked.append(Ended(tuple(dead), tuple(retried)))
-            self._send_unhooked()
+    def _on_news(self, reports: Reports) -> None:
+        for news in reports.news():
+            if isinstance(news, Alone):
+                self._run_alone(news.in_ms)
+            else:
+                self._unhooked.append(news)
+        self._send_unhooked()
 
     def _send_unhooked(self) -> None:
+        """Have a process that knows the application call the hooks that are owed, now or when there is one."""
         able = next((one for one in self._processes.values() if one.ready and not one.stopping), None)
         if able is not None:
             waiting, self._unhooked = self._unhooked, []
             for message in waiting:
                 able.send(message)
 
-    def _watch_beats(self) -> None:
-        """Renew the lease of processes that live but do not get to it themselves."""
-        self._after(self._settings.renew / 2000, self._watch_beats)
-        store, now = self._engine, self._clock.boot_ms()
+    def _watch_beats(self, reports: Reports) -> None:
+        """Have the lease of processes renewed that live but do not get to it themselves."""
+        self._after(self._settings.renew / 2000, lambda: self._watch_beats(reports))
+        now = self._clock.boot_ms()
         for process in self._processes.values():
-            if store is None or not process.ready or process.info is None:
-                continue
-            unheard = now - process.table.beat_at
-            unrenewed = now - max(process.table.beat_at, process.table.renewed_at)
-            # A lease that is over is not renewed for anyone: others may have its jobs, and only a beat of the process
-            # itself learns which. That is a process that was stopped and goes on.
-            starved = unheard >= self._settings.renew * 1.5 and unrenewed < self._settings.lease
-            if starved and is_running(process.pid):
-                log.warning("worker process %d is alive but starved; its lease is renewed for it", process.pid)
-                with contextlib.suppress(EngineError):
-                    store.extend(process.info, (), self._settings.lease)
-                    process.table.renew(now)
+            if process.is_starved(now, self._settings):
+                reports.renew(process)
 
     # -- signals --
 
@@ -596,12 +474,22 @@ class Supervisor:
     def _stop_all(self, word: str = "stop", grace: float | None = None) -> None:
         self._stopping = True
         notify("STOPPING=1")
-        self._timers = [(at, call) for at, call in self._timers if call == self._send_reports]
+        self._timers.clear()
         grace = self._settings.shutdown_timeout / 1000 if grace is None else grace
+        self._grace_over = time.monotonic() + grace
         for process in self._processes.values():
             process.stopping = True
             process.command(word)
-            self._kill_later(process, grace)
+            self._kill_later(process, grace if process.ready else 0.0)  # one that is not ready holds no jobs
+        self._end_reports()
+
+    def _end_reports(self) -> None:
+        """Once nothing lives any more, wait a moment for the store; to the end of the grace if jobs wait for it too."""
+        if self._stopping and not self._processes and self._reports is not None:
+            until = self._last_death + LAST_WORDS
+            self._timers.append(
+                (max(until, self._grace_over) if self._reports.urgent else until, self._reports.abandon)
+            )
 
     def _command_all(self, word: str) -> None:
         for process in self._processes.values():
@@ -644,16 +532,10 @@ class Supervisor:
         log.info("source files have changed")
         self._restart()
 
-    # -- how it is: these are asked by other threads, and change nothing --
+    # -- how it is: asked by other threads --
 
     def _stuck(self) -> str | None:
-        """What is wrong with the life of the processes: one that has not looked for jobs within ``live_within``."""
-        now = self._clock.boot_ms()
-        for process in list(self._processes.values()):
-            silent = now - process.table.polled_at
-            if process.ready and silent > self._settings.live_within:
-                return f"worker process {process.pid} has not looked for jobs for {silent / 1000:.0f} s"
-        return None
+        return health.stuck(list(self._processes.values()), self._settings, self._clock.boot_ms())
 
     def _not_ready(self) -> str | None:
         """What keeps the worker from doing its work."""
@@ -662,40 +544,12 @@ class Supervisor:
             return "stopping"
         if generation is None or generation.hello is None:
             return "the application is being loaded"
-        ready = [one for one in list(self._processes.values()) if one.ready and not one.stopping and not one.alone]
         wanted = sum(crew.processes for crew in generation.hello.crews)
-        if len(ready) < wanted:
-            return f"{len(ready)} of {wanted} worker processes are ready"
-        now = self._clock.boot_ms()
-        for process in ready:
-            away = process.table.away_since
-            # A process looks every poll_max; one that does not is waiting for an answer of the store.
-            since = away or process.table.polled_at
-            if away or now - since > 2 * self._settings.poll_max + 1_000:
-                return f"the store has been away for {(now - since) / 1000:.0f} s"
-        return self._stuck()
+        return health.missing(list(self._processes.values()), wanted, self._settings, self._clock.boot_ms())
 
     def _stats(self) -> bytes:
         """How the queues do and how many workers they need, as JSON: what an autoscaler asks."""
-        engine = self._engine
-        if engine is None:
+        reports = self._reports
+        if reports is None:
             raise EngineUnavailable("the application is being loaded")
-        return msgspec.json.encode(measure(engine, self._settings).as_json())
-
-    def _pat_watchdog(self, every: float) -> None:
-        """Tell systemd that no process is stuck, until this process ends."""
-        while True:
-            if self._stopping or self._stuck() is None:
-                notify("WATCHDOG=1")
-            time.sleep(every)
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process lives and is not stopped (Linux; elsewhere: whether it lives)."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] not in ("T", "t", "Z", "X")
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+        return msgspec.json.encode(measure(reports.store, self._settings).as_json())
