@@ -7,6 +7,7 @@ import os
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ DEADLINE = 60.0
 MODULE = """
 import os, signal, time
 from windlass import Constant, JobInfo, Retry, Windlass
+from windlass.events import JobDead, WorkerCrashed
 
 app = Windlass("sqlite:///jobs.db", max_crashes=1, lease=5, renew=1, shutdown_timeout=5)
 
@@ -40,6 +42,16 @@ def tell(what):
         with open("told", "w") as pipe:
             pipe.write(f'["{what}", "{info.name}", "{info.state}", "{info.reason}", "{info.errors[-1].type}"]\\n')
     return hook
+
+@app.on(JobDead)
+def died(event: JobDead) -> None:
+    with open("events", "a") as file:
+        file.write(f"JobDead {event.name} {event.attempt} {event.reason}\\n")
+
+@app.on(WorkerCrashed)
+def crashed(event: WorkerCrashed) -> None:
+    with open("events", "a") as file:
+        file.write(f"WorkerCrashed {event.cause}\\n")
 
 app.on_dead(tell("dead"))
 app.on_retry(tell("retry"))
@@ -88,3 +100,21 @@ def test_a_job_that_outlived_its_process_calls_its_hooks(tmp_path: Path, job: st
         assert ready, (tmp_path / "worker.log").read_text()
         assert json.loads(os.read(pipe, 4096)) == told
     os.close(pipe)
+
+
+def test_a_job_that_its_process_took_along_is_an_event_and_so_is_the_death_of_the_process(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "hooked_shop.py").write_text(MODULE.replace('open("told", "w")', 'open("told", "a")'))
+    with Windlass(f"sqlite:///{tmp_path}/jobs.db") as app:
+
+        @app.job(name="kill")
+        def stand_in() -> None: ...
+
+        stand_in.enqueue()
+    with worker(tmp_path):
+        deadline = time.monotonic() + DEADLINE
+        while not (tmp_path / "told").exists():  # the hook is called after the event
+            assert time.monotonic() < deadline, (tmp_path / "worker.log").read_text()
+            time.sleep(0.02)
+    said = sorted((tmp_path / "events").read_text().splitlines())
+    assert said == ["JobDead kill 0 poison", "WorkerCrashed was killed by SIGKILL"]

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 
 from windlass.engines.base import Store
 from windlass.errors import EngineError
+from windlass.events import Events, JobDead
 from windlass.handle import Reader
 from windlass.hooks import Hooks, Moment
 from windlass.model import State
@@ -28,11 +29,12 @@ FAREWELL = 5.0  # seconds an orderly end waits for hooks that are owed
 class HookThread:
     """Calls the hooks of one worker. *Thread-safe.*"""
 
-    def __init__(self, hooks: Hooks, engine: Store, registry: Registry) -> None:
+    def __init__(self, hooks: Hooks, engine: Store, registry: Registry, events: Events) -> None:
         self._hooks = hooks
         self._registry = registry
+        self._events = events
         self._reader = Reader(engine, registry)
-        self._queue: SimpleQueue[tuple[Moment, str] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Moment, str, bool] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -42,10 +44,17 @@ class HookThread:
 
     def tell(self, moment: Moment, ids: Iterable[str]) -> None:
         """Have the hooks of these jobs called."""
-        if not self._hooks.wants(moment):
-            return
+        if self._hooks.wants(moment):
+            self._put(moment, ids, unreported=False)
+
+    def tell_died(self, ids: Iterable[str]) -> None:
+        """Have the hooks of jobs called that the store let die, and JobDead emitted, which no run of theirs could."""
+        if self._hooks.wants(Moment.DEAD) or self._events.wants(JobDead):
+            self._put(Moment.DEAD, ids, unreported=True)
+
+    def _put(self, moment: Moment, ids: Iterable[str], *, unreported: bool) -> None:
         for job_id in ids:
-            self._queue.put((moment, job_id))
+            self._queue.put((moment, job_id, unreported))
             with self._lock:
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, name="windlass-hooks", daemon=True)
@@ -63,7 +72,7 @@ class HookThread:
 
     def _run(self) -> None:
         while (told := self._queue.get()) is not None:
-            moment, job_id = told
+            moment, job_id, unreported = told
             try:
                 info = self._reader.info(job_id)
             except EngineError as error:
@@ -72,5 +81,7 @@ class HookThread:
             # A cancel that was asked for while it ran ended it instead; a person may have deleted it since.
             if info is None or info.state is State.CANCELLED:
                 continue
+            if unreported:
+                self._events.emit(JobDead(info.id, info.name, info.queue, info.attempt, info.reason))
             spec = self._registry.find(info.name)
             self._hooks.call(moment, info, spec.name if spec else info.name)

@@ -111,10 +111,15 @@ class Command(Struct, frozen=True, tag=True):
 
 
 class Ended(Struct, frozen=True, tag=True):
-    """The supervisor settled or buried these jobs of a process that has gone; their hooks have not been called."""
+    """What nobody has heard of a process that has gone: jobs that it had ended (``dead`` and ``retried``, settled for
+    it), jobs that ``died`` with it, and of what the worker itself died, if it did.
+    """
 
     dead: tuple[str, ...] = ()
     retried: tuple[str, ...] = ()
+    died: tuple[str, ...] = ()
+    worker: str = ""
+    cause: str = ""
 
 
 class Born(Struct, frozen=True, tag=True):

@@ -15,6 +15,7 @@ import sys
 import threading
 
 from windlass.errors import EngineError, EngineUnusable
+from windlass.events import WorkerCrashed
 from windlass.hooks import Moment
 from windlass.worker import wire
 from windlass.worker.messages import Alone, Asked, Born, Bye, Command, Ended, Full, Ready, decode_to_child, encode
@@ -109,6 +110,9 @@ def listen(worker: Worker, line: Line, ended: threading.Event) -> None:
         if isinstance(message, Ended):
             worker.tell_hooks(Moment.DEAD, message.dead)
             worker.tell_hooks(Moment.RETRY, message.retried)
+            worker.tell_died(message.died)
+            if message.cause:
+                worker.events.emit(WorkerCrashed(message.worker, message.cause))
             continue
         match message.word:
             case "stop":

@@ -68,7 +68,7 @@ class Reports:
             self._add(lambda: self._settle(overdue), process)
         if process.info is not None:
             info = process.info
-            self._add(lambda: self._tell_hooks(dead=self.store.depart(info.id).dead), process)
+            self._add(lambda: self._tell_hooks(died=self.store.depart(info.id).dead), process)
 
     def died(self, process: Process, started: Sequence[int], how: str) -> None:
         """A process died: charge the jobs that had started in it, give back the others."""
@@ -174,13 +174,13 @@ class Reports:
                 "of its jobs %d had started and run again, %d are dead, %d had not started",
                 len(buried.charged), len(buried.dead), len(buried.released),
             )  # fmt: skip
-        self._tell_hooks(dead=buried.dead)
+        self._tell(Ended(died=buried.dead, worker=info.id, cause=how))
         if buried.charged:
             self._look_for_lonely()
 
     def _look_for_lonely(self) -> None:
         done = self.store.maintain(self._rules, 100)
-        self._tell_hooks(dead=done.died)
+        self._tell_hooks(died=done.died)
         if done.alone_in_ms is not None:
             self._tell(Alone(done.alone_in_ms))
 
@@ -192,9 +192,9 @@ class Reports:
                 self.store.extend(process.info, (), self._settings.lease)
                 process.table.renew(now)
 
-    def _tell_hooks(self, dead: Sequence[str] = (), retried: Sequence[str] = ()) -> None:
-        if dead or retried:
-            self._tell(Ended(tuple(dead), tuple(retried)))
+    def _tell_hooks(self, dead: Sequence[str] = (), retried: Sequence[str] = (), died: Sequence[str] = ()) -> None:
+        if dead or retried or died:
+            self._tell(Ended(tuple(dead), tuple(retried), tuple(died)))
 
     def _tell(self, news: Ended | Alone | None) -> None:
         self._news.put(news)

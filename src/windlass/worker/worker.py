@@ -183,7 +183,7 @@ class Worker:
         self._children = Children(fork) if fork is not None else None
         self._rules = rules_of(settings)
         self._budgets = budgets_of(settings)
-        self._hooks = HookThread(hooks or Hooks(), engine, registry)
+        self._hooks = HookThread(hooks or Hooks(), engine, registry, events)
         self._heart = Heart(
             engine,
             self.clock,
@@ -335,7 +335,7 @@ class Worker:
 
     def _depart(self) -> None:
         try:
-            self.tell_hooks(Moment.DEAD, self.engine.depart(self.info.id).dead)
+            self.tell_died(self.engine.depart(self.info.id).dead)
         except EngineError as error:
             log.warning("worker %s could not deregister, its lease will run out: %s", self.info.id, error)
 
@@ -504,6 +504,10 @@ class Worker:
         """Have the hooks of these jobs called, on a thread of their own. *Thread-safe.*"""
         self._hooks.tell(moment, ids)
 
+    def tell_died(self, ids: Sequence[str]) -> None:
+        """Report that these jobs died by no outcome of their own: poison, interrupted too often. *Thread-safe.*"""
+        self._hooks.tell_died(ids)
+
     def _give_back_if_lost(self, run: JobRun) -> bool:
         """Whether a run must not begin, since the lease is over: a process that was stopped may wake up right here."""
         if not run.lost and self._heart.trust() < Trust.NO_SETTLES:
@@ -623,7 +627,7 @@ class Worker:
     def _on_upkeep(self, done: Upkeep) -> None:
         for what in done.rollbacks:
             self.events.emit(StoreRolledBack(self.info.id, what))
-        self.tell_hooks(Moment.DEAD, done.died)
+        self.tell_died(done.died)
         if done.alone_in_ms is not None and self._on_alone is not None:
             self._on_alone(done.alone_in_ms)
 
