@@ -22,7 +22,8 @@ import pytest
 
 from windlass.cli.main import COMMANDS, cli
 from windlass.model import TRANSITIONS, State
-from windlass.settings import READERS, Settings
+from windlass.setting_values import READERS
+from windlass.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

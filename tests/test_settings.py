@@ -13,7 +13,8 @@ from windlass.backoff import Constant, Exponential, Linear
 from windlass.errors import ConfigError
 from windlass.model import QueueBound, RateBound
 from windlass.queues import bounds_of
-from windlass.settings import READERS, Loaded, QueueSettings, Settings, load_settings, mask_url
+from windlass.setting_values import READERS
+from windlass.settings import Loaded, QueueSettings, Settings, load_settings, mask_url
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from cli_shop import Shop, register
 from windlass.cli.config import written
 from windlass.clock import SystemClock
 from windlass.model import NewJob
-from windlass.settings import READERS, TABLES, Settings, load_settings
+from windlass.setting_values import READERS, TABLES
+from windlass.settings import Settings, load_settings
 
 numbers = itertools.count()
 

@@ -9,7 +9,8 @@ import msgspec
 
 from windlass.cli.common import Session, pass_session
 from windlass.cli.output import Column, emit_json, inline, note, table
-from windlass.settings import COUNTS, Settings, mask_url
+from windlass.setting_values import COUNTS
+from windlass.settings import Settings, mask_url
 from windlass.units import format_duration
 
 __all__ = ["config", "written"]
