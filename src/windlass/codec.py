@@ -410,17 +410,28 @@ class Origin(Struct, frozen=True):
 NOWHERE: Final = Origin()
 
 
-def encode_error(exc: BaseException, *, attempt: int, at: int, limit: int, origin: Origin = NOWHERE) -> str:
+def encode_error(
+    exc: BaseException,
+    *,
+    attempt: int,
+    at: int,
+    limit: int,
+    origin: Origin = NOWHERE,
+    hide: Callable[[str], str] = str,
+) -> str:
     """Give a JobError as JSON text of at most ``limit`` bytes (at least 512). *Never fails.*
 
     The type is the dotted name (builtins without a module), the traceback has its chain and no local variables. What
-    is too long loses its middle; NULs and lone surrogates, which stores refuse, become U+FFFD.
+    is too long loses its middle; NULs and lone surrogates, which stores refuse, become U+FFFD. ``hide`` masks what must
+    not be seen, before anything is cut.
     """
     kind = type(exc)
     name = _safely(lambda: type_name(kind), "Exception", limit)
-    message = _safely(lambda: str(exc), "<the message cannot be shown: its __str__ fails>", limit)
+    message = _safely(lambda: hide(str(exc)), "<the message cannot be shown: its __str__ fails>", limit)
     trace = _safely(
-        lambda: "".join(traceback.format_exception(exc)), "<the traceback cannot be shown: formatting fails>", limit
+        lambda: hide("".join(traceback.format_exception(exc))),
+        "<the traceback cannot be shown: formatting fails>",
+        limit,
     )
     room = limit
     while True:
