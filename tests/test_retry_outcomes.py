@@ -382,3 +382,45 @@ def test_editing_a_dead_job_brings_no_redacted_argument_of_its_past_to_light(mak
     handle = pay.enqueue("4111-2222")
     shop.step()
     assert "4111" not in repr(shop.app.dead.edit(handle.id, args=["5555-6666"]))
+
+
+class Busy(Snooze):
+    """An exception of somebody who forgot what its base needs."""
+
+    def __init__(self, line: int) -> None:
+        self.line = line
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_control_exception_that_was_never_initialised_fails_its_attempt(make_shop: MakeShop, kind: str) -> None:
+    shop = make_shop()
+
+    def call() -> None:
+        raise Busy(3)
+
+    async def acall() -> None:
+        raise Busy(3)
+
+    handle = shop.app.job(name="call", retry=0)(call if kind == "sync" else acall).enqueue()
+    shop.play(handle.id)
+    info = shop.info(handle.id)
+    assert (info.state, info.errors[-1].type) == (State.DEAD, "AttributeError")
+    assert "Busy" in info.errors[-1].traceback
+
+
+async def awaited_by_nobody() -> int:
+    raise AssertionError("no body runs by being called")
+
+
+def generated_by_nobody() -> Iterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("make", [awaited_by_nobody, generated_by_nobody])
+def test_a_job_whose_body_has_not_run_does_not_end_as_done(make_shop: MakeShop, make: Callable[[], object]) -> None:
+    shop = make_shop()
+    handle = shop.app.job(name="call", retry=0)(lambda: make()).enqueue()
+    shop.play(handle.id)
+    info = shop.info(handle.id)
+    assert (info.state, len(info.errors)) == (State.DEAD, 1)
+    assert "has not run" in info.errors[0].message

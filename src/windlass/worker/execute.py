@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import assert_never, cast
 
 from msgspec import structs
@@ -54,6 +55,9 @@ log = logging.getLogger("windlass.job")
 LOCK_DELAY = 1.0
 LOCK_DELAY_MAX = 30.0
 CIRCUIT_DELAY = 30.0  # one that was opened by hand says nothing of when it closes
+
+# What a body gives that has not run.
+UNRUN = (CoroutineType, GeneratorType, AsyncGeneratorType)
 
 
 def prepare(spec: JobSpec, middleware: Middleware, circuits: Circuits | None = None) -> Prepared:
@@ -117,6 +121,8 @@ def begin(run: JobRun) -> JobContext:
 def succeeded(run: JobRun, value: object) -> Outcome | None:
     """The outcome of a body that returned."""
     ctx, lease = cast("JobContext", run.context), run.lease
+    if isinstance(value, UNRUN) and not run.settled:
+        return failed(run, unrun(run, value))
     tell(run, JobSucceeded, lease.attempt, took(run))
     if run.settled:
         return None
@@ -132,6 +138,16 @@ def succeeded(run: JobRun, value: object) -> Outcome | None:
     return Outcome(lease.id, lease.fence, Kind.DONE, result, keep_ms=run.keep_ms, then=ctx.follow_ups)
 
 
+def unrun(run: JobRun, value: object) -> ConfigError:
+    """The error of a body that only made another one: a plain function around a coroutine or a generator."""
+    if isinstance(value, CoroutineType | GeneratorType):
+        value.close()  # or Python warns that nobody awaited it
+    return ConfigError(
+        f"job {run.lease.name} returned a {type(value).__name__}, whose body has not run; make the job an "
+        "`async def` that awaits it, or return what it gives"
+    )
+
+
 def failed(run: JobRun, error: BaseException) -> Outcome | None:
     """The outcome of a body that raised."""
     run.error = error
@@ -145,6 +161,14 @@ def failed(run: JobRun, error: BaseException) -> Outcome | None:
             exc_info=None if run.redacts else error,  # a traceback tells what the message does
         )
         return None
+    try:
+        return judged(run, error)
+    except Exception as trouble:  # noqa: BLE001 - an exception class of the user's is broken; a run must have an end
+        return failure(run, trouble)
+
+
+def judged(run: JobRun, error: BaseException) -> Outcome:
+    """What becomes of a run that raised: stopped from outside, put off by a guard, or its policy decides."""
     stopped = isinstance(error, asyncio.CancelledError | JobCancelled)
     if stopped and run.timed_out:
         error = JobTimeout(f"job {run.lease.id} ran longer than its timeout of {(run.timeout_ms or 0) / 1000:g} s")
