@@ -268,3 +268,16 @@ def test_explain_of_a_finished_job_gives_the_reason(app: Windlass, job: Job[[int
 def test_explain_of_a_job_this_application_does_not_have(app: Windlass, job: Job[[int], int]) -> None:
     app.engine.enqueue([NewJob("j1", "chrage", "default", "[1,[],{}]")])
     assert "no job named chrage; did you mean 'charge'" in app.explain("j1")
+
+
+def test_a_decorator_without_its_argument_is_refused_and_takes_no_function_with_it() -> None:
+    app = Windlass("memory://")
+
+    def listen(event: object) -> None: ...
+
+    with pytest.raises(ConfigError, match=r"write @app\.on\(JobDead\)"):
+        app.on(listen)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"write @app\.middleware\('execute'\)"):
+        app.middleware(listen)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="did you mean 'execute'"):
+        app.middleware("exceute")

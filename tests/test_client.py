@@ -288,3 +288,18 @@ def test_an_event_is_emitted_for_each_new_job_and_none_for_a_duplicate(app: Wind
     app.enqueue_many([call])
     assert [event.name for event in heard] == ["charge", "charge"]
     assert heard[0] == JobEnqueued(call.id, "charge", "default")
+
+
+# -- what is no call ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", ["job", "result", "handle"])
+def test_what_is_no_call_is_refused_with_how_to_make_one(app: Windlass, job: Job[[int], int], given: str) -> None:
+    wrong: object = {"job": job, "result": job(1), "handle": job.enqueue(1)}[given]
+    hint = r"charge\.bind" if given == "job" else r"job\.bind"
+    for enqueue in (app.enqueue, lambda one: app.enqueue_many([one]), lambda one: app.enqueue_stream([one])):
+        with pytest.raises(ConfigError, match=f"is no call; .*{hint}"):
+            enqueue(wrong)  # type: ignore[arg-type]
+    for aenqueue in (app.aenqueue, lambda one: app.aenqueue_many([one])):
+        with pytest.raises(ConfigError, match="is no call"):
+            asyncio.run(aenqueue(wrong))  # type: ignore[arg-type]

@@ -313,6 +313,13 @@ class AsyncJob(BaseJob[P, R]):
         return cast("AsyncJob[P, R]", self._with(options))
 
 
+def check_call(given: object, where: str) -> None:
+    """Raise ConfigError for what is no Call: a job itself, the result of calling one, a handle."""
+    if not isinstance(given, Call):
+        hint = f"write {given.spec.fn.__name__}.bind(...)" if isinstance(given, BaseJob) else "job.bind(...) makes one"
+        raise ConfigError(f"{where}: {given!r} is no call; {hint}")
+
+
 class JobDecorator(Protocol):
     """What ``app.job(...)`` gives: turns a function into a job, typed after its signature without the context."""
 
