@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import selectors
 import signal
@@ -157,6 +158,7 @@ class Supervisor:
         self._engine: Store | None = None
         self._settings = Settings()
         self._stopping = False
+        self._patience = math.inf  # until when a store that is away is told again, on the monotonic clock
         self._quiet = False  # nothing is claimed, also by processes to come
         self._restart_again = False  # asked for while a restart was loading
         self._told_ready = False
@@ -486,6 +488,10 @@ class Supervisor:
                 self._reports.clear()
                 return
             except EngineError as error:
+                if time.monotonic() >= self._patience:
+                    log.error("the store was not told what has ended here; it learns so when the leases end: %s", error)
+                    self._reports.clear()
+                    return
                 log.error("cannot tell the store, next try in %.0f s: %s", STORE_RETRY, error)
                 self._after(STORE_RETRY, self._send_reports)
                 return
@@ -594,6 +600,8 @@ class Supervisor:
         notify("STOPPING=1")
         self._timers = [(at, call) for at, call in self._timers if call == self._send_reports]
         grace = self._settings.shutdown_timeout / 1000 if grace is None else grace
+        held = any(process.ready for process in self._processes.values())  # else there is no lease to give back
+        self._patience = time.monotonic() + (grace if held else 0.0)
         for process in self._processes.values():
             process.stopping = True
             process.command(word)
