@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -288,6 +290,25 @@ def test_an_event_is_emitted_for_each_new_job_and_none_for_a_duplicate(app: Wind
     app.enqueue_many([call])
     assert [event.name for event in heard] == ["charge", "charge"]
     assert heard[0] == JobEnqueued(call.id, "charge", "default")
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite:///{}/jobs.db"])
+def test_an_enqueue_beside_the_transaction_of_its_thread_says_what_to_do_and_harms_nobody(
+    tmp_path: Path, url: str
+) -> None:
+    with Windlass(url.format(tmp_path)) as app, ThreadPoolExecutor(1) as others:
+        job = app.job(name="charge")(charge)
+        with app.transaction() as tx:
+            neighbour = others.submit(lambda: job.enqueue(1))
+            ends = time.monotonic() + 10
+            while not app.engine._writer._waiting:  # type: ignore[attr-defined]
+                assert time.monotonic() < ends
+            for wrong in (lambda: job.enqueue(2), lambda: app.transaction().__enter__()):
+                with pytest.raises(ConfigError, match=r"options\(connection=tx\)"):
+                    wrong()
+            job.options(connection=tx).enqueue(3)
+        neighbour.result(10)
+        assert sorted(info.args or () for info in app.jobs()) == [(1,), (3,)]
 
 
 # -- what is no call ---------------------------------------------------------------------------------------
