@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from windlass import Call, EngineFull, Job, Windlass
+from windlass import Call, EngineFull, EngineUnavailable, Job, Windlass
 from windlass.client import CHUNK
 from windlass.engines.base import TransactionalEnqueue
 from windlass.errors import ConfigError
@@ -309,6 +309,23 @@ def test_an_enqueue_beside_the_transaction_of_its_thread_says_what_to_do_and_har
             job.options(connection=tx).enqueue(3)
         neighbour.result(10)
         assert sorted(info.args or () for info in app.jobs()) == [(1,), (3,)]
+
+
+def test_an_await_that_waits_for_its_own_transaction_fails_instead_of_hanging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("windlass.engines.sqlite.connection.BUSY_GIVE_UP", 0.2)
+    with Windlass(f"sqlite:///{tmp_path}/jobs.db") as app:
+        job = app.job(name="charge")(charge)
+
+        async def pay() -> None:
+            with app.transaction() as tx:
+                await job.options(connection=tx).aenqueue(1)
+                with pytest.raises(EngineUnavailable, match=r"options\(connection=tx\)"):
+                    await job.aenqueue(2)
+
+        asyncio.run(asyncio.wait_for(pay(), 30))
+        assert [info.args for info in app.jobs()] == [(1,)]
 
 
 # -- what is no call ---------------------------------------------------------------------------------------

@@ -181,12 +181,29 @@ class Writer:
         self._refuse_nesting()  # before others wait for it together with theirs
         ticket: Ticket[T] = Ticket(work, durable)
         self._waiting.append(ticket)  # type: ignore[arg-type]
-        with self.lock:
+        self._get_lock(ticket)
+        try:
             while not ticket.done:
                 self._commit_waiting()
+        finally:
+            self.lock.release()
         if ticket.error is not None:
             raise ticket.error
         return ticket.value  # type: ignore[return-value]
+
+    def _get_lock(self, ticket: Ticket[T]) -> None:
+        """Wait for the writer, but not for ever: its holder may be waiting for us, such as a coroutine's ``await``."""
+        if self.lock.acquire(timeout=BUSY_GIVE_UP):
+            return
+        try:
+            self._waiting.remove(ticket)  # type: ignore[arg-type]
+        except ValueError:  # it is being committed in this moment
+            self.lock.acquire()
+            return
+        raise EngineUnavailable(
+            f"{self.path or 'the in-memory database'} is busy: a transaction of this process has held its writer for "
+            f"{BUSY_GIVE_UP:.0f} s; nothing was stored. Inside app.transaction(), enqueue with options(connection=tx)"
+        )
 
     def _commit_waiting(self) -> None:
         group: list[Ticket[object]] = []
