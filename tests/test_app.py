@@ -180,6 +180,14 @@ def test_a_pause_takes_aware_datetimes_only(app: Windlass) -> None:
     assert app.queue("default").info().paused_until == when
 
 
+@pytest.mark.parametrize("until", [0, datetime(2020, 1, 1, tzinfo=UTC)])
+def test_a_pause_that_would_be_over_is_refused_and_changes_nothing(app: Windlass, until: float | datetime) -> None:
+    app.queue("default").pause("maintenance")
+    with pytest.raises(ConfigError, match="which is over, so nothing would be paused"):
+        app.queue("default").pause(until=until)
+    assert app.queue("default").info().paused
+
+
 def test_workers_are_listed_with_their_lease(app: Windlass, clock: ManualClock) -> None:
     beat(app, "a=2,b")
     (worker,) = app.workers()
@@ -282,6 +290,22 @@ def test_explain_of_a_scheduled_job_says_when(app: Windlass, job: Job[[int], int
     assert "in 1h" in said
 
 
+def test_explain_of_a_job_that_was_put_off_says_why(app: Windlass, job: Job[[int], int]) -> None:
+    handle = job.enqueue(1)
+    lease = claim(app)
+    app.engine.settle([Outcome(lease.id, lease.fence, Kind.SNOOZE, reason="lock 'a' is busy", delay_ms=60_000)])
+    assert "(in 1m). Reason: lock 'a' is busy." in app.explain(handle.id)
+
+
+def test_explain_says_when_all_who_serve_a_queue_were_asked_to_stop(app: Windlass, job: Job[[int], int]) -> None:
+    handle = job.enqueue(1)
+    beat(app)
+    said = "Every worker that serves queue default was asked to claim no more"
+    assert said not in app.explain(handle.id)
+    app.control("w1", "quiet")
+    assert said in app.explain(handle.id)
+
+
 def test_explain_of_a_retry_says_why_and_when(app: Windlass, job: Job[[int], int]) -> None:
     handle = job.enqueue(1)
     lease = claim(app)
@@ -324,3 +348,16 @@ def test_explain_of_a_finished_job_gives_the_reason(app: Windlass, job: Job[[int
 def test_explain_of_a_job_this_application_does_not_have(app: Windlass, job: Job[[int], int]) -> None:
     app.engine.enqueue([NewJob("j1", "chrage", "default", "[1,[],{}]")])
     assert "no job named chrage; did you mean 'charge'" in app.explain("j1")
+
+
+def test_a_decorator_without_its_argument_is_refused_and_takes_no_function_with_it() -> None:
+    app = Windlass("memory://")
+
+    def listen(event: object) -> None: ...
+
+    with pytest.raises(ConfigError, match=r"write @app\.on\(JobDead\)"):
+        app.on(listen)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"write @app\.middleware\('execute'\)"):
+        app.middleware(listen)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="did you mean 'execute'"):
+        app.middleware("exceute")

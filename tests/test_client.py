@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from windlass import Call, EngineFull, Job, Windlass
+from windlass import Call, EngineFull, EngineUnavailable, Job, Windlass
 from windlass.client import CHUNK
 from windlass.engines.base import TransactionalEnqueue
 from windlass.errors import ConfigError
@@ -288,3 +290,54 @@ def test_an_event_is_emitted_for_each_new_job_and_none_for_a_duplicate(app: Wind
     app.enqueue_many([call])
     assert [event.name for event in heard] == ["charge", "charge"]
     assert heard[0] == JobEnqueued(call.id, "charge", "default")
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite:///{}/jobs.db"])
+def test_an_enqueue_beside_the_transaction_of_its_thread_says_what_to_do_and_harms_nobody(
+    tmp_path: Path, url: str
+) -> None:
+    with Windlass(url.format(tmp_path)) as app, ThreadPoolExecutor(1) as others:
+        job = app.job(name="charge")(charge)
+        with app.transaction() as tx:
+            neighbour = others.submit(lambda: job.enqueue(1))
+            ends = time.monotonic() + 10
+            while not app.engine._writer._waiting:  # type: ignore[attr-defined]
+                assert time.monotonic() < ends
+            for wrong in (lambda: job.enqueue(2), lambda: app.transaction().__enter__()):
+                with pytest.raises(ConfigError, match=r"options\(connection=tx\)"):
+                    wrong()
+            job.options(connection=tx).enqueue(3)
+        neighbour.result(10)
+        assert sorted(info.args or () for info in app.jobs()) == [(1,), (3,)]
+
+
+def test_an_await_that_waits_for_its_own_transaction_fails_instead_of_hanging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("windlass.engines.sqlite.connection.BUSY_GIVE_UP", 0.2)
+    with Windlass(f"sqlite:///{tmp_path}/jobs.db") as app:
+        job = app.job(name="charge")(charge)
+
+        async def pay() -> None:
+            with app.transaction() as tx:
+                await job.options(connection=tx).aenqueue(1)
+                with pytest.raises(EngineUnavailable, match=r"options\(connection=tx\)"):
+                    await job.aenqueue(2)
+
+        asyncio.run(asyncio.wait_for(pay(), 30))
+        assert [info.args for info in app.jobs()] == [(1,)]
+
+
+# -- what is no call ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", ["job", "result", "handle"])
+def test_what_is_no_call_is_refused_with_how_to_make_one(app: Windlass, job: Job[[int], int], given: str) -> None:
+    wrong: object = {"job": job, "result": job(1), "handle": job.enqueue(1)}[given]
+    hint = r"charge\.bind" if given == "job" else r"job\.bind"
+    for enqueue in (app.enqueue, lambda one: app.enqueue_many([one]), lambda one: app.enqueue_stream([one])):
+        with pytest.raises(ConfigError, match=f"is no call; .*{hint}"):
+            enqueue(wrong)  # type: ignore[arg-type]
+    for aenqueue in (app.aenqueue, lambda one: app.aenqueue_many([one])):
+        with pytest.raises(ConfigError, match="is no call"):
+            asyncio.run(aenqueue(wrong))  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import sys
+import traceback
 import types
 import typing
 import uuid
@@ -165,8 +166,9 @@ REFUSED: list[tuple[object, object, str]] = [
     (None, (1, 2), "user is a tuple and would come back as a list"),
     (None, {1, 2}, "user is a set and would come back as a list"),
     (list[int], (1, 2), "user is a tuple and would come back as a list"),
-    (None, {1: "a"}, "would come back as"),
-    (dict[str, int], {1: 2}, "would come back as"),
+    (None, {1: "a"}, r"user\[1 \(int\)\] would not come back under this key; annotate the dict"),
+    (dict[str, int], {1: 2}, "would not come back under this key; .*use keys that are text"),
+    (None, [(1, 2)], r"user\[0\] is a tuple .*; pass it as list, or annotate it as tuple"),
     (int, True, "user"),
     (float, 1, r"user is 1 \(int\) and would come back as 1.0 \(float\)"),
     (list[float], [1.0, 1], r"user\[1\] is 1 \(int\) and would come back as 1.0 \(float\)"),
@@ -558,3 +560,24 @@ def test_meta_of_a_newer_version_is_read() -> None:
     assert decode_meta(b'{"timeout_ms":5,"later":[1]}') == Meta(timeout_ms=5)
     with pytest.raises(PayloadError, match="facts of a job"):
         decode_meta(b'{"timeout_ms":"x"}')
+
+
+@pytest.mark.parametrize(
+    ("hint", "value"), [(str, 41112222), (float, 41112222), (None, ("41112222",)), (Literal["a"], "41112222")]
+)
+@pytest.mark.parametrize("how", ["positional", "star", "keyword", "double star"])
+def test_a_refusal_never_shows_the_value_of_a_redacted_argument(hint: object, value: object, how: str) -> None:
+    def pay(card=None, *rest, **more): ...  # type: ignore[no-untyped-def]
+
+    pay.__annotations__ = {} if hint is None else dict.fromkeys(("card", "rest", "more"), hint)
+    codec = Signature(pay, skip_first=False, job_name="shop.pay", payload_max=1_000, redact=("card", "rest", "more"))
+    fine: object = 1.0 if hint is float else "a"
+    args, kwargs = {
+        "positional": ((value,), {}),
+        "star": ((fine, value), {}),
+        "keyword": ((), {"card": value}),
+        "double star": ((), {"pin": value}),
+    }[how]
+    with pytest.raises(PayloadError, match="is redacted, so its value is not shown") as caught:
+        codec.encode(args, kwargs)
+    assert "4111" not in "".join(traceback.format_exception(caught.value))

@@ -166,6 +166,12 @@ def test_a_transaction_commits_writes_follow_ups_and_completion_together(
         assert tx.execute("SELECT n FROM ledger").fetchall() == [(1,)]
 
 
+def test_what_is_no_call_cannot_follow(app: Windlass, ctx: JobContext) -> None:
+    with pytest.raises(ConfigError, match=r"is no call; write ship\.bind"):
+        ctx.then(app.job(name="ship")(ship))  # type: ignore[arg-type]
+    assert ctx.follow_ups == ()
+
+
 def test_an_error_in_a_transaction_rolls_everything_back(app: Windlass, ctx: JobContext, run: HandRun) -> None:
     with pytest.raises(ZeroDivisionError), ctx.transaction() as tx:
         tx.execute("CREATE TABLE ledger (n INTEGER)")

@@ -117,6 +117,21 @@ def test_a_nested_function_needs_a_name(app: Windlass) -> None:
     assert app.job(name="nested")(nested).name == "nested"
 
 
+class Mail:
+    def send(self, to: str) -> None: ...
+
+    @staticmethod
+    def count(self: str) -> None: ...
+
+
+def test_a_method_is_refused_since_a_worker_has_no_object_to_call_it_on(app: Windlass) -> None:
+    with pytest.raises(ConfigError, match=r"Mail\.send is a method, .*@staticmethod"):
+        app.job(Mail.send)
+    with pytest.raises(ConfigError, match="is a method"):
+        app.job(name="send")(Mail.send)
+    assert app.job(Mail.count).name.endswith("Mail.count")
+
+
 def test_a_generator_function_is_refused(app: Windlass) -> None:
     def rows() -> Iterator[int]:
         yield 1

@@ -188,6 +188,8 @@ async def later(_attempt: int, _error: BaseException) -> int:
         (lambda: on(Snooze), "decided already"),
         (lambda: on(ValueError).retry(attempts=0), "1 or more"),
         (lambda: on(ValueError).retry(backoff="5s"), "give a policy"),  # type: ignore[arg-type]
+        (lambda: on(ValueError).discard(5), "reason is text"),  # type: ignore[arg-type]
+        (lambda: on(ValueError).dead(5), "reason is text"),  # type: ignore[arg-type]
         (lambda: on(ValueError).after(-5), "negative"),
         (lambda: on(ValueError).after(lambda: 5), r"must take f\(error\)"),
         (lambda: on("json.JSONDecodeErr").dead(), "did you mean 'JSONDecodeError'"),

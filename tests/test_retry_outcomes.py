@@ -338,3 +338,89 @@ def test_any_run_of_errors_ends_the_same_on_every_engine(
     stories = {name: story(url(tmp_path_factory.mktemp("shop")), scripts) for name, url in ENGINES.items()}
     first, *others = stories.values()
     assert all(other == first for other in others), stories
+
+
+ENDINGS: dict[str, Exception] = {
+    "fails": ValueError("card 4111-2222 refused"),
+    "retries": ConnectionError("card 4111-2222 refused"),
+    "is discarded": Discard("card 4111-2222 refused"),
+    "is discarded by a rule": LookupError("card 4111-2222 refused"),
+    "is dead": Dead("card 4111-2222 refused"),
+    "is put off": Snooze("1h", "card 4111-2222 refused"),
+}
+
+
+@pytest.mark.parametrize("ending", list(ENDINGS))
+def test_no_log_error_or_reason_shows_a_redacted_argument(
+    make_shop: MakeShop, caplog: pytest.LogCaptureFixture, ending: str
+) -> None:
+    shop = make_shop()
+    policy = Retry(attempts=2, rules=[on(ValueError).dead(), on(LookupError).discard()])
+
+    @shop.app.job(name="pay", redact=["card"], retry=policy)
+    def pay(card: str) -> None:
+        raise ENDINGS[ending]
+
+    handle = pay.enqueue("4111-2222")
+    with caplog.at_level("DEBUG"):
+        shop.step()
+    assert "card ••• refused" in caplog.text
+    info = shop.info(handle.id)
+    assert "card ••• refused" in f"{info.errors} {info.reason}"
+    stored = shop.app.engine.job(handle.id)
+    assert stored is not None
+    assert "4111" not in f"{caplog.text} {info} {stored.errors!r} {stored.reason}"
+
+
+def test_editing_a_dead_job_brings_no_redacted_argument_of_its_past_to_light(make_shop: MakeShop) -> None:
+    shop = make_shop()
+
+    @shop.app.job(name="pay", redact=["card"], retry=0)
+    def pay(card: str) -> None:
+        raise ValueError(f"card {card} refused")
+
+    handle = pay.enqueue("4111-2222")
+    shop.step()
+    assert "4111" not in repr(shop.app.dead.edit(handle.id, args=["5555-6666"]))
+
+
+class Busy(Snooze):
+    """An exception of somebody who forgot what its base needs."""
+
+    def __init__(self, line: int) -> None:
+        self.line = line
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_control_exception_that_was_never_initialised_fails_its_attempt(make_shop: MakeShop, kind: str) -> None:
+    shop = make_shop()
+
+    def call() -> None:
+        raise Busy(3)
+
+    async def acall() -> None:
+        raise Busy(3)
+
+    handle = shop.app.job(name="call", retry=0)(call if kind == "sync" else acall).enqueue()
+    shop.play(handle.id)
+    info = shop.info(handle.id)
+    assert (info.state, info.errors[-1].type) == (State.DEAD, "AttributeError")
+    assert "Busy" in info.errors[-1].traceback
+
+
+async def awaited_by_nobody() -> int:
+    raise AssertionError("no body runs by being called")
+
+
+def generated_by_nobody() -> Iterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("make", [awaited_by_nobody, generated_by_nobody])
+def test_a_job_whose_body_has_not_run_does_not_end_as_done(make_shop: MakeShop, make: Callable[[], object]) -> None:
+    shop = make_shop()
+    handle = shop.app.job(name="call", retry=0)(lambda: make()).enqueue()
+    shop.play(handle.id)
+    info = shop.info(handle.id)
+    assert (info.state, len(info.errors)) == (State.DEAD, 1)
+    assert "has not run" in info.errors[0].message

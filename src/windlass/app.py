@@ -23,6 +23,7 @@ from windlass.engines.base import Store, TransactionalEnqueue, Tx
 from windlass.engines.url import connect
 from windlass.errors import ConfigError
 from windlass.events import Event, Events
+from windlass.events import check_kind as check_event
 from windlass.explain import explain
 from windlass.guards import Circuit, CircuitInfo, Circuits, Lock, LockKeeper
 from windlass.guards.keys import check_key
@@ -30,6 +31,7 @@ from windlass.guards.limits import LimitInfo, LockInfo
 from windlass.handle import JobHandle, JobInfo, Page, hop
 from windlass.hooks import Hook, Hooks, Moment
 from windlass.middleware import Middleware
+from windlass.middleware import check_kind as check_chain
 from windlass.model import Action, CircuitRow, JobFilter, Moved, State
 from windlass.queues import Queue, QueueInfo, WorkerStatus, bounds_of
 from windlass.registry import Registry
@@ -366,6 +368,7 @@ class Windlass:
 
     def middleware(self, kind: str) -> Callable[[F], F]:
         """Register a generator function around ``"enqueue"`` or ``"execute"``; see ``windlass.middleware``."""
+        check_chain(kind)
 
         def register(fn: F) -> F:
             self.middlewares.add(kind, fn)
@@ -375,6 +378,7 @@ class Windlass:
 
     def on(self, kind: type[E]) -> Callable[[Callable[[E], None]], Callable[[E], None]]:
         """Register a handler of an event type, such as ``@app.on(JobDead)``. Raises ConfigError."""
+        check_event(kind)
 
         def register(fn: Callable[[E], None]) -> Callable[[E], None]:
             self.events.subscribe(kind, fn)

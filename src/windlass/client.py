@@ -14,7 +14,7 @@ import threading
 from collections.abc import AsyncIterable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from windlass.definition import Call
+from windlass.definition import Call, check_call
 from windlass.engines.base import Store, TransactionalEnqueue
 from windlass.errors import ConfigError, EngineError, EngineUnavailable
 from windlass.events import Events, JobEnqueued
@@ -93,6 +93,7 @@ class Client:
         """Store one call without blocking the event loop. Calls of one tick share one engine call."""
         import asyncio  # late: sync programs need not load it
 
+        check_call(call, "enqueue")
         if call.connection is not None or not self._middleware.enqueue_is_empty:
             # What the caller wraps around this call must see its own outcome, so it goes alone.
             return await hop(lambda: self.enqueue(call))
@@ -136,6 +137,8 @@ class Client:
     # -- storing ---------------------------------------------------------------------------------------
 
     def _store(self, calls: Sequence[Call[object]]) -> list[Placed]:
+        for call in calls:
+            check_call(call, "enqueue")
         if self._middleware.enqueue_is_empty:
             placed = self._place(calls)
         else:

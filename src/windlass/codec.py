@@ -100,8 +100,17 @@ class Signature:
         {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
     )
 
-    def __init__(self, fn: Callable[..., object], *, skip_first: bool, job_name: str, payload_max: int) -> None:
+    def __init__(
+        self,
+        fn: Callable[..., object],
+        *,
+        skip_first: bool,
+        job_name: str,
+        payload_max: int,
+        redact: tuple[str, ...] = (),
+    ) -> None:
         self._fn = fn
+        self._redact = frozenset(redact)
         self._job = job_name
         self._max = payload_max
         parameters = list(_signature(fn).parameters.values())[1 if skip_first else 0 :]
@@ -222,6 +231,8 @@ class Signature:
             for (name, value), restored in zip(named, after, strict=True):  # noqa: B007
                 compare(value, restored)
         except Refused as refused:
+            if self._is_hidden(name):
+                raise self._not_shown(name) from None
             raise PayloadError(f"{self._job}: {refused.at(name).path} {refused.reason}") from None
         except TooLarge:
             raise self._too_large(f"more than {self._max:,}") from None
@@ -235,6 +246,16 @@ class Signature:
 
     def _position_name(self, n: int) -> str:
         return self._names[n] if n < len(self._names) else f"{self._star}[{n - len(self._names)}]"
+
+    def _is_hidden(self, name: str) -> bool:
+        name = name.partition("[")[0]
+        return name in self._redact or (name not in self._decoders and self._double_star in self._redact)
+
+    def _not_shown(self, name: str) -> PayloadError:
+        return PayloadError(
+            f"{self._job}: argument {name!r} is redacted, so its value is not shown; it would not come back as it is: "
+            f"annotate it with its type, or pass plain data; signature: {self._text}"
+        )
 
     def _too_large(self, size: str) -> PayloadError:
         return PayloadError(
@@ -267,7 +288,7 @@ class Signature:
     def _decode(self, payload: bytes) -> tuple[list[object], dict[str, object]]:
         args: list[object] = []
         kwargs: dict[str, object] = {}
-        where = "the payload"
+        where, name = "the payload", ""
         try:
             check_depth(payload)
             version, raws, raws_by_name = _ENVELOPE.decode(payload)
@@ -284,7 +305,11 @@ class Signature:
                 decode = self._decoders.get(name) or self._decoders.get(self._double_star, _PLAIN.decode)
                 kwargs[name] = decode(raw)
         except Exception as error:  # foreign types are at work, and this must raise one thing only
-            where = where or f"argument {self._position_name(len(args))!r}"
+            if not where:
+                name = self._position_name(len(args))
+                where = f"argument {name!r}"
+            if self._is_hidden(name):
+                raise self._not_shown(name) from None
             raise PayloadError(f"{self._job}: {where} cannot be decoded: {error}; signature: {self._text}") from error
         return args, kwargs
 
@@ -410,17 +435,28 @@ class Origin(Struct, frozen=True):
 NOWHERE: Final = Origin()
 
 
-def encode_error(exc: BaseException, *, attempt: int, at: int, limit: int, origin: Origin = NOWHERE) -> str:
+def encode_error(
+    exc: BaseException,
+    *,
+    attempt: int,
+    at: int,
+    limit: int,
+    origin: Origin = NOWHERE,
+    hide: Callable[[str], str] = str,
+) -> str:
     """Give a JobError as JSON text of at most ``limit`` bytes (at least 512). *Never fails.*
 
     The type is the dotted name (builtins without a module), the traceback has its chain and no local variables. What
-    is too long loses its middle; NULs and lone surrogates, which stores refuse, become U+FFFD.
+    is too long loses its middle; NULs and lone surrogates, which stores refuse, become U+FFFD. ``hide`` masks what must
+    not be seen, before anything is cut.
     """
     kind = type(exc)
     name = _safely(lambda: type_name(kind), "Exception", limit)
-    message = _safely(lambda: str(exc), "<the message cannot be shown: its __str__ fails>", limit)
+    message = _safely(lambda: hide(str(exc)), "<the message cannot be shown: its __str__ fails>", limit)
     trace = _safely(
-        lambda: "".join(traceback.format_exception(exc)), "<the traceback cannot be shown: formatting fails>", limit
+        lambda: hide("".join(traceback.format_exception(exc))),
+        "<the traceback cannot be shown: formatting fails>",
+        limit,
     )
     room = limit
     while True:

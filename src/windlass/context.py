@@ -214,6 +214,9 @@ class JobContext:
 
         Nothing is enqueued when the run fails. Raises ConfigError after ``transaction()`` has completed the job.
         """
+        from windlass.definition import check_call  # late: it knows contexts
+
+        check_call(call, f"ctx.then() in job {self.id}")
         if self._settled:
             raise ConfigError(f"job {self.id} is completed already: call then() before the transaction's block ends")
         self.follow_ups += (call.new,)

@@ -23,11 +23,12 @@ from windlass.engines.base import Store
 from windlass.errors import ConfigError, PayloadError, TransitionRefused, WindlassError
 from windlass.fingerprint import type_name
 from windlass.guards.options import Arguments
-from windlass.handle import MASK, JobInfo, Page, Reader, hop
+from windlass.handle import JobInfo, Page, Reader, hop
 from windlass.ids import new_id
 from windlass.model import JobFilter, JobRow, LeaseRef, State
 from windlass.records import from_line, to_line
 from windlass.recovery import RecoveryRule
+from windlass.redaction import MASK
 from windlass.redrive import Operation
 from windlass.registry import Registry
 from windlass.units import duration_ms, nearest, per_second

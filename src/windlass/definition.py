@@ -315,6 +315,13 @@ class AsyncJob(BaseJob[P, R]):
         return cast("AsyncJob[P, R]", self._with(options))
 
 
+def check_call(given: object, where: str) -> None:
+    """Raise ConfigError for what is no Call: a job itself, the result of calling one, a handle."""
+    if not isinstance(given, Call):
+        hint = f"write {given.spec.fn.__name__}.bind(...)" if isinstance(given, BaseJob) else "job.bind(...) makes one"
+        raise ConfigError(f"{where}: {given!r} is no call; {hint}")
+
+
 class JobDecorator(Protocol):
     """What ``app.job(...)`` gives: turns a function into a job, typed after its signature without the context."""
 
@@ -349,16 +356,24 @@ def define(
     _check_keys(options, JOB_KEYS, where)
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise ConfigError(f"{where} is a generator; its body would never run. Return a value instead")
+    if _is_method(fn):
+        raise ConfigError(
+            f"{where} is a method, and a worker has no object to call it on; make it a function, or put @staticmethod "
+            "above @app.job"
+        )
     name = _job_name(options["name"], where) if "name" in options else _default_name(fn)
     where = f"job {name!r}"
     is_async, takes_context = inspect.iscoroutinefunction(fn), _takes_context(fn)
     retry = _policy(options.get("retry"), settings, where)
+    redact = _redact(options.get("redact", ()), fn, takes_context, where)
     spec = JobSpec(
         name=name,
         fn=fn,
         is_async=is_async,
         takes_context=takes_context,
-        signature=Signature(fn, skip_first=takes_context, job_name=name, payload_max=settings.payload_max),
+        signature=Signature(
+            fn, skip_first=takes_context, job_name=name, payload_max=settings.payload_max, redact=redact
+        ),
         queue=_queue(options.get("queue", DEFAULT_QUEUE), where, settings),
         priority=_priority(options.get("priority", 0), where),
         retry=retry,
@@ -368,7 +383,7 @@ def define(
         keep_ms=_length(options.get("keep"), f"{where}: keep", least=0),
         durability=_durability(options.get("durability"), where),
         tags=_tags(options.get("tags", ()), where),
-        redact=_redact(options.get("redact", ()), fn, takes_context, where),
+        redact=redact,
         version=_version(options.get("version"), where),
         aliases=tuple(_job_name(alias, where) for alias in _texts(options.get("aliases", ()), f"{where}: aliases")),
         guards={key: options[key] for key in GUARD_KEYS if options.get(key) is not None},
@@ -517,6 +532,13 @@ def _module_name(fn: Callable[..., object]) -> str:
             "or name it: @app.job(name=...)"
         )
     return Path(file).stem
+
+
+def _is_method(fn: Callable[..., object]) -> bool:
+    first = next(iter(inspect.signature(fn).parameters.values()), None)
+    owner = fn.__qualname__.rpartition(".")[0]
+    stands_in_class = bool(owner) and not owner.endswith("<locals>")
+    return stands_in_class and first is not None and first.name in ("self", "cls") and first.annotation is first.empty
 
 
 def _takes_context(fn: Callable[..., object]) -> bool:

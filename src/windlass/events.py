@@ -213,6 +213,14 @@ class StoreRolledBack(WorkerEvent):
 E = TypeVar("E", bound=Event)
 
 
+def check_kind(kind: object) -> None:
+    """Raise ConfigError for what is no event type, such as the function of a bare ``@app.on``."""
+    if not (isinstance(kind, type) and issubclass(kind, Event)):
+        name = getattr(kind, "__name__", str(kind))
+        hint = nearest(name, __all__)
+        raise ConfigError(f"{name} is no event type{hint}; write @app.on(JobDead), with one of windlass.events")
+
+
 class Events:
     """Hand events to subscribers. *Thread-safe.*"""
 
@@ -225,10 +233,7 @@ class Events:
 
         Raises ConfigError for what is no event type and for an ``async def`` handler, which nothing would await.
         """
-        given: object = kind
-        if not (isinstance(given, type) and issubclass(given, Event)):
-            name = getattr(kind, "__name__", str(kind))
-            raise ConfigError(f"{name} is no event type{nearest(name, __all__)}; they are in windlass.events")
+        check_kind(kind)
         if inspect.iscoroutinefunction(handler):
             raise ConfigError(
                 f"the handler {_name(handler)} of {kind.__name__} is async; event handlers are plain functions"

@@ -56,8 +56,8 @@ def _sentences(
             wait = f"{_at(row.run_at)} (in {format_duration(max(0, row.run_at - now))})"
             if info.errors:
                 first = f"failed in attempt {row.attempt} of {row.max_attempts} and runs again at {wait}."
-                return [first, *_last_error(info), *_obstacles(row, engine, registry, settings)]
-            return [f"is scheduled for {wait}.", *_obstacles(row, engine, registry, settings)]
+                return [first, *_reason(info), *_last_error(info), *_obstacles(row, engine, registry, settings)]
+            return [f"is scheduled for {wait}.", *_reason(info), *_obstacles(row, engine, registry, settings)]
         case State.READY:
             since = format_duration(max(0, now - row.run_at))
             return [f"has been ready for {since}.", *_obstacles(row, engine, registry, settings), *_ahead(row, engine)]
@@ -123,11 +123,13 @@ def _obstacles(row: JobRow, engine: Inspector, registry: Registry, settings: Set
     workers = [worker for worker in map(WorkerStatus.of, engine.workers()) if worker.alive]
     if not workers:
         found.append("No worker is alive; start one with `windlass worker`.")
-    elif not any(worker.serves(row.queue) for worker in workers):
+    elif not (serving := [worker for worker in workers if worker.serves(row.queue)]):
         found.append(
             f"No live worker serves queue {row.queue}: {len(workers)} alive, serving "
             f"{', '.join(sorted({worker.queues for worker in workers}))}; start one: `windlass worker -q {row.queue}`."
         )
+    elif all(worker.asked for worker in serving):
+        found.append(f"Every worker that serves queue {row.queue} was asked to claim no more, or to stop; start one.")
     # An empty registry is that of a tool that imported no jobs; it knows nothing about names.
     if len(registry) and row.name not in registry:
         hint = nearest(row.name, registry.names())

@@ -7,7 +7,6 @@ nobody who did not ask with ``reveal``; a payload that cannot be decoded is a Jo
 
 from __future__ import annotations
 
-import inspect
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from windlass.clock import from_ms
-from windlass.codec import decode_errors, decode_meta, decode_plain
+from windlass.codec import decode_errors, decode_plain
 from windlass.engines.base import Inspector
 from windlass.errors import (
     ConfigError,
@@ -34,20 +33,18 @@ from windlass.errors import (
 )
 from windlass.model import FINISHED, RESULT_NOT_STORED, Action, JobRow, Moved, State
 from windlass.model import JobError as StoredError
+from windlass.redaction import arguments, hide, mask, redacted
 from windlass.units import duration_ms
 
 if TYPE_CHECKING:
     from windlass.definition import Duration, JobSpec
     from windlass.registry import Registry
 
-__all__ = ["MASK", "JobError", "JobHandle", "JobInfo", "JobProgress", "Page", "Reader", "hop", "own_thread"]
+__all__ = ["JobError", "JobHandle", "JobInfo", "JobProgress", "Page", "Reader", "hop", "own_thread"]
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
-
-MASK: Final = "•••"
-SHORTEST_SECRET: Final = 3  # characters; masking shorter texts in a message would eat the message
 
 # One wait of the engine; then it is asked again. It bounds how long a thread outlives a waiter that gave up.
 WAIT_SLICE: Final = 5.0
@@ -153,10 +150,10 @@ class Reader:
     def describe(self, row: JobRow, reveal: bool = False) -> JobInfo:
         """Turn a stored row into what people see. Never fails on what is stored."""
         spec = self._registry.find(row.name)
-        args, kwargs, trouble = _arguments(row)
+        args, kwargs, trouble = arguments(row)
         secrets: tuple[str, ...] = ()
-        if not reveal and args is not None and kwargs is not None and (redact := _redacted(row, spec)):
-            args, kwargs, secrets = _mask(args, kwargs, redact, spec)
+        if not reveal and args is not None and kwargs is not None and (redact := redacted(row, spec)):
+            args, kwargs, secrets = mask(args, kwargs, redact, spec)
         return JobInfo(
             id=row.id,
             name=row.name,
@@ -174,25 +171,28 @@ class Reader:
             progress=_progress(row.progress),
             result=_result(row, spec),
             tags=row.tags,
-            reason=row.reason or trouble,
+            reason=hide(row.reason, secrets) if row.reason else trouble,
             worker=row.worker,
         )
 
     def veil(self, row: JobRow) -> tuple[JobRow, tuple[str, ...]]:
         """Hide what is redacted in a stored row, as ``describe`` does; give also the names of what was hidden."""
         spec = self._registry.find(row.name)
-        redact = _redacted(row, spec)
+        redact = redacted(row, spec)
         if not redact:
             return row, ()
-        args, kwargs, _ = _arguments(row)
+        args, kwargs, _ = arguments(row)
         if args is None or kwargs is None:  # nobody can tell what is what in there
             return replace(row, payload=b"null", errors=None), tuple(sorted(redact))
-        masked_args, masked_kwargs, secrets = _mask(args, kwargs, redact, spec)
+        masked_args, masked_kwargs, secrets = mask(args, kwargs, redact, spec)
         if (masked_args, masked_kwargs) == (args, kwargs):
             return row, ()
         errors = [_cover(error, secrets) for error in decode_errors(row.errors)]
         veiled = replace(
-            row, payload=_encode((1, masked_args, masked_kwargs)), errors=_encode(errors) if errors else None
+            row,
+            payload=_encode((1, masked_args, masked_kwargs)),
+            errors=_encode(errors) if errors else None,
+            reason=None if row.reason is None else hide(row.reason, secrets),
         )
         return veiled, tuple(sorted(redact))
 
@@ -217,21 +217,19 @@ class Reader:
                 f"no record of job {job_id} is kept any more, so its result is gone; give the job a longer keep=",
                 job_id,
             )
-        spec = self._registry.find(row.name)
+        info = self.describe(row)
         match row.state:
             case State.DONE:
-                if row.reason is not None and row.reason.startswith(RESULT_NOT_STORED):
-                    raise ResultNotStored(f"job {job_id} ({row.name}) is done, but: {row.reason}", job_id)
-                return _decoded_result(row, spec)
+                if info.reason is not None and info.reason.startswith(RESULT_NOT_STORED):
+                    raise ResultNotStored(f"job {job_id} ({row.name}) is done, but: {info.reason}", job_id)
+                return _decoded_result(row, self._registry.find(row.name))
             case State.DEAD:
-                info = self.describe(row)
                 last = info.errors[-1] if info.errors else None
                 why = f"{last.type}: {last.message}" if last else info.reason or "no error was recorded"
                 raise JobFailed(f"job {job_id} ({row.name}) is dead after attempt {row.attempt}: {why}", job_id)
             case _:
-                raise JobCancelled(
-                    f"job {job_id} ({row.name}) ended cancelled: {row.reason or 'no reason given'}", job_id
-                )
+                why = info.reason or "no reason given"
+                raise JobCancelled(f"job {job_id} ({row.name}) ended cancelled: {why}", job_id)
 
     def move(self, action: Action, job_id: str) -> None:
         """Cancel, retry or delete one job. Raises TransitionRefused when its state does not allow it."""
@@ -358,78 +356,6 @@ async def own_thread(fn: Callable[[], T]) -> T:
 # -- reading a row -----------------------------------------------------------------------------------------
 
 
-def _arguments(row: JobRow) -> tuple[tuple[object, ...] | None, dict[str, object] | None, str | None]:
-    try:
-        match decode_plain(row.payload):
-            case [int(), list(args), dict(kwargs)]:
-                return tuple(args), kwargs, None
-        return None, None, "the payload cannot be decoded: it is no [version, args, kwargs]"
-    except PayloadError as error:
-        return None, None, f"the payload cannot be decoded: {error}"
-
-
-def _redacted(row: JobRow, spec: JobSpec | None) -> frozenset[str]:
-    # What the job carries and what the code says today: adding redact= also hides the old ones.
-    try:
-        stored = decode_meta(row.meta).redact
-    except PayloadError:
-        stored = ()
-    return frozenset(stored) | frozenset(spec.redact if spec else ())
-
-
-def _mask(
-    args: tuple[object, ...], kwargs: dict[str, object], redact: frozenset[str], spec: JobSpec | None
-) -> tuple[tuple[object, ...], dict[str, object], tuple[str, ...]]:
-    """Hide arguments by name; give also the texts that must not show up elsewhere."""
-    names = None if spec is None else _positional_names(spec, len(args))
-    hide_position = [names is None or names[i] in redact for i in range(len(args))]
-    named = None if spec is None else {p.name for p in inspect.signature(spec.fn).parameters.values()}
-    hide_name = {
-        name: name in redact or (named is not None and name not in named and bool(_var_keyword(spec) & redact))
-        for name in kwargs
-    }
-    hidden = [arg for arg, hide in zip(args, hide_position, strict=True) if hide]
-    hidden += [arg for name, arg in kwargs.items() if hide_name[name]]
-    return (
-        tuple(MASK if hide else arg for arg, hide in zip(args, hide_position, strict=True)),
-        {name: MASK if hide_name[name] else arg for name, arg in kwargs.items()},
-        _secrets(hidden),
-    )
-
-
-def _secrets(hidden: list[object]) -> tuple[str, ...]:
-    texts = {text for text in map(str, _leaves(hidden)) if len(text) >= SHORTEST_SECRET}
-    # Longest first, or a short one inside a long one would leave the rest of it in sight.
-    return tuple(sorted(texts, key=len, reverse=True))
-
-
-def _positional_names(spec: JobSpec, count: int) -> list[str]:
-    """The parameter that each positional argument belongs to."""
-    parameters = list(inspect.signature(spec.fn).parameters.values())[spec.takes_context :]
-    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), "")
-    return names[:count] + [rest] * (count - len(names))
-
-
-def _var_keyword(spec: JobSpec | None) -> frozenset[str]:
-    if spec is None:
-        return frozenset()
-    return frozenset(p.name for p in inspect.signature(spec.fn).parameters.values() if p.kind is p.VAR_KEYWORD)
-
-
-def _leaves(values: list[object]) -> Iterator[object]:
-    for value in values:
-        match value:
-            case dict():
-                yield from _leaves(list(value.values()))
-            case list():
-                yield from _leaves(value)
-            case bool() | None:
-                pass  # masking every "True" would hide nothing and garble everything
-            case _:
-                yield value
-
-
 def _errors(row: JobRow, secrets: tuple[str, ...]) -> tuple[JobError, ...]:
     try:
         stored = decode_errors(row.errors)
@@ -444,13 +370,7 @@ def _errors(row: JobRow, secrets: tuple[str, ...]) -> tuple[JobError, ...]:
 def _cover(error: StoredError, secrets: tuple[str, ...]) -> StoredError:
     if not secrets:
         return error
-    return replace(error, message=_hide(error.message, secrets), traceback=_hide(error.traceback, secrets))
-
-
-def _hide(text: str, secrets: tuple[str, ...]) -> str:
-    for secret in secrets:
-        text = text.replace(secret, MASK)
-    return text
+    return replace(error, message=hide(error.message, secrets), traceback=hide(error.traceback, secrets))
 
 
 def _progress(raw: bytes | None) -> JobProgress | None:

@@ -35,6 +35,15 @@ ExecuteMiddleware: TypeAlias = Callable[[JobContext], Iterator[None] | AsyncIter
 KINDS = ("enqueue", "execute")
 
 
+def check_kind(kind: object) -> None:
+    """Raise ConfigError for what is no chain, such as the function of a bare ``@app.middleware``."""
+    if kind not in KINDS:
+        raise ConfigError(
+            f"middleware kind {kind!r} does not exist{nearest(str(kind), KINDS)}; write @app.middleware('execute') or "
+            "@app.middleware('enqueue')"
+        )
+
+
 class Middleware:
     """The two chains of an application."""
 
@@ -50,10 +59,7 @@ class Middleware:
         Raises ConfigError for another kind, for what is no generator function, and for an async one around enqueue.
         """
         name = getattr(fn, "__qualname__", repr(fn))
-        if kind not in KINDS:
-            raise ConfigError(
-                f"middleware kind {kind!r} does not exist{nearest(str(kind), KINDS)}; use 'enqueue' or 'execute'"
-            )
+        check_kind(kind)
         if not (inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)):
             raise ConfigError(f"middleware {name} is no generator function; write one with a single `yield` in it")
         if kind == "execute":

@@ -247,8 +247,13 @@ class Queue:
     def _instant(self, until: int | float | str | timedelta | datetime | None) -> int | None:
         if until is None:
             return None
+        where, now = f"pause of queue {self.name!r}: until", self._clock.wall_ms()
         if not isinstance(until, datetime):
-            return self._clock.wall_ms() + duration_ms(until, f"pause of queue {self.name!r}: until")
-        if until.utcoffset() is None:
-            raise ConfigError(f"pause of queue {self.name!r}: until is {until!r}, which has no time zone; give it one")
-        return to_ms(until)
+            at = now + duration_ms(until, where)
+        elif until.utcoffset() is None:
+            raise ConfigError(f"{where} is {until!r}, which has no time zone; give it one")
+        else:
+            at = to_ms(until)
+        if at <= now:
+            raise ConfigError(f"{where} is {until!r}, which is over, so nothing would be paused; give a later one")
+        return at

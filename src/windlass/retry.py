@@ -152,11 +152,16 @@ class On:
 
     def discard(self, reason: str | None = None) -> Rule:
         """End the job cancelled, with this reason or the error's own words."""
-        return Rule(self._errors, Withdraw(reason))
+        return Rule(self._errors, Withdraw(self._reason("discard", reason)))
 
     def dead(self, reason: str | None = None) -> Rule:
         """Send the job to the dead list at once."""
-        return Rule(self._errors, Bury(reason))
+        return Rule(self._errors, Bury(self._reason("dead", reason)))
+
+    def _reason(self, what: str, reason: object) -> str | None:
+        if reason is None or isinstance(reason, str):
+            return reason
+        raise ConfigError(f"{self!r}.{what}({reason!r}): a reason is text, or nothing for the error's own words")
 
 
 def on(*errors: type[BaseException] | str) -> On:

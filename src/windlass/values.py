@@ -192,7 +192,10 @@ def compare(before: object, after: object) -> None:
     """Raise Refused where two values differ in type or structure. ``==`` will not do: True == 1 == 1.0."""
     kind = type(before)
     if type(after) is not kind:
-        raise Refused(f"is {show(before)} and would come back as {show(after)}; annotate it or pass the plain value")
+        raise Refused(
+            f"is {show(before)} and would come back as {show(after)}; "
+            f"pass it as {type(after).__qualname__}, or annotate it as {kind.__qualname__}"
+        )
     same = True
     part = ""
     try:
@@ -224,7 +227,9 @@ def compare(before: object, after: object) -> None:
             keys = {key: key for key in after}
             for key, item in before.items():
                 part = key_text(key)
-                compare(key, keys.get(key))
+                if key not in keys:
+                    raise Refused("would not come back under this key; annotate the dict, or use keys that are text")
+                compare(key, keys[key])
                 compare(item, after[key])
         else:
             fields, others = fields_of(before), fields_of(after)

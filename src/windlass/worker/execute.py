@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import assert_never, cast
 
 from msgspec import structs
@@ -42,6 +43,7 @@ from windlass.fingerprint import cause_of
 from windlass.guards.circuit import Circuits
 from windlass.middleware import AsyncBody, Body, Middleware
 from windlass.model import RESULT_NOT_STORED, Kind, Outcome
+from windlass.redaction import MASK
 from windlass.retry import Buried, Facts, PutOff, Retry, RunAgain, Withdrawn, decide, decode_backoff, leaf
 from windlass.worker.run import JobRun, Prepared
 
@@ -53,6 +55,9 @@ log = logging.getLogger("windlass.job")
 LOCK_DELAY = 1.0
 LOCK_DELAY_MAX = 30.0
 CIRCUIT_DELAY = 30.0  # one that was opened by hand says nothing of when it closes
+
+# What a body gives that has not run.
+UNRUN = (CoroutineType, GeneratorType, AsyncGeneratorType)
 
 
 def prepare(spec: JobSpec, middleware: Middleware, circuits: Circuits | None = None) -> Prepared:
@@ -116,6 +121,8 @@ def begin(run: JobRun) -> JobContext:
 def succeeded(run: JobRun, value: object) -> Outcome | None:
     """The outcome of a body that returned."""
     ctx, lease = cast("JobContext", run.context), run.lease
+    if isinstance(value, UNRUN) and not run.settled:
+        return failed(run, unrun(run, value))
     tell(run, JobSucceeded, lease.attempt, took(run))
     if run.settled:
         return None
@@ -131,17 +138,37 @@ def succeeded(run: JobRun, value: object) -> Outcome | None:
     return Outcome(lease.id, lease.fence, Kind.DONE, result, keep_ms=run.keep_ms, then=ctx.follow_ups)
 
 
+def unrun(run: JobRun, value: object) -> ConfigError:
+    """The error of a body that only made another one: a plain function around a coroutine or a generator."""
+    if isinstance(value, CoroutineType | GeneratorType):
+        value.close()  # or Python warns that nobody awaited it
+    return ConfigError(
+        f"job {run.lease.name} returned a {type(value).__name__}, whose body has not run; make the job an "
+        "`async def` that awaits it, or return what it gives"
+    )
+
+
 def failed(run: JobRun, error: BaseException) -> Outcome | None:
     """The outcome of a body that raised."""
     run.error = error
     if run.settled:
         log.error(
-            "job %s %s failed after its transaction had completed it; it stays done",
+            "job %s %s failed after its transaction had completed it; it stays done: %s: %s",
             run.lease.name,
             run.lease.id,
-            exc_info=error,
+            type(error).__name__,
+            short(run, error),
+            exc_info=None if run.redacts else error,  # a traceback tells what the message does
         )
         return None
+    try:
+        return judged(run, error)
+    except Exception as trouble:  # noqa: BLE001 - an exception class of the user's is broken; a run must have an end
+        return failure(run, trouble)
+
+
+def judged(run: JobRun, error: BaseException) -> Outcome:
+    """What becomes of a run that raised: stopped from outside, put off by a guard, or its policy decides."""
     stopped = isinstance(error, asyncio.CancelledError | JobCancelled)
     if stopped and run.timed_out:
         error = JobTimeout(f"job {run.lease.id} ran longer than its timeout of {(run.timeout_ms or 0) / 1000:g} s")
@@ -164,8 +191,8 @@ def put_off(run: JobRun, error: LockBusy | CircuitOpen | GuardUnavailable) -> Ou
         delay = left + rng.uniform(0, max(1000.0, left / 10))  # or all would come back at one instant
     else:
         delay = rng.uniform(0.5, 1.0) * min(LOCK_DELAY_MAX, LOCK_DELAY * 2 ** min(lease.snoozes, 10)) * 1000
-    log.info("job %s %s is put back for %.1f s: %s", lease.name, lease.id, delay / 1000, short(error))
-    return Outcome(lease.id, lease.fence, Kind.SNOOZE, reason=short(error), delay_ms=round(delay))
+    log.info("job %s %s is put back for %.1f s: %s", lease.name, lease.id, delay / 1000, short(run, error))
+    return Outcome(lease.id, lease.fence, Kind.SNOOZE, reason=short(run, error), delay_ms=round(delay))
 
 
 def unreadable(run: JobRun, error: PayloadError) -> Outcome:
@@ -179,8 +206,10 @@ def failure(run: JobRun, error: BaseException) -> Outcome:
     lease, host = run.lease, run.host
     decision = decide(policy_of(run), error, facts_of(run), host.rng)
     if isinstance(decision, PutOff):
-        log.info("job %s %s is put off by %.1f s: %s", lease.name, lease.id, decision.delay_ms / 1000, short(error))
-        reason = clean_reason(decision.reason)
+        log.info(
+            "job %s %s is put off by %.1f s: %s", lease.name, lease.id, decision.delay_ms / 1000, short(run, error)
+        )
+        reason = reason_of(run, decision.reason)
         return Outcome(lease.id, lease.fence, Kind.SNOOZE, reason=reason, delay_ms=decision.delay_ms)
     text = describe(run, error)
     if not isinstance(leaf(error), Discard):
@@ -190,11 +219,11 @@ def failure(run: JobRun, error: BaseException) -> Outcome:
             return again(run, decision, text, error)
         case Withdrawn():
             log.warning(
-                "job %s %s is discarded after attempt %d: %s", lease.name, lease.id, lease.attempt, short(error)
+                "job %s %s is discarded after attempt %d: %s", lease.name, lease.id, lease.attempt, short(run, error)
             )
-            return withdrawn(run, clean_reason(decision.reason) or "", text)
+            return withdrawn(run, reason_of(run, decision.reason) or "", text)
         case Buried():
-            return dead(run, clean_reason(decision.reason), text, error)
+            return dead(run, reason_of(run, decision.reason), text, error)
         case _:
             assert_never(decision)
 
@@ -206,7 +235,7 @@ def again(run: JobRun, decision: RunAgain, text: str, error: BaseException) -> O
         log.error("job %s %s waits as without it, because of its %s", lease.name, lease.id, decision.trouble)
     log.warning(
         "job %s %s failed in attempt %d and runs again in %.1f s: %s: %s",
-        lease.name, lease.id, lease.attempt, delay / 1000, type(error).__name__, short(error),
+        lease.name, lease.id, lease.attempt, delay / 1000, type(error).__name__, short(run, error),
     )  # fmt: skip
     tell(run, JobRetrying, lease.attempt, delay / 1000)
     return Outcome(lease.id, lease.fence, Kind.RETRY, error=text, delay_ms=delay)
@@ -221,6 +250,7 @@ def describe(run: JobRun, error: BaseException) -> str:
         at=host.clock.wall_ms(),
         limit=host.settings.error_max,
         origin=run.origin,
+        hide=run.hide,
     )
 
 
@@ -229,7 +259,7 @@ def dead(run: JobRun, reason: str | None, text: str, error: BaseException) -> Ou
     lease = run.lease
     log.error(
         "job %s %s is dead after attempt %d: %s: %s",
-        lease.name, lease.id, lease.attempt, type(error).__name__, short(error),
+        lease.name, lease.id, lease.attempt, type(error).__name__, short(run, error),
     )  # fmt: skip
     tell(run, JobDead, lease.attempt, reason)
     cause = cause_of(error, run.spec.fn.__module__)
@@ -299,10 +329,15 @@ def took(run: JobRun) -> float:
     return (time.monotonic_ns() - run.began_ns) / 1e9
 
 
-def short(error: BaseException) -> str:
+def reason_of(run: JobRun, text: str | None) -> str | None:
+    """A reason that the job or a rule gave, fit to be stored."""
+    return None if text is None else clean_reason(run.hide(text))
+
+
+def short(run: JobRun, error: BaseException) -> str:
     """The first line of an error, on one line, for the log."""
     try:
-        text = str(error)
+        text = run.hide(str(error))
     except Exception:  # noqa: BLE001 - a foreign __str__
         return "<the message cannot be shown>"
-    return ascii(text.partition("\n")[0][:200])[1:-1]
+    return ascii(text.partition("\n")[0][:200])[1:-1].replace(ascii(MASK)[1:-1], MASK)

@@ -21,6 +21,7 @@ from windlass.events import Events
 from windlass.guards.circuit import Circuits, Verdict
 from windlass.middleware import AsyncBody, Body
 from windlass.model import Lease
+from windlass.redaction import hide, secrets_in
 from windlass.settings import Settings
 
 if TYPE_CHECKING:
@@ -110,6 +111,15 @@ class JobRun:
     def timeout_ms(self) -> int | None:
         """How long this run may take: what the call said, else the job."""
         return self.meta.timeout_ms if self.meta.timeout_ms is not None else self.prepared.spec.timeout_ms
+
+    @property
+    def redacts(self) -> bool:
+        """Whether some arguments of this job may not be seen."""
+        return bool(self.meta.redact or self.spec.redact)
+
+    def hide(self, text: str) -> str:
+        """Mask the redacted arguments in what the job says, before it is stored or logged."""
+        return hide(text, secrets_in(self.lease, self.spec)) if self.redacts else text
 
     @property
     def origin(self) -> Origin:

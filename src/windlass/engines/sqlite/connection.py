@@ -26,7 +26,7 @@ from typing import Final, Generic, TypeVar
 
 import apsw
 
-from windlass.errors import EngineFull, EngineUnavailable, EngineUnusable, WindlassError
+from windlass.errors import ConfigError, EngineFull, EngineUnavailable, EngineUnusable, WindlassError
 
 __all__ = ["Reader", "Writer", "connect", "leak", "translated"]
 
@@ -168,6 +168,7 @@ class Writer:
         self.path = path
         self.lock = threading.RLock()
         self.commits = 0
+        self._holder: int | None = None  # the thread whose transaction is open
         self._waiting: deque[Ticket[object]] = deque()
         self._full = True
 
@@ -175,16 +176,34 @@ class Writer:
         """Run ``work`` inside a write transaction and commit it. *Atomic, blocking.*
 
         ``work`` may be run again after a rollback, so it must do nothing but use the connection it is given. Raises
-        what ``work`` raises, or EngineFull, EngineUnavailable.
+        what ``work`` raises, or EngineFull, EngineUnavailable; ConfigError inside a transaction of this thread.
         """
+        self._refuse_nesting()  # before others wait for it together with theirs
         ticket: Ticket[T] = Ticket(work, durable)
         self._waiting.append(ticket)  # type: ignore[arg-type]
-        with self.lock:
+        self._get_lock(ticket)
+        try:
             while not ticket.done:
                 self._commit_waiting()
+        finally:
+            self.lock.release()
         if ticket.error is not None:
             raise ticket.error
         return ticket.value  # type: ignore[return-value]
+
+    def _get_lock(self, ticket: Ticket[T]) -> None:
+        """Wait for the writer, but not for ever: its holder may be waiting for us, such as a coroutine's ``await``."""
+        if self.lock.acquire(timeout=BUSY_GIVE_UP):
+            return
+        try:
+            self._waiting.remove(ticket)  # type: ignore[arg-type]
+        except ValueError:  # it is being committed in this moment
+            self.lock.acquire()
+            return
+        raise EngineUnavailable(
+            f"{self.path or 'the in-memory database'} is busy: a transaction of this process has held its writer for "
+            f"{BUSY_GIVE_UP:.0f} s; nothing was stored. Inside app.transaction(), enqueue with options(connection=tx)"
+        )
 
     def _commit_waiting(self) -> None:
         group: list[Ticket[object]] = []
@@ -216,13 +235,18 @@ class Writer:
 
     @contextmanager
     def transaction(self, durable: bool) -> Iterator[apsw.Connection]:
-        """Hold the writer for one transaction. Rolls back on any error. *Atomic, blocking.*"""
+        """Hold the writer for one transaction. Rolls back on any error. *Atomic, blocking.*
+
+        Raises ConfigError inside another one of this thread.
+        """
+        self._refuse_nesting()
         db = self.db
         with self.lock, translated(self.path):
             if durable is not self._full:
                 db.execute("PRAGMA synchronous = FULL" if durable else "PRAGMA synchronous = NORMAL")
                 self._full = durable
             patiently(lambda: db.execute("BEGIN IMMEDIATE"))
+            self._holder = threading.get_ident()
             try:
                 yield db
                 patiently(lambda: db.execute("COMMIT"))
@@ -230,7 +254,16 @@ class Writer:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
+            finally:
+                self._holder = None
             self.commits += 1
+
+    def _refuse_nesting(self) -> None:
+        if self._holder == threading.get_ident():
+            raise ConfigError(
+                "this thread is inside app.transaction() or ctx.transaction(), which holds the store's only writer: "
+                "enqueue there with options(connection=tx), and do everything else before or after the block"
+            )
 
 
 def patiently(call: Callable[[], T]) -> T:
