@@ -136,6 +136,13 @@ def test_a_queue_is_measured_paused_resumed_and_cleared(
     assert app.engine.settle([Outcome(lease.id, lease.fence, Kind.DONE)]) == ["applied"]
 
 
+def test_with_strict_queues_only_those_of_the_settings_exist() -> None:
+    with Windlass("memory://", strict_queues=True, queues={"mail": {}}) as app:
+        assert app.queue("mail").size == 0
+        with pytest.raises(ConfigError, match="queue 'mial' is not in the settings; did you mean 'mail'"):
+            app.queue("mial")
+
+
 def test_a_queue_is_limited_and_paced_and_the_settings_count_where_the_store_has_nothing(clock: ManualClock) -> None:
     settings = {"mail": {"limit": 6, "rate": "100/m"}}
     with Windlass("memory://", clock=clock, queues=settings) as app:

@@ -128,6 +128,17 @@ def test_a_stream_does_not_count_duplicates(app: Windlass, job: Job[[int], int])
     assert app.enqueue_stream([call, call, job.bind(2)]) == 2
 
 
+def test_an_iterable_that_fails_later_says_what_is_stored(app: Windlass, job: Job[[int], int]) -> None:
+    def calls() -> Iterator[Call[int]]:
+        yield from (job.bind(n) for n in range(CHUNK + 5))
+        raise LookupError("row 1005")
+
+    with pytest.raises(LookupError, match="row 1005") as caught:
+        app.enqueue_many(calls())
+    assert [note.partition(" (")[0] for note in caught.value.__notes__] == ["the first 1000 jobs are stored"]
+    assert ready(app) == CHUNK
+
+
 def test_a_failure_at_a_later_chunk_says_what_is_stored(app: Windlass, job: Job[[int], int]) -> None:
     def calls() -> Iterator[Call[int]]:
         for n in range(3 * CHUNK):

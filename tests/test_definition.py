@@ -360,3 +360,10 @@ def test_arguments_that_do_not_fit_are_refused_where_they_are_bound(app: Windlas
 
 def test_a_call_does_not_show_its_arguments(app: Windlass) -> None:
     assert "4242" not in repr(app.job(charge).bind(4242))
+
+
+def test_none_for_delay_at_and_id_is_as_if_they_were_not_given(app: Windlass) -> None:
+    job = app.job(name="plain")(lambda: None)
+    new = job.options(delay=None, at=None, id=None).bind().new
+    assert (new.run_at, new.delay_ms, new.caller_id) == (None, 0, False)
+    assert job.options(delay="5s", at=None).bind().new.delay_ms == 5_000

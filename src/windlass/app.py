@@ -278,7 +278,15 @@ class Windlass:
         return await hop(lambda: self.jobs(state, name, queue, tag, limit, cursor))
 
     def queue(self, name: str) -> Queue:
-        """Give a queue to look at, pause, resume, limit or clear. Raises ConfigError for a bad name."""
+        """Give a queue to look at, pause, resume, limit or clear.
+
+        Raises ConfigError for a bad name, and with ``strict_queues`` for one that is not in the settings.
+        """
+        if self.settings.strict_queues and name not in self.settings.queues:
+            raise ConfigError(
+                f"queue {name!r} is not in the settings{nearest(name, self.settings.queues)}; strict_queues allows "
+                f"{', '.join(sorted(self.settings.queues)) or 'none'}"
+            )
         return Queue(name, self.engine, self.clock, bounds_of(self.settings))
 
     def queues(self) -> list[QueueInfo]:

@@ -68,7 +68,7 @@ class Client:
         """Store calls, each chunk of 1,000 atomic, and give their handles in order.
 
         A failure at a later chunk raises with the ids that are stored, also as ``error.stored``; calling again with the
-        same calls is safe.
+        same calls is safe. An error of the iterable itself is raised as it is, with a note of what is stored.
         """
         handles: list[JobHandle[R]] = []
         reader = self.reader
@@ -77,6 +77,10 @@ class Client:
                 handles += [JobHandle(placed.id, placed.duplicate, reader) for placed in self._store(chunk)]
         except EngineError as error:
             raise _partly(error, [handle.id for handle in handles]) from error
+        except Exception as error:
+            if handles:
+                error.add_note(_so_far([handle.id for handle in handles]))
+            raise
         return handles
 
     def enqueue_stream(self, calls: Iterable[Call[object]]) -> int:
@@ -257,13 +261,14 @@ def _partly(error: EngineError, stored: list[str]) -> EngineError:
     """The error with what is stored already; ``stored`` lists the ids."""
     if not stored:
         return error
-    shown = ", ".join(stored[:IDS_SHOWN]) + (f", ... {stored[-1]}" if len(stored) > IDS_SHOWN else "")
-    told = type(error)(
-        f"{error}; the first {len(stored)} jobs are stored ({shown}), the rest is not. "
-        "Calling enqueue_many again with the same calls is safe"
-    )
+    told = type(error)(f"{error}; {_so_far(stored)}. Calling enqueue_many again with the same calls is safe")
     vars(told)["stored"] = stored
     return told
+
+
+def _so_far(stored: list[str]) -> str:
+    shown = ", ".join(stored[:IDS_SHOWN]) + (f", ... {stored[-1]}" if len(stored) > IDS_SHOWN else "")
+    return f"the first {len(stored)} jobs are stored ({shown}), the rest is not"
 
 
 def _counted(error: EngineError, stored: int) -> EngineError:

@@ -102,11 +102,11 @@ class JobOptions(SharedOptions, total=False):
 
 
 class CallOptions(SharedOptions, total=False):
-    """What ``job.options`` takes."""
+    """What ``job.options`` takes. None for ``delay``, ``at`` and ``id`` is as if they were not given."""
 
-    delay: Duration
-    at: datetime
-    id: str
+    delay: Duration | None
+    at: datetime | None
+    id: str | None
     at_front: bool
     connection: object
 
@@ -414,12 +414,13 @@ def job_of(spec: JobSpec, enqueuer: Enqueuer, settings: Settings) -> Job[..., ob
 def _replan(spec: JobSpec, plan: Plan, options: Mapping[str, object], settings: Settings) -> Plan:
     where = f"options of job {spec.name!r}"
     _check_keys(options, CALL_KEYS, where)
+    options = {key: value for key, value in options.items() if value is not None or key not in ("delay", "at", "id")}
     if "delay" in options and "at" in options:
         raise ConfigError(f"{where}: delay and at are both given; give one of them")
     changes: dict[str, object] = {}
     facts: dict[str, object] = {}
     if any(key in GUARD_KEYS for key in options):
-        given = {key: options[key] for key in GUARD_KEYS if key in options}
+        given: dict[str, object] = {key: options[key] for key in GUARD_KEYS if key in options}
         changes["guards"] = _guards(spec, {**spec.guards, **given}, where)
     for key, value in options.items():
         match key:

@@ -22,6 +22,17 @@ def test_the_attribute_is_app_when_left_out_and_the_current_directory_is_importa
     assert str(shop.folder) in sys.path
 
 
+def test_a_command_in_a_folder_below_finds_what_the_settings_file_names(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.write("windlass.toml", '[windlass]\napp = "cli_shop_jobs:app"\n')
+    below = shop.folder / "src" / "deep"
+    below.mkdir(parents=True)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(shop.folder)])
+    monkeypatch.chdir(below)
+    assert shop.run("enqueue", "charge", "[1]", app=False).stdout
+
+
 def test_the_attribute_may_be_a_path(shop: Shop) -> None:
     shop.write("cli_shop_box.py", "from windlass import Windlass\nclass Box: app = Windlass('memory://')\n")
     assert load_app("cli_shop_box:Box.app").settings.url == "memory://"

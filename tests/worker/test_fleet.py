@@ -284,6 +284,17 @@ def test_quiet_and_stop_act_on_the_worker_as_a_whole(fleet: Fleet) -> None:
     assert fleet.lines() == []
 
 
+def test_a_signal_that_comes_twice_at_once_is_one(fleet: Fleet) -> None:
+    worker = fleet.start("-c", "1")
+    fleet.alive(1)
+    (job,) = fleet.enqueue("work", "default", 1, "[[0.5], {}]")
+    fleet.until(lambda: fleet.lines("begin"))
+    for _ in range(2):  # as timeout(1) does: to its child, and to the group of both
+        worker.send_signal(signal.SIGTERM)
+    assert worker.wait(DEADLINE) == 0
+    assert [line.id for line in fleet.lines("end")] == [job]
+
+
 def get(port: int, path: str) -> tuple[int, str]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
     connection.request("GET", path)

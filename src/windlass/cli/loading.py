@@ -1,8 +1,8 @@
 """From ``module:attr`` to the application of the user.
 
 The text comes from the operator (argument, environment, settings), never from a store. Invariants: the current
-directory is importable from here on; what the user's module prints while it is imported goes to stderr, since stdout
-belongs to the command; a failing import is one error that names the user's file and line.
+directory and that of the settings file are importable from here on; what the user's module prints while it is imported
+goes to stderr, since stdout belongs to the command; a failing import is one error that names the user's file and line.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Final
 import windlass
 from windlass.app import Windlass
 from windlass.errors import ConfigError
+from windlass.settings import load_settings
 from windlass.units import nearest
 
 __all__ = ["DEFAULT_ATTRIBUTE", "load_app"]
@@ -38,16 +39,17 @@ FOREIGN: Final = (
 def load_app(target: str) -> Windlass:
     """Import ``module:attr`` (``attr`` is ``app`` when left out) and give the application.
 
-    Puts the current directory first on the import path. Raises ConfigError for a module that is not there or fails,
-    with the file and line of the failure, and for an attribute that is missing or no Windlass.
+    Puts the current directory first on the import path, and then that of the settings file, so that a command in a
+    folder below finds what the file names. Raises ConfigError for a module that is not there or fails, with the file
+    and line of the failure, and for an attribute that is missing or no Windlass.
     """
     module_name, _, attribute = target.partition(":")
     if not module_name or "/" in module_name or module_name.endswith(".py"):
         dotted = module_name.removeprefix("./").removesuffix(".py").replace("/", ".").strip(".") or "shop.jobs"
         raise ConfigError(f"application {target!r} is no module: write module:attr, such as {dotted}:app")
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    file = load_settings().file
+    folders = [os.getcwd(), *([str(file.parent)] if file else [])]
+    sys.path[:0] = [folder for folder in dict.fromkeys(folders) if folder not in sys.path]
     return _pick(_import(module_name, target), attribute or DEFAULT_ATTRIBUTE, target)
 
 
@@ -60,7 +62,7 @@ def _import(name: str, target: str) -> ModuleType:
             raise _failed(name, target, error) from error
         raise ConfigError(
             f"application {target!r}: there is no module {error.name!r}{nearest(error.name, _siblings(error.name))}; "
-            f"looked in {os.getcwd()} and in the Python path"
+            f"looked in {os.getcwd()}, beside the settings file and in the Python path"
         ) from error
     except (Exception, SystemExit) as error:  # the user's module may raise anything
         raise _failed(name, target, error) from error

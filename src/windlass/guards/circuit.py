@@ -287,10 +287,14 @@ class Circuit:
 
     async def aleave(self, passed: Passed, error: BaseException | None, timed_out: bool = False) -> None:
         """Count a call without blocking the event loop; see ``leave``."""
+        await self.anote(passed, self.judge(passed.began, error, timed_out))
+
+    async def anote(self, passed: Passed, verdict: Verdict) -> None:
+        """Count a call by what it says, without blocking the event loop; see ``note``."""
         if passed.probe is None:
-            self.leave(passed, error, timed_out)
+            self.note(passed, verdict)
         else:
-            await hop(lambda: self.leave(passed, error, timed_out))
+            await hop(lambda: self.note(passed, verdict))
 
     def _pass_closed(self) -> Passed | None:
         self._hub.check_fork()

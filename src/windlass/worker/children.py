@@ -36,7 +36,7 @@ from windlass.settings import Settings
 from windlass.worker import wire
 from windlass.worker.deadlines import Deadlines
 from windlass.worker.execute import failure, interrupted, run_async, run_sync, withdrawn
-from windlass.worker.guarded import circuit_of
+from windlass.worker.guarded import circuit_of, verdict_of
 from windlass.worker.run import JobRun, Prepared
 
 __all__ = ["Children", "Fork", "ProcessDied", "serve_child"]
@@ -255,4 +255,4 @@ def run_order(lease: Lease, host: ChildHost, lookup: Callable[[str], Prepared | 
     else:
         outcome = run_sync(run)
     circuit = circuit_of(run)
-    return Answer(outcome, None if circuit is None else circuit.judge(began, run.error))
+    return Answer(outcome, None if circuit is None else verdict_of(run, circuit, began))

@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from msgspec import structs
+
 from windlass.errors import CircuitOpen, EngineError
-from windlass.guards.circuit import Circuit
+from windlass.guards.circuit import Circuit, Verdict
 from windlass.model import Gates, Kind, LeaseRef, Outcome
 from windlass.worker.execute import run_async, run_sync
 from windlass.worker.run import JobRun
@@ -32,7 +34,7 @@ def run_guarded(run: JobRun, body: Callable[[JobRun], Outcome | None] = run_sync
         return refused(run, error)
     outcome = body(run)
     # A child process judged the error that it alone has seen; that one was killed for its time, we know.
-    circuit.note(passed, run.verdict or circuit.judge(passed.began, run.error, run.timed_out))
+    circuit.note(passed, run.verdict or verdict_of(run, circuit, passed.began))
     return outcome
 
 
@@ -46,8 +48,14 @@ async def run_async_guarded(run: JobRun) -> Outcome | None:
     except (CircuitOpen, EngineError) as error:
         return refused(run, error)
     outcome = await run_async(run)
-    await circuit.aleave(passed, run.error, run.timed_out)
+    await circuit.anote(passed, verdict_of(run, circuit, passed.began))
     return outcome
+
+
+def verdict_of(run: JobRun, circuit: Circuit, began: float) -> Verdict:
+    """What a run that began at ``began`` says of its dependency; redacted arguments are not in it."""
+    verdict = circuit.judge(began, run.error, run.timed_out)
+    return verdict if verdict.reason is None else structs.replace(verdict, reason=run.hide(verdict.reason))
 
 
 def circuit_of(run: JobRun) -> Circuit | None:

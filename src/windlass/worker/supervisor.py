@@ -62,6 +62,7 @@ __all__ = ["Supervisor"]
 
 log = logging.getLogger("windlass.supervisor")
 
+ECHO = 0.002  # seconds: who signals a process and its group at once, as timeout(1) does, means one signal
 KILL_AFTER = 2.0  # seconds past the grace until what still lives is killed
 LAST_WORDS = 2.0  # seconds that the store may take to be told of the last death
 RESPAWN_MOST = 10.0  # seconds between starts of a process that keeps dying at once
@@ -97,6 +98,7 @@ class Supervisor:
         self._reports: Reports | None = None  # made before the first process
         self._settings = Settings()
         self._stopping = False
+        self._heard = (0, 0.0)  # the last signal to stop, and when on the monotonic clock
         self._quiet = False  # nothing is claimed, also by processes to come
         self._restart_again = False  # asked for while a restart was loading
         self._told_ready = False
@@ -463,6 +465,9 @@ class Supervisor:
             self._command_all("quiet")
 
     def _stop_signal(self, number: int) -> None:
+        heard, self._heard = self._heard, (number, time.monotonic())
+        if heard[0] == number and self._heard[1] - heard[1] < ECHO:
+            return
         if number == signal.SIGQUIT or self._stopping:
             self._code = {signal.SIGQUIT: 131, signal.SIGINT: 130}.get(signal.Signals(number), 143)
             log.warning("stopping at once; running jobs are given back")
