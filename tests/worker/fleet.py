@@ -104,10 +104,10 @@ class Fleet:
             self.app.engine.enqueue([NewJob(each, name, queue, payload) for each in ids[at : at + 1_000]])
         return ids
 
-    def start(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+    def start(self, *options: str, wrapper: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "windlass", "-A", "fleet_jobs:app", "worker", *options],
+                [*wrapper, sys.executable, "-m", "windlass", "-A", "fleet_jobs:app", "worker", *options],
                 cwd=self.folder,
                 env={**{k: v for k, v in os.environ.items() if not k.startswith("WINDLASS_")}, **environment},
                 stdout=log,

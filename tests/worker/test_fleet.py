@@ -285,13 +285,14 @@ def test_quiet_and_stop_act_on_the_worker_as_a_whole(fleet: Fleet) -> None:
 
 
 def test_a_signal_that_comes_twice_at_once_is_one(fleet: Fleet) -> None:
-    worker = fleet.start("-c", "1")
+    # timeout(1) sends it to its child, and then to the group of both.
+    wrapper = fleet.start("-c", "1", wrapper=("timeout", "300"))
     fleet.alive(1)
     (job,) = fleet.enqueue("work", "default", 1, "[[0.5], {}]")
     fleet.until(lambda: fleet.lines("begin"))
-    for _ in range(2):  # as timeout(1) does: to its child, and to the group of both
-        worker.send_signal(signal.SIGTERM)
-    assert worker.wait(DEADLINE) == 0
+    wrapper.send_signal(signal.SIGTERM)
+    wrapper.wait(DEADLINE)
+    fleet.until(lambda: not fleet.app.workers())
     assert [line.id for line in fleet.lines("end")] == [job]
 
 
