@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from datetime import datetime
 
 import pytest
@@ -12,7 +13,7 @@ from cli_shop import DEADLINE, Shop
 from windlass import JobInfo
 from windlass.cli import jobs as jobs_module
 from windlass.handle import JobError
-from windlass.model import Kind
+from windlass.model import Kind, Outcome, Progress
 
 FIELDS = list(JobInfo.__dataclass_fields__)
 
@@ -132,6 +133,32 @@ def test_a_redacted_argument_shows_only_when_revealed(shop: Shop) -> None:
         assert "4242" not in shop.run(*command).stdout
     assert "4242-4242" not in shop.run("jobs", "show", job, "--url", shop.url, app=False).stdout
     assert "4242-4242" in shop.run("jobs", "show", job, "--reveal").stdout
+
+
+def test_watch_follows_a_job_to_its_end(shop: Shop) -> None:
+    job = shop.enqueue("charge", "[1]")
+    with shop.store() as app, shop.claimed() as leases:
+        (lease,) = leases
+
+        def go_on() -> None:
+            note = Progress(lease.id, lease.fence, '{"done":3,"total":4,"message":"almost"}')
+            app.engine.report([note])
+            app.engine.settle([Outcome(lease.id, lease.fence, Kind.DONE, result="1")])
+
+        threading.Timer(0.3, go_on).start()
+        lines = shop.run("jobs", "watch", job, "--every", "50ms").stdout.splitlines()
+    assert "running  attempt 1 of 10" in lines[0]
+    assert "done  attempt 1 of 10  took" in lines[-1]
+    found = shop.json("jobs", "watch", job)
+    assert isinstance(found, dict)
+    assert found["state"] == "done"
+
+
+def test_watch_of_a_job_that_is_dead_or_unknown_is_1(shop: Shop) -> None:
+    job = shop.enqueue("charge", "[1]")
+    shop.settle(Kind.DEAD)
+    assert "dead  attempt 1 of 10  ValueError: card declined" in shop.run("jobs", "watch", job, code=1).stdout
+    assert "no job nope" in shop.run("jobs", "watch", "nope", code=1).stderr
 
 
 def test_show_of_an_unknown_id_is_1(shop: Shop) -> None:

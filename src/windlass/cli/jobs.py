@@ -16,10 +16,11 @@ import click
 from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.exits import FAILED
 from windlass.cli.output import Column, ago, confirm, count, emit_json, inline, length, moment, note, record, table
+from windlass.clock import from_ms
 from windlass.errors import ConfigError, TransitionRefused
 from windlass.handle import JobInfo, JobProgress, refuse
-from windlass.model import Action, Moved, State
-from windlass.units import nearest
+from windlass.model import FINISHED, Action, Moved, State
+from windlass.units import duration_ms, nearest
 
 if TYPE_CHECKING:
     from windlass.app import Windlass
@@ -40,7 +41,7 @@ DONE_TO: Final = {Action.CANCEL: "cancelled", Action.RETRY: "retried", Action.DE
 
 @click.group(cls=Commands)
 def jobs() -> None:
-    """List, show, retry, cancel and delete jobs."""
+    """List, show, watch, retry, cancel and delete jobs."""
 
 
 @jobs.command("ls")
@@ -130,12 +131,7 @@ def show(session: Session, job_id: str, reveal: bool) -> int:
     app = session.store()
     job = app.get(job_id, reveal=reveal)
     if job is None:
-        where = app.engine.info
-        note(
-            f"windlass: there is no job {job_id} in {where.name} {where.target}: "
-            "it was never stored here, or its record is no longer kept"
-        )
-        return FAILED
+        return _unknown(app, job_id)
     if session.json:
         emit_json(job)
         return 0
@@ -148,6 +144,61 @@ def show(session: Session, job_id: str, reveal: bool) -> int:
         click.echo()
         record([("Traceback", job.errors[-1].traceback)])
     return 0
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@click.option("--every", default="500ms", show_default=True, metavar="DURATION", help="How often to look for progress.")
+@pass_session
+def watch(session: Session, job_id: str, every: str) -> int:
+    """Follow a job to its end: a line for each change. Exits 0 when it is done, else 1. Ctrl-C ends the watching."""
+    app = session.store()
+    pause = max(0.05, duration_ms(every, "--every") / 1_000)
+    shown: list[str] = []
+    while True:
+        job = app.get(job_id)
+        if job is None:
+            return _unknown(app, job_id)
+        now = app.clock.wall_ms()
+        line = [job.state, f"attempt {job.attempt} of {job.max_attempts}", _watched(job, now)]
+        if line != shown and not session.json:
+            click.echo(f"{from_ms(now):%H:%M:%S}  {'  '.join(filter(None, line))}")
+        shown = line
+        if job.state in FINISHED:
+            if session.json:
+                emit_json(job)
+            return 0 if job.state is State.DONE else FAILED
+        app.engine.wait_finished([job_id], pause)
+
+
+def _watched(job: JobInfo, now: int) -> str:
+    """What a line of a watched job says behind its state; nothing in it changes by the mere passing of time."""
+    match job.state:
+        case State.SCHEDULED:
+            return f"due {job.run_at:%Y-%m-%d %H:%M:%S} UTC"
+        case State.RUNNING:
+            return _how_far(job.progress)
+        case State.READY:
+            return ""
+        case _:
+            return _note(job, now)
+
+
+def _unknown(app: Windlass, job_id: str) -> int:
+    where = app.engine.info
+    note(
+        f"windlass: there is no job {job_id} in {where.name} {where.target}: "
+        "it was never stored here, or its record is no longer kept"
+    )
+    return FAILED
+
+
+def _how_far(progress: JobProgress | None) -> str:
+    if progress is None:
+        return ""
+    total = "" if progress.total is None else f" of {progress.total:,g}"
+    parts = [f"{progress.done:,g}{total}", *_percent(progress), *([progress.message] if progress.message else [])]
+    return ", ".join(parts)
 
 
 def _facts(job: JobInfo, now: int) -> Iterator[tuple[str, str]]:
@@ -173,10 +224,8 @@ def _facts(job: JobInfo, now: int) -> Iterator[tuple[str, str]]:
         yield "Finished", moment(job.finished_at, now) + took
     if job.worker is not None:
         yield "Worker", job.worker
-    if (progress := job.progress) is not None:
-        total = "" if progress.total is None else f" of {progress.total:,g}"
-        parts = [f"{progress.done:,g}{total}", *_percent(progress), *([progress.message] if progress.message else [])]
-        yield "Progress", ", ".join(parts)
+    if job.progress is not None:
+        yield "Progress", _how_far(job.progress)
     if job.state is State.DONE:
         yield "Result", inline(job.result)
 

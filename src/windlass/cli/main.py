@@ -25,7 +25,7 @@ __all__ = ["COMMANDS", "cli", "main"]
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "worker": ("windlass.cli.worker:worker", "Run jobs until stopped."),
     "enqueue": ("windlass.cli.enqueue:enqueue", "Store one job."),
-    "jobs": ("windlass.cli.jobs:jobs", "List, show, retry, cancel and delete jobs."),
+    "jobs": ("windlass.cli.jobs:jobs", "List, show, watch, retry, cancel and delete jobs."),
     "dead": ("windlass.cli.dead:dead", "List, group, retry, edit, discard, export and load dead jobs."),
     "queues": ("windlass.cli.queues:queues", "List, pause, resume, limit and clear queues."),
     "workers": ("windlass.cli.workers:workers", "List workers, let them claim no more, stop them."),
