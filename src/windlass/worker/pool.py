@@ -16,7 +16,7 @@ from windlass.worker.threads import Threads
 
 __all__ = ["Pool"]
 
-MIXED_MOST = 10  # how much to claim when only one kind of slot is free and either kind of job may come
+MIXED_MOST = 10  # how many runs may wait when only one kind of slot is free and either kind of job may come
 
 
 class Pool:
@@ -39,7 +39,7 @@ class Pool:
         self.threads = Threads(plan.threads, run_in_thread, first)
         self.loop = Loop(plan.async_slots, run_on_loop, loop, first + plan.threads)
         self.ended = 0  # runs that have ended here, as far as the pump has counted
-        self.low_water = 0  # wake the pump when no more runs than this wait for a slot
+        self.low_water = 0  # it is time to claim when no more runs than this wait for a slot
         self.last_start = time.monotonic()  # of a run
         self._has_sync = has_sync
         self._has_async = has_async
@@ -68,12 +68,17 @@ class Pool:
         if not self._has_sync:
             return tasks
         # A claim does not say which kind it will bring: take what both could hold, or a little for the one that can.
-        return min(threads, tasks) if threads > 0 and tasks > 0 else min(max(threads, tasks), MIXED_MOST)
+        return min(threads, tasks) if threads > 0 and tasks > 0 else min(max(threads, tasks), MIXED_MOST - self.waiting)
 
     @property
     def waiting(self) -> int:
         """Claimed runs that have not started."""
         return self.threads.waiting + self.loop.waiting
+
+    @property
+    def is_low(self) -> bool:
+        """Whether it is time to claim."""
+        return self.waiting <= self.low_water
 
     def take_back(self) -> list[JobRun]:
         """Remove every run that has not started."""

@@ -9,6 +9,12 @@ strokes: enough that no thread waits for a stroke, and never a hoard. Where some
 ``AHEAD_ORDERED``, since what is urgent has to wait for what was claimed before it. Runs that wait here for
 ``HOARD_MAX`` without any of them starting go back to the store, where another worker may take them.
 
+When to claim. With each settle; by itself only for free slots, or when half of what was held ahead has started. A
+claim for each run that ends would be right too, and cost a call for every few jobs.
+
+When to listen. An idle worker sleeps in the store, where a wake-up goes to one worker alone. So a worker without a free
+slot must not listen there: it sleeps until one of its own runs ends.
+
 Each pool of the worker is fed by itself, at its own pace, so a pool of long jobs never hoards what a pool of short ones
 would be right to claim.
 """
@@ -144,8 +150,8 @@ class Pump:
         self._claiming = True
         self._closed = False
         self._away_since: float | None = None
-        self.sleeping = False
-        self._lulled = False  # sleeping, and the bell is enough to wake us
+        self.sleeping = False  # a run that ends may have to ring
+        self._listening = False  # to the store, so the bell alone wakes nobody
         self._bell = threading.Event()
         self.empty = threading.Event()
         self._rested = threading.Event()  # quiet, and no claim is under way
@@ -172,13 +178,14 @@ class Pump:
 
     def wake(self) -> None:
         """Make the pump look at once."""
-        self._bell.set()  # before the look at _lulled, which the pump takes back before it looks at the bell
-        if not self._lulled:
+        self._bell.set()  # before the look at _listening, which the pump sets before it looks at the bell
+        if self._listening:
             self._engine.wake()
 
     def poke(self, pool: Pool, *, full: bool) -> None:
         """Tell the pump that a run of a pool has ended. Wakes it only when there is something to do."""
-        if self.sleeping and (full or pool.waiting <= pool.low_water):
+        if self.sleeping and (full or pool.is_low):
+            self.sleeping = False  # one ring is enough, and it may take a while until the pump gets its turn
             self.wake()
 
     def _run(self) -> None:
@@ -198,15 +205,18 @@ class Pump:
                 time.sleep(OUTAGE_PAUSE)
 
     def _stroke(self) -> None:
+        self.sleeping = False
+        self._bell.clear()  # before anything is looked at: who rings from here on is heard by the next sleep
         trust = self._slots.trust()
         self._slots.tally()
         self._recycler.look(sum(pool.ended for pool in self._pools))
-        wants = self._wants() if trust is Trust.FULL and self._claiming else []
         due = self._settler.due_in(idle=self._closed or self._waiting == 0)
         outcomes = self._settler.take() if due == 0 else []
         notes = self._slots.notes()
+        may_claim = trust is Trust.FULL and self._claiming
+        wants = self._wants(joins=bool(outcomes)) if may_claim else []
         if not outcomes and not wants and not notes:
-            self._sleep(due)
+            self._sleep(due, may_claim)
             return
         try:
             if notes:
@@ -246,18 +256,23 @@ class Pump:
     def _waiting(self) -> int:
         return sum(pool.waiting for pool in self._pools)
 
-    def _wants(self) -> list[tuple[Feed, Want]]:
-        """What to claim for each pool that has room and may find something."""
+    def _wants(self, *, joins: bool) -> list[tuple[Feed, Want]]:
+        """What to claim for each pool that has room and may find something.
+
+        Unless it ``joins`` a settle, a claim waits until half of what is held ahead has started, or it would fetch job
+        by job what ends meanwhile.
+        """
         left = self._recycler.left
         wants = []
         for feed in self._feeds:
-            if not (feed.hungry or feed.seen != feed.pool.ended or self._is_time(feed)):
+            pool, limit = feed.pool, self._room(feed)
+            if not (joins or limit > 0 or pool.is_low):
                 continue
-            feed.seen = feed.pool.ended
-            pool = feed.pool
-            limit = pool.room + feed.ahead - pool.waiting
-            if self._alone:
-                limit = 1 if self._slots.held == 0 else 0
+            if not (feed.hungry or feed.seen != pool.ended or self._is_time(feed)):
+                continue
+            feed.seen = pool.ended
+            if not self._alone:
+                limit += max(0, feed.ahead - pool.waiting)
             if left is not None:
                 limit = min(limit, left)
             if limit <= 0:
@@ -267,6 +282,14 @@ class Pump:
             shares, room = pool.policy.shares(limit), max(0, pool.room)
             wants.append((feed, Want(self._worker, limit, shares, self._alone, room, LATE_MS, self._bounds)))
         return wants
+
+    def _room(self, feed: Feed) -> int:
+        """How many jobs could start at once."""
+        room = max(0, feed.pool.room)
+        if self._alone:
+            room = 0 if self._slots.held else 1
+        left = self._recycler.left
+        return room if left is None else min(room, left)
 
     def _learn(self, feed: Feed) -> bool:
         """Take in the names of the store's queues; true when that changed what the pool serves."""
@@ -298,49 +321,55 @@ class Pump:
         feed.poll = min(feed.poll * 2, self._settings.poll_max / 1000)
         return True
 
-    def _sleep(self, flush_in: float | None) -> None:
+    def _sleep(self, flush_in: float | None, may_claim: bool) -> None:
+        """Wait for something to do.
+
+        Listens to the store only for pools with a free slot: a wake-up may go to one worker alone, and one that cannot
+        use it would keep it from those that can. Without them the bell is enough, and costs the store nothing.
+        """
         now = time.monotonic()
         timeout = self._settings.poll_max / 1000
-        full = self._recycler.left == 0
         waiting = [feed for feed in self._feeds if feed.pool.waiting]
-        for feed in self._feeds:
-            if self._claiming and not full and feed.pool.room > 0:
-                timeout = min(timeout, feed.look_at - now)
+        roomy = [feed for feed in self._feeds if self._room(feed) > 0] if may_claim else []
+        if self._claiming and not may_claim:
+            timeout = min(timeout, OUTAGE_PAUSE)  # nobody rings when the lease is renewed
+        for feed in roomy:
+            timeout = min(timeout, feed.look_at - now)
         for feed in waiting:
             timeout = min(timeout, feed.pool.last_start + HOARD_MAX - now)
+        if flush_in is None and waiting:
+            flush_in = self._settler.patience  # runs may end meanwhile that do not ring
         if flush_in is not None:
             timeout = min(timeout, flush_in)
-        self._bell.clear()
         self.sleeping = True
-        try:
-            # A run that ended before ``sleeping`` was set did not wake us: look once more.
-            if self._settler.due_in(idle=self._waiting == 0) != 0 and not (self._closed and not len(self._settler)):
-                if self._slots.held and self._lull(min(timeout, LULL)):
-                    return
-                woken = timeout > 0 and self._engine.wait(self._names(), timeout)
-                for feed in self._feeds:
-                    feed.hungry = feed.hungry or woken
-        finally:
-            self.sleeping = False
+        # A run that ended before ``sleeping`` was set did not ring: look once more.
+        is_due = self._settler.due_in(idle=self._waiting == 0) == 0
+        if timeout > 0 and not is_due and not self._closed:
+            if not roomy:
+                self._bell.wait(timeout)
+            elif not (self._slots.held and self._bell.wait(min(timeout, LULL))) and self._listen(roomy, timeout):
+                for feed in roomy:
+                    feed.hungry = True
         for feed in waiting:
             if feed.pool.waiting and time.monotonic() - feed.pool.last_start >= HOARD_MAX:
                 feed.pace = 0.0
                 self._slots.give_back(feed.pool)
 
-    def _lull(self, seconds: float) -> bool:
-        """Sleep until somebody rings; false when nobody did."""
-        self._lulled = True
-        self._bell.wait(seconds)
-        self._lulled = False
-        return self._bell.is_set()
+    def _listen(self, feeds: Sequence[Feed], timeout: float) -> bool:
+        """Sleep until the store may have work for these pools, or until the bell rings."""
+        self._listening = True
+        try:
+            return not self._bell.is_set() and self._engine.wait(self._names(feeds), timeout)
+        finally:
+            self._listening = False
 
-    def _names(self) -> list[str] | None:
+    def _names(self, feeds: Sequence[Feed]) -> list[str] | None:
         """The queues whose jobs should wake it; None: any."""
         names: list[str] = []
-        for pool in self._pools:
-            if pool.policy.names is None:
+        for feed in feeds:
+            if feed.pool.policy.names is None:
                 return None
-            names += pool.policy.names
+            names += feed.pool.policy.names
         return names
 
     def _outage(self, error: EngineError) -> None:

@@ -24,7 +24,7 @@ class Settler:
     """
 
     def __init__(self, batch: int, flush_ms: int) -> None:
-        self._batch = batch
+        self._batch = batch if flush_ms else 1
         self._flush = flush_ms / 1000
         self._waiting: deque[Outcome] = deque()  # append and popleft are atomic
         self._sent: list[Outcome] = []  # taken, and the engine has not answered yet
@@ -44,6 +44,11 @@ class Settler:
     def holds(self, ref: LeaseRef) -> bool:
         """Whether an outcome of this claim waits here or is on its way."""
         return any(one.id == ref.id and one.fence == ref.fence for one in (*self._sent, *self._waiting.copy()))
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds after which to look for an outcome that filled no batch; None: none does that."""
+        return self._flush or None
 
     def due_in(self, *, idle: bool) -> float | None:
         """Seconds until a flush is due; 0: now; None: nothing waits."""
