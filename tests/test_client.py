@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from windlass import Call, EngineFull, EngineUnavailable, Job, Windlass
+from windlass import Call, Duplicate, EngineFull, EngineUnavailable, Job, Unique, Windlass
 from windlass.client import CHUNK
 from windlass.engines.base import TransactionalEnqueue
 from windlass.errors import ConfigError
@@ -153,6 +153,18 @@ def test_a_failure_at_a_later_chunk_says_what_is_stored(app: Windlass, job: Job[
         app.enqueue_stream(calls())
 
 
+def test_a_unique_key_taken_at_a_later_chunk_says_what_is_stored(app: Windlass, job: Job[[int], int]) -> None:
+    report = app.job(name="report", unique=Unique("day", on_conflict="raise"))(lambda: None)
+    holder = report.enqueue()
+    calls: list[Call[object]] = [*(job.bind(n) for n in range(CHUNK)), report.bind()]
+    with pytest.raises(Duplicate, match=f"first {CHUNK} jobs are stored") as caught:
+        app.enqueue_many(calls)
+    assert vars(caught.value)["stored"] == [call.id for call in calls[:CHUNK]]
+    assert caught.value.job_id == holder.id
+    with pytest.raises(Duplicate, match=f"{CHUNK} jobs of the stream are stored"):
+        app.enqueue_stream([*(job.bind(n) for n in range(CHUNK)), report.bind()])
+
+
 # -- async -------------------------------------------------------------------------------------------------
 
 
@@ -198,6 +210,24 @@ def test_an_engine_error_reaches_every_async_caller(
         return list(await asyncio.gather(job.aenqueue(1), job.aenqueue(2), return_exceptions=True))
 
     assert [type(one) for one in asyncio.run(main())] == [EngineFull, EngineFull]
+
+
+def test_a_unique_key_that_raises_refuses_only_its_own_async_enqueue(app: Windlass, job: Job[[int], int]) -> None:
+    report = app.job(name="report", unique=Unique("day", on_conflict="raise"))(lambda: None)
+
+    async def main() -> list[object]:
+        calls = (job.aenqueue(1), report.aenqueue(), job.aenqueue(2), report.aenqueue())
+        return list(await asyncio.gather(*calls, return_exceptions=True))
+
+    first, stored, second, refused = asyncio.run(main())
+    assert isinstance(first, JobHandle)
+    assert first.info().args == (1,)
+    assert isinstance(second, JobHandle)
+    assert second.info().args == (2,)
+    assert isinstance(stored, JobHandle)
+    assert not stored.duplicate
+    assert isinstance(refused, Duplicate)
+    assert refused.job_id == stored.id
 
 
 def test_a_cancelled_async_enqueue_leaves_the_others_alone(app: Windlass, job: Job[[int], int]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from windlass.definition import Call, check_call
 from windlass.engines.base import Store, TransactionalEnqueue
-from windlass.errors import ConfigError, EngineError, EngineUnavailable
+from windlass.errors import ConfigError, Duplicate, EngineError, EngineUnavailable
 from windlass.events import Events, JobEnqueued
 from windlass.handle import JobHandle, Reader, hop
 from windlass.middleware import Middleware
@@ -75,8 +75,9 @@ class Client:
         try:
             for chunk in _chunks(calls):
                 handles += [JobHandle(placed.id, placed.duplicate, reader) for placed in self._store(chunk)]
-        except EngineError as error:
-            raise _partly(error, [handle.id for handle in handles]) from error
+        except (EngineError, Duplicate) as error:
+            _tell_stored(error, [handle.id for handle in handles])
+            raise
         except Exception as error:
             if handles:
                 error.add_note(_so_far([handle.id for handle in handles]))
@@ -89,8 +90,9 @@ class Client:
         try:
             for chunk in _chunks(calls):
                 stored += _fresh(self._store(chunk))
-        except EngineError as error:
-            raise _counted(error, stored) from error
+        except (EngineError, Duplicate) as error:
+            _tell_counted(error, stored)
+            raise
         return stored
 
     async def aenqueue(self, call: Call[R]) -> JobHandle[R]:
@@ -128,8 +130,9 @@ class Client:
                     stored += _fresh(await self._astore(chunk))
                     chunk = []
             return stored + _fresh(await self._astore(chunk))
-        except EngineError as error:
-            raise _counted(error, stored) from error
+        except (EngineError, Duplicate) as error:
+            _tell_counted(error, stored)
+            raise
 
     def close(self) -> None:
         """End the threads of async enqueues; those under way end first. *Idempotent.*"""
@@ -215,21 +218,26 @@ class Client:
     def _store_tick(
         self, loop: asyncio.AbstractEventLoop, part: list[tuple[Call[object], asyncio.Future[Placed]]]
     ) -> None:
-        placed: list[Placed] = []
-        trouble: BaseException | None = None
         try:
-            placed = self._store([call for call, _ in part])
+            answers: list[Placed | BaseException] = [*self._store([call for call, _ in part])]
+        except Duplicate as error:
+            # One unique key refuses a whole batch, and only its own call is to hear of that: each goes alone.
+            if len(part) > 1:
+                for one in part:
+                    self._store_tick(loop, [one])
+                return
+            answers = [error]
         except BaseException as error:  # noqa: BLE001  it belongs to those who wait
-            trouble = error
+            answers = [error] * len(part)
 
         def answer() -> None:
-            for index, (_, future) in enumerate(part):
+            for (_, future), one in zip(part, answers, strict=True):
                 if future.done():
                     continue
-                if trouble is not None:
-                    future.set_exception(trouble)
+                if isinstance(one, BaseException):
+                    future.set_exception(one)
                 else:
-                    future.set_result(placed[index])
+                    future.set_result(one)
 
         try:
             loop.call_soon_threadsafe(answer)
@@ -257,13 +265,11 @@ def _fresh(placed: Sequence[Placed]) -> int:
     return sum(not one.duplicate for one in placed)
 
 
-def _partly(error: EngineError, stored: list[str]) -> EngineError:
-    """The error with what is stored already; ``stored`` lists the ids."""
-    if not stored:
-        return error
-    told = type(error)(f"{error}; {_so_far(stored)}. Calling enqueue_many again with the same calls is safe")
-    vars(told)["stored"] = stored
-    return told
+def _tell_stored(error: EngineError | Duplicate, stored: list[str]) -> None:
+    """Write into the error what is stored already; ``stored`` lists the ids."""
+    if stored:
+        error.args = (f"{error}; {_so_far(stored)}. Calling enqueue_many again with the same calls is safe",)
+        vars(error)["stored"] = stored
 
 
 def _so_far(stored: list[str]) -> str:
@@ -271,7 +277,6 @@ def _so_far(stored: list[str]) -> str:
     return f"the first {len(stored)} jobs are stored ({shown}), the rest is not"
 
 
-def _counted(error: EngineError, stored: int) -> EngineError:
-    if not stored:
-        return error
-    return type(error)(f"{error}; {stored} jobs of the stream are stored, the chunk after them is not")
+def _tell_counted(error: EngineError | Duplicate, stored: int) -> None:
+    if stored:
+        error.args = (f"{error}; {stored} jobs of the stream are stored, the chunk after them is not",)

@@ -1,4 +1,8 @@
-"""Timeouts: one thread that sleeps until the next deadline, so a run without a timeout costs nothing."""
+"""Timeouts: one thread that sleeps until the next deadline, so a run without a timeout costs nothing.
+
+A deadline that is dropped lets go of its call at once, and of its place before such places outnumber the others: what
+is kept is as much as is under way, however far off the deadlines are.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +14,46 @@ from collections.abc import Callable
 
 __all__ = ["Deadlines"]
 
+SLACK = 64  # places of dropped deadlines that are not worth a clearing
+
 
 class Deadlines:
     """Calls back when a time has come. *Thread-safe.* The thread starts with the first deadline."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
+        self._heap: list[tuple[float, int]] = []  # when, number
+        self._calls: dict[int, Callable[[], None]] = {}
+        self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def add(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call ``call`` in ``seconds`` on the deadline thread. It must be quick, and decide itself if it is moot."""
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, seconds: float, call: Callable[[], None]) -> int:
+        """Call ``call`` in ``seconds`` on the deadline thread; give a number to drop it by.
+
+        It must be quick, and decide itself if it is moot.
+        """
         with self._changed:
-            heapq.heappush(self._heap, (time.monotonic() + seconds, next(self._order), call))
+            number = next(self._numbers)
+            self._calls[number] = call
+            heapq.heappush(self._heap, (time.monotonic() + seconds, number))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="windlass-deadlines", daemon=True)
                 self._thread.start()
-            else:
+            elif self._heap[0][1] == number:
                 self._changed.notify()
+        return number
+
+    def drop(self, number: int) -> None:
+        """Forget a deadline; nothing happens when its time has come."""
+        with self._changed:
+            self._calls.pop(number, None)
+            if len(self._heap) > 2 * len(self._calls) + SLACK:
+                self._heap = [place for place in self._heap if place[1] in self._calls]
+                heapq.heapify(self._heap)
 
     def close(self) -> None:
         """Forget all deadlines and end the thread."""
@@ -45,5 +69,7 @@ class Deadlines:
                     self._changed.wait(left)
                 if self._closed:
                     return
-                _, _, call = heapq.heappop(self._heap)
-            call()
+                _, number = heapq.heappop(self._heap)
+                call = self._calls.pop(number, None)
+            if call is not None:
+                call()

@@ -114,10 +114,10 @@ class Loop:
         if loop is not None:
             loop.call_soon_threadsafe(self._cancel, run)
 
-    def cancel_after(self, run: JobRun, seconds: float) -> None:
-        """Cancel the run's task unless it has ended by then. For the loop's own thread."""
+    def cancel_after(self, run: JobRun, seconds: float) -> asyncio.TimerHandle:
+        """Cancel the run's task unless it has ended by then. For the loop's own thread, as is what it gives."""
         assert self._loop is not None
-        self._loop.call_later(seconds, self._time_out, run)
+        return self._loop.call_later(seconds, self._time_out, run)
 
     def dump(self) -> list[asyncio.Task[None]]:
         """The running tasks, for a stack dump."""

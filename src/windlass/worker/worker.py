@@ -528,9 +528,10 @@ class Worker:
             outcome = run_guarded(run, lambda run: children.run(run, self._deadlines))
         else:
             timeout = run.timeout_ms
-            if timeout is not None:
-                self._deadlines.add(timeout / 1000, lambda: self._time_out(run))
+            deadline = None if timeout is None else self._deadlines.add(timeout / 1000, lambda: self._time_out(run))
             outcome = run_guarded(run) if run.lease.guards else run_sync(run)
+            if deadline is not None:
+                self._deadlines.drop(deadline)
         self._table.end(slot)
         self._ended(run, outcome, began)
 
@@ -542,9 +543,10 @@ class Worker:
         pool = run.pool
         pool.last_start = began / 1e9
         timeout = run.timeout_ms
-        if timeout is not None:
-            pool.loop.cancel_after(run, timeout / 1000)
+        deadline = None if timeout is None else pool.loop.cancel_after(run, timeout / 1000)
         outcome = await (run_async_guarded(run) if run.lease.guards else run_async(run))
+        if deadline is not None:
+            deadline.cancel()
         self._table.end(slot)
         self._ended(run, outcome, began)
 
