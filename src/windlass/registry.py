@@ -14,7 +14,7 @@ from windlass.units import nearest
 
 if TYPE_CHECKING:
     from windlass.definition import JobSpec
-    from windlass.guards.circuit import Circuits
+    from windlass.guards.circuits import Circuits
     from windlass.recovery import RecoveryRule
 
 __all__ = ["Registry"]

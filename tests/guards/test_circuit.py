@@ -14,7 +14,7 @@ from windlass.clock import ManualClock
 from windlass.errors import EngineUnavailable, GuardUnavailable
 from windlass.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, Event
 from windlass.guards import circuit as module
-from windlass.guards.circuit import retry_after_ms
+from windlass.guards.verdict import retry_after_ms
 
 
 class StripeError(Exception):

@@ -4,7 +4,8 @@
 anywhere else. The store judges the guards of jobs when they are claimed; nothing here knows which store that is.
 """
 
-from windlass.guards.circuit import Circuit, CircuitInfo, Circuits
+from windlass.guards.circuit import Circuit, CircuitInfo
+from windlass.guards.circuits import Circuits
 from windlass.guards.lock import Lock, LockKeeper
 from windlass.guards.options import Concurrency, Once, Rate, Unique
 

@@ -14,17 +14,15 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar, cast
 
 from msgspec import Struct
 
@@ -40,28 +38,21 @@ from windlass.errors import (
     WindlassError,
 )
 from windlass.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, Events
+from windlass.guards.verdict import Kinds, Verdict, is_any, reason_of, retry_after_ms
 from windlass.handle import hop
 from windlass.model import CircuitPolicy, CircuitRow, LeaseRef, Tally
-from windlass.units import check_name, duration_ms, format_duration, nearest
+from windlass.units import duration_ms, format_duration
 
 if TYPE_CHECKING:
     from windlass.definition import Duration
 
-__all__ = ["OPTIONS", "Circuit", "CircuitInfo", "Circuits", "Passed"]
+__all__ = ["Circuit", "CircuitInfo", "Hub", "Passed"]
 
 F = TypeVar("F", bound=Callable[..., object])
-Kinds = tuple[type[BaseException] | str, ...]
-
 FRESH: Final = 0.2  # seconds; with the way to the store it stays below the 250 ms that are promised
 FLUSH_FAILURES: Final = 0.02  # seconds that failures are collected
 FLUSH: Final = 0.5  # seconds that successes are collected
-RETRY_FLUSH: Final = 1.0
-IDLE: Final = 5.0  # seconds without a call until the reporting thread ends
 PROBE_LEASE_MS: Final = 60_000  # how long a probe that is no job may take until it counts as vanished
-RETRY_AFTER_MAX_MS: Final = 86_400_000
-OPTIONS: Final = (
-    "failures", "window", "open_for", "half_open", "trip_on", "ignore", "min_calls", "failure_rate", "slow_call",
-)  # fmt: skip
 
 logger = logging.getLogger("windlass.circuits")
 
@@ -106,14 +97,6 @@ class Passed(Struct, frozen=True):
     probe: str | None = None
 
 
-class Verdict(Struct, frozen=True, array_like=True):
-    """What a call says about its dependency: that it is well (True), is not (False), or nothing (None)."""
-
-    ok: bool | None
-    reason: str | None = None  # of a call that ended badly
-    retry_after_ms: int = 0
-
-
 class Count:
     """Calls of one epoch that are not reported yet."""
 
@@ -127,11 +110,26 @@ class Count:
         self.since = time.monotonic()
 
 
+class Hub(Protocol):
+    """What a circuit needs of the application it belongs to."""
+
+    engine: Callable[[], Coordinator]
+    events: Events
+
+    def check_fork(self) -> None:
+        """Start anew where this process is a fork of the one that was here before."""
+        ...
+
+    def wake(self) -> None:
+        """There is something new to report."""
+        ...
+
+
 class Circuit:
     """One circuit: a job option, a decorator for functions and coroutine functions, and a context manager."""
 
     def __init__(
-        self, name: str, policy: CircuitPolicy, trip_on: Kinds, ignore: Kinds, slow_ms: int | None, hub: Circuits
+        self, name: str, policy: CircuitPolicy, trip_on: Kinds, ignore: Kinds, slow_ms: int | None, hub: Hub
     ) -> None:
         self.name = name
         self.policy = policy
@@ -329,16 +327,16 @@ class Circuit:
     def judge(self, began: float, error: BaseException | None, timed_out: bool = False) -> Verdict:
         """Say what a call that began at ``began`` (monotonic seconds) and ended so tells. Pure."""
         if timed_out:
-            return Verdict(False, "timeout" if error is None else _reason(error), retry_after_ms(error))
+            return Verdict(False, "timeout" if error is None else reason_of(error), retry_after_ms(error))
         if error is not None:
-            if not isinstance(error, Exception) or _is_any(error, self._ignore):
+            if not isinstance(error, Exception) or is_any(error, self._ignore):
                 return Verdict(None)
             if isinstance(error, WindlassError) and not isinstance(error, JobTimeout | RetryAfter):
                 return Verdict(None)
-            if isinstance(error, JobTimeout | RetryAfter) or _is_any(error, self._trip_on):
-                return Verdict(False, _reason(error), retry_after_ms(error))
+            if isinstance(error, JobTimeout | RetryAfter) or is_any(error, self._trip_on):
+                return Verdict(False, reason_of(error), retry_after_ms(error))
         slow = self._slow is not None and time.monotonic() - began >= self._slow
-        return Verdict(False, _reason(error), retry_after_ms(error)) if slow else Verdict(True)
+        return Verdict(False, reason_of(error), retry_after_ms(error)) if slow else Verdict(True)
 
     def _count(self, epoch: int, verdict: Verdict) -> None:
         with self._lock:
@@ -430,203 +428,3 @@ class Circuit:
             case _:
                 logger.warning("circuit %s is closed again", self.name)
                 events.emit(CircuitClosed(self.name))
-
-
-class Circuits:
-    """The circuits of one application, and the thread that reports for them."""
-
-    def __init__(
-        self, engine: Callable[[], Coordinator], events: Events, declared: Mapping[str, Mapping[str, object]]
-    ) -> None:
-        """``declared`` are those of the settings; what they say wins over code. Raises ConfigError."""
-        self.engine = engine
-        self.events = events
-        self._settings = declared
-        self._options: dict[str, dict[str, object]] = {}
-        self._circuits: dict[str, Circuit] = {}
-        self._pid = os.getpid()
-        self._wakeup = threading.Condition()
-        self._thread: threading.Thread | None = None
-        for name in declared:
-            self.declare(name, {})
-
-    @property
-    def names(self) -> list[str]:
-        """The names of all circuits."""
-        return sorted(self._circuits)
-
-    def find(self, name: str) -> Circuit | None:
-        """Give the circuit of this name, or None."""
-        return self._circuits.get(name)
-
-    def declare(self, name: str, options: Mapping[str, object]) -> Circuit:
-        """Make a circuit, or give the one of this name. Raises ConfigError for wrong or different options."""
-        check_name(name, "circuit")
-        known = self._circuits.get(name)
-        if known is not None and (not options or options == self._options[name]):
-            return known
-        if known is not None and self._options[name]:
-            raise ConfigError(f"circuit {name!r} is declared already with other options; declare it in one place")
-        made = make_circuit(name, {**options, **self._settings.get(name, {})}, self)
-        if known is not None:  # the settings declared it and the code adds to that: jobs may hold the object
-            known.policy, known._trip_on = made.policy, made._trip_on
-            known._ignore, known._slow = made._ignore, made._slow
-        self._options[name] = dict(options)
-        return self._circuits.setdefault(name, made)
-
-    def check_fork(self) -> None:
-        """In a forked child: neither threads nor what they had to report came along."""
-        if self._pid == os.getpid():
-            return
-        self._pid = os.getpid()
-        self._wakeup = threading.Condition()
-        self._thread = None
-        for circuit in self._circuits.values():
-            circuit.start_anew()
-
-    def wake(self) -> None:
-        """There is something new to report."""
-        with self._wakeup:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="windlass-circuits", daemon=True)
-                self._thread.start()
-            self._wakeup.notify()
-
-    def flush(self, engine: Coordinator) -> None:
-        """Report everything to an engine that is about to close. *Blocking.* What cannot be reported is dropped."""
-        for circuit in self._circuits.values():
-            try:
-                circuit.flush(engine)
-            except EngineError as error:
-                logger.warning("circuit %s could not report its last calls: %s", circuit.name, error)
-
-    def _run(self) -> None:
-        not_before = 0.0
-        while True:
-            with self._wakeup:
-                dues = [due for circuit in list(self._circuits.values()) if (due := circuit.due_in()) is not None]
-                if not dues:
-                    if not self._wakeup.wait(IDLE):
-                        self._thread = None
-                        return
-                    continue
-                pause = max(min(dues), not_before - time.monotonic())
-                if pause > 0:
-                    self._wakeup.wait(pause)
-                    continue
-            for circuit in list(self._circuits.values()):
-                due = circuit.due_in()
-                if due is None or due > 0:
-                    continue
-                try:
-                    circuit.flush()
-                except EngineError as error:
-                    logger.warning("circuit %s cannot report now: %s", circuit.name, error)
-                    not_before = time.monotonic() + RETRY_FLUSH
-
-
-def make_circuit(name: str, options: Mapping[str, object], hub: Circuits) -> Circuit:
-    """Check the options of a circuit and make it. Raises ConfigError for what is wrong or contradicts itself."""
-    where = f"circuit {name!r}"
-    for key in options:
-        if key not in OPTIONS:
-            raise ConfigError(f"{where}: there is no option {key!r}{nearest(key, OPTIONS)}")
-    failures, rate = options.get("failures", 5), options.get("failure_rate")
-    if failures is not None and not _is_count(failures):
-        raise ConfigError(f"{where}: failures is {failures!r}; it is a whole number from 1, or None")
-    if rate is not None and not (isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate <= 1):
-        raise ConfigError(f"{where}: failure_rate is {rate!r}; it is above 0 and at most 1, such as 0.5 for one half")
-    if failures is None and rate is None:
-        raise ConfigError(f"{where}: failures and failure_rate are both None, so it would never open; give one")
-    min_calls, half_open = options.get("min_calls", 1), options.get("half_open", 1)
-    for key, value in (("min_calls", min_calls), ("half_open", half_open)):
-        if not _is_count(value):
-            raise ConfigError(f"{where}: {key} is {value!r}; it is a whole number from 1")
-    if rate is None and min_calls != 1:
-        raise ConfigError(f"{where}: min_calls={min_calls} counts for failure_rate only, and that is not given")
-    window = _length(options.get("window", "60s"), f"{where}: window")
-    slow = options.get("slow_call")
-    slow_ms = None if slow is None else _length(slow, f"{where}: slow_call")
-    if slow_ms is not None and slow_ms >= window:
-        raise ConfigError(
-            f"{where}: slow_call is {slow!r}, which is not shorter than the window; no slow call would count"
-        )
-    policy = CircuitPolicy(
-        failures=cast("int | None", failures),
-        window_ms=window,
-        open_for_ms=_length(options.get("open_for", "300s"), f"{where}: open_for"),
-        half_open=cast(int, half_open),
-        min_calls=cast(int, min_calls),
-        failure_rate=None if rate is None else float(cast(float, rate)),
-    )
-    trip_on = _kinds(options.get("trip_on", (Exception,)), f"{where}: trip_on")
-    return Circuit(name, policy, trip_on, _kinds(options.get("ignore", ()), f"{where}: ignore"), slow_ms, hub)
-
-
-def _length(value: object, what: str) -> int:
-    ms = duration_ms(value, what)
-    if ms == 0:
-        raise ConfigError(f"{what} is {value!r}; it must be longer than zero")
-    return ms
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000
-
-
-def _kinds(value: object, what: str) -> Kinds:
-    given = value if isinstance(value, list | tuple | set | frozenset) else (value,)
-    kinds: list[type[BaseException] | str] = []
-    for kind in given:
-        if not ((isinstance(kind, str) and kind) or (isinstance(kind, type) and issubclass(kind, BaseException))):
-            raise ConfigError(f"{what} has {kind!r}; give exception classes, or their dotted names as text")
-        kinds.append(kind)
-    return tuple(kinds)
-
-
-def _is_any(error: BaseException, kinds: Kinds) -> bool:
-    for kind in kinds:
-        if not isinstance(kind, str):
-            if isinstance(error, kind):
-                return True
-        elif any(kind in (base.__qualname__, f"{base.__module__}.{base.__qualname__}") for base in type(error).__mro__):
-            return True  # by name, so that settings need not import the client library
-    return False
-
-
-def _reason(error: BaseException | None) -> str:
-    if error is None:
-        return "slow calls"
-    try:
-        text = f"{type(error).__qualname__}: {error}"
-    except Exception:  # noqa: BLE001  a foreign __str__
-        text = type(error).__qualname__
-    return ascii(text.partition("\n")[0][:200])[1:-1]
-
-
-def retry_after_ms(error: BaseException | None) -> int:
-    """What a service asked for: ``error.retry_after``, or Retry-After among the headers of ``error.response``; or 0."""
-    if isinstance(error, RetryAfter):
-        return min(error.delay_ms, RETRY_AFTER_MAX_MS)
-    value: object = getattr(error, "retry_after", None)
-    if value is None:
-        headers = getattr(getattr(error, "response", None), "headers", None)
-        get: Callable[[str], object] | None = getattr(headers, "get", None)
-        value = None if get is None else get("Retry-After")
-    try:
-        match value:
-            case bool() | None:
-                return 0
-            case timedelta():
-                seconds = value.total_seconds()
-            case int() | float():
-                seconds = float(value)
-            case str() if value.strip().isdigit():
-                seconds = float(value)
-            case str():
-                seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-            case _:
-                return 0
-        return min(max(0, round(seconds * 1_000)), RETRY_AFTER_MAX_MS)
-    except (ValueError, TypeError, OverflowError):
-        return 0

@@ -30,7 +30,7 @@ from windlass.engines.url import rules_of
 from windlass.errors import WindlassError
 from windlass.events import Events
 from windlass.fingerprint import POISON
-from windlass.guards.circuit import Verdict
+from windlass.guards.verdict import Verdict
 from windlass.model import Kind, Lease, Outcome, Progress, Rules
 from windlass.settings import Settings
 from windlass.worker import wire

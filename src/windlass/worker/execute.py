@@ -40,7 +40,7 @@ from windlass.events import (
     ResultDropped,
 )
 from windlass.fingerprint import cause_of
-from windlass.guards.circuit import Circuits
+from windlass.guards.circuits import Circuits
 from windlass.middleware import AsyncBody, Body, Middleware
 from windlass.model import RESULT_NOT_STORED, Kind, Outcome
 from windlass.redaction import MASK

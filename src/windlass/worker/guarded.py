@@ -13,7 +13,8 @@ from collections.abc import Callable
 from msgspec import structs
 
 from windlass.errors import CircuitOpen, EngineError
-from windlass.guards.circuit import Circuit, Verdict
+from windlass.guards.circuit import Circuit
+from windlass.guards.verdict import Verdict
 from windlass.model import Gates, Kind, LeaseRef, Outcome
 from windlass.worker.execute import run_async, run_sync
 from windlass.worker.run import JobRun

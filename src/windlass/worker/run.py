@@ -18,7 +18,8 @@ from windlass.context import JobContext
 from windlass.definition import JobSpec
 from windlass.engines.base import Store
 from windlass.events import Events
-from windlass.guards.circuit import Circuits, Verdict
+from windlass.guards.circuits import Circuits
+from windlass.guards.verdict import Verdict
 from windlass.middleware import AsyncBody, Body
 from windlass.model import Lease
 from windlass.redaction import hide, secrets_in
