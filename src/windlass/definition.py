@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import (
     Concatenate,
     Final,
@@ -33,7 +31,7 @@ from typing import (
 
 from msgspec import Struct, structs
 
-from windlass.clock import to_ms
+from windlass import option_values as check
 from windlass.codec import Meta, Signature, encode_meta
 from windlass.context import JobContext, current_job
 from windlass.errors import ConfigError
@@ -45,7 +43,7 @@ from windlass.ids import check_id, new_id
 from windlass.model import NewJob
 from windlass.retry import Backoff, Retry, Rule, encode_backoff
 from windlass.settings import Settings
-from windlass.units import check_name, duration_ms, nearest
+from windlass.units import duration_ms, nearest
 
 __all__ = [
     "AsyncJob",
@@ -70,8 +68,6 @@ Duration: TypeAlias = int | float | str | timedelta
 """Seconds, a timedelta, or text such as ``"90s"``, ``"10m"``, ``"24h"``."""
 
 DEFAULT_QUEUE: Final = "default"
-PRIORITY_MAX: Final = 1_000
-TEXT_MAX: Final = 128  # characters of a job name's part, a tag or a version
 
 
 class SharedOptions(TypedDict, total=False):
@@ -356,16 +352,16 @@ def define(
     _check_keys(options, JOB_KEYS, where)
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise ConfigError(f"{where} is a generator; its body would never run. Return a value instead")
-    if _is_method(fn):
+    if check.is_method(fn):
         raise ConfigError(
             f"{where} is a method, and a worker has no object to call it on; make it a function, or put @staticmethod "
             "above @app.job"
         )
-    name = _job_name(options["name"], where) if "name" in options else _default_name(fn)
+    name = check.job_name(options["name"], where) if "name" in options else check.default_name(fn)
     where = f"job {name!r}"
-    is_async, takes_context = inspect.iscoroutinefunction(fn), _takes_context(fn)
+    is_async, takes_context = inspect.iscoroutinefunction(fn), check.takes_context(fn)
     retry = _policy(options.get("retry"), settings, where)
-    redact = _redact(options.get("redact", ()), fn, takes_context, where)
+    redact = check.redact(options.get("redact", ()), fn, takes_context, where)
     spec = JobSpec(
         name=name,
         fn=fn,
@@ -374,18 +370,20 @@ def define(
         signature=Signature(
             fn, skip_first=takes_context, job_name=name, payload_max=settings.payload_max, redact=redact
         ),
-        queue=_queue(options.get("queue", DEFAULT_QUEUE), where, settings),
-        priority=_priority(options.get("priority", 0), where),
+        queue=check.queue(options.get("queue", DEFAULT_QUEUE), where, settings),
+        priority=check.priority(options.get("priority", 0), where),
         retry=retry,
-        timeout_ms=_length(options.get("timeout"), f"{where}: timeout"),
-        expires_ms=_length(options.get("expires"), f"{where}: expires"),
-        executor=_executor(options.get("executor"), is_async, where),
-        keep_ms=_length(options.get("keep"), f"{where}: keep", least=0),
-        durability=_durability(options.get("durability"), where),
-        tags=_tags(options.get("tags", ()), where),
+        timeout_ms=check.length(options.get("timeout"), f"{where}: timeout"),
+        expires_ms=check.length(options.get("expires"), f"{where}: expires"),
+        executor=check.executor(options.get("executor"), is_async, where),
+        keep_ms=check.length(options.get("keep"), f"{where}: keep", least=0),
+        durability=check.durability(options.get("durability"), where),
+        tags=check.tags(options.get("tags", ()), where),
         redact=redact,
-        version=_version(options.get("version"), where),
-        aliases=tuple(_job_name(alias, where) for alias in _texts(options.get("aliases", ()), f"{where}: aliases")),
+        version=check.version(options.get("version"), where),
+        aliases=tuple(
+            check.job_name(alias, where) for alias in check.texts(options.get("aliases", ()), f"{where}: aliases")
+        ),
         guards={key: options[key] for key in GUARD_KEYS if options.get(key) is not None},
         circuits=tuple(circuits),
     )
@@ -401,7 +399,7 @@ def job_of(spec: JobSpec, enqueuer: Enqueuer, settings: Settings) -> Job[..., ob
         max_attempts=spec.retry.max_attempts,
         expires_ms=spec.expires_ms,
         tags=spec.tags,
-        durable=_durable(spec.durability),
+        durable=check.durable(spec.durability),
         facts=facts,
         meta=encode_meta(facts),
         guards=guard_plan(spec),
@@ -425,28 +423,32 @@ def _replan(spec: JobSpec, plan: Plan, options: Mapping[str, object], settings: 
     for key, value in options.items():
         match key:
             case "queue":
-                changes[key] = _queue(value, where, settings)
+                changes[key] = check.queue(value, where, settings)
             case "priority":
-                changes[key] = _priority(value, where)
+                changes[key] = check.priority(value, where)
             case "retry":
                 changes["max_attempts"], said = _own_retry(value, spec, settings, where)
                 facts |= said
             case "timeout":
-                facts["timeout_ms"] = _unlifted(_length(value, f"{where}: timeout"), spec.timeout_ms, key, where)
+                facts["timeout_ms"] = check.unlifted(
+                    check.length(value, f"{where}: timeout"), spec.timeout_ms, key, where
+                )
             case "expires":
-                changes["expires_ms"] = _length(value, f"{where}: expires")
+                changes["expires_ms"] = check.length(value, f"{where}: expires")
             case "keep":
-                facts["keep_ms"] = _unlifted(_length(value, f"{where}: keep", least=0), spec.keep_ms, key, where)
+                facts["keep_ms"] = check.unlifted(
+                    check.length(value, f"{where}: keep", least=0), spec.keep_ms, key, where
+                )
             case "durability":
-                changes["durable"] = _durable(_durability(value, where))
+                changes["durable"] = check.durable(check.durability(value, where))
             case "tags":
-                changes[key] = _tags(value, where)
+                changes[key] = check.tags(value, where)
             case "version":
-                facts[key] = _version(value, where)
+                facts[key] = check.version(value, where)
             case "delay":
                 changes |= {"delay_ms": duration_ms(value, f"{where}: delay"), "run_at": None}
             case "at":
-                changes |= {"delay_ms": 0, "run_at": _instant(value, where)}
+                changes |= {"delay_ms": 0, "run_at": check.instant(value, where)}
             case "id":
                 changes[key] = check_id(value)
             case "at_front":
@@ -508,160 +510,3 @@ def _check_keys(options: Mapping[str, object], valid: frozenset[str], where: str
         if key in CALL_KEYS:
             raise ConfigError(f"{where}: {key} belongs to a call; give it to .options({key}=...)")
         raise ConfigError(f"{where}: there is no option {key!r}{nearest(key, sorted(valid))}")
-
-
-def _default_name(fn: Callable[..., object]) -> str:
-    if "<" in fn.__qualname__:  # <lambda>, f.<locals>.g
-        raise ConfigError(
-            f"job {fn.__module__}.{fn.__qualname__} is a lambda or stands inside a function, so no worker can tell it "
-            "from others; give it a name: @app.job(name=...)"
-        )
-    return f"{_module_name(fn)}.{fn.__qualname__}"
-
-
-def _module_name(fn: Callable[..., object]) -> str:
-    if fn.__module__ != "__main__":
-        return fn.__module__
-    main = sys.modules["__main__"]
-    found = getattr(main, "__spec__", None)
-    if found is not None:  # python -m package.module
-        return str(found.name).removesuffix(".__main__")
-    file = getattr(main, "__file__", None)
-    if file is None:
-        raise ConfigError(
-            f"job {fn.__qualname__} is defined in no file, so no worker could import it; put it into a module, "
-            "or name it: @app.job(name=...)"
-        )
-    return Path(file).stem
-
-
-def _is_method(fn: Callable[..., object]) -> bool:
-    first = next(iter(inspect.signature(fn).parameters.values()), None)
-    owner = fn.__qualname__.rpartition(".")[0]
-    stands_in_class = bool(owner) and not owner.endswith("<locals>")
-    return stands_in_class and first is not None and first.name in ("self", "cls") and first.annotation is first.empty
-
-
-def _takes_context(fn: Callable[..., object]) -> bool:
-    first = next(iter(inspect.signature(fn).parameters.values()), None)
-    if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
-        return False
-    if not isinstance(first.annotation, str):
-        return first.annotation is JobContext
-    head, *rest = first.annotation.strip("'\" ").split(".")
-    found: object = inspect.unwrap(fn).__globals__.get(head)
-    for part in rest:
-        found = getattr(found, part, None)
-    # Imported under TYPE_CHECKING only, it has no value to compare, but its name says enough.
-    return found is JobContext or (found is None and [head, *rest][-1] == "JobContext")
-
-
-def _job_name(value: object, where: str) -> str:
-    if isinstance(value, str) and 1 <= len(value) <= 2 * TEXT_MAX and value.isprintable() and value.strip() == value:
-        return value
-    raise ConfigError(f"{where}: {value!r} is no job name; use 1 to {2 * TEXT_MAX} printable characters")
-
-
-def _priority(value: object, where: str) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and -PRIORITY_MAX <= value <= PRIORITY_MAX:
-        return value
-    raise ConfigError(
-        f"{where}: priority is {value!r}; use an int from -{PRIORITY_MAX} (first) to {PRIORITY_MAX} (last)"
-    )
-
-
-def _length(value: object, name: str, least: int = 1) -> int | None:
-    if value is None:
-        return None
-    ms = duration_ms(value, name)
-    if ms < least:
-        raise ConfigError(f"{name} is {value!r}; it must be longer than zero, or None for none")
-    return ms
-
-
-def _unlifted(ms: int | None, defined_ms: int | None, key: str, where: str) -> int | None:
-    # A stored job says nothing where the definition counts, so it has no way to say "none".
-    if ms is None and defined_ms is not None:
-        raise ConfigError(f"{where}: {key}=None cannot lift the {key} of the definition; give a longer one")
-    return ms
-
-
-def _queue(value: object, where: str, settings: Settings) -> str:
-    queue = check_name(value, f"{where}: queue")
-    if settings.strict_queues and queue not in settings.queues:
-        known = sorted(settings.queues)
-        raise ConfigError(
-            f"{where}: queue {queue!r} is not in the settings{nearest(queue, known)}; strict_queues allows "
-            f"{', '.join(known) or 'none'}: add it under [windlass.queues]"
-        )
-    return queue
-
-
-def _executor(value: object, is_async: bool, where: str) -> Literal["thread", "process"] | None:
-    match value:
-        case None | "process":
-            return value
-        case "thread" if is_async:
-            raise ConfigError(f"{where}: an async job runs on the event loop; leave executor out, or use 'process'")
-        case "thread":
-            return value
-        case _:
-            hint = nearest(str(value), ("thread", "process"))
-            raise ConfigError(f"{where}: executor is {value!r}{hint}; use 'thread' or 'process'")
-
-
-def _durability(value: object, where: str) -> Literal["fsync", "normal"] | None:
-    match value:
-        case None | "fsync" | "normal":
-            return value
-        case _:
-            hint = nearest(str(value), ("fsync", "normal"))
-            raise ConfigError(f"{where}: durability is {value!r}{hint}; use 'fsync' or 'normal'")
-
-
-def _durable(durability: str | None) -> bool | None:
-    return None if durability is None else durability == "fsync"
-
-
-def _texts(value: object, what: str) -> list[str]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise ConfigError(f"{what} is {value!r}; give a list of texts")
-    texts = list(value)
-    for text in texts:
-        if not isinstance(text, str):
-            raise ConfigError(f"{what} holds {text!r}; give a list of texts")
-    return texts
-
-
-def _tags(value: object, where: str) -> tuple[str, ...]:
-    tags = dict.fromkeys(_texts(value, f"{where}: tags"))
-    for tag in tags:
-        if not (1 <= len(tag) <= TEXT_MAX and tag.isprintable()):
-            raise ConfigError(f"{where}: {tag!r} is no tag; use 1 to {TEXT_MAX} printable characters")
-    return tuple(tags)
-
-
-def _redact(value: object, fn: Callable[..., object], takes_context: bool, where: str) -> tuple[str, ...]:
-    names = list(inspect.signature(fn).parameters)[takes_context:]
-    redact = tuple(dict.fromkeys(_texts(value, f"{where}: redact")))
-    for name in redact:
-        if name not in names:
-            raise ConfigError(f"{where}: redact names {name!r}, which is no parameter{nearest(name, names)}")
-    return redact
-
-
-def _version(value: object, where: str) -> str | None:
-    if value is None or (isinstance(value, str) and 1 <= len(value) <= TEXT_MAX and value.isprintable()):
-        return value
-    raise ConfigError(f"{where}: version is {value!r}; use 1 to {TEXT_MAX} printable characters")
-
-
-def _instant(value: object, where: str) -> int:
-    if not isinstance(value, datetime):
-        raise ConfigError(f"{where}: at is {value!r}; give an aware datetime, or use delay=")
-    if value.tzinfo is None or value.utcoffset() is None:
-        raise ConfigError(f"{where}: at is {value!r}, which has no time zone; give it one, such as tzinfo=UTC")
-    ms = to_ms(value)
-    if ms < 0:
-        raise ConfigError(f"{where}: at is {value!r}, which is before 1970")
-    return ms

@@ -1,0 +1,217 @@
+"""Each option of a job: how its value is checked, and what is said when it is wrong.
+
+``where`` names the job, and whether its definition or a call, in every error. Raises ConfigError throughout. Must not
+know jobs or calls: ``definition`` puts the values together.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Literal
+
+from windlass.clock import to_ms
+from windlass.context import JobContext
+from windlass.errors import ConfigError
+from windlass.settings import Settings
+from windlass.units import check_name, duration_ms, nearest
+
+__all__ = [
+    "default_name",
+    "durability",
+    "durable",
+    "executor",
+    "instant",
+    "is_method",
+    "job_name",
+    "length",
+    "module_name",
+    "priority",
+    "queue",
+    "redact",
+    "tags",
+    "takes_context",
+    "texts",
+    "unlifted",
+    "version",
+]
+
+PRIORITY_MAX: Final = 1_000
+TEXT_MAX: Final = 128  # characters of a job name's part, a tag or a version
+
+
+def default_name(fn: Callable[..., object]) -> str:
+    """Give the name of a job that was given none: where its function stands."""
+    if "<" in fn.__qualname__:  # <lambda>, f.<locals>.g
+        raise ConfigError(
+            f"job {fn.__module__}.{fn.__qualname__} is a lambda or stands inside a function, so no worker can tell it "
+            "from others; give it a name: @app.job(name=...)"
+        )
+    return f"{module_name(fn)}.{fn.__qualname__}"
+
+
+def module_name(fn: Callable[..., object]) -> str:
+    """Give the module that a worker can import a function from."""
+    if fn.__module__ != "__main__":
+        return fn.__module__
+    main = sys.modules["__main__"]
+    found = getattr(main, "__spec__", None)
+    if found is not None:  # python -m package.module
+        return str(found.name).removesuffix(".__main__")
+    file = getattr(main, "__file__", None)
+    if file is None:
+        raise ConfigError(
+            f"job {fn.__qualname__} is defined in no file, so no worker could import it; put it into a module, "
+            "or name it: @app.job(name=...)"
+        )
+    return Path(file).stem
+
+
+def is_method(fn: Callable[..., object]) -> bool:
+    """Whether a function takes an instance or a class first."""
+    first = next(iter(inspect.signature(fn).parameters.values()), None)
+    owner = fn.__qualname__.rpartition(".")[0]
+    stands_in_class = bool(owner) and not owner.endswith("<locals>")
+    return stands_in_class and first is not None and first.name in ("self", "cls") and first.annotation is first.empty
+
+
+def takes_context(fn: Callable[..., object]) -> bool:
+    """Whether the first parameter is a JobContext, which is injected and not passed."""
+    first = next(iter(inspect.signature(fn).parameters.values()), None)
+    if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
+        return False
+    if not isinstance(first.annotation, str):
+        return first.annotation is JobContext
+    head, *rest = first.annotation.strip("'\" ").split(".")
+    found: object = inspect.unwrap(fn).__globals__.get(head)
+    for part in rest:
+        found = getattr(found, part, None)
+    # Imported under TYPE_CHECKING only, it has no value to compare, but its name says enough.
+    return found is JobContext or (found is None and [head, *rest][-1] == "JobContext")
+
+
+def job_name(value: object, where: str) -> str:
+    """Check a name or an alias."""
+    if isinstance(value, str) and 1 <= len(value) <= 2 * TEXT_MAX and value.isprintable() and value.strip() == value:
+        return value
+    raise ConfigError(f"{where}: {value!r} is no job name; use 1 to {2 * TEXT_MAX} printable characters")
+
+
+def priority(value: object, where: str) -> int:
+    """Check a priority."""
+    if isinstance(value, int) and not isinstance(value, bool) and -PRIORITY_MAX <= value <= PRIORITY_MAX:
+        return value
+    raise ConfigError(
+        f"{where}: priority is {value!r}; use an int from -{PRIORITY_MAX} (first) to {PRIORITY_MAX} (last)"
+    )
+
+
+def length(value: object, name: str, least: int = 1) -> int | None:
+    """Give a length of time in ms; None for none."""
+    if value is None:
+        return None
+    ms = duration_ms(value, name)
+    if ms < least:
+        raise ConfigError(f"{name} is {value!r}; it must be longer than zero, or None for none")
+    return ms
+
+
+def unlifted(ms: int | None, defined_ms: int | None, key: str, where: str) -> int | None:
+    """Refuse to lift at a call what the definition says."""
+    # A stored job says nothing where the definition counts, so it has no way to say "none".
+    if ms is None and defined_ms is not None:
+        raise ConfigError(f"{where}: {key}=None cannot lift the {key} of the definition; give a longer one")
+    return ms
+
+
+def queue(value: object, where: str, settings: Settings) -> str:
+    """Check the name of a queue."""
+    queue = check_name(value, f"{where}: queue")
+    if settings.strict_queues and queue not in settings.queues:
+        known = sorted(settings.queues)
+        raise ConfigError(
+            f"{where}: queue {queue!r} is not in the settings{nearest(queue, known)}; strict_queues allows "
+            f"{', '.join(known) or 'none'}: add it under [windlass.queues]"
+        )
+    return queue
+
+
+def executor(value: object, is_async: bool, where: str) -> Literal["thread", "process"] | None:
+    """Check an executor."""
+    match value:
+        case None | "process":
+            return value
+        case "thread" if is_async:
+            raise ConfigError(f"{where}: an async job runs on the event loop; leave executor out, or use 'process'")
+        case "thread":
+            return value
+        case _:
+            hint = nearest(str(value), ("thread", "process"))
+            raise ConfigError(f"{where}: executor is {value!r}{hint}; use 'thread' or 'process'")
+
+
+def durability(value: object, where: str) -> Literal["fsync", "normal"] | None:
+    """Check a durability."""
+    match value:
+        case None | "fsync" | "normal":
+            return value
+        case _:
+            hint = nearest(str(value), ("fsync", "normal"))
+            raise ConfigError(f"{where}: durability is {value!r}{hint}; use 'fsync' or 'normal'")
+
+
+def durable(durability: str | None) -> bool | None:
+    """Give what a NewJob says of durability."""
+    return None if durability is None else durability == "fsync"
+
+
+def texts(value: object, what: str) -> list[str]:
+    """Check a list of texts."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ConfigError(f"{what} is {value!r}; give a list of texts")
+    texts = list(value)
+    for text in texts:
+        if not isinstance(text, str):
+            raise ConfigError(f"{what} holds {text!r}; give a list of texts")
+    return texts
+
+
+def tags(value: object, where: str) -> tuple[str, ...]:
+    """Check tags."""
+    tags = dict.fromkeys(texts(value, f"{where}: tags"))
+    for tag in tags:
+        if not (1 <= len(tag) <= TEXT_MAX and tag.isprintable()):
+            raise ConfigError(f"{where}: {tag!r} is no tag; use 1 to {TEXT_MAX} printable characters")
+    return tuple(tags)
+
+
+def redact(value: object, fn: Callable[..., object], takes_context: bool, where: str) -> tuple[str, ...]:
+    """Check the names of redacted parameters."""
+    names = list(inspect.signature(fn).parameters)[takes_context:]
+    redact = tuple(dict.fromkeys(texts(value, f"{where}: redact")))
+    for name in redact:
+        if name not in names:
+            raise ConfigError(f"{where}: redact names {name!r}, which is no parameter{nearest(name, names)}")
+    return redact
+
+
+def version(value: object, where: str) -> str | None:
+    """Check a version."""
+    if value is None or (isinstance(value, str) and 1 <= len(value) <= TEXT_MAX and value.isprintable()):
+        return value
+    raise ConfigError(f"{where}: version is {value!r}; use 1 to {TEXT_MAX} printable characters")
+
+
+def instant(value: object, where: str) -> int:
+    """Give an aware datetime in ms."""
+    if not isinstance(value, datetime):
+        raise ConfigError(f"{where}: at is {value!r}; give an aware datetime, or use delay=")
+    if value.tzinfo is None or value.utcoffset() is None:
+        raise ConfigError(f"{where}: at is {value!r}, which has no time zone; give it one, such as tzinfo=UTC")
+    ms = to_ms(value)
+    if ms < 0:
+        raise ConfigError(f"{where}: at is {value!r}, which is before 1970")
+    return ms
