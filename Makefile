@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
+JOBS ?= 2
 
 .PHONY: help demo servers test soak lint types imports bench compare check clean
 
@@ -27,7 +28,7 @@ demo: $(READY)
 	$(BIN)/python examples/shop/demo.py $(ARGS)
 
 test: $(READY) servers
-	$(BIN)/python -m pytest -m "not soak" $(ARGS)
+	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist worksteal $(ARGS)
 
 soak: $(READY) servers
 	$(BIN)/python -m pytest -m soak -s $(ARGS)
