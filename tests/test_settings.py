@@ -204,6 +204,8 @@ def test_a_backoff_is_a_policy_a_table_a_kind_or_json(project: Path) -> None:
     ("value", "says"),
     [
         ("quadratic", "quadratic"),
+        ("exponentail", "did you mean 'exponential'"),
+        ({"kind": "linaer"}, "did you mean 'linear'"),
         ("{", "truncated"),
         ({"kind": "constant"}, "delay"),
         ({"kind": "linear", "stp": 1}, "did you mean 'step'"),

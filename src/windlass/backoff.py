@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from random import Random
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -121,6 +121,8 @@ class Constant(Struct, frozen=True, tag="constant", tag_field="kind"):
 Backoff: TypeAlias = Exponential | Linear | Constant
 """A shipped backoff policy; a tagged union in JSON."""
 
+KINDS: Final = ("exponential", "linear", "constant")
+
 CustomBackoff: TypeAlias = Callable[[int, BaseException], Duration]
 """A function of the user's: the number of the failed run (from 1) and its error, to a duration."""
 
@@ -151,6 +153,9 @@ def read_backoff(value: object, name: str) -> Backoff:
     try:
         if isinstance(value, str) and value.lstrip().startswith("{"):
             table = msgspec.json.decode(value)
+        kind_said = table.get("kind") if isinstance(table, dict) else None
+        if isinstance(kind_said, str) and kind_said not in KINDS:
+            raise ConfigError(f"there is no kind {kind_said!r}{nearest(kind_said, KINDS)}; it is {', '.join(KINDS)}")
         made: Backoff = msgspec.convert(table, Backoff)
     except (msgspec.MsgspecError, ConfigError) as error:
         raise ConfigError(f"{name} is {value!r}: {error}") from None

@@ -87,6 +87,8 @@ class Threads:
             try:
                 Context().run(run_one, run, slot)  # what a job puts into context variables ends with it
             except Exception:
-                log.exception("a job thread failed outside its job; job %s is left to its lease", run.lease.id)
+                log.exception(
+                    "a thread failed outside its job %s, which stays running until this process ends", run.lease.id
+                )
             finally:
                 busy[number] = False
