@@ -289,6 +289,8 @@ class Worker:
         """Stop in the order of this module's docstring; false when a thread still runs a job afterwards. *Blocking.*"""
         self.stopping = True
         self._pump.quiet()
+        if self._children is not None:
+            self._children.stop()
         deadline = time.monotonic() + self.settings.shutdown_timeout / 1000
         # What a claim that is under way brings must be seen below, or it would be cut off with no grace at all.
         while not (self._pump.rest(0.02) or self._abort.is_set()) and time.monotonic() < deadline:
