@@ -21,8 +21,9 @@ from windlass.worker.worker import Worker
 MODULE = """
 import os, time
 from windlass import JobContext, Windlass
+from windlass.events import JobDead
 
-app = Windlass({url!r}, renew="200ms", lease=5, reap="500ms")
+app = Windlass({url!r}, renew="200ms", lease=5, reap="500ms", max_crashes=1)
 
 
 def wait_for(look):
@@ -46,6 +47,17 @@ def posted(ctx: JobContext) -> None:
         tx.result = "stored"
     wait_for(lambda: os.path.exists("gate"))
     open("end", "w").close()
+
+
+@app.job(name="deadly", executor="process")
+def deadly() -> None:
+    os._exit(3)
+
+
+@app.on(JobDead)
+def report(event: JobDead) -> None:
+    with open("deaths", "a") as file:
+        file.write(f"{{event.name}} {{event.attempt}} {{event.reason}}\\n")
 """
 
 
@@ -79,6 +91,13 @@ def test_a_job_in_a_process_goes_on_after_its_transaction(processes: Fleet) -> N
     info = processes.app.get(job)
     assert info is not None
     assert info.result == "stored"
+
+
+def test_a_job_that_kills_its_process_too_often_is_reported_dead(processes: Fleet) -> None:
+    processes.enqueue("deadly", "default", 1)
+    worker = processes.start("--burst")
+    assert worker.wait(DEADLINE) == 0
+    assert (processes.folder / "deaths").read_text() == "deadly 1 poison\n"
 
 
 class Answering:

@@ -30,14 +30,14 @@ from windlass.codec import NOWHERE, Origin, encode_error
 from windlass.engines.base import Store
 from windlass.engines.url import rules_of
 from windlass.errors import WindlassError
-from windlass.events import Events
+from windlass.events import Events, JobDead
 from windlass.fingerprint import POISON
 from windlass.guards.circuit import Verdict
 from windlass.model import Kind, Lease, Outcome, Rules
 from windlass.settings import Settings
 from windlass.worker import wire
 from windlass.worker.deadlines import Deadlines
-from windlass.worker.execute import failure, interrupted, run_async, run_sync, withdrawn
+from windlass.worker.execute import failure, interrupted, run_async, run_sync, tell, withdrawn
 from windlass.worker.guarded import circuit_of
 from windlass.worker.run import JobRun, Prepared
 
@@ -236,6 +236,7 @@ def crashed(run: JobRun, how: str) -> Outcome:
     error = ProcessDied(f"the process that ran job {lease.id} {how}")
     text = crash_error(error, lease.attempt, host.clock.wall_ms(), host.settings.error_max, run.origin)
     if lease.crashes + 1 >= host.settings.max_crashes:
+        tell(run, JobDead, lease.attempt, "poison")
         return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason="poison", cause=POISON)
     return Outcome(
         lease.id, lease.fence, Kind.CRASH, error=text, delay_ms=crash_delay(lease.crashes, rules_of(host.settings))

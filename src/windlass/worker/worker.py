@@ -37,7 +37,7 @@ from windlass.codec import Origin, encode_error
 from windlass.engines.base import Store
 from windlass.engines.url import rules_of
 from windlass.errors import EngineError, JobTimeout, PayloadError
-from windlass.events import Events, LeaseExpired, SettleDropped, StoreRolledBack, WorkerStarted, WorkerStopped
+from windlass.events import Events, JobDead, LeaseExpired, SettleDropped, StoreRolledBack, WorkerStarted, WorkerStopped
 from windlass.fingerprint import cause_of
 from windlass.hooks import Hooks, Moment
 from windlass.ids import new_id
@@ -500,6 +500,7 @@ class Worker:
             limit=self.settings.error_max,
             origin=self.origin,
         )
+        self.events.emit(JobDead(lease.id, lease.name, lease.queue, lease.attempt, reason))
         return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason=reason, cause=cause_of(error))
 
     def tell_hooks(self, moment: Moment, ids: Sequence[str]) -> None:
