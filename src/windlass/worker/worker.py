@@ -63,7 +63,7 @@ from windlass.worker.budget import RetryBudget, budgets_of
 from windlass.worker.children import Children, Fork
 from windlass.worker.deadlines import Deadlines
 from windlass.worker.execute import failure, prepare, run_async, run_sync
-from windlass.worker.guarded import run_async_guarded, run_guarded
+from windlass.worker.guarded import count_outlived, run_async_guarded, run_guarded
 from windlass.worker.heart import Heart, Trust
 from windlass.worker.hooks import HookThread
 from windlass.worker.keeper import Keeper
@@ -147,6 +147,7 @@ class Worker:
         }
         has_sync = any(not self._on_loop(one) for one in self._prepared.values())
         has_async = any(self._on_loop(one) for one in self._prepared.values())
+        self._circuits = registry.circuits
         self._loop = LoopThread()
         self._pools: list[Pool] = []
         slots = 0
@@ -321,6 +322,8 @@ class Worker:
 
     def overdue(self) -> list[Outcome]:
         """The outcomes of jobs that outlived their timeout in a thread: to be settled when this process has gone."""
+        if self._overdue and self._circuits is not None:
+            self._circuits.flush(self.engine)  # the process ends before they would report what was counted last
         return [failure(run, timeout_of(run)) for run in self._overdue.values() if run.lease.id in self._held]
 
     def dump(self) -> list[str]:
@@ -589,6 +592,7 @@ class Worker:
             )  # fmt: skip
             self._overdue[run.lease.id] = run
             self.stop()
+            count_outlived(run)
 
     def report(self, run: JobRun, text: str) -> None:
         self._notes[run.lease.id] = Progress(run.lease.id, run.lease.fence, text)
