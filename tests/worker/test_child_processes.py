@@ -54,6 +54,15 @@ def deadly() -> None:
     os._exit(3)
 
 
+leaked = []
+
+
+@app.job(name="leaky", executor="process")
+def leaky() -> int:
+    leaked.append(b"x" * (100 * 2**20))
+    return len(leaked)
+
+
 @app.on(JobDead)
 def report(event: JobDead) -> None:
     with open("deaths", "a") as file:
@@ -98,6 +107,14 @@ def test_a_job_that_kills_its_process_too_often_is_reported_dead(processes: Flee
     worker = processes.start("--burst")
     assert worker.wait(DEADLINE) == 0
     assert (processes.folder / "deaths").read_text() == "deadly 1 poison\n"
+
+
+def test_a_child_process_that_has_grown_to_max_memory_is_replaced(processes: Fleet) -> None:
+    jobs = processes.enqueue("leaky", "default", 5)
+    worker = processes.start("--burst", "-c", "1", "--max-memory", "200MiB")
+    assert worker.wait(DEADLINE) == 0
+    results = [info.result for job in jobs if (info := processes.app.get(job))]
+    assert results == [1, 2, 1, 2, 1]
 
 
 class Answering:

@@ -2,7 +2,7 @@
 
 A worker thread lends its slot to a child process and waits for the answer on a socket. The zygote forks the child,
 reaps it and is the only one to kill it, so a process id is never used after its process has gone. A child runs one job
-after another; it is replaced when a timeout, a cancel or a crash ended it.
+after another; it is replaced when a timeout, a cancel or a crash ended it, and when it has grown to ``max_memory``.
 
 The child opens its own engine, so a job's transactions work there as in a thread. What the worker has to know while a
 job runs (its progress, that a transaction has completed it) comes over the socket before the answer; that the worker is
@@ -39,6 +39,7 @@ from windlass.worker import wire
 from windlass.worker.deadlines import Deadlines
 from windlass.worker.execute import failure, interrupted, run_async, run_sync, tell, withdrawn
 from windlass.worker.guarded import circuit_of
+from windlass.worker.recycle import resident
 from windlass.worker.run import JobRun, Prepared
 
 __all__ = ["ChildHost", "Children", "Fork", "Line", "ProcessDied", "serve_child"]
@@ -86,10 +87,14 @@ class Completed(Struct, array_like=True, tag="completed"):
 
 
 class Answer(Struct, array_like=True, tag="answer"):
-    """Child to worker: what came out (None when a transaction settled it), and what that says to the job's circuit."""
+    """Child to worker: what came out (None when a transaction settled it), and what that says to the job's circuit.
+
+    ``full``: the child has grown to ``max_memory``, so another should run the next job.
+    """
 
     outcome: Outcome | None
     verdict: Verdict | None
+    full: bool = False
 
 
 encode = msgspec.msgpack.Encoder().encode
@@ -154,12 +159,15 @@ class Children:
             deadlines.drop(deadline)
         with self._lock:
             del self._running[run]
-            if answer is not None and not child.doomed:
+            keep = answer is not None and not (answer.full or child.doomed)
+            if keep:
                 self._idle.append(child)
-            else:
-                child.line.close()
+        status = None
+        if not keep:
+            child.line.close()
+            status = self._fork.status(child.token, 5.0)
         if answer is None:
-            return self._died(run, child)
+            return died(run, status)
         run.verdict = answer.verdict
         return answer.outcome
 
@@ -212,13 +220,14 @@ class Children:
         sock, token = self._fork.start()
         return Child(Line(sock), token)
 
-    def _died(self, run: JobRun, child: Child) -> Outcome | None:
-        status = self._fork.status(child.token, 5.0)
-        if run.settled:
-            return None  # whatever came after its transaction, it stays done
-        if run.timed_out or run.interrupted or run.cancelled:
-            return killed(run)
-        return crashed(run, describe(status))
+
+def died(run: JobRun, status: int | None) -> Outcome | None:
+    """The outcome of a run whose process died, by our hand or not."""
+    if run.settled:
+        return None  # whatever came after its transaction, it stays done
+    if run.timed_out or run.interrupted or run.cancelled:
+        return killed(run)
+    return crashed(run, describe(status))
 
 
 def killed(run: JobRun) -> Outcome | None:
@@ -333,5 +342,6 @@ def run_order(lease: Lease, host: ChildHost, lookup: Callable[[str], Prepared | 
         outcome = asyncio.run(run_async(run))
     else:
         outcome = run_sync(run)
-    circuit = circuit_of(run)
-    return Answer(outcome, None if circuit is None else circuit.judge(began, run.error))
+    circuit, most = circuit_of(run), host.settings.max_memory
+    verdict = None if circuit is None else circuit.judge(began, run.error)
+    return Answer(outcome, verdict, most is not None and resident() >= most)
