@@ -12,8 +12,9 @@ from msgspec import structs
 from windlass import Constant, Discard, JobInfo, Retry, State, Windlass
 from windlass.clock import ManualClock
 from windlass.errors import ConfigError
+from windlass.events import JobDead
 from windlass.hooks import Hooks, Moment
-from windlass.model import Want, WorkerInfo
+from windlass.model import NewJob, Want, WorkerInfo
 from windlass.worker.worker import Worker, WorkerOptions
 
 DEADLINE = 30.0
@@ -196,3 +197,23 @@ def test_registering_a_hook_gives_the_function_back() -> None:
 
     assert hooks.add(Moment.DEAD, page) is page
     assert (hooks.wants(Moment.DEAD), hooks.wants(Moment.RETRY)) == (True, False)
+
+
+def test_a_job_that_cannot_begin_is_reported_dead() -> None:
+    deaths: list[tuple[str, str, int, str | None]] = []
+    with Windlass("memory://", unknown_grace=0) as app:
+        app.job(name="known")(lambda: None)
+        app.on(JobDead)(lambda event: deaths.append((event.id, event.name, event.attempt, event.reason)))
+        app.engine.enqueue(
+            [
+                NewJob("a", "nobody", "default", "[1,[],{}]"),
+                NewJob("b", "known", "default", "[1,[],{}]", meta="no JSON"),
+                NewJob("c", "known", "default", "no JSON"),
+            ]
+        )
+        burst(app)
+    assert sorted(deaths) == [
+        ("a", "nobody", 1, "unknown job"),
+        ("b", "known", 1, "undecodable payload"),
+        ("c", "known", 1, "undecodable payload"),
+    ]

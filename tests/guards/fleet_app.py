@@ -79,3 +79,12 @@ def call_in_child(how: str) -> None:
     if how == "hang":
         time.sleep(600)
     raise ConnectionError("refused") if how == "refuse" else LookupError("no such thing")
+
+
+hung = app.circuit("hung", failures=1, window="60s", open_for="1h", trip_on=(ConnectionError,))
+
+
+@app.job(name="hung", circuit=hung, retry=0, timeout="100ms")
+def call_in_thread() -> None:
+    """Call a dependency that does not answer, in a thread that nobody can stop."""
+    time.sleep(600)

@@ -133,6 +133,17 @@ def test_what_ends_badly_in_a_child_process_opens_the_circuit(
     until(lambda: late.state is State.BLOCKED, 60, "a later one to wait")
 
 
+def test_a_call_that_hangs_in_a_thread_until_its_process_ends_opens_the_circuit(app: Windlass, fleet: Fleet) -> None:
+    app.circuit("hung")
+    hung = app.job(name="hung", circuit="hung", retry=0)(lambda: None)
+    fleet.worker("-c", "1")
+    first = hung.enqueue()
+    until(lambda: first.state is State.DEAD, 60, "the first one to be given up")
+    assert app.circuit("hung").state == "open"
+    late = hung.enqueue()
+    until(lambda: late.state is State.BLOCKED, 60, "a later one to wait")
+
+
 # -- 2. locks, limits and rates --
 
 

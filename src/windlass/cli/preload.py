@@ -16,7 +16,7 @@ from windlass.cli.loading import load_app
 from windlass.cli.logs import configure_logs
 from windlass.errors import ConfigError, WindlassError
 from windlass.settings import Settings, mask_url
-from windlass.worker import wire
+from windlass.worker import children, wire
 from windlass.worker.children import ChildHost, serve_child
 from windlass.worker.execute import prepare
 from windlass.worker.layout import alone_plan, lay_out
@@ -94,7 +94,7 @@ def main() -> None:
         return None if spec is None else prepare(spec, app.middlewares, app.registry.circuits)
 
     def run_child(sock: socket.socket) -> int:
-        serve_child(sock, ChildHost(app.engine, app.clock, settings, app.events), lookup)
+        serve_child(ChildHost(app.engine, app.clock, settings, app.events, children.Line(sock)), lookup)
         return 0
 
     Zygote(control, run_worker, run_child).serve()

@@ -47,7 +47,7 @@ from windlass.redaction import MASK
 from windlass.retry import Buried, Facts, PutOff, Retry, RunAgain, Withdrawn, decide, decode_backoff, leaf
 from windlass.worker.run import JobRun, Prepared
 
-__all__ = ["failed", "interrupted", "prepare", "run_async", "run_sync"]
+__all__ = ["failed", "interrupted", "prepare", "run_async", "run_sync", "tell"]
 
 log = logging.getLogger("windlass.job")
 

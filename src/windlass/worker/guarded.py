@@ -19,7 +19,7 @@ from windlass.model import Gates, Kind, LeaseRef, Outcome
 from windlass.worker.execute import run_async, run_sync
 from windlass.worker.run import JobRun
 
-__all__ = ["run_async_guarded", "run_guarded"]
+__all__ = ["count_outlived", "run_async_guarded", "run_guarded"]
 
 log = logging.getLogger("windlass.job")
 
@@ -30,13 +30,22 @@ def run_guarded(run: JobRun, body: Callable[[JobRun], Outcome | None] = run_sync
     if circuit is None:
         return body(run)
     try:
-        passed = circuit.enter(ref_of(run))
+        passed = run.passed = circuit.enter(ref_of(run))
     except (CircuitOpen, EngineError) as error:
         return refused(run, error)
     outcome = body(run)
-    # A child process judged the error that it alone has seen; that one was killed for its time, we know.
-    circuit.note(passed, run.verdict or verdict_of(run, circuit, passed.began))
+    if run.passed is not None:
+        # A child process judged the error that it alone has seen; that one was killed for its time, we know.
+        circuit.note(passed, run.verdict or verdict_of(run, circuit, passed.began))
     return outcome
+
+
+def count_outlived(run: JobRun) -> None:
+    """Count a run in a thread that goes on though its time is up, now: its process may end before it does."""
+    circuit, passed = circuit_of(run), run.passed
+    if circuit is not None and passed is not None:
+        run.passed = None
+        circuit.note(passed, circuit.judge(passed.began, None, timed_out=True))
 
 
 async def run_async_guarded(run: JobRun) -> Outcome | None:

@@ -18,6 +18,7 @@ from windlass.context import JobContext
 from windlass.definition import JobSpec
 from windlass.engines.base import Store
 from windlass.events import Events
+from windlass.guards.circuit import Passed
 from windlass.guards.circuits import Circuits
 from windlass.guards.verdict import Verdict
 from windlass.middleware import AsyncBody, Body
@@ -76,6 +77,7 @@ class JobRun:
         "lease",
         "lost",
         "meta",
+        "passed",
         "pool",
         "prepared",
         "settled",
@@ -102,6 +104,7 @@ class JobRun:
         self.timed_out = False
         self.lost = False  # another worker owns it now
         self.settled = False  # a transaction of the job settled it
+        self.passed: Passed | None = None  # its circuit, in a thread, and is not counted there yet
         self.verdict: Verdict | None = None  # on the dependency of its circuit, where a child process ran it
 
     @property

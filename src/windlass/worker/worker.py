@@ -37,7 +37,7 @@ from windlass.codec import Origin, encode_error
 from windlass.engines.base import Store
 from windlass.engines.url import rules_of
 from windlass.errors import EngineError, JobTimeout, PayloadError
-from windlass.events import Events, LeaseExpired, SettleDropped, StoreRolledBack, WorkerStarted, WorkerStopped
+from windlass.events import Events, JobDead, LeaseExpired, SettleDropped, StoreRolledBack, WorkerStarted, WorkerStopped
 from windlass.fingerprint import cause_of
 from windlass.hooks import Hooks, Moment
 from windlass.ids import new_id
@@ -63,7 +63,7 @@ from windlass.worker.budget import RetryBudget, budgets_of
 from windlass.worker.children import Children, Fork
 from windlass.worker.deadlines import Deadlines
 from windlass.worker.execute import failure, prepare, run_async, run_sync
-from windlass.worker.guarded import run_async_guarded, run_guarded
+from windlass.worker.guarded import count_outlived, run_async_guarded, run_guarded
 from windlass.worker.heart import Heart, Trust
 from windlass.worker.hooks import HookThread
 from windlass.worker.keeper import Keeper
@@ -147,6 +147,7 @@ class Worker:
         }
         has_sync = any(not self._on_loop(one) for one in self._prepared.values())
         has_async = any(self._on_loop(one) for one in self._prepared.values())
+        self._circuits = registry.circuits
         self._loop = LoopThread()
         self._pools: list[Pool] = []
         slots = 0
@@ -289,6 +290,8 @@ class Worker:
         """Stop in the order of this module's docstring; false when a thread still runs a job afterwards. *Blocking.*"""
         self.stopping = True
         self._pump.quiet()
+        if self._children is not None:
+            self._children.stop()
         deadline = time.monotonic() + self.settings.shutdown_timeout / 1000
         # What a claim that is under way brings must be seen below, or it would be cut off with no grace at all.
         while not (self._pump.rest(0.02) or self._abort.is_set()) and time.monotonic() < deadline:
@@ -319,6 +322,8 @@ class Worker:
 
     def overdue(self) -> list[Outcome]:
         """The outcomes of jobs that outlived their timeout in a thread: to be settled when this process has gone."""
+        if self._overdue and self._circuits is not None:
+            self._circuits.flush(self.engine)  # the process ends before they would report what was counted last
         return [failure(run, timeout_of(run)) for run in self._overdue.values() if run.lease.id in self._held]
 
     def dump(self) -> list[str]:
@@ -498,6 +503,7 @@ class Worker:
             limit=self.settings.error_max,
             origin=self.origin,
         )
+        self.events.emit(JobDead(lease.id, lease.name, lease.queue, lease.attempt, reason))
         return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason=reason, cause=cause_of(error))
 
     def tell_hooks(self, moment: Moment, ids: Sequence[str]) -> None:
@@ -586,6 +592,7 @@ class Worker:
             )  # fmt: skip
             self._overdue[run.lease.id] = run
             self.stop()
+            count_outlived(run)
 
     def report(self, run: JobRun, text: str) -> None:
         self._notes[run.lease.id] = Progress(run.lease.id, run.lease.fence, text)

@@ -41,7 +41,7 @@ REPLACE: Final = """
 UPDATE "windlass_jobs" SET name = ?2, queue = ?3, state = CASE WHEN ?16 THEN 'blocked' ELSE ?4 END, payload = ?5,
     priority = ?6, place = ?7, run_at = ?8, max_attempts = ?9, expires_ms = ?10, expires_at = ?11, tags = ?12,
     meta = ?13, guards = ?14, once_key = ?15, holding = ?17, shift = ?18, attempt = 0, crashes = 0, interruptions = 0,
-    snoozes = 0
+    snoozes = 0, retrying_since = NULL
 WHERE id = ?1
 """
 HOLDER: Final = 'SELECT id, next, expires_at FROM "windlass_unique" WHERE key = ?'

@@ -155,6 +155,16 @@ class UniqueSuite:
         assert put(store, unique("d", "keep_latest")) == ("d", False)
         assert take(store) == []
 
+    def test_what_replaces_a_retry_has_a_time_budget_of_its_own(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, unique("a"))
+        store.settle([ended(take(store)[0], Kind.RETRY, delay_ms=1_000)])
+        harness.clock.advance(500)
+        assert put(store, unique("b", "replace", payload="[2]")) == ("a", True)
+        (lease,) = take(store)
+        assert (lease.attempt, lease.payload, lease.retrying_ms) == (1, b"[2]", 0)
+
     def test_keep_latest_replaces_a_holder_that_waits(self, harness: Harness) -> None:
         store = harness.engine
         put(store, unique("a", "keep_latest", payload="[1]"))

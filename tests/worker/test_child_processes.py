@@ -1,0 +1,161 @@
+"""Jobs with ``executor="process"``: they can do what a job in a thread can, and a kill hits only the one it is for."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fleet import DEADLINE, Fleet, fleet_in
+
+from windlass import State, Windlass
+from windlass.model import Kind, Outcome, Want, WorkerInfo
+from windlass.worker.children import Answer, Children, Line
+from windlass.worker.deadlines import Deadlines
+from windlass.worker.run import JobRun
+from windlass.worker.worker import Worker
+
+MODULE = """
+import os, time
+from windlass import JobContext, Windlass
+from windlass.events import JobDead
+
+app = Windlass({url!r}, renew="200ms", lease=5, reap="500ms", max_crashes=1)
+
+
+def wait_for(look):
+    deadline = time.monotonic() + 60
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@app.job(name="patient", executor="process")
+def patient(ctx: JobContext) -> str:
+    ctx.progress(1)
+    wait_for(lambda: ctx.stopping)
+    return "stopped"
+
+
+@app.job(name="posted", executor="process")
+def posted(ctx: JobContext) -> None:
+    with ctx.transaction() as tx:
+        ctx.progress(1, 2)
+        tx.result = "stored"
+    wait_for(lambda: os.path.exists("gate"))
+    open("end", "w").close()
+
+
+@app.job(name="deadly", executor="process")
+def deadly() -> None:
+    os._exit(3)
+
+
+leaked = []
+
+
+@app.job(name="leaky", executor="process")
+def leaky() -> int:
+    leaked.append(b"x" * (100 * 2**20))
+    return len(leaked)
+
+
+@app.on(JobDead)
+def report(event: JobDead) -> None:
+    with open("deaths", "a") as file:
+        file.write(f"{{event.name}} {{event.attempt}} {{event.reason}}\\n")
+"""
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Fleet]:
+    with fleet_in(tmp_path) as made:
+        (tmp_path / "fleet_jobs.py").write_text(MODULE.format(url=made.url))
+        yield made
+
+
+def test_a_job_in_a_process_sees_that_its_worker_stops(processes: Fleet) -> None:
+    (job,) = processes.enqueue("patient", "default", 1)
+    worker = processes.start()
+    processes.until(lambda: (info := processes.app.get(job)) and info.progress)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(DEADLINE) == 0
+    info = processes.app.get(job)
+    assert info is not None
+    assert (info.state, info.result) == (State.DONE, "stopped")
+
+
+def test_a_job_in_a_process_goes_on_after_its_transaction(processes: Fleet) -> None:
+    (job,) = processes.enqueue("posted", "default", 1)
+    processes.start()
+    processes.until(lambda: (info := processes.app.get(job)) and info.state is State.DONE)
+    for _ in range(4):  # beats that say that the job is not leased any more
+        (seen,) = {one.beat_at for one in processes.app.workers()}
+        processes.until(lambda seen=seen: any(one.beat_at > seen for one in processes.app.workers()))
+    (processes.folder / "gate").touch()
+    processes.until((processes.folder / "end").exists)
+    info = processes.app.get(job)
+    assert info is not None
+    assert info.result == "stored"
+
+
+def test_a_job_that_kills_its_process_too_often_is_reported_dead(processes: Fleet) -> None:
+    processes.enqueue("deadly", "default", 1)
+    worker = processes.start("--burst")
+    assert worker.wait(DEADLINE) == 0
+    assert (processes.folder / "deaths").read_text() == "deadly 1 poison\n"
+
+
+def test_a_child_process_that_has_grown_to_max_memory_is_replaced(processes: Fleet) -> None:
+    jobs = processes.enqueue("leaky", "default", 5)
+    worker = processes.start("--burst", "-c", "1", "--max-memory", "200MiB")
+    assert worker.wait(DEADLINE) == 0
+    results = [info.result for job in jobs if (info := processes.app.get(job))]
+    assert results == [1, 2, 1, 2, 1]
+
+
+class Answering:
+    """Forks nothing: the other end of each socket is here, and answers when it is told that it is killed."""
+
+    def __init__(self) -> None:
+        self.ends: list[Line] = []
+        self.asked = threading.Event()
+
+    def start(self) -> tuple[socket.socket, int]:
+        ours, theirs = socket.socketpair()
+        self.ends.append(Line(theirs))
+        self.asked.set()
+        return ours, len(self.ends)
+
+    def kill(self, token: int) -> None:
+        self.ends[token - 1].send(Answer(Outcome("a", 1, Kind.DONE), None))
+
+    def status(self, token: int, timeout: float) -> int | None:
+        return None
+
+
+def test_a_kill_that_comes_too_late_hits_no_other_job() -> None:
+    with Windlass("memory://") as app:
+        job = app.job(name="far", executor="process")(lambda: None)
+        app.enqueue_many([job.bind(), job.bind()])
+        worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares)
+        app.engine.extend(WorkerInfo("w", "g", "h", 1, "*", 2, "", 0), (), 60_000)
+        fork, deadlines = Answering(), Deadlines()
+        children = Children(fork)
+        for number, lease in enumerate(app.engine.claim(Want("w", 2)).leases):
+            run = JobRun(lease, worker._prepared["far"], worker)
+            thread = threading.Thread(target=children.run, args=(run, deadlines))
+            fork.asked.clear()
+            thread.start()
+            assert fork.asked.wait(DEADLINE)
+            assert len(fork.ends) == number + 1  # not the one that is being killed
+            fork.ends[number].receive()
+            children.kill(run)
+            thread.join(DEADLINE)
+            assert not thread.is_alive()
+        deadlines.close()
+        for end in fork.ends:
+            end.close()
