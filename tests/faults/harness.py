@@ -22,6 +22,8 @@ from random import Random
 from types import SimpleNamespace
 from typing import TypeVar
 
+import apsw
+
 from faults import jobs
 from windlass import JobInfo, Windlass
 from windlass.model import JobRow, State
@@ -243,14 +245,33 @@ class Fleet:
 
     @contextlib.contextmanager
     def stopped(self, pid: int) -> Iterator[None]:
-        """Hold a process with SIGSTOP for the length of the block."""
+        """Hold a process with SIGSTOP for the length of the block; not in the middle of a write to SQLite.
+
+        There it would hold the file's one writer, and no store can do anything about that.
+        """
         self.suspended.add(pid)
         os.kill(pid, signal.SIGSTOP)
+        while not self._writable():
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.01)
+            os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+    def _writable(self) -> bool:
+        """Whether nobody has held the writer of the file for a second."""
+        if not self.url.startswith("sqlite:"):
+            return True
+        with contextlib.closing(apsw.Connection(self.url.removeprefix("sqlite:///"))) as db:
+            db.set_busy_timeout(1_000)
+            try:
+                db.execute("BEGIN IMMEDIATE; ROLLBACK")
+            except apsw.BusyError:
+                return False
+            return True
 
     def info(self, job: str) -> JobInfo:
         found = self.app.get(job)
