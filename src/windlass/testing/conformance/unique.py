@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from windlass.engines.base import Store, TransactionalEnqueue
 from windlass.errors import Duplicate
@@ -154,6 +155,17 @@ class UniqueSuite:
         assert (lease.id, lease.payload) == ("b", b"[3]")
         assert put(store, unique("d", "keep_latest")) == ("d", False)
         assert take(store) == []
+
+    def test_two_that_replace_in_one_batch_leave_one_job_that_runs_once(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, unique("a", payload="[1]"))
+        later = structs.replace(unique("c", "replace", payload="[3]"), queue="other")
+        placed = store.enqueue([unique("b", "replace", payload="[2]"), later])
+        assert [(one.id, one.duplicate) for one in placed] == [("a", True), ("a", True)]
+        assert store.counts()["ready"] == 1
+        leases = take(store) + take(store)
+        assert [(lease.id, lease.queue, lease.payload) for lease in leases] == [("a", "other", b"[3]")]
 
     def test_what_replaces_a_retry_has_a_time_budget_of_its_own(self, harness: Harness) -> None:
         store = harness.engine

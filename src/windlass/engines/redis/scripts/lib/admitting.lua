@@ -108,8 +108,8 @@ end
 function G.admitted(list, at_body)
   local new = G.new
   for key, u in pairs(new.keys) do G.hold_key(key, u) end
-  if #new.over > 0 then flush() end
   for _, one in ipairs(new.over) do
+    flush() -- removals are sent before additions: what the one before has added must be there to be removed
     local i = one[2]
     replace(one[1], new.specs[i], new.texts[i], list[at_body + i], one[3])
   end

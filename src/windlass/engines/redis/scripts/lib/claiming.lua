@@ -166,6 +166,7 @@ local function claim(from)
         if G.lets_through(tail.queue, n / 4) then G.take(tail.queue) else tail = false end
       end
       local job = body and not tail and (records[i] and read(records[i]) or born(body))
+      if job and job[STATE] ~= sWAITING then job = false end
       if tail then
         fence = fence + 1
         left = left - 1
