@@ -12,7 +12,7 @@ from servers import Cluster, RedisServer, Replicated
 from windlass.clock import ManualClock
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.wire import PREFIX, SUFFIX, decode_rest, pack
-from windlass.testing.conformance import EngineConformance, Harness, build_machine
+from windlass.testing.conformance import EngineConformance, GuardMachine, Harness, build_machine
 
 
 class RedisHarness:
@@ -101,5 +101,8 @@ def machine_servers(server: RedisServer, cluster: Cluster, replicated: Replicate
 SERVERS: dict[str, RedisServer | Cluster | Replicated] = {}
 
 TestRedisMachine = build_machine(lambda: RedisHarness(SERVERS["server"]), max_examples=30).TestCase
+TestRedisGuardMachine = build_machine(
+    lambda: RedisHarness(SERVERS["server"]), base=GuardMachine, max_examples=20, steps=30
+).TestCase
 TestRedisClusterMachine = build_machine(lambda: RedisHarness(SERVERS["cluster"]), max_examples=10).TestCase
 TestRedisSentinelMachine = build_machine(lambda: RedisHarness(SERVERS["sentinel"]), max_examples=10).TestCase

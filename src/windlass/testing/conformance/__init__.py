@@ -9,6 +9,7 @@ Subclass ``EngineConformance`` in a test module and give it a fixture ``harness`
         def harness(self) -> Iterator[Harness]: ...
 
     TestMyEngineMachine = build_machine(MyHarness).TestCase
+    TestMyEngineGuardMachine = build_machine(MyHarness, base=GuardMachine).TestCase
 
 It must not know any engine: no SQL, no keys, no promise that ``engines.base``, ``model`` and the design do not make.
 Where those are silent, the test's docstring starts with ``Choice:``. Invariants: no test sleeps or asserts on elapsed
@@ -23,6 +24,7 @@ from windlass.testing.conformance.coordinator import CoordinatorSuite
 from windlass.testing.conformance.dead import DeadSuite
 from windlass.testing.conformance.documents import DocumentSuite
 from windlass.testing.conformance.enqueue import EnqueueSuite
+from windlass.testing.conformance.guardmachine import GuardMachine
 from windlass.testing.conformance.guards import GuardSuite
 from windlass.testing.conformance.harness import Harness
 from windlass.testing.conformance.inspector import InspectorSuite
@@ -42,6 +44,7 @@ __all__ = [
     "DocumentSuite",
     "EngineConformance",
     "EnqueueSuite",
+    "GuardMachine",
     "GuardSuite",
     "Harness",
     "InspectorSuite",

@@ -274,13 +274,17 @@ class EngineMachine(RuleBasedStateMachine):
 
 
 def build_machine(
-    harness_factory: Callable[[], Harness], *, max_examples: int = 150, steps: int = 50
-) -> type[EngineMachine]:
-    """Build the state machine of an engine; its ``TestCase`` is what a test module collects.
+    harness_factory: Callable[[], Harness],
+    *,
+    base: type[RuleBasedStateMachine] = EngineMachine,
+    max_examples: int = 150,
+    steps: int = 50,
+) -> type[RuleBasedStateMachine]:
+    """Build a state machine of an engine; its ``TestCase`` is what a test module collects.
 
     The factory is called for every history and gives a harness on an empty store.
     """
-    machine: type[EngineMachine] = type("Machine", (EngineMachine,), {"harness_factory": staticmethod(harness_factory)})
+    machine: type[RuleBasedStateMachine] = type("Machine", (base,), {"harness_factory": staticmethod(harness_factory)})
     machine.TestCase.settings = settings(
         max_examples=max_examples,
         stateful_step_count=steps,
