@@ -54,7 +54,8 @@ class Unique(Struct, frozen=True):
     ``until``: the key is freed when its job starts, when it is done (or dead, or cancelled), or by ``expiry`` of
     ``ttl`` alone; a ``ttl`` counts from the due time and also bounds the other two. ``on_conflict``: ``return`` the
     existing job's handle, ``raise`` Duplicate, ``replace`` the arguments and the time of a waiting one, or
-    ``keep_latest``: at most one runs and one waits, and that one has the latest arguments. Raises ConfigError.
+    ``keep_latest``: at most one runs and one waits, and that one has the latest arguments; while one waits, no ``ttl``
+    takes the key from the one that runs. Raises ConfigError.
     """
 
     key: Key

@@ -57,7 +57,8 @@ WHERE seq = (SELECT seq FROM "windlass_jobs" WHERE id = ?) ON CONFLICT (gate) DO
 DROP_HOLDS: Final = """
 DELETE FROM "windlass_holds" WHERE seq = (SELECT seq FROM "windlass_jobs" WHERE id = ?)
 """
-WAIT_BEHIND: Final = 'UPDATE "windlass_unique" SET next = ? WHERE key = ?'
+# While one waits behind the holder, the key is the holder's to its end: nothing else would wake it.
+WAIT_BEHIND: Final = 'UPDATE "windlass_unique" SET next = ?, expires_at = NULL WHERE key = ?'
 BLOCK: Final = "UPDATE \"windlass_jobs\" SET state = 'blocked', blocked_by = ? WHERE id = ?"
 # A marker is forgotten when its time is over and no record carries its key any more.
 FORGET_MARKERS: Final = """

@@ -156,6 +156,21 @@ class UniqueSuite:
         assert put(store, unique("d", "keep_latest")) == ("d", False)
         assert take(store) == []
 
+    def test_what_waits_behind_a_holder_follows_it_also_when_its_ttl_is_over(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, unique("a", "keep_latest", ttl_ms=5_000))
+        (running,) = take(store)
+        assert put(store, unique("b", "keep_latest", ttl_ms=5_000)) == ("b", False)
+        harness.clock.advance(6_000)
+        upkeep(store)
+        join(store)
+        assert take(store) == []
+        assert put(store, unique("c", "keep_latest", payload="[3]")) == ("b", True)
+        store.settle([ended(running)])
+        upkeep(store)
+        assert [(lease.id, lease.payload) for lease in take(store)] == [("b", b"[3]")]
+
     def test_two_that_replace_in_one_batch_leave_one_job_that_runs_once(self, harness: Harness) -> None:
         store = harness.engine
         join(store)

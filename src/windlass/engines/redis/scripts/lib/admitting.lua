@@ -53,7 +53,8 @@ function G.yields(i, id)
   if key then
     new.claims[id] = true
     if u then
-      u[2], new.behind[i] = id, key
+      -- While one waits behind the holder, the key is the holder's to its end: nothing else would wake it.
+      u[2], u[4], new.behind[i] = id, -1, key
     else
       u = { id, '', g[3][2], g[3][3] >= 0 and new.specs[i].run_at + g[3][3] or -1 }
     end
