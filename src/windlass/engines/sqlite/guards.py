@@ -329,13 +329,10 @@ class Judge:
                 return self._now if meter.room() > 0 else meter.opens_at()
             case Gates.CIRCUIT:
                 doc = self._circuit(guard.key)
-                match doc.state_at(self._now):
-                    case "closed":
-                        # The steps have grown beyond what one claim takes: the next claim may go on at once.
-                        return self._now if guard.gate in self._generous else self._now + STAGGER_MS
-                    case "open":
-                        return doc.open_until
-                return self._now + circuits.PROBE_LOOK_MS if self._outside_probes(guard.key) else None
+                if doc.state_at(self._now) == "closed":
+                    # The steps have grown beyond what one claim takes: the next claim may go on at once.
+                    return self._now if guard.gate in self._generous else self._now + STAGGER_MS
+                return self._now if self._free(guard) > 0 else self._opens_again(guard.key, doc)
             case _:
                 return self._now if self._free(guard) > 0 else None
 
@@ -395,11 +392,10 @@ class Judge:
                         return NO_PLACE
                 case Gates.CIRCUIT:
                     doc = self._circuit(guard.key)
-                    state = doc.state_at(self._now)
-                    if state == "closed":
+                    if doc.state_at(self._now) == "closed":
                         continue
                     if doc.probes_free(self._now, self._count(guard.gate) + self._outside_probes(guard.key)) <= 0:
-                        return Refused(guard.gate, doc.open_until if state == "open" else None)
+                        return Refused(guard.gate, self._opens_again(guard.key, doc))
                     if not at_once:
                         return NO_PLACE
         return None
@@ -429,6 +425,12 @@ class Judge:
         if doc is None:
             doc = self._circuits[name] = circuits.read(self._db, self._q, name)
         return doc
+
+    def _opens_again(self, name: str, doc: circuits.Doc) -> int | None:
+        """When a circuit that lets nobody through is to be looked at; None: when a job that is a probe ends."""
+        if doc.state_at(self._now) == "open":
+            return doc.open_until
+        return self._now + circuits.PROBE_LOOK_MS if self._outside_probes(name) else None
 
     def _outside_probes(self, name: str) -> int:
         return circuits.outside_probes(self._db, self._q, name, self._now)

@@ -547,6 +547,36 @@ class GuardSuite:
         store.switch("stripe", None, False, None, 1)
         assert got(take(store)) == ["a"]
 
+    def test_a_probe_that_one_claim_does_not_take_is_left_for_the_next(self, harness: Harness) -> None:
+        store, policy = harness.engine, CircuitPolicy(failures=1, open_for_ms=5_000)
+        join(store)
+        store.tally("stripe", policy, Tally(failed=1))
+        put(store, "a", guards=(circuit(),))
+        assert take(store) == []
+        store.enqueue([job("urgent", priority=-5), job("other", queue="q2")])
+        harness.clock.advance(5_000)
+        assert got(take(store, queues=[QueueShare("q2", 5)])) == ["other"]  # a worker that does not serve its queue,
+        assert got(take(store, limit=1)) == ["urgent"]  # one that is full before it,
+        assert store.claim(Want("w1", 5, room=0)).leases == []  # and one that could not start it at once
+        assert got(take(store)) == ["a"]
+
+    def test_jobs_that_come_while_a_call_probes_go_on_when_that_call_vanishes(self, harness: Harness) -> None:
+        store, policy = harness.engine, CircuitPolicy(failures=1, open_for_ms=5_000)
+        join(store)
+        store.tally("stripe", policy, Tally(failed=1))
+        harness.clock.advance(5_000)
+        assert store.probe("stripe", "t", 2_000, None).admitted
+        put(store, "a", guards=(circuit(),))
+        leases: list[Lease] = []
+        for _ in range(4):
+            claimed = store.claim(Want("w1", 5))
+            leases += claimed.leases
+            if leases:
+                break
+            assert claimed.due_in_ms is not None
+            harness.clock.advance(claimed.due_in_ms)
+        assert got(leases) == ["a"]
+
     # -- order of guards, lanes --
 
     def test_a_job_that_is_blocked_takes_nothing_of_its_other_guards(self, harness: Harness) -> None:

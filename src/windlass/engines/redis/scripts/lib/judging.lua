@@ -97,6 +97,12 @@ function G.write_meter(gate, m)
   call('ZADD', K.RATE_ENDS, over, gate)
 end
 
+-- When a circuit that lets nobody through is to be looked at; nil: when a job that is a probe ends.
+function G.opens_again(name, doc)
+  if G.state(doc) == 'open' then return doc.open_until >= 0 and doc.open_until or nil end
+  return #G.outside(name) > 0 and boot + PROBE_LOOK_MS or nil
+end
+
 -- Why a job does not go on: nil when it does; else kind and what belongs to it.
 function G.refuse(id, g)
   local at_once = G.passed < G.places
@@ -116,10 +122,9 @@ function G.refuse(id, g)
     elseif kind == 'circuit' then
       local name = string.sub(gate, 9)
       local doc = G.circuit(name)
-      local state = G.state(doc)
-      if state ~= 'closed' then
+      if G.state(doc) ~= 'closed' then
         if G.probes_free(doc, G.held_at(gate) + #G.outside(name) / 2) <= 0 then
-          return 'wait', gate, state == 'open' and doc.open_until >= 0 and doc.open_until or nil
+          return 'wait', gate, G.opens_again(name, doc)
         end
         if not at_once then return 'later' end
       end
@@ -229,14 +234,11 @@ function G.close_gates(filled)
       elseif guard[1] == 'circuit' then
         local name = string.sub(gate, 9)
         local doc = G.circuit(name)
-        local state = G.state(doc)
-        if state == 'closed' then
+        if G.state(doc) == 'closed' then
           -- The steps have grown beyond what one claim takes: the next claim may go on at once.
           at_ms = G.generous[gate] and boot or boot + STAGGER_MS
-        elseif state == 'open' then
-          at_ms = doc.open_until >= 0 and doc.open_until or nil
         else
-          at_ms = #G.outside(name) > 0 and boot + PROBE_LOOK_MS or nil
+          at_ms = G.free_at(guard, g) > 0 and boot or G.opens_again(name, doc)
         end
       else
         at_ms = G.free_at(guard, g) > 0 and boot or nil
