@@ -27,6 +27,8 @@ RUNNING: Final = "SELECT queue, count(*) FROM \"windlass_jobs\" WHERE state = 'r
 WAITING: Final = """
 SELECT EXISTS (SELECT 1 FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 AND queue = ?1)
     OR EXISTS (SELECT 1 FROM "windlass_jobs" WHERE state = 'ready' AND crashes >= 2 AND purge_at IS NULL AND queue = ?1)
+    OR EXISTS (SELECT 1 FROM "windlass_gates" JOIN "windlass_jobs" ON state = 'blocked' AND blocked_by = gate
+               WHERE at <= ?2 AND queue = ?1)
 """
 HOLD_BACK: Final = 'UPDATE "windlass_queues" SET held_back = ?2 WHERE name = ?1 AND held_back != ?2'
 ANY_HELD_BACK: Final = 'SELECT 1 FROM "windlass_queues" WHERE held_back != 0 LIMIT 1'
@@ -129,7 +131,7 @@ class Bounds:
         return None if next_at is None else max(1, next_at - self._now + LATE_MS)
 
     def _waits(self, queue: str) -> bool:
-        return bool(self._db.execute(self._q(WAITING), (queue,)).fetchall()[0][0])
+        return bool(self._db.execute(self._q(WAITING), (queue, self._now)).fetchall()[0][0])
 
 
 def make_room(db: apsw.Connection, q: Sql, outcomes: Sequence[Outcome]) -> bool:

@@ -142,7 +142,8 @@ class Claimer:
         judge = Judge(db, q, steady_now, want.room, want.late_ms)
         bounds = bounds_of(db, q, want, shares, rows, steady_now)
         if not want.alone:
-            judge.let_on([share.name for share in shares], want.limit)
+            # A queue that may give nothing would keep what a gate lets through from the others.
+            judge.let_on([one.name for one in shares if bounds is None or bounds.room(one.name) > 0], want.limit)
         leases: list[Lease] = []
         ended: list[str] = []
         left = 1 if want.alone else want.limit

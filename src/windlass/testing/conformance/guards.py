@@ -17,6 +17,7 @@ from windlass.model import (
     LeaseRef,
     NewJob,
     QueueShare,
+    RateBound,
     Rules,
     State,
     Tally,
@@ -233,6 +234,36 @@ class GuardSuite:
         store.resume("qp")
         end(store, [lease])
         assert got(take(store)) == ["p"]
+
+    @pytest.mark.parametrize("bound", ["limit", "rate"])
+    def test_a_waiter_of_a_full_queue_does_not_keep_a_slot_from_others(self, harness: Harness, bound: str) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "a", guards=(slots(1),), queue="qb")
+        store.enqueue([job("filler", queue="qa")])
+        running = {lease.id: lease for lease in take(store)}
+        put(store, "b", guards=(slots(1),), queue="qa", priority=-1)
+        put(store, "p", guards=(slots(1),), queue="qb")
+        assert take(store) == []
+        if bound == "limit":
+            store.set_limit("qa", 1)
+        else:
+            store.set_rate("qa", RateBound(1, 60_000))
+            store.enqueue([job("spender", queue="qa")])
+            assert got(take(store)) == ["spender"]
+        end(store, [running["a"]])
+        (lease,) = take(store)
+        assert lease.id == "p"
+        end(store, [lease])
+        claimed = store.claim(Want("w1", 5))
+        assert claimed.leases == []
+        if bound == "limit":
+            end(store, [running["filler"]])
+        else:
+            assert claimed.due_in_ms is not None
+            harness.clock.advance(claimed.due_in_ms)
+            join(store)
+        assert got(take(store)) == ["b"]
 
     def test_a_waiter_is_only_given_to_a_worker_that_serves_its_queue(self, harness: Harness) -> None:
         store = harness.engine

@@ -57,7 +57,13 @@ end
 -- them now; gives in how many ms the next rate has room for a job that waits. Meters are written with those of guards.
 function G.unbind()
   local function waits(queue)
-    return call('ZCARD', KEYS[at[queue] + kREADY]) > 0 or call('ZCOUNT', KEYS[at[queue] + kALONE], '-inf', wall) > 0
+    if call('ZCARD', KEYS[at[queue] + kREADY]) > 0 or call('ZCOUNT', KEYS[at[queue] + kALONE], '-inf', wall) > 0 then
+      return true
+    end
+    for _, gate in ipairs(call('ZRANGEBYSCORE', K.GATES, '-inf', boot, 'LIMIT', 0, 64)) do
+      if G.count(K.BLOCKED, gate .. '\0' .. queue) > 0 then return true end
+    end
+    return false
   end
   local next_at
   for queue, meter in pairs(G.paced) do

@@ -131,11 +131,15 @@ local function claim(from)
   if limit <= 0 then return { 0, due_in, cancels, 0, {}, {}, {} } end
 
   local guarded = call('HLEN', K.GUARDS) > 0
-  local queues = {}
+  local queues, roomy = {}, {}
   for i, share in ipairs(open) do queues[i] = share[1] end
   if G.bind then G.bind(queues, cmsgpack.unpack(ARGV[from + 7]), limit) end
   local bound = G.bound
-  if guarded and not alone then G.let_on(queues, limit) end
+  -- A queue that may give nothing would keep what a gate lets through from the others.
+  for _, queue in ipairs(queues) do
+    if not bound or G.room(queue) > 0 then roomy[#roomy + 1] = queue end
+  end
+  if guarded and not alone then G.let_on(roomy, limit) end
   local leases, n, guards_of, finished = {}, 0, {}, {}
   local fence = math.max(tonumber(call('HGET', META, 'fence') or 0), micros - 1)
   local first = fence + 1
