@@ -200,7 +200,7 @@ def take_key(db: apsw.Connection, q: Sql, job: NewJob, unique: UniqueKey, now: i
 def taken(db: apsw.Connection, q: Sql, job: NewJob, unique: UniqueKey, now: int) -> Placed | None:
     """Settle the conflict of a job whose key is taken; None when the job is to be stored. Raises Duplicate."""
     found = db.execute(q(HOLDER), (unique.key,)).fetchone()
-    if found is None or found[0] == job.id or (found[2] is not None and found[2] <= now):
+    if found is None or (found[2] is not None and found[2] <= now):
         return None
     holder, behind = str(found[0]), found[1]
     if db.execute(q(STATE_OF), (job.id,)).fetchone() is not None:

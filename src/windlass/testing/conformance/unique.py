@@ -120,6 +120,17 @@ class UniqueSuite:
         upkeep(store)
         assert put(store, unique("c", until="expiry", ttl_ms=10_000)) == ("c", False)
 
+    def test_a_key_that_outlives_its_job_is_taken_for_a_new_one_of_the_same_id_too(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, unique("a", until="expiry", ttl_ms=10_000))
+        store.transition(Action.DELETE, ["a"])
+        assert put(store, unique("a", until="expiry", ttl_ms=10_000)) == ("a", True)
+        assert state_of(store, "a") is None
+        harness.clock.advance(10_000)
+        assert put(store, unique("a", until="expiry", ttl_ms=10_000)) == ("a", False)
+        assert [lease.id for lease in take(store)] == ["a"]
+
     def test_a_ttl_counts_from_the_due_time(self, harness: Harness) -> None:
         store = harness.engine
         put(store, unique("a", ttl_ms=1_000, delay_ms=5_000))
