@@ -136,7 +136,8 @@ class Fleet:
     def lines(self, what: str = "") -> list[Line]:
         if not self.ledger.exists():
             return []
-        rows = (line.split() for line in self.ledger.read_text().splitlines())
+        whole, _, _ = self.ledger.read_text().rpartition("\n")  # the last line may be half written
+        rows = (line.split() for line in whole.splitlines())
         found = [Line(w, i, q, int(p), int(f), int(t), int(s)) for w, i, q, p, f, t, s in rows]
         return [line for line in found if not what or line.what == what]
 
