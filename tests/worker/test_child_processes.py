@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,10 @@ from fleet import DEADLINE, Fleet, fleet_in
 
 from windlass import State, Windlass
 from windlass.model import Kind, Outcome, Want, WorkerInfo
-from windlass.worker.children import Answer, Children, Line
+from windlass.worker.children import Answer, ChildLine, Children
 from windlass.worker.deadlines import Deadlines
 from windlass.worker.run import JobRun
+from windlass.worker.wire import Line
 from windlass.worker.worker import Worker
 
 MODULE = """
@@ -121,12 +121,15 @@ class Answering:
     """Forks nothing: the other end of each socket is here, and answers when it is told that it is killed."""
 
     def __init__(self) -> None:
-        self.ends: list[Line] = []
+        self.ends: list[ChildLine] = []
         self.asked = threading.Event()
 
-    def start(self) -> tuple[socket.socket, int]:
-        ours, theirs = socket.socketpair()
-        self.ends.append(Line(theirs))
+    def open(self) -> None:
+        raise AssertionError("nobody asked for a zygote")
+
+    def start(self) -> tuple[Line, int]:
+        ours, theirs = Line.pair()
+        self.ends.append(ChildLine(theirs))
         self.asked.set()
         return ours, len(self.ends)
 

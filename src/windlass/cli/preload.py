@@ -6,7 +6,6 @@ the application's parts, because nothing below row 5 knows the application.
 
 from __future__ import annotations
 
-import socket
 import sys
 
 import msgspec
@@ -16,15 +15,27 @@ from windlass.cli.loading import load_app
 from windlass.cli.logs import configure_logs
 from windlass.errors import ConfigError, WindlassError
 from windlass.settings import Settings, mask_url
-from windlass.worker import children, wire
-from windlass.worker.children import ChildHost, serve_child
+from windlass.worker.children import ChildHost, ChildLine, serve_child
 from windlass.worker.execute import prepare
 from windlass.worker.layout import alone_plan, lay_out
-from windlass.worker.messages import Alone, Asked, Failed, ForkWorker, Full, Hello, Launch, decode_launch, encode
-from windlass.worker.process import Line, serve_worker
+from windlass.worker.messages import (
+    Alone,
+    Asked,
+    Failed,
+    ForkWorker,
+    Full,
+    Hello,
+    Launch,
+    Overran,
+    decode_launch,
+    encode,
+)
+from windlass.worker.process import ControlLine, serve_worker
 from windlass.worker.recycle import FORK_COST, resident
 from windlass.worker.run import Prepared
 from windlass.worker.slots import SlotTable
+from windlass.worker.title import set_title
+from windlass.worker.wire import Line
 from windlass.worker.worker import Worker, WorkerOptions
 from windlass.worker.zygote import Zygote, ZygoteFork
 
@@ -33,8 +44,15 @@ __all__ = ["main"]
 
 def main() -> None:
     """Load, say hello, fork until the supervisor goes away."""
-    control = socket.socket(fileno=int(sys.argv[1]))
-    launch = decode_launch(wire.receive(control))
+    control = Line(int(sys.argv[1]))
+    try:
+        run(control, decode_launch(control.receive()))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the supervisor has gone
+
+
+def run(control: Line, launch: Launch) -> None:
+    set_title("zygote", launch.app)
     try:
         app = load_app(launch.app)
         settings = settings_for(app, launch)
@@ -52,7 +70,7 @@ def main() -> None:
                 "use sqlite:///path.db, or run the jobs in your own process with a test harness"
             )
     except WindlassError as error:
-        wire.send(control, encode(Failed(str(error), 2)))
+        control.send(encode(Failed(str(error), 2)))
         return
     configure_logs(settings.log_format, launch.log_level)
     durability = "" if engine.durability == "unknown" else f" ({engine.durability})"  # a server says it when asked
@@ -61,10 +79,11 @@ def main() -> None:
         f"{len(app.registry)} jobs of {launch.app}, {'; '.join(map(str, crews))}",
         *app.loaded.warnings,
     ]
-    wire.send(control, encode(Hello(settings, crews, tuple(notes))))
+    control.send(encode(Hello(settings, crews, tuple(notes))))
 
-    def run_worker(order: ForkWorker, sock: socket.socket, table: int, fork: ZygoteFork) -> int:
-        line = Line(sock)
+    def run_worker(order: ForkWorker, control: Line, table: int, fork: ZygoteFork) -> int:
+        set_title("worker" if order.crew is not None else "worker (jobs run alone)", launch.app)
+        line = ControlLine(control)
         options = WorkerOptions(
             pools=(alone_plan(crews),) if order.crew is None else crews[order.crew].pools,
             burst=launch.burst,
@@ -84,6 +103,7 @@ def main() -> None:
             fork=fork,
             on_alone=lambda in_ms: line.send(Alone(in_ms)),
             on_full=lambda: line.send(Full()),
+            on_overrun=lambda: line.send(Overran()),
             on_control=lambda word: line.send(Asked(word)),
             hooks=app.hooks,
         )
@@ -93,8 +113,9 @@ def main() -> None:
         spec = app.registry.find(name)
         return None if spec is None else prepare(spec, app.middlewares, app.registry.circuits)
 
-    def run_child(sock: socket.socket) -> int:
-        serve_child(ChildHost(app.engine, app.clock, settings, app.events, children.Line(sock)), lookup)
+    def run_child(line: Line) -> int:
+        set_title("child", launch.app)
+        serve_child(ChildHost(app.engine, app.clock, settings, app.events, ChildLine(line)), lookup)
         return 0
 
     Zygote(control, run_worker, run_child).serve()

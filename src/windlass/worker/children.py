@@ -1,20 +1,23 @@
 """Jobs in processes of their own (``executor="process"``): killable at any moment, in C code too.
 
-A worker thread lends its slot to a child process and waits for the answer on a socket. The zygote forks the child,
-reaps it and is the only one to kill it, so a process id is never used after its process has gone. A child runs one job
-after another; it is replaced when a timeout, a cancel or a crash ended it, and when it has grown to ``max_memory``.
+A worker thread lends its slot to a child process and waits for the answer on a line. The zygote forks the child, reaps
+it and is the only one to kill it, with all that it started, so a process id is never used after its process has gone. A
+child runs one job after another; it is replaced when a timeout, a cancel or a crash ended it, and when it has grown to
+``max_memory``. One that died before it began with a job is nobody's fault: another child takes the job. When the system
+has no process to give, the job goes back for a while, and its slot is free for jobs that need none.
 
 The child opens its own engine, so a job's transactions work there as in a thread. What the worker has to know while a
-job runs (its progress, that a transaction has completed it) comes over the socket before the answer; that the worker is
-stopping goes the other way. When the worker dies, the socket ends and the child ends at once.
+job runs (its progress, that a transaction has completed it) comes over the line before the answer; that the worker is
+stopping goes the other way. When the worker dies, the line ends, and the child ends at once with all that it started.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -35,14 +38,23 @@ from windlass.fingerprint import POISON
 from windlass.guards.verdict import Verdict
 from windlass.model import Kind, Lease, Outcome, Rules
 from windlass.settings import Settings
-from windlass.worker import wire
 from windlass.worker.deadlines import Deadlines
 from windlass.worker.execute import failure, interrupted, run_async, run_sync, tell, withdrawn
 from windlass.worker.guarded import circuit_of, verdict_of
 from windlass.worker.recycle import resident
 from windlass.worker.run import JobRun, Prepared
+from windlass.worker.stacks import dump_on_signals
+from windlass.worker.wire import Line
+from windlass.worker.zygote import NoProcess
 
-__all__ = ["ChildHost", "Children", "Fork", "Line", "ProcessDied", "serve_child"]
+__all__ = ["ChildHost", "ChildLine", "Children", "Fork", "ProcessDied", "serve_child"]
+
+log = logging.getLogger("windlass.worker")
+
+TRIES = 3  # children that may die one after the other before they have begun with a job
+ENDING = 5.0  # seconds for a child to end
+NO_PROCESS_DELAY = 1.0  # seconds until a job that found no process is tried again; longer each time, up to the next
+NO_PROCESS_DELAY_MAX = 10.0
 
 
 class ProcessDied(WindlassError):
@@ -52,8 +64,12 @@ class ProcessDied(WindlassError):
 class Fork(Protocol):
     """Asks the zygote for processes."""
 
-    def start(self) -> tuple[socket.socket, int]:
-        """Fork a child; give the socket to it and its token."""
+    def open(self) -> None:
+        """Begin to listen to the zygote; before the first child is asked for."""
+        ...
+
+    def start(self) -> tuple[Line, int]:
+        """Fork a child; give the line to it and its token. *Blocking.* Raises NoProcess when the system has none."""
         ...
 
     def kill(self, token: int) -> None:
@@ -74,6 +90,10 @@ class Order(Struct, array_like=True, tag="order"):
 
 class Stopping(Struct, array_like=True, tag="stopping"):
     """Worker to child: whatever runs should end soon."""
+
+
+class Began(Struct, array_like=True, tag="began"):
+    """Child to worker: the order has come; from now on a death is charged to its job."""
 
 
 class Report(Struct, array_like=True, tag="report"):
@@ -99,36 +119,29 @@ class Answer(Struct, array_like=True, tag="answer"):
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_child = msgspec.msgpack.Decoder(Order | Stopping).decode
-decode_to_worker = msgspec.msgpack.Decoder(Report | Completed | Answer).decode
+decode_to_worker = msgspec.msgpack.Decoder(Began | Report | Completed | Answer).decode
 
 
-class Line:
-    """One end of the socket between a worker and a child of it. *Thread-safe* for sending."""
+class ChildLine:
+    """One end of the line between a worker and a child of it. *Thread-safe* for sending."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._lock = threading.Lock()
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self.receive = line.receive
+        self.close = line.close
 
-    def send(self, message: Order | Stopping | Report | Completed | Answer) -> None:
+    def send(self, message: Order | Stopping | Began | Report | Completed | Answer) -> None:
         """Send one message, whole. *Blocking.* Raises OSError when the other end has gone."""
-        packed = encode(message)
-        with self._lock:
-            wire.send(self._sock, packed)
-
-    def receive(self) -> bytes:
-        """Receive one message. *Blocking.* Raises EOFError or OSError when the other end has gone."""
-        return wire.receive(self._sock)
-
-    def close(self) -> None:
-        self._sock.close()
+        self._line.send(encode(message))
 
 
 class Child:
     """One child process, as the worker sees it."""
 
-    def __init__(self, line: Line, token: int) -> None:
+    def __init__(self, line: ChildLine, token: int) -> None:
         self.line = line
         self.token = token
+        self.began = False  # with the job that it was given last
         self.doomed = False  # its kill is on its way, so no other job may run in it
 
 
@@ -142,10 +155,31 @@ class Children:
         self._running: dict[JobRun, Child] = {}
         self._stopping = False
 
+    def open(self) -> None:
+        """Make ready to start children."""
+        self._fork.open()
+
     def run(self, run: JobRun, deadlines: Deadlines) -> Outcome | None:
         """Run a job in a child to its outcome. *Blocking.*"""
-        child = self._take()
-        run.began_ns = time.monotonic_ns()
+        for _ in range(TRIES):
+            try:
+                child = self._take()
+            except NoProcess as error:
+                return no_process(run, error)
+            run.began_ns = time.monotonic_ns()
+            answer = self._run_in(child, run, deadlines)
+            if answer is not None:
+                run.verdict = answer.verdict
+                return answer.outcome
+            status = self._fork.status(child.token, ENDING)
+            if child.began or child.doomed:
+                return died(run, status)
+            how = describe(status)
+            log.warning("a child process %s before it began with job %s; another takes it", how, run.lease.id)
+        return no_process(run, NoProcess(f"{TRIES} child processes died before they began with it"))
+
+    def _run_in(self, child: Child, run: JobRun, deadlines: Deadlines) -> Answer | None:
+        """Give a job to a child; None: the child has died."""
         with self._lock:
             self._running[run] = child
         deadline = None
@@ -161,15 +195,13 @@ class Children:
             del self._running[run]
             keep = answer is not None and not (answer.full or child.doomed)
             if keep:
+                child.began = False
                 self._idle.append(child)
-        status = None
         if not keep:
             child.line.close()
-            status = self._fork.status(child.token, 5.0)
-        if answer is None:
-            return died(run, status)
-        run.verdict = answer.verdict
-        return answer.outcome
+            if answer is not None:  # it ends by itself, or is made to
+                deadlines.add(ENDING, lambda: self._fork.kill(child.token))
+        return answer
 
     def kill(self, run: JobRun, *, timed_out: bool = False) -> None:
         """Kill the child that runs this job, if one does."""
@@ -206,6 +238,8 @@ class Children:
         child.line.send(Order(run.lease, run.host.origin))
         while True:
             match decode_to_worker(child.line.receive()):
+                case Began():
+                    child.began = True
                 case Report(text):
                     run.report(text)
                 case Completed():
@@ -217,8 +251,17 @@ class Children:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        sock, token = self._fork.start()
-        return Child(Line(sock), token)
+        line, token = self._fork.start()
+        return Child(ChildLine(line), token)
+
+
+def no_process(run: JobRun, error: NoProcess) -> Outcome:
+    """Put a job back that found no process to run in: no attempt is used, however often it happens."""
+    lease = run.lease
+    delay = min(NO_PROCESS_DELAY_MAX, NO_PROCESS_DELAY * 2 ** min(lease.snoozes, 10)) * run.host.rng.uniform(0.5, 1.0)
+    log.error("no process can be started for job %s %s, next try in %.1f s: %s", lease.name, lease.id, delay, error)
+    reason = f"no process could be started: {error}"
+    return Outcome(lease.id, lease.fence, Kind.SNOOZE, reason=reason, delay_ms=round(delay * 1000))
 
 
 def died(run: JobRun, status: int | None) -> Outcome | None:
@@ -279,7 +322,7 @@ def describe(status: int | None) -> str:
 class ChildHost:
     """What a run in a child process has for a host: its own engine, and the line to the worker."""
 
-    def __init__(self, engine: Store, clock: Clock, settings: Settings, events: Events, line: Line) -> None:
+    def __init__(self, engine: Store, clock: Clock, settings: Settings, events: Events, line: ChildLine) -> None:
         self.engine = engine
         self.clock = clock
         self.settings = settings
@@ -308,26 +351,47 @@ class ChildRun(JobRun):
 
 
 def serve_child(host: ChildHost, lookup: Callable[[str], Prepared | None]) -> None:
-    """Run orders from the worker until it goes away. The main thread runs the jobs; another watches the line."""
-    orders: SimpleQueue[Order] = SimpleQueue()
+    """Run orders until the worker lets this process go. The main thread runs the jobs; another watches the line."""
+    orders: SimpleQueue[Order | None] = SimpleQueue()
+    running: list[Lease] = []
 
     def watch() -> None:
         while True:
             try:
                 message = decode_to_child(host.line.receive())
             except (OSError, EOFError):
-                os._exit(0)  # the worker has gone; whatever runs here must not go on
+                if running:  # the worker has gone; whatever runs here must not go on, nor what it started
+                    os.killpg(0, signal.SIGKILL)
+                orders.put(None)
+                return
             match message:
                 case Order():
+                    running.append(message.lease)
                     orders.put(message)
                 case Stopping():
                     host.stopping = True
 
+    def describe_jobs() -> list[str]:
+        jobs = [f"{lease.name} {lease.id} attempt {lease.attempt}" for lease in running]
+        return [f"child process {os.getpid()} runs: {', '.join(jobs) or 'nothing'}"]
+
+    dump_on_signals(describe_jobs, running_tasks)
     threading.Thread(target=watch, name="windlass-orders", daemon=True).start()
-    while True:
-        order = orders.get()
-        host.origin = order.origin
-        host.line.send(run_order(order.lease, host, lookup))
+    with contextlib.suppress(OSError):  # the worker has gone in this moment
+        while (order := orders.get()) is not None:
+            host.line.send(Began())
+            host.origin = order.origin
+            answer = run_order(order.lease, host, lookup)
+            running.clear()
+            host.line.send(answer)
+
+
+def running_tasks() -> set[asyncio.Task[object]]:
+    """The tasks of the job that runs in this thread, if it is a coroutine."""
+    try:
+        return asyncio.all_tasks()
+    except RuntimeError:
+        return set()
 
 
 def run_order(lease: Lease, host: ChildHost, lookup: Callable[[str], Prepared | None]) -> Answer:
@@ -336,12 +400,7 @@ def run_order(lease: Lease, host: ChildHost, lookup: Callable[[str], Prepared | 
     assert prepared is not None, lease.name  # the worker looked it up in the same registry
     run = ChildRun(lease, prepared, host)
     began = time.monotonic()
-    if prepared.spec.is_async:
-        import asyncio
-
-        outcome = asyncio.run(run_async(run))
-    else:
-        outcome = run_sync(run)
+    outcome = asyncio.run(run_async(run)) if prepared.spec.is_async else run_sync(run)
     circuit, most = circuit_of(run), host.settings.max_memory
     verdict = None if circuit is None else verdict_of(run, circuit, began)
     return Answer(outcome, verdict, most is not None and resident() >= most)

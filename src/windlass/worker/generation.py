@@ -7,34 +7,49 @@ them; only the supervisor's own writes.
 from __future__ import annotations
 
 import contextlib
-import socket
+import os
+import signal
 import subprocess
 import sys
 import time
 
 from windlass.model import WorkerInfo
 from windlass.settings import Settings
-from windlass.worker import wire
-from windlass.worker.messages import Bye, Command, Ended, Hello, Launch, encode
-from windlass.worker.slots import SlotTable
+from windlass.worker.messages import Bye, Command, Ended, ForkWorker, Hello, Judge, Kill, Launch, Show, encode
+from windlass.worker.slots import Running, SlotTable
+from windlass.worker.wire import Line
 
-__all__ = ["Generation", "Process"]
+__all__ = ["PATIENCE", "Generation", "Process"]
+
+PATIENCE = 5.0  # seconds for a process to take a message, or to finish one that it has begun
 
 
 class Generation:
     """One zygote and what was forked from it. HUP makes a new one."""
 
     def __init__(self, launch: Launch) -> None:
-        self.control, theirs = socket.socketpair()
+        """Raises OSError when the system has no process or no descriptors to give."""
         self.hello: Hello | None = None
         self.gone = False
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "windlass.cli.preload", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-        )
-        theirs.close()
-        wire.send(self.control, encode(launch))
+        self.control, theirs = Line.pair(PATIENCE)
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "windlass.cli.preload", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        except BaseException:
+            self.control.close()
+            raise
+        finally:
+            theirs.close()
+        with contextlib.suppress(OSError):  # one that has died at once is heard of otherwise
+            self.control.send(encode(launch))
+
+    def ask(self, message: ForkWorker | Kill | Show, fds: tuple[int, ...] = ()) -> None:
+        """Ask the zygote for something; one that has gone is heard of otherwise."""
+        with contextlib.suppress(OSError):
+            self.control.send(encode(message), fds)
 
     def close(self) -> None:
         """Let the zygote end when its last process has."""
@@ -45,9 +60,7 @@ class Generation:
 class Process:
     """One worker process."""
 
-    def __init__(
-        self, token: int, control: socket.socket, table: SlotTable, generation: Generation, crew: int | None
-    ) -> None:
+    def __init__(self, token: int, control: Line, table: SlotTable, generation: Generation, crew: int | None) -> None:
         self.token = token
         self.control = control
         self.table = table
@@ -62,6 +75,10 @@ class Process:
         self.killed = False  # by us, after its grace
         self.stopping = False
         self.ended = False
+        self.silent = False  # its end of the line is closed
+        self.broken = False  # it does not take what it is told
+        self.overran = False  # it has said that a job of it does not end, and ends by itself
+        self.culprits: list[Running] = []  # the jobs it was killed for, since they did not end and it could not
         self.began = time.monotonic()
 
     @property
@@ -78,10 +95,27 @@ class Process:
         """Tell the process; one that has gone is heard of otherwise."""
         self.send(Command(word))
 
-    def send(self, message: Command | Ended) -> None:
+    def send(self, message: Command | Ended | Judge) -> None:
         """Send a message; one to a process that has gone is lost."""
-        with contextlib.suppress(OSError):
-            wire.send(self.control, encode(message))
+        try:
+            self.control.send(encode(message))
+        except TimeoutError:
+            self.broken = True
+        except OSError:
+            pass
+
+    def kill(self) -> None:
+        """Kill it, and take note that it did not crash."""
+        self.killed = True
+        if not self.generation.gone:
+            self.generation.ask(Kill(self.token))
+        elif self.pid:
+            with contextlib.suppress(OSError):  # it has just ended
+                os.kill(self.pid, signal.SIGKILL)
+
+    def show(self) -> None:
+        """Have it and its children write their stacks."""
+        self.generation.ask(Show(self.token))
 
     def is_starved(self, now: int, settings: Settings) -> bool:
         """Whether it lives and does not get to renew its lease itself; ``now`` in ms of the boot clock.

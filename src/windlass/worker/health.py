@@ -1,4 +1,4 @@
-"""How the worker processes of a supervisor are, from what they left in shared memory. Asked by other threads.
+"""How the worker processes of a supervisor are, from what they left in shared memory. Some is asked by other threads.
 
 Nothing here changes anything, asks the store, or asks a process.
 """
@@ -9,16 +9,21 @@ from collections.abc import Sequence
 
 from windlass.settings import Settings
 from windlass.worker.generation import Process
+from windlass.worker.slots import Running
 
-__all__ = ["missing", "stuck"]
+__all__ = ["hanging", "missing", "stuck", "wedged"]
 
 
 def stuck(processes: Sequence[Process], settings: Settings, now: int) -> str | None:
-    """What is wrong with their life: one that has not looked for jobs within ``live_within``; ``now`` in boot ms."""
+    """What is wrong with their life, of what has lasted for ``live_within``; ``now`` in ms of the boot clock."""
     for process in processes:
-        silent = now - process.table.polled_at
-        if process.ready and silent > settings.live_within:
+        if not process.ready:
+            continue
+        silent, blocked = now - process.table.polled_at, process.table.blocked_since
+        if silent > settings.live_within:
             return f"worker process {process.pid} has not looked for jobs for {silent / 1000:.0f} s"
+        if blocked and now - blocked > settings.live_within:
+            return f"the event loop of worker process {process.pid} has been blocked for {(now - blocked) / 1000:.0f} s"
     return None
 
 
@@ -28,9 +33,31 @@ def missing(processes: Sequence[Process], wanted: int, settings: Settings, now: 
     if len(ready) < wanted:
         return f"{len(ready)} of {wanted} worker processes are ready"
     for process in ready:
+        blocked = process.table.blocked_since
+        if blocked:
+            return f"the event loop of worker process {process.pid} has been blocked for {(now - blocked) / 1000:.0f} s"
         away = process.table.away_since
         # A process looks every poll_max; one that does not is waiting for an answer of the store.
         since = away or process.table.polled_at
         if away or now - since > 2 * settings.poll_max + 1_000:
             return f"the store has been away for {(now - since) / 1000:.0f} s"
     return stuck(processes, settings, now)
+
+
+def hanging(process: Process, now: int, after: int) -> list[Running]:
+    """The jobs of a process that are ``after`` ms past their timeout: it could not end them."""
+    return [one for one in process.table.running() if now > one.until + after]
+
+
+def wedged(process: Process, settings: Settings, now: int) -> str | None:
+    """What keeps a process that is alive from its work, though its threads get to run.
+
+    A process that is starved as a whole is none: a job may hold the interpreter lock for as long as it has no timeout.
+    """
+    table = process.table
+    unheard, unpolled = now - table.beat_at, now - table.polled_at
+    if unheard < settings.lease and unpolled > settings.live_within:
+        return f"its pump has not looked for jobs for {unpolled / 1000:.0f} s"
+    if unpolled < settings.live_within / 2 and unheard > settings.lease + settings.live_within and not table.away_since:
+        return f"its heart has not beaten for {unheard / 1000:.0f} s"
+    return None

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextvars import copy_context
-from typing import cast
+from contextvars import Context, copy_context
+from typing import Any, cast
 
+from windlass.context import CURRENT
 from windlass.worker.run import JobRun
 
 __all__ = ["Loop", "LoopThread"]
@@ -38,11 +40,34 @@ class LoopThread:
         with self._lock:
             if self.loop is None:
                 self.loop = asyncio.new_event_loop()
+                if sys.version_info < (3, 12):
+                    self.loop.set_task_factory(remember_context)
                 self._thread = threading.Thread(
                     target=self._serve, args=(self.loop,), name="windlass-loop", daemon=True
                 )
                 self._thread.start()
             return self.loop
+
+    @property
+    def ident(self) -> int | None:
+        """The id of the thread."""
+        return None if self._thread is None else self._thread.ident
+
+    def call(self, callback: Callable[[], object]) -> None:
+        """Have the loop call something soon. *Thread-safe.*"""
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(callback)
+
+    def current_run(self) -> JobRun | None:
+        """The run that the task belongs to that the loop is in at this moment. *Thread-safe.*"""
+        task = None if self.loop is None else asyncio.current_task(self.loop)
+        if task is None:
+            return None
+        if sys.version_info >= (3, 12):
+            context = task.get_context().get(CURRENT)
+        else:
+            context = getattr(task, "windlass_context", None)
+        return None if context is None else cast("JobRun", context._run)
 
     def stop(self, timeout: float) -> None:
         """End the thread; the tasks must have ended or been cancelled."""
@@ -114,15 +139,6 @@ class Loop:
         if loop is not None:
             loop.call_soon_threadsafe(self._cancel, run)
 
-    def cancel_after(self, run: JobRun, seconds: float) -> asyncio.TimerHandle:
-        """Cancel the run's task unless it has ended by then. For the loop's own thread, as is what it gives."""
-        assert self._loop is not None
-        return self._loop.call_later(seconds, self._time_out, run)
-
-    def dump(self) -> list[asyncio.Task[None]]:
-        """The running tasks, for a stack dump."""
-        return list(self._tasks.values())
-
     def _start_some(self) -> None:
         self._starting = False
         loop = self._loop
@@ -166,7 +182,11 @@ class Loop:
         if task is not None:
             task.cancel()
 
-    def _time_out(self, run: JobRun) -> None:
-        if run in self._tasks:
-            run.timed_out = True
-            self._tasks[run].cancel()
+
+def remember_context(
+    loop: asyncio.AbstractEventLoop, coroutine: Any, context: Context | None = None
+) -> asyncio.Task[Any]:
+    """Make a task that knows its job, which Python tells of a task from 3.12 on."""
+    task = asyncio.Task(coroutine, loop=loop, context=context)
+    task.windlass_context = CURRENT.get(None)  # type: ignore[attr-defined]
+    return task

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from windlass.model import Outcome, WorkerInfo
+from windlass.model import LeaseRef, Outcome, WorkerInfo
 from windlass.settings import Settings
 from windlass.worker.layout import Crew
 
@@ -24,9 +24,14 @@ __all__ = [
     "Forked",
     "Full",
     "Hello",
+    "Judge",
+    "Judged",
     "Kill",
     "Launch",
+    "NotForked",
+    "Overran",
     "Ready",
+    "Show",
     "decode_from_child",
     "decode_from_zygote",
     "decode_to_child",
@@ -67,7 +72,13 @@ class ForkWorker(Struct, frozen=True, tag=True):
 
 
 class Kill(Struct, frozen=True, tag=True):
-    """Kill a process that this zygote forked, if it still lives."""
+    """Kill a process that this zygote forked, if it still lives; a child with all that it started."""
+
+    token: int
+
+
+class Show(Struct, frozen=True, tag=True):
+    """Have a worker process and its children write their stacks."""
 
     token: int
 
@@ -94,20 +105,41 @@ class Forked(Struct, frozen=True, tag=True):
     pid: int
 
 
-class Died(Struct, frozen=True, tag=True):
-    """A process has ended with this wait status."""
+class NotForked(Struct, frozen=True, tag=True):
+    """The system has no process to give; the same request may be made again later."""
 
     token: int
-    status: int
+    why: str
+
+
+class Died(Struct, frozen=True, tag=True):
+    """A process has ended with this wait status; None: nobody knows how."""
+
+    token: int
+    status: int | None
 
 
 # -- supervisor ⇄ worker process --
 
 
 class Command(Struct, frozen=True, tag=True):
-    """``stop`` (with grace), ``abort`` (none), ``quiet``, ``dump``."""
+    """``stop`` (with grace), ``abort`` (none), ``quiet``."""
 
     word: str
+
+
+class Judge(Struct, frozen=True, tag=True):
+    """Say what becomes of jobs that ran past their timeout in a process that had to be killed for it."""
+
+    token: int  # of that process
+    culprits: tuple[LeaseRef, ...]
+
+
+class Judged(Struct, frozen=True, tag=True):
+    """What becomes of them: to be settled by whoever asked."""
+
+    token: int
+    outcomes: tuple[Outcome, ...]
 
 
 class Ended(Struct, frozen=True, tag=True):
@@ -142,6 +174,10 @@ class Full(Struct, frozen=True, tag=True):
     """The worker has done enough, or has grown too large: its successor should start."""
 
 
+class Overran(Struct, frozen=True, tag=True):
+    """A job does not end though its time is up: the worker ends when its other jobs have, and takes that job along."""
+
+
 class Asked(Struct, frozen=True, tag=True):
     """Somebody asked something of this worker through the store: ``quiet`` or ``stop``."""
 
@@ -166,16 +202,16 @@ class ForkChild(Struct, frozen=True, tag=True):
 
 
 class ChildDied(Struct, frozen=True, tag=True):
-    """Such a child has ended with this wait status."""
+    """Such a child has ended with this wait status; None: nobody knows how."""
 
     token: int
-    status: int
+    status: int | None
 
 
 encode = msgspec.json.Encoder().encode
-decode_to_zygote = msgspec.json.Decoder(ForkWorker | ForkChild | Kill).decode
-decode_from_zygote = msgspec.json.Decoder(Hello | Failed | Forked | Died | ChildDied).decode
-to_child: msgspec.json.Decoder[Command | Ended] = msgspec.json.Decoder(Command | Ended)
+decode_to_zygote = msgspec.json.Decoder(ForkWorker | ForkChild | Kill | Show).decode
+decode_from_zygote = msgspec.json.Decoder(Hello | Failed | Forked | NotForked | Died | ChildDied).decode
+to_child: msgspec.json.Decoder[Command | Ended | Judge] = msgspec.json.Decoder(Command | Ended | Judge)
 decode_to_child = to_child.decode
-decode_from_child = msgspec.json.Decoder(Born | Ready | Alone | Full | Asked | Bye).decode
+decode_from_child = msgspec.json.Decoder(Born | Ready | Alone | Full | Overran | Asked | Judged | Bye).decode
 decode_launch = msgspec.json.Decoder(Launch).decode

@@ -1,27 +1,42 @@
 """The life of one worker process: run a worker, listen to the supervisor, end in order.
 
-Commands come over the control socket; when it ends, the supervisor has died, and the worker stops within its grace.
+Commands come over the control line; when it ends, the supervisor has died, and the worker stops within its grace.
 TERM and QUIT sent straight to this process do what they do to the whole worker.
 """
 
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import logging
 import signal
-import socket
-import sys
 import threading
+from collections.abc import Sequence
 
 from windlass.errors import EngineError, EngineUnusable
 from windlass.events import WorkerCrashed
 from windlass.hooks import Moment
-from windlass.worker import wire
-from windlass.worker.messages import Alone, Asked, Born, Bye, Command, Ended, Full, Ready, decode_to_child, encode
+from windlass.model import LeaseRef, Outcome
+from windlass.worker.farewell import end
+from windlass.worker.messages import (
+    Alone,
+    Asked,
+    Born,
+    Bye,
+    Command,
+    Ended,
+    Full,
+    Judge,
+    Judged,
+    Overran,
+    Ready,
+    decode_to_child,
+    encode,
+)
+from windlass.worker.stacks import dump_on_signals
+from windlass.worker.wire import Line
 from windlass.worker.worker import Worker
 
-__all__ = ["Line", "serve_worker"]
+__all__ = ["ControlLine", "serve_worker"]
 
 log = logging.getLogger("windlass.worker")
 
@@ -29,24 +44,23 @@ WAIT_FIRST = 0.5  # seconds before the second try to reach an engine that is awa
 WAIT_MOST = 5.0
 
 
-class Line:
-    """The worker process's end of its control socket. *Thread-safe.*"""
+class ControlLine:
+    """The worker process's end of its line to the supervisor. *Thread-safe.*"""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._lock = threading.Lock()
+    def __init__(self, line: Line) -> None:
+        self._line = line
 
-    def send(self, message: Born | Ready | Alone | Full | Asked | Bye) -> None:
+    def send(self, message: Born | Ready | Alone | Full | Overran | Asked | Judged | Bye) -> None:
         """Tell the supervisor; if it has gone, nobody needs to know."""
-        with self._lock, contextlib.suppress(OSError):
-            wire.send(self._sock, encode(message))
+        with contextlib.suppress(OSError):
+            self._line.send(encode(message))
 
-    def receive(self) -> Command | Ended:
-        """The next command. *Blocking.* Raises EOFError when the supervisor has gone."""
-        return decode_to_child(wire.receive(self._sock))
+    def receive(self) -> Command | Ended | Judge:
+        """The next command. *Blocking.* Raises EOFError or OSError when the supervisor has gone."""
+        return decode_to_child(self._line.receive())
 
 
-def serve_worker(worker: Worker, line: Line) -> int:
+def serve_worker(worker: Worker, line: ControlLine) -> int:
     """Run a worker to its end; give the exit code. *Blocking.*"""
     ended = threading.Event()
 
@@ -59,9 +73,8 @@ def serve_worker(worker: Worker, line: Line) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGQUIT, stop)
-    for number in (signal.SIGUSR1, signal.SIGTTIN):
-        signal.signal(number, lambda *_: dump(worker))
     signal.signal(signal.SIGTSTP, lambda *_: worker.quiet())
+    dump_on_signals(worker.describe, worker.tasks)
     threading.Thread(target=listen, args=(worker, line, ended), name="windlass-control", daemon=True).start()
     line.send(Born(worker.info))
     try:
@@ -76,7 +89,10 @@ def serve_worker(worker: Worker, line: Line) -> int:
     clean = worker.shut_down()
     line.send(Bye(overdue=tuple(worker.overdue()), held=not clean))
     worker.finish_hooks()
-    return 75 if worker.cut_off else 0  # EX_TEMPFAIL: the store could not be reached for two leases
+    code = 75 if worker.cut_off else 0  # EX_TEMPFAIL: the store could not be reached for two leases
+    if not clean:
+        end(code, in_order=False)  # a thread that cannot be stopped would be waited for
+    return code
 
 
 def reach_engine(worker: Worker, ended: threading.Event) -> bool:
@@ -96,7 +112,7 @@ def reach_engine(worker: Worker, ended: threading.Event) -> bool:
     return False
 
 
-def listen(worker: Worker, line: Line, ended: threading.Event) -> None:
+def listen(worker: Worker, line: ControlLine, ended: threading.Event) -> None:
     """Obey the supervisor until it goes."""
     while True:
         try:
@@ -107,32 +123,34 @@ def listen(worker: Worker, line: Line, ended: threading.Event) -> None:
             ended.set()
             worker.stop()
             return
-        if isinstance(message, Ended):
-            worker.tell_hooks(Moment.DEAD, message.dead)
-            worker.tell_hooks(Moment.RETRY, message.retried)
-            worker.tell_died(message.died)
-            if message.cause:
-                worker.events.emit(WorkerCrashed(message.worker, message.cause))
-            continue
-        match message.word:
-            case "stop":
+        match message:
+            case Ended():
+                worker.tell_hooks(Moment.DEAD, message.dead)
+                worker.tell_hooks(Moment.RETRY, message.retried)
+                worker.tell_died(message.died)
+                if message.cause:
+                    worker.events.emit(WorkerCrashed(message.worker, message.cause))
+            case Judge(token, culprits):
+                threading.Thread(target=judge, args=(worker, line, token, culprits), daemon=True).start()
+            case Command("stop"):
                 ended.set()
                 worker.stop()
-            case "abort":
+            case Command("abort"):
                 ended.set()
                 worker.abort()
-            case "quiet":
+            case Command("quiet"):
                 worker.quiet()
-            case "dump":
-                dump(worker)
 
 
-def dump(worker: Worker) -> None:
-    """Write what runs, and the stack of every thread and coroutine, to stderr."""
-    print(f"worker {worker.info.id} pid {worker.info.pid} runs:", file=sys.stderr)  # noqa: T201
-    for text in worker.dump() or ["nothing"]:
-        print(f"  {text}", file=sys.stderr)  # noqa: T201
-    sys.stderr.flush()
-    faulthandler.dump_traceback(all_threads=True)
-    for task in worker.tasks():
-        task.print_stack(file=sys.stderr)
+def judge(worker: Worker, line: ControlLine, token: int, culprits: Sequence[LeaseRef]) -> None:
+    """Answer what becomes of jobs that were killed with another process of this worker, for being past their time."""
+    outcomes: list[Outcome] = []
+    try:
+        for ref in culprits:
+            outcome = worker.judge(ref)
+            if outcome is not None:
+                outcomes.append(outcome)
+    except EngineError as error:
+        log.warning("cannot tell what becomes of jobs that ran past their timeout: %s", error)
+        return  # whoever asked has another way
+    line.send(Judged(token, tuple(outcomes)))

@@ -10,6 +10,11 @@ for the store either: ``reports`` does. It keeps three promises:
 - Stopping is orderly within the grace, and whatever has not ended two seconds later is killed; its jobs are then given
   back as interrupted, not as crashed. A store that is away does not hold it up: what it was not told by the end of the
   grace is given up.
+- A process that is alive and cannot do its work is replaced: one whose job is past its timeout and cannot be stopped
+  from within (it holds the interpreter lock), one whose pump or heart has hung. Only the job to blame is charged.
+
+Nothing that the system refuses for a while (a process, memory, a descriptor) ends it: it says so and tries again, later
+each time. Processes that never come to their work end it, with a code that says so.
 """
 
 from __future__ import annotations
@@ -22,17 +27,18 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from windlass.clock import Clock, SystemClock
 from windlass.errors import EngineUnavailable
+from windlass.model import LeaseRef, Outcome
 from windlass.settings import Settings
 from windlass.stats import measure
-from windlass.worker import health, wire
+from windlass.worker import health
 from windlass.worker.children import describe
-from windlass.worker.generation import Generation, Process
+from windlass.worker.generation import PATIENCE, Generation, Process
 from windlass.worker.messages import (
     Alone,
     Asked,
@@ -45,31 +51,44 @@ from windlass.worker.messages import (
     ForkWorker,
     Full,
     Hello,
-    Kill,
+    Judge,
+    Judged,
     Launch,
+    NotForked,
+    Overran,
     Ready,
     decode_from_child,
     decode_from_zygote,
-    encode,
 )
 from windlass.worker.notify import notify, pat_watchdog
+from windlass.worker.orphans import adopt, collect
 from windlass.worker.probe import Probe
 from windlass.worker.reload import FileWatch
 from windlass.worker.reports import Reports
-from windlass.worker.slots import SlotTable
+from windlass.worker.slots import Running, SlotTable
+from windlass.worker.wire import Line
 
 __all__ = ["Supervisor"]
 
 log = logging.getLogger("windlass.supervisor")
 
+RESPITE = 0.5  # seconds of rest after something that nobody expected
 ECHO = 0.002  # seconds: who signals a process and its group at once, as timeout(1) does, means one signal
+NO_WORKER = 69  # EX_UNAVAILABLE: the exit code when no process comes to its work
 KILL_AFTER = 2.0  # seconds past the grace until what still lives is killed
 LAST_WORDS = 2.0  # seconds that the store may take to be told of the last death
-RESPAWN_MOST = 10.0  # seconds between starts of a process that keeps dying at once
+RESPAWN_MOST = 10.0  # seconds between starts of a process that keeps dying at once, or that the system refuses
+STILLBORN_MAX = 10  # deaths of processes that never came to their work, in a row, until the worker gives up
+LOOK = 2.0  # seconds between looks whether every process does its work
+HANG_AFTER = 5_000  # ms past its timeout from which a job is its process's fault: the process itself takes 2,000
+LAST_LOOK = 0.5  # seconds for a process that hangs to show its stacks, before it is killed
+JUDGED_WITHIN = 15.0  # seconds for another process to say what becomes of a job that had to be killed
+FAREWELL = 10.0  # seconds for a process to end after it has said that it does
 SETTLED_IN = 10.0  # seconds of life after which a death is not part of a crash loop
 
 SIGNALS = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP, signal.SIGUSR1, signal.SIGTTIN,
+    signal.SIGCHLD,
 )  # fmt: skip
 
 
@@ -98,6 +117,7 @@ class Supervisor:
         self._reports: Reports | None = None  # made before the first process
         self._settings = Settings()
         self._stopping = False
+        self._adopts = False  # processes whose parent has died
         self._heard = (0, 0.0)  # the last signal to stop, and when on the monotonic clock
         self._quiet = False  # nothing is claimed, also by processes to come
         self._restart_again = False  # asked for while a restart was loading
@@ -105,10 +125,13 @@ class Supervisor:
         self._code = 0
         self._starting = 0  # processes that will be forked in a moment
         self._deaths = 0  # in a row, each soon after its start
+        self._stillborn = 0  # processes that ended before they were ready, in a row
+        self._refusals = 0  # of the system, in a row
         self._timers: list[tuple[float, Callable[[], None]]] = []
         self._grace_over = 0.0  # when the stop is to be over
         self._last_death = 0.0
         self._unhooked: list[Ended] = []  # what no process that could call hooks knows yet
+        self._unjudged: list[Process] = []  # killed for jobs of theirs, and nobody has said yet what becomes of those
 
     def run(self) -> int:
         """Supervise until told to stop, or until a burst is over; give the exit code."""
@@ -129,20 +152,29 @@ class Supervisor:
                 self._files.start()
                 self._selector.register(self._files.socket, selectors.EVENT_READ, lambda _: self._on_files())
             pat_watchdog(lambda: self._stopping or self._stuck() is None)
-            self._generation = self._begin(self._launch)
+            self._adopts = adopt()
+            self._load()
             while not self._is_over():
-                for key, _ in self._selector.select(self._next_timer()):
-                    sock = key.fileobj
-                    assert isinstance(sock, socket.socket)
-                    if sock.fileno() >= 0:  # not closed by the one before it
-                        key.data(sock)
-                self._run_timers()
+                try:
+                    self._turn()
+                except Exception:
+                    # Nothing else looks after the processes: say what happened, and keep the promise to do so.
+                    log.exception("the supervisor failed at something; it goes on")
+                    time.sleep(RESPITE)
         finally:
             signal.set_wakeup_fd(-1)
             for number, handler in before.items():
                 signal.signal(number, handler)
             self._close()
         return self._code
+
+    def _turn(self) -> None:
+        for key, _ in self._selector.select(self._next_timer()):
+            end = key.fileobj
+            assert isinstance(end, socket.socket | Line)
+            if end.fileno() >= 0:  # not closed by the one before it
+                key.data(end)
+        self._run_timers()
 
     def _is_over(self) -> bool:
         if self._processes or (self._reports is not None and self._reports.pending):
@@ -184,30 +216,60 @@ class Supervisor:
 
     # -- zygotes --
 
-    def _begin(self, launch: Launch) -> Generation:
-        generation = Generation(launch)
+    def _load(self, *, successor: bool = False) -> None:
+        """Start a zygote that loads the application; as soon as the system lets us."""
+        try:
+            generation = Generation(self._launch)
+        except OSError as error:
+            self._try_later(error, lambda: self._load(successor=successor))
+            return
+        self._refusals = 0
+        if successor:
+            self._successor = generation
+        else:
+            self._generation = generation
         self._selector.register(generation.control, selectors.EVENT_READ, lambda _: self._on_zygote(generation))
-        return generation
+
+    def _try_later(self, why: object, call: Callable[[], None]) -> None:
+        """Do again, later, what the system has refused; longer each time."""
+        if self._stopping:
+            return
+        wait = min(RESPAWN_MOST, 0.5 * 2**self._refusals)
+        self._refusals += 1
+        log.error("no process can be started, next try in %.1f s: %s", wait, why)
+        self._starting += 1
+
+        def again() -> None:
+            self._starting -= 1
+            call()
+
+        self._after(wait, again)
 
     def _on_zygote(self, generation: Generation) -> None:
         try:
-            message = decode_from_zygote(wire.receive(generation.control))
+            message = generation.control.receive()
         except (EOFError, OSError):
             self._lost_zygote(generation)
             return
-        match message:
-            case Hello():
-                self._loaded(generation, message)
-            case Failed():
-                self._failed_to_load(generation, message)
-            case Forked():
-                process = self._processes.get(message.token)
+        self._hear_zygote(generation, message)
+
+    def _hear_zygote(self, generation: Generation, text: bytes) -> None:
+        match decode_from_zygote(text):
+            case Hello() as hello:
+                self._loaded(generation, hello)
+            case Failed() as failed:
+                self._failed_to_load(generation, failed)
+            case Forked(token, pid):
+                self._refusals = 0
+                process = self._processes.get(token)
                 if process is not None:
-                    process.pid = message.pid
-            case Died():
-                process = self._processes.get(message.token)
+                    process.pid = pid
+            case NotForked(token, why):
+                self._not_forked(token, why)
+            case Died(token, status):
+                process = self._processes.get(token)
                 if process is not None:
-                    self._died(process, message.status)
+                    self._died(process, status)
 
     def _loaded(self, generation: Generation, hello: Hello) -> None:
         generation.hello = hello
@@ -220,6 +282,7 @@ class Supervisor:
             self._reports = reports = Reports(hello.settings, self._clock)
             self._selector.register(reports.socket, selectors.EVENT_READ, lambda _: self._on_news(reports))
             self._after(self._settings.renew / 1000, lambda: self._watch_beats(reports))
+            self._after(LOOK, self._look_at_processes)
         if generation is self._successor:
             self._successor, self._generation = None, generation
         for number, crew in enumerate(hello.crews):
@@ -240,21 +303,25 @@ class Supervisor:
 
     def _lost_zygote(self, generation: Generation) -> None:
         """A zygote ended that we did not let go."""
+        for message in generation.control.rest():
+            self._hear_zygote(generation, message)
+        if generation.gone:  # one of its last words was that it could not load the application
+            return
         self._forget(generation)
         if generation is self._successor:
             self._successor = None
             log.error("the new code ended while it was loaded; the old one goes on")
             self._restart_if_asked()
         elif generation.hello is None:
-            log.error("the application ended while it was loaded")
+            log.error("the application ended while it was loaded; it must not exit, fork or become a daemon at import")
             self._code = self._code or 2
             self._stopping = True
         elif generation is self._generation and not self._stopping:
             log.error("the zygote died; its workers stop and new ones start from a new one")
-            self._generation = self._begin(self._launch)
-        for process in self._processes.values():
-            if process.generation is generation:
-                process.command("stop")
+            self._load()
+        for process in self._processes_of(generation):
+            process.command("stop")
+            self._miss(process)
 
     def _forget(self, generation: Generation) -> None:
         self._selector.unregister(generation.control)
@@ -269,43 +336,86 @@ class Supervisor:
         crews = generation.hello.crews
         if crew is not None and crew >= len(crews):
             return  # the new code has a smaller layout, and has started all of it
+        try:
+            ours, theirs = Line.pair(PATIENCE)
+            try:
+                table = SlotTable.create(2 if crew is None else crews[crew].slots)
+            except OSError:
+                ours.close()
+                theirs.close()
+                raise
+        except OSError as error:
+            self._try_later(error, lambda: self._fork(crew, predecessor))
+            return
         self._tokens += 1
-        ours, theirs = socket.socketpair()
-        table = SlotTable.create(2 if crew is None else crews[crew].slots)
         process = Process(self._tokens, ours, table, generation, crew)
         process.predecessor = predecessor
         self._processes[process.token] = process
         self._selector.register(ours, selectors.EVENT_READ, lambda _: self._on_process(process))
-        request = encode(ForkWorker(process.token, table.slots, crew, self._quiet))
-        with contextlib.suppress(OSError):  # a zygote that has just died is heard of by its socket
-            wire.send_fds(generation.control, request, [theirs.fileno(), table.fd])
+        generation.ask(ForkWorker(process.token, table.slots, crew, self._quiet), (theirs.fileno(), table.fd))
         theirs.close()
+
+    def _not_forked(self, token: int, why: str) -> None:
+        process = self._processes.pop(token, None)
+        if process is None:
+            return
+        self._put_away(process)
+        self._try_later(why, lambda: self._fork_if_current(process))
+
+    def _fork_if_current(self, process: Process) -> None:
+        if process.generation is self._generation:  # else there is new code by now, with processes of its own
+            self._fork(process.crew, process.predecessor)
+
+    def _put_away(self, process: Process) -> None:
+        """Let go of what belonged to a process that is no more."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(process.control)
+        process.control.close()
+        process.table.close()
+        process.ended = True
 
     def _on_process(self, process: Process) -> None:
         try:
-            message = decode_from_child(wire.receive(process.control))
+            text = process.control.receive()
         except (EOFError, OSError):
             self._selector.unregister(process.control)
-            if process.generation.gone:  # nobody else will tell how it ended
-                self._died(process, None)
+            process.silent = True
+            self._miss(process)
             return
-        match message:
-            case Born():
-                process.info = message.info
+        self._hear(process, text)
+
+    def _miss(self, process: Process) -> None:
+        """How a process ended, its parent tells: the zygote, or the system when that has gone; or else nobody."""
+        if process.silent and process.generation.gone and not (process.pid and self._adopts):
+            self._died(process, None)
+
+    def _hear(self, process: Process, text: bytes) -> None:
+        match decode_from_child(text):
+            case Born(info):
+                process.info, process.pid = info, info.pid
             case Ready():
                 process.ready = True
                 self._now_ready(process)
                 self._send_unhooked()
-            case Alone():
-                self._run_alone(message.in_ms)
+                self._send_unjudged()
+            case Alone(in_ms):
+                self._run_alone(in_ms)
             case Full():
                 self._succeed(process)
-            case Asked():
-                self._obey(message.word)
-            case Bye():
-                process.bye = message
+            case Overran():
+                process.overran = True
+                self._succeed(process)
+                self._kill_later(process)
+            case Asked(word):
+                self._obey(word)
+            case Judged(token, outcomes):
+                self._judged(token, outcomes)
+            case Bye() as bye:
+                process.bye = bye
+                self._kill_later(process, FAREWELL - KILL_AFTER)
 
     def _now_ready(self, process: Process) -> None:
+        self._stillborn = 0
         if process.stopping or self._stopping:
             process.command("stop")
             return
@@ -321,8 +431,8 @@ class Supervisor:
 
     def _succeed(self, process: Process) -> None:
         """Start the successor of a process that has done enough; the old one stops when the new one is ready."""
-        if process.has_successor or process.stopping or process.generation is not self._generation:
-            return  # one is on its way
+        if process.has_successor or process.stopping or process.alone or process.generation is not self._generation:
+            return  # one is on its way, or none is needed
         process.has_successor = True
         self._fork(process.crew, process)
 
@@ -335,14 +445,17 @@ class Supervisor:
     def _died(self, process: Process, status: int | None) -> None:
         """Release what the process held, then start another if one is missing."""
         self._processes.pop(process.token, None)
-        with contextlib.suppress(KeyError, ValueError):
-            self._drain(process)
-            self._selector.unregister(process.control)
-        process.control.close()
-        process.ended = True
+        for text in process.control.rest():
+            match decode_from_child(text):
+                case Born(info):
+                    process.info, process.pid = info, info.pid
+                case Ready():
+                    process.ready = True
+                case Bye() as last:
+                    process.bye = last
+        started = process.table.unsettled()
+        self._put_away(process)
         self._last_death = time.monotonic()
-        started = process.table.started()
-        process.table.close()
         bye, reports = process.bye, self._reports
         assert reports is not None
         if bye is not None and bye.fatal is not None:
@@ -350,6 +463,8 @@ class Supervisor:
                 log.error("%s", bye.fatal)
                 self._code = 3
                 self._stop_all()
+        elif process.culprits and bye is None:
+            self._have_judged(process)
         elif bye is not None or process.killed:
             reports.departed(process)
         else:
@@ -364,23 +479,16 @@ class Supervisor:
             self._forget(old)
         self._end_reports()
 
-    def _drain(self, process: Process) -> None:
-        """Read what the process said before it ended."""
-        process.control.setblocking(False)
-        with contextlib.suppress(OSError, EOFError):
-            while True:
-                match decode_from_child(wire.receive(process.control)):
-                    case Born(info):
-                        process.info = info
-                    case Ready():
-                        process.ready = True
-                    case Bye() as bye:
-                        process.bye = bye
-
     def _replace(self, process: Process) -> None:
         if self._stopping or process.stopping or process.has_successor or process.generation is not self._generation:
             return
         if process.bye is not None and self._launch.burst and not process.bye.overdue:
+            return
+        self._stillborn = 0 if process.ready else self._stillborn + 1
+        if self._stillborn >= STILLBORN_MAX and not any(one.ready for one in self._processes.values()):
+            log.error("%d worker processes in a row ended before they came to their work; giving up", self._stillborn)
+            self._code = NO_WORKER
+            self._stop_all()
             return
         lived = time.monotonic() - process.began
         self._deaths = 0 if lived > SETTLED_IN else self._deaths + 1
@@ -391,8 +499,7 @@ class Supervisor:
 
     def _fork_again(self, process: Process) -> None:
         self._starting -= 1
-        if process.generation is self._generation:  # else there is new code by now, with processes of its own
-            self._fork(process.crew, process.predecessor)
+        self._fork_if_current(process)
 
     def _processes_of(self, generation: Generation) -> list[Process]:
         return [one for one in self._processes.values() if one.generation is generation]
@@ -411,7 +518,7 @@ class Supervisor:
         self._after(in_ms / 1000, self._fork_alone)
 
     def _fork_alone(self) -> None:
-        if not any(process.alone for process in self._processes.values()):
+        if not self._quiet and not any(process.alone for process in self._processes.values()):
             self._fork(None)
 
     # -- what the store is told, and answers --
@@ -440,6 +547,72 @@ class Supervisor:
             if process.is_starved(now, self._settings):
                 reports.renew(process)
 
+    # -- processes that are alive and do nothing --
+
+    def _look_at_processes(self) -> None:
+        self._after(LOOK, self._look_at_processes)
+        now = self._clock.boot_ms()
+        for process in list(self._processes.values()):
+            if process.killed or not process.ready:
+                continue
+            culprits = health.hanging(process, now, HANG_AFTER)
+            if process.broken:
+                log.error("worker process %d does not take what it is told; it is killed", process.pid)
+                self._end_hung(process)
+            elif culprits and not process.overran:
+                self._blame(process, culprits)
+            elif not process.stopping and (why := health.wedged(process, self._settings, now)) is not None:
+                log.error("worker process %d cannot do its work: %s; another takes its place", process.pid, why)
+                self._succeed(process)
+                process.show()
+                self._retire(process)
+
+    def _blame(self, process: Process, culprits: Sequence[Running]) -> None:
+        """A process could not end a job that is past its timeout: end the process, and charge that job alone."""
+        now = self._clock.boot_ms()
+        for one in culprits:
+            log.error(
+                "job %s %s is %.0f s past its timeout, and worker process %d cannot stop it: it may hold the "
+                "interpreter lock. The process is killed; the job's attempt has failed, and the process's other jobs run "
+                'elsewhere with nothing charged. Give the job executor="process" to make it killable by itself',
+                one.name, one.id, (now - one.until) / 1000, process.pid,
+            )  # fmt: skip
+        process.culprits = list(culprits)
+        self._end_hung(process)
+
+    def _end_hung(self, process: Process) -> None:
+        """Kill a process, after a last look at it; its successor starts at once."""
+        self._succeed(process)
+        process.killed = True
+        process.show()
+        self._after(LAST_LOOK, process.kill)
+
+    def _have_judged(self, process: Process) -> None:
+        """Have a process that knows the application say what becomes of the jobs that another was killed for."""
+        self._unjudged.append(process)
+        self._send_unjudged()
+        self._after(JUDGED_WITHIN, lambda: self._give_up_judging(process))
+
+    def _send_unjudged(self) -> None:
+        able = next((one for one in self._processes.values() if one.ready and not one.stopping), None)
+        if able is not None:
+            for process in self._unjudged:
+                able.send(Judge(process.token, tuple(LeaseRef(one.id, one.fence) for one in process.culprits)))
+
+    def _judged(self, token: int, outcomes: tuple[Outcome, ...]) -> None:
+        process = next((one for one in self._unjudged if one.token == token), None)
+        if process is not None and self._reports is not None:
+            self._unjudged.remove(process)
+            process.bye = Bye(overdue=outcomes, held=True)
+            self._reports.departed(process)
+
+    def _give_up_judging(self, process: Process) -> None:
+        """Nobody could say: the jobs are charged as if they had crashed their process, which they have."""
+        if process in self._unjudged and self._reports is not None:
+            self._unjudged.remove(process)
+            fences = [one.fence for one in process.culprits]
+            self._reports.died(process, fences, "had to be killed: the job was past its timeout and did not end")
+
     # -- signals --
 
     def _on_signals(self, sock: socket.socket) -> None:
@@ -450,9 +623,26 @@ class Supervisor:
                 case signal.SIGTSTP:
                     self._obey("quiet")
                 case signal.SIGUSR1 | signal.SIGTTIN:
-                    self._command_all("dump")
+                    for process in self._processes.values():
+                        process.show()
+                case signal.SIGCHLD:
+                    self._reap()
                 case signal.SIGHUP:
                     self._restart()
+
+    def _reap(self) -> None:
+        """Take note of zygotes that have ended, and collect whatever else the system has given to this process."""
+        for generation in (self._generation, self._successor):
+            if generation is not None and generation.process.poll() is not None:
+                self._lost_zygote(generation)
+        zygotes = {one.process.pid for one in (self._generation, self._successor, *self._generations()) if one}
+        for pid, status in collect(spare=zygotes):
+            process = next((one for one in self._processes.values() if one.pid == pid), None)
+            if process is not None:  # its zygote has gone
+                self._died(process, status)
+
+    def _generations(self) -> set[Generation]:
+        return {process.generation for process in self._processes.values()}
 
     def _obey(self, word: str) -> None:
         """Do what a signal or somebody through the store asked of the worker as a whole. *Idempotent.*"""
@@ -480,6 +670,8 @@ class Supervisor:
         self._stopping = True
         notify("STOPPING=1")
         self._timers.clear()
+        for one in list(self._unjudged):
+            self._give_up_judging(one)
         grace = self._settings.shutdown_timeout / 1000 if grace is None else grace
         self._grace_over = time.monotonic() + grace
         for process in self._processes.values():
@@ -507,12 +699,7 @@ class Supervisor:
             if process.token not in self._processes:
                 return
             log.error("worker process %d has not ended %.0f s after its grace; it is killed", process.pid, KILL_AFTER)
-            process.killed = True
-            if process.generation.gone:
-                os.kill(process.pid, signal.SIGKILL)
-            else:
-                with contextlib.suppress(OSError):
-                    wire.send(process.generation.control, encode(Kill(process.token)))
+            process.kill()
 
         self._after(grace + KILL_AFTER, kill)
 
@@ -524,7 +711,7 @@ class Supervisor:
             self._restart_again = True  # what it loads may be older than what this was asked for
             return
         log.info("rolling restart: loading the application anew")
-        self._successor = self._begin(self._launch)
+        self._load(successor=True)
 
     def _restart_if_asked(self) -> None:
         if self._restart_again:

@@ -45,6 +45,7 @@ from windlass.middleware import Middleware
 from windlass.model import (
     Claimed,
     Heartbeat,
+    JobRow,
     Kind,
     Lease,
     LeaseRef,
@@ -52,6 +53,7 @@ from windlass.model import (
     Progress,
     QueueWork,
     Settled,
+    State,
     Upkeep,
     WorkerInfo,
 )
@@ -75,13 +77,13 @@ from windlass.worker.recycle import Recycler
 from windlass.worker.redriver import Redriver
 from windlass.worker.run import JobRun, Prepared
 from windlass.worker.settler import Settler
-from windlass.worker.slots import SlotTable
+from windlass.worker.slots import Running, SlotTable
+from windlass.worker.timeouts import GRACE, Timeouts
 
 __all__ = ["Worker", "WorkerOptions"]
 
 log = logging.getLogger("windlass.worker")
 
-TIMEOUT_GRACE = 2.0  # seconds a thread may take to notice that its time is up
 CANCEL_GRACE = 1.0  # seconds for coroutines to end after they were cancelled at shutdown
 UNKNOWN_DELAY_MS = 30_000  # how long a job that nobody here knows is put back; source: reliability constants
 UNKNOWN_SINCE = "no job of this name is registered; first met at "
@@ -126,13 +128,15 @@ class Worker:
         fork: Fork | None = None,
         on_alone: Callable[[int], None] | None = None,
         on_full: Callable[[], None] | None = None,
+        on_overrun: Callable[[], None] = lambda: None,
         on_control: Callable[[str], None] | None = None,
         hooks: Hooks | None = None,
     ) -> None:
         """``fork`` starts child processes for ``executor="process"``; without it such jobs run in a thread.
 
         ``on_full`` is called when a successor should start (``max_jobs``, ``max_memory``; without it, no bound),
-        ``on_control`` with what somebody asked of this worker through the store (without it, it obeys by itself).
+        ``on_overrun`` when this worker ends because a job does not, ``on_control`` with what somebody asked of this
+        worker through the store (without it, it obeys by itself).
         """
         options = options or WorkerOptions()
         self.engine = engine
@@ -178,9 +182,16 @@ class Worker:
         self._held: dict[str, JobRun] = {}
         self._notes: dict[str, Progress] = {}
         self._overdue: dict[str, JobRun] = {}
+        self._on_overrun = on_overrun
         self._strays: set[LeaseRef] = set()
         self._settler = Settler(settings.settle_batch, settings.settle_flush)
         self._deadlines = Deadlines()
+        self._timeouts = Timeouts(
+            self._deadlines, self._loop, self._table, self.clock,
+            holds=lambda run: self._held.get(run.lease.id) is run,
+            running=lambda: any(pool.loop.busy for pool in self._pools),
+            on_outlived=self._outlived,
+        )  # fmt: skip
         self._children = Children(fork) if fork is not None else None
         self._rules = rules_of(settings)
         self._budgets = budgets_of(settings)
@@ -248,6 +259,8 @@ class Worker:
         """Register and begin to claim. Raises EngineError when the store is away."""
         self.engine.open()
         self._heart.start()
+        if self._children is not None and any(one.in_child for one in self._prepared.values()):
+            self._children.open()
         for pool in self._pools:
             pool.start()
         self._keeper.start()
@@ -326,17 +339,32 @@ class Worker:
             self._circuits.flush(self.engine)  # the process ends before they would report what was counted last
         return [failure(run, timeout_of(run)) for run in self._overdue.values() if run.lease.id in self._held]
 
-    def dump(self) -> list[str]:
+    def judge(self, ref: LeaseRef) -> Outcome | None:
+        """What becomes of a job that was killed with another process, since it did not end when its time was up.
+
+        None: the job is not that process's any more. *Blocking.* Raises EngineError when the store is away.
+        """
+        row = self.engine.job(ref.id)
+        prepared = None if row is None else self._prepared.get(row.name)
+        if row is None or prepared is None or row.fence != ref.fence or row.state is not State.RUNNING:
+            return None
+        run = JobRun(lease_of(row), prepared, self)
+        run.timed_out = True
+        run.began_ns = time.monotonic_ns() - (run.timeout_ms or 0) * 1_000_000
+        return failure(run, timeout_of(run))
+
+    def describe(self) -> list[str]:
         """What this worker runs, a line each."""
-        return [
-            f"{run.lease.name} {run.lease.id} attempt {run.lease.attempt}"
+        running = [
+            f"  {run.lease.name} {run.lease.id} attempt {run.lease.attempt}"
             for run in list(self._held.values())
             if run.context is not None
         ]
+        return [f"worker {self.info.id} pid {self.info.pid} runs:", *(running or ["  nothing"])]
 
-    def tasks(self) -> list[asyncio.Task[None]]:
-        """The tasks on the event loop, for a stack dump."""
-        return [task for pool in self._pools for task in pool.loop.dump()]
+    def tasks(self) -> set[asyncio.Task[object]]:
+        """Every task on the event loop, for a stack dump."""
+        return set() if self._loop.loop is None else asyncio.all_tasks(self._loop.loop)
 
     def _depart(self) -> None:
         try:
@@ -346,9 +374,15 @@ class Worker:
 
     def _wait_for_runs(self, deadline: float) -> None:
         while self._held and not self._abort.is_set() and time.monotonic() < deadline:
-            if self._overdue and len(self._overdue) >= len(self._held):
-                return  # only those are left that nobody can stop
+            if self._overdue and all(map(self._is_hopeless, list(self._held.values()))):
+                return
             self._abort.wait(0.02)
+
+    def _is_hopeless(self, run: JobRun) -> bool:
+        """Whether a run cannot end any more: it has outlived its timeout, or one that has holds the event loop."""
+        if run.lease.id in self._overdue:
+            return True
+        return self._on_loop(run.prepared) and any(self._on_loop(one.prepared) for one in self._overdue.values())
 
     def _interrupt_runs(self) -> None:
         for run in list(self._held.values()):
@@ -425,10 +459,13 @@ class Worker:
                 pool.threads.put(run)
         if tasks:
             pool.loop.put(tasks)
+            self._timeouts.watch_loop()
         if claimed.leases:
             pool.last_start = time.monotonic()
 
     def settled(self, outcomes: Sequence[Outcome], answers: Sequence[Settled]) -> None:
+        for one in outcomes:
+            self._table.settle(one.fence)
         stale = [one for one, answer in zip(outcomes, answers, strict=True) if answer is Settled.STALE]
         if stale:
             self._tell_dropped(stale, "another worker owns the job now")
@@ -438,6 +475,8 @@ class Worker:
                 self.tell_hooks(moment, [o.id for o, a in pairs if o.kind is kind and a is Settled.APPLIED])
 
     def dropped(self, outcomes: Sequence[Outcome]) -> None:
+        for one in outcomes:
+            self._table.settle(one.fence)
         self._tell_dropped(outcomes, "the lease ended before the store could be reached")
 
     def give_back(self, pool: Pool) -> None:
@@ -526,37 +565,46 @@ class Worker:
     def _run_in_thread(self, run: JobRun, slot: int) -> None:
         if self._give_back_if_lost(run):
             return
-        self._table.start(slot, run.lease.fence)
-        began = time.monotonic_ns()
-        run.pool.last_start = began / 1e9
+        began = self._begin(run, slot)
         if run.prepared.in_child and self._children is not None:
             children = self._children
             outcome = run_guarded(run, lambda run: children.run(run, self._deadlines))
         else:
             timeout = run.timeout_ms
-            deadline = None if timeout is None else self._deadlines.add(timeout / 1000, lambda: self._time_out(run))
+            watch = None if timeout is None else self._timeouts.watch_thread(run, timeout / 1000)
             outcome = run_guarded(run) if run.lease.guards else run_sync(run)
-            if deadline is not None:
-                self._deadlines.drop(deadline)
-        self._table.end(slot)
-        self._ended(run, outcome, began)
+            if watch is not None:
+                self._timeouts.drop(watch)
+        self._ended(run, slot, outcome, began)
 
     async def _run_on_loop(self, run: JobRun, slot: int) -> None:
         if self._give_back_if_lost(run):
             return
-        self._table.start(slot, run.lease.fence)
-        began = time.monotonic_ns()
-        pool = run.pool
-        pool.last_start = began / 1e9
+        began = self._begin(run, slot)
         timeout = run.timeout_ms
-        deadline = None if timeout is None else pool.loop.cancel_after(run, timeout / 1000)
+        watch = None if timeout is None else self._timeouts.watch_coroutine(run, timeout / 1000)
         outcome = await (run_async_guarded(run) if run.lease.guards else run_async(run))
-        if deadline is not None:
-            deadline.cancel()
-        self._table.end(slot)
-        self._ended(run, outcome, began)
+        if watch is not None:
+            self._timeouts.drop(watch)
+        self._ended(run, slot, outcome, began)
 
-    def _ended(self, run: JobRun, outcome: Outcome | None, began: int) -> None:
+    def _begin(self, run: JobRun, slot: int) -> int:
+        """Note that a run begins, where the supervisor can see it; give the time in ns."""
+        lease, timeout = run.lease, run.timeout_ms
+        self._table.begin(lease.fence)
+        if timeout is not None:
+            self._table.enter(slot, Running(lease.id, lease.name, lease.fence, self.clock.boot_ms() + timeout))
+        began = time.monotonic_ns()
+        run.pool.last_start = began / 1e9
+        return began
+
+    def _ended(self, run: JobRun, slot: int, outcome: Outcome | None, began: int) -> None:
+        if run.timeout_ms is not None:
+            self._table.leave(slot)
+        if run.lease.id in self._overdue and not run.settled:
+            outcome = failure(run, timeout_of(run))  # it was said to have failed, whatever it came to in the end
+        if outcome is None:
+            self._table.settle(run.lease.fence)
         self._held.pop(run.lease.id, None)
         run.took_ns = time.monotonic_ns() - began
         self._ran.append(run)
@@ -577,21 +625,22 @@ class Worker:
             )  # fmt: skip
         return structs.replace(outcome, delay_ms=delay)
 
-    def _time_out(self, run: JobRun) -> None:
-        """A thread's time is up: tell the job, and end the process if it does not listen."""
-        if self._held.get(run.lease.id) is run:
-            run.timed_out = run.cancelled = True
-            self._deadlines.add(TIMEOUT_GRACE, lambda: self._outlived(run))
-
-    def _outlived(self, run: JobRun) -> None:
-        if self._held.get(run.lease.id) is run:
+    def _outlived(self, run: JobRun | None) -> None:
+        """A run does not end though its time is up; None: nobody's code keeps one from ending. This process has to."""
+        if run is None:
+            log.error("a job is past its timeout, and the event loop is blocked by no known job; this process ends")
+        else:
             log.error(
                 "job %s %s has not stopped %g s after its timeout; this process ends when its other jobs have, and "
-                "only then is the job settled. Give it executor=\"process\" to make it killable",
-                run.lease.name, run.lease.id, TIMEOUT_GRACE,
+                "only then is the job settled. %s",
+                run.lease.name, run.lease.id, GRACE,
+                "It must not block the event loop or ignore its cancellation" if self._on_loop(run.prepared)
+                else 'Give it executor="process" to make it killable',
             )  # fmt: skip
             self._overdue[run.lease.id] = run
-            self.stop()
+        self._on_overrun()
+        self.stop()
+        if run is not None:
             count_outlived(run)
 
     def report(self, run: JobRun, text: str) -> None:
@@ -645,6 +694,15 @@ class Worker:
         if run is not None and run.lease.fence == ref.fence and not run.cancelled:
             run.cancelled = True
             self._end_body(run)
+
+
+def lease_of(row: JobRow) -> Lease:
+    """The claim of a job that runs, as far as its record tells."""
+    return Lease(
+        row.id, row.name, row.queue, row.payload, row.fence, row.attempt, row.max_attempts, row.priority,
+        row.enqueued_at, row.run_at, row.crashes, row.interruptions, row.snoozes, row.tags, row.meta, row.reason,
+        guards=row.guards,
+    )  # fmt: skip
 
 
 def timeout_of(run: JobRun) -> JobTimeout:

@@ -2,22 +2,31 @@
 
 Every worker process, and every child of ``executor="process"``, is a fork of it, so nothing ever forks from a process
 with threads, the application is imported once, and its memory is shared. It must not open an engine: what it forks
-opens its own. It reaps what it forked and tells whoever asked for it; it alone kills, so a process id is never used
-after its process has gone. When the supervisor goes away it forks no more workers and ends after its last process.
+opens its own. Invariants:
+
+- It reaps what it forked, and nothing else: a helper process of the application keeps its exit code for whoever asks.
+- It alone signals its forks, so a process id is never used after its process has gone.
+- A fork that the system refuses (no processes, no memory, no descriptors) is an answer, not the end of the zygote.
+- A child leads a session of its own. When it is killed, crashes or loses its worker, all that it started is killed.
+- When the supervisor goes away it forks no more workers and ends after its last process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import logging
 import os
-import selectors
 import signal
-import socket
 import threading
+import time
+import warnings
 from collections.abc import Callable
-from typing import NoReturn
+from dataclasses import dataclass
+from selectors import EVENT_READ, DefaultSelector
 
-from windlass.worker import wire
+from windlass.worker.family import end_family
+from windlass.worker.farewell import live
 from windlass.worker.messages import (
     ChildDied,
     Died,
@@ -25,177 +34,330 @@ from windlass.worker.messages import (
     Forked,
     ForkWorker,
     Kill,
+    NotForked,
+    Show,
     decode_from_zygote,
     decode_to_zygote,
     encode,
 )
+from windlass.worker.wire import Line
 
-__all__ = ["Zygote", "ZygoteFork"]
+__all__ = ["NoProcess", "Zygote", "ZygoteFork"]
 
-RunWorker = Callable[[ForkWorker, socket.socket, int, "ZygoteFork"], int]
-RunChild = Callable[[socket.socket], int]
+log = logging.getLogger("windlass.worker")
+
+FAREWELL = 5.0  # seconds that children may take to end after their worker has ended in order
+FORKING = 30.0  # seconds that a worker waits for the zygote's answer
+
+RunWorker = Callable[[ForkWorker, Line, int, "ZygoteFork"], int]
+RunChild = Callable[[Line], int]
+
+# Signals for the worker as a whole. A fork hears them without an effect until it has handlers of its own: ignored, they
+# would be ignored by the programs that jobs start; unhandled, one sent to the whole process group would be a crash.
+HEARD = (
+    signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTTIN,
+)  # fmt: skip
+
+
+@dataclass
+class Forking:
+    """A process that was forked here and has not been reaped."""
+
+    token: int
+    asker: Line | None  # of the worker that it is a child of; None: it is a worker
+    line: Line | None = None  # on which a worker asks for children
 
 
 class Zygote:
     """Forks on request until the supervisor goes away."""
 
-    def __init__(self, control: socket.socket, run_worker: RunWorker, run_child: RunChild) -> None:
+    def __init__(self, control: Line, run_worker: RunWorker, run_child: RunChild) -> None:
         """``run_worker`` and ``run_child`` are the lives of the two kinds of process; each gives an exit code."""
         self._control = control
         self._serving = True  # until the supervisor goes away
         self._run_worker = run_worker
         self._run_child = run_child
-        self._selector = selectors.DefaultSelector()
-        self._asked_by: dict[int, tuple[socket.socket | None, int]] = {}  # pid: who asked, under which token
-        self._workers: dict[int, socket.socket] = {}  # pid of a worker: the socket it asks for children on
+        self._selector = DefaultSelector()
+        self._forks: dict[int, Forking] = {}  # by process id
+        self._orphans: list[tuple[float, int]] = []  # when to kill a child whose worker has ended, its id
 
     def serve(self) -> None:
         """Serve requests. *Blocking.*"""
         gc.collect()
         gc.freeze()  # keep the collector from writing into pages that the forks share
-        wake_r, wake_w = socket.socketpair()
-        for end in (wake_r, wake_w):
-            end.setblocking(False)
-        self._wake = (wake_r, wake_w)
-        signal.set_wakeup_fd(wake_w.fileno(), warn_on_full_buffer=False)
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        self._wake_r, self._wake_w = os.pipe()
+        for end in (self._wake_r, self._wake_w):
+            os.set_blocking(end, False)
+        # From here on signals are ours, whatever the application did with them.
+        signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP, signal.SIGQUIT, signal.SIGUSR1):
+        for number in (*HEARD, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # the supervisor speaks for the terminal
-        self._selector.register(wake_r, selectors.EVENT_READ)
-        self._selector.register(self._control, selectors.EVENT_READ)
-        while self._serving or self._asked_by:
-            for key, _ in self._selector.select():
-                sock = key.fileobj
-                assert isinstance(sock, socket.socket)
-                if sock is wake_r:
-                    wake_r.recv(4096)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        self._selector.register(self._wake_r, EVENT_READ)
+        self._selector.register(self._control, EVENT_READ)
+        while self._serving or self._forks:
+            for key, _ in self._selector.select(self._patience()):
+                if isinstance(key.fileobj, Line):
+                    self._serve_request(key.fileobj)
                 else:
-                    self._serve_request(sock)
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._wake_r, 4096)
             self._reap()
 
-    def _serve_request(self, sock: socket.socket) -> None:
+    def _serve_request(self, line: Line) -> None:
         try:
-            message, fds = wire.receive_fds(sock, 2)
+            message, fds = line.receive_fds(2)
         except (EOFError, OSError):
-            self._selector.unregister(sock)
-            if sock is self._control:
+            self._selector.unregister(line)
+            if line is self._control:
                 self._serving = False
-            sock.close()
+            line.close()
             return
         request = decode_to_zygote(message)
-        if isinstance(request, ForkWorker):
-            self._fork_worker(request, fds)
-        elif isinstance(request, ForkChild):
-            self._fork_child(request, fds, sock)
-        else:
-            self._kill(request, sock)
+        try:
+            match request:
+                case ForkWorker():
+                    self._fork_worker(request, fds)
+                case ForkChild():
+                    self._fork_child(request, fds, line)
+                case Kill():
+                    self._kill(request, line)
+                case Show():
+                    self._show(request)
+        except (OSError, MemoryError) as error:
+            if isinstance(request, ForkWorker | ForkChild):
+                tell(line, NotForked(request.token, str(error) or type(error).__name__))
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     def _fork_worker(self, request: ForkWorker, fds: list[int]) -> None:
-        ours, theirs = socket.socketpair()
-        pid = os.fork()
-        if pid == 0:
-            self._become_fork()
+        control, table = checked(fds, 2)
+        ours, theirs = Line.pair()
+        try:
+            pid = os.fork()
+        except BaseException:
             ours.close()
-            control = socket.socket(fileno=fds[0])
-            end(self._run_worker(request, control, fds[1], ZygoteFork(theirs)))
+            theirs.close()
+            raise
+        if pid == 0:
+            live(lambda: self._be_worker(request, ours, theirs, control, table))
         theirs.close()
-        for fd in fds:
-            os.close(fd)
-        self._workers[pid] = ours
-        self._selector.register(ours, selectors.EVENT_READ)
-        self._asked_by[pid] = (None, request.token)
-        self._tell(None, Forked(request.token, pid))
+        self._forks[pid] = Forking(request.token, None, ours)
+        self._selector.register(ours, EVENT_READ)
+        tell(self._control, Forked(request.token, pid))
 
-    def _fork_child(self, request: ForkChild, fds: list[int], asker: socket.socket) -> None:
+    def _be_worker(self, request: ForkWorker, ours: Line, theirs: Line, control: int, table: int) -> int:
+        self._become_fork()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+        ours.close()
+        return self._run_worker(request, Line(control), table, ZygoteFork(theirs))
+
+    def _fork_child(self, request: ForkChild, fds: list[int], asker: Line) -> None:
+        (sock,) = checked(fds, 1)
         pid = os.fork()
         if pid == 0:
-            self._become_fork()
-            end(self._run_child(socket.socket(fileno=fds[0])))
-        os.close(fds[0])
-        self._asked_by[pid] = (asker, request.token)
+            live(lambda: self._be_child(sock))
+        self._forks[pid] = Forking(request.token, asker)
+        tell(asker, Forked(request.token, pid))
+
+    def _be_child(self, sock: int) -> int:
+        os.setsid()
+        self._become_fork()
+        signal.signal(signal.SIGINT, lambda *_: None)
+        return self._run_child(Line(sock))
 
     def _become_fork(self) -> None:
         """Let go of everything that is the zygote's."""
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP, signal.SIGQUIT, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+        for number in HEARD:
+            signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._selector.close()
-        for sock in (self._control, *self._wake, *self._workers.values()):
-            sock.close()
+        self._control.close()
+        os.close(self._wake_r)
+        os.close(self._wake_w)
+        for fork in self._forks.values():
+            if fork.line is not None:
+                fork.line.close()
 
-    def _kill(self, request: Kill, asker: socket.socket) -> None:
+    # -- signals --
+
+    def _kill(self, request: Kill, asker: Line) -> None:
         whose = None if asker is self._control else asker
-        for pid, (by, token) in self._asked_by.items():
-            if by is whose and token == request.token:
-                os.kill(pid, signal.SIGKILL)  # not reaped yet, so the id is still this process's
+        for pid, fork in self._forks.items():
+            if fork.asker is whose and fork.token == request.token:
+                self._end(pid, fork)
                 return
+
+    def _end(self, pid: int, fork: Forking) -> None:
+        if fork.asker is None:
+            os.kill(pid, signal.SIGKILL)  # not reaped yet, so the id is still this process's
+        else:
+            end_family(pid)
+
+    def _show(self, request: Show) -> None:
+        """Have a worker and its children write what they do."""
+        for pid, fork in self._forks.items():
+            if fork.asker is None and fork.token == request.token:
+                os.kill(pid, signal.SIGUSR1)
+                for child in self._children_of(fork):
+                    os.kill(child, signal.SIGUSR1)
+
+    def _children_of(self, worker: Forking) -> list[int]:
+        return [pid for pid, fork in self._forks.items() if fork.asker is not None and fork.asker is worker.line]
+
+    # -- ends --
+
+    def _patience(self) -> float | None:
+        return max(0.0, self._orphans[0][0] - time.monotonic()) if self._orphans else None
 
     def _reap(self) -> None:
-        while self._asked_by:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            asker, token = self._asked_by.pop(pid)
-            worker = self._workers.pop(pid, None)
-            if worker is not None and worker.fileno() >= 0:
-                self._selector.unregister(worker)
-                worker.close()
-            self._tell(asker, Died(token, status) if asker is None else ChildDied(token, status))
+        """Look at each fork: any other child of this process is the application's."""
+        for pid in list(self._forks):
+            if has_ended(pid):
+                self._reap_one(pid, self._forks.pop(pid))
+        now = time.monotonic()
+        due = {pid for at, pid in self._orphans if at <= now}
+        self._orphans = [(at, pid) for at, pid in self._orphans if at > now and pid in self._forks]
+        for pid in due & self._forks.keys():
+            end_family(pid)
 
-    def _tell(self, whom: socket.socket | None, message: Forked | Died | ChildDied) -> None:
-        sock = self._control if whom is None else whom
-        if sock.fileno() < 0:
+    def _reap_one(self, pid: int, fork: Forking) -> None:
+        status = exit_status(pid)
+        if fork.asker is not None:
+            if status != 0:
+                end_family(pid)  # what it started must not go on beside its next attempt
+            reap(pid)
+            tell(fork.asker, ChildDied(fork.token, status))
             return
-        try:
-            wire.send(sock, encode(message))
-        except OSError:
-            pass  # it has gone; its end of the socket tells us
+        reap(pid)
+        for child in self._children_of(fork):
+            if status == 0:
+                self._orphans.append((time.monotonic() + FAREWELL, child))
+            else:
+                end_family(child)  # its worker's jobs run elsewhere in a moment
+        line = fork.line
+        if line is not None and line.fileno() >= 0:
+            self._selector.unregister(line)
+            line.close()
+        tell(self._control, Died(fork.token, status))
 
 
-def end(code: int) -> NoReturn:
-    """End a forked process without running the zygote's exit handlers."""
-    os._exit(code)
+def checked(fds: list[int], count: int) -> list[int]:
+    """The descriptors that came with a request. Raises OSError when this process had no room for them."""
+    if len(fds) < count:
+        raise OSError("the zygote has no descriptors left (ulimit -n)")
+    return fds
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a child process has ended; it is not reaped, so its id stays its own."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # somebody else here reaped it: a thread or a handler of the application
+        return True
+
+
+def exit_status(pid: int) -> int | None:
+    """The wait status of a child that has ended and was not reaped; None when nobody knows."""
+    try:
+        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    if found is None:
+        return None
+    return found.si_status << 8 if found.si_code == os.CLD_EXITED else found.si_status
+
+
+def reap(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def tell(line: Line, message: Forked | NotForked | Died | ChildDied) -> None:
+    """Answer; who has gone does not need to know, its end of the line tells us."""
+    with contextlib.suppress(OSError):
+        line.send(encode(message))
+
+
+class NoProcess(Exception):
+    """The system has no process to give, for now."""
 
 
 class ZygoteFork:
     """A worker process's line to its zygote. Fulfils ``children.Fork``. *Thread-safe.*"""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+    def __init__(self, line: Line) -> None:
+        self._line = line
         self._changed = threading.Condition()
         self._next = 0
-        self._ended: dict[int, int] = {}
-        self._listening = False
+        self._children: dict[int, Line] = {}  # of those that live, or are about to
+        self._answers: dict[int, str] = {}  # to requests: why not, or nothing
+        self._ended: dict[int, int | None] = {}
+        self._gone = False
 
-    def start(self) -> tuple[socket.socket, int]:
-        ours, theirs = socket.socketpair()
+    def open(self) -> None:
+        """Begin to listen to the zygote."""
+        threading.Thread(target=self._listen, name="windlass-zygote", daemon=True).start()
+
+    def start(self) -> tuple[Line, int]:
+        try:
+            ours, theirs = Line.pair()
+        except OSError as error:
+            raise NoProcess(str(error)) from error
         with self._changed:
             self._next += 1
             token = self._next
-            if not self._listening:
-                self._listening = True
-                threading.Thread(target=self._listen, name="windlass-zygote", daemon=True).start()
-            wire.send_fds(self._sock, encode(ForkChild(token)), [theirs.fileno()])
+            self._children[token] = ours
+        try:
+            self._line.send(encode(ForkChild(token)), [theirs.fileno()])
+        except OSError:
+            self._gone = True
         theirs.close()
+        with self._changed:
+            self._changed.wait_for(lambda: token in self._answers or self._gone, FORKING)
+            refusal = self._answers.pop(token, "the zygote does not answer")
+            if refusal:
+                del self._children[token]
+        if refusal:
+            ours.close()
+            raise NoProcess(refusal)
         return ours, token
 
     def kill(self, token: int) -> None:
-        with self._changed:
-            wire.send(self._sock, encode(Kill(token)))
+        try:
+            self._line.send(encode(Kill(token)))
+        except OSError:  # no zygote, so nobody can; a child ends itself when its line does
+            line = self._children.get(token)
+            if line is not None:
+                line.hang_up()
 
     def status(self, token: int, timeout: float) -> int | None:
         with self._changed:
-            self._changed.wait_for(lambda: token in self._ended, timeout)
+            self._changed.wait_for(lambda: token in self._ended or self._gone, timeout)
             return self._ended.pop(token, None)
 
     def _listen(self) -> None:
         while True:
             try:
-                message = decode_from_zygote(wire.receive(self._sock))
+                message = decode_from_zygote(self._line.receive())
             except (EOFError, OSError):
-                return
-            if isinstance(message, ChildDied):
                 with self._changed:
-                    self._ended[message.token] = message.status
+                    self._gone = True
                     self._changed.notify_all()
+                return
+            with self._changed:
+                match message:
+                    case Forked(token):
+                        self._answers[token] = ""
+                    case NotForked(token, why):
+                        self._answers[token] = why
+                    case ChildDied(token, status):
+                        self._ended[token] = status
+                        line = self._children.pop(token, None)
+                        if line is not None:
+                            line.hang_up()  # a process that it left behind may hold the other end open
+                self._changed.notify_all()

@@ -1,0 +1,67 @@
+"""What every thread and coroutine of a process is doing, written to stderr when somebody asks (USR1, TTIN).
+
+The threads come from ``faulthandler``, which needs no interpreter lock: they are shown at once, also of a process that
+is stuck in a C call. The coroutines follow as soon as Python gets to run. Nothing here allocates much or takes a lock
+of the application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+
+__all__ = ["DUMPS", "dump_on_signals", "frames_of", "where"]
+
+STDERR = 2  # the descriptor: ``sys.stderr`` may be anything by now
+DUMPS = (signal.SIGUSR1, signal.SIGTTIN)
+
+
+def dump_on_signals(describe: Callable[[], Iterable[str]], tasks: Callable[[], Iterable[asyncio.Task[object]]]) -> None:
+    """Write stacks when a signal asks for them. ``describe`` says in a few lines what this process is running."""
+
+    def dump(_number: int, _frame: FrameType | None) -> None:
+        lines = [*describe()]
+        for task in tasks():
+            lines.append(f"Task {task.get_name()} (most recent call last):")
+            lines += [f'  File "{file}", line {line} in {name}' for file, line, name in frames_of(task.get_coro())]
+        with contextlib.suppress(OSError):  # nobody reads it
+            os.write(STDERR, "".join(f"{line}\n" for line in lines).encode(errors="replace"))
+
+    for number in DUMPS:
+        signal.signal(number, dump)
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # stderr is closed
+            faulthandler.register(number, file=STDERR, all_threads=True, chain=True)
+
+
+def frames_of(coroutine: object) -> Iterator[tuple[str, int, str]]:
+    """File, line and name of each frame of a coroutine that waits, the outermost first."""
+    seen: set[int] = set()
+    while coroutine is not None and id(coroutine) not in seen:
+        seen.add(id(coroutine))
+        frame = attribute(coroutine, "cr_frame", "gi_frame", "ag_frame")
+        if isinstance(frame, FrameType):
+            yield place(frame)
+        coroutine = attribute(coroutine, "cr_await", "gi_yieldfrom", "ag_await")
+
+
+def where(frame: FrameType | None, foreign: tuple[str, ...]) -> str:
+    """The innermost place of a stack that is in none of the ``foreign`` files, as ``file:line in name``."""
+    while frame is not None:
+        file, line, name = place(frame)
+        if not file.startswith(foreign):
+            return f"{file}:{line} in {name}"
+        frame = frame.f_back
+    return "an unknown place"
+
+
+def place(frame: FrameType) -> tuple[str, int, str]:
+    return frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_qualname
+
+
+def attribute(one: object, *names: str) -> object:
+    return next((value for name in names if (value := getattr(one, name, None)) is not None), None)
