@@ -77,6 +77,8 @@ class Process:
         self.ended = False
         self.silent = False  # its end of the line is closed
         self.broken = False  # it does not take what it is told
+        self.pinged_at = 0  # when it was asked whether its threads run, since its beats are missing
+        self.told_starved = 0  # when it was last told of, in ms of the boot clock
         self.overran = False  # it has said that a job of it does not end, and ends by itself
         self.culprits: list[Running] = []  # the jobs it was killed for, since they did not end and it could not
         self.began = time.monotonic()
@@ -117,17 +119,30 @@ class Process:
         """Have it and its children write their stacks."""
         self.generation.ask(Show(self.token))
 
+    def look_for_life(self, now: int, settings: Settings) -> None:
+        """Ask whether threads of it get to run, once its own beats are missing; ``now`` in ms of the boot clock."""
+        if self.ended or not self.ready or now - self.table.beat_at < settings.renew * 1.5:
+            self.pinged_at = 0
+        elif not self.pinged_at or self.answers:
+            self.pinged_at = now
+            self.command("ping")
+
+    @property
+    def answers(self) -> bool:
+        """Whether threads of it get to run: it has answered the last ping."""
+        return 0 < self.pinged_at <= self.table.answered_at
+
     def is_starved(self, now: int, settings: Settings) -> bool:
-        """Whether it lives and does not get to renew its lease itself; ``now`` in ms of the boot clock.
+        """Whether it lives and no thread of it gets to run, so that it cannot renew its lease itself.
 
         A lease that is over is not renewed for anyone: others may have its jobs, and only a beat of the process itself
-        learns which. That is a process that was stopped and goes on.
+        learns which. That is a process that was stopped and goes on. Nor is that of a process whose threads run: its
+        heart waits for the store, which may be away or of no use to it any more.
         """
-        if self.ended or not self.ready or self.info is None:
+        if self.ended or self.silent or not self.pinged_at or self.answers:
             return False
-        unheard = now - self.table.beat_at
         unrenewed = now - max(self.table.beat_at, self.table.renewed_at)
-        return unheard >= settings.renew * 1.5 and unrenewed < settings.lease and is_running(self.pid)
+        return unrenewed < settings.lease and is_running(self.pid)
 
 
 def is_running(pid: int) -> bool:

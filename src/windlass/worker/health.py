@@ -58,6 +58,6 @@ def wedged(process: Process, settings: Settings, now: int) -> str | None:
     unheard, unpolled = now - table.beat_at, now - table.polled_at
     if unheard < settings.lease and unpolled > settings.live_within:
         return f"its pump has not looked for jobs for {unpolled / 1000:.0f} s"
-    if unpolled < settings.live_within / 2 and unheard > settings.lease + settings.live_within and not table.away_since:
-        return f"its heart has not beaten for {unheard / 1000:.0f} s"
+    if unheard > 2 * settings.lease and process.answers:
+        return f"its heart has not beaten for {unheard / 1000:.0f} s though its threads run"
     return None

@@ -123,7 +123,7 @@ class Died(Struct, frozen=True, tag=True):
 
 
 class Command(Struct, frozen=True, tag=True):
-    """``stop`` (with grace), ``abort`` (none), ``quiet``."""
+    """``stop`` (with grace), ``abort`` (none), ``quiet``, ``ping`` (to be noted in the slot table)."""
 
     word: str
 

@@ -140,6 +140,8 @@ def listen(worker: Worker, line: ControlLine, ended: threading.Event) -> None:
                 worker.abort()
             case Command("quiet"):
                 worker.quiet()
+            case Command("ping"):
+                worker.answer()
 
 
 def judge(worker: Worker, line: ControlLine, token: int, culprits: Sequence[LeaseRef]) -> None:

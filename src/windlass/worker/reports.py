@@ -37,6 +37,7 @@ __all__ = ["Reports"]
 log = logging.getLogger("windlass.supervisor")
 
 STORE_RETRY = 1.0  # seconds between tries to tell the store
+STARVED_EVERY = 60_000  # ms between warnings of the same starved process
 CLOSING = 0.5  # seconds for the thread to end when it has nothing to do
 
 
@@ -187,7 +188,12 @@ class Reports:
     def _renew(self, process: Process) -> None:
         now = self._clock.boot_ms()
         if process.info is not None and process.is_starved(now, self._settings):
-            log.warning("worker process %d is alive but starved; its lease is renewed for it", process.pid)
+            if now - process.told_starved >= STARVED_EVERY:
+                process.told_starved = now
+                log.warning(
+                    "no thread of worker process %d gets to run: a job may hold the interpreter lock; its lease is "
+                    "renewed for it", process.pid,
+                )  # fmt: skip
             with contextlib.suppress(EngineError):  # too late is worse than not at all; the next look tries again
                 self.store.extend(process.info, (), self._settings.lease)
                 process.table.renew(now)

@@ -2,10 +2,10 @@
 
 The supervisor makes one table per process and keeps it mapped. It has three parts:
 
-- Times of the boot clock in ms: of the process's last beat, by which the supervisor sees a process that lives but whose
-  threads are starved; of its last look for jobs, by which it tells whether the process is stuck; since when the store
-  has been away and since when the event loop has been blocked (0: it is not); and of the last renewal of its lease by
-  the supervisor.
+- Times of the boot clock in ms: of the process's last beat and of its last answer to a ping, by which the supervisor
+  sees a process that lives but whose threads are starved; of its last look for jobs, by which it tells whether the
+  process is stuck; since when the store has been away and since when the event loop has been blocked (0: it is not);
+  and of the last renewal of its lease by the supervisor.
 - The fences of jobs that have started and whose outcome is not in the store. When the process dies, one of them may
   have killed it.
 - For each slot, the job with a timeout that runs in it, by when its time is up. Whoever watches the process can tell
@@ -158,6 +158,15 @@ class SlotTable:
     def blocked_since(self) -> int:
         """Since when no coroutine job has got to run, because one does not let go of the event loop; 0: they do."""
         return self._words[4]
+
+    def answer(self, now_ms: int) -> None:
+        """Note that the process has heard a ping."""
+        self._words[5] = now_ms
+
+    @property
+    def answered_at(self) -> int:
+        """When the process last answered a ping; 0: never."""
+        return self._words[5]
 
     def close(self) -> None:
         """Close the descriptor; the memory goes with the last reference, since another thread may be reading it."""

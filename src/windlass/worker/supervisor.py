@@ -381,6 +381,7 @@ class Supervisor:
             self._selector.unregister(process.control)
             process.silent = True
             self._miss(process)
+            self._kill_later(process)  # it ends, or a job of it has closed its descriptors
             return
         self._hear(process, text)
 
@@ -544,8 +545,9 @@ class Supervisor:
         self._after(self._settings.renew / 2000, lambda: self._watch_beats(reports))
         now = self._clock.boot_ms()
         for process in self._processes.values():
-            if process.is_starved(now, self._settings):
+            if process.is_starved(now, self._settings):  # it has not answered since the last look
                 reports.renew(process)
+            process.look_for_life(now, self._settings)
 
     # -- processes that are alive and do nothing --
 
@@ -573,8 +575,8 @@ class Supervisor:
         for one in culprits:
             log.error(
                 "job %s %s is %.0f s past its timeout, and worker process %d cannot stop it: it may hold the "
-                "interpreter lock. The process is killed; the job's attempt has failed, and the process's other jobs run "
-                'elsewhere with nothing charged. Give the job executor="process" to make it killable by itself',
+                "interpreter lock. The process is killed, the job's attempt has failed, and the process's other jobs "
+                'run elsewhere with nothing charged. Give the job executor="process" to make it killable by itself',
                 one.name, one.id, (now - one.until) / 1000, process.pid,
             )  # fmt: skip
         process.culprits = list(culprits)

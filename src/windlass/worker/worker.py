@@ -333,6 +333,10 @@ class Worker:
         """Let the hooks that are owed run, within some seconds. *Blocking.*"""
         self._hooks.close()
 
+    def answer(self) -> None:
+        """Tell the supervisor that threads of this process get to run."""
+        self._table.answer(self.clock.boot_ms())
+
     def overdue(self) -> list[Outcome]:
         """The outcomes of jobs that outlived their timeout in a thread: to be settled when this process has gone."""
         if self._overdue and self._circuits is not None:

@@ -1,0 +1,221 @@
+"""One process is meant, or the whole work: what a job in a child process started ends with it, and nothing else does."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from world import DEADLINE, World, alive, world_in
+
+from windlass import State
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with world_in(tmp_path) as made:
+        yield made
+
+
+PROGRAMS = """
+def program(how):
+    if how == "plain":
+        return subprocess.Popen(["sleep", "600"])
+    if how == "below":
+        return subprocess.Popen(["sh", "-c", "sleep 600 & echo $! >> below; wait"])
+    if how == "session":
+        return subprocess.Popen(["sleep", "600"], start_new_session=True)
+    if how == "fork":
+        pid = os.fork()
+        if pid == 0:
+            while True:
+                time.sleep(600)
+        return type("Forked", (), {"pid": pid})
+    raise ValueError(how)
+
+
+@app.job(name="convert", executor="process", retry=0)
+def convert(how: str) -> str:
+    note(str(program(how).pid))
+    hold("gate")
+    return "converted"
+
+
+@app.job(name="convert_quickly", executor="process", timeout=1, retry=0)
+def convert_quickly(how: str) -> str:
+    return convert(how)
+
+
+@app.job(name="crash", executor="process", retry=0)
+def crash(how: str) -> None:
+    note(str(program(how).pid))
+    os.kill(os.getpid(), signal.SIGSEGV)
+"""
+
+
+@pytest.mark.parametrize("how", ["plain", "below", "session", "fork"])
+def test_a_timeout_ends_everything_that_the_job_started(world: World, how: str) -> None:
+    world.write(PROGRAMS)
+    world.start()
+    info = world.ended(world.enqueue("convert_quickly", how))
+    assert info.errors[-1].type.endswith("JobTimeout"), world.said()
+    (pid,) = world.ledger()
+    world.until(lambda: not alive(int(pid)))
+    below = world.folder / "below"
+    for pid in below.read_text().split() if below.exists() else ():
+        world.until(lambda pid=pid: not alive(int(pid)))
+
+
+@pytest.mark.parametrize("how", ["plain", "session"])
+def test_a_cancel_ends_everything_that_the_job_started(world: World, how: str) -> None:
+    world.write(PROGRAMS)
+    world.start()
+    job = world.enqueue("convert", how)
+    world.until(world.ledger)
+    world.app.cancel([job])
+    assert world.ended(job).state is State.CANCELLED
+    world.until(lambda: not alive(int(world.ledger()[0])))
+
+
+def test_a_stop_ends_everything_that_the_job_started_and_waits_for_none_of_it(world: World) -> None:
+    world.write(PROGRAMS)
+    worker = world.start("-t", "1")
+    job = world.enqueue("convert", "fork")
+    world.until(world.ledger)
+    world.stop(worker)
+    world.until(lambda: not alive(int(world.ledger()[0])))
+    info = world.info(job)
+    assert (info.state, info.attempt) == (State.READY, 0)
+
+
+def test_a_crash_ends_what_the_job_started(world: World) -> None:
+    world.write(PROGRAMS, max_crashes=1)
+    world.start()
+    info = world.ended(world.enqueue("crash", "plain"))
+    assert info.errors[-1].type == "WorkerCrashed"
+    world.until(lambda: not alive(int(world.ledger()[0])))
+
+
+@pytest.mark.parametrize("victim", ["worker", "supervisor"])
+def test_a_child_and_its_programs_end_with_the_process_that_it_works_for(world: World, victim: str) -> None:
+    world.write(PROGRAMS)
+    worker = world.start("-t", "1")
+    parent = world.value(world.enqueue("quick"))
+    world.enqueue("convert", "plain")
+    world.until(world.ledger)
+    program = int(world.ledger()[0])
+    assert isinstance(parent, int)
+    os.kill(parent if victim == "worker" else worker.pid, signal.SIGKILL)
+    world.until(lambda: not alive(program))
+
+
+def test_what_a_job_leaves_behind_in_order_is_left_alone(world: World) -> None:
+    world.write(PROGRAMS)
+    worker = world.start()
+    world.open_gate()
+    assert world.value(world.enqueue("convert", "session")) == "converted"
+    pid = int(world.ledger()[0])
+    assert alive(pid)
+    world.stop(worker)
+    assert alive(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("to", ["group", "all"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_to_every_process_is_one_to_the_worker_and_no_crash(world: World, number: int, to: str) -> None:
+    """What systemd, shells and terminals do."""
+    world.write(PROGRAMS, max_crashes=1)
+    worker = world.start()
+    child, thread = world.enqueue("convert", "plain"), world.enqueue("quick")
+    world.value(thread)
+    world.until(world.ledger)
+    if to == "group":
+        os.killpg(worker.pid, number)
+    else:
+        for pid in [worker.pid, *world.tree(worker)]:
+            if pid != int(world.ledger()[0]):  # the program is the job's: what a signal does to it, the job decides
+                os.kill(pid, number)
+    if number == signal.SIGTERM:
+        world.heard("stopping")
+        world.open_gate()
+        assert worker.wait(DEADLINE) == 0
+    else:
+        world.open_gate()
+    assert world.value(child) == "converted"
+    assert world.info(child).attempt == 1
+    assert "was killed by" not in world.said()
+
+
+def test_three_deploys_by_a_signal_to_the_group_leave_a_long_job_unharmed(world: World) -> None:
+    world.write(PROGRAMS)
+    job = world.enqueue("convert", "plain")
+    for deploy in range(1, 4):
+        worker = world.start("-t", "1")
+        world.until(lambda deploy=deploy: len(world.ledger()) == deploy)
+        os.killpg(worker.pid, signal.SIGTERM)
+        assert worker.wait(DEADLINE) == 0
+    info = world.info(job)
+    assert (info.state, info.attempt, len(info.errors)) == (State.READY, 0, 0)
+    world.open_gate()
+    world.start()
+    assert world.value(job) == "converted"
+
+
+def test_a_child_ends_as_a_program_of_its_own_would(world: World) -> None:
+    world.write("""
+import atexit, tempfile, weakref
+FOLDER = tempfile.TemporaryDirectory()
+atexit.register(lambda: note(f"left {os.getpid() == LOADER}"))
+LOADER = os.getpid()
+
+@app.job(name="register", executor="process")
+def register() -> bool:
+    atexit.register(lambda: note("said goodbye"))
+    sys.stdout.write("not flushed by hand")
+    return os.path.isdir(FOLDER.name)
+
+@app.job(name="look")
+def look() -> bool:
+    return os.path.isdir(FOLDER.name)
+""")
+    worker = world.start()
+    assert world.value(world.enqueue("register")) is True
+    assert world.value(world.enqueue("look")) is True
+    world.stop(worker)
+    world.until(lambda: sorted(world.ledger()) == ["left True", "said goodbye"])
+    assert "not flushed by hand" in world.said()
+
+
+def test_a_child_that_dies_while_it_has_nothing_to_do_is_charged_to_nobody(world: World) -> None:
+    world.write("", max_crashes=1)
+    world.start("-c", "1")
+    first = world.value(world.enqueue("inchild"))
+    assert isinstance(first, int)
+    os.kill(first, signal.SIGKILL)
+    second = world.value(world.enqueue("inchild"))
+    assert second != first
+
+
+def test_a_program_left_behind_with_the_line_of_its_child_holds_nobody_up(world: World) -> None:
+    """A raw fork inherits the line; whoever waits for its end would wait for the program."""
+    world.write("""
+@app.job(name="daemon", executor="process", retry=0)
+def daemon() -> None:
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            note(str(os.getpid()))
+            time.sleep(600)
+        os._exit(0)
+    hold("ledger")
+    os._exit(7)
+""", max_crashes=1)
+    world.start()
+    info = world.ended(world.enqueue("daemon"))
+    assert "exit code 7" in info.errors[-1].message
+    pid = int(world.ledger()[0])
+    if alive(pid):
+        os.kill(pid, signal.SIGKILL)
