@@ -113,12 +113,16 @@ class Loop:
         """How many runs wait for a slot."""
         return len(self._waiting)
 
+    def start(self) -> asyncio.AbstractEventLoop:
+        """Have the loop run, before there is a job: what keeps it from running must not cost one. *Idempotent.*"""
+        if self._loop is None:
+            self._loop = self._thread.start()
+        return self._loop
+
     def put(self, runs: list[JobRun]) -> None:
         """Add runs to the queue."""
         self._waiting.extend(runs)
-        loop = self._loop
-        if loop is None:
-            loop = self._loop = self._thread.start()
+        loop = self.start()
         if not self._starting:
             self._starting = True
             loop.call_soon_threadsafe(self._start_some)

@@ -48,9 +48,11 @@ class Pool:
         return f"{self.policy}:{self.threads.count}"
 
     def start(self) -> None:
-        """Start the threads, if any job here runs in one."""
+        """Start the threads and the event loop, as far as any job here runs in one."""
         if self._has_sync:
             self.threads.start()
+        if self._has_async:
+            self.loop.start()
 
     @property
     def info(self) -> PoolInfo:
