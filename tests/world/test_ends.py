@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from world import World, world_in
 
 from windlass import State
+from world import World, world_in
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def cleaves(how: str) -> None:
     ],
 )
 def test_a_process_that_dies_behind_the_body_of_a_job_is_charged_to_it(world: World, name: str, how: str) -> None:
-    """Its outcome is not in the store, so it runs again, and must not do so for ever. When the settle wins, it is done."""
+    """Its outcome is not stored, so it runs again, and must not for ever. When the settle wins, it is done."""
     world.write(LEAVES)
     world.start("-c", "2")
     filler = [world.enqueue("quick") for _ in range(3)]

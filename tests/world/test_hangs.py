@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from world import World, alive, world_in
 
 from windlass import State
+from world import World, alive, world_in
 
 JOBS = """
 @app.job(name="blocks", timeout=1, retry=0)
@@ -249,6 +249,8 @@ def test_a_quiet_worker_stays_quiet_when_one_of_its_processes_is_replaced(world:
     job = world.enqueue("quick")
     fresh = {one.id for one in world.app.workers() if one.alive}
     beats = {one.id: one.beat_at for one in world.app.workers()}
-    world.until(lambda: all(one.beat_at > beats.get(one.id, one.beat_at) for one in world.app.workers() if one.id in fresh))
+    world.until(
+        lambda: all(one.beat_at > beats.get(one.id, one.beat_at) for one in world.app.workers() if one.id in fresh)
+    )
     assert world.info(job).state is State.READY
     worker.send_signal(signal.SIGTERM)

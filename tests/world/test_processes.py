@@ -1,4 +1,4 @@
-"""One process is meant, or the whole work: what a job in a child process started ends with it, and nothing else does."""
+"""One process is meant, or the whole work: what a job in a child process started ends with it; nothing else does."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from world import DEADLINE, World, alive, world_in
 
 from windlass import State
+from world import DEADLINE, World, alive, world_in
 
 
 @pytest.fixture
@@ -201,7 +201,8 @@ def test_a_child_that_dies_while_it_has_nothing_to_do_is_charged_to_nobody(world
 
 def test_a_program_left_behind_with_the_line_of_its_child_holds_nobody_up(world: World) -> None:
     """A raw fork inherits the line; whoever waits for its end would wait for the program."""
-    world.write("""
+    world.write(
+        """
 @app.job(name="daemon", executor="process", retry=0)
 def daemon() -> None:
     if os.fork() == 0:
@@ -212,7 +213,9 @@ def daemon() -> None:
         os._exit(0)
     hold("ledger")
     os._exit(7)
-""", max_crashes=1)
+""",
+        max_crashes=1,
+    )
     world.start()
     info = world.ended(world.enqueue("daemon"))
     assert "exit code 7" in info.errors[-1].message

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from windlass import JobInfo, State, Windlass
-from windlass.model import NewJob
 from windlass.ids import new_id
+from windlass.model import NewJob
 
 T = TypeVar("T")
 

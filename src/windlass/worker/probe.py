@@ -21,7 +21,8 @@ __all__ = ["Probe"]
 
 PATIENCE = 5.0  # seconds a client may take to send its request
 REQUEST_MAX = 8_192  # bytes of a request that are read
-CLIENTS_MAX = 64  # at once; probes come one by one
+CLIENTS_MAX = 64  # at once; probes come one by one, and who is silent makes room for them
+REST = 1.0  # seconds between tries to take clients when there are no descriptors
 
 Answer = Callable[[], str | None]  # None: all is well, else what is wrong
 Page = Callable[[], bytes]  # JSON; raises EngineError when the store is away
@@ -47,6 +48,7 @@ class Probe:
         self.port: int = self._listener.getsockname()[1]
         self._wake_r, self._wake_w = socket.socketpair()
         self._closed = False
+        self._resting_until = 0.0  # the system has no descriptor for a client
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._wake_r, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._serve, name="windlass-probe", daemon=True)
@@ -71,7 +73,10 @@ class Probe:
 
     def _serve(self) -> None:
         while not self._closed:
-            for key, _ in self._selector.select():
+            if self._resting_until and time.monotonic() >= self._resting_until:
+                self._resting_until = 0.0
+                self._selector.register(self._listener, selectors.EVENT_READ)
+            for key, _ in self._selector.select(REST if self._resting_until else None):
                 sock = key.fileobj
                 assert isinstance(sock, socket.socket)
                 if sock is self._listener:
@@ -80,15 +85,20 @@ class Probe:
                     self._read(sock)
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             client, _ = self._listener.accept()
-            client.setblocking(False)
-            self._drop_slow()
-            if len(self._clients) >= CLIENTS_MAX:
-                client.close()
-                return
-            self._clients[client] = (time.monotonic(), b"")
-            self._selector.register(client, selectors.EVENT_READ)
+        except BlockingIOError:
+            return
+        except OSError:  # no descriptors left: it would be asked again at once, for ever
+            self._selector.unregister(self._listener)
+            self._resting_until = time.monotonic() + REST
+            return
+        client.setblocking(False)
+        self._drop_slow()
+        if len(self._clients) >= CLIENTS_MAX:
+            self._drop(next(iter(self._clients)))  # the oldest: whoever asks now has a question
+        self._clients[client] = (time.monotonic(), b"")
+        self._selector.register(client, selectors.EVENT_READ)
 
     def _read(self, client: socket.socket) -> None:
         since, request = self._clients[client]
