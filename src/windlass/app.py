@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
 
@@ -37,6 +37,7 @@ from windlass.queues import Queue, QueueInfo, WorkerStatus, bounds_of
 from windlass.registry import Registry
 from windlass.settings import Loaded, Settings, load_settings
 from windlass.stats import Stats, measure
+from windlass.transactions import AsyncTx, Transaction
 from windlass.units import duration_ms, nearest
 
 __all__ = ["Windlass"]
@@ -139,7 +140,7 @@ class Windlass:
 
     async def aenqueue_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
         """Store calls without blocking the event loop; see ``enqueue_many``."""
-        return await hop(lambda: self.client.enqueue_many(calls))
+        return await (await self._aclient()).aenqueue_many(calls)
 
     def enqueue_stream(self, calls: Iterable[Call[object]]) -> int:
         """Store calls as they come, in constant memory, and give how many were stored (duplicates are not counted)."""
@@ -154,9 +155,23 @@ class Windlass:
 
         Raises ConfigError on an engine without transactions.
         """
+        return Transaction(self._transaction)
+
+    def atransaction(self) -> AbstractAsyncContextManager[AsyncTx]:
+        """Open a transaction without blocking the event loop: ``async with app.atransaction() as tx``.
+
+        See ``transaction``. ``await tx.aexecute(...)`` runs a statement, and a job stored by
+        ``await job.options(connection=tx).aenqueue(...)`` appears with the commit. A cancel rolls back.
+        """
+        return Transaction(self._transaction)
+
+    def _transaction(self) -> AbstractContextManager[Tx]:
         engine = self.engine
         if not isinstance(engine, TransactionalEnqueue):
-            raise ConfigError(f"app.transaction(): the engine {engine.info.name!r} has none; it needs a SQL engine")
+            raise ConfigError(
+                f"app.transaction(): the engine {engine.info.name!r} has none; it needs a SQL engine. "
+                "Enqueue after your own commit, with an id of your own so that a repeat stores nothing"
+            )
         return engine.transaction()
 
     # -- guards ----------------------------------------------------------------------------------------

@@ -7,8 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import assert_type
 
 from windlass import Call, Constant, JobContext, JobHandle, Retry, Snooze, Windlass, on
+from windlass.engines.base import Tx
 from windlass.events import JobDead, JobEnqueued
 from windlass.handle import JobInfo, Page
+from windlass.transactions import AsyncTx
 
 app = Windlass("memory://", namespace="shop", keep_done="10m")
 
@@ -84,6 +86,27 @@ async def use() -> None:
         yield ping.bind("h")
 
     await app.aenqueue_stream(calls())
+    async with app.atransaction() as tx:
+        assert_type(tx, AsyncTx)
+        await tx.aexecute("SELECT 1")
+        tx.execute("SELECT ?", (1,))
+        tx.result = 1
+        assert_type(await charge.options(connection=tx).aenqueue(1), JobHandle[dict[str, int]])
+    with app.atransaction():  # E: attr-defined, attr-defined
+        pass
+
+
+def both(ctx: JobContext) -> int:
+    with ctx.transaction() as tx:
+        assert_type(tx, Tx)
+        tx.aexecute("SELECT 1")  # E: attr-defined
+        return 1  # a transaction swallows no error, so nothing has to follow
+
+
+async def abide(ctx: JobContext) -> int:
+    async with ctx.transaction() as tx:
+        assert_type(tx, AsyncTx)
+        return 1
 
 
 @app.middleware("execute")
