@@ -302,7 +302,7 @@ class Windlass:
                 f"queue {name!r} is not in the settings{nearest(name, self.settings.queues)}; strict_queues allows "
                 f"{', '.join(sorted(self.settings.queues)) or 'none'}"
             )
-        return Queue(name, self.engine, self.clock, bounds_of(self.settings))
+        return Queue(name, lambda: self.engine, self.clock, bounds_of(self.settings))
 
     def queues(self) -> list[QueueInfo]:
         """Give every queue the store knows, by name."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -41,6 +41,7 @@ __all__ = ["DeadFilters", "DeadGroup", "DeadList", "Redrive", "RedriveInfo"]
 BATCH: Final = 500  # jobs per write: some 10 ms of the store
 PAGE_MAX: Final = 1_000
 IDS_MAX: Final = 1_000  # ids that an operation carries; more of them are one group, or a filter
+LINES: Final = 100  # that are read ahead for a coroutine, each up to the caps of payload and errors
 GROUPS_MAX: Final = 1_000
 LOOK: Final = 0.25  # seconds between two looks of ``wait``
 
@@ -291,10 +292,12 @@ class DeadList:
         *,
         rate: str | float | None = None,
         limit: int | None = None,
+        on_progress: Progress | None = None,
         **filters: Unpack[DeadFilters],
     ) -> Redrive:
-        """Run dead jobs again; see ``retry``."""
-        return await hop(lambda: self.retry(ids, rate=rate, limit=limit, **filters))
+        """Run dead jobs again; see ``retry``. ``on_progress`` is called on the event loop."""
+        told = on_this_loop(on_progress)
+        return await hop(lambda: self.retry(ids, rate=rate, limit=limit, on_progress=told, **filters))
 
     def redrives(self) -> Redrives:
         """Give the redrives with a rate that run, and those that ended within a day, oldest first."""
@@ -401,9 +404,16 @@ class DeadList:
                 on_progress(gone, total)
         return gone
 
-    async def adiscard(self, ids: str | Sequence[str] | None = None, **filters: Unpack[DeadFilters]) -> int:
-        """Delete dead jobs for good; see ``discard``."""
-        return await hop(lambda: self.discard(ids, **filters))
+    async def adiscard(
+        self,
+        ids: str | Sequence[str] | None = None,
+        *,
+        on_progress: Progress | None = None,
+        **filters: Unpack[DeadFilters],
+    ) -> int:
+        """Delete dead jobs for good; see ``discard``. ``on_progress`` is called on the event loop."""
+        told = on_this_loop(on_progress)
+        return await hop(lambda: self.discard(ids, on_progress=told, **filters))
 
     # -- files -----------------------------------------------------------------------------------------
 
@@ -418,6 +428,15 @@ class DeadList:
             for rows in _pages(engine, where, None, size=100)
             for row in rows
         )
+
+    async def alines(
+        self, ids: str | Sequence[str] | None = None, *, reveal: bool = False, **filters: Unpack[DeadFilters]
+    ) -> AsyncIterator[bytes]:
+        """Give dead jobs as lines of JSON without blocking the event loop; see ``lines``."""
+        lines = await hop(lambda: self.lines(ids, reveal=reveal, **filters))
+        while some := await hop(lambda: tuple(islice(lines, LINES))):
+            for line in some:
+                yield line
 
     def export(
         self,
@@ -460,10 +479,12 @@ class DeadList:
         ids: str | Sequence[str] | None = None,
         *,
         reveal: bool = False,
+        on_progress: Progress | None = None,
         **filters: Unpack[DeadFilters],
     ) -> int:
-        """Write dead jobs to a file; see ``export``."""
-        return await hop(lambda: self.export(path, ids, reveal=reveal, **filters))
+        """Write dead jobs to a file; see ``export``. ``on_progress`` is called on the event loop."""
+        told = on_this_loop(on_progress)
+        return await hop(lambda: self.export(path, ids, reveal=reveal, on_progress=told, **filters))
 
     def load(self, path: str | os.PathLike[str], *, on_progress: Progress | None = None) -> int:
         """Put the dead jobs of a file back under their ids and give how many; those that have a record are left alone.
@@ -482,9 +503,10 @@ class DeadList:
                 on_progress(seen, total)
         return stored
 
-    async def aload(self, path: str | os.PathLike[str]) -> int:
-        """Put the dead jobs of a file back; see ``load``."""
-        return await hop(lambda: self.load(path))
+    async def aload(self, path: str | os.PathLike[str], *, on_progress: Progress | None = None) -> int:
+        """Put the dead jobs of a file back; see ``load``. ``on_progress`` is called on the event loop."""
+        told = on_this_loop(on_progress)
+        return await hop(lambda: self.load(path, on_progress=told))
 
     # -- within ----------------------------------------------------------------------------------------
 
@@ -523,6 +545,16 @@ class DeadList:
         if when.utcoffset() is None:
             raise ConfigError(f"{name} is {when!r}, which has no time zone; give it one, such as tzinfo=UTC")
         return to_ms(when)
+
+
+def on_this_loop(on_progress: Progress | None) -> Progress | None:
+    """Have a function that other threads call run on the event loop that runs here."""
+    if on_progress is None:
+        return None
+    import asyncio  # late: sync programs need not load it
+
+    loop, fn = asyncio.get_running_loop(), on_progress
+    return lambda done, total: loop.call_soon_threadsafe(fn, done, total)
 
 
 def _pages(engine: Store, where: JobFilter, limit: int | None, *, size: int) -> Iterator[Sequence[JobRow]]:

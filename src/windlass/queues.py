@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -150,7 +150,9 @@ def this_person() -> str:
 class Queue:
     """One queue by name. *Thread-safe, blocking*; the ``a`` twins do not block the event loop."""
 
-    def __init__(self, name: str, engine: Inspector, clock: Clock, bounds: Sequence[QueueBound] = ()) -> None:
+    def __init__(
+        self, name: str, engine: Callable[[], Inspector], clock: Clock, bounds: Sequence[QueueBound] = ()
+    ) -> None:
         """``bounds`` are those of the settings."""
         self.name = check_name(name, "queue")
         self._engine = engine
@@ -162,7 +164,7 @@ class Queue:
 
     def info(self) -> QueueInfo:
         """Give the queue as it stands; one that nothing was ever put into is empty."""
-        for row in self._engine.queues(self._bounds):
+        for row in self._engine().queues(self._bounds):
             if row.name == self.name:
                 return QueueInfo.of(row)
         bound = next((one for one in self._bounds if one.name == self.name), QueueBound(self.name))
@@ -187,7 +189,7 @@ class Queue:
 
         ``by`` says who asks; the user and host of this process when left out.
         """
-        self._engine.pause(self.name, reason, self._instant(until), by or this_person())
+        self._engine().pause(self.name, reason, self._instant(until), by or this_person())
 
     async def apause(
         self, reason: str | None = None, until: Duration | datetime | None = None, by: str | None = None
@@ -197,7 +199,7 @@ class Queue:
 
     def resume(self) -> None:
         """Lift a pause. *Idempotent.*"""
-        self._engine.resume(self.name)
+        self._engine().resume(self.name)
 
     async def aresume(self) -> None:
         """Lift a pause; see ``resume``."""
@@ -214,7 +216,7 @@ class Queue:
                 f"limit of queue {self.name!r} is {n!r}; give a whole number from 1 to {COUNT_MAX:,}, or None to lift "
                 "it; to let no job run, pause the queue"
             )
-        self._engine.set_limit(self.name, n)
+        self._engine().set_limit(self.name, n)
 
     async def alimit(self, n: int | None) -> None:
         """Let at most ``n`` jobs of the queue run at once; see ``limit``."""
@@ -227,7 +229,7 @@ class Queue:
         the settings, which counts again with None. *Idempotent.* Raises ConfigError.
         """
         bound = None if rate is None else RateBound(*count_per(rate, f"rate of queue {self.name!r} is {rate!r}"))
-        self._engine.set_rate(self.name, bound)
+        self._engine().set_rate(self.name, bound)
 
     async def arate(self, rate: str | None) -> None:
         """Let at most so many jobs of the queue start in any window; see ``rate``."""
@@ -236,7 +238,7 @@ class Queue:
     def clear(self) -> int:
         """Delete the waiting jobs of the queue and give how many; running ones stay."""
         total = 0
-        while gone := self._engine.clear(self.name, CLEAR_STEP):
+        while gone := self._engine().clear(self.name, CLEAR_STEP):
             total += gone
         return total
 

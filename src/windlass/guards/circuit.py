@@ -391,6 +391,10 @@ class Circuit:
         with self._reporting:
             self._flush(engine or self._engine)
 
+    async def aflush(self, engine: Coordinator | None = None) -> None:
+        """Report what was counted; see ``flush``."""
+        await hop(lambda: self.flush(engine))
+
     def _flush(self, engine: Coordinator) -> None:
         with self._lock:
             counts, self._counts = self._counts, {}

@@ -77,7 +77,7 @@ class LockKeeper:
                     continue
                 due = [lock for lock in self._held.values() if lock.renew_at <= now]
             for lock in due:
-                if not lock.renew():
+                if not lock._renew():
                     self.remove(lock)
 
 
@@ -187,7 +187,7 @@ class Lock:
         self._renewed = self._keeper.clock.boot_ms()
         self.renew_at = time.monotonic() + self._lease_ms / 3_000
 
-    def renew(self) -> bool:
+    def _renew(self) -> bool:
         """Renew the lease; false when the lock is lost. For the keeper."""
         sent = self._keeper.clock.boot_ms()
         try:
