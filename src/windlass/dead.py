@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -47,6 +47,8 @@ LOOK: Final = 0.25  # seconds between two looks of ``wait``
 
 Progress: TypeAlias = Callable[[int, int], object]
 """Called with how many are done, and of how many."""
+Which: TypeAlias = "str | Sequence[str] | DeadGroup | None"
+"""One id, some ids, or a group as ``groups`` gave it."""
 Groups: TypeAlias = "list[DeadGroup]"
 Redrives: TypeAlias = "list[Redrive]"
 
@@ -174,7 +176,7 @@ class DeadList:
 
     def list(
         self,
-        ids: str | Sequence[str] | None = None,
+        ids: Which = None,
         *,
         limit: int = 100,
         cursor: str | None = None,
@@ -192,7 +194,7 @@ class DeadList:
 
     async def alist(
         self,
-        ids: str | Sequence[str] | None = None,
+        ids: Which = None,
         *,
         limit: int = 100,
         cursor: str | None = None,
@@ -201,11 +203,11 @@ class DeadList:
         """Give a page of dead jobs; see ``list``."""
         return await hop(lambda: self.list(ids, limit=limit, cursor=cursor, **filters))
 
-    def count(self, ids: str | Sequence[str] | None = None, **filters: Unpack[DeadFilters]) -> int:
+    def count(self, ids: Which = None, **filters: Unpack[DeadFilters]) -> int:
         """Count dead jobs. Raises ConfigError."""
         return self._engine().count(self._where("count", ids, filters))
 
-    async def acount(self, ids: str | Sequence[str] | None = None, **filters: Unpack[DeadFilters]) -> int:
+    async def acount(self, ids: Which = None, **filters: Unpack[DeadFilters]) -> int:
         """Count dead jobs; see ``count``."""
         return await hop(lambda: self.count(ids, **filters))
 
@@ -243,7 +245,7 @@ class DeadList:
 
     def retry(
         self,
-        ids: str | Sequence[str] | None = None,
+        ids: Which = None,
         *,
         rate: str | float | None = None,
         limit: int | None = None,
@@ -251,6 +253,8 @@ class DeadList:
         **filters: Unpack[DeadFilters],
     ) -> Redrive:
         """Run dead jobs again, with a fresh budget: these ids, a group, what the filters find, or all of them.
+
+        A group is every dead job of its fingerprint, as they are now: none when all have left it since ``groups``.
 
         Without ``rate`` they are moved at once, in batches, before this returns. With it, such as ``"5/s"``, an
         operation is stored that the workers do: it survives restarts and can be watched and stopped through what is
@@ -288,7 +292,7 @@ class DeadList:
 
     async def aretry(
         self,
-        ids: str | Sequence[str] | None = None,
+        ids: Which = None,
         *,
         rate: str | float | None = None,
         limit: int | None = None,
@@ -382,16 +386,17 @@ class DeadList:
 
     def discard(
         self,
-        ids: str | Sequence[str] | None = None,
+        ids: Which = None,
         *,
         on_progress: Progress | None = None,
         **filters: Unpack[DeadFilters],
     ) -> int:
         """Delete dead jobs for good and give how many: these ids, a group, or what the filters find.
 
+        A group is every dead job of its fingerprint, as they are now; 0 when all have left it since ``groups``.
         Raises ConfigError, also when nothing is said about which.
         """
-        if ids is None and not filters:
+        if ids is None and all(value is None for value in filters.values()):
             raise ConfigError(
                 "dead.discard() would delete every dead job; say which, or write dead.discard(before=0) to mean all"
             )
@@ -406,7 +411,7 @@ class DeadList:
 
     async def adiscard(
         self,
-        ids: str | Sequence[str] | None = None,
+        ids: Which = None,
         *,
         on_progress: Progress | None = None,
         **filters: Unpack[DeadFilters],
@@ -417,9 +422,7 @@ class DeadList:
 
     # -- files -----------------------------------------------------------------------------------------
 
-    def lines(
-        self, ids: str | Sequence[str] | None = None, *, reveal: bool = False, **filters: Unpack[DeadFilters]
-    ) -> Iterator[bytes]:
+    def lines(self, ids: Which = None, *, reveal: bool = False, **filters: Unpack[DeadFilters]) -> Iterator[bytes]:
         """Give dead jobs as lines of JSON, one by one, in constant memory. ``reveal`` shows redacted arguments."""
         where = self._where("lines", ids, filters)
         engine, reader = self._open()
@@ -430,7 +433,7 @@ class DeadList:
         )
 
     async def alines(
-        self, ids: str | Sequence[str] | None = None, *, reveal: bool = False, **filters: Unpack[DeadFilters]
+        self, ids: Which = None, *, reveal: bool = False, **filters: Unpack[DeadFilters]
     ) -> AsyncIterator[bytes]:
         """Give dead jobs as lines of JSON without blocking the event loop; see ``lines``."""
         lines = await hop(lambda: self.lines(ids, reveal=reveal, **filters))
@@ -441,7 +444,7 @@ class DeadList:
     def export(
         self,
         path: str | os.PathLike[str],
-        ids: str | Sequence[str] | None = None,
+        ids: Which = None,
         *,
         reveal: bool = False,
         on_progress: Progress | None = None,
@@ -476,7 +479,7 @@ class DeadList:
     async def aexport(
         self,
         path: str | os.PathLike[str],
-        ids: str | Sequence[str] | None = None,
+        ids: Which = None,
         *,
         reveal: bool = False,
         on_progress: Progress | None = None,
@@ -518,14 +521,23 @@ class DeadList:
         for rows in _pages(engine, where, limit, size=BATCH):
             yield tuple(LeaseRef(row.id, row.fence) for row in rows)
 
-    def _where(self, method: str, ids: str | Sequence[str] | None, filters: DeadFilters) -> JobFilter:
+    def _where(self, method: str, ids: Which, filters: DeadFilters) -> JobFilter:
         unknown = set(filters) - set(DeadFilters.__annotations__)
         if unknown:
             wrong = sorted(unknown)[0]
             raise ConfigError(
                 f"dead.{method}: there is no filter {wrong!r}{nearest(wrong, DeadFilters.__annotations__)}"
             )
+        if isinstance(ids, DeadGroup):
+            if filters.get("group") is not None:
+                raise ConfigError(f"dead.{method}: a group is given twice; leave one of them out")
+            filters = {**filters, "group": ids}
+            ids = None
         group, error = filters.get("group"), filters.get("error")
+        if group is not None and not isinstance(group, str | DeadGroup):
+            raise ConfigError(
+                f"dead.{method}: group is {group!r}; give a group of app.dead.groups(), or its fingerprint as text"
+            )
         before, after = filters.get("before"), filters.get("after")
         return JobFilter(
             state=State.DEAD,
@@ -536,7 +548,7 @@ class DeadList:
             ended_after=None if after is None else self._instant(after, f"dead.{method}: after"),
             group=group.fingerprint if isinstance(group, DeadGroup) else group,
             error=type_name(error) if isinstance(error, type) else error,
-            ids=None if ids is None else (ids,) if isinstance(ids, str) else tuple(dict.fromkeys(ids)),
+            ids=None if ids is None else (ids,) if isinstance(ids, str) else _ids(method, ids),
         )
 
     def _instant(self, when: datetime | timedelta | int | float | str, name: str) -> int:
@@ -545,6 +557,17 @@ class DeadList:
         if when.utcoffset() is None:
             raise ConfigError(f"{name} is {when!r}, which has no time zone; give it one, such as tzinfo=UTC")
         return to_ms(when)
+
+
+def _ids(method: str, given: object) -> tuple[str, ...]:
+    """Check a list of ids, each once."""
+    ids: dict[str, None] = {}
+    for each in given if isinstance(given, Iterable) and not isinstance(given, bytes) else (given,):
+        if not isinstance(each, str):
+            hint = "one group at a time" if isinstance(each, DeadGroup) else "write job.id"
+            raise ConfigError(f"dead.{method}: {each!r} is no id; give ids as text, or a group; {hint}")
+        ids[each] = None
+    return tuple(ids)
 
 
 def on_this_loop(on_progress: Progress | None) -> Progress | None:
