@@ -36,6 +36,7 @@ from windlass.model import Action, CircuitRow, JobFilter, Moved, State
 from windlass.queues import Queue, QueueInfo, WorkerStatus, bounds_of
 from windlass.registry import Registry
 from windlass.settings import Loaded, Settings, load_settings
+from windlass.spelling import spelled
 from windlass.stats import Stats, measure
 from windlass.transactions import AsyncTx, Transaction
 from windlass.units import duration_ms, nearest
@@ -58,6 +59,7 @@ CIRCUIT_DEFAULTS: Final[dict[str, object]] = {
 logger = logging.getLogger("windlass")
 
 
+@spelled
 class Windlass:
     """An application: its jobs, its settings and its engine. *Thread-safe.*
 

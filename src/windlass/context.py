@@ -22,6 +22,7 @@ from windlass.engines.base import Store, TransactionalEnqueue, TransactionalSett
 from windlass.errors import ConfigError, JobCancelled, LeaseLost, NotInJob, TransactionTooLong
 from windlass.model import Gates, Kind, Lease, NewJob, Outcome, Settled, State
 from windlass.settings import Settings
+from windlass.spelling import spelled
 from windlass.transactions import Transaction
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class JobLog(logging.LoggerAdapter[logging.Logger]):
     """The logger of one run: adds ``job_id``, ``job_name`` and ``attempt`` to every record."""
 
 
+@spelled
 class JobContext:
     """The running job: who it is, which attempt this is, and what it may ask for.
 

@@ -31,7 +31,8 @@ from windlass.recovery import RecoveryRule
 from windlass.redaction import MASK
 from windlass.redrive import Operation
 from windlass.registry import Registry
-from windlass.units import duration_ms, nearest, per_second
+from windlass.spelling import spelled, unknown_option
+from windlass.units import duration_ms, per_second
 
 if TYPE_CHECKING:
     from windlass.definition import Duration
@@ -102,6 +103,7 @@ class RedriveInfo:
     started_at: datetime
 
 
+@spelled
 class Redrive:
     """A redrive under way, or over. ``total`` is how many jobs there were to move when it began. *Thread-safe.*"""
 
@@ -161,6 +163,7 @@ class Redrive:
         return await hop(lambda: self.wait(timeout))
 
 
+@spelled
 class DeadList:
     """The dead jobs of an application. *Blocking, thread-safe*; the ``a`` twins do not block the event loop."""
 
@@ -522,12 +525,10 @@ class DeadList:
             yield tuple(LeaseRef(row.id, row.fence) for row in rows)
 
     def _where(self, method: str, ids: Which, filters: DeadFilters) -> JobFilter:
-        unknown = set(filters) - set(DeadFilters.__annotations__)
-        if unknown:
-            wrong = sorted(unknown)[0]
-            raise ConfigError(
-                f"dead.{method}: there is no filter {wrong!r}{nearest(wrong, DeadFilters.__annotations__)}"
-            )
+        for word in filters:
+            if word not in DeadFilters.__annotations__:
+                own = getattr(DeadList, method).__kwdefaults__ or {}
+                raise unknown_option(f"dead.{method}()", word, ["ids", *own, *DeadFilters.__annotations__])
         if isinstance(ids, DeadGroup):
             if filters.get("group") is not None:
                 raise ConfigError(f"dead.{method}: a group is given twice; leave one of them out")

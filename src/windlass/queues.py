@@ -19,6 +19,7 @@ from windlass.handle import hop
 from windlass.model import PoolInfo, QueueBound, QueueRow, RateBound, WorkerRow
 from windlass.patterns import matches
 from windlass.settings import Settings
+from windlass.spelling import spelled
 from windlass.units import COUNT_MAX, check_name, count_per, duration_ms, format_rate
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ def this_person() -> str:
     return f"{name}@{socket.gethostname()}"
 
 
+@spelled
 class Queue:
     """One queue by name. *Thread-safe, blocking*; the ``a`` twins do not block the event loop."""
 

@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Struct
 
 from windlass.backoff import Backoff, Exponential
-from windlass.errors import ConfigError
+from windlass.errors import ConfigError, UnknownOption
 from windlass.patterns import overlap, parse_queues
 from windlass.setting_values import (
     COUNTS,
@@ -214,7 +214,8 @@ def _from_text(key: str, text: str) -> object:
 def _check_keys(table: Iterable[str], where: str) -> None:
     for key in table:
         if key not in READERS:
-            raise ConfigError(f"unknown setting {key!r} ({where}){nearest(key, READERS)}")
+            others = ("client", "clock") if where == "argument" else ()
+            raise UnknownOption(f"unknown setting {key!r} ({where}){nearest(key, [*READERS, *others])}")
 
 
 def _find_file(here: Path, explicit: str | None) -> tuple[Path | None, Mapping[str, object]]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from windlass.engines.base import Tx
 from windlass.engines.holding import HOLDERS, Holder
 from windlass.errors import ConfigError
+from windlass.spelling import spelled
 
 if TYPE_CHECKING:
     import asyncio
@@ -31,6 +32,7 @@ __all__ = ["AsyncTx", "Transaction"]
 T = TypeVar("T")
 
 
+@spelled
 class AsyncTx:
     """An open transaction of a coroutine: a ``Tx`` whose ``aexecute`` leaves the event loop free. *Thread-safe.*"""
 

@@ -41,6 +41,7 @@ from windlass.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, Eve
 from windlass.guards.verdict import Kinds, Verdict, is_any, reason_of, retry_after_ms
 from windlass.handle import hop
 from windlass.model import CircuitPolicy, CircuitRow, LeaseRef, Tally
+from windlass.spelling import spelled
 from windlass.units import duration_ms, format_duration
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class Hub(Protocol):
         ...
 
 
+@spelled
 class Circuit:
     """One circuit: a job option, a decorator for functions and coroutine functions, and a context manager."""
 
