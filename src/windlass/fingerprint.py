@@ -6,7 +6,6 @@ a fingerprint is 12 hexadecimal digits, the same on every machine; nothing here 
 
 from __future__ import annotations
 
-import hashlib
 import sysconfig
 from types import CodeType, FrameType, TracebackType
 from typing import Final
@@ -33,6 +32,8 @@ def cause_of(error: BaseException, home: str = "") -> Cause:
 
 def _cause(error_type: str, frame: str = "", inner: str = "") -> Cause:
     text = "\0".join((error_type, frame, inner))
+    import hashlib  # late: it loads OpenSSL, and only a death needs it
+
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return Cause(error_type, digest[:12], frame)
 

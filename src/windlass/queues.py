@@ -5,8 +5,6 @@ Must not claim or settle. Invariants: lengths of time that leave here are second
 
 from __future__ import annotations
 
-import getpass
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -141,6 +139,9 @@ def bounds_of(settings: Settings) -> tuple[QueueBound, ...]:
 
 def this_person() -> str:
     """Who and where this process is, for what others will want to know of a pause."""
+    import getpass  # late: they are for people, who ask seldom
+    import socket
+
     try:
         name = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name

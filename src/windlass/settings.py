@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -243,6 +242,8 @@ def _read_table(file: Path) -> Mapping[str, object] | None:
         raw = file.read_bytes()
         if is_project and b"windlass" not in raw:
             return None  # and whatever is wrong with it is not ours to report
+        import tomllib  # late: many applications have no settings file
+
         content = tomllib.loads(raw.decode())
     except OSError as error:
         raise ConfigError(f"the settings file {file} cannot be read: {error.strerror}") from error

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import secrets
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -258,7 +258,7 @@ class Circuit:
                 if passed is not None:
                     return passed
             self._refuse_known(job)
-            token = secrets.token_hex(8)
+            token = os.urandom(8).hex()
             row = self._see(self._engine.probe(self.name, token, PROBE_LEASE_MS, job))
         except EngineError as error:
             raise GuardUnavailable(

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -148,7 +146,7 @@ class Lock:
     def _take(self, given_up: threading.Event) -> None:
         if self._fence is not None:
             raise ConfigError(f"lock {self.key!r} is held by this object already; make another with app.lock(...)")
-        self.token = secrets.token_hex(16)
+        self.token = os.urandom(16).hex()
         try:
             fence = self._try(given_up)
         except EngineError as error:
@@ -214,6 +212,8 @@ class Lock:
 
 def owner() -> str:
     """Who asks for a lock, for people: host, process, and the job where there is one."""
+    import socket  # late: few programs take locks
+
     place = f"{socket.gethostname()}:{os.getpid()}"
     try:
         job = current_job()
