@@ -12,7 +12,7 @@ import threading
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
-from typing import Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
 
 from windlass.client import Client
 from windlass.clock import Clock, SystemClock
@@ -24,10 +24,8 @@ from windlass.engines.url import connect
 from windlass.errors import ConfigError
 from windlass.events import Event, Events
 from windlass.events import check_kind as check_event
-from windlass.explain import explain
 from windlass.guards import Circuit, CircuitInfo, Circuits, Lock, LockKeeper
 from windlass.guards.keys import check_key
-from windlass.guards.limits import LimitInfo, LockInfo
 from windlass.handle import JobHandle, JobInfo, Page, hop
 from windlass.hooks import Hook, Hooks, Moment
 from windlass.middleware import Middleware
@@ -37,9 +35,12 @@ from windlass.queues import Queue, QueueInfo, WorkerStatus, bounds_of
 from windlass.registry import Registry
 from windlass.settings import Loaded, Settings, load_settings
 from windlass.spelling import spelled
-from windlass.stats import Stats, measure
 from windlass.transactions import AsyncTx, Transaction
 from windlass.units import duration_ms, nearest
+
+if TYPE_CHECKING:  # what answers questions of people is loaded when one is asked
+    from windlass.guards.limits import LimitInfo, LockInfo
+    from windlass.stats import Stats
 
 __all__ = ["Windlass"]
 
@@ -233,6 +234,8 @@ class Windlass:
 
     def locks(self) -> list[LockInfo]:
         """Give every lock that is held, by key."""
+        from windlass.guards.limits import LockInfo
+
         return [LockInfo.of(row) for row in self.engine.locks()]
 
     async def alocks(self) -> list[LockInfo]:
@@ -249,6 +252,8 @@ class Windlass:
 
     def limits(self) -> list[LimitInfo]:
         """Give every Concurrency and Rate key that is in use or waited for, by key."""
+        from windlass.guards.limits import LimitInfo
+
         return [LimitInfo.of(row) for row in self.engine.limits()]
 
     async def alimits(self) -> list[LimitInfo]:
@@ -343,6 +348,8 @@ class Windlass:
         ``stats().queues`` has every queue in figures: depth, latency, arrival and drain rate, and how many workers keep
         its ``max_wait``.
         """
+        from windlass.stats import measure
+
         return measure(self.engine, self.settings)
 
     async def astats(self) -> Stats:
@@ -351,6 +358,8 @@ class Windlass:
 
     def explain(self, job_id: str) -> str:
         """Say in words where a job stands and why it is not running."""
+        from windlass.explain import explain
+
         client = self.client
         return explain(job_id, client.engine, client.reader, self.registry, self.clock, self.settings)
 

@@ -305,4 +305,7 @@ def current_job() -> JobContext:
     try:
         return CURRENT.get()
     except LookupError:
-        raise NotInJob("there is no running job here; call this from inside a job that a worker runs") from None
+        raise NotInJob(
+            "there is no running job here: current_job() works inside a job that a worker runs and in what that calls. "
+            "A thread that a job starts has none of its own; hand it the context"
+        ) from None

@@ -26,7 +26,6 @@ from windlass.guards.options import Arguments
 from windlass.handle import JobInfo, Page, Reader, hop
 from windlass.ids import new_id
 from windlass.model import JobFilter, JobRow, LeaseRef, State
-from windlass.records import from_line, to_line
 from windlass.recovery import RecoveryRule
 from windlass.redaction import MASK
 from windlass.redrive import Operation
@@ -427,6 +426,8 @@ class DeadList:
 
     def lines(self, ids: Which = None, *, reveal: bool = False, **filters: Unpack[DeadFilters]) -> Iterator[bytes]:
         """Give dead jobs as lines of JSON, one by one, in constant memory. ``reveal`` shows redacted arguments."""
+        from windlass.records import to_line  # late: few programs export
+
         where = self._where("lines", ids, filters)
         engine, reader = self._open()
         return (
@@ -596,6 +597,8 @@ def _pages(engine: Store, where: JobFilter, limit: int | None, *, size: int) -> 
 
 
 def _rows(path: str | os.PathLike[str]) -> Iterator[JobRow]:
+    from windlass.records import from_line
+
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():

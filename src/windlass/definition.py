@@ -34,7 +34,7 @@ from msgspec import Struct, structs
 from windlass import option_values as check
 from windlass.codec import Meta, Signature, encode_meta
 from windlass.context import JobContext, current_job
-from windlass.errors import ConfigError, UnknownOption
+from windlass.errors import ConfigError, NotInJob, UnknownOption
 from windlass.guards.circuit import Circuit
 from windlass.guards.options import GuardPlan, Limit, Once, Unique, compile_guards
 from windlass.handle import JobHandle
@@ -286,7 +286,17 @@ class BaseJob(Generic[P, R]):
         return type(self)(self.spec, self._enqueuer, plan, self._settings)
 
     def _arguments(self, args: tuple[object, ...]) -> tuple[object, ...]:
-        return (current_job(), *args) if self.spec.takes_context else args
+        if not self.spec.takes_context:
+            return args
+        try:
+            return (current_job(), *args)
+        except NotInJob:
+            name, called = self.spec.name, self.spec.fn.__name__
+            raise NotInJob(
+                f"job {name!r} takes a JobContext, and there is no running job here whose context it could be given: "
+                f"store it with {called}.enqueue(...), or call it from inside a job. To try it with a context of your "
+                f"own, call {called}.__wrapped__(ctx, ...)"
+            ) from None
 
 
 class Job(BaseJob[P, R]):

@@ -31,9 +31,9 @@ def cause_of(error: BaseException, home: str = "") -> Cause:
 
 
 def _cause(error_type: str, frame: str = "", inner: str = "") -> Cause:
-    text = "\0".join((error_type, frame, inner))
     import hashlib  # late: it loads OpenSSL, and only a death needs it
 
+    text = "\0".join((error_type, frame, inner))
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return Cause(error_type, digest[:12], frame)
 
@@ -64,6 +64,7 @@ def _name(frame: FrameType) -> str:
     return f"{_module(frame)}.{frame.f_code.co_qualname}"
 
 
-# Deaths that nobody saw from within: the process died too often, or was taken away too often.
-POISON: Final = _cause("WorkerCrashed")
-INTERRUPTED: Final = _cause("windlass.errors.JobInterrupted")
+# Deaths that nobody saw from within: the process died too often, or was taken away too often. Their fingerprints are
+# written out, since making them would load OpenSSL into every process that imports us; a test makes them.
+POISON: Final = Cause("WorkerCrashed", "12847a95e5d0", "")
+INTERRUPTED: Final = Cause("windlass.errors.JobInterrupted", "805e2c17a76d", "")
