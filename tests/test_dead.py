@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import stat
@@ -14,7 +15,7 @@ import pytest
 
 from dead_shop import Shop
 from windlass import Concurrency, JobInfo, Once, Rate, State, Unique
-from windlass.dead import DeadFilters
+from windlass.dead import DeadFilters, DeadGroup
 from windlass.errors import ConfigError, PayloadError, TransitionRefused
 from windlass.model import Action, LeaseRef
 
@@ -124,6 +125,59 @@ def test_retry_moves_a_group_at_once(shop: Shop) -> None:
     info = shop.app.get(later)
     assert info is not None
     assert [error.attempt for error in info.errors] == [1, 1]  # a fresh budget; the history stays
+
+
+@pytest.mark.parametrize("positional", [True, False], ids=["positional", "keyword"])
+def test_retry_and_discard_take_a_group_as_groups_gave_it(store: dict[str, str], positional: bool) -> None:
+    shop = Shop(store.get("WINDLASS_URL", "memory://"))
+    dead = shop.app.dead
+    late, lost, later, broken = shop.die("late", "lost", "late", "broken")
+    groups = {group.error: group for group in dead.groups()}
+
+    def given(error: str) -> tuple[tuple[DeadGroup, ...], DeadFilters]:
+        return ((groups[error],), {}) if positional else ((), {"group": groups[error]})
+
+    args, filters = given("TimeoutError")
+    assert {info.id for info in dead.list(*args, **filters)} == {late, later}
+    assert dead.count(*args, **filters) == 2
+    assert dead.retry(*args, **filters, limit=1).total == 1
+    assert asyncio.run(dead.aretry(*args, **filters)).total == 1
+    args, filters = given("LookupError")
+    assert dead.retry(*args, **filters, rate="5/s").total == 1
+    assert dead.discard(*args, **filters) == 1
+    args, filters = given("RuntimeError")
+    assert asyncio.run(dead.adiscard(*args, **filters)) == 1
+    assert shop.states([late, lost, later, broken]) == ["ready", "gone", "ready", "gone"]
+    # They have all left it: nothing to do is no error.
+    assert (dead.discard(*args, **filters), dead.retry(*args, **filters).total) == (0, 0)
+    shop.app.close()
+
+
+@pytest.mark.parametrize("wrong", ["number", "group_twice", "groups", "info", "mixed"])
+def test_what_is_neither_an_id_nor_a_group_is_refused(shop: Shop, wrong: str) -> None:
+    shop.die("late")
+    dead = shop.app.dead
+    (group,) = dead.groups()
+    args, filters = {
+        "number": ((), {"group": 5}),
+        "group_twice": ((group,), {"group": group}),
+        "groups": ((dead.groups(),), {}),
+        "info": ((group.sample,), {}),
+        "mixed": ((["x", 5],), {}),
+    }[wrong]
+    for call in (dead.list, dead.count, dead.retry, dead.discard):
+        with pytest.raises(ConfigError, match="group"):
+            call(*args, **filters)  # type: ignore[operator]
+    assert dead.count() == 1
+
+
+def test_a_filter_that_is_none_does_not_mean_all_when_it_comes_to_deleting(shop: Shop) -> None:
+    shop.die("late")
+    for filters in ({}, {"group": None}, {"name": None, "tag": None}):
+        with pytest.raises(ConfigError, match="say which"):
+            shop.app.dead.discard(**cast(DeadFilters, filters))
+    assert shop.app.dead.discard([]) == 0
+    assert shop.app.dead.count() == 1
 
 
 def test_retry_takes_ids_and_leaves_what_is_not_dead(shop: Shop) -> None:

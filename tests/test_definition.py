@@ -85,9 +85,19 @@ def test_the_current_context_is_passed_on_in_a_direct_call(app: Windlass, ctx: J
     assert app.job(fetch)("u") == "j1 u"
 
 
-def test_a_direct_call_outside_a_job_raises_not_in_job(app: Windlass) -> None:
-    with pytest.raises(NotInJob):
-        app.job(fetch)("u")
+def test_a_direct_call_outside_a_job_raises_not_in_job_and_says_what_to_do(app: Windlass) -> None:
+    job = app.job(fetch)
+    with pytest.raises(
+        NotInJob, match=r"job '[a-z_.]*fetch' takes a JobContext.*fetch\.enqueue\(.*fetch\.__wrapped__\("
+    ):
+        job("u")
+    with pytest.raises(NotInJob, match=r"afetch\.enqueue"):
+        asyncio.run(app.job(afetch)("u"))
+
+
+def test_a_context_of_ones_own_can_be_given_to_the_function_itself(app: Windlass, ctx: JobContext) -> None:
+    job = app.job(fetch)
+    assert job.__wrapped__(ctx, "u") == "j1 u"  # type: ignore[attr-defined]
 
 
 def test_the_context_is_found_by_annotation_however_it_is_written(app: Windlass) -> None:
@@ -367,3 +377,21 @@ def test_none_for_delay_at_and_id_is_as_if_they_were_not_given(app: Windlass) ->
     new = job.options(delay=None, at=None, id=None).bind().new
     assert (new.run_at, new.delay_ms, new.caller_id) == (None, 0, False)
     assert job.options(delay="5s", at=None).bind().new.delay_ms == 5_000
+
+
+@pytest.mark.parametrize("how", ["-c", "-"], ids=["-c", "stdin"])
+def test_a_job_of_no_file_is_named_after_main_and_says_that_no_worker_can_import_it(tmp_path: Path, how: str) -> None:
+    code = """if True:
+        from windlass import Windlass
+        app = Windlass("memory://")
+        @app.job
+        def greet(name: str) -> str: return name
+        print(greet.name, app.get(greet.enqueue("Ada").id).name, greet("Ada"))
+    """
+    words = [sys.executable, "-c", code] if how == "-c" else [sys.executable, "-"]
+    done = subprocess.run(
+        words, input=None if how == "-c" else code, capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
+    assert done.stdout == "__main__.greet __main__.greet Ada\n", done.stderr
+    assert "no worker can import it" in done.stderr
+    assert "put it into a module" in done.stderr

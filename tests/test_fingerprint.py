@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from windlass.fingerprint import INTERRUPTED, POISON, cause_of, type_name
+from windlass.fingerprint import INTERRUPTED, POISON, _cause, cause_of, type_name
 from windlass.model import Cause
 
 
@@ -93,3 +93,8 @@ def test_a_fingerprint_is_short_and_fixed() -> None:
 
 def test_builtins_stand_without_a_module() -> None:
     assert (type_name(ValueError), type_name(Lost)) == ("ValueError", f"{__name__}.Lost")
+
+
+def test_the_causes_that_are_written_out_are_those_that_would_be_made() -> None:
+    assert _cause("WorkerCrashed") == POISON
+    assert _cause("windlass.errors.JobInterrupted") == INTERRUPTED

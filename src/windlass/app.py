@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
-from typing import Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
 
 from windlass.client import Client
 from windlass.clock import Clock, SystemClock
@@ -24,10 +24,8 @@ from windlass.engines.url import connect
 from windlass.errors import ConfigError
 from windlass.events import Event, Events
 from windlass.events import check_kind as check_event
-from windlass.explain import explain
 from windlass.guards import Circuit, CircuitInfo, Circuits, Lock, LockKeeper
 from windlass.guards.keys import check_key
-from windlass.guards.limits import LimitInfo, LockInfo
 from windlass.handle import JobHandle, JobInfo, Page, hop
 from windlass.hooks import Hook, Hooks, Moment
 from windlass.middleware import Middleware
@@ -36,8 +34,13 @@ from windlass.model import Action, CircuitRow, JobFilter, Moved, State
 from windlass.queues import Queue, QueueInfo, WorkerStatus, bounds_of
 from windlass.registry import Registry
 from windlass.settings import Loaded, Settings, load_settings
-from windlass.stats import Stats, measure
+from windlass.spelling import spelled
+from windlass.transactions import AsyncTx, Transaction
 from windlass.units import duration_ms, nearest
+
+if TYPE_CHECKING:  # what answers questions of people is loaded when one is asked
+    from windlass.guards.limits import LimitInfo, LockInfo
+    from windlass.stats import Stats
 
 __all__ = ["Windlass"]
 
@@ -57,6 +60,7 @@ CIRCUIT_DEFAULTS: Final[dict[str, object]] = {
 logger = logging.getLogger("windlass")
 
 
+@spelled
 class Windlass:
     """An application: its jobs, its settings and its engine. *Thread-safe.*
 
@@ -139,7 +143,7 @@ class Windlass:
 
     async def aenqueue_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
         """Store calls without blocking the event loop; see ``enqueue_many``."""
-        return await hop(lambda: self.client.enqueue_many(calls))
+        return await (await self._aclient()).aenqueue_many(calls)
 
     def enqueue_stream(self, calls: Iterable[Call[object]]) -> int:
         """Store calls as they come, in constant memory, and give how many were stored (duplicates are not counted)."""
@@ -154,9 +158,23 @@ class Windlass:
 
         Raises ConfigError on an engine without transactions.
         """
+        return Transaction(self._transaction)
+
+    def atransaction(self) -> AbstractAsyncContextManager[AsyncTx]:
+        """Open a transaction without blocking the event loop: ``async with app.atransaction() as tx``.
+
+        See ``transaction``. ``await tx.aexecute(...)`` runs a statement, and a job stored by
+        ``await job.options(connection=tx).aenqueue(...)`` appears with the commit. A cancel rolls back.
+        """
+        return Transaction(self._transaction)
+
+    def _transaction(self) -> AbstractContextManager[Tx]:
         engine = self.engine
         if not isinstance(engine, TransactionalEnqueue):
-            raise ConfigError(f"app.transaction(): the engine {engine.info.name!r} has none; it needs a SQL engine")
+            raise ConfigError(
+                f"app.transaction(): the engine {engine.info.name!r} has none; it needs a SQL engine. "
+                "Enqueue after your own commit, with an id of your own so that a repeat stores nothing"
+            )
         return engine.transaction()
 
     # -- guards ----------------------------------------------------------------------------------------
@@ -216,6 +234,8 @@ class Windlass:
 
     def locks(self) -> list[LockInfo]:
         """Give every lock that is held, by key."""
+        from windlass.guards.limits import LockInfo
+
         return [LockInfo.of(row) for row in self.engine.locks()]
 
     async def alocks(self) -> list[LockInfo]:
@@ -232,6 +252,8 @@ class Windlass:
 
     def limits(self) -> list[LimitInfo]:
         """Give every Concurrency and Rate key that is in use or waited for, by key."""
+        from windlass.guards.limits import LimitInfo
+
         return [LimitInfo.of(row) for row in self.engine.limits()]
 
     async def alimits(self) -> list[LimitInfo]:
@@ -287,7 +309,7 @@ class Windlass:
                 f"queue {name!r} is not in the settings{nearest(name, self.settings.queues)}; strict_queues allows "
                 f"{', '.join(sorted(self.settings.queues)) or 'none'}"
             )
-        return Queue(name, self.engine, self.clock, bounds_of(self.settings))
+        return Queue(name, lambda: self.engine, self.clock, bounds_of(self.settings))
 
     def queues(self) -> list[QueueInfo]:
         """Give every queue the store knows, by name."""
@@ -326,6 +348,8 @@ class Windlass:
         ``stats().queues`` has every queue in figures: depth, latency, arrival and drain rate, and how many workers keep
         its ``max_wait``.
         """
+        from windlass.stats import measure
+
         return measure(self.engine, self.settings)
 
     async def astats(self) -> Stats:
@@ -334,6 +358,8 @@ class Windlass:
 
     def explain(self, job_id: str) -> str:
         """Say in words where a job stands and why it is not running."""
+        from windlass.explain import explain
+
         client = self.client
         return explain(job_id, client.engine, client.reader, self.registry, self.clock, self.settings)
 

@@ -14,10 +14,10 @@ from random import Random
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from windlass.errors import ConfigError
+from windlass.spelling import Spelled
 from windlass.units import duration_ms, nearest
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ __all__ = [
 JITTERS = ("full", "equal", "none")
 
 
-class Exponential(Struct, frozen=True, tag="exponential", tag_field="kind"):
+class Exponential(Spelled, frozen=True, tag="exponential", tag_field="kind"):
     """Wait ``factor * base ** (attempt - 1)``, at most ``cap``.
 
     ``factor`` and ``cap`` are durations; read back, they are seconds. ``jitter="full"`` draws the wait evenly between
@@ -75,7 +75,7 @@ class Exponential(Struct, frozen=True, tag="exponential", tag_field="kind"):
         return rng.randint(*self.range_ms(attempt))
 
 
-class Linear(Struct, frozen=True, tag="linear", tag_field="kind"):
+class Linear(Spelled, frozen=True, tag="linear", tag_field="kind"):
     """Wait ``step * attempt``, at most ``cap``.
 
     Durations, jitter and errors as in Exponential, but no jitter by default.
@@ -99,7 +99,7 @@ class Linear(Struct, frozen=True, tag="linear", tag_field="kind"):
         return rng.randint(*self.range_ms(attempt))
 
 
-class Constant(Struct, frozen=True, tag="constant", tag_field="kind"):
+class Constant(Spelled, frozen=True, tag="constant", tag_field="kind"):
     """Wait ``delay`` every time. Duration, jitter and errors as in Linear."""
 
     delay: Duration

@@ -11,11 +11,13 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import AsyncIterable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from windlass.definition import Call, check_call
 from windlass.engines.base import Store, TransactionalEnqueue
+from windlass.engines.holding import HOLDERS
 from windlass.errors import ConfigError, Duplicate, EngineError, EngineUnavailable
 from windlass.events import Events, JobEnqueued
 from windlass.handle import JobHandle, Reader, hop
@@ -23,6 +25,7 @@ from windlass.middleware import Middleware
 from windlass.model import Placed
 from windlass.registry import Registry
 from windlass.settings import Settings
+from windlass.transactions import AsyncTx
 
 if TYPE_CHECKING:
     import asyncio
@@ -58,6 +61,7 @@ class Client:
         self._pool: ThreadPoolExecutor | None = None
         self._pool_pid = 0
         self._pool_lock = threading.Lock()
+        self._opened = False  # the engine, by a coroutine that has a connection of its own
 
     def enqueue(self, call: Call[R]) -> JobHandle[R]:
         """Store one call. *Atomic, idempotent by id, blocking.* Raises EngineUnavailable, EngineFull."""
@@ -72,16 +76,9 @@ class Client:
         """
         handles: list[JobHandle[R]] = []
         reader = self.reader
-        try:
+        with _told(handles):
             for chunk in _chunks(calls):
                 handles += [JobHandle(placed.id, placed.duplicate, reader) for placed in self._store(chunk)]
-        except (EngineError, Duplicate) as error:
-            _tell_stored(error, [handle.id for handle in handles])
-            raise
-        except Exception as error:
-            if handles:
-                error.add_note(_so_far([handle.id for handle in handles]))
-            raise
         return handles
 
     def enqueue_stream(self, calls: Iterable[Call[object]]) -> int:
@@ -100,9 +97,9 @@ class Client:
         import asyncio  # late: sync programs need not load it
 
         check_call(call, "enqueue")
-        if call.connection is not None or not self._middleware.enqueue_is_empty:
+        if call.connection is not None or HOLDERS.get() or not self._middleware.enqueue_is_empty:
             # What the caller wraps around this call must see its own outcome, so it goes alone.
-            return await hop(lambda: self.enqueue(call))
+            return await self._where_it_lives(call.connection, lambda: self.enqueue(call))
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Placed] = loop.create_future()
         waiting = self._ticks.get(loop)
@@ -114,22 +111,23 @@ class Client:
         return JobHandle(placed.id, placed.duplicate, self.reader)
 
     async def aenqueue_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
-        """Store calls without blocking the event loop; see ``enqueue_many``."""
-        return await hop(lambda: self.enqueue_many(calls))
+        """Store calls without blocking the event loop; see ``enqueue_many``. The iterable is read on another thread."""
+        handles: list[JobHandle[R]] = []
+        with _told(handles):
+            async for chunk in _hopped(_chunks(calls)):
+                handles += [JobHandle(one.id, one.duplicate, self.reader) for one in await self._astore(chunk)]
+        return handles
 
     async def aenqueue_stream(self, calls: Iterable[Call[object]] | AsyncIterable[Call[object]]) -> int:
-        """Store calls as they come without blocking the event loop; takes async iterables too."""
-        if not isinstance(calls, AsyncIterable):
-            plain = calls
-            return await hop(lambda: self.enqueue_stream(plain))
-        stored, chunk = 0, []
+        """Store calls as they come without blocking the event loop; takes async iterables too.
+
+        A plain iterable is read on another thread.
+        """
+        stored = 0
         try:
-            async for call in calls:
-                chunk.append(call)
-                if len(chunk) == CHUNK:
-                    stored += _fresh(await self._astore(chunk))
-                    chunk = []
-            return stored + _fresh(await self._astore(chunk))
+            async for chunk in _achunks(calls) if isinstance(calls, AsyncIterable) else _hopped(_chunks(calls)):
+                stored += _fresh(await self._astore(chunk))
+            return stored
         except (EngineError, Duplicate) as error:
             _tell_counted(error, stored)
             raise
@@ -159,7 +157,19 @@ class Client:
         return placed
 
     async def _astore(self, calls: Sequence[Call[object]]) -> list[Placed]:
-        return await hop(lambda: self._store(calls))
+        check_call(calls[0], "enqueue")
+        return await self._where_it_lives(calls[0].connection, lambda: self._store(calls))
+
+    async def _where_it_lives(self, connection: object, store: Callable[[], T]) -> T:
+        """Run ``store`` where a connection may be used: the caller's own on this thread, where its locks are."""
+        if connection is None:
+            return await hop(store)
+        if isinstance(connection, AsyncTx):
+            return await connection.arun(store)
+        if not self._opened:
+            await hop(self.engine.open)  # files and migrations, which are too long for an event loop
+            self._opened = True
+        return store()
 
     def _place_wrapped(self, calls: Sequence[Call[object]]) -> list[Placed]:
         placed: list[Placed] | None = None
@@ -189,6 +199,9 @@ class Client:
                 f"connection= of job {calls[0].new.name!r}: the engine {engine.info.name!r} has no transactions; "
                 "leave it out and enqueue after your own commit, or use a SQL engine"
             )
+        if isinstance(connection, AsyncTx):
+            tx = connection.tx
+            return connection.run(lambda: engine.enqueue_within(tx, news))
         return engine.enqueue_within(connection, news)
 
     def _warn_of_other_arguments(self, calls: Sequence[Call[object]], placed: Sequence[Placed]) -> None:
@@ -261,15 +274,40 @@ def _chunks(calls: Iterable[T]) -> Iterator[list[T]]:
         yield chunk
 
 
+async def _hopped(chunks: Iterator[list[T]]) -> AsyncIterator[list[T]]:
+    """Read an iterable on other threads: nobody knows how long it takes."""
+    while chunk := await hop(lambda: next(chunks, None)):
+        yield chunk
+
+
+async def _achunks(calls: AsyncIterable[T]) -> AsyncIterator[list[T]]:
+    chunk: list[T] = []
+    async for call in calls:
+        chunk.append(call)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
 def _fresh(placed: Sequence[Placed]) -> int:
     return sum(not one.duplicate for one in placed)
 
 
-def _tell_stored(error: EngineError | Duplicate, stored: list[str]) -> None:
-    """Write into the error what is stored already; ``stored`` lists the ids."""
-    if stored:
-        error.args = (f"{error}; {_so_far(stored)}. Calling enqueue_many again with the same calls is safe",)
-        vars(error)["stored"] = stored
+@contextmanager
+def _told(handles: list[JobHandle[R]]) -> Iterator[None]:
+    """Write into an error of the block what is stored already."""
+    try:
+        yield
+    except Exception as error:
+        stored = [handle.id for handle in handles]
+        if stored and isinstance(error, EngineError | Duplicate):
+            error.args = (f"{error}; {_so_far(stored)}. Calling enqueue_many again with the same calls is safe",)
+            vars(error)["stored"] = stored
+        elif stored:
+            error.add_note(_so_far(stored))
+        raise
 
 
 def _so_far(stored: list[str]) -> str:

@@ -29,6 +29,7 @@ from msgspec import Raw, Struct
 from windlass.errors import PayloadError
 from windlass.fingerprint import type_name
 from windlass.model import JobError
+from windlass.units import nearest
 from windlass.values import (
     INT_MAX,
     INT_MIN,
@@ -271,7 +272,9 @@ class Signature:
         try:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise PayloadError(f"{self._job}: {error}; signature: {self._text}") from None
+            names = self._signature.parameters
+            hint = next((nearest(key, names) for key in kwargs if key not in names), "")
+            raise PayloadError(f"{self._job}: {error}{hint}; signature: {self._text}") from None
 
     # -- decode --
 

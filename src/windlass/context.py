@@ -22,6 +22,8 @@ from windlass.engines.base import Store, TransactionalEnqueue, TransactionalSett
 from windlass.errors import ConfigError, JobCancelled, LeaseLost, NotInJob, TransactionTooLong
 from windlass.model import Gates, Kind, Lease, NewJob, Outcome, Settled, State
 from windlass.settings import Settings
+from windlass.spelling import spelled
+from windlass.transactions import Transaction
 
 if TYPE_CHECKING:
     from windlass.definition import Call
@@ -74,6 +76,7 @@ class JobLog(logging.LoggerAdapter[logging.Logger]):
     """The logger of one run: adds ``job_id``, ``job_name`` and ``attempt`` to every record."""
 
 
+@spelled
 class JobContext:
     """The running job: who it is, which attempt this is, and what it may ask for.
 
@@ -235,16 +238,22 @@ class JobContext:
 
         await asyncio.to_thread(self.ensure_owner)
 
-    @contextmanager
-    def transaction(self) -> Iterator[Tx]:
+    def transaction(self) -> Transaction:
         """Commit your writes and this job's completion together at the end of the block. *Atomic, fenced, blocking.*
 
-        Once per attempt, on SQL engines, in the engine's own database. ``tx.result = value`` sets the result. An error
-        in the block rolls everything back. Raises ConfigError on an engine without transactions and for a second
-        one, LeaseLost (and rolls back) when another worker owns the job, PayloadError for a result that cannot be
-        stored. Where a transaction holds the store's only writer (SQLite), it must end within half of ``renew``, since
-        no lease can be renewed meanwhile: TransactionTooLong (and rolls back) when it did not.
+        ``with ctx.transaction() as tx``, or in a coroutine ``async with``, which leaves the event loop free and has
+        ``await tx.aexecute(...)``. Once per attempt, on SQL engines, in the engine's own database. What is assigned to
+        ``tx.result`` is the job's result. An error in the block, or a cancel, rolls everything back.
+
+        Raises ConfigError on an engine without transactions and for a second one, LeaseLost (and rolls back) when
+        another worker owns the job, PayloadError for a result that cannot be stored. Where a transaction holds the
+        store's only writer (SQLite), it must end within half of ``renew``, since no lease can be renewed meanwhile:
+        TransactionTooLong (and rolls back) when it did not.
         """
+        return Transaction(self._transaction)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Tx]:
         engine = self._run.engine
         if not (isinstance(engine, TransactionalEnqueue) and isinstance(engine, TransactionalSettle)):
             raise ConfigError(
@@ -296,4 +305,7 @@ def current_job() -> JobContext:
     try:
         return CURRENT.get()
     except LookupError:
-        raise NotInJob("there is no running job here; call this from inside a job that a worker runs") from None
+        raise NotInJob(
+            "there is no running job here: current_job() works inside a job that a worker runs and in what that calls. "
+            "A thread that a job starts has none of its own; hand it the context"
+        ) from None

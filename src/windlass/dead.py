@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -26,12 +26,12 @@ from windlass.guards.options import Arguments
 from windlass.handle import JobInfo, Page, Reader, hop
 from windlass.ids import new_id
 from windlass.model import JobFilter, JobRow, LeaseRef, State
-from windlass.records import from_line, to_line
 from windlass.recovery import RecoveryRule
 from windlass.redaction import MASK
 from windlass.redrive import Operation
 from windlass.registry import Registry
-from windlass.units import duration_ms, nearest, per_second
+from windlass.spelling import spelled, unknown_option
+from windlass.units import duration_ms, per_second
 
 if TYPE_CHECKING:
     from windlass.definition import Duration
@@ -41,11 +41,14 @@ __all__ = ["DeadFilters", "DeadGroup", "DeadList", "Redrive", "RedriveInfo"]
 BATCH: Final = 500  # jobs per write: some 10 ms of the store
 PAGE_MAX: Final = 1_000
 IDS_MAX: Final = 1_000  # ids that an operation carries; more of them are one group, or a filter
+LINES: Final = 100  # that are read ahead for a coroutine, each up to the caps of payload and errors
 GROUPS_MAX: Final = 1_000
 LOOK: Final = 0.25  # seconds between two looks of ``wait``
 
 Progress: TypeAlias = Callable[[int, int], object]
 """Called with how many are done, and of how many."""
+Which: TypeAlias = "str | Sequence[str] | DeadGroup | None"
+"""One id, some ids, or a group as ``groups`` gave it."""
 Groups: TypeAlias = "list[DeadGroup]"
 Redrives: TypeAlias = "list[Redrive]"
 
@@ -99,6 +102,7 @@ class RedriveInfo:
     started_at: datetime
 
 
+@spelled
 class Redrive:
     """A redrive under way, or over. ``total`` is how many jobs there were to move when it began. *Thread-safe.*"""
 
@@ -158,6 +162,7 @@ class Redrive:
         return await hop(lambda: self.wait(timeout))
 
 
+@spelled
 class DeadList:
     """The dead jobs of an application. *Blocking, thread-safe*; the ``a`` twins do not block the event loop."""
 
@@ -173,7 +178,7 @@ class DeadList:
 
     def list(
         self,
-        ids: str | Sequence[str] | None = None,
+        ids: Which = None,
         *,
         limit: int = 100,
         cursor: str | None = None,
@@ -191,7 +196,7 @@ class DeadList:
 
     async def alist(
         self,
-        ids: str | Sequence[str] | None = None,
+        ids: Which = None,
         *,
         limit: int = 100,
         cursor: str | None = None,
@@ -200,11 +205,11 @@ class DeadList:
         """Give a page of dead jobs; see ``list``."""
         return await hop(lambda: self.list(ids, limit=limit, cursor=cursor, **filters))
 
-    def count(self, ids: str | Sequence[str] | None = None, **filters: Unpack[DeadFilters]) -> int:
+    def count(self, ids: Which = None, **filters: Unpack[DeadFilters]) -> int:
         """Count dead jobs. Raises ConfigError."""
         return self._engine().count(self._where("count", ids, filters))
 
-    async def acount(self, ids: str | Sequence[str] | None = None, **filters: Unpack[DeadFilters]) -> int:
+    async def acount(self, ids: Which = None, **filters: Unpack[DeadFilters]) -> int:
         """Count dead jobs; see ``count``."""
         return await hop(lambda: self.count(ids, **filters))
 
@@ -242,7 +247,7 @@ class DeadList:
 
     def retry(
         self,
-        ids: str | Sequence[str] | None = None,
+        ids: Which = None,
         *,
         rate: str | float | None = None,
         limit: int | None = None,
@@ -250,6 +255,8 @@ class DeadList:
         **filters: Unpack[DeadFilters],
     ) -> Redrive:
         """Run dead jobs again, with a fresh budget: these ids, a group, what the filters find, or all of them.
+
+        A group is every dead job of its fingerprint, as they are now: none when all have left it since ``groups``.
 
         Without ``rate`` they are moved at once, in batches, before this returns. With it, such as ``"5/s"``, an
         operation is stored that the workers do: it survives restarts and can be watched and stopped through what is
@@ -287,14 +294,16 @@ class DeadList:
 
     async def aretry(
         self,
-        ids: str | Sequence[str] | None = None,
+        ids: Which = None,
         *,
         rate: str | float | None = None,
         limit: int | None = None,
+        on_progress: Progress | None = None,
         **filters: Unpack[DeadFilters],
     ) -> Redrive:
-        """Run dead jobs again; see ``retry``."""
-        return await hop(lambda: self.retry(ids, rate=rate, limit=limit, **filters))
+        """Run dead jobs again; see ``retry``. ``on_progress`` is called on the event loop."""
+        told = on_this_loop(on_progress)
+        return await hop(lambda: self.retry(ids, rate=rate, limit=limit, on_progress=told, **filters))
 
     def redrives(self) -> Redrives:
         """Give the redrives with a rate that run, and those that ended within a day, oldest first."""
@@ -379,16 +388,17 @@ class DeadList:
 
     def discard(
         self,
-        ids: str | Sequence[str] | None = None,
+        ids: Which = None,
         *,
         on_progress: Progress | None = None,
         **filters: Unpack[DeadFilters],
     ) -> int:
         """Delete dead jobs for good and give how many: these ids, a group, or what the filters find.
 
+        A group is every dead job of its fingerprint, as they are now; 0 when all have left it since ``groups``.
         Raises ConfigError, also when nothing is said about which.
         """
-        if ids is None and not filters:
+        if ids is None and all(value is None for value in filters.values()):
             raise ConfigError(
                 "dead.discard() would delete every dead job; say which, or write dead.discard(before=0) to mean all"
             )
@@ -401,16 +411,23 @@ class DeadList:
                 on_progress(gone, total)
         return gone
 
-    async def adiscard(self, ids: str | Sequence[str] | None = None, **filters: Unpack[DeadFilters]) -> int:
-        """Delete dead jobs for good; see ``discard``."""
-        return await hop(lambda: self.discard(ids, **filters))
+    async def adiscard(
+        self,
+        ids: Which = None,
+        *,
+        on_progress: Progress | None = None,
+        **filters: Unpack[DeadFilters],
+    ) -> int:
+        """Delete dead jobs for good; see ``discard``. ``on_progress`` is called on the event loop."""
+        told = on_this_loop(on_progress)
+        return await hop(lambda: self.discard(ids, on_progress=told, **filters))
 
     # -- files -----------------------------------------------------------------------------------------
 
-    def lines(
-        self, ids: str | Sequence[str] | None = None, *, reveal: bool = False, **filters: Unpack[DeadFilters]
-    ) -> Iterator[bytes]:
+    def lines(self, ids: Which = None, *, reveal: bool = False, **filters: Unpack[DeadFilters]) -> Iterator[bytes]:
         """Give dead jobs as lines of JSON, one by one, in constant memory. ``reveal`` shows redacted arguments."""
+        from windlass.records import to_line  # late: few programs export
+
         where = self._where("lines", ids, filters)
         engine, reader = self._open()
         return (
@@ -419,10 +436,19 @@ class DeadList:
             for row in rows
         )
 
+    async def alines(
+        self, ids: Which = None, *, reveal: bool = False, **filters: Unpack[DeadFilters]
+    ) -> AsyncIterator[bytes]:
+        """Give dead jobs as lines of JSON without blocking the event loop; see ``lines``."""
+        lines = await hop(lambda: self.lines(ids, reveal=reveal, **filters))
+        while some := await hop(lambda: tuple(islice(lines, LINES))):
+            for line in some:
+                yield line
+
     def export(
         self,
         path: str | os.PathLike[str],
-        ids: str | Sequence[str] | None = None,
+        ids: Which = None,
         *,
         reveal: bool = False,
         on_progress: Progress | None = None,
@@ -457,13 +483,15 @@ class DeadList:
     async def aexport(
         self,
         path: str | os.PathLike[str],
-        ids: str | Sequence[str] | None = None,
+        ids: Which = None,
         *,
         reveal: bool = False,
+        on_progress: Progress | None = None,
         **filters: Unpack[DeadFilters],
     ) -> int:
-        """Write dead jobs to a file; see ``export``."""
-        return await hop(lambda: self.export(path, ids, reveal=reveal, **filters))
+        """Write dead jobs to a file; see ``export``. ``on_progress`` is called on the event loop."""
+        told = on_this_loop(on_progress)
+        return await hop(lambda: self.export(path, ids, reveal=reveal, on_progress=told, **filters))
 
     def load(self, path: str | os.PathLike[str], *, on_progress: Progress | None = None) -> int:
         """Put the dead jobs of a file back under their ids and give how many; those that have a record are left alone.
@@ -482,9 +510,10 @@ class DeadList:
                 on_progress(seen, total)
         return stored
 
-    async def aload(self, path: str | os.PathLike[str]) -> int:
-        """Put the dead jobs of a file back; see ``load``."""
-        return await hop(lambda: self.load(path))
+    async def aload(self, path: str | os.PathLike[str], *, on_progress: Progress | None = None) -> int:
+        """Put the dead jobs of a file back; see ``load``. ``on_progress`` is called on the event loop."""
+        told = on_this_loop(on_progress)
+        return await hop(lambda: self.load(path, on_progress=told))
 
     # -- within ----------------------------------------------------------------------------------------
 
@@ -496,14 +525,21 @@ class DeadList:
         for rows in _pages(engine, where, limit, size=BATCH):
             yield tuple(LeaseRef(row.id, row.fence) for row in rows)
 
-    def _where(self, method: str, ids: str | Sequence[str] | None, filters: DeadFilters) -> JobFilter:
-        unknown = set(filters) - set(DeadFilters.__annotations__)
-        if unknown:
-            wrong = sorted(unknown)[0]
-            raise ConfigError(
-                f"dead.{method}: there is no filter {wrong!r}{nearest(wrong, DeadFilters.__annotations__)}"
-            )
+    def _where(self, method: str, ids: Which, filters: DeadFilters) -> JobFilter:
+        for word in filters:
+            if word not in DeadFilters.__annotations__:
+                own = getattr(DeadList, method).__kwdefaults__ or {}
+                raise unknown_option(f"dead.{method}()", word, ["ids", *own, *DeadFilters.__annotations__])
+        if isinstance(ids, DeadGroup):
+            if filters.get("group") is not None:
+                raise ConfigError(f"dead.{method}: a group is given twice; leave one of them out")
+            filters = {**filters, "group": ids}
+            ids = None
         group, error = filters.get("group"), filters.get("error")
+        if group is not None and not isinstance(group, str | DeadGroup):
+            raise ConfigError(
+                f"dead.{method}: group is {group!r}; give a group of app.dead.groups(), or its fingerprint as text"
+            )
         before, after = filters.get("before"), filters.get("after")
         return JobFilter(
             state=State.DEAD,
@@ -514,7 +550,7 @@ class DeadList:
             ended_after=None if after is None else self._instant(after, f"dead.{method}: after"),
             group=group.fingerprint if isinstance(group, DeadGroup) else group,
             error=type_name(error) if isinstance(error, type) else error,
-            ids=None if ids is None else (ids,) if isinstance(ids, str) else tuple(dict.fromkeys(ids)),
+            ids=None if ids is None else (ids,) if isinstance(ids, str) else _ids(method, ids),
         )
 
     def _instant(self, when: datetime | timedelta | int | float | str, name: str) -> int:
@@ -523,6 +559,27 @@ class DeadList:
         if when.utcoffset() is None:
             raise ConfigError(f"{name} is {when!r}, which has no time zone; give it one, such as tzinfo=UTC")
         return to_ms(when)
+
+
+def _ids(method: str, given: object) -> tuple[str, ...]:
+    """Check a list of ids, each once."""
+    ids: dict[str, None] = {}
+    for each in given if isinstance(given, Iterable) and not isinstance(given, bytes) else (given,):
+        if not isinstance(each, str):
+            hint = "one group at a time" if isinstance(each, DeadGroup) else "write job.id"
+            raise ConfigError(f"dead.{method}: {each!r} is no id; give ids as text, or a group; {hint}")
+        ids[each] = None
+    return tuple(ids)
+
+
+def on_this_loop(on_progress: Progress | None) -> Progress | None:
+    """Have a function that other threads call run on the event loop that runs here."""
+    if on_progress is None:
+        return None
+    import asyncio  # late: sync programs need not load it
+
+    loop, fn = asyncio.get_running_loop(), on_progress
+    return lambda done, total: loop.call_soon_threadsafe(fn, done, total)
 
 
 def _pages(engine: Store, where: JobFilter, limit: int | None, *, size: int) -> Iterator[Sequence[JobRow]]:
@@ -540,6 +597,8 @@ def _pages(engine: Store, where: JobFilter, limit: int | None, *, size: int) -> 
 
 
 def _rows(path: str | os.PathLike[str]) -> Iterator[JobRow]:
+    from windlass.records import from_line
+
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():

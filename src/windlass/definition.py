@@ -34,7 +34,7 @@ from msgspec import Struct, structs
 from windlass import option_values as check
 from windlass.codec import Meta, Signature, encode_meta
 from windlass.context import JobContext, current_job
-from windlass.errors import ConfigError
+from windlass.errors import ConfigError, NotInJob, UnknownOption
 from windlass.guards.circuit import Circuit
 from windlass.guards.options import GuardPlan, Limit, Once, Unique, compile_guards
 from windlass.handle import JobHandle
@@ -43,7 +43,8 @@ from windlass.ids import check_id, new_id
 from windlass.model import NewJob
 from windlass.retry import Backoff, Retry, Rule, encode_backoff
 from windlass.settings import Settings
-from windlass.units import duration_ms, nearest
+from windlass.spelling import spelled, unknown_option
+from windlass.units import duration_ms
 
 __all__ = [
     "AsyncJob",
@@ -199,6 +200,7 @@ class Enqueuer(Protocol):
     async def aenqueue(self, call: Call[R]) -> JobHandle[R]: ...
 
 
+@spelled
 class BaseJob(Generic[P, R]):
     """What sync and async jobs have in common."""
 
@@ -284,7 +286,17 @@ class BaseJob(Generic[P, R]):
         return type(self)(self.spec, self._enqueuer, plan, self._settings)
 
     def _arguments(self, args: tuple[object, ...]) -> tuple[object, ...]:
-        return (current_job(), *args) if self.spec.takes_context else args
+        if not self.spec.takes_context:
+            return args
+        try:
+            return (current_job(), *args)
+        except NotInJob:
+            name, called = self.spec.name, self.spec.fn.__name__
+            raise NotInJob(
+                f"job {name!r} takes a JobContext, and there is no running job here whose context it could be given: "
+                f"store it with {called}.enqueue(...), or call it from inside a job. To try it with a context of your "
+                f"own, call {called}.__wrapped__(ctx, ...)"
+            ) from None
 
 
 class Job(BaseJob[P, R]):
@@ -506,7 +518,7 @@ def _check_keys(options: Mapping[str, object], valid: frozenset[str], where: str
         if key in valid:
             continue
         if key in JOB_KEYS:
-            raise ConfigError(f"{where}: {key} belongs to the definition; give it to @app.job({key}=...)")
+            raise UnknownOption(f"{where}: {key} belongs to the definition; give it to @app.job({key}=...)")
         if key in CALL_KEYS:
-            raise ConfigError(f"{where}: {key} belongs to a call; give it to .options({key}=...)")
-        raise ConfigError(f"{where}: there is no option {key!r}{nearest(key, sorted(valid))}")
+            raise UnknownOption(f"{where}: {key} belongs to a call; give it to .options({key}=...)")
+        raise unknown_option(where, key, sorted(valid))

@@ -9,14 +9,17 @@ and that is logged once.
 from __future__ import annotations
 
 import builtins
-import importlib
-import importlib.util
 import logging
 import sys
+from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from windlass.errors import ConfigError, WindlassError
 from windlass.units import nearest
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
 
 __all__ = ["NamedError", "NotYet", "resolve"]
 
@@ -97,19 +100,25 @@ def resolve(text: str) -> type[BaseException]:
 
 
 def _module(name: str, text: str) -> ModuleType:
-    if name not in sys.modules and importlib.util.find_spec(name) is None:
+    if name not in sys.modules and _spec_of(name) is None:
         raise NotYet(f"on({text!r}): there is no module {name!r} here")
     try:
-        return importlib.import_module(name)
+        return import_module(name)
     except Exception as error:
         raise NotYet(f"on({text!r}): the module {name!r} cannot be imported: {error}") from error
+
+
+def _spec_of(name: str) -> ModuleSpec | None:
+    from importlib.util import find_spec  # late: few rules name a module
+
+    return find_spec(name)
 
 
 def _submodule(owner: ModuleType, part: str, text: str) -> ModuleType | None:
     name = f"{owner.__name__}.{part}"
     try:
-        if hasattr(owner, "__path__") and importlib.util.find_spec(name) is not None:
-            return importlib.import_module(name)
+        if hasattr(owner, "__path__") and _spec_of(name) is not None:
+            return import_module(name)
     except Exception as error:
         raise NotYet(f"on({text!r}): the module {name!r} cannot be imported: {error}") from error
     if getattr(owner.__spec__, "_initializing", False):

@@ -2,6 +2,7 @@
 
     WindlassError
     ├── ConfigError                 a wrong setting, option, name or URL; raised where it is written
+    │   └── UnknownOption           a keyword that does not exist; a TypeError too
     ├── PayloadError                arguments or a result that would not survive the store
     ├── EngineError
     │   ├── EngineUnavailable       the store cannot be reached or is busy; the same call may work later
@@ -38,6 +39,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from windlass.spelling import spelled
+
 if TYPE_CHECKING:
     from datetime import timedelta
 
@@ -48,6 +51,10 @@ class WindlassError(Exception):
 
 class ConfigError(WindlassError, ValueError):
     """A setting, option, name or URL is wrong; the message names it and the nearest valid spelling."""
+
+
+class UnknownOption(ConfigError, TypeError):
+    """There is no such keyword; the message names the nearest one. Python's own error for it would be a TypeError."""
 
 
 class PayloadError(WindlassError, ValueError):
@@ -158,6 +165,7 @@ class NotInJob(WindlassError, RuntimeError):
     """A job context was asked for outside a running job."""
 
 
+@spelled
 class Control(WindlassError):
     """Root of what a job raises to say how its run ends; no rule is asked then."""
 
@@ -169,6 +177,7 @@ class Control(WindlassError):
         return self.reason or ""
 
 
+@spelled
 class Delayed(Control):
     """Root of those with a delay: seconds, a timedelta or text such as ``"5m"``. Raises ConfigError for another."""
 

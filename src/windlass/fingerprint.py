@@ -6,7 +6,6 @@ a fingerprint is 12 hexadecimal digits, the same on every machine; nothing here 
 
 from __future__ import annotations
 
-import hashlib
 import sysconfig
 from types import CodeType, FrameType, TracebackType
 from typing import Final
@@ -32,6 +31,8 @@ def cause_of(error: BaseException, home: str = "") -> Cause:
 
 
 def _cause(error_type: str, frame: str = "", inner: str = "") -> Cause:
+    import hashlib  # late: it loads OpenSSL, and only a death needs it
+
     text = "\0".join((error_type, frame, inner))
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return Cause(error_type, digest[:12], frame)
@@ -63,6 +64,7 @@ def _name(frame: FrameType) -> str:
     return f"{_module(frame)}.{frame.f_code.co_qualname}"
 
 
-# Deaths that nobody saw from within: the process died too often, or was taken away too often.
-POISON: Final = _cause("WorkerCrashed")
-INTERRUPTED: Final = _cause("windlass.errors.JobInterrupted")
+# Deaths that nobody saw from within: the process died too often, or was taken away too often. Their fingerprints are
+# written out, since making them would load OpenSSL into every process that imports us; a test makes them.
+POISON: Final = Cause("WorkerCrashed", "12847a95e5d0", "")
+INTERRUPTED: Final = Cause("windlass.errors.JobInterrupted", "805e2c17a76d", "")

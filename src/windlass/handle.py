@@ -34,6 +34,7 @@ from windlass.errors import (
 from windlass.model import FINISHED, RESULT_NOT_STORED, Action, JobRow, Moved, State
 from windlass.model import JobError as StoredError
 from windlass.redaction import arguments, hide, mask, redacted
+from windlass.spelling import spelled
 from windlass.units import duration_ms
 
 if TYPE_CHECKING:
@@ -248,6 +249,7 @@ def refuse(action: Action, moved: Moved) -> None:
 
 
 # Made by the thousand in a bulk enqueue, and never part of a cycle: the collector need not look at them.
+@spelled
 class JobHandle(Struct, Generic[R_co], frozen=True, eq=False, gc=False):
     """A stored job. ``duplicate`` is true when the id existed already and nothing new was stored."""
 

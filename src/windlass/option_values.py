@@ -7,6 +7,7 @@ know jobs or calls: ``definition`` puts the values together.
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -39,6 +40,8 @@ __all__ = [
     "version",
 ]
 
+logger = logging.getLogger("windlass")
+
 PRIORITY_MAX: Final = 1_000
 TEXT_MAX: Final = 128  # characters of a job name's part, a tag or a version
 
@@ -62,11 +65,13 @@ def module_name(fn: Callable[..., object]) -> str:
     if found is not None:  # python -m package.module
         return str(found.name).removesuffix(".__main__")
     file = getattr(main, "__file__", None)
-    if file is None:
-        raise ConfigError(
-            f"job {fn.__qualname__} is defined in no file, so no worker could import it; put it into a module, "
-            "or name it: @app.job(name=...)"
+    if file is None or file.startswith("<"):  # -c, a prompt, a notebook; <stdin>
+        logger.warning(
+            "job __main__.%s is defined in no file, so no worker can import it and run what is enqueued; put it into a "
+            "module that workers import",
+            fn.__qualname__,
         )
+        return "__main__"
     return Path(file).stem
 
 

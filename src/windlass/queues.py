@@ -5,9 +5,7 @@ Must not claim or settle. Invariants: lengths of time that leave here are second
 
 from __future__ import annotations
 
-import getpass
-import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -19,6 +17,7 @@ from windlass.handle import hop
 from windlass.model import PoolInfo, QueueBound, QueueRow, RateBound, WorkerRow
 from windlass.patterns import matches
 from windlass.settings import Settings
+from windlass.spelling import spelled
 from windlass.units import COUNT_MAX, check_name, count_per, duration_ms, format_rate
 
 if TYPE_CHECKING:
@@ -140,6 +139,9 @@ def bounds_of(settings: Settings) -> tuple[QueueBound, ...]:
 
 def this_person() -> str:
     """Who and where this process is, for what others will want to know of a pause."""
+    import getpass  # late: they are for people, who ask seldom
+    import socket
+
     try:
         name = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
@@ -147,10 +149,13 @@ def this_person() -> str:
     return f"{name}@{socket.gethostname()}"
 
 
+@spelled
 class Queue:
     """One queue by name. *Thread-safe, blocking*; the ``a`` twins do not block the event loop."""
 
-    def __init__(self, name: str, engine: Inspector, clock: Clock, bounds: Sequence[QueueBound] = ()) -> None:
+    def __init__(
+        self, name: str, engine: Callable[[], Inspector], clock: Clock, bounds: Sequence[QueueBound] = ()
+    ) -> None:
         """``bounds`` are those of the settings."""
         self.name = check_name(name, "queue")
         self._engine = engine
@@ -162,7 +167,7 @@ class Queue:
 
     def info(self) -> QueueInfo:
         """Give the queue as it stands; one that nothing was ever put into is empty."""
-        for row in self._engine.queues(self._bounds):
+        for row in self._engine().queues(self._bounds):
             if row.name == self.name:
                 return QueueInfo.of(row)
         bound = next((one for one in self._bounds if one.name == self.name), QueueBound(self.name))
@@ -187,7 +192,7 @@ class Queue:
 
         ``by`` says who asks; the user and host of this process when left out.
         """
-        self._engine.pause(self.name, reason, self._instant(until), by or this_person())
+        self._engine().pause(self.name, reason, self._instant(until), by or this_person())
 
     async def apause(
         self, reason: str | None = None, until: Duration | datetime | None = None, by: str | None = None
@@ -197,7 +202,7 @@ class Queue:
 
     def resume(self) -> None:
         """Lift a pause. *Idempotent.*"""
-        self._engine.resume(self.name)
+        self._engine().resume(self.name)
 
     async def aresume(self) -> None:
         """Lift a pause; see ``resume``."""
@@ -214,7 +219,7 @@ class Queue:
                 f"limit of queue {self.name!r} is {n!r}; give a whole number from 1 to {COUNT_MAX:,}, or None to lift "
                 "it; to let no job run, pause the queue"
             )
-        self._engine.set_limit(self.name, n)
+        self._engine().set_limit(self.name, n)
 
     async def alimit(self, n: int | None) -> None:
         """Let at most ``n`` jobs of the queue run at once; see ``limit``."""
@@ -227,7 +232,7 @@ class Queue:
         the settings, which counts again with None. *Idempotent.* Raises ConfigError.
         """
         bound = None if rate is None else RateBound(*count_per(rate, f"rate of queue {self.name!r} is {rate!r}"))
-        self._engine.set_rate(self.name, bound)
+        self._engine().set_rate(self.name, bound)
 
     async def arate(self, rate: str | None) -> None:
         """Let at most so many jobs of the queue start in any window; see ``rate``."""
@@ -236,7 +241,7 @@ class Queue:
     def clear(self) -> int:
         """Delete the waiting jobs of the queue and give how many; running ones stay."""
         total = 0
-        while gone := self._engine.clear(self.name, CLEAR_STEP):
+        while gone := self._engine().clear(self.name, CLEAR_STEP):
             total += gone
         return total
 

@@ -18,6 +18,7 @@ from windlass import errors
 from windlass.errors import ConfigError
 from windlass.fingerprint import POISON, type_name
 from windlass.model import Recovery
+from windlass.spelling import unknown_option
 from windlass.units import duration_ms, nearest
 
 __all__ = ["RecoveryRule", "rules_in"]
@@ -46,7 +47,7 @@ class RecoveryRule(Struct, frozen=True):
         """Check what was written. ``where`` names the place in an error. Raises ConfigError."""
         for key in options:
             if key not in OPTIONS:
-                raise ConfigError(f"{where}: unknown option {key!r}{nearest(key, OPTIONS)}")
+                raise unknown_option(where, key, OPTIONS)
         if "on" not in options:
             raise ConfigError(
                 f"{where}: on is missing; say which exceptions to recover from, such as on=[TimeoutError]"

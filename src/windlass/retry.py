@@ -32,6 +32,7 @@ from windlass.backoff import (
 from windlass.clock import to_ms
 from windlass.errornames import NamedError
 from windlass.errors import ConfigError, Control, Dead, Discard, JobInterrupted, RetryAfter, Snooze
+from windlass.spelling import Spelled, spelled
 from windlass.units import duration_ms, format_duration
 
 __all__ = [
@@ -119,6 +120,7 @@ class Rule(Struct, frozen=True):
         return f"on({', '.join(self.names())})"
 
 
+@spelled
 class On:
     """The first half of a rule: which errors. One of its methods says what follows."""
 
@@ -139,7 +141,7 @@ class On:
             _check_backoff(backoff, f"{self!r}.retry")
         return Rule(self._errors, Again(attempts, backoff))
 
-    def after(self, delay: Duration | Callable[..., Delay], /) -> Rule:
+    def after(self, delay: Duration | Callable[..., Delay]) -> Rule:
         """Retry after a delay of its own: a duration, or ``f(error)`` that gives one.
 
         The function may answer seconds, a timedelta, text (the value of a ``Retry-After`` header, seconds or date, as
@@ -186,7 +188,7 @@ def on(*errors: type[BaseException] | str) -> On:
 # -- the policy --------------------------------------------------------------------------------------------
 
 
-class Retry(Struct, frozen=True):
+class Retry(Spelled, frozen=True):
     """How often a job runs in all, for how long, how long it waits in between, and what is different for which error.
 
     ``attempts`` counts runs, the first included; left out it is the setting ``attempts``, or without bound where

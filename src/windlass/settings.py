@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from windlass.backoff import Backoff, Exponential
-from windlass.errors import ConfigError
+from windlass.errors import ConfigError, UnknownOption
 from windlass.patterns import overlap, parse_queues
 from windlass.setting_values import (
     COUNTS,
@@ -214,7 +213,8 @@ def _from_text(key: str, text: str) -> object:
 def _check_keys(table: Iterable[str], where: str) -> None:
     for key in table:
         if key not in READERS:
-            raise ConfigError(f"unknown setting {key!r} ({where}){nearest(key, READERS)}")
+            others = ("client", "clock") if where == "argument" else ()
+            raise UnknownOption(f"unknown setting {key!r} ({where}){nearest(key, [*READERS, *others])}")
 
 
 def _find_file(here: Path, explicit: str | None) -> tuple[Path | None, Mapping[str, object]]:
@@ -242,6 +242,8 @@ def _read_table(file: Path) -> Mapping[str, object] | None:
         raw = file.read_bytes()
         if is_project and b"windlass" not in raw:
             return None  # and whatever is wrong with it is not ours to report
+        import tomllib  # late: many applications have no settings file
+
         content = tomllib.loads(raw.decode())
     except OSError as error:
         raise ConfigError(f"the settings file {file} cannot be read: {error.strerror}") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import timedelta
-from difflib import get_close_matches
 from fractions import Fraction
 from typing import Final
 
@@ -53,6 +52,8 @@ NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 def nearest(word: str, words: Iterable[str]) -> str:
     """Give ``"; did you mean 'x'?"`` for the closest of ``words``, or an empty text."""
+    from difflib import get_close_matches  # late: only an error needs it
+
     close = get_close_matches(word, list(words), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
 

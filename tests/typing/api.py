@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import assert_type
 
-from windlass import Call, Constant, JobContext, JobHandle, Retry, Snooze, Windlass, on
+from windlass import Call, Constant, JobContext, JobHandle, Once, Retry, Snooze, Windlass, on
+from windlass.engines.base import Tx
 from windlass.events import JobDead, JobEnqueued
 from windlass.handle import JobInfo, Page
+from windlass.transactions import AsyncTx
 
 app = Windlass("memory://", namespace="shop", keep_done="10m")
 
@@ -84,6 +86,39 @@ async def use() -> None:
         yield ping.bind("h")
 
     await app.aenqueue_stream(calls())
+    async with app.atransaction() as tx:
+        assert_type(tx, AsyncTx)
+        await tx.aexecute("SELECT 1")
+        tx.execute("SELECT ?", (1,))
+        tx.result = 1
+        assert_type(await charge.options(connection=tx).aenqueue(1), JobHandle[dict[str, int]])
+    with app.atransaction():  # E: attr-defined, attr-defined
+        pass
+
+
+app.circuit("bank", failures=3)
+app.circuit("bank", failuers=3)  # E: call-arg
+app.dead.retry(rate="5/s", name="x")
+app.dead.retry(rte="5/s")  # E: call-arg
+app.dead.discard(app.dead.groups()[0])
+Once("k", keep="1h")
+Once("k", kep="1h")  # E: call-arg
+Retry(3, wihtin="1h")  # E: call-arg
+assert_type(app.lock("k").key, str)
+assert_type(app.get("x"), JobInfo | None)
+
+
+def both(ctx: JobContext) -> int:
+    with ctx.transaction() as tx:
+        assert_type(tx, Tx)
+        tx.aexecute("SELECT 1")  # E: attr-defined
+        return 1  # a transaction swallows no error, so nothing has to follow
+
+
+async def abide(ctx: JobContext) -> int:
+    async with ctx.transaction() as tx:
+        assert_type(tx, AsyncTx)
+        return 1
 
 
 @app.middleware("execute")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import secrets
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -41,6 +41,7 @@ from windlass.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, Eve
 from windlass.guards.verdict import Kinds, Verdict, is_any, reason_of, retry_after_ms
 from windlass.handle import hop
 from windlass.model import CircuitPolicy, CircuitRow, LeaseRef, Tally
+from windlass.spelling import spelled
 from windlass.units import duration_ms, format_duration
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class Hub(Protocol):
         ...
 
 
+@spelled
 class Circuit:
     """One circuit: a job option, a decorator for functions and coroutine functions, and a context manager."""
 
@@ -256,7 +258,7 @@ class Circuit:
                 if passed is not None:
                     return passed
             self._refuse_known(job)
-            token = secrets.token_hex(8)
+            token = os.urandom(8).hex()
             row = self._see(self._engine.probe(self.name, token, PROBE_LEASE_MS, job))
         except EngineError as error:
             raise GuardUnavailable(
@@ -390,6 +392,10 @@ class Circuit:
         self._hub.check_fork()
         with self._reporting:
             self._flush(engine or self._engine)
+
+    async def aflush(self, engine: Coordinator | None = None) -> None:
+        """Report what was counted; see ``flush``."""
+        await hop(lambda: self.flush(engine))
 
     def _flush(self, engine: Coordinator) -> None:
         with self._lock:

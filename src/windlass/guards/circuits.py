@@ -18,7 +18,8 @@ from windlass.events import Events
 from windlass.guards.circuit import Circuit
 from windlass.guards.verdict import to_kinds
 from windlass.model import CircuitPolicy
-from windlass.units import check_name, duration_ms, nearest
+from windlass.spelling import unknown_option
+from windlass.units import check_name, duration_ms
 
 __all__ = ["OPTIONS", "Circuits"]
 
@@ -129,7 +130,7 @@ def make_circuit(name: str, options: Mapping[str, object], hub: Circuits) -> Cir
     where = f"circuit {name!r}"
     for key in options:
         if key not in OPTIONS:
-            raise ConfigError(f"{where}: there is no option {key!r}{nearest(key, OPTIONS)}")
+            raise unknown_option(where, key, OPTIONS)
     failures, rate = options.get("failures", 5), options.get("failure_rate")
     if failures is not None and not _is_count(failures):
         raise ConfigError(f"{where}: failures is {failures!r}; it is a whole number from 1, or None")

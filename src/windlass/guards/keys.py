@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from hashlib import sha256
 from typing import Final
 from uuid import UUID
 
@@ -73,7 +72,7 @@ class KeyTemplate:
 
     def _value(self, name: str, value: object) -> str:
         text = _text(value)
-        return sha256(text.encode()).hexdigest()[:HASH] if name in self._redact else _escape(text)
+        return _digest(text) if name in self._redact else _escape(text)
 
     def _from_call(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:
         assert self._call is not None
@@ -84,7 +83,7 @@ class KeyTemplate:
         if not isinstance(text, str) or not text:
             raise PayloadError(f"{self._what}: the key function gave {text!r}; it must give text that is not empty")
         if self._redact:  # it may have used a hidden argument
-            return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:HASH]
+            return _digest(text)
         return fit(text)
 
 
@@ -99,7 +98,7 @@ def fit(key: str) -> str:
     """Give a key as it is, or shortened with a hash of the whole where it is too long or not printable."""
     if len(key) <= KEY_MAX and key.isprintable():
         return key
-    digest = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:HASH]
+    digest = _digest(key)
     shown = "".join(mark for mark in key[:KEPT] if mark.isprintable())
     return f"{shown}#{digest}"
 
@@ -152,3 +151,9 @@ def _escape(text: str) -> str:
         else "".join(f"%{byte:02X}" for byte in mark.encode("utf-8", "surrogatepass"))
         for mark in text
     )
+
+
+def _digest(text: str) -> str:
+    from hashlib import sha256  # late: it loads OpenSSL, and most keys are shown as they are
+
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:HASH]

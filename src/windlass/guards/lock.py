@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -77,7 +75,7 @@ class LockKeeper:
                     continue
                 due = [lock for lock in self._held.values() if lock.renew_at <= now]
             for lock in due:
-                if not lock.renew():
+                if not lock._renew():
                     self.remove(lock)
 
 
@@ -148,7 +146,7 @@ class Lock:
     def _take(self, given_up: threading.Event) -> None:
         if self._fence is not None:
             raise ConfigError(f"lock {self.key!r} is held by this object already; make another with app.lock(...)")
-        self.token = secrets.token_hex(16)
+        self.token = os.urandom(16).hex()
         try:
             fence = self._try(given_up)
         except EngineError as error:
@@ -187,7 +185,7 @@ class Lock:
         self._renewed = self._keeper.clock.boot_ms()
         self.renew_at = time.monotonic() + self._lease_ms / 3_000
 
-    def renew(self) -> bool:
+    def _renew(self) -> bool:
         """Renew the lease; false when the lock is lost. For the keeper."""
         sent = self._keeper.clock.boot_ms()
         try:
@@ -214,6 +212,8 @@ class Lock:
 
 def owner() -> str:
     """Who asks for a lock, for people: host, process, and the job where there is one."""
+    import socket  # late: few programs take locks
+
     place = f"{socket.gethostname()}:{os.getpid()}"
     try:
         job = current_job()

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
-from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from windlass.errors import ConfigError
 from windlass.guards.keys import KeyTemplate
 from windlass.model import Gates, Guard, OnConflict, UniqueKey, Until
+from windlass.spelling import Spelled
 from windlass.units import COUNT_MAX, count_per, duration_ms, format_duration, nearest
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ UNTIL: Final = get_args(Until)
 RULES: Final = get_args(OnConflict)
 
 
-class Once(Struct, frozen=True):
+class Once(Spelled, frozen=True):
     """Run one job per key to its end: another with the key waits, and ends with the stored result once that is done.
 
     ``key`` is a template over the job's arguments, such as ``"payment:{payment_id}"``, or a function of them. The key
@@ -48,7 +48,7 @@ class Once(Struct, frozen=True):
         force_setattr(self, "keep", _positive(self.keep, "Once(keep)"))
 
 
-class Unique(Struct, frozen=True):
+class Unique(Spelled, frozen=True):
     """Store one job per key: what becomes of another one while the key is held is ``on_conflict``.
 
     ``until``: the key is freed when its job starts, when it is done (or dead, or cancelled), or by ``expiry`` of
@@ -77,7 +77,7 @@ class Unique(Struct, frozen=True):
             )
 
 
-class Concurrency(Struct, frozen=True):
+class Concurrency(Spelled, frozen=True):
     """Let at most ``n`` jobs with the key run at once, over the whole fleet. Raises ConfigError for n below 1."""
 
     n: int
@@ -88,7 +88,7 @@ class Concurrency(Struct, frozen=True):
             raise ConfigError(f"Concurrency({self.n!r}): n is a whole number from 1 to {COUNT_MAX}")
 
 
-class Rate(Struct, frozen=True):
+class Rate(Spelled, frozen=True):
     """Let at most so many jobs with the key start in any window, over the whole fleet: ``"100/m"``, ``"9/10s"``.
 
     Units are s, m, h, d. Without ``burst`` it is an exact sliding window. With it the starts are spaced evenly, up to

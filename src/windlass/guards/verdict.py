@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from msgspec import Struct
@@ -82,6 +81,8 @@ def retry_after_ms(error: BaseException | None) -> int:
             case str() if value.strip().isdigit():
                 seconds = float(value)
             case str():
+                from email.utils import parsedate_to_datetime  # late: it brings a mail library, and few ever need it
+
                 seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
             case _:
                 return 0

@@ -26,6 +26,7 @@ from typing import Final, Generic, TypeVar
 
 import apsw
 
+from windlass.engines.holding import holds_here
 from windlass.errors import ConfigError, EngineFull, EngineUnavailable, EngineUnusable, WindlassError
 
 __all__ = ["Reader", "Writer", "connect", "leak", "translated"]
@@ -193,17 +194,14 @@ class Writer:
 
     def _get_lock(self, ticket: Ticket[T]) -> None:
         """Wait for the writer, but not for ever: its holder may be waiting for us, such as a coroutine's ``await``."""
-        if self.lock.acquire(timeout=BUSY_GIVE_UP):
+        if acquired(self.lock):
             return
         try:
             self._waiting.remove(ticket)  # type: ignore[arg-type]
         except ValueError:  # it is being committed in this moment
             self.lock.acquire()
             return
-        raise EngineUnavailable(
-            f"{self.path or 'the in-memory database'} is busy: a transaction of this process has held its writer for "
-            f"{BUSY_GIVE_UP:.0f} s; nothing was stored. Inside app.transaction(), enqueue with options(connection=tx)"
-        )
+        raise held_too_long(self.path)
 
     def _commit_waiting(self) -> None:
         group: list[Ticket[object]] = []
@@ -237,11 +235,12 @@ class Writer:
     def transaction(self, durable: bool) -> Iterator[apsw.Connection]:
         """Hold the writer for one transaction. Rolls back on any error. *Atomic, blocking.*
 
-        Raises ConfigError inside another one of this thread.
+        Raises ConfigError inside another one of this thread or coroutine, and EngineUnavailable when the writer is held
+        by others for too long.
         """
         self._refuse_nesting()
         db = self.db
-        with self.lock, translated(self.path):
+        with holding(self.lock, self.path), translated(self.path):
             if durable is not self._full:
                 db.execute("PRAGMA synchronous = FULL" if durable else "PRAGMA synchronous = NORMAL")
                 self._full = durable
@@ -258,12 +257,41 @@ class Writer:
                 self._holder = None
             self.commits += 1
 
+    @property
+    def is_held_here(self) -> bool:
+        """Whether the code here is inside a transaction of this writer, so that it must not wait for another."""
+        return holds_here(self._holder)
+
     def _refuse_nesting(self) -> None:
-        if self._holder == threading.get_ident():
+        if self._holder is not None and self.is_held_here:
             raise ConfigError(
-                "this thread is inside app.transaction() or ctx.transaction(), which holds the store's only writer: "
+                "this code is inside app.transaction() or ctx.transaction(), which holds the store's only writer: "
                 "enqueue there with options(connection=tx), and do everything else before or after the block"
             )
+
+
+def acquired(lock: threading.RLock) -> bool:
+    """Wait for a lock as long as a busy file may be waited for; false when it is not to be had."""
+    return lock.acquire(timeout=BUSY_GIVE_UP)
+
+
+@contextmanager
+def holding(lock: threading.RLock, path: str | None) -> Iterator[None]:
+    """Hold a lock that a transaction of this process may have. Raises EngineUnavailable when it has it for too long."""
+    if not acquired(lock):
+        raise held_too_long(path)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def held_too_long(path: str | None) -> EngineUnavailable:
+    """What a caller is told who could not get the writer."""
+    return EngineUnavailable(
+        f"{path or 'the in-memory database'} is busy: a transaction of this process has held its writer for "
+        f"{BUSY_GIVE_UP:.0f} s; nothing was stored. Inside app.transaction(), enqueue with options(connection=tx)"
+    )
 
 
 def patiently(call: Callable[[], T]) -> T:
@@ -284,16 +312,24 @@ def patiently(call: Callable[[], T]) -> T:
 class Reader:
     """A connection for questions, beside the writer, so that a long look does not hold up a claim. Thread-safe."""
 
-    def __init__(self, db: apsw.Connection, path: str | None, lock: threading.RLock | None = None) -> None:
+    def __init__(self, db: apsw.Connection, path: str | None, writer: Writer | None = None) -> None:
+        """``writer`` is given where both are one connection: in memory."""
         self.db = db
         self.path = path
-        self.lock = lock or threading.RLock()
+        self.lock = threading.RLock() if writer is None else writer.lock
+        self._writer = writer
+
+    @property
+    def is_held_here(self) -> bool:
+        """Whether a transaction that the code here is inside of is open on this connection."""
+        return self._writer is not None and self._writer.is_held_here
 
     def run(self, work: Work[T]) -> T:
         """Run ``work`` on one consistent snapshot. *Blocking.*"""
-        with self.lock, translated(self.path):
-            if self.db.in_transaction:  # the in-memory engine has one connection, and a transaction of ours is open
+        if self.is_held_here:
+            with translated(self.path):
                 return work(self.db)
+        with holding(self.lock, self.path), translated(self.path):
             self.db.execute("BEGIN")
             try:
                 return work(self.db)

@@ -23,7 +23,17 @@ import apsw
 from windlass.clock import Clock, SystemClock
 from windlass.engines.base import EngineInfo
 from windlass.engines.sqlite import schema
-from windlass.engines.sqlite.connection import Reader, Work, Writer, connect, leak, patiently, translated
+from windlass.engines.sqlite.connection import (
+    Reader,
+    Work,
+    Writer,
+    acquired,
+    connect,
+    holding,
+    leak,
+    patiently,
+    translated,
+)
 from windlass.engines.sqlite.signals import FileSignal, MemorySignal, Signal
 from windlass.engines.sqlite.steady import Steady
 from windlass.errors import EngineUnavailable
@@ -123,6 +133,7 @@ class SqliteCore:
         self._ended: Signal = FileSignal(f"{self.path}-done") if self.path else MemorySignal()
         self._endings = Endings(self._ended)
         self._steady = Steady(self._q, self._clock, self._boot)
+        self._quieted: list[Writer | Reader] = []  # whose locks a fork that is under way has
 
     @property
     def info(self) -> EngineInfo:
@@ -152,7 +163,7 @@ class SqliteCore:
             if have < schema.VERSION:
                 writer.run(lambda db: schema.migrate(db, self._q, self.info.target), durable=True)
             if self.path is None:
-                self._reader = Reader(db, None, writer.lock)
+                self._reader = Reader(db, None, writer)
             else:
                 self._reader = Reader(connect(self.path, self._busy_timeout_ms), self.path)
             self._writer = writer
@@ -163,7 +174,7 @@ class SqliteCore:
             writer, reader = self._writer, self._reader
             self._writer = self._reader = None
             if writer is not None and reader is not None:
-                with writer.lock, reader.lock:
+                with holding(writer.lock, self.path), holding(reader.lock, self.path):
                     reader.db.close()
                     writer.db.close()
             self._endings.close()
@@ -200,17 +211,18 @@ class SqliteCore:
         return writer
 
     def _before_fork(self) -> None:
-        """Wait until no transaction is open, and let none begin."""
+        """Wait until no transaction is open, and let none begin; but not for one that waits for the code that forks."""
         self._opening.acquire()
-        for handle in (self._writer, self._reader):
-            if handle is not None:
-                handle.lock.acquire()
+        self._quieted = [
+            handle
+            for handle in (self._writer, self._reader)
+            if handle is not None and not handle.is_held_here and acquired(handle.lock)
+        ]
 
     def _after_fork(self) -> None:
         """In the parent: go on."""
-        for handle in (self._reader, self._writer):
-            if handle is not None:
-                handle.lock.release()
+        while self._quieted:
+            self._quieted.pop().lock.release()
         self._opening.release()
 
     def _after_fork_in_child(self) -> None:
@@ -218,7 +230,7 @@ class SqliteCore:
         for handle in (self._reader, self._writer):
             if handle is None or self.path is None:
                 continue
-            if handle.db.in_transaction:  # the thread that forked is inside a transaction of its own
+            if handle.db.in_transaction:  # the code that forked is inside a transaction of its own
                 leak(handle)
             else:
                 handle.db.close()
