@@ -359,7 +359,7 @@ class DeadList:
         death, payload = LeaseRef(row.id, row.fence), spec.signature.encode(args, kwargs)
         plan, guards, unique = guard_plan(spec), row.guards, row.unique
         if plan is not None:
-            guards, unique = plan.moved(guards, unique, before, (args, kwargs))
+            guards, unique = plan.moved(guards, unique, before, spec.signature.as_run(args, kwargs, payload))
         if not engine.amend(death, payload, guards, unique) or (retry and not engine.redrive([death])[0]):
             raise _refused("edit", job_id, engine.job(job_id))
         return reader.info(job_id) or reader.describe(row)

@@ -38,6 +38,16 @@ def test_a_key_is_the_same_by_position_by_name_and_by_default(app: Windlass) -> 
     assert {call.new.guards for call in calls} == {(Guard(Gates.ONCE, "payment:42:EUR", keep_ms=86_400_000),)}
 
 
+def test_an_int_for_a_float_has_the_key_of_that_float(app: Windlass) -> None:
+    def refund(amount: float, *, fee: float | None = None) -> None: ...
+
+    for name, key in (("template", "{amount}:{fee}"), ("function", lambda amount, fee=None: f"{amount}:{fee}")):
+        job = app.job(name=name, once=Once(key), unique=Unique(key))(refund)
+        news = [job.bind(*args, **kw).new for args in ((10,), (10.0,)) for kw in ({"fee": 1}, {"fee": 1.0})]
+        assert {new.payload for new in news} == {'[1,[10.0],{"fee":1.0}]'}
+        assert len({(new.guards, new.unique) for new in news}) == 1
+
+
 def test_values_are_escaped_so_that_different_calls_have_different_keys(app: Windlass) -> None:
     job = app.job(name="two", once=Once("{a}:{b}"))(two)
     assert job.bind("x:y", "z").new.guards != job.bind("x", "y:z").new.guards
