@@ -73,7 +73,10 @@ class QueueInfo:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """One worker at one moment. ``lease_left`` is seconds; below zero it counts as gone and waits to be reaped."""
+    """One worker process at one moment. ``lease_left`` is seconds; below zero it counts as gone and waits to be reaped.
+
+    ``pid`` is its own, ``supervisor_pid`` that of the ``windlass worker`` it belongs to, on ``host``: the one to signal.
+    """
 
     id: str
     group: str
@@ -87,6 +90,7 @@ class WorkerStatus:
     beat_at: datetime
     lease_left: float
     pools: tuple[PoolInfo, ...] = ()
+    supervisor_pid: int | None = None
     asked: tuple[str, ...] = ()  # what somebody asked of it through the store: quiet, stop
 
     @property
@@ -125,6 +129,7 @@ class WorkerStatus:
             beat_at=from_ms(row.beat_at),
             lease_left=row.lease_left_ms / 1_000,
             pools=info.pools,
+            supervisor_pid=info.supervisor_pid,
             asked=row.control,
         )
 

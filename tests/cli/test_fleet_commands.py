@@ -62,6 +62,14 @@ def test_workers_ls_shows_the_pools_of_each_process(shop: Shop) -> None:
     assert "mailers" in second
 
 
+def test_workers_ls_shows_a_record_of_a_version_that_did_not_tell_its_supervisor(shop: Shop) -> None:
+    with shop.store() as app:
+        app.engine.extend(WorkerInfo("w1", "g", "box", 17, "*", 4, "1", 0), [], 60_000)
+        _, group, process = shop.run("workers", "ls").stdout.splitlines()
+    assert group.split()[:3] == ["g", "box", "*"]
+    assert process.split()[:2] == ["w1", "17"]
+
+
 def test_check_finds_jobs_whose_queue_is_in_no_pool(shop: Shop) -> None:
     shop.write("windlass.toml", POOLS)
     text = shop.run("check", code=1).stdout

@@ -71,6 +71,7 @@ def main() -> None:
             alone=order.crew is None,
             quiet=order.quiet,
             group=launch.group,
+            supervisor_pid=launch.supervisor_pid,
         )
         worker = Worker(
             app.engine,

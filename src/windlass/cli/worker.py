@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import click
 
@@ -95,6 +96,7 @@ def worker(
         shutdown_timeout=None if shutdown_timeout is None else duration_ms(shutdown_timeout, "--shutdown-timeout"),
         log_level=log_level,
         group=new_id(),
+        supervisor_pid=os.getpid(),
     )
     http = None if http_port is None else (http_host, http_port)
     # The worker processes say what is to be said of the store; the supervisor opens it as well and would repeat it.

@@ -25,7 +25,10 @@ def workers() -> None:
 @workers.command("ls")
 @pass_session
 def ls(session: Session) -> None:
-    """List each `windlass worker` with its processes and their pools, oldest first."""
+    """List each `windlass worker` with its processes, the oldest first.
+
+    The pid beside the host is that of the `windlass worker` itself: the one to send signals to.
+    """
     app = session.store()
     found = app.workers()
     if session.json:
@@ -54,7 +57,8 @@ def _rows(found: Iterable[WorkerStatus], now: int) -> Iterator[list[str]]:
         busy = f"{sum(one.running for one in processes):,}/{sum(one.slots for one in processes):,}"
         size = count(len(processes), "process", "processes")
         alike = all(one.queues == first.queues for one in processes)
-        yield [group, first.host, "", first.queues if alike else "", busy, ago(first.started_at, now), "", size]
+        pid = "" if first.supervisor_pid is None else str(first.supervisor_pid)
+        yield [group, first.host, pid, first.queues if alike else "", busy, ago(first.started_at, now), "", size]
         for one in processes:
             state = "alive" if one.alive else f"gone since {length(-one.lease_left * 1_000)}"
             if one.alive and one.asked:
