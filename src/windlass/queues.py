@@ -75,7 +75,7 @@ class QueueInfo:
 class WorkerStatus:
     """One worker process at one moment. ``lease_left`` is seconds; below zero it counts as gone and waits to be reaped.
 
-    ``pid`` is its own, ``supervisor_pid`` that of the ``windlass worker`` it belongs to, on ``host``: the one to signal.
+    ``pid`` is its own; ``supervisor_pid`` is that of its ``windlass worker``, the one to signal.
     """
 
     id: str
