@@ -139,7 +139,7 @@ def test_a_queue_is_measured_paused_resumed_and_cleared(
 def test_with_strict_queues_only_those_of_the_settings_exist() -> None:
     with Windlass("memory://", strict_queues=True, queues={"mail": {}}) as app:
         assert app.queue("mail").size == 0
-        with pytest.raises(ConfigError, match="queue 'mial' is not in the settings; did you mean 'mail'"):
+        with pytest.raises(ConfigError, match=r"queue 'mial' is not in the settings .did you mean 'mail'"):
             app.queue("mial")
 
 
@@ -354,7 +354,7 @@ def test_explain_of_a_finished_job_gives_the_reason(app: Windlass, job: Job[[int
 
 def test_explain_of_a_job_this_application_does_not_have(app: Windlass, job: Job[[int], int]) -> None:
     app.engine.enqueue([NewJob("j1", "chrage", "default", "[1,[],{}]")])
-    assert "no job named chrage; did you mean 'charge'" in app.explain("j1")
+    assert "no job named chrage (did you mean 'charge'" in app.explain("j1")
 
 
 def test_a_decorator_without_its_argument_is_refused_and_takes_no_function_with_it() -> None:

@@ -204,7 +204,7 @@ def test_defaults_come_from_the_settings(app: Windlass) -> None:
     ("options", "says"),
     [
         ({"quue": "x"}, "did you mean 'queue'"),
-        ({"uniqe": True}, "no option 'uniqe'; did you mean 'unique'"),
+        ({"uniqe": True}, "no option 'uniqe' .did you mean 'unique'"),
         ({"delay": 5}, r"\.options\(delay"),
         ({"queue": "a b"}, "queue name"),
         ({"queue": ""}, "queue name"),

@@ -113,6 +113,16 @@ class Loaded(Struct, frozen=True):
     file: Path | None
     warnings: list[str]
 
+    @property
+    def inherited(self) -> str | None:
+        """A warning when the store is that of ``REDIS_URL``, which platforms set and nobody may have meant for jobs."""
+        if self.origin["url"] != INHERITED:
+            return None
+        return (
+            f"the store is {mask_url(self.settings.url)}, taken from the environment variable REDIS_URL; "
+            "to choose another, or to say that this one is meant, set WINDLASS_URL, or url in windlass.toml"
+        )
+
     def where(self, *path: str) -> str:
         """Say where a key was set, with its line when that was in a file: ``windlass.toml, line 4``."""
         return place(self.file, self.origin.get(path[0], "default"), path)
@@ -128,6 +138,7 @@ def place(file: Path | None, source: str, path: Sequence[str]) -> str:
     return source if line is None else f"{source}, line {line}"
 
 
+INHERITED: Final = "environment REDIS_URL (inherited)"
 NO_OVERRIDES: Final[Mapping[str, object]] = MappingProxyType({})
 
 
@@ -163,7 +174,7 @@ def load_settings(
 
     if inherited := environ.get("REDIS_URL"):
         # Below the file on purpose: platforms set it, nobody asked us to use it.
-        lay({"url": inherited}, "environment REDIS_URL (inherited)")
+        lay({"url": inherited}, INHERITED)
 
     file, table = _find_file(here, environ.get("WINDLASS_CONFIG"))
     if file is not None:

@@ -52,9 +52,9 @@ NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """Give ``"; did you mean 'x'?"`` for the closest of ``words``, or an empty text."""
+    """Give ``" (did you mean 'x'?)"`` for the closest of ``words``, or an empty text."""
     close = get_close_matches(word, list(words), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def duration_ms(value: object, name: str) -> int:

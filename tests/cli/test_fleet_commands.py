@@ -89,4 +89,4 @@ def test_doctor_says_where_a_queue_is_paused(shop: Shop) -> None:
 def test_a_wrong_pool_is_an_error_with_its_line(shop: Shop) -> None:
     shop.write("windlass.toml", "[windlass.pools]\ncritical = { treads = 2 }\n")
     stderr = shop.run("config", code=2).stderr
-    assert "pools (windlass.toml, line 2): critical: unknown option 'treads'; did you mean 'threads'?" in stderr
+    assert "pools (windlass.toml, line 2): critical: unknown option 'treads' (did you mean 'threads'?" in stderr

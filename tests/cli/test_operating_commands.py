@@ -49,6 +49,14 @@ def test_pause_and_resume(shop: Shop) -> None:
     assert not queue(shop).paused
 
 
+def test_a_queue_that_never_had_a_job_is_paused_with_a_note(shop: Shop) -> None:
+    assert shop.run("queues", "pause", "payments").stderr == ""  # no job yet, but one that would go there
+    assert shop.run("queues", "pause", "paymnts").stderr == (
+        "Note: no job has ever been in queue paymnts (did you mean 'payments'?).\n"
+    )
+    assert [one["paused"] for one in shop.json("queues", "ls")] == [True, True]  # type: ignore[attr-defined, index]
+
+
 def test_pause_until_an_instant(shop: Shop) -> None:
     shop.run("queues", "pause", "payments", "--until", "2031-01-02T03:04:05Z")
     until = queue(shop).paused_until

@@ -147,7 +147,7 @@ def test_rates_are_read(app: Windlass) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"circuit": "strpe"}, "no circuit 'strpe'; did you mean 'stripe'"),
+        ({"circuit": "strpe"}, "no circuit 'strpe' .did you mean 'stripe'"),
         ({"circuit": 5}, "give the name of a circuit"),
         ({"once": "payment"}, r"give Once\("),
         ({"unique": True}, r"give Unique\("),

@@ -170,6 +170,7 @@ def show(session: Session, job_id: str, reveal: bool) -> int:
 @click.option("--rate", metavar="RATE", help="At this pace, such as 5/s or 100/m; the workers do it.")
 @click.option("--limit", type=int, metavar="N", help="How many at most.")
 @click.option("--detach", is_flag=True, help="With --rate: do not wait for the end.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_session
 def retry(
     session: Session,
@@ -179,16 +180,19 @@ def retry(
     rate: str | None,
     limit: int | None,
     detach: bool,
+    yes: bool,
     **options: str | None,
 ) -> int:
-    """Run dead jobs again with a fresh budget of attempts.
+    """Run dead jobs again with a fresh budget of attempts. With --all it asks first.
 
-    Without --rate they are moved at once. With it the workers move them; Ctrl-C ends the watching and not the redrive,
-    which `windlass dead redrives --stop ID` ends.
+    Without --rate they are retried at once. With --rate the workers do it, at that pace; Ctrl-C stops the watching, and
+    `windlass dead redrives --stop ID` stops the redrive.
     """
     app = session.store()
     filters = filters_of(options)
     _needs_choice(ids, filters, everything)
+    if everything and (found := app.dead.count()):
+        confirm(f"Retry {_all(found, limit)} of {app.engine.info.name} {app.engine.info.target}?", yes)
     with _bar("Retry") as advance:
         redrive = app.dead.retry(ids or None, rate=rate, limit=limit, on_progress=advance, **filters)
         code = 0 if rate is None or detach else _watch(app, redrive, advance)
@@ -200,6 +204,10 @@ def retry(
     else:
         click.echo(f"{count(info.done, 'job')} retried.")
     return code or _missing(ids, info.total)
+
+
+def _all(found: int, limit: int | None) -> str:
+    return count(found, "dead job") if limit is None or limit >= found else f"{limit:,} of {count(found, 'dead job')}"
 
 
 def _watch(app: Windlass, redrive: Redrive, advance: Callable[[int, int], None]) -> int:

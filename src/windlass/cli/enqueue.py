@@ -10,12 +10,12 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import click
-import msgspec
 
 from windlass.cli.common import Session, pass_session
 from windlass.cli.exits import NoLiveWorker
 from windlass.cli.instants import instant
 from windlass.cli.output import emit_json, inline, note
+from windlass.codec import decode_plain
 from windlass.definition import CallOptions, JobSpec, job_of
 from windlass.errors import ConfigError, PayloadError, ResultError, ResultTimeout
 from windlass.model import State
@@ -110,23 +110,22 @@ def _call(app: Windlass, spec: JobSpec, args_json: str, options: CallOptions) ->
 
 
 def _arguments(spec: JobSpec, text: str) -> tuple[list[object], dict[str, object]]:
+    raw = text.encode(errors="surrogateescape")
     try:
-        plain = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+        plain = decode_plain(raw)
+    except PayloadError as error:
         raise PayloadError(
-            f"the arguments of {spec.name} are no valid JSON: {error}; write a list such as '[42]', "
+            f"the arguments of {spec.name} cannot be read: {error}; write a list such as '[42]', "
             "or an object such as '{\"payment_id\": 42}'"
         ) from error
     match plain:
         case list():
-            payload = f"[1,{text},{{}}]"
+            payload = b"[1,%b,{}]" % raw
         case dict():
-            payload = f"[1,[],{text}]"
+            payload = b"[1,[],%b]" % raw
         case _:
-            raise PayloadError(
-                f"the arguments of {spec.name} are a bare value; put it into a list: '[{text}]', or into an object"
-            )
-    return spec.signature.decode(payload.encode())
+            raise PayloadError(f"the arguments of {spec.name} are a single value; put it into a list: '[{text}]'")
+    return spec.signature.decode(payload)
 
 
 def _wait(app: Windlass, handle: JobHandle[object], queue: str) -> object:

@@ -97,7 +97,7 @@ def _note(job: JobInfo, now: int) -> str:
         case State.RUNNING:
             text = " ".join(["started", ago(job.started_at or job.run_at, now), *_percent(job.progress)])
         case State.DONE:
-            text = f"took {_took(job)}"
+            text = job.reason or ("" if job.started_at is None else f"took {_took(job)}")
         case State.DEAD if job.errors:
             text = f"{job.errors[-1].type}: {job.errors[-1].message}"
         case State.DEAD | State.CANCELLED:
@@ -117,8 +117,8 @@ def _percent(progress: JobProgress | None) -> list[str]:
 
 
 def _took(job: JobInfo) -> str:
-    if job.started_at is None or job.finished_at is None:
-        return "an unknown time"
+    assert job.started_at is not None
+    assert job.finished_at is not None
     return length((job.finished_at - job.started_at).total_seconds() * 1_000)
 
 
@@ -238,10 +238,13 @@ def _facts(job: JobInfo, now: int) -> Iterator[tuple[str, str]]:
 @click.option("--state", metavar="STATE", help="Retry all jobs in this state: dead, cancelled or scheduled.")
 @click.option("--name", metavar="NAME", help="With --state: only jobs of this name.")
 @click.option("--queue", metavar="NAME", help="With --state: only jobs of this queue.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_session
-def retry(session: Session, ids: tuple[str, ...], state: str | None, name: str | None, queue: str | None) -> int:
-    """Run dead, cancelled or scheduled jobs now, with a fresh budget of attempts."""
-    return _move(session, Action.RETRY, ids, state, name, queue, yes=True)
+def retry(
+    session: Session, ids: tuple[str, ...], state: str | None, name: str | None, queue: str | None, yes: bool
+) -> int:
+    """Run dead, cancelled or scheduled jobs now, with a fresh budget of attempts. With --state it asks first."""
+    return _move(session, Action.RETRY, ids, state, name, queue, yes)
 
 
 @jobs.command(short_help="Cancel waiting and running jobs.")
@@ -249,10 +252,13 @@ def retry(session: Session, ids: tuple[str, ...], state: str | None, name: str |
 @click.option("--state", metavar="STATE", help="Cancel all jobs in this state: ready, scheduled, blocked or running.")
 @click.option("--name", metavar="NAME", help="With --state: only jobs of this name.")
 @click.option("--queue", metavar="NAME", help="With --state: only jobs of this queue.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_session
-def cancel(session: Session, ids: tuple[str, ...], state: str | None, name: str | None, queue: str | None) -> int:
-    """Cancel jobs: waiting ones end at once, running ones are asked to stop."""
-    return _move(session, Action.CANCEL, ids, state, name, queue, yes=True)
+def cancel(
+    session: Session, ids: tuple[str, ...], state: str | None, name: str | None, queue: str | None, yes: bool
+) -> int:
+    """Cancel jobs: waiting ones end at once, running ones are asked to stop. With --state it asks first."""
+    return _move(session, Action.CANCEL, ids, state, name, queue, yes)
 
 
 @jobs.command(short_help="Delete records of jobs.")

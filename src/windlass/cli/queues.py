@@ -65,11 +65,8 @@ def _row(queue: QueueInfo, workers: list[WorkerStatus], now: int) -> list[str]:
 def pause(session: Session, name: str, reason: str | None, until: str | None) -> None:
     """Let no job of a queue start until it is resumed; running ones go on."""
     app = session.store()
-    known = [queue.name for queue in app.queues()]
-    queue = app.queue(name)
+    queue = _queue(app, name)
     queue.pause(reason, _until(until))
-    if name not in known:
-        note(f"Nothing was ever put into queue {name}{nearest(name, known)}")
     _report(session, queue, f"Queue {name} is paused.")
 
 
@@ -84,11 +81,8 @@ def _until(text: str | None) -> str | datetime | None:
 def resume(session: Session, name: str) -> None:
     """Lift the pause of a queue."""
     app = session.store()
-    known = [queue.name for queue in app.queues()]
-    queue = app.queue(name)
+    queue = _queue(app, name)
     queue.resume()
-    if name not in known:
-        note(f"Nothing was ever put into queue {name}{nearest(name, known)}")
     _report(session, queue, f"Queue {name} is open.")
 
 
@@ -102,14 +96,11 @@ def limit(session: Session, name: str, most: str | None, rate: str | None) -> No
     if most is None and rate is None:
         raise click.UsageError("say how many: `windlass queues limit NAME 4`, or --rate 100/m; `none` lifts either")
     app = session.store()
-    known = [queue.name for queue in app.queues()]
-    queue = app.queue(name)
+    queue = _queue(app, name)
     if most is not None:
         queue.limit(_count(most))
     if rate is not None:
         queue.rate(None if rate == "none" else rate)
-    if name not in known:
-        note(f"Nothing was ever put into queue {name}{nearest(name, known)}")
     _report(session, queue, f"Queue {name}: {_bounds(queue.info(), app, most, rate)}.")
 
 
@@ -136,6 +127,16 @@ def _bounds(info: QueueInfo, app: Windlass, most: str | None, rate: str | None) 
     if rate is not None:
         said.append("they start at any rate" if info.rate is None else f"{info.rate} start{settings('rate', rate)}")
     return "; ".join(said)
+
+
+def _queue(app: Windlass, name: str) -> Queue:
+    """The queue of that name. One that is yet to come may be paused and limited, but perhaps another was meant."""
+    queue = app.queue(name)
+    of_jobs = [app.registry.get(each).queue for each in app.registry.names()]
+    known = {*(each.name for each in app.queues()), *app.settings.queues, *of_jobs}
+    if name not in known:
+        note(f"Note: no job has ever been in queue {name}{nearest(name, known)}.")
+    return queue
 
 
 @queues.command()
