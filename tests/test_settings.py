@@ -231,7 +231,7 @@ def test_limits_and_rates_of_queues_are_read(project: Path) -> None:
         ("limit = 0", "limit is 0; it must be at least 1"),
         ("limit = true", "limit is True; it must be a whole number"),
         ('limit = "4"', "limit is '4'; it must be a whole number"),
-        ("rate = 5", "rate is 5: write how many in what time"),
+        ("rate = 5", "rate is 5: write a number per time"),
         ('rate = "5/week"', "unknown unit 'week'"),
         ('rat = "5/s"', "unknown option 'rat' .did you mean 'rate'"),
     ],

@@ -318,7 +318,7 @@ def check_call(given: object, where: str) -> None:
     """Raise ConfigError for what is no Call: a job itself, the result of calling one, a handle."""
     if not isinstance(given, Call):
         hint = f"write {given.spec.fn.__name__}.bind(...)" if isinstance(given, BaseJob) else "job.bind(...) makes one"
-        raise ConfigError(f"{where}: {given!r} is no call; {hint}")
+        raise ConfigError(f"{where}: {given!r} is not a call; {hint}")
 
 
 class JobDecorator(Protocol):

@@ -260,5 +260,5 @@ class Queue:
         else:
             at = to_ms(until)
         if at <= now:
-            raise ConfigError(f"{where} is {until!r}, which is over, so nothing would be paused; give a later one")
+            raise ConfigError(f"{where} is {until!r}, which has passed; give a later time")
         return at

@@ -300,9 +300,9 @@ def _check_together(settings: Settings, origin: Mapping[str, str], warnings: lis
         return f"{key} is {format_duration(getattr(settings, key))} ({origin[key]})"
 
     if settings.renew >= settings.lease:
-        raise ConfigError(f"{named('renew')}, but {named('lease')}; renew a third of the way into a lease, or sooner")
+        raise ConfigError(f"{named('renew')}, but {named('lease')}; renew must be at most a third of lease")
     if settings.poll_min > settings.poll_max:
-        raise ConfigError(f"{named('poll_min')}, but {named('poll_max')}; poll_min must not be the longer one")
+        raise ConfigError(f"{named('poll_min')}, but {named('poll_max')}; poll_min must not be longer than poll_max")
     if settings.renew * 3 > settings.lease:
         warnings.append(
             f"{named('renew')} and {named('lease')}: one late renewal may lose the lease; use a third of it"

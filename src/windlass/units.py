@@ -108,7 +108,7 @@ def _parse_duration(text: str, name: str) -> Fraction:
 
 def _wrong_duration(value: object, name: str) -> ConfigError:
     return ConfigError(
-        f"{name} is {_short(value)}, which is no length of time; "
+        f"{name} is {_short(value)}, which is not a duration; "
         "give seconds, a timedelta, or text such as '90s', '10m', '24h'"
     )
 
@@ -127,7 +127,7 @@ def per_second(value: object, name: str) -> float:
             rate = Fraction(count) * 1_000 / DURATION_UNITS[unit]
     if rate is None or not 0 < rate < 1e9:
         raise ConfigError(
-            f"{name} is {_short(value)}, which is no rate; write how many in which time, such as '5/s' or '100/m'"
+            f"{name} is {_short(value)}, which is not a rate; write a number per time, such as '5/s' or '100/m'"
         )
     return float(rate)
 
@@ -139,7 +139,7 @@ def count_per(value: object, name: str) -> tuple[int, int]:
     """
     found = RATE.fullmatch(value) if isinstance(value, str) else None
     if found is None:
-        raise ConfigError(f"{name}: write how many in what time, such as '100/m', '5/s' or '9/10s'")
+        raise ConfigError(f"{name}: write a number per time, such as '100/m', '5/s' or '9/10s'")
     count, times, unit = found.groups()
     if unit not in RATE_UNITS:
         raise ConfigError(f"{name}: unknown unit {unit!r}{nearest(unit, RATE_UNITS)}; units are s, m, h, d")
@@ -185,7 +185,9 @@ def size_bytes(value: object, name: str) -> int:
 
 
 def _wrong_size(value: object, name: str) -> ConfigError:
-    return ConfigError(f"{name} is {_short(value)}, which is no size; give bytes, or text such as '512MB' or '512MiB'")
+    return ConfigError(
+        f"{name} is {_short(value)}, which is not a size; give bytes, or text such as '512MB' or '512MiB'"
+    )
 
 
 def format_duration(ms: int) -> str:

@@ -139,7 +139,7 @@ class ValueCheck:
                     raise Refused(f"is {float(value)!r}, which JSON does not have; pass None or text")
             case str():
                 if not value.isascii() and SURROGATE.search(value):
-                    raise Refused("has a lone surrogate, which is no valid text; clean it with errors='replace'")
+                    raise Refused("has a lone surrogate, which is not valid text; clean it with errors='replace'")
             case bytes() | bytearray() | memoryview():
                 raise Refused("is bytes; store them elsewhere and pass a reference, or encode them as base64 text")
             case datetime():

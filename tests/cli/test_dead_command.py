@@ -142,7 +142,7 @@ def test_an_interrupted_watch_leaves_the_redrive(shop: Shop, monkeypatch: pytest
     dead_jobs(shop)
     monkeypatch.setattr(Redrive, "wait", interrupt)
     result = shop.run("dead", "retry", "--all", "--yes", "--rate", "100/s", code=130)
-    assert "goes on; stop it with: windlass dead redrives --stop" in result.stderr
+    assert "continues; stop it with: windlass dead redrives --stop" in result.stderr
     assert cast("list[dict[str, object]]", shop.json("dead", "redrives"))[0]["state"] == "running"
 
 

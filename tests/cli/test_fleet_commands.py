@@ -82,7 +82,7 @@ def test_check_finds_jobs_whose_queue_is_in_no_pool(shop: Shop) -> None:
 def test_doctor_says_where_a_queue_is_paused(shop: Shop) -> None:
     shop.write("windlass.toml", '[windlass.queues.payments]\npaused = "bank is down"\n')
     text = shop.run("doctor").stdout
-    assert "leave it alone: bank is down" in text
+    assert "do not serve it: bank is down" in text
     assert "remove `paused` from windlass.toml, line 2" in text
 
 

@@ -88,10 +88,10 @@ def test_a_lifted_limit_says_that_the_settings_hold(shop: Shop) -> None:
 
 def test_a_wrong_limit_is_a_usage_error(shop: Shop) -> None:
     shop.enqueue("charge", "[1]")
-    assert "say how many" in shop.run("queues", "limit", "payments", code=2).stderr
-    assert "'few' is no limit" in shop.run("queues", "limit", "payments", "few", code=2).stderr
+    assert "give a limit" in shop.run("queues", "limit", "payments", code=2).stderr
+    assert "'few' is not a limit" in shop.run("queues", "limit", "payments", "few", code=2).stderr
     assert "pause the queue" in shop.run("queues", "limit", "payments", "0", code=2).stderr
-    assert "write how many in what time" in shop.run("queues", "limit", "payments", "--rate", "5", code=2).stderr
+    assert "write a number per time" in shop.run("queues", "limit", "payments", "--rate", "5", code=2).stderr
     assert queue(shop).limit is None
     assert "did you mean 'payments'" in shop.run("queues", "limit", "payment", "2").stderr
 

@@ -23,7 +23,7 @@ def circuits() -> None:
 @circuits.command("ls")
 @pass_session
 def ls(session: Session) -> None:
-    """List the circuits. Calls and failures are those of the window; waiting are jobs."""
+    """List the circuits. Calls and failures are those of the window; waiting counts jobs."""
     app = session.store()
     found = app.circuit_states()
     if session.json:
@@ -52,7 +52,7 @@ def _row(one: CircuitInfo, now: int) -> list[str]:
 @click.option("--reason", metavar="TEXT", help="Why; shown to others.")
 @pass_session
 def open_(session: Session, name: str, for_: str | None, reason: str | None) -> None:
-    """Let no call through: its jobs wait in their place."""
+    """Open a circuit: no call goes through, and its jobs wait in their place."""
     circuit = _circuit(session, name)
     circuit.open(for_, reason)
     _report(session, circuit, f"Circuit {name} is open{f' for {for_}' if for_ else ' until it is closed'}.")
@@ -62,7 +62,7 @@ def open_(session: Session, name: str, for_: str | None, reason: str | None) -> 
 @click.argument("name")
 @pass_session
 def close(session: Session, name: str) -> None:
-    """Let calls through again; its jobs flow out step by step."""
+    """Close a circuit: calls go through again, and its waiting jobs start step by step."""
     circuit = _circuit(session, name)
     circuit.close()
     _report(session, circuit, f"Circuit {name} is closed.")

@@ -22,7 +22,7 @@ SIZE_STEPS: Final = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 @click.command()
 @pass_session
 def config(session: Session) -> None:
-    """Show every setting and where its value came from."""
+    """Show every setting and where its value comes from."""
     loaded = session.loaded()
     settings = msgspec.structs.replace(loaded.settings, url=mask_url(loaded.settings.url))
     if session.json:

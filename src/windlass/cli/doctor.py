@@ -63,8 +63,8 @@ def _clock(app: Windlass) -> Iterator[Finding]:
         yield Finding(
             "clock",
             ERROR,
-            f"{what} {length(ms)} in the future, by this machine's clock",
-            "set the clocks of all machines by NTP; due times depend on them",
+            f"{what} {length(ms)} in the future by this machine's clock",
+            "synchronize the clocks of all machines (NTP); due times depend on them",
         )
     if not ahead:
         yield Finding("clock", OK, "nothing in the store is from the future")
@@ -92,7 +92,7 @@ def _queues(app: Windlass) -> Iterator[Finding]:
             yield Finding(
                 f"queue {name}",
                 WARNING,
-                f"workers with these settings leave it alone: {options.paused}",
+                f"workers with these settings do not serve it: {options.paused}",
                 f"remove `paused` from {app.loaded.where('queues', name, 'paused')}",
             )
 

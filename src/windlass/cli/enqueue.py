@@ -34,11 +34,11 @@ LOOK: Final = 1.0  # seconds between two looks at the workers while a result is 
 @click.command()
 @click.argument("name")
 @click.argument("args_json", default="[]")
-@click.option("--in", "delay", metavar="DURATION", help="Due after this time, such as 5m.")
-@click.option("--at", metavar="DATETIME", help="Due at this instant, ISO 8601 with a time zone.")
-@click.option("--queue", metavar="NAME", help="Another queue than the job's own.")
-@click.option("--id", "job_id", metavar="ID", help="An id of your own; storing it twice stores it once.")
-@click.option("--priority", type=int, metavar="N", help="Lower runs sooner.")
+@click.option("--in", "delay", metavar="DURATION", help="Run it after this time, such as 5m.")
+@click.option("--at", metavar="DATETIME", help="Run it at this time: ISO 8601 with a time zone.")
+@click.option("--queue", metavar="NAME", help="Use this queue instead of the job's own.")
+@click.option("--id", "job_id", metavar="ID", help="An id of your own. A second job with the same id is not stored.")
+@click.option("--priority", type=int, metavar="N", help="A lower number runs sooner.")
 @click.option("--wait", is_flag=True, help="Wait for the result and print it; exit 1 when the job fails.")
 @pass_session
 def enqueue(
@@ -54,8 +54,8 @@ def enqueue(
 ) -> None:
     """Store one job and print its id.
 
-    ARGS_JSON is a JSON list of positional arguments or an object of keyword arguments. With --wait, gives up (exit 69)
-    when for the time of one lease no live worker serves the queue.
+    ARGS_JSON is a JSON list of positional arguments or an object of keyword arguments. --wait gives up (exit 69) if no
+    live worker serves the queue for the length of one lease.
     """
     app = session.app()
     spec = app.registry.get(name)
@@ -74,7 +74,7 @@ def enqueue(
     if not app.engine.info.shared:
         raise ConfigError(
             f"{mask_url(app.settings.url)} lives in one process, so the job would be gone when this command ends; "
-            "use another url"
+            "use another URL"
         )
     handle = app.enqueue(call)
     if handle.duplicate:

@@ -50,7 +50,7 @@ def jobs() -> None:
 @click.option("--queue", metavar="NAME", help="Jobs of this queue.")
 @click.option("--tag", metavar="TAG", help="Jobs with this tag.")
 @click.option("--limit", type=int, default=100, show_default=True, metavar="N", help="How many at most.")
-@click.option("--cursor", metavar="CURSOR", help="Go on behind the page before.")
+@click.option("--cursor", metavar="CURSOR", help="Continue after the previous page.")
 @pass_session
 def ls(
     session: Session,
@@ -74,7 +74,7 @@ def ls(
     else:
         note(f"No jobs to show in {app.engine.info.name} {app.engine.info.target}{_spelling(app, name, queue)}")
     if page.next is not None:
-        note(f"More jobs follow: --cursor {page.next}")
+        note(f"For more jobs: --cursor {page.next}")
 
 
 def _spelling(app: Windlass, name: str | None, queue: str | None) -> str:
@@ -127,7 +127,7 @@ def _took(job: JobInfo) -> str:
 @click.option("--reveal", is_flag=True, help="Show redacted arguments.")
 @pass_session
 def show(session: Session, job_id: str, reveal: bool) -> int:
-    """Show everything that is known of one job."""
+    """Show everything about one job."""
     app = session.store()
     job = app.get(job_id, reveal=reveal)
     if job is None:
@@ -151,7 +151,10 @@ def show(session: Session, job_id: str, reveal: bool) -> int:
 @click.option("--every", default="500ms", show_default=True, metavar="DURATION", help="How often to look for progress.")
 @pass_session
 def watch(session: Session, job_id: str, every: str) -> int:
-    """Follow a job to its end: a line for each change. Exits 0 when it is done, else 1. Ctrl-C ends the watching."""
+    """Follow a job until it ends, with a line for each change.
+
+    Exits 0 when it is done, else 1. Ctrl-C stops watching; the job goes on.
+    """
     app = session.store()
     pause = max(0.05, duration_ms(every, "--every") / 1_000)
     shown: list[str] = []
@@ -188,7 +191,7 @@ def _unknown(app: Windlass, job_id: str) -> int:
     where = app.engine.info
     note(
         f"windlass: there is no job {job_id} in {where.name} {where.target}: "
-        "it was never stored here, or its record is no longer kept"
+        "it was never stored here, or its record has been removed"
     )
     return FAILED
 

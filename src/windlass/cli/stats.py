@@ -25,7 +25,7 @@ QUEUE_COLUMNS: Final = (
 @click.command()
 @pass_session
 def stats(session: Session) -> None:
-    """Count jobs by state and what happened, and say how each queue does and how many workers it needs."""
+    """Show jobs by state, totals, and for each queue its rates and how many workers it needs."""
     counts = session.store().stats()
     if session.json:
         emit_json(counts.as_json())

@@ -19,7 +19,7 @@ __all__ = ["workers"]
 
 @click.group(cls=Commands)
 def workers() -> None:
-    """List workers, let them claim no more, or stop them."""
+    """List workers, stop them, or stop them from claiming jobs."""
 
 
 @workers.command("ls")
@@ -81,7 +81,10 @@ def _rows(found: Iterable[WorkerStatus], now: int) -> Iterator[list[str]]:
 @click.option("--all", "everyone", is_flag=True, help="Every worker.")
 @pass_session
 def quiet(session: Session, ids: tuple[str, ...], everyone: bool) -> None:
-    """Let a `windlass worker` claim no more; what runs goes on. ID is its own or that of one of its processes."""
+    """Stop a `windlass worker` from claiming jobs; running jobs finish.
+
+    ID is its own id or that of one of its processes, or the beginning of either.
+    """
     _ask(session, ids, everyone, "quiet")
 
 
@@ -90,7 +93,10 @@ def quiet(session: Session, ids: tuple[str, ...], everyone: bool) -> None:
 @click.option("--all", "everyone", is_flag=True, help="Every worker.")
 @pass_session
 def stop(session: Session, ids: tuple[str, ...], everyone: bool) -> None:
-    """Stop a `windlass worker` in order, with all its processes. ID is its own or that of one of its processes."""
+    """Stop a `windlass worker` gracefully, with all its processes.
+
+    ID is its own id or that of one of its processes, or the beginning of either.
+    """
     _ask(session, ids, everyone, "stop")
 
 
@@ -123,5 +129,5 @@ def _group(text: str, found: list[WorkerStatus]) -> str:
     known = sorted({worker.group for worker in found})
     if groups:
         both = ", ".join(sorted(groups))
-        raise ConfigError(f"worker {text!r} is the beginning of {count(len(groups), 'worker')}: {both}")
+        raise ConfigError(f"worker {text!r} could be any of {count(len(groups), 'worker')}: {both}")
     raise ConfigError(f"no worker {text!r} is registered{nearest(text, known)}; see `windlass workers ls`")

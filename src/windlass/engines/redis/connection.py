@@ -210,7 +210,7 @@ def several(
         if not colon:
             host, port = one, str(usual_port)
         if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ValueError(f"{one!r} is no host:port")
+            raise ValueError(f"{one!r} is not host:port")
         hosts.append((host.strip("[]"), int(port)))
     made = dict(settings)
     user, colon, password = who.partition(":")
