@@ -81,6 +81,9 @@ def test_an_inherited_url_is_told_with_the_way_to_choose_another(shop: Shop, mon
     assert "taken from the environment variable REDIS_URL; to choose another" in text
     assert "set WINDLASS_URL, or url in windlass.toml" in text
     assert "secret" not in text
+    unreachable = shop.run("doctor", app=False, code=3).stderr
+    assert "taken from the environment variable REDIS_URL" in unreachable
+    assert "cannot be reached" in unreachable
     monkeypatch.setenv("WINDLASS_URL", shop.url)
     assert "REDIS_URL" not in shop.run("config", app=False).stderr
     assert "REDIS_URL" not in str(shop.json("doctor", app=False))

@@ -257,6 +257,17 @@ def test_workers_ls_shows_the_pid_to_signal_also_after_a_restart(fleet: Fleet) -
     assert worker.wait(DEADLINE) == 0
 
 
+def test_a_worker_warns_when_its_store_is_an_inherited_one(fleet: Fleet) -> None:
+    jobs = fleet.folder / "fleet_jobs.py"
+    jobs.write_text(jobs.read_text().replace(f"'{fleet.url}', ", "").replace(f'"{fleet.url}", ', ""))
+    fleet.start(REDIS_URL="redis://me:secret@127.0.0.1:1/0")
+    fleet.until(lambda: "taken from the environment variable REDIS_URL" in fleet.log.read_text())
+    (line,) = [each for each in fleet.log.read_text().splitlines() if "variable REDIS_URL" in each]
+    assert "WARNING" in line
+    assert "set WINDLASS_URL" in line
+    assert "secret" not in line
+
+
 def test_code_that_does_not_load_leaves_the_old_running(fleet: Fleet) -> None:
     worker = fleet.start()
     fleet.alive(1)

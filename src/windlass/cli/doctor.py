@@ -15,9 +15,10 @@ import click
 from windlass.cli.common import Session, pass_session
 from windlass.cli.exits import FAILED
 from windlass.cli.findings import ERROR, OK, WARNING, report
-from windlass.cli.output import count, length
+from windlass.cli.output import count, length, note
 from windlass.clock import to_ms
 from windlass.engines.base import Finding
+from windlass.errors import EngineError
 from windlass.queues import QueueInfo, WorkerStatus
 from windlass.units import format_duration
 
@@ -38,7 +39,13 @@ def doctor(session: Session, repair: bool) -> int:
     A finding that --repair can mend says so.
     """
     app = session.store()
-    findings = [*app.engine.doctor(repair), *_settings(app), *_clock(app), *_queues(app)]
+    try:
+        of_store = app.engine.doctor(repair)
+    except EngineError:
+        if app.loaded.inherited is not None:  # it may well be why
+            note(f"warning: {app.loaded.inherited}")
+        raise
+    findings = [*of_store, *_settings(app), *_clock(app), *_queues(app)]
     report(session, findings)
     return FAILED if any(finding.level == ERROR for finding in findings) else 0
 
