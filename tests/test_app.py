@@ -139,7 +139,7 @@ def test_a_queue_is_measured_paused_resumed_and_cleared(
 def test_with_strict_queues_only_those_of_the_settings_exist() -> None:
     with Windlass("memory://", strict_queues=True, queues={"mail": {}}) as app:
         assert app.queue("mail").size == 0
-        with pytest.raises(ConfigError, match="queue 'mial' is not in the settings; did you mean 'mail'"):
+        with pytest.raises(ConfigError, match=r"queue 'mial' is not in the settings .did you mean 'mail'"):
             app.queue("mial")
 
 
@@ -165,7 +165,7 @@ def test_a_wrong_limit_is_refused_and_says_how_to_stop_a_queue(app: Windlass, wr
 
 
 def test_a_wrong_rate_is_refused(app: Windlass) -> None:
-    with pytest.raises(ConfigError, match="rate of queue 'mail' is '5': write how many in what time"):
+    with pytest.raises(ConfigError, match="rate of queue 'mail' is '5': write a number per time"):
         app.queue("mail").rate("5")
 
 
@@ -190,7 +190,7 @@ def test_a_pause_takes_aware_datetimes_only(app: Windlass) -> None:
 @pytest.mark.parametrize("until", [0, datetime(2020, 1, 1, tzinfo=UTC)])
 def test_a_pause_that_would_be_over_is_refused_and_changes_nothing(app: Windlass, until: float | datetime) -> None:
     app.queue("default").pause("maintenance")
-    with pytest.raises(ConfigError, match="which is over, so nothing would be paused"):
+    with pytest.raises(ConfigError, match="which has passed"):
         app.queue("default").pause(until=until)
     assert app.queue("default").info().paused
 
@@ -282,13 +282,13 @@ def test_explain_of_a_ready_job_says_that_its_queue_is_full_or_its_rate_spent(
     assert "at once" not in app.explain(handle.id)
     claim(app)
     said = app.explain(handle.id)
-    assert "Queue default lets 1 run at once, and 1 run; change that with `windlass queues limit default N`" in said
+    assert "Queue default is full: 1 of 1 are running; change that with `windlass queues limit default N`" in said
     queue.limit(None)
     queue.rate("1/m")
     job.enqueue(3)
     assert "lets 1/m start" not in app.explain(handle.id)
     claim(app)
-    assert "Queue default lets 1/m start, and they have" in app.explain(job.enqueue(4).id)
+    assert "Queue default has used up its rate of 1/m;" in app.explain(job.enqueue(4).id)
 
 
 def test_explain_of_a_scheduled_job_says_when(app: Windlass, job: Job[[int], int]) -> None:
@@ -354,7 +354,7 @@ def test_explain_of_a_finished_job_gives_the_reason(app: Windlass, job: Job[[int
 
 def test_explain_of_a_job_this_application_does_not_have(app: Windlass, job: Job[[int], int]) -> None:
     app.engine.enqueue([NewJob("j1", "chrage", "default", "[1,[],{}]")])
-    assert "no job named chrage; did you mean 'charge'" in app.explain("j1")
+    assert "no job named chrage (did you mean 'charge'" in app.explain("j1")
 
 
 def test_a_decorator_without_its_argument_is_refused_and_takes_no_function_with_it() -> None:

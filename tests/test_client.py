@@ -376,8 +376,8 @@ def test_what_is_no_call_is_refused_with_how_to_make_one(app: Windlass, job: Job
     wrong: object = {"job": job, "result": job(1), "handle": job.enqueue(1)}[given]
     hint = r"charge\.bind" if given == "job" else r"job\.bind"
     for enqueue in (app.enqueue, lambda one: app.enqueue_many([one]), lambda one: app.enqueue_stream([one])):
-        with pytest.raises(ConfigError, match=f"is no call; .*{hint}"):
+        with pytest.raises(ConfigError, match=f"is not a call; .*{hint}"):
             enqueue(wrong)  # type: ignore[arg-type]
     for aenqueue in (app.aenqueue, lambda one: app.aenqueue_many([one])):
-        with pytest.raises(ConfigError, match="is no call"):
+        with pytest.raises(ConfigError, match="is not a call"):
             asyncio.run(aenqueue(wrong))  # type: ignore[arg-type]

@@ -46,6 +46,11 @@ class Level(enum.IntEnum):
     LOW = 1
 
 
+class Mixed(enum.Enum):
+    ONE = 1
+    TWO = "two"
+
+
 @dataclass
 class User:
     name: str
@@ -67,6 +72,19 @@ class Order(msgspec.Struct):
     id: uuid.UUID
     total: Decimal
     at: datetime
+
+
+class Price(msgspec.Struct):
+    amount: float
+    history: list[float] = []
+
+
+class Sizes(TypedDict):
+    width: float
+
+
+class Spot(NamedTuple):
+    x: float
 
 
 class Patch(msgspec.Struct):
@@ -124,6 +142,75 @@ def test_annotated_value_comes_back_as_it_was(hint: object, value: object) -> No
         assert str(back) == str(value)  # tells -0.0 from 0.0
 
 
+def typed(value: object) -> object:
+    """A value with the types of all that is in it, so that 1 and 1.0 differ."""
+    return json.loads(msgspec.json.encode(value)), str(value)
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "wanted"),
+    [
+        (float, 10, 10.0),
+        (float, -3, -3.0),
+        (float, 0, 0.0),
+        (float, 2**53, float(2**53)),
+        (float, 2**60, float(2**60)),  # beyond 2**53, and still exactly a float
+        (float | None, 1, 1.0),
+        (typing.Optional[float], 1, 1.0),  # noqa: UP045  as older code writes it
+        (float | str, 1, 1.0),
+        (typing.Annotated[float, msgspec.Meta(ge=0)], 1, 1.0),
+        (list[float], [1, 2.5], [1.0, 2.5]),
+        (tuple[float, ...], (1, 2), (1.0, 2.0)),
+        (set[float], {1}, {1.0}),
+        (dict[str, float], {"a": 1}, {"a": 1.0}),
+        (dict[float, str], {1: "a"}, {1.0: "a"}),
+        (list[dict[str, float | None]], [{"a": 1, "b": None}], [{"a": 1.0, "b": None}]),
+        (User, User("n", score=5), User("n", score=5.0)),
+        (Price, Price(5, [1]), Price(5.0, [1.0])),
+        (Sizes, {"width": 3}, {"width": 3.0}),
+        (Spot, Spot(3), Spot(3.0)),
+        (int | float, 1, 1),  # both are named, so nothing changes
+        (None, 1, 1),
+    ],
+    ids=str,
+)
+def test_an_int_for_a_float_arrives_as_that_float(hint: object, value: object, wanted: object) -> None:
+    back = there_and_back(hint, value)
+    assert type(back) is type(wanted)
+    assert typed(back) == typed(wanted)
+
+
+def test_an_int_and_its_float_are_one_payload() -> None:
+    for hint, one, other in ((float, 10, 10.0), (list[float], [10], [10.0]), (Price, Price(1), Price(1.0))):
+        codec = taking(hint)
+        assert codec.encode((one,), {}) == codec.encode((other,), {})
+        assert codec.encode((), {"user": one}) == codec.encode((), {"user": other})
+
+
+def test_further_positional_and_keyword_arguments_take_ints_for_floats() -> None:
+    def job(*amounts: float, **named: float) -> None: ...
+
+    codec = signature(job)
+    args, kwargs = codec.decode(codec.encode((1, 2.5), {"a": 3}).encode())
+    assert (str(args), str(kwargs)) == ("[1.0, 2.5]", "{'a': 3.0}")
+
+
+def test_a_payload_that_only_fits_with_ints_is_too_large() -> None:
+    def job(many: list[float]) -> None: ...
+
+    numbers = [1] * 30
+    assert len(signature(job).encode((numbers,), {})) == 130
+    with pytest.raises(PayloadError, match="take 130 bytes as JSON, payload_max is 129"):
+        signature(job, payload_max=129).encode((numbers,), {})
+
+
+def test_a_result_that_is_an_int_for_a_float_comes_back_as_that_float() -> None:
+    def job() -> dict[str, float]: ...
+
+    back = signature(job).decode_result(encode_result({"a": 1}, LIMIT).encode())
+    assert str(back) == "{'a': 1.0}"
+
+
 def test_zone_comes_back_as_the_offset_of_the_same_instant_and_wall_time() -> None:
     autumn = datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Paris"))
     back = there_and_back(datetime, autumn)
@@ -170,8 +257,14 @@ REFUSED: list[tuple[object, object, str]] = [
     (dict[str, int], {1: 2}, "would not come back under this key; .*use keys that are text"),
     (None, [(1, 2)], r"user\[0\] is a tuple .*; pass it as list, or annotate it as tuple"),
     (int, True, "user"),
-    (float, 1, r"user is 1 \(int\) and would come back as 1.0 \(float\)"),
-    (list[float], [1.0, 1], r"user\[1\] is 1 \(int\) and would come back as 1.0 \(float\)"),
+    (float, True, "user"),
+    (float, 2**53 + 1, r"user is 9007199254740993 \(int\), which no float holds exactly; annotate it as int"),
+    (list[float], [1.0, 2**53 + 1], r"user\[1\] is 9007199254740993 \(int\), which no float holds"),
+    (dict[str, float], {"a": -(2**53) - 1}, r"user\['a'\] is -9007199254740993 \(int\), which no float holds"),
+    (list[float], [True], "user"),
+    (float, Level.LOW, "user is .*Level.* would come back as 1.0"),
+    (Decimal, 1, r"user is 1 \(int\) and would come back as Decimal"),
+    (Mixed, Mixed.ONE, r"user is a Mixed and would come back as 1 .*pass it as int; the annotation cannot restore it"),
     (None, Color.RED, "user is a Color and would come back as 'red'"),
     (None, Level.LOW, "user is .*Level.* would come back as 1"),
     (None, Text("a"), "user|encoded"),
@@ -181,7 +274,7 @@ REFUSED: list[tuple[object, object, str]] = [
     (None, Decimal("1.0"), "user is .*Decimal.* would come back as"),
     (None, uuid.UUID(int=1), "user is .*UUID.* would come back as"),
     (User, User("n", ["a", "b", "c", 3]), r"argument 'user' cannot be decoded: .*tags\[3\]"),  # type: ignore[list-item]
-    (User, User("n", [], None, 5), r"user.score is 5 \(int\)"),
+    (User, User("n", [], None, 2**53 + 1), r"user.score is 9007199254740993 \(int\), which no float holds"),
     (list[User], [User("n"), User("n", score=float("nan"))], r"user\[1\].score is nan"),
     (Point, Point(1, 2**64), "user.y is an integer beyond"),
     (time, time(1, tzinfo=ZoneInfo("Europe/Paris")), "user is a time in a zone"),
@@ -563,7 +656,8 @@ def test_meta_of_a_newer_version_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hint", "value"), [(str, 41112222), (float, 41112222), (None, ("41112222",)), (Literal["a"], "41112222")]
+    ("hint", "value"),
+    [(str, 41112222), (float, 41112222_00000000001), (None, ("41112222",)), (Literal["a"], "41112222")],
 )
 @pytest.mark.parametrize("how", ["positional", "star", "keyword", "double star"])
 def test_a_refusal_never_shows_the_value_of_a_redacted_argument(hint: object, value: object, how: str) -> None:

@@ -167,7 +167,7 @@ def test_a_transaction_commits_writes_follow_ups_and_completion_together(
 
 
 def test_what_is_no_call_cannot_follow(app: Windlass, ctx: JobContext) -> None:
-    with pytest.raises(ConfigError, match=r"is no call; write ship\.bind"):
+    with pytest.raises(ConfigError, match=r"is not a call; write ship\.bind"):
         ctx.then(app.job(name="ship")(ship))  # type: ignore[arg-type]
     assert ctx.follow_ups == ()
 

@@ -61,7 +61,7 @@ def test_an_async_handler_is_refused() -> None:
 
 
 def test_what_is_no_event_type_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no event type"):
+    with pytest.raises(ConfigError, match="not an event type"):
         Events().subscribe(ValueError, print)  # type: ignore[type-var]
 
 

@@ -183,7 +183,7 @@ def no_argument() -> None: ...
 
 @pytest.mark.parametrize(
     ("hook", "says"),
-    [(coroutine_hook, "is async"), (no_argument, "must take one argument"), ("page", "is no function")],
+    [(coroutine_hook, "is async"), (no_argument, "must take one argument"), ("page", "is not a function")],
 )
 def test_a_hook_that_could_not_be_called_is_refused(app: Windlass, hook: object, says: str) -> None:
     with pytest.raises(ConfigError, match=says):

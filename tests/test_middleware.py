@@ -173,7 +173,7 @@ def test_wrong_kinds_and_functions_are_refused() -> None:
 
     with pytest.raises(ConfigError, match="did you mean 'execute'"):
         chain.add("exceute", gen)
-    with pytest.raises(ConfigError, match="no generator function"):
+    with pytest.raises(ConfigError, match="not a generator function"):
         chain.add("execute", print)
     with pytest.raises(ConfigError, match="later is async"):
         chain.add("enqueue", later)

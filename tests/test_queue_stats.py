@@ -114,7 +114,7 @@ def test_stats_are_a_dictionary_of_jobs_and_have_the_queues(app: Windlass) -> No
     assert list(stats.queues) == ["mail"]
     assert (stats.queues["mail"].ready, stats.queues["mail"].max_wait) == (1, 10.0)
     assert stats.queues["mail"].arrival > 0
-    assert "Workers with these settings leave queue mail alone: paused in the settings." in app.explain(job.id)
+    assert "Workers with these settings do not serve queue mail: paused in the settings." in app.explain(job.id)
 
 
 def test_a_pause_says_who(app: Windlass) -> None:

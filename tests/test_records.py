@@ -77,5 +77,5 @@ def test_hidden_arguments_are_refused() -> None:
     ],
 )
 def test_what_is_no_dead_job_is_refused_with_its_place(line: bytes) -> None:
-    with pytest.raises(PayloadError, match=r"^here line 2 is no dead job: "):
+    with pytest.raises(PayloadError, match=r"^here line 2 is not a dead job: "):
         from_line(line, "here line 2")

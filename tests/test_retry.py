@@ -180,20 +180,20 @@ async def later(_attempt: int, _error: BaseException) -> int:
         (lambda: Retry(backoff=later), "async"),  # type: ignore[arg-type]
         (lambda: Retry(backoff=Exponential), "give a policy"),  # type: ignore[arg-type]
         (lambda: Retry(rules=on(ValueError).dead()), "list of rules"),  # type: ignore[arg-type]
-        (lambda: Retry(rules=[on(ValueError)]), "says not what follows"),  # type: ignore[list-item]
+        (lambda: Retry(rules=[on(ValueError)]), "does not say what to do"),  # type: ignore[list-item]
         (lambda: Retry(rules=[ValueError]), "made by on"),  # type: ignore[list-item]
         (lambda: on(), "names no exception"),
         (lambda: on(ValueError("x")), "exception classes"),  # type: ignore[arg-type]
         (lambda: on(int), "exception classes"),  # type: ignore[arg-type]
-        (lambda: on(Snooze), "decided already"),
+        (lambda: on(Snooze), "already decided"),
         (lambda: on(ValueError).retry(attempts=0), "1 or more"),
         (lambda: on(ValueError).retry(backoff="5s"), "give a policy"),  # type: ignore[arg-type]
-        (lambda: on(ValueError).discard(5), "reason is text"),  # type: ignore[arg-type]
-        (lambda: on(ValueError).dead(5), "reason is text"),  # type: ignore[arg-type]
+        (lambda: on(ValueError).discard(5), "reason must be text"),  # type: ignore[arg-type]
+        (lambda: on(ValueError).dead(5), "reason must be text"),  # type: ignore[arg-type]
         (lambda: on(ValueError).after(-5), "negative"),
         (lambda: on(ValueError).after(lambda: 5), r"must take f\(error\)"),
         (lambda: on("json.JSONDecodeErr").dead(), "did you mean 'JSONDecodeError'"),
-        (lambda: on("json.loads").dead(), "no exception class"),
+        (lambda: on("json.loads").dead(), "not an exception class"),
         (lambda: on("ValueErorr").dead(), "did you mean 'ValueError'"),
         (lambda: on("a b").dead(), "dotted name"),
     ],

@@ -141,5 +141,5 @@ def test_a_wrong_rate_is_refused_and_the_option_named(value: object) -> None:
 
 
 def test_nearest_speaks_only_when_something_is_near() -> None:
-    assert nearest("leese", ["lease", "renew"]) == "; did you mean 'lease'?"
+    assert nearest("leese", ["lease", "renew"]) == " (did you mean 'lease'?)"
     assert nearest("zzz", ["lease", "renew"]) == ""

@@ -181,7 +181,7 @@ class Client:
                 trouble = error
                 raise
         if placed is None:  # a middleware swallowed the error, but there is no job to give a handle of
-            raise trouble or ConfigError("an enqueue middleware ended an enqueue that never happened")
+            raise trouble or ConfigError("an enqueue middleware swallowed the error of an enqueue; nothing was stored")
         return placed
 
     def _place(self, calls: Sequence[Call[object]]) -> list[Placed]:

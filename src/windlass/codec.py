@@ -6,7 +6,8 @@ what an annotation can restore may be passed. Defaults are not stored; the run f
 Must not import anything from a stored name, unpickle, or touch a store. Invariants:
 
 1. Nothing is stored that would come back different: every encode is checked by decoding it again, except for scalars
-   whose exact type is known to survive.
+   whose exact type is known to survive. An int for a float becomes that float before it is stored, so that 10 and 10.0
+   are one call: one payload, one guard key.
 2. For any bytes at all, decoding gives values or PayloadError, in time linear in their length. Depth is measured before
    a parser that recurses sees them.
 3. ``encode_error`` never fails.
@@ -147,6 +148,7 @@ class Signature:
         plain: Decode = _PLAIN.decode
         exact: dict[str, frozenset[type]] = {}
         decoders: dict[str, Decode] = {}
+        unusable: dict[str, str] = {}
         for parameter in self._parameters:
             name = parameter.name
             hint = hints.get(name, parameter.empty)
@@ -158,6 +160,7 @@ class Signature:
                 decoders[name] = msgspec.json.Decoder(hint, dec_hook=_dec_hook).decode
             except TypeError as error:  # not a type that JSON can be turned into; that will not change
                 problem, exact[name] = f"parameter {name!r}: {error}", SCALARS
+                unusable[name] = " ".join(str(error).split())
             except Exception as error:  # noqa: BLE001  a name inside the type; foreign code, so anything may come
                 problem, exact[name], pending = f"parameter {name!r}: {error!r}", SCALARS, True
         self._result = plain
@@ -168,6 +171,7 @@ class Signature:
             pass
         self._decoders = decoders
         self._exact = exact
+        self._unusable = unusable
         self._by_position = [decoders[name] for name in self._names]
         self._exact_by_position = [exact[name] for name in self._names]
         self._problem = problem
@@ -225,16 +229,20 @@ class Signature:
             for name, value in named:  # noqa: B007  a refusal tells the name
                 guard.check(value)
             data = _encode((VERSION, args, kwargs))
-            if len(data) > self._max:
-                raise self._too_large(f"{len(data):,}")
             back, back_by_name = self._decode(data)
             after = [*back, *back_by_name.values()]
             for (name, value), restored in zip(named, after, strict=True):  # noqa: B007
                 compare(value, restored)
+            data = _encode((VERSION, back, back_by_name))
+            if len(data) > self._max:
+                raise self._too_large(f"{len(data):,}")
         except Refused as refused:
             if self._is_hidden(name):
                 raise self._not_shown(name) from None
-            raise PayloadError(f"{self._job}: {refused.at(name).path} {refused.reason}") from None
+            advice = refused.advice
+            if advice and (problem := self._unusable.get(name.partition("[")[0])):
+                advice = f"; the annotation cannot restore it: {problem}"
+            raise PayloadError(f"{self._job}: {refused.at(name).path} {refused.reason}{advice}") from None
         except TooLarge:
             raise self._too_large(f"more than {self._max:,}") from None
         except PayloadError:
@@ -275,6 +283,15 @@ class Signature:
             names = self._signature.parameters
             hint = next((nearest(key, names) for key in kwargs if key not in names), "")
             raise PayloadError(f"{self._job}: {error}{hint}; signature: {self._text}") from None
+
+    def as_run(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object], payload: str
+    ) -> tuple[tuple[object, ...], Mapping[str, object]]:
+        """Give the arguments as the function will get them; ``payload`` is what ``encode`` made of them."""
+        if self._is_plain(args, kwargs):
+            return args, kwargs
+        back, back_by_name = self._decode(payload.encode())
+        return tuple(back), back_by_name
 
     # -- decode --
 

@@ -264,7 +264,7 @@ class DeadList:
         """
         where = self._where("retry", ids, filters)
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-            raise ConfigError(f"dead.retry(limit={limit!r}): give how many to move at most, 1 or more, or None")
+            raise ConfigError(f"dead.retry(limit={limit!r}): limit must be 1 or more, or None for all")
         engine = self._engine()
         total = engine.count(where)
         total = total if limit is None else min(total, limit)
@@ -364,11 +364,13 @@ class DeadList:
             args, kwargs = before[0] if args is None else args, before[1] if kwargs is None else kwargs
         args, kwargs = tuple(args or ()), kwargs or {}
         if MASK in args or MASK in kwargs.values():
-            raise PayloadError(f"dead.edit({job_id!r}): an argument is {MASK}, which hides one; give its real value")
+            raise PayloadError(
+                f"dead.edit({job_id!r}): an argument is {MASK}, which stands for a redacted value; give the real one"
+            )
         death, payload = LeaseRef(row.id, row.fence), spec.signature.encode(args, kwargs)
         plan, guards, unique = guard_plan(spec), row.guards, row.unique
         if plan is not None:
-            guards, unique = plan.moved(guards, unique, before, (args, kwargs))
+            guards, unique = plan.moved(guards, unique, before, spec.signature.as_run(args, kwargs, payload))
         if not engine.amend(death, payload, guards, unique) or (retry and not engine.redrive([death])[0]):
             raise _refused("edit", job_id, engine.job(job_id))
         return reader.info(job_id) or reader.describe(row)
@@ -496,7 +498,7 @@ class DeadList:
     def load(self, path: str | os.PathLike[str], *, on_progress: Progress | None = None) -> int:
         """Put the dead jobs of a file back under their ids and give how many; those that have a record are left alone.
 
-        The whole file is checked first. Raises PayloadError with the number of a line that is no dead job or whose
+        The whole file is checked first. Raises PayloadError with the number of a line that is not a dead job or whose
         arguments were hidden, and then nothing was stored; OSError.
         """
         total = sum(1 for _ in _rows(path))

@@ -40,7 +40,7 @@ from windlass.guards.options import GuardPlan, Limit, Once, Unique, compile_guar
 from windlass.handle import JobHandle
 from windlass.hooks import Hook, Hooks, Moment
 from windlass.ids import check_id, new_id
-from windlass.model import NewJob
+from windlass.model import Guard, NewJob
 from windlass.retry import Backoff, Retry, Rule, encode_backoff
 from windlass.settings import Settings
 from windlass.spelling import spelled, unknown_option
@@ -227,7 +227,10 @@ class BaseJob(Generic[P, R]):
         """Make a Call: checked, encoded, with an id, not stored. Raises PayloadError for arguments that do not fit."""
         plan = self._plan
         payload = self._encode(args, kwargs)
-        guards, unique = ((), None) if plan.guards is None else plan.guards.render(args, kwargs)
+        guards: tuple[Guard, ...] = ()
+        unique = None
+        if plan.guards is not None:
+            guards, unique = plan.guards.render(*self.spec.signature.as_run(args, kwargs, payload))
         new = NewJob(
             plan.id or new_id(),
             self.spec.name,
@@ -327,7 +330,7 @@ def check_call(given: object, where: str) -> None:
     """Raise ConfigError for what is no Call: a job itself, the result of calling one, a handle."""
     if not isinstance(given, Call):
         hint = f"write {given.spec.fn.__name__}.bind(...)" if isinstance(given, BaseJob) else "job.bind(...) makes one"
-        raise ConfigError(f"{where}: {given!r} is no call; {hint}")
+        raise ConfigError(f"{where}: {given!r} is not a call; {hint}")
 
 
 class JobDecorator(Protocol):

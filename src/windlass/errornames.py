@@ -131,7 +131,7 @@ def _checked(text: str, found: object, owner: object, part: str) -> type[BaseExc
     if isinstance(found, type) and issubclass(found, BaseException):
         return found
     if found is not None:
-        raise ConfigError(f"on({text!r}) is {found!r}, which is no exception class")
+        raise ConfigError(f"on({text!r}) is {found!r}, which is not an exception class")
     names = [
         name
         for name, value in vars(owner).items()

@@ -218,7 +218,7 @@ def check_kind(kind: object) -> None:
     if not (isinstance(kind, type) and issubclass(kind, Event)):
         name = getattr(kind, "__name__", str(kind))
         hint = nearest(name, __all__)
-        raise ConfigError(f"{name} is no event type{hint}; write @app.on(JobDead), with one of windlass.events")
+        raise ConfigError(f"{name} is not an event type{hint}; write @app.on(JobDead), with one of windlass.events")
 
 
 class Events:

@@ -26,7 +26,7 @@ def explain(job_id: str, engine: Store, reader: Reader, registry: Registry, cloc
     """Say in words where a job stands and what it waits for. *Blocking.*"""
     row = engine.job(job_id)
     if row is None:
-        return f"There is no job {job_id}: it was never stored here, or its record is no longer kept."
+        return f"There is no job {job_id}: it was never stored here, or its record has been removed."
     info = reader.describe(row)
     return f"Job {job_id} ({row.name}) {' '.join(_sentences(row, info, engine, registry, clock, settings))}"
 
@@ -37,19 +37,22 @@ def _sentences(
     now = clock.wall_ms()
     match row.state:
         case State.DONE:
-            return [f"is done since {_at(row.finished_at)}.", *_reason(info)]
+            return [f"is done; it finished at {_at(row.finished_at)}.", *_reason(info)]
         case State.DEAD:
             return [
-                f"is dead since {_at(row.finished_at)}, after attempt {row.attempt} of {row.max_attempts}.",
+                f"is dead; it died at {_at(row.finished_at)}, after attempt {row.attempt} of {row.max_attempts}.",
                 *_reason(info),
                 *_last_error(info),
                 f"Run it again with `windlass jobs retry {row.id}`.",
             ]
         case State.CANCELLED:
-            return [f"ended cancelled at {_at(row.finished_at)}.", *_reason(info)]
+            return [f"was cancelled at {_at(row.finished_at)}.", *_reason(info)]
         case State.RUNNING:
             asked = ["A cancel was requested; it has not stopped yet."] if row.cancel_requested else []
-            return [f"is running on worker {row.worker} since {_at(row.started_at)} (attempt {row.attempt}).", *asked]
+            return [
+                f"has been running on worker {row.worker} since {_at(row.started_at)} (attempt {row.attempt}).",
+                *asked,
+            ]
         case State.BLOCKED:
             return _waits_at(row, engine)
         case State.SCHEDULED:
@@ -69,7 +72,7 @@ def _waits_at(row: JobRow, engine: Store) -> list[str]:
     match kind:
         case "once":
             return [
-                f"waits because another job with the Once key {key!r} has begun and not ended; it follows that one."
+                f"waits because another job with the Once key {key!r} has begun and not ended; it runs after that one."
             ]
         case "unique":
             return [f"waits for the running job with the unique key {key!r} to end."]
@@ -77,9 +80,9 @@ def _waits_at(row: JobRow, engine: Store) -> list[str]:
             found = engine.circuit(key)
             why = f" ({found.reason})" if found.reason else ""
             if found.state == "closed":
-                return [f"waits at circuit {key!r}, which is closed again; its jobs flow out step by step."]
+                return [f"waits at circuit {key!r}, which is closed again; its waiting jobs start step by step."]
             if found.state == "half_open":
-                return [f"waits at circuit {key!r}, which is half open{why}: {found.probes} probes are on their way."]
+                return [f"waits at circuit {key!r}, which is half open{why}: {found.probes} probes are running."]
             if found.left_ms is None:
                 when = "until somebody closes it"
             else:
@@ -102,12 +105,12 @@ def _obstacles(row: JobRow, engine: Inspector, registry: Registry, settings: Set
             continue
         if queue.limit is not None and queue.running >= queue.limit:
             found.append(
-                f"Queue {row.queue} lets {queue.limit:,} run at once, and {queue.running:,} run; change that with "
+                f"Queue {row.queue} is full: {queue.running:,} of {queue.limit:,} are running; change that with "
                 f"`windlass queues limit {row.queue} N`."
             )
         if queue.rate is not None and queue.started >= queue.rate.count:
             found.append(
-                f"Queue {row.queue} lets {format_rate(queue.rate.count, queue.rate.per_ms)} start, and they have; "
+                f"Queue {row.queue} has used up its rate of {format_rate(queue.rate.count, queue.rate.per_ms)}; "
                 f"change that with `windlass queues limit {row.queue} --rate RATE`."
             )
         if queue.paused:
@@ -119,7 +122,7 @@ def _obstacles(row: JobRow, engine: Inspector, registry: Registry, settings: Set
             )
     options = settings.queues.get(row.queue)
     if options is not None and options.paused is not None:
-        found.append(f"Workers with these settings leave queue {row.queue} alone: {options.paused}.")
+        found.append(f"Workers with these settings do not serve queue {row.queue}: {options.paused}.")
     workers = [worker for worker in map(WorkerStatus.of, engine.workers()) if worker.alive]
     if not workers:
         found.append("No worker is alive; start one with `windlass worker`.")
@@ -133,9 +136,11 @@ def _obstacles(row: JobRow, engine: Inspector, registry: Registry, settings: Set
     # An empty registry is that of a tool that imported no jobs; it knows nothing about names.
     if len(registry) and row.name not in registry:
         hint = nearest(row.name, registry.names())
-        found.append(f"This application has no job named {row.name}{hint}; a worker without it puts the job back.")
+        found.append(
+            f"This application has no job named {row.name}{hint}; a worker without it puts the job back in the queue."
+        )
     if row.crashes >= ALONE_FROM:
-        found.append(f"It killed its process {row.crashes} times, so it runs alone, when a worker has room for that.")
+        found.append(f"It killed its process {row.crashes} times, so it runs alone, once a worker has room for that.")
     return found
 
 

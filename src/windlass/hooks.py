@@ -43,7 +43,7 @@ class Hooks:
         """Register a hook for one job, or for all. Raises ConfigError for a function that takes no JobInfo."""
         name = f"the hook {_name(fn)} of on_{moment}"
         if not callable(fn):
-            raise ConfigError(f"{name} is no function; decorate one that takes a JobInfo")
+            raise ConfigError(f"{name} is not a function; decorate one that takes a JobInfo")
         if inspect.iscoroutinefunction(fn):
             raise ConfigError(f"{name} is async; hooks are plain functions, called on a thread of their own")
         try:

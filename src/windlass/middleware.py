@@ -61,7 +61,7 @@ class Middleware:
         name = getattr(fn, "__qualname__", repr(fn))
         check_kind(kind)
         if not (inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)):
-            raise ConfigError(f"middleware {name} is no generator function; write one with a single `yield` in it")
+            raise ConfigError(f"middleware {name} is not a generator function; write one with a single `yield` in it")
         if kind == "execute":
             self._execute.append(cast(ExecuteMiddleware, fn))
         elif inspect.isasyncgenfunction(fn):
@@ -87,7 +87,7 @@ class Middleware:
         for fn in reversed(self._execute):
             if inspect.isasyncgenfunction(fn):
                 raise ConfigError(
-                    f"execute middleware {fn.__qualname__} is async and cannot stand around a sync job; "
+                    f"execute middleware {fn.__qualname__} is async and cannot wrap a sync job; "
                     "write it as a plain generator function, which serves both"
                 )
             body = _wrap(contextmanager(cast("Callable[[JobContext], Iterator[None]]", fn)), body)

@@ -362,6 +362,7 @@ class WorkerInfo(Struct, frozen=True):
     started_at: int
     pools: tuple[PoolInfo, ...] = ()
     work: tuple[QueueWork, ...] = ()
+    supervisor_pid: int | None = None  # the process to signal; None: there is none, or the record is of an old version
 
 
 class Heartbeat(Struct, frozen=True):

@@ -102,7 +102,7 @@ def job_name(value: object, where: str) -> str:
     """Check a name or an alias."""
     if isinstance(value, str) and 1 <= len(value) <= 2 * TEXT_MAX and value.isprintable() and value.strip() == value:
         return value
-    raise ConfigError(f"{where}: {value!r} is no job name; use 1 to {2 * TEXT_MAX} printable characters")
+    raise ConfigError(f"{where}: {value!r} is not a job name; use 1 to {2 * TEXT_MAX} printable characters")
 
 
 def priority(value: object, where: str) -> int:
@@ -128,7 +128,7 @@ def unlifted(ms: int | None, defined_ms: int | None, key: str, where: str) -> in
     """Refuse to lift at a call what the definition says."""
     # A stored job says nothing where the definition counts, so it has no way to say "none".
     if ms is None and defined_ms is not None:
-        raise ConfigError(f"{where}: {key}=None cannot lift the {key} of the definition; give a longer one")
+        raise ConfigError(f"{where}: {key}=None cannot remove the {key} of the definition; give a longer one")
     return ms
 
 
@@ -189,7 +189,7 @@ def tags(value: object, where: str) -> tuple[str, ...]:
     tags = dict.fromkeys(texts(value, f"{where}: tags"))
     for tag in tags:
         if not (1 <= len(tag) <= TEXT_MAX and tag.isprintable()):
-            raise ConfigError(f"{where}: {tag!r} is no tag; use 1 to {TEXT_MAX} printable characters")
+            raise ConfigError(f"{where}: {tag!r} is not a tag; use 1 to {TEXT_MAX} printable characters")
     return tuple(tags)
 
 
@@ -199,7 +199,7 @@ def redact(value: object, fn: Callable[..., object], takes_context: bool, where:
     redact = tuple(dict.fromkeys(texts(value, f"{where}: redact")))
     for name in redact:
         if name not in names:
-            raise ConfigError(f"{where}: redact names {name!r}, which is no parameter{nearest(name, names)}")
+            raise ConfigError(f"{where}: redact names {name!r}, which is not a parameter{nearest(name, names)}")
     return redact
 
 

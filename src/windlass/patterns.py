@@ -28,7 +28,7 @@ def check_pattern(text: str, what: str) -> str:
     if text.strip("*"):
         check_name(text.replace("*", "x"), what)
     elif text != "*":
-        raise ConfigError(f"{what} {text!r} is no queue; write a name, a pattern such as 'report-*', or '*' for all")
+        raise ConfigError(f"{what} {text!r} is not a queue; write a name, a pattern such as 'report-*', or '*' for all")
     return text
 
 

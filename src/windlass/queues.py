@@ -72,7 +72,10 @@ class QueueInfo:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """One worker at one moment. ``lease_left`` is seconds; below zero it counts as gone and waits to be reaped."""
+    """One worker process at one moment. ``lease_left`` is seconds; below zero it counts as gone and waits to be reaped.
+
+    ``pid`` is its own; ``supervisor_pid`` is that of its ``windlass worker``, the one to signal.
+    """
 
     id: str
     group: str
@@ -86,6 +89,7 @@ class WorkerStatus:
     beat_at: datetime
     lease_left: float
     pools: tuple[PoolInfo, ...] = ()
+    supervisor_pid: int | None = None
     asked: tuple[str, ...] = ()  # what somebody asked of it through the store: quiet, stop
 
     @property
@@ -124,6 +128,7 @@ class WorkerStatus:
             beat_at=from_ms(row.beat_at),
             lease_left=row.lease_left_ms / 1_000,
             pools=info.pools,
+            supervisor_pid=info.supervisor_pid,
             asked=row.control,
         )
 
@@ -260,5 +265,5 @@ class Queue:
         else:
             at = to_ms(until)
         if at <= now:
-            raise ConfigError(f"{where} is {until!r}, which is over, so nothing would be paused; give a later one")
+            raise ConfigError(f"{where} is {until!r}, which has passed; give a later time")
         return at

@@ -114,7 +114,7 @@ def from_line(raw: bytes, where: str) -> JobRow:
         check_id(line.id)
         check_name(line.queue, "queue")
     except (msgspec.MsgspecError, ValueError, WindlassError) as error:
-        raise PayloadError(f"{where} is no dead job: {error}") from error
+        raise PayloadError(f"{where} is not a dead job: {error}") from error
     if line.hidden:
         raise PayloadError(
             f"{where}: the arguments {', '.join(line.hidden)} of job {line.id} are hidden, so it cannot be run; "
@@ -124,7 +124,7 @@ def from_line(raw: bytes, where: str) -> JobRow:
     numbers += [n or 0 for one in line.guards for n in (one.limit, one.per_ms, one.burst, one.keep_ms)]
     numbers.append(line.unique.ttl_ms or 0 if line.unique else 0)
     if any(abs(number) >= SAFE for number in numbers):
-        raise PayloadError(f"{where} is no dead job: it has a number beyond 2**53")
+        raise PayloadError(f"{where} is not a dead job: it has a number beyond 2**53")
     return JobRow(
         id=line.id,
         name=line.name,

@@ -49,9 +49,7 @@ class RecoveryRule(Struct, frozen=True):
             if key not in OPTIONS:
                 raise unknown_option(where, key, OPTIONS)
         if "on" not in options:
-            raise ConfigError(
-                f"{where}: on is missing; say which exceptions to recover from, such as on=[TimeoutError]"
-            )
+            raise ConfigError(f"{where}: on is missing; name the exceptions to recover from, such as on=[TimeoutError]")
         attempts = options.get("attempts", 3)
         if isinstance(attempts, bool) or not isinstance(attempts, int) or not 1 <= attempts <= MAX_ATTEMPTS:
             raise ConfigError(
@@ -84,7 +82,7 @@ def rules_in(tables: Sequence[Mapping[str, object]]) -> list[RecoveryRule]:
 def _exceptions(value: object, where: str) -> list[type[BaseException] | str]:
     given = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     if not given:
-        raise ConfigError(f"{where}: on is empty; say which exceptions to recover from")
+        raise ConfigError(f"{where}: on is empty; name the exceptions to recover from")
     found: list[type[BaseException] | str] = []
     for each in given:
         if isinstance(each, type) and issubclass(each, BaseException):
@@ -94,7 +92,9 @@ def _exceptions(value: object, where: str) -> list[type[BaseException] | str]:
         elif each in BARE or each == POISON.error_type or DOTTED.fullmatch(each):
             found.append(each)
         else:
-            raise ConfigError(f"{where}: there is no exception {each!r}{nearest(each, BARE)}; else write package.Name")
+            raise ConfigError(
+                f"{where}: there is no exception {each!r}{nearest(each, BARE)}; for any other, write package.Name"
+            )
     return found
 
 

@@ -163,7 +163,9 @@ class On:
     def _reason(self, what: str, reason: object) -> str | None:
         if reason is None or isinstance(reason, str):
             return reason
-        raise ConfigError(f"{self!r}.{what}({reason!r}): a reason is text, or nothing for the error's own words")
+        raise ConfigError(
+            f"{self!r}.{what}({reason!r}): the reason must be text; leave it out to use the message of the error"
+        )
 
 
 def on(*errors: type[BaseException] | str) -> On:
@@ -180,7 +182,9 @@ def on(*errors: type[BaseException] | str) -> On:
         if not isinstance(one, NamedError) and not (isinstance(one, type) and issubclass(one, BaseException)):
             raise ConfigError(f"on({error!r}): give exception classes, or their dotted names as text")
         if cls is not None and issubclass(cls, Control):
-            raise ConfigError(f"on({cls.__name__}): a job that raises it has decided already; no rule is asked")
+            raise ConfigError(
+                f"on({cls.__name__}): a job that raises it has already decided what happens, so no rule applies"
+            )
         found.append(one)
     return On(tuple(found))
 
@@ -276,7 +280,7 @@ def _checked_rules(rules: object) -> tuple[Rule, ...]:
         raise ConfigError(f"Retry(rules={rules!r}): give a list of rules, such as [on(ValueError).dead()]")
     for rule in rules:
         if isinstance(rule, On):
-            raise ConfigError(f"{rule!r} says not what follows: add .retry(...), .after(...), .discard() or .dead()")
+            raise ConfigError(f"{rule!r} does not say what to do: add .retry(...), .after(...), .discard() or .dead()")
         if not isinstance(rule, Rule):
             raise ConfigError(
                 f"Retry(rules=...) holds {rule!r}; a rule is made by on(...), such as on(ValueError).dead()"

@@ -115,7 +115,7 @@ def _flag(value: object, name: str) -> bool:
 def _text(value: object, name: str) -> str:
     if isinstance(value, str) and value:
         return value
-    raise ConfigError(f"{name} is {value!r}; it must be text that is not empty")
+    raise ConfigError(f"{name} is {value!r}; it must not be empty")
 
 
 def _namespace(value: object, name: str) -> str:

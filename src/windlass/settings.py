@@ -112,6 +112,16 @@ class Loaded(Struct, frozen=True):
     file: Path | None
     warnings: list[str]
 
+    @property
+    def inherited(self) -> str | None:
+        """A warning when the store is that of ``REDIS_URL``, which platforms set and nobody may have meant for jobs."""
+        if self.origin["url"] != INHERITED:
+            return None
+        return (
+            f"the store is {mask_url(self.settings.url)}, taken from the environment variable REDIS_URL; "
+            "to choose another, or to say that this one is meant, set WINDLASS_URL, or url in windlass.toml"
+        )
+
     def where(self, *path: str) -> str:
         """Say where a key was set, with its line when that was in a file: ``windlass.toml, line 4``."""
         return place(self.file, self.origin.get(path[0], "default"), path)
@@ -127,6 +137,7 @@ def place(file: Path | None, source: str, path: Sequence[str]) -> str:
     return source if line is None else f"{source}, line {line}"
 
 
+INHERITED: Final = "environment REDIS_URL (inherited)"
 NO_OVERRIDES: Final[Mapping[str, object]] = MappingProxyType({})
 
 
@@ -162,7 +173,7 @@ def load_settings(
 
     if inherited := environ.get("REDIS_URL"):
         # Below the file on purpose: platforms set it, nobody asked us to use it.
-        lay({"url": inherited}, "environment REDIS_URL (inherited)")
+        lay({"url": inherited}, INHERITED)
 
     file, table = _find_file(here, environ.get("WINDLASS_CONFIG"))
     if file is not None:
@@ -291,9 +302,9 @@ def _check_together(settings: Settings, origin: Mapping[str, str], warnings: lis
         return f"{key} is {format_duration(getattr(settings, key))} ({origin[key]})"
 
     if settings.renew >= settings.lease:
-        raise ConfigError(f"{named('renew')}, but {named('lease')}; renew a third of the way into a lease, or sooner")
+        raise ConfigError(f"{named('renew')}, but {named('lease')}; renew must be at most a third of lease")
     if settings.poll_min > settings.poll_max:
-        raise ConfigError(f"{named('poll_min')}, but {named('poll_max')}; poll_min must not be the longer one")
+        raise ConfigError(f"{named('poll_min')}, but {named('poll_max')}; poll_min must not be longer than poll_max")
     if settings.renew * 3 > settings.lease:
         warnings.append(
             f"{named('renew')} and {named('lease')}: one late renewal may lose the lease; use a third of it"

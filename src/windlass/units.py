@@ -51,11 +51,11 @@ NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """Give ``"; did you mean 'x'?"`` for the closest of ``words``, or an empty text."""
+    """Give ``" (did you mean 'x'?)"`` for the closest of ``words``, or an empty text."""
     from difflib import get_close_matches  # late: only an error needs it
 
     close = get_close_matches(word, list(words), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def duration_ms(value: object, name: str) -> int:
@@ -109,7 +109,7 @@ def _parse_duration(text: str, name: str) -> Fraction:
 
 def _wrong_duration(value: object, name: str) -> ConfigError:
     return ConfigError(
-        f"{name} is {_short(value)}, which is no length of time; "
+        f"{name} is {_short(value)}, which is not a duration; "
         "give seconds, a timedelta, or text such as '90s', '10m', '24h'"
     )
 
@@ -128,7 +128,7 @@ def per_second(value: object, name: str) -> float:
             rate = Fraction(count) * 1_000 / DURATION_UNITS[unit]
     if rate is None or not 0 < rate < 1e9:
         raise ConfigError(
-            f"{name} is {_short(value)}, which is no rate; write how many in which time, such as '5/s' or '100/m'"
+            f"{name} is {_short(value)}, which is not a rate; write a number per time, such as '5/s' or '100/m'"
         )
     return float(rate)
 
@@ -140,7 +140,7 @@ def count_per(value: object, name: str) -> tuple[int, int]:
     """
     found = RATE.fullmatch(value) if isinstance(value, str) else None
     if found is None:
-        raise ConfigError(f"{name}: write how many in what time, such as '100/m', '5/s' or '9/10s'")
+        raise ConfigError(f"{name}: write a number per time, such as '100/m', '5/s' or '9/10s'")
     count, times, unit = found.groups()
     if unit not in RATE_UNITS:
         raise ConfigError(f"{name}: unknown unit {unit!r}{nearest(unit, RATE_UNITS)}; units are s, m, h, d")
@@ -186,7 +186,9 @@ def size_bytes(value: object, name: str) -> int:
 
 
 def _wrong_size(value: object, name: str) -> ConfigError:
-    return ConfigError(f"{name} is {_short(value)}, which is no size; give bytes, or text such as '512MB' or '512MiB'")
+    return ConfigError(
+        f"{name} is {_short(value)}, which is not a size; give bytes, or text such as '512MB' or '512MiB'"
+    )
 
 
 def format_duration(ms: int) -> str:

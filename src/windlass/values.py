@@ -2,7 +2,8 @@
 
 Pure, and without a word about jobs: ``codec`` puts the job and the argument around a refusal. Invariants: the check of
 a value is bounded in depth and size before anything recurses into it; ``compare`` tells apart whatever ``==`` would
-not (``True`` from 1, 1 from 1.0, a tuple from a list).
+not (``True`` from 1, 1.0 from 1, a tuple from a list), with one exception that type checkers make too: an int may come
+back as the float that is exactly this number, since only an annotation that says float makes it one.
 """
 
 from __future__ import annotations
@@ -71,11 +72,15 @@ def is_model(value: object) -> TypeGuard[Model]:
 
 
 class Refused(Exception):
-    """A value that cannot be stored. Each level on the way out adds its part of the path."""
+    """A value that cannot be stored. Each level on the way out adds its part of the path.
 
-    def __init__(self, reason: str) -> None:
+    ``advice`` names the annotation that would restore the value.
+    """
+
+    def __init__(self, reason: str, advice: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
+        self.advice = advice
         self.parts: list[str] = []
 
     def at(self, part: str) -> Refused:
@@ -134,7 +139,7 @@ class ValueCheck:
                     raise Refused(f"is {float(value)!r}, which JSON does not have; pass None or text")
             case str():
                 if not value.isascii() and SURROGATE.search(value):
-                    raise Refused("has a lone surrogate, which is no valid text; clean it with errors='replace'")
+                    raise Refused("has a lone surrogate, which is not valid text; clean it with errors='replace'")
             case bytes() | bytearray() | memoryview():
                 raise Refused("is bytes; store them elsewhere and pass a reference, or encode them as base64 text")
             case datetime():
@@ -191,10 +196,14 @@ def key_text(key: object) -> str:
 def compare(before: object, after: object) -> None:
     """Raise Refused where two values differ in type or structure. ``==`` will not do: True == 1 == 1.0."""
     kind = type(before)
+    if kind is int and type(after) is float:
+        if before == after:  # Python compares the two as numbers, exactly
+            return
+        raise Refused(f"is {show(before)}, which no float holds exactly; annotate it as int, or pass it as text")
     if type(after) is not kind:
         raise Refused(
-            f"is {show(before)} and would come back as {show(after)}; "
-            f"pass it as {type(after).__qualname__}, or annotate it as {kind.__qualname__}"
+            f"is {show(before)} and would come back as {show(after)}; pass it as {type(after).__qualname__}",
+            f", or annotate it as {kind.__qualname__}",
         )
     same = True
     part = ""

@@ -88,7 +88,7 @@ def test_retry_moves_ids_groups_or_all(shop: Shop) -> None:
     answer = cast("dict[str, object]", shop.json("dead", "retry", "--name", "charge", "--limit", "1"))
     assert list(answer) == list(RedriveInfo.__dataclass_fields__)
     assert (answer["total"], answer["done"], answer["state"]) == (1, 1, "done")
-    assert shop.run("dead", "retry", "--all").stdout == "1 job retried.\n"
+    assert shop.run("dead", "retry", "--all", "--yes").stdout == "1 job retried.\n"
     assert listed(shop) == []
 
 
@@ -100,7 +100,7 @@ def test_what_is_meant_has_to_be_said(shop: Shop, command: str, words: tuple[str
 
 def test_retry_at_a_rate_is_left_to_the_workers(shop: Shop) -> None:
     dead_jobs(shop, 4)
-    result = shop.run("dead", "retry", "--all", "--rate", "8/s", "--detach")
+    result = shop.run("dead", "retry", "--all", "--yes", "--rate", "8/s", "--detach")
     assert "0 of 4 jobs; the workers go on with it" in result.stdout
     (info,) = cast("list[dict[str, object]]", shop.json("dead", "redrives"))
     assert (info["state"], info["rate"], info["total"]) == ("running", 8, 4)
@@ -128,7 +128,7 @@ def test_retry_at_a_rate_waits_for_the_end(shop: Shop, monkeypatch: pytest.Monke
         return wait(redrive, "1s")
 
     monkeypatch.setattr(Redrive, "wait", work)
-    result = shop.run("dead", "retry", "--all", "--rate", "100/s")
+    result = shop.run("dead", "retry", "--all", "--yes", "--rate", "100/s")
     assert result.stdout == "4 jobs retried.\n"
     assert "No worker is alive" in result.stderr
 
@@ -141,8 +141,8 @@ def test_an_interrupted_watch_leaves_the_redrive(shop: Shop, monkeypatch: pytest
 
     dead_jobs(shop)
     monkeypatch.setattr(Redrive, "wait", interrupt)
-    result = shop.run("dead", "retry", "--all", "--rate", "100/s", code=130)
-    assert "goes on; stop it with: windlass dead redrives --stop" in result.stderr
+    result = shop.run("dead", "retry", "--all", "--yes", "--rate", "100/s", code=130)
+    assert "continues; stop it with: windlass dead redrives --stop" in result.stderr
     assert cast("list[dict[str, object]]", shop.json("dead", "redrives"))[0]["state"] == "running"
 
 
@@ -206,7 +206,7 @@ def test_bulk_work_has_a_bar_on_a_terminal(shop: Shop, monkeypatch: pytest.Monke
         stderr = Terminal()
 
     monkeypatch.setattr(dead_module, "sys", Sys)
-    shop.run("dead", "retry", "--all")
+    shop.run("dead", "retry", "--all", "--yes")
     assert bars
     assert os.environ.get("WINDLASS_URL") is None
 

@@ -75,8 +75,11 @@ def test_the_same_id_twice_is_stored_once_and_told(shop: Shop) -> None:
     ("command", "words"),
     [
         (["chrage", "[1]"], "did you mean 'charge'"),
-        (["charge", "[1,"], "no valid JSON"),
-        (["charge", "42"], "bare value"),
+        (["charge", "[1,"], "not valid JSON"),
+        (["charge", "42"], "single value"),
+        (["charge", "[" * 3_000], "nested more than 64 deep"),
+        (["charge", "[" * 3_000 + "]" * 3_000], "nested more than 64 deep"),
+        (["charge", '["\udcff"]'], "not valid JSON"),
         (["charge", '["x"]'], "payment_id"),
         (["charge", "[]"], "payment_id"),
         (["charge", "[1, 2, 3]"], "signature"),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import closing
 
+import apsw
 import pytest
 from cli_shop import Shop, register
 
 from windlass.cli.config import written
 from windlass.clock import SystemClock
-from windlass.model import NewJob
+from windlass.model import NewJob, Want
 from windlass.setting_values import READERS, TABLES
 from windlass.settings import Settings, load_settings
 
@@ -68,8 +70,40 @@ def test_a_store_from_the_future_is_an_error(shop: Shop, monkeypatch: pytest.Mon
 def test_settings_that_look_wrong_are_warnings(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WINDLASS_THREAD", "3")
     found = shop.json("doctor")
-    assert "WINDLASS_THREAD is ignored; did you mean 'WINDLASS_THREADS'" in str(found)
+    assert "WINDLASS_THREAD is ignored (did you mean 'WINDLASS_THREADS'" in str(found)
     assert levels(found)["settings"] == "warning"
+
+
+def test_an_inherited_url_is_told_with_the_way_to_choose_another(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://me:secret@127.0.0.1:1/0")
+    text = shop.run("config", app=False).stderr
+    assert "warning: the store is redis://me:" in text
+    assert "taken from the environment variable REDIS_URL; to choose another" in text
+    assert "set WINDLASS_URL, or url in windlass.toml" in text
+    assert "secret" not in text
+    unreachable = shop.run("doctor", app=False, code=3).stderr
+    assert "taken from the environment variable REDIS_URL" in unreachable
+    assert "cannot be reached" in unreachable
+    monkeypatch.setenv("WINDLASS_URL", shop.url)
+    assert "REDIS_URL" not in shop.run("config", app=False).stderr
+    assert "REDIS_URL" not in str(shop.json("doctor", app=False))
+
+
+def test_a_repair_is_advised_where_it_helps_and_done_when_asked(shop: Shop) -> None:
+    shop.enqueue("charge", "[1]")
+    with shop.store() as app:
+        info = register(app)
+        app.engine.claim(Want(info.id, 1))
+        with closing(apsw.Connection(str(shop.folder / "shop.db"))) as db:
+            db.execute("DELETE FROM windlass_workers")
+        register(app)
+        assert "> release them: `windlass doctor --repair`" in shop.run("doctor", code=1).stdout
+        assert "1 running job has no worker; 1 released just now" in shop.run("doctor", "--repair").stdout
+        assert "--repair" not in shop.run("doctor").stdout
+        (job,) = app.jobs()
+        assert (job.state, job.attempt, job.errors) == ("ready", 0, ())
+        app.engine.extend(info, [], -1_000)
+        assert "a live worker takes its jobs back within 10s" in shop.run("doctor").stdout
 
 
 # -- check -------------------------------------------------------------------------------------------------
@@ -139,7 +173,12 @@ def test_config_as_json_has_the_attributes_of_loaded(shop: Shop) -> None:
     found = shop.json("config")
     assert isinstance(found, dict)
     assert list(found) == ["settings", "origin", "file", "warnings"]
-    assert found["settings"]["lease"] == 30_000
+    assert found["settings"]["lease"] == 30.0
+    assert found["settings"]["payload_max"] == 2**20
+    assert found["settings"]["attempts"] == 10
+    shop.write("windlass.toml", '[windlass.queues.mail]\nmax_wait = "90s"\n')
+    queues = shop.json("config", app=False)["settings"]["queues"]  # type: ignore[index]
+    assert queues["mail"]["max_wait"] == 90.0
     assert found["origin"]["lease"] == "argument"
 
 

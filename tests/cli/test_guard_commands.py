@@ -12,7 +12,9 @@ from windlass.model import Want
 
 def test_circuits_ls_open_and_close(shop: Shop) -> None:
     assert "No circuits" in shop.run("circuits", "ls").stderr
-    assert "is open for 30m" in shop.run("circuits", "open", "stripe", "--for", "30m", "--reason", "bank").stdout
+    shop.write("windlass.toml", "[windlass.circuits.stripe]\nfailures = 7\n")
+    opened = shop.run("circuits", "open", "stripe", "--for", "30m", "--reason", "bank")
+    assert (opened.stdout, opened.stderr) == ("Circuit stripe is open for 30m.\n", "")
     head, line = shop.run("circuits", "ls").stdout.splitlines()
     assert head.split() == ["Circuit", "State", "Calls", "Failures", "Waiting", "Since", "Note"]
     assert line.split()[:2] == ["stripe", "open"]
@@ -20,11 +22,29 @@ def test_circuits_ls_open_and_close(shop: Shop) -> None:
     found = shop.json("circuits", "ls")
     assert isinstance(found, list)
     assert list(found[0]) == list(CircuitInfo.__dataclass_fields__)
-    missing = shop.run("circuits", "open", "strpe").stderr
-    assert "did you mean 'stripe'" in missing
+    for verb in ("open", "close"):
+        missing = shop.run("circuits", verb, "strpe", code=2).stderr
+        assert (
+            "no circuit 'strpe' is declared by the application or known to the store (did you mean 'stripe'?)"
+            in missing
+        )
     closed = shop.json("circuits", "close", "stripe")
     assert isinstance(closed, dict)
     assert (closed["name"], closed["state"]) == ("stripe", "closed")
+
+
+def test_a_circuit_of_an_application_that_is_not_named_may_be_opened_with_a_note(shop: Shop) -> None:
+    opened = shop.run("circuits", "open", "stripe", "--url", shop.url, app=False)
+    assert opened.stdout == "Circuit stripe is open until it is closed.\n"
+    assert "no circuit 'stripe'" in opened.stderr
+
+
+def test_one_line_tells_that_a_circuit_was_opened(shop: Shop) -> None:
+    process = shop.popen("circuits", "open", "stripe", "--url", shop.url)
+    stdout, stderr = process.communicate(timeout=30)
+    assert stdout == "Circuit stripe is open until it is closed.\n"
+    assert stderr.startswith("Note: no circuit 'stripe'")
+    assert len(stderr.splitlines()) == 1
 
 
 def test_locks_ls_and_release(shop: Shop) -> None:

@@ -8,12 +8,12 @@ import threading
 from datetime import datetime
 
 import pytest
-from cli_shop import DEADLINE, Shop
+from cli_shop import DEADLINE, Shop, register
 
 from windlass import JobInfo
 from windlass.cli import jobs as jobs_module
 from windlass.handle import JobError
-from windlass.model import Kind, Outcome, Progress
+from windlass.model import Kind, Outcome, Progress, Want
 
 FIELDS = list(JobInfo.__dataclass_fields__)
 
@@ -216,8 +216,12 @@ def test_a_bulk_move_goes_on_over_many_batches(shop: Shop, monkeypatch: pytest.M
     monkeypatch.setattr(jobs_module, "BATCH", 2)
     for number in range(5):
         shop.enqueue("charge", f"[{number}]")
-    assert shop.run("jobs", "cancel", "--state", "ready").stdout == "5 jobs cancelled.\n"
-    assert shop.json("jobs", "retry", "--state", "cancelled") == {"action": "retry", "applied": 5, "refused": 0}
+    assert shop.run("jobs", "cancel", "--state", "ready", "--yes").stdout == "5 jobs cancelled.\n"
+    assert shop.json("jobs", "retry", "--state", "cancelled", "--yes") == {
+        "action": "retry",
+        "applied": 5,
+        "refused": 0,
+    }
     assert states(shop) == {"ready": 5}
 
 
@@ -225,7 +229,9 @@ def test_a_bulk_move_keeps_to_its_filters(shop: Shop) -> None:
     shop.enqueue("charge", "[1]")
     shop.enqueue("charge", "[1]", "--queue", "slow")
     shop.enqueue("remind", '["2026-01-01T00:00:00Z"]', "--queue", "slow")
-    assert shop.run("jobs", "cancel", "--state", "ready", "--name", "charge", "--queue", "slow").stdout.startswith("1 ")
+    assert shop.run(
+        "jobs", "cancel", "--state", "ready", "--name", "charge", "--queue", "slow", "--yes"
+    ).stdout.startswith("1 ")
     assert states(shop) == {"ready": 2, "cancelled": 1}
 
 
@@ -277,6 +283,43 @@ def on_terminal(shop: Shop, *command: str) -> str:
     return shown.decode()
 
 
+@pytest.mark.parametrize(("verb", "state"), [("cancel", "ready"), ("retry", "scheduled")])
+def test_a_move_of_all_jobs_in_a_state_asks_first(shop: Shop, verb: str, state: str) -> None:
+    shop.enqueue("charge", "[1]", *(["--in", "1h"] if state == "scheduled" else []))
+    move = ["jobs", verb, "--state", state]
+    assert f"{verb.capitalize()} all {state} jobs in sqlite" in shop.run(*move, input="n\n", code=1).stderr
+    assert "--yes" in shop.run(*move, input="", code=2).stderr
+    assert states(shop) == {state: 1}
+    assert shop.run(*move, input="y\n").stdout.startswith("1 job")
+    assert states(shop) != {state: 1}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["jobs", "show"], ["jobs", "cancel"], ["jobs", "retry"], ["jobs", "delete"], ["jobs", "watch"], ["explain"],
+        ["jobs", "ls", "--name"], ["jobs", "ls", "--tag"], ["jobs", "ls", "--queue"], ["dead", "show"],
+        ["dead", "retry"], ["dead", "discard"], ["dead", "ls", "--group"], ["queues", "pause"], ["workers", "stop"],
+        ["circuits", "open"], ["enqueue", "charge", "[1]", "--id"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_an_argument_that_is_no_text_is_an_error(shop: Shop, command: list[str]) -> None:
+    """What a shell passes on for bytes that are not UTF-8."""
+    shop.enqueue("charge", "[1]")
+    assert "windlass: " in shop.run(*command, "\udcff", code=2).stderr
+
+
+def test_a_done_job_that_never_ran_shows_why_and_no_length(shop: Shop) -> None:
+    shop.enqueue("charge", "[1]")
+    with shop.store() as app:
+        info = register(app)
+        (lease,) = app.engine.claim(Want(info.id, 1)).leases
+        app.engine.settle([Outcome(lease.id, lease.fence, Kind.DONE, reason="duplicate of j1")])
+    assert "duplicate of j1" in shop.run("jobs", "ls").stdout
+    assert "unknown time" not in shop.run("jobs", "ls").stdout
+
+
 def test_a_terminal_gets_the_same_table(shop: Shop) -> None:
     job = shop.enqueue("charge", "[1]")
     shown = on_terminal(shop, "jobs", "ls")
@@ -286,7 +329,7 @@ def test_a_terminal_gets_the_same_table(shop: Shop) -> None:
 
 def test_a_terminal_sees_the_progress_of_a_bulk_move(shop: Shop) -> None:
     shop.enqueue("charge", "[1]")
-    shown = on_terminal(shop, "jobs", "cancel", "--state", "ready")
+    shown = on_terminal(shop, "jobs", "cancel", "--state", "ready", "--yes")
     assert "1/1" in shown
     assert "1 job cancelled." in shown
     assert json.loads(shop.run("stats", "--json").stdout)["cancelled"] == 1

@@ -49,6 +49,14 @@ def test_pause_and_resume(shop: Shop) -> None:
     assert not queue(shop).paused
 
 
+def test_a_queue_that_never_had_a_job_is_paused_with_a_note(shop: Shop) -> None:
+    assert shop.run("queues", "pause", "payments").stderr == ""  # no job yet, but one that would go there
+    assert shop.run("queues", "pause", "paymnts").stderr == (
+        "Note: no job has ever been in queue paymnts (did you mean 'payments'?).\n"
+    )
+    assert [one["paused"] for one in shop.json("queues", "ls")] == [True, True]  # type: ignore[attr-defined, index]
+
+
 def test_pause_until_an_instant(shop: Shop) -> None:
     shop.run("queues", "pause", "payments", "--until", "2031-01-02T03:04:05Z")
     until = queue(shop).paused_until
@@ -80,10 +88,10 @@ def test_a_lifted_limit_says_that_the_settings_hold(shop: Shop) -> None:
 
 def test_a_wrong_limit_is_a_usage_error(shop: Shop) -> None:
     shop.enqueue("charge", "[1]")
-    assert "say how many" in shop.run("queues", "limit", "payments", code=2).stderr
-    assert "'few' is no limit" in shop.run("queues", "limit", "payments", "few", code=2).stderr
+    assert "give a limit" in shop.run("queues", "limit", "payments", code=2).stderr
+    assert "'few' is not a limit" in shop.run("queues", "limit", "payments", "few", code=2).stderr
     assert "pause the queue" in shop.run("queues", "limit", "payments", "0", code=2).stderr
-    assert "write how many in what time" in shop.run("queues", "limit", "payments", "--rate", "5", code=2).stderr
+    assert "write a number per time" in shop.run("queues", "limit", "payments", "--rate", "5", code=2).stderr
     assert queue(shop).limit is None
     assert "did you mean 'payments'" in shop.run("queues", "limit", "payment", "2").stderr
 

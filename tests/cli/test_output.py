@@ -8,7 +8,19 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from windlass import State
-from windlass.cli.output import Column, ago, count, emit_json, length, moment, printable, record, table
+from windlass.cli.output import (
+    Column,
+    ago,
+    count,
+    emit_json,
+    fit,
+    length,
+    lines,
+    moment,
+    printable,
+    record,
+    table,
+)
 from windlass.clock import to_ms
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -50,6 +62,39 @@ def test_an_instant_is_told_by_its_distance(away: timedelta, text: str) -> None:
 def test_columns_are_aligned_without_trailing_spaces(capsys: pytest.CaptureFixture[str]) -> None:
     table([Column("Name"), Column("Jobs", right=True), Column("Note")], [["a", "1", ""], ["longer", "1,000", "x\ny"]])
     assert capsys.readouterr().out == "Name     Jobs  Note\na           1\nlonger  1,000  x\\ny\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "fitted"),
+    [
+        ("short", 5, "short"),
+        ("shop.jobs.charge_customer", 11, "shop.…tomer"),
+        ("shop.jobs.charge_customer", 4, "sh…r"),
+        ("ab", 1, "…"),
+        ("ab", 0, ""),
+        ("日本語の名前", 7, "日…前"),
+        ("日本語", 6, "日本語"),
+    ],
+)
+def test_a_text_that_is_too_long_loses_its_middle(text: str, width: int, fitted: str) -> None:
+    assert fit(text, width) == fitted
+
+
+COLUMNS = (Column("Queue", least=4), Column("Jobs", right=True), Column("Job", least=4), Column("Note", extra=True))
+
+
+def test_a_table_that_is_too_wide_loses_extra_columns_and_then_shortens_the_widest() -> None:
+    rows = [["payments", "12", "shop.jobs.charge", "n"], ["日本語", "3", "a\x1b", "n"]]
+    assert lines(COLUMNS, rows)[0] == "Queue     Jobs  Job               Note"
+    assert lines(COLUMNS, rows, 34) == lines([*COLUMNS[:3]], [row[:3] for row in rows])
+    assert lines(COLUMNS, rows, 20) == ["Queue   Jobs  Job", "pay…ts    12  sho…ge", "日本語     3  a\\x1b"]
+
+
+@pytest.mark.parametrize("width", range(60))
+def test_no_line_of_a_table_is_wider_than_asked(width: int) -> None:
+    rows = [["payments" * 3, "1,000,000", "shop.jobs.charge" * 2, "note" * 4], ["日本語" * 5, "", "", ""]]
+    for line in lines(COLUMNS, rows, width):
+        assert len(line) + sum(mark in "日本語" for mark in line) <= width
 
 
 def test_further_lines_of_a_record_stand_under_the_first(capsys: pytest.CaptureFixture[str]) -> None:

@@ -228,7 +228,7 @@ def test_without_its_store_nothing_goes_through(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"failures": 0}, "whole number from 1"),
+        ({"failures": 0}, "whole number, 1 or more"),
         ({"failures": None}, "would never open"),
         ({"failure_rate": 1.5}, "at most 1"),
         ({"min_calls": 5}, "failure_rate only"),
@@ -261,5 +261,5 @@ def test_settings_declare_circuits_and_win_over_code(tmp_path: Path, monkeypatch
         circuit = app.circuit("stripe", failures=2, half_open=3)
         assert (circuit.policy.failures, circuit.policy.open_for_ms, circuit.policy.half_open) == (7, 9_000, 3)
     (tmp_path / "windlass.toml").write_text("[windlass.circuits.stripe]\nfailurs = 7\n")
-    with pytest.raises(ConfigError, match="no option 'failurs'; did you mean 'failures'"):
+    with pytest.raises(ConfigError, match=r"no option 'failurs' .did you mean 'failures'"):
         Windlass("memory://")

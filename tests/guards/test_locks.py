@@ -161,7 +161,7 @@ def test_an_async_waiter_that_is_cancelled_leaves_nothing_behind(app: Windlass) 
     wait_for(lambda: app.locks() == [])
 
 
-@pytest.mark.parametrize(("options", "says"), [({"lease": 0}, "longer than zero"), ({"wait": "x"}, "length of time")])
+@pytest.mark.parametrize(("options", "says"), [({"lease": 0}, "longer than zero"), ({"wait": "x"}, "not a duration")])
 def test_a_wrong_length_is_an_error(app: Windlass, options: dict[str, str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         app.lock("k", **options)  # type: ignore[arg-type]

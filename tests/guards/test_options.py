@@ -38,6 +38,16 @@ def test_a_key_is_the_same_by_position_by_name_and_by_default(app: Windlass) -> 
     assert {call.new.guards for call in calls} == {(Guard(Gates.ONCE, "payment:42:EUR", keep_ms=86_400_000),)}
 
 
+def test_an_int_for_a_float_has_the_key_of_that_float(app: Windlass) -> None:
+    def refund(amount: float, *, fee: float | None = None) -> None: ...
+
+    for name, key in (("template", "{amount}:{fee}"), ("function", lambda amount, fee=None: f"{amount}:{fee}")):
+        job = app.job(name=name, once=Once(key), unique=Unique(key))(refund)
+        news = [job.bind(*args, **kw).new for args in ((10,), (10.0,)) for kw in ({"fee": 1}, {"fee": 1.0})]
+        assert {new.payload for new in news} == {'[1,[10.0],{"fee":1.0}]'}
+        assert len({(new.guards, new.unique) for new in news}) == 1
+
+
 def test_values_are_escaped_so_that_different_calls_have_different_keys(app: Windlass) -> None:
     job = app.job(name="two", once=Once("{a}:{b}"))(two)
     assert job.bind("x:y", "z").new.guards != job.bind("x", "y:z").new.guards
@@ -86,12 +96,12 @@ def test_a_key_may_be_a_function_of_the_arguments(app: Windlass) -> None:
     ("key", "says"),
     [
         ("payment:{paymnt_id}", "names 'paymnt_id'.*did you mean 'payment_id'"),
-        ("payment:{payment_id.real}", "no plain argument name"),
-        ("payment:{payment_id[0]}", "no plain argument name"),
-        ("payment:{payment_id!r}", "no plain argument name"),
-        ("payment:{payment_id:03}", "no plain argument name"),
-        ("payment:{}", "no plain argument name"),
-        ("payment:{", "no template"),
+        ("payment:{payment_id.real}", "not a plain argument name"),
+        ("payment:{payment_id[0]}", "not a plain argument name"),
+        ("payment:{payment_id!r}", "not a plain argument name"),
+        ("payment:{payment_id:03}", "not a plain argument name"),
+        ("payment:{}", "not a plain argument name"),
+        ("payment:{", "not a template"),
         ("", "is empty"),
         (7, "give a template"),
     ],
@@ -108,7 +118,7 @@ def test_a_wrong_key_is_an_error_at_definition(app: Windlass, key: str, says: st
     ("make", "says"),
     [
         (lambda: Once("k", keep=0), "longer than zero"),
-        (lambda: Once("k", keep="soon"), "length of time"),
+        (lambda: Once("k", keep="soon"), "not a duration"),
         (lambda: Unique("k", ttl=0), "longer than zero"),
         (lambda: Unique("k", until="finished"), "it is one of start, done, expiry"),
         (lambda: Unique("k", until="expiry"), "needs a ttl"),
@@ -137,7 +147,7 @@ def test_rates_are_read(app: Windlass) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"circuit": "strpe"}, "no circuit 'strpe'; did you mean 'stripe'"),
+        ({"circuit": "strpe"}, "no circuit 'strpe' .did you mean 'stripe'"),
         ({"circuit": 5}, "give the name of a circuit"),
         ({"once": "payment"}, r"give Once\("),
         ({"unique": True}, r"give Unique\("),

@@ -241,6 +241,33 @@ def test_a_restart_starts_the_new_process_before_the_old_one_ends(fleet: Fleet) 
     assert min(seen) >= 1
 
 
+def test_workers_ls_shows_the_pid_to_signal_also_after_a_restart(fleet: Fleet) -> None:
+    worker = fleet.start("-p", "2")
+    fleet.alive(2)
+    first = {each.id for each in fleet.app.workers()}
+    worker.send_signal(signal.SIGHUP)
+    fleet.until(lambda: len(now := {each.id for each in fleet.app.workers() if each.alive}) == 2 and not now & first)
+    found = json.loads(fleet.command("workers", "ls", "--json"))
+    assert {each["supervisor_pid"] for each in found} == {worker.pid}
+    assert worker.pid not in {each["pid"] for each in found}
+    _, group, *processes = fleet.command("workers", "ls").splitlines()
+    assert group.split()[1:3] == [socket.gethostname(), str(worker.pid)]
+    assert {line.split()[1] for line in processes} == {str(each["pid"]) for each in found}
+    os.kill(found[0]["supervisor_pid"], signal.SIGTERM)
+    assert worker.wait(DEADLINE) == 0
+
+
+def test_a_worker_warns_when_its_store_is_an_inherited_one(fleet: Fleet) -> None:
+    jobs = fleet.folder / "fleet_jobs.py"
+    jobs.write_text(jobs.read_text().replace(f"'{fleet.url}', ", "").replace(f'"{fleet.url}", ', ""))
+    fleet.start(REDIS_URL="redis://me:secret@127.0.0.1:1/0")
+    fleet.until(lambda: "taken from the environment variable REDIS_URL" in fleet.log.read_text())
+    (line,) = [each for each in fleet.log.read_text().splitlines() if "variable REDIS_URL" in each]
+    assert "WARNING" in line
+    assert "set WINDLASS_URL" in line
+    assert "secret" not in line
+
+
 def test_code_that_does_not_load_leaves_the_old_running(fleet: Fleet) -> None:
     worker = fleet.start()
     fleet.alive(1)

@@ -316,7 +316,9 @@ class Soak:
             info = world.app.get(job)
             if info is not None:
                 if info.state is not State.DONE or info.attempt > 1:
-                    charged.append(f"{name} {job} {info.state} {info.attempt} {[(e.type, e.message) for e in info.errors]}")
+                    charged.append(
+                        f"{name} {job} {info.state} {info.attempt} {[(e.type, e.message) for e in info.errors]}"
+                    )
                 shared += any(error.type == "WorkerCrashed" for error in info.errors)
         ends = Counter(f"{name}: {i.state}" for job, name in self.bad.items() if (i := world.app.get(job)))
         print(f"\n== soak on {self.name}: {SECONDS:.0f} s, WINDLASS_TEST_SEED={SEED} ==")

@@ -30,7 +30,7 @@ FOLDER = Path(".bench")
 @click.option(
     "--jobs", type=click.IntRange(1, 10_000_000), metavar="N", help="Jobs to drain and to enqueue. Default: 50,000."
 )
-@click.option("--quick", is_flag=True, help="Fewer jobs and shorter waits: to see that it works, not how fast it is.")
+@click.option("--quick", is_flag=True, help="Fewer jobs and shorter waits: a check that it works, not a measurement.")
 @pass_session
 def bench(session: Session, names: tuple[str, ...], jobs: int | None, quick: bool) -> None:
     """Measure how fast this machine runs jobs, with a real worker.

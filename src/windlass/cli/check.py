@@ -29,7 +29,7 @@ __all__ = ["check"]
 @click.command()
 @pass_session
 def check(session: Session) -> int:
-    """Import the application and examine its jobs, middleware and settings. Exits 1 for findings."""
+    """Import the application and check its jobs, middleware and settings. Exits 1 if it finds errors or warnings."""
     app = session.app()
     specs = [app.registry.get(name) for name in app.registry.names()]
     findings = [*_settings(app), *_registry(session.app_target(), specs), *_middleware(app, specs), *_pools(app, specs)]
@@ -48,7 +48,12 @@ def _registry(target: str | None, specs: list[JobSpec]) -> Iterator[Finding]:
     if specs:
         yield Finding("jobs", OK, f"{count(len(specs), 'job')} in {target}")
     else:
-        yield Finding("jobs", ERROR, f"{target} has no jobs", "import the modules that define them where it is made")
+        yield Finding(
+            "jobs",
+            ERROR,
+            f"{target} has no jobs",
+            "import the modules that define them in the one that makes the application",
+        )
 
 
 def _middleware(app: Windlass, specs: list[JobSpec]) -> Iterator[Finding]:
@@ -82,8 +87,8 @@ def _recovery(app: Windlass) -> Iterator[Finding]:
             yield Finding(
                 "recover",
                 WARNING,
-                f"a rule of recovery names {name}, which the application does not import",
-                "correct the name, or import its module; until then only deaths of that very name are meant",
+                f"a recovery rule names {name}, which the application does not import",
+                "correct the name, or import its module; until then the rule matches only that exact name",
             )
 
 
@@ -93,7 +98,7 @@ def _job(spec: JobSpec) -> Iterator[Finding]:
             f"job {spec.name}",
             ERROR,
             problem,
-            "import the type where the module is run, not only under TYPE_CHECKING, or annotate a type that JSON has",
+            "import the type at run time too, not only under TYPE_CHECKING, or use a type that JSON has",
         )
     for problem in spec.retry.problems():
         yield Finding(
@@ -106,6 +111,6 @@ def _job(spec: JobSpec) -> Iterator[Finding]:
         yield Finding(
             f"job {spec.name}",
             ADVICE,
-            "it has a timeout and runs on a thread, which can be asked to stop but not stopped",
-            'give it executor="process" where it may hang',
+            "it has a timeout but runs on a thread, which can be asked to stop but not killed",
+            'give it executor="process" if it may hang',
         )

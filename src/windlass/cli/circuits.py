@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import click
 
 from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.output import Column, emit_json, length, moment, note, table
+from windlass.errors import ConfigError
 from windlass.guards import Circuit, CircuitInfo
 from windlass.units import nearest
 
@@ -20,7 +23,7 @@ def circuits() -> None:
 @circuits.command("ls")
 @pass_session
 def ls(session: Session) -> None:
-    """List the circuits. Calls and failures are those of the window; waiting are jobs."""
+    """List the circuits. Calls and failures are those of the window; waiting counts jobs."""
     app = session.store()
     found = app.circuit_states()
     if session.json:
@@ -45,11 +48,11 @@ def _row(one: CircuitInfo, now: int) -> list[str]:
 
 @circuits.command("open")
 @click.argument("name")
-@click.option("--for", "for_", metavar="DURATION", help="For how long, such as 30m; then it is probed. Default: ever.")
+@click.option("--for", "for_", metavar="DURATION", help="For how long, such as 30m. Default: until it is closed.")
 @click.option("--reason", metavar="TEXT", help="Why; shown to others.")
 @pass_session
 def open_(session: Session, name: str, for_: str | None, reason: str | None) -> None:
-    """Let no call through: its jobs wait in their place."""
+    """Open a circuit: no call goes through, and its jobs wait in their place."""
     circuit = _circuit(session, name)
     circuit.open(for_, reason)
     _report(session, circuit, f"Circuit {name} is open{f' for {for_}' if for_ else ' until it is closed'}.")
@@ -59,17 +62,26 @@ def open_(session: Session, name: str, for_: str | None, reason: str | None) -> 
 @click.argument("name")
 @pass_session
 def close(session: Session, name: str) -> None:
-    """Let calls through again; its jobs flow out step by step."""
+    """Close a circuit: calls go through again, and its waiting jobs start step by step."""
     circuit = _circuit(session, name)
     circuit.close()
     _report(session, circuit, f"Circuit {name} is closed.")
 
 
 def _circuit(session: Session, name: str) -> Circuit:
+    """The circuit of that name. Raises ConfigError for one that no application has.
+
+    A circuit lives in the application that declares it. Without one, the store may not have heard of it yet.
+    """
     app = session.store()
-    known = [one.name for one in app.circuit_states()]
+    known = sorted({*app.circuits.names, *(one.name for one in app.circuit_states())})
     if name not in known:
-        note(f"No circuit {name} is declared here or known to the store{nearest(name, known)}")
+        what = f"no circuit {name!r} is declared by the application or known to the store{nearest(name, known)}"
+        if session.app_target() is not None:
+            raise ConfigError(f"{what}; see `windlass circuits ls`")
+        note(f"Note: {what}; only jobs of an application that declares it obey it")
+    # This command says itself what it did; the log line is for programs.
+    logging.getLogger("windlass.circuits").setLevel(logging.ERROR)
     return app.circuits.find(name) or app.circuit(name)
 
 

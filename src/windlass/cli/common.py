@@ -80,6 +80,13 @@ pass_session = click.make_pass_decorator(Session)
 class Commands(click.Group):
     """A group that shows its help when nothing is asked of it, and knows the nearest spelling of a command."""
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with the first sentence of their help, never cut short."""
+        found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        rows = [(name, command.get_short_help_str(limit=1_000)) for name, command in found if command is not None]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args:
             click.echo(ctx.get_help())
@@ -116,9 +123,7 @@ def _option(*names: str, help: str, metavar: str | None = None) -> click.Option:
 
 # Every command has them, so that they may stand before or behind its name.
 GLOBAL_OPTIONS = (
-    _option(
-        "-A", "--app", "target", metavar="MODULE:ATTR", help="The application. Default: WINDLASS_APP, or settings."
-    ),
-    _option("--url", metavar="URL", help="A store, for commands that need no application."),
-    _option("--json", help="Print one JSON value on stdout."),
+    _option("-A", "--app", "target", metavar="MODULE:ATTR", help="The application, such as shop.jobs:app."),
+    _option("--url", metavar="URL", help="The store, for commands that need no application."),
+    _option("--json", help="Print JSON instead of text."),
 )

@@ -22,17 +22,30 @@ SIZE_STEPS: Final = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 @click.command()
 @pass_session
 def config(session: Session) -> None:
-    """Show every setting and where its value came from."""
+    """Show every setting and where its value comes from."""
     loaded = session.loaded()
     settings = msgspec.structs.replace(loaded.settings, url=mask_url(loaded.settings.url))
     if session.json:
         file = None if loaded.file is None else str(loaded.file)
-        emit_json({"settings": settings, "origin": loaded.origin, "file": file, "warnings": loaded.warnings})
+        values = {key: in_seconds(key, getattr(settings, key)) for key in Settings.__struct_fields__}
+        emit_json({"settings": values, "origin": loaded.origin, "file": file, "warnings": loaded.warnings})
         return
     rows = [[key, written(key, getattr(settings, key)), loaded.origin[key]] for key in Settings.__struct_fields__]
     table([Column("Setting"), Column("Value"), Column("From")], rows)
-    for warning in loaded.warnings:
+    for warning in ([] if loaded.inherited is None else [loaded.inherited]) + loaded.warnings:
         note(f"warning: {warning}")
+
+
+def in_seconds(key: str, value: object) -> object:
+    """Give a value as JSON shows it: lengths of time in seconds, as everywhere in the API."""
+    if key == "queues" and isinstance(value, dict):
+        return {
+            name: msgspec.structs.asdict(one) | {"max_wait": None if one.max_wait is None else one.max_wait / 1_000}
+            for name, one in value.items()
+        }
+    if isinstance(value, int) and not isinstance(value, bool) and key not in COUNTS | SIZES:
+        return value / 1_000
+    return value
 
 
 def written(key: str, value: object) -> str:

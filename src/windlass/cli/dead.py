@@ -34,10 +34,14 @@ TEXT_MAX = 60  # characters of free text in a table
 def filtered(command: Callable[P, R]) -> Callable[P, R]:
     """Give a command the options that say which dead jobs."""
     for option in (
-        click.option("--before", metavar="WHEN", help="Died before this instant, or longer ago than this, such as 2h."),
-        click.option("--after", metavar="WHEN", help="Died at or after this instant, or within this time."),
+        click.option(
+            "--before", metavar="WHEN", help="Jobs that died before this time, or longer ago than this, such as 2h."
+        ),
+        click.option("--after", metavar="WHEN", help="Jobs that died at or after this time, or within this duration."),
         click.option("--tag", metavar="TAG", help="Jobs with this tag."),
-        click.option("--error", metavar="NAME", help="Died of this exception: its dotted name, or the last part."),
+        click.option(
+            "--error", metavar="NAME", help="Jobs that died of this exception: its dotted name or the last part."
+        ),
         click.option("--queue", metavar="NAME", help="Jobs of this queue."),
         click.option("--name", metavar="NAME", help="Jobs of this name."),
         click.option("--group", metavar="GROUP", help="Jobs of this group, as `dead groups` shows it."),
@@ -70,10 +74,10 @@ def dead() -> None:
 @dead.command("ls")
 @filtered
 @click.option("--limit", type=int, default=100, show_default=True, metavar="N", help="How many at most.")
-@click.option("--cursor", metavar="CURSOR", help="Go on behind the page before.")
+@click.option("--cursor", metavar="CURSOR", help="Continue after the previous page.")
 @pass_session
 def ls(session: Session, /, limit: int, cursor: str | None, **options: str | None) -> None:
-    """List dead jobs, those stored last first."""
+    """List dead jobs, the newest first."""
     app = session.store()
     page = app.dead.list(limit=limit, cursor=cursor, **filters_of(options))
     now = app.clock.wall_ms()
@@ -140,7 +144,7 @@ def _group_row(group: DeadGroup, now: int) -> list[str]:
 @click.option("--reveal", is_flag=True, help="Show redacted arguments.")
 @pass_session
 def show(session: Session, job_id: str, reveal: bool) -> int:
-    """Show one dead job with every error of its history."""
+    """Show one dead job with the error of every attempt."""
     from windlass.cli.jobs import _facts
 
     app = session.store()
@@ -167,9 +171,10 @@ def show(session: Session, job_id: str, reveal: bool) -> int:
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @filtered
 @click.option("--all", "everything", is_flag=True, help="All dead jobs.")
-@click.option("--rate", metavar="RATE", help="At this pace, such as 5/s or 100/m; the workers do it.")
+@click.option("--rate", metavar="RATE", help="Let the workers do it at this rate, such as 5/s or 100/m.")
 @click.option("--limit", type=int, metavar="N", help="How many at most.")
-@click.option("--detach", is_flag=True, help="With --rate: do not wait for the end.")
+@click.option("--detach", is_flag=True, help="With --rate: do not wait until it is finished.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_session
 def retry(
     session: Session,
@@ -179,16 +184,19 @@ def retry(
     rate: str | None,
     limit: int | None,
     detach: bool,
+    yes: bool,
     **options: str | None,
 ) -> int:
-    """Run dead jobs again with a fresh budget of attempts.
+    """Run dead jobs again with a fresh budget of attempts. With --all it asks first.
 
-    Without --rate they are moved at once. With it the workers move them; Ctrl-C ends the watching and not the redrive,
-    which `windlass dead redrives --stop ID` ends.
+    Without --rate they are retried at once. With --rate the workers do it, at that pace; Ctrl-C stops the watching, and
+    `windlass dead redrives --stop ID` stops the redrive.
     """
     app = session.store()
     filters = filters_of(options)
     _needs_choice(ids, filters, everything)
+    if everything and (found := app.dead.count()):
+        confirm(f"Retry {_all(found, limit)} of {app.engine.info.name} {app.engine.info.target}?", yes)
     with _bar("Retry") as advance:
         redrive = app.dead.retry(ids or None, rate=rate, limit=limit, on_progress=advance, **filters)
         code = 0 if rate is None or detach else _watch(app, redrive, advance)
@@ -202,14 +210,18 @@ def retry(
     return code or _missing(ids, info.total)
 
 
+def _all(found: int, limit: int | None) -> str:
+    return count(found, "dead job") if limit is None or limit >= found else f"{limit:,} of {count(found, 'dead job')}"
+
+
 def _watch(app: Windlass, redrive: Redrive, advance: Callable[[int, int], None]) -> int:
     if not any(worker.alive for worker in app.workers()):
-        note("No worker is alive; the redrive begins when one is started.")
+        note("No worker is alive; the redrive starts when a worker does.")
     try:
         while not redrive.wait(0.5):
             advance(redrive.done, redrive.total)
     except KeyboardInterrupt:
-        note(f"Redrive {redrive.id} goes on; stop it with: windlass dead redrives --stop {redrive.id}")
+        note(f"Redrive {redrive.id} continues; stop it with: windlass dead redrives --stop {redrive.id}")
         return INTERRUPTED
     return 0
 
@@ -222,10 +234,10 @@ def _missing(ids: tuple[str, ...], found: int) -> int:
 
 
 @dead.command()
-@click.option("--stop", metavar="ID", help="Let this one move no more.")
+@click.option("--stop", metavar="ID", help="Stop this redrive.")
 @pass_session
 def redrives(session: Session, stop: str | None) -> int:
-    """List redrives with a rate, and those that ended within a day; or stop one."""
+    """List running redrives and those of the last day, or stop one."""
     app = session.store()
     found = [one for one in app.dead.redrives() if stop is None or one.id == stop]
     if stop is not None and not found:
@@ -259,7 +271,7 @@ def redrives(session: Session, stop: str | None) -> int:
 @click.option("--retry", "again", is_flag=True, help="Run it at once.")
 @pass_session
 def edit(session: Session, job_id: str, args_json: str, again: bool) -> int:
-    """Replace the arguments of a dead job; needs the application.
+    """Replace the arguments of a dead job. Needs the application.
 
     ARGS_JSON is a JSON list that replaces the positional arguments, or an object that replaces the named ones. They are
     checked as at enqueue. The job stays dead unless --retry is given.
@@ -315,7 +327,7 @@ def discard(session: Session, /, ids: tuple[str, ...], everything: bool, yes: bo
 @click.option("--reveal", is_flag=True, help="Show redacted arguments; only then can their lines be loaded again.")
 @pass_session
 def export(session: Session, /, path: str, reveal: bool, **options: str | None) -> None:
-    """Write dead jobs to FILE as lines of JSON; they stay in the store. - is stdout."""
+    """Write dead jobs to FILE as lines of JSON. They stay in the store; - is stdout."""
     app = session.store()
     filters = filters_of(options)
     if path == "-":
@@ -334,7 +346,7 @@ def export(session: Session, /, path: str, reveal: bool, **options: str | None) 
 @click.argument("path", metavar="FILE")
 @pass_session
 def load(session: Session, path: str) -> None:
-    """Put the dead jobs of FILE back under their ids; those that have a record are left alone."""
+    """Put the dead jobs of FILE back into the store. Jobs that are in the store already are left alone."""
     app = session.store()
     seen = 0
     with _bar("Load") as advance, _file_errors(path):
@@ -363,7 +375,7 @@ def _file_errors(path: str) -> Iterator[None]:
 
 def _needs_choice(ids: tuple[str, ...], filters: DeadFilters, everything: bool) -> None:
     if bool(ids) + bool(filters) + everything != 1:
-        raise click.UsageError("say which: ids, a filter such as --group, or --all")
+        raise click.UsageError("say which jobs: ids, a filter such as --group, or --all")
 
 
 @contextlib.contextmanager

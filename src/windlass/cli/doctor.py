@@ -1,6 +1,7 @@
 """``windlass doctor``: is everything in order with the store, the settings, the clock and the workers?
 
-Changes nothing. Errors are what keeps jobs from running or endangers them; warnings are what somebody should look at.
+Changes nothing, unless --repair is given. Errors are what keeps jobs from running or endangers them; warnings are what
+somebody should look at.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import click
 from windlass.cli.common import Session, pass_session
 from windlass.cli.exits import FAILED
 from windlass.cli.findings import ERROR, OK, WARNING, report
-from windlass.cli.output import count, length
+from windlass.cli.output import count, length, note
 from windlass.clock import to_ms
 from windlass.engines.base import Finding
+from windlass.errors import EngineError
 from windlass.queues import QueueInfo, WorkerStatus
+from windlass.units import format_duration
 
 if TYPE_CHECKING:
     from windlass.app import Windlass
@@ -28,11 +31,21 @@ CLOCK_SLACK: Final = 5_000  # ms that clocks of several machines may differ with
 
 
 @click.command()
+@click.option("--repair", is_flag=True, help="Repair what can be repaired in the store.")
 @pass_session
-def doctor(session: Session) -> int:
-    """Examine the store, the settings, the clock and the workers. Exits 1 when something is wrong."""
+def doctor(session: Session, repair: bool) -> int:
+    """Check the store, the settings, the clock and the workers. Exits 1 if it finds an error.
+
+    A finding that --repair can mend says so.
+    """
     app = session.store()
-    findings = [*app.engine.doctor(), *_settings(app), *_clock(app), *_queues(app)]
+    try:
+        of_store = app.engine.doctor(repair)
+    except EngineError:
+        if app.loaded.inherited is not None:  # it may well be why
+            note(f"warning: {app.loaded.inherited}")
+        raise
+    findings = [*of_store, *_settings(app), *_clock(app), *_queues(app)]
     report(session, findings)
     return FAILED if any(finding.level == ERROR for finding in findings) else 0
 
@@ -41,6 +54,8 @@ def _settings(app: Windlass) -> Iterator[Finding]:
     loaded = app.loaded
     source = loaded.file.name if loaded.file else "no settings file"
     yield Finding("settings", OK, f"{source}; the url comes from: {loaded.origin['url']}")
+    if loaded.inherited is not None:
+        yield Finding("settings", WARNING, loaded.inherited)
     for warning in loaded.warnings:
         yield Finding("settings", WARNING, warning)
 
@@ -55,8 +70,8 @@ def _clock(app: Windlass) -> Iterator[Finding]:
         yield Finding(
             "clock",
             ERROR,
-            f"{what} {length(ms)} in the future, by this machine's clock",
-            "set the clocks of all machines by NTP; due times depend on them",
+            f"{what} {length(ms)} in the future by this machine's clock",
+            "synchronize the clocks of all machines (NTP); due times depend on them",
         )
     if not ahead:
         yield Finding("clock", OK, "nothing in the store is from the future")
@@ -72,7 +87,9 @@ def _queues(app: Windlass) -> Iterator[Finding]:
                 WARNING,
                 f"the lease of worker {worker.id} ({worker.host}, pid {worker.pid}) ran out "
                 f"{length(-worker.lease_left * 1_000)} ago",
-                "any live worker takes its jobs back",
+                f"a live worker takes its jobs back within {format_duration(app.settings.reap * 2)}"
+                if alive
+                else "start a worker; it takes the jobs back",
             )
     yield Finding("workers", OK, f"{count(len(alive), 'worker')} alive")
     for queue in app.queues():
@@ -82,7 +99,7 @@ def _queues(app: Windlass) -> Iterator[Finding]:
             yield Finding(
                 f"queue {name}",
                 WARNING,
-                f"workers with these settings leave it alone: {options.paused}",
+                f"workers with these settings do not serve it: {options.paused}",
                 f"remove `paused` from {app.loaded.where('queues', name, 'paused')}",
             )
 

@@ -10,12 +10,12 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import click
-import msgspec
 
 from windlass.cli.common import Session, pass_session
 from windlass.cli.exits import NoLiveWorker
 from windlass.cli.instants import instant
 from windlass.cli.output import emit_json, inline, note
+from windlass.codec import decode_plain
 from windlass.definition import CallOptions, JobSpec, job_of
 from windlass.errors import ConfigError, PayloadError, ResultError, ResultTimeout
 from windlass.model import State
@@ -34,11 +34,11 @@ LOOK: Final = 1.0  # seconds between two looks at the workers while a result is 
 @click.command()
 @click.argument("name")
 @click.argument("args_json", default="[]")
-@click.option("--in", "delay", metavar="DURATION", help="Due after this time, such as 5m.")
-@click.option("--at", metavar="DATETIME", help="Due at this instant, ISO 8601 with a time zone.")
-@click.option("--queue", metavar="NAME", help="Another queue than the job's own.")
-@click.option("--id", "job_id", metavar="ID", help="An id of your own; storing it twice stores it once.")
-@click.option("--priority", type=int, metavar="N", help="Lower runs sooner.")
+@click.option("--in", "delay", metavar="DURATION", help="Run it after this time, such as 5m.")
+@click.option("--at", metavar="DATETIME", help="Run it at this time: ISO 8601 with a time zone.")
+@click.option("--queue", metavar="NAME", help="Use this queue instead of the job's own.")
+@click.option("--id", "job_id", metavar="ID", help="An id of your own. A second job with the same id is not stored.")
+@click.option("--priority", type=int, metavar="N", help="A lower number runs sooner.")
 @click.option("--wait", is_flag=True, help="Wait for the result and print it; exit 1 when the job fails.")
 @pass_session
 def enqueue(
@@ -54,8 +54,8 @@ def enqueue(
 ) -> None:
     """Store one job and print its id.
 
-    ARGS_JSON is a JSON list of positional arguments or an object of keyword arguments. With --wait, gives up (exit 69)
-    when for the time of one lease no live worker serves the queue.
+    ARGS_JSON is a JSON list of positional arguments or an object of keyword arguments. --wait gives up (exit 69) if no
+    live worker serves the queue for the length of one lease.
     """
     app = session.app()
     spec = app.registry.get(name)
@@ -74,7 +74,7 @@ def enqueue(
     if not app.engine.info.shared:
         raise ConfigError(
             f"{mask_url(app.settings.url)} lives in one process, so the job would be gone when this command ends; "
-            "use another url"
+            "use another URL"
         )
     handle = app.enqueue(call)
     if handle.duplicate:
@@ -110,23 +110,22 @@ def _call(app: Windlass, spec: JobSpec, args_json: str, options: CallOptions) ->
 
 
 def _arguments(spec: JobSpec, text: str) -> tuple[list[object], dict[str, object]]:
+    raw = text.encode(errors="surrogateescape")
     try:
-        plain = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+        plain = decode_plain(raw)
+    except PayloadError as error:
         raise PayloadError(
-            f"the arguments of {spec.name} are no valid JSON: {error}; write a list such as '[42]', "
+            f"the arguments of {spec.name} cannot be read: {error}; write a list such as '[42]', "
             "or an object such as '{\"payment_id\": 42}'"
         ) from error
     match plain:
         case list():
-            payload = f"[1,{text},{{}}]"
+            payload = b"[1,%b,{}]" % raw
         case dict():
-            payload = f"[1,[],{text}]"
+            payload = b"[1,[],%b]" % raw
         case _:
-            raise PayloadError(
-                f"the arguments of {spec.name} are a bare value; put it into a list: '[{text}]', or into an object"
-            )
-    return spec.signature.decode(payload.encode())
+            raise PayloadError(f"the arguments of {spec.name} are a single value; put it into a list: '[{text}]'")
+    return spec.signature.decode(payload)
 
 
 def _wait(app: Windlass, handle: JobHandle[object], queue: str) -> object:

@@ -15,7 +15,7 @@ __all__ = ["explain"]
 @click.argument("job_id", metavar="ID")
 @pass_session
 def explain(session: Session, job_id: str) -> int:
-    """Say where a job stands and why it is not running. Exits 1 for an unknown id."""
+    """Say what a job is doing, and why it is not running. Exits 1 for an unknown id."""
     app = session.store()
     text = app.explain(job_id)
     if session.json:

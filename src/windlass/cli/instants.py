@@ -15,7 +15,7 @@ def instant(text: str, option: str) -> datetime:
         when = datetime.fromisoformat(text)
     except ValueError:
         raise ConfigError(
-            f"{option} is {text!r}, which is no date and time; write ISO 8601, such as 2026-01-02T03:04:05Z"
+            f"{option} is {text!r}, which is not a date and time; write ISO 8601, such as 2026-01-02T03:04:05Z"
         ) from None
     if when.utcoffset() is None:
         raise ConfigError(f"{option} is {text!r}, which has no time zone; add Z or an offset such as +02:00")

@@ -50,7 +50,7 @@ def jobs() -> None:
 @click.option("--queue", metavar="NAME", help="Jobs of this queue.")
 @click.option("--tag", metavar="TAG", help="Jobs with this tag.")
 @click.option("--limit", type=int, default=100, show_default=True, metavar="N", help="How many at most.")
-@click.option("--cursor", metavar="CURSOR", help="Go on behind the page before.")
+@click.option("--cursor", metavar="CURSOR", help="Continue after the previous page.")
 @pass_session
 def ls(
     session: Session,
@@ -74,7 +74,7 @@ def ls(
     else:
         note(f"No jobs to show in {app.engine.info.name} {app.engine.info.target}{_spelling(app, name, queue)}")
     if page.next is not None:
-        note(f"More jobs follow: --cursor {page.next}")
+        note(f"For more jobs: --cursor {page.next}")
 
 
 def _spelling(app: Windlass, name: str | None, queue: str | None) -> str:
@@ -97,7 +97,7 @@ def _note(job: JobInfo, now: int) -> str:
         case State.RUNNING:
             text = " ".join(["started", ago(job.started_at or job.run_at, now), *_percent(job.progress)])
         case State.DONE:
-            text = f"took {_took(job)}"
+            text = job.reason or ("" if job.started_at is None else f"took {_took(job)}")
         case State.DEAD if job.errors:
             text = f"{job.errors[-1].type}: {job.errors[-1].message}"
         case State.DEAD | State.CANCELLED:
@@ -117,8 +117,8 @@ def _percent(progress: JobProgress | None) -> list[str]:
 
 
 def _took(job: JobInfo) -> str:
-    if job.started_at is None or job.finished_at is None:
-        return "an unknown time"
+    assert job.started_at is not None
+    assert job.finished_at is not None
     return length((job.finished_at - job.started_at).total_seconds() * 1_000)
 
 
@@ -127,7 +127,7 @@ def _took(job: JobInfo) -> str:
 @click.option("--reveal", is_flag=True, help="Show redacted arguments.")
 @pass_session
 def show(session: Session, job_id: str, reveal: bool) -> int:
-    """Show everything that is known of one job."""
+    """Show everything about one job."""
     app = session.store()
     job = app.get(job_id, reveal=reveal)
     if job is None:
@@ -151,7 +151,10 @@ def show(session: Session, job_id: str, reveal: bool) -> int:
 @click.option("--every", default="500ms", show_default=True, metavar="DURATION", help="How often to look for progress.")
 @pass_session
 def watch(session: Session, job_id: str, every: str) -> int:
-    """Follow a job to its end: a line for each change. Exits 0 when it is done, else 1. Ctrl-C ends the watching."""
+    """Follow a job until it ends, with a line for each change.
+
+    Exits 0 when it is done, else 1. Ctrl-C stops watching; the job goes on.
+    """
     app = session.store()
     pause = max(0.05, duration_ms(every, "--every") / 1_000)
     shown: list[str] = []
@@ -188,7 +191,7 @@ def _unknown(app: Windlass, job_id: str) -> int:
     where = app.engine.info
     note(
         f"windlass: there is no job {job_id} in {where.name} {where.target}: "
-        "it was never stored here, or its record is no longer kept"
+        "it was never stored here, or its record has been removed"
     )
     return FAILED
 
@@ -238,10 +241,13 @@ def _facts(job: JobInfo, now: int) -> Iterator[tuple[str, str]]:
 @click.option("--state", metavar="STATE", help="Retry all jobs in this state: dead, cancelled or scheduled.")
 @click.option("--name", metavar="NAME", help="With --state: only jobs of this name.")
 @click.option("--queue", metavar="NAME", help="With --state: only jobs of this queue.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_session
-def retry(session: Session, ids: tuple[str, ...], state: str | None, name: str | None, queue: str | None) -> int:
-    """Run dead, cancelled or scheduled jobs now, with a fresh budget of attempts."""
-    return _move(session, Action.RETRY, ids, state, name, queue, yes=True)
+def retry(
+    session: Session, ids: tuple[str, ...], state: str | None, name: str | None, queue: str | None, yes: bool
+) -> int:
+    """Run dead, cancelled or scheduled jobs now, with a fresh budget of attempts. With --state it asks first."""
+    return _move(session, Action.RETRY, ids, state, name, queue, yes)
 
 
 @jobs.command(short_help="Cancel waiting and running jobs.")
@@ -249,10 +255,13 @@ def retry(session: Session, ids: tuple[str, ...], state: str | None, name: str |
 @click.option("--state", metavar="STATE", help="Cancel all jobs in this state: ready, scheduled, blocked or running.")
 @click.option("--name", metavar="NAME", help="With --state: only jobs of this name.")
 @click.option("--queue", metavar="NAME", help="With --state: only jobs of this queue.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_session
-def cancel(session: Session, ids: tuple[str, ...], state: str | None, name: str | None, queue: str | None) -> int:
-    """Cancel jobs: waiting ones end at once, running ones are asked to stop."""
-    return _move(session, Action.CANCEL, ids, state, name, queue, yes=True)
+def cancel(
+    session: Session, ids: tuple[str, ...], state: str | None, name: str | None, queue: str | None, yes: bool
+) -> int:
+    """Cancel jobs: waiting ones end at once, running ones are asked to stop. With --state it asks first."""
+    return _move(session, Action.CANCEL, ids, state, name, queue, yes)
 
 
 @jobs.command(short_help="Delete records of jobs.")

@@ -13,13 +13,13 @@ __all__ = ["limits"]
 
 @click.group(cls=Commands)
 def limits() -> None:
-    """List the limits that are in use."""
+    """List limits and how full they are."""
 
 
 @limits.command("ls")
 @pass_session
 def ls(session: Session) -> None:
-    """List the limits that running or waiting jobs have."""
+    """List the limits of running and waiting jobs, and how full they are."""
     app = session.store()
     found = app.limits()
     if session.json:

@@ -46,7 +46,7 @@ def load_app(target: str) -> Windlass:
     module_name, _, attribute = target.partition(":")
     if not module_name or "/" in module_name or module_name.endswith(".py"):
         dotted = module_name.removeprefix("./").removesuffix(".py").replace("/", ".").strip(".") or "shop.jobs"
-        raise ConfigError(f"application {target!r} is no module: write module:attr, such as {dotted}:app")
+        raise ConfigError(f"application {target!r} is not a module: write module:attr, such as {dotted}:app")
     file = load_settings().file
     folders = [os.getcwd(), *([str(file.parent)] if file else [])]
     sys.path[:0] = [folder for folder in dict.fromkeys(folders) if folder not in sys.path]

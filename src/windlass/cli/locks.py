@@ -51,7 +51,10 @@ def ls(session: Session) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_session
 def release(session: Session, key: str, yes: bool) -> int:
-    """Take a lock from its holder, who learns of it at its next renewal. Exits 1 when nobody holds it."""
+    """Take a lock away from its holder. Exits 1 if nobody holds it.
+
+    The holder finds out at its next renewal.
+    """
     app = session.store()
     held = {one.key: one for one in app.locks()}
     if key in held:

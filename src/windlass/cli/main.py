@@ -28,18 +28,18 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "jobs": ("windlass.cli.jobs:jobs", "List, show, watch, retry, cancel and delete jobs."),
     "dead": ("windlass.cli.dead:dead", "List, group, retry, edit, discard, export and load dead jobs."),
     "queues": ("windlass.cli.queues:queues", "List, pause, resume, limit and clear queues."),
-    "workers": ("windlass.cli.workers:workers", "List workers, let them claim no more, stop them."),
+    "workers": ("windlass.cli.workers:workers", "List workers, stop them, or stop them from claiming jobs."),
     "circuits": ("windlass.cli.circuits:circuits", "List, open and close circuits."),
     "locks": ("windlass.cli.locks:locks", "List and release locks."),
-    "limits": ("windlass.cli.limits:limits", "List the limits that are in use."),
-    "top": ("windlass.cli.top:top", "Watch queues and workers, live."),
-    "stats": ("windlass.cli.stats:stats", "Count jobs by state, and what happened so far."),
-    "retry-plan": ("windlass.cli.retry_plan:retry_plan", "Show what the retry policy of a job comes to."),
+    "limits": ("windlass.cli.limits:limits", "List limits and how full they are."),
+    "top": ("windlass.cli.top:top", "Watch queues, workers and running jobs, live."),
+    "stats": ("windlass.cli.stats:stats", "Show numbers: jobs by state, totals, and each queue."),
+    "retry-plan": ("windlass.cli.retry_plan:retry_plan", "Show when a failing job would be retried."),
     "explain": ("windlass.cli.explain:explain", "Say why a job is not running."),
-    "doctor": ("windlass.cli.doctor:doctor", "Examine the store, the settings and the workers."),
-    "check": ("windlass.cli.check:check", "Import the application and examine its jobs; for CI."),
-    "config": ("windlass.cli.config:config", "Show every setting and where it came from."),
-    "migrate": ("windlass.cli.migrate:migrate", "Bring the tables of the store up to this version."),
+    "doctor": ("windlass.cli.doctor:doctor", "Check the store, the settings and the workers, and repair."),
+    "check": ("windlass.cli.check:check", "Check the jobs and settings of the application; for CI."),
+    "config": ("windlass.cli.config:config", "Show every setting and where it comes from."),
+    "migrate": ("windlass.cli.migrate:migrate", "Upgrade the tables of the store to this version."),
     "bench": ("windlass.cli.bench:bench", "Measure how fast this machine runs jobs."),
 }
 
@@ -103,7 +103,7 @@ def _say(message: str) -> None:
 
 cli = Cli(
     "windlass",
-    help="Background jobs, safe by default. -A, --url and --json may also stand behind a command.",
+    help="Run background jobs and manage them. -A, --url and --json may also come after the command.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     params=[*GLOBAL_OPTIONS],
 )

@@ -13,7 +13,7 @@ __all__ = ["migrate"]
 @click.command()
 @pass_session
 def migrate(session: Session) -> None:
-    """Bring the tables of the store up to this version. Safe to repeat, and beside running workers."""
+    """Upgrade the tables of the store to this version. Safe to repeat, and while workers run."""
     engine = session.store().engine
     version = engine.migrate()
     if session.json:

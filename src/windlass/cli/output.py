@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,8 +26,10 @@ __all__ = [
     "confirm",
     "count",
     "emit_json",
+    "fit",
     "inline",
     "length",
+    "lines",
     "moment",
     "note",
     "printable",
@@ -35,6 +38,7 @@ __all__ = [
 ]
 
 GAP: Final = "  "
+ELLIPSIS: Final = "…"
 LAST_LEAST: Final = 24  # characters into which the last column of a table may be folded
 
 # Words that a terminal with rich shows in colour.
@@ -64,10 +68,16 @@ ROUNDING: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table. Numbers stand ``right``."""
+    """A column of a table. Numbers stand ``right``.
+
+    Where a table must fit a width, ``extra`` columns are left out first, then those with a ``least`` are shortened, but
+    not below it.
+    """
 
     name: str
     right: bool = False
+    least: int | None = None
+    extra: bool = False
 
 
 def emit_json(value: object) -> None:
@@ -93,17 +103,73 @@ def note(text: str) -> None:
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Print aligned columns; with rich on a terminal also in colour."""
-    cells = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in [[c.name for c in columns], *cells]) for i in range(len(columns))]
     if sys.stdout.isatty() and importlib.util.find_spec("rich"):
-        _rich_table(columns, cells, widths)
+        cells = [[printable(cell) for cell in row] for row in rows]
+        _rich_table(columns, cells, _widths(columns, cells))
         return
+    for line in lines(columns, rows):
+        click.echo(line)
+
+
+def lines(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
+    """Give an aligned table as lines, the names of the columns first; none is wider than ``width``."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = _widths(columns, cells)
+    if width is not None and _total(widths) > width:
+        kept = [index for index, column in enumerate(columns) if not column.extra]
+        columns, widths = [columns[i] for i in kept], [widths[i] for i in kept]
+        cells = [[row[i] for i in kept] for row in cells]
+        _shorten(columns, widths, width)
+    made = []
     for row in [[column.name for column in columns], *cells]:
-        padded = (
-            cell.rjust(width) if column.right else cell.ljust(width)
-            for cell, width, column in zip(row, widths, columns, strict=True)
-        )
-        click.echo(GAP.join(padded).rstrip())
+        padded = []
+        for cell, room, column in zip(row, widths, columns, strict=True):
+            text = fit(cell, room)
+            space = " " * (room - _width(text))
+            padded.append(space + text if column.right else text + space)
+        line = GAP.join(padded).rstrip()
+        made.append(line if width is None else _cut(line, width))
+    return made
+
+
+def _widths(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> list[int]:
+    return [max([_width(column.name), *(_width(row[i]) for row in cells)]) for i, column in enumerate(columns)]
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + len(GAP) * (len(widths) - 1)
+
+
+def _shorten(columns: Sequence[Column], widths: list[int], width: int) -> None:
+    """Take from the widest column that may be shortened until the table fits, or nothing is left to take."""
+    while _total(widths) > width:
+        able = [i for i, column in enumerate(columns) if column.least is not None and widths[i] > column.least]
+        if not able:
+            return
+        widths[max(able, key=lambda i: widths[i])] -= 1
+
+
+def fit(text: str, width: int) -> str:
+    """Give a text of at most this width: one that is too long loses its middle."""
+    if _width(text) <= width:
+        return text
+    if width < 1:
+        return ""
+    tail = (width - 1) // 2
+    return _cut(text, width - 1 - tail) + ELLIPSIS + _cut(text[::-1], tail)[::-1]
+
+
+def _cut(text: str, width: int) -> str:
+    while text and _width(text) > width:
+        text = text[:-1]
+    return text
+
+
+def _width(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(mark) else 1 + (unicodedata.east_asian_width(mark) in "WF") for mark in text)
 
 
 def _rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], widths: Sequence[int]) -> None:

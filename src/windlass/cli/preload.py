@@ -6,6 +6,7 @@ the application's parts, because nothing below row 5 knows the application.
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from windlass.app import Windlass
 from windlass.cli.loading import load_app
 from windlass.cli.logs import configure_logs
+from windlass.cli.output import count
 from windlass.errors import ConfigError, WindlassError
 from windlass.settings import Settings, mask_url
 from windlass.worker.children import ChildHost, ChildLine, serve_child
@@ -40,6 +42,8 @@ from windlass.worker.worker import Worker, WorkerOptions
 from windlass.worker.zygote import Zygote, ZygoteFork
 
 __all__ = ["main"]
+
+log = logging.getLogger("windlass.worker")
 
 
 def main() -> None:
@@ -76,9 +80,11 @@ def run(control: Line, launch: Launch) -> None:
     durability = "" if engine.durability == "unknown" else f" ({engine.durability})"  # a server says it when asked
     notes = [
         f"{engine.name} {engine.target}{durability}, url from {app.loaded.origin['url']}",
-        f"{len(app.registry)} jobs of {launch.app}, {'; '.join(map(str, crews))}",
+        f"{count(len(app.registry), 'job')} of {launch.app}, {'; '.join(map(str, crews))}",
         *app.loaded.warnings,
     ]
+    if app.loaded.inherited is not None:
+        log.warning("%s", app.loaded.inherited)
     control.send(encode(Hello(settings, crews, tuple(notes))))
 
     def run_worker(order: ForkWorker, control: Line, table: int, fork: ZygoteFork) -> int:
@@ -90,6 +96,7 @@ def run(control: Line, launch: Launch) -> None:
             alone=order.crew is None,
             quiet=order.quiet,
             group=launch.group,
+            supervisor_pid=launch.supervisor_pid,
         )
         worker = Worker(
             app.engine,

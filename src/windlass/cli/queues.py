@@ -28,7 +28,7 @@ def queues() -> None:
 @queues.command("ls")
 @pass_session
 def ls(session: Session) -> None:
-    """List the queues. Latency is how long the job at the head has been due."""
+    """List the queues. Latency is how long the next job has been waiting."""
     app = session.store()
     found = app.queues()
     if session.json:
@@ -60,16 +60,13 @@ def _row(queue: QueueInfo, workers: list[WorkerStatus], now: int) -> list[str]:
 @queues.command()
 @click.argument("name")
 @click.option("--reason", metavar="TEXT", help="Why; shown to others.")
-@click.option("--until", metavar="WHEN", help="A duration such as 30m, or an instant, ISO 8601 with a time zone.")
+@click.option("--until", metavar="WHEN", help="A duration such as 30m, or a time in ISO 8601 with a time zone.")
 @pass_session
 def pause(session: Session, name: str, reason: str | None, until: str | None) -> None:
-    """Let no job of a queue start until it is resumed; running ones go on."""
+    """Pause a queue: no job of it starts until it is resumed. Running jobs finish."""
     app = session.store()
-    known = [queue.name for queue in app.queues()]
-    queue = app.queue(name)
+    queue = _queue(app, name)
     queue.pause(reason, _until(until))
-    if name not in known:
-        note(f"Nothing was ever put into queue {name}{nearest(name, known)}")
     _report(session, queue, f"Queue {name} is paused.")
 
 
@@ -82,34 +79,31 @@ def _until(text: str | None) -> str | datetime | None:
 @click.argument("name")
 @pass_session
 def resume(session: Session, name: str) -> None:
-    """Lift the pause of a queue."""
+    """Resume a paused queue."""
     app = session.store()
-    known = [queue.name for queue in app.queues()]
-    queue = app.queue(name)
+    queue = _queue(app, name)
     queue.resume()
-    if name not in known:
-        note(f"Nothing was ever put into queue {name}{nearest(name, known)}")
     _report(session, queue, f"Queue {name} is open.")
 
 
 @queues.command()
 @click.argument("name")
 @click.argument("most", metavar="[N|none]", required=False)
-@click.option("--rate", metavar="RATE|none", help="How many may start in what time, such as 100/m.")
+@click.option("--rate", metavar="RATE|none", help="How many jobs may start per time, such as 100/m.")
 @pass_session
 def limit(session: Session, name: str, most: str | None, rate: str | None) -> None:
-    """Let at most N jobs of a queue run at once, over all workers; none lifts it, and that of the settings counts."""
+    """Limit how many jobs of a queue run at once, over all workers.
+
+    `none` removes the limit; then the one of the settings applies.
+    """
     if most is None and rate is None:
-        raise click.UsageError("say how many: `windlass queues limit NAME 4`, or --rate 100/m; `none` lifts either")
+        raise click.UsageError("give a limit: `windlass queues limit NAME 4`, or --rate 100/m; `none` removes one")
     app = session.store()
-    known = [queue.name for queue in app.queues()]
-    queue = app.queue(name)
+    queue = _queue(app, name)
     if most is not None:
         queue.limit(_count(most))
     if rate is not None:
         queue.rate(None if rate == "none" else rate)
-    if name not in known:
-        note(f"Nothing was ever put into queue {name}{nearest(name, known)}")
     _report(session, queue, f"Queue {name}: {_bounds(queue.info(), app, most, rate)}.")
 
 
@@ -117,7 +111,7 @@ def _count(text: str) -> int | None:
     if text == "none":
         return None
     if not text.isascii() or not text.isdigit():
-        raise click.UsageError(f"{text!r} is no limit; give a whole number from 1, or none")
+        raise click.UsageError(f"{text!r} is not a limit; give a whole number, 1 or more, or none")
     return int(text)
 
 
@@ -138,12 +132,22 @@ def _bounds(info: QueueInfo, app: Windlass, most: str | None, rate: str | None) 
     return "; ".join(said)
 
 
+def _queue(app: Windlass, name: str) -> Queue:
+    """The queue of that name. One that is yet to come may be paused and limited, but perhaps another was meant."""
+    queue = app.queue(name)
+    of_jobs = [app.registry.get(each).queue for each in app.registry.names()]
+    known = {*(each.name for each in app.queues()), *app.settings.queues, *of_jobs}
+    if name not in known:
+        note(f"Note: no job has ever been in queue {name}{nearest(name, known)}.")
+    return queue
+
+
 @queues.command()
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_session
 def clear(session: Session, name: str, yes: bool) -> None:
-    """Delete the waiting jobs of a queue; running ones stay."""
+    """Delete the waiting jobs of a queue. Running jobs stay."""
     app = session.store()
     queue = app.queue(name)
     info = queue.info()

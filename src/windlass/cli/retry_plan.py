@@ -69,7 +69,7 @@ class RetryPlan(Struct, frozen=True):
 @click.argument("name", metavar="NAME")
 @pass_session
 def retry_plan(session: Session, name: str) -> None:
-    """Show the delays that the retry policy of a job gives for each rule, and the total time until dead."""
+    """Show when a failing job would be retried, rule by rule, and how long it takes until it is dead."""
     plan = plan_of(session.app().registry.get(name))
     if session.json:
         emit_json(msgspec.to_builtins(plan))

@@ -11,15 +11,21 @@ from windlass.cli.output import Column, emit_json, length, table
 from windlass.queues import QueueInfo
 from windlass.stats import QueueStats
 
-__all__ = ["stats"]
+__all__ = ["QUEUE_COLUMNS", "queue_row", "stats"]
 
 TOTAL: Final = "total_"
+QUEUE_COLUMNS: Final = (
+    Column("Queue", least=8),
+    *(Column(each, right=True) for each in ("Ready", "Running", "Latency", "In/s", "Out/s", "Workers")),
+    Column("Max wait", right=True, extra=True),
+    Column("Needed", right=True, extra=True),
+)
 
 
 @click.command()
 @pass_session
 def stats(session: Session) -> None:
-    """Count jobs by state and what happened, and say how each queue does and how many workers it needs."""
+    """Show jobs by state, totals, and for each queue its rates and how many workers it needs."""
     counts = session.store().stats()
     if session.json:
         emit_json(counts.as_json())
@@ -31,21 +37,11 @@ def stats(session: Session) -> None:
     table([Column("Since the store was made"), Column("Times", right=True)], ever)
     if counts.queues:
         click.echo()
-        queue_table(list(counts.queues.values()))
-
-
-def queue_table(queues: list[QueueStats]) -> None:
-    """Print how each queue does."""
-    columns = [
-        Column("Queue"),
-        *(Column(each, right=True) for each in ("Ready", "Running", "Latency", "In/s", "Out/s")),
-    ]
-    columns += [Column("Workers", right=True), Column("Max wait", right=True), Column("Needed", right=True)]
-    table(columns, [queue_row(queue) for queue in queues])
+        table(QUEUE_COLUMNS, [queue_row(queue) for queue in counts.queues.values()])
 
 
 def queue_row(queue: QueueStats) -> list[str]:
-    """One line of it."""
+    """One line of a table with QUEUE_COLUMNS."""
     return [
         queue.name,
         f"{queue.ready:,}",

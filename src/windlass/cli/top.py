@@ -1,89 +1,149 @@
-"""``windlass top``: queues, running jobs and workers, drawn again and again; with ``--once`` one time, for scripts.
+"""``windlass top``: queues, running jobs and workers, drawn again and again; one snapshot where there is no terminal.
 
-Must not change anything. Rates are those of the last minute, or, from the second drawing on, of the time between two.
+Must not change anything. Rates are those of the last minute, or, from the second look on, of the time between two. On a
+terminal every line fits the window.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from windlass.cli.common import Session, pass_session
-from windlass.cli.output import Column, count, emit_json, length, table
-from windlass.cli.stats import queue_table
+from windlass.cli.output import Column, count, emit_json, fit, length, lines
+from windlass.cli.stats import QUEUE_COLUMNS, queue_row
+from windlass.errors import EngineUnavailable
 from windlass.model import State
 from windlass.units import duration_ms
 
 if TYPE_CHECKING:
     from windlass.app import Windlass
+    from windlass.handle import JobInfo
+    from windlass.queues import WorkerStatus
     from windlass.stats import Stats
 
 __all__ = ["top"]
 
 RUNNING_MOST: Final = 10  # running jobs that are shown
-CLEAR: Final = "\x1b[H\x1b[2J"
+STATES: Final = (State.READY, State.SCHEDULED, State.RUNNING, State.DONE, State.DEAD, State.CANCELLED)
+RUNNING_COLUMNS: Final = (
+    Column("Running"),
+    Column("Job", least=8),
+    Column("Queue", least=8),
+    Column("For", right=True),
+    Column("Worker", extra=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The store at one moment. ``done`` is jobs a second since the look before."""
+
+    at: float
+    stats: Stats
+    workers: Sequence[WorkerStatus]
+    running: Sequence[JobInfo]
+    wall_ms: int
+    done: float | None
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Draw once and end.")
-@click.option("--every", default="1s", show_default=True, metavar="DURATION", help="How often to draw.")
+@click.option("--once", is_flag=True, help="Print one snapshot and exit, as without a terminal.")
+@click.option("--every", default="1s", show_default=True, metavar="DURATION", help="How often to look.")
 @pass_session
 def top(session: Session, once: bool, every: str) -> None:
-    """Watch queues, running jobs, workers and rates, live. Ctrl-C ends it."""
+    """Watch queues, running jobs, workers and rates, live. q or Ctrl-C quits."""
     app = session.store()
     pause = max(0.1, duration_ms(every, "--every") / 1_000)
-    before: tuple[float, Stats] | None = None
-    while True:
-        now, stats = time.monotonic(), app.stats()
-        done = rate(before, now, stats)
-        if session.json:
-            emit_json(stats.as_json() | {"done_per_second": done})
-        else:
-            if not once and sys.stdout.isatty():
-                click.echo(CLEAR, nl=False)
-            draw(app, stats, done)
-        if once:
-            return
-        before = (now, stats)
+    if session.json:
+        emit_json(app.stats().as_json())
+    elif once or not sys.stdout.isatty():
+        for line in picture(app, look(app, None)):
+            click.echo(line)
+    else:
         try:
-            time.sleep(pause)
+            watch(app, pause)
         except KeyboardInterrupt:
-            return
+            pass
 
 
-def rate(before: tuple[float, Stats] | None, now: float, stats: Stats) -> float | None:
-    """Jobs done a second since the drawing before; None for the first."""
-    if before is None:
-        return None
-    return round((stats["total_done"] - before[1]["total_done"]) / max(now - before[0], 1e-3), 1)
+def watch(app: Windlass, pause: float) -> None:
+    """Draw until q is pressed. A store that is away for a while is said instead."""
+    from windlass.cli.screen import Screen
+
+    seen = look(app, None)
+    trouble = ""
+    with Screen() as screen:
+        while True:
+            until = time.monotonic() + pause
+            while (left := until - time.monotonic()) > 0:
+                columns, rows = screen.size
+                screen.show(picture(app, seen, columns, rows, trouble))
+                key = screen.wait(left)
+                if key and "q" in key.lower():
+                    return
+            try:
+                seen, trouble = look(app, seen), ""
+            except EngineUnavailable as error:
+                trouble = str(error)
 
 
-def draw(app: Windlass, stats: Stats, done: float | None) -> None:
-    """One picture."""
-    where = app.engine.info
+def look(app: Windlass, before: Look | None) -> Look:
+    """Ask the store."""
+    now, stats = time.monotonic(), app.stats()
     alive = [worker for worker in app.workers() if worker.alive]
-    speed = "" if done is None else f", {done:,.1f} done/s"
-    click.echo(f"{where.name} {where.target}: {count(len(alive), 'worker process', 'worker processes')}{speed}")
-    states = (State.READY, State.SCHEDULED, State.RUNNING, State.DONE, State.DEAD, State.CANCELLED)
-    click.echo(", ".join(f"{stats[state]:,} {state}" for state in states))
-    if stats.queues:
-        click.echo()
-        queue_table(list(stats.queues.values()))
     running = list(app.jobs(State.RUNNING, limit=RUNNING_MOST))
-    if running:
-        click.echo()
-        now = app.clock.wall_ms()
-        rows = [
-            [
-                job.id,
-                job.name,
-                job.queue,
-                "" if job.started_at is None else length(now - job.started_at.timestamp() * 1_000),
-                job.worker or "",
-            ]
-            for job in running
-        ]
-        table([Column("Running"), Column("Job"), Column("Queue"), Column("For", right=True), Column("Worker")], rows)
+    done = None if before is None else (stats["total_done"] - before.stats["total_done"]) / max(now - before.at, 1e-3)
+    return Look(now, stats, alive, running, app.clock.wall_ms(), done)
+
+
+def picture(
+    app: Windlass, seen: Look, columns: int | None = None, rows: int | None = None, trouble: str = ""
+) -> list[str]:
+    """Give the lines of one picture. With ``columns`` and ``rows`` it fits that window."""
+    where = app.engine.info
+    speed = "" if seen.done is None else f", {seen.done:,.1f} done/s"
+    workers = count(len(seen.workers), "worker process", "worker processes")
+    head = [
+        trouble or f"{where.name} {where.target}: {workers}{speed}",
+        ", ".join(f"{seen.stats[state]:,} {state}" for state in STATES),
+    ]
+    if columns is not None:
+        head = [fit(line, columns) for line in head]
+    queues = list(seen.stats.queues.values())
+    if rows is not None and len(queues) > rows // 2:  # some may be left out, so the busy ones come first
+        queues.sort(key=lambda queue: queue.ready + queue.running, reverse=True)
+    running = [_running(job, seen) for job in seen.running]
+    of_queues = lines(QUEUE_COLUMNS, [queue_row(queue) for queue in queues], columns) if queues else []
+    of_running = lines(RUNNING_COLUMNS, running, columns) if running else []
+    if rows is not None:
+        # Running jobs have half of the window at most, or what the queues leave.
+        room = rows - len(head) - 2
+        of_queues = _first(of_queues, max(room - len(of_running), (room + 1) // 2), "queue")
+        of_running = _first(of_running, room - len(of_queues), "running job")
+    made = head
+    for part in (of_queues, of_running):
+        if part:
+            made = [*made, "", *part]
+    return made
+
+
+def _first(part: list[str], room: int, noun: str) -> list[str]:
+    """As many lines of a table as there is room for; the last one says how many are left out."""
+    if len(part) <= room:
+        return part
+    if room < 3:  # not even the head, a line and the rest
+        return []
+    return [*part[: room - 1], f"... and {count(len(part) - room + 1, f'more {noun}')}"]
+
+
+def _running(job: JobInfo, seen: Look) -> list[str]:
+    since = job.started_at
+    worker = next((f"{one.host}:{one.pid}" for one in seen.workers if one.id == job.worker), job.worker or "")
+    ran = "" if since is None else length(seen.wall_ms - since.timestamp() * 1_000)
+    return [job.id, job.name, job.queue, ran, worker]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import click
 
@@ -27,27 +28,31 @@ COUNT = click.IntRange(1, 10_000)
     "queues",
     multiple=True,
     metavar="NAME[=WEIGHT]",
-    help="A queue to serve, or a pattern such as 'report-*'; repeat, or separate by commas. Default: all.",
+    help="A queue to serve, or a pattern such as 'report-*'. Repeat it, or separate names by commas. Default: all.",
 )
-@click.option("--strict", is_flag=True, help="Serve the queues in the order given, not by weight.")
+@click.option("--strict", is_flag=True, help="Empty the queues in the order given, instead of by weight.")
 @click.option(
     "--pool",
     "pools",
     multiple=True,
     metavar="QUEUES:SLOTS",
-    help="Slots for these queues alone, beside those of -q; repeat. Or the name of a pool in the settings.",
+    help="Slots reserved for these queues, in addition to -q; or the name of a pool in the settings. May be repeated.",
 )
 @click.option("-c", "--threads", type=COUNT, help="Threads for sync jobs in each process.")
-@click.option("--async-slots", type=COUNT, help="Async jobs at once in each process.")
+@click.option("--async-slots", type=COUNT, help="How many async jobs run at once in each process.")
 @click.option("-p", "--processes", type=click.IntRange(1, 1_000), help="Worker processes.")
-@click.option("--max-jobs", type=click.IntRange(1), help="Replace a process after so many jobs.")
-@click.option("--max-memory", metavar="SIZE", help="Replace a process that has grown so large, such as 512MiB.")
+@click.option("--max-jobs", type=click.IntRange(1), help="Replace a process after this many jobs.")
+@click.option("--max-memory", metavar="SIZE", help="Replace a process that uses this much memory, such as 512MiB.")
 @click.option("--reload", is_flag=True, help="Restart when source files change; for development.")
-@click.option("--http-port", type=click.IntRange(0, 65_535), help="Answer /livez, /readyz and /api/v1/stats there.")
-@click.option("--http-host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where --http-port binds.")
-@click.option("--burst", is_flag=True, help="End when nothing is ready or running.")
 @click.option(
-    "-t", "--shutdown-timeout", metavar="DURATION", help="How long running jobs may take to end. Default: 25s."
+    "--http-port", type=click.IntRange(0, 65_535), help="Serve /livez, /readyz and /api/v1/stats on this port."
+)
+@click.option(
+    "--http-host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="The address for --http-port."
+)
+@click.option("--burst", is_flag=True, help="Exit when no job is ready or running.")
+@click.option(
+    "-t", "--shutdown-timeout", metavar="DURATION", help="How long running jobs may take to finish. Default: 25s."
 )
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
@@ -72,11 +77,11 @@ def worker(
 ) -> None:
     """Run jobs until stopped.
 
-    TERM or INT stop gracefully, a second one at once; QUIT at once; TSTP claims no more; HUP loads the code anew, one
-    process after the other; USR1 and TTIN write every stack to stderr.
+    Signals: TERM and INT stop it gracefully, a second one at once. QUIT stops it at once. TSTP stops it from claiming
+    jobs. HUP reloads the code, one process at a time. USR1 and TTIN write every stack to stderr.
 
-    Exit codes: 0 stopped, 2 wrong option or the application cannot be imported, 3 no such engine, 130 second INT,
-    131 QUIT, 143 second TERM.
+    Exit codes: 0 stopped, 2 wrong option or the application cannot be imported, 3 the store cannot be used, 130 second
+    INT, 131 QUIT, 143 second TERM.
     """
     loaded = load_settings()
     configure_logs(loaded.settings.log_format, log_level)
@@ -95,6 +100,7 @@ def worker(
         shutdown_timeout=None if shutdown_timeout is None else duration_ms(shutdown_timeout, "--shutdown-timeout"),
         log_level=log_level,
         group=new_id(),
+        supervisor_pid=os.getpid(),
     )
     http = None if http_port is None else (http_host, http_port)
     # The worker processes say what is to be said of the store; the supervisor opens it as well and would repeat it.

@@ -19,13 +19,16 @@ __all__ = ["workers"]
 
 @click.group(cls=Commands)
 def workers() -> None:
-    """List workers, let them claim no more, or stop them."""
+    """List workers, stop them, or stop them from claiming jobs."""
 
 
 @workers.command("ls")
 @pass_session
 def ls(session: Session) -> None:
-    """List each `windlass worker` with its processes and their pools, oldest first."""
+    """List each `windlass worker` with its processes, the oldest first.
+
+    The pid beside the host is that of the `windlass worker` itself: the one to send signals to.
+    """
     app = session.store()
     found = app.workers()
     if session.json:
@@ -54,7 +57,8 @@ def _rows(found: Iterable[WorkerStatus], now: int) -> Iterator[list[str]]:
         busy = f"{sum(one.running for one in processes):,}/{sum(one.slots for one in processes):,}"
         size = count(len(processes), "process", "processes")
         alike = all(one.queues == first.queues for one in processes)
-        yield [group, first.host, "", first.queues if alike else "", busy, ago(first.started_at, now), "", size]
+        pid = "" if first.supervisor_pid is None else str(first.supervisor_pid)
+        yield [group, first.host, pid, first.queues if alike else "", busy, ago(first.started_at, now), "", size]
         for one in processes:
             state = "alive" if one.alive else f"gone since {length(-one.lease_left * 1_000)}"
             if one.alive and one.asked:
@@ -77,7 +81,10 @@ def _rows(found: Iterable[WorkerStatus], now: int) -> Iterator[list[str]]:
 @click.option("--all", "everyone", is_flag=True, help="Every worker.")
 @pass_session
 def quiet(session: Session, ids: tuple[str, ...], everyone: bool) -> None:
-    """Let a `windlass worker` claim no more; what runs goes on. ID is its own or that of one of its processes."""
+    """Stop a `windlass worker` from claiming jobs; running jobs finish.
+
+    ID is its own id or that of one of its processes, or the beginning of either.
+    """
     _ask(session, ids, everyone, "quiet")
 
 
@@ -86,7 +93,10 @@ def quiet(session: Session, ids: tuple[str, ...], everyone: bool) -> None:
 @click.option("--all", "everyone", is_flag=True, help="Every worker.")
 @pass_session
 def stop(session: Session, ids: tuple[str, ...], everyone: bool) -> None:
-    """Stop a `windlass worker` in order, with all its processes. ID is its own or that of one of its processes."""
+    """Stop a `windlass worker` gracefully, with all its processes.
+
+    ID is its own id or that of one of its processes, or the beginning of either.
+    """
     _ask(session, ids, everyone, "stop")
 
 
@@ -119,5 +129,5 @@ def _group(text: str, found: list[WorkerStatus]) -> str:
     known = sorted({worker.group for worker in found})
     if groups:
         both = ", ".join(sorted(groups))
-        raise ConfigError(f"worker {text!r} is the beginning of {count(len(groups), 'worker')}: {both}")
+        raise ConfigError(f"worker {text!r} could be any of {count(len(groups), 'worker')}: {both}")
     raise ConfigError(f"no worker {text!r} is registered{nearest(text, known)}; see `windlass workers ls`")

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from msgspec import Struct
 
+from windlass.errors import ConfigError
 from windlass.model import (
     Action,
     Buried,
@@ -82,6 +83,9 @@ class EngineInfo(Struct, frozen=True):
     one_writer: bool = False  # whether an open transaction keeps all others from writing, the renewal of leases too
 
 
+REPAIR: Final = "windlass doctor --repair"
+
+
 class Finding(Struct, frozen=True):
     """One line of a doctor's report. ``level``: ok, warning or error; ``advice`` says what to do."""
 
@@ -89,6 +93,14 @@ class Finding(Struct, frozen=True):
     level: str
     message: str
     advice: str = ""
+
+
+def no_text(error: UnicodeEncodeError) -> ConfigError:
+    """The error for an id, name or key that no store can hold, so that nothing of that name is there either."""
+    return ConfigError(
+        f"{error.object[:80]!r} is not valid text: it has a lone surrogate at position {error.start}, "
+        "which is what bytes that are not UTF-8 become; correct it"
+    )
 
 
 class Engine(Protocol):
@@ -329,8 +341,11 @@ class Inspector(Protocol):
         """Block until all of these jobs are finished or gone, or ``timeout`` seconds pass; true when they are."""
         ...
 
-    def doctor(self) -> list[Finding]:
-        """Check the store itself: versions, integrity, orphans, limits."""
+    def doctor(self, repair: bool = False) -> list[Finding]:
+        """Check the store itself: versions, integrity, orphans, limits. With ``repair``, repair what can be repaired.
+
+        A finding that ``repair`` can deal with names ``REPAIR`` in its advice, and no other one does.
+        """
         ...
 
 

@@ -71,7 +71,7 @@ def redis(settings: Settings, clock: Clock | None, client: object = None) -> Sto
     except ModuleNotFoundError as error:
         if error.name not in ("redis", "hiredis"):
             raise
-        raise ConfigError(f"{what} needs the redis driver: pip install 'windlass[redis]'") from error
+        raise ConfigError(f"{what} needs the Redis driver: pip install redis hiredis") from error
     return RedisEngine(
         settings.url if client is None else None,
         client=client,

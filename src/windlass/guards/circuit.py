@@ -225,7 +225,7 @@ class Circuit:
 
             return cast(F, guarded)
         if not inspect.isroutine(fn):
-            raise ConfigError(f"@circuit {self.name!r} stands on {fn!r}; put it on a function, below @app.job")
+            raise ConfigError(f"@circuit {self.name!r} decorates {fn!r}; put it on a function, below @app.job")
 
         @functools.wraps(fn)
         def guarded_sync(*args: object, **kwargs: object) -> object:
@@ -321,7 +321,7 @@ class Circuit:
         if left_ms is not None:
             when = f"for {format_duration(max(1, round(left_ms)))} more"
         return CircuitOpen(
-            f"circuit {self.name!r} is open {when}{why}; leave the call for later, or let the job be put back",
+            f"circuit {self.name!r} is open {when}{why}; try again later, or let this error end the attempt",
             self.name,
             None if left_ms is None else left_ms / 1_000,
         )

@@ -133,7 +133,7 @@ def make_circuit(name: str, options: Mapping[str, object], hub: Circuits) -> Cir
             raise unknown_option(where, key, OPTIONS)
     failures, rate = options.get("failures", 5), options.get("failure_rate")
     if failures is not None and not _is_count(failures):
-        raise ConfigError(f"{where}: failures is {failures!r}; it is a whole number from 1, or None")
+        raise ConfigError(f"{where}: failures is {failures!r}; it must be a whole number, 1 or more, or None")
     if rate is not None and not (isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate <= 1):
         raise ConfigError(f"{where}: failure_rate is {rate!r}; it is above 0 and at most 1, such as 0.5 for one half")
     if failures is None and rate is None:
@@ -141,7 +141,7 @@ def make_circuit(name: str, options: Mapping[str, object], hub: Circuits) -> Cir
     min_calls, half_open = options.get("min_calls", 1), options.get("half_open", 1)
     for key, value in (("min_calls", min_calls), ("half_open", half_open)):
         if not _is_count(value):
-            raise ConfigError(f"{where}: {key} is {value!r}; it is a whole number from 1")
+            raise ConfigError(f"{where}: {key} is {value!r}; it must be a whole number, 1 or more")
     if rate is None and min_calls != 1:
         raise ConfigError(f"{where}: min_calls={min_calls} counts for failure_rate only, and that is not given")
     window = _length(options.get("window", "60s"), f"{where}: window")

@@ -81,7 +81,7 @@ class KeyTemplate:
         except Exception as error:
             raise PayloadError(f"{self._what}: the key function failed: {type(error).__name__}: {error}") from error
         if not isinstance(text, str) or not text:
-            raise PayloadError(f"{self._what}: the key function gave {text!r}; it must give text that is not empty")
+            raise PayloadError(f"{self._what}: the key function gave {text!r}; it must give text")
         if self._redact:  # it may have used a hidden argument
             return _digest(text)
         return fit(text)
@@ -91,7 +91,7 @@ def check_key(key: object, what: str) -> str:
     """Give back a key that a caller wrote out, made to fit. Raises ConfigError."""
     if isinstance(key, str) and key:
         return fit(key)
-    raise ConfigError(f"{what}: the key is {key!r}; give text that is not empty")
+    raise ConfigError(f"{what}: the key is {key!r}; give text")
 
 
 def fit(key: str) -> str:
@@ -109,18 +109,18 @@ def _parse(template: str, names: list[str], what: str) -> list[tuple[str, str | 
     try:
         found = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise ConfigError(f"{what}: the key {template!r} is no template: {error}; double a brace to mean it") from None
+        raise ConfigError(f"{what}: the key {template!r} is not a template: {error}; write {{{{ for a brace") from None
     parts: list[tuple[str, str | None]] = []
     for text, field, spec, conversion in found:
         if field is not None:
             if spec or conversion or not field.isidentifier():
                 raise ConfigError(
-                    f"{what}: the key {template!r} has {{{field}}}, which is no plain argument name; attributes, "
+                    f"{what}: the key {template!r} has {{{field}}}, which is not a plain argument name; attributes, "
                     "items, formats and calls are not possible there. Give a function of the arguments instead"
                 )
             if field not in names:
                 raise ConfigError(
-                    f"{what}: the key {template!r} names {field!r}, which is no argument of the job"
+                    f"{what}: the key {template!r} names {field!r}, which is not an argument of the job"
                     f"{nearest(field, names)}; its arguments are {', '.join(names) or 'none'}"
                 )
         parts.append((text, field))

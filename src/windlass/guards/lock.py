@@ -172,7 +172,7 @@ class Lock:
                 if self._wait > 0:
                     engine.unlock(self.key, self.token)
                 raise LockBusy(
-                    f"lock {self.key!r} is held by {grip.owner or 'those in front'}"
+                    f"lock {self.key!r} is held by {grip.owner or 'another holder'}"
                     + (f" and was not free within {format_duration(round(self._wait * 1_000))}" if self._wait else "")
                     + "; try again later, or give a longer wait=",
                     self.key,

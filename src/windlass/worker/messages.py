@@ -57,6 +57,7 @@ class Launch(Struct, frozen=True):
     shutdown_timeout: int | None = None  # ms
     log_level: str = "info"
     group: str = ""
+    supervisor_pid: int | None = None
 
 
 # -- supervisor ⇄ zygote --

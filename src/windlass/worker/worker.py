@@ -100,6 +100,7 @@ class WorkerOptions:
         alone: bool = False,
         quiet: bool = False,
         group: str | None = None,
+        supervisor_pid: int | None = None,
         version: str = "",
     ) -> None:
         """``pools`` stand side by side; none: one for every queue, as large as the settings say."""
@@ -108,6 +109,7 @@ class WorkerOptions:
         self.alone = alone  # run jobs that killed their process before, one at a time
         self.quiet = quiet  # claim nothing from the start
         self.group = group
+        self.supervisor_pid = supervisor_pid
         self.version = version
 
 
@@ -174,6 +176,7 @@ class Worker:
             version=options.version,
             started_at=self.clock.wall_ms(),
             pools=tuple(pool.info for pool in self._pools),
+            supervisor_pid=options.supervisor_pid,
         )
         self.origin = Origin(self.info.host, self.info.id, self.info.version)
         self._table = table or SlotTable.create(slots)

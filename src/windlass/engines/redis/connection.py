@@ -22,6 +22,7 @@ from redis.exceptions import ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
+from windlass.engines.base import no_text
 from windlass.errors import ConfigError, EngineUnavailable
 from windlass.settings import mask_url
 from windlass.units import nearest
@@ -172,12 +173,16 @@ def send(client: Client, *command: Command, spares: Spares | None = None) -> obj
     Goes past the driver's ``execute_command``, which takes as long as the server does, except in a cluster, where that
     finds the node.
     """
-    if isinstance(client, RedisCluster):
-        return client.execute_command(*command)  # type: ignore[no-untyped-call]
+    try:
+        if isinstance(client, RedisCluster):
+            return client.execute_command(*command)  # type: ignore[no-untyped-call]
+        packed = pack_command(command)  # type: ignore[arg-type]
+    except UnicodeEncodeError as error:
+        raise no_text(error) from error
     pool = client.connection_pool
     connection = pool.get_connection() if spares is None else spares.take(pool)
     try:
-        connection.send_packed_command([pack_command(command)])  # type: ignore[no-untyped-call,arg-type]
+        connection.send_packed_command([packed])  # type: ignore[no-untyped-call]
         reply: object = connection.read_response()
     except ResponseError:  # an answer like any other: the connection is good
         pool.release(connection)
@@ -205,7 +210,7 @@ def several(
         if not colon:
             host, port = one, str(usual_port)
         if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ValueError(f"{one!r} is no host:port")
+            raise ValueError(f"{one!r} is not host:port")
         hosts.append((host.strip("[]"), int(port)))
     made = dict(settings)
     user, colon, password = who.partition(":")

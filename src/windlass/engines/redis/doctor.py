@@ -13,7 +13,7 @@ from typing import Final
 from redis import Redis
 
 from windlass.clock import from_ms
-from windlass.engines.base import Finding
+from windlass.engines.base import REPAIR, Finding
 from windlass.engines.redis.connection import Command, node_of, send
 from windlass.engines.redis.core import QUEUE_KEYS
 from windlass.engines.redis.inspector import RedisInspector
@@ -25,7 +25,7 @@ __all__ = ["RedisDoctor"]
 
 STEP: Final = 500
 ROLLBACK_SHOWN_MS: Final = 86_400_000
-LOOK: Final = "look for jobs of that time, and enqueue what is missing; with ids of your own that is safe"
+LOOK: Final = "enqueue the jobs of that time again where they are missing; with ids of your own that is safe"
 DETAIL_HASHES: Final = ("body", "rec", "result", "errors", "reason", "progress", "cause", "recoveries")
 # Index -> where the id begins in a member (0: behind a NUL), and the states in a record that belong there.
 FIXED_INDEXES: Final = {
@@ -49,7 +49,7 @@ class RedisDoctor(RedisInspector):
     """``Inspector.doctor`` of the engine."""
 
     def doctor(self, repair: bool = False) -> list[Finding]:
-        """Check server and store; with ``repair`` put orphans right. *Blocking, in bounded steps.*"""
+        """Check server and store; with ``repair``, repair orphans. *Blocking, in bounded steps.*"""
         node = node_of(self._client(), self._fixed[0])
         server = self._asked(lambda: examine(node, self.target, self._durability))
         findings = [
@@ -77,8 +77,8 @@ class RedisDoctor(RedisInspector):
         if count == 0:
             return Finding("orphans", "ok", f"no {what}")
         if repaired:
-            return Finding("orphans", "warning", f"{count} {what}, put right now")
-        return Finding("orphans", "error", f"{count} {what}", "run the doctor again with repair")
+            return Finding("orphans", "warning", f"{count} {what}; repaired just now")
+        return Finding("orphans", "error", f"{count} {what}", f"repair them: `{REPAIR}`")
 
     def _audit(self, repair: bool) -> int:
         """Jobs that no index has, and details of jobs that are gone."""
@@ -154,5 +154,5 @@ def evictions(server: Server) -> Finding:
         "evicted_keys",
         "error",
         f"the server has evicted {server.evicted} keys since it started; jobs may be among them",
-        "set maxmemory-policy noeviction, then run the doctor with repair",
+        "set maxmemory-policy to noeviction; orphans, if there are any, are listed on their own",
     )

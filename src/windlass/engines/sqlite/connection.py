@@ -26,6 +26,7 @@ from typing import Final, Generic, TypeVar
 
 import apsw
 
+from windlass.engines.base import no_text
 from windlass.engines.holding import holds_here
 from windlass.errors import ConfigError, EngineFull, EngineUnavailable, EngineUnusable, WindlassError
 
@@ -120,6 +121,8 @@ def translated(path: str | None) -> Iterator[None]:
         yield
     except apsw.Error as error:
         raise translate(error, path) from error
+    except UnicodeEncodeError as error:
+        raise no_text(error) from error
 
 
 def translate(error: apsw.Error, path: str | None) -> WindlassError:

@@ -44,7 +44,7 @@ __all__ = ["FOREIGN", "FOREIGN_ADVICE", "Endings", "SqliteCore", "foreign_handle
 T = TypeVar("T")
 log = logging.getLogger("windlass.engine")
 
-FOREIGN: Final = "another SQLite library in this process has {path} open; two of them on one file void its locks"
+FOREIGN: Final = "another SQLite library in this process has {path} open; two of them on one file break its locks"
 FOREIGN_ADVICE: Final = "keep the job database in its own file, or open it through apsw or app.transaction()"
 
 

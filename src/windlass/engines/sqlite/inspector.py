@@ -12,13 +12,15 @@ from typing import Any, Final
 import apsw
 import msgspec
 
-from windlass.engines.base import Finding
+from windlass.engines.base import REPAIR, Finding
 from windlass.engines.sqlite.bounds import merged, meter_of, set_limit, set_rate
 from windlass.engines.sqlite.claim import read_tags
+from windlass.engines.sqlite.connection import translated
 from windlass.engines.sqlite.core import FOREIGN, FOREIGN_ADVICE, SqliteCore, foreign_handle
 from windlass.engines.sqlite.flow import read_flow
 from windlass.engines.sqlite.guards import as_guards
 from windlass.engines.sqlite.totals import add_total
+from windlass.engines.sqlite.upkeep import release_strays
 from windlass.errors import ConfigError
 from windlass.model import (
     Action,
@@ -287,7 +289,7 @@ class SqliteInspector(SqliteCore):
                     return False
                 endings.wait(seen, min(remaining, LOOK_AGAIN))
 
-    def doctor(self) -> list[Finding]:
+    def doctor(self, repair: bool = False) -> list[Finding]:
         findings = [Finding("sqlite", "ok", f"SQLite {apsw.sqlite_lib_version()} through apsw {apsw.apsw_version()}")]
         damage = [str(line) for (line,) in self._ask(lambda db: db.execute("PRAGMA integrity_check(5)").fetchall())]
         if damage == ["ok"]:
@@ -298,18 +300,23 @@ class SqliteInspector(SqliteCore):
                     "integrity", "error", "; ".join(damage), "restore a backup, or salvage it with SQLite's .recover"
                 )
             )
-        strays = self._ask(lambda db: db.execute(self._q(STRAYS)).fetchone())
-        if strays and strays[0]:
-            findings.append(
-                Finding(
-                    "orphans", "warning", f"{strays[0]} running jobs have no worker", "any live worker releases them"
-                )
-            )
-        else:
-            findings.append(Finding("orphans", "ok", "every running job has a registered worker"))
+        findings.append(self._strays(repair))
         if self.path is not None and foreign_handle(self.path):
             findings.append(Finding("handles", "error", FOREIGN.format(path=self.path), FOREIGN_ADVICE))
         return findings
+
+    def _strays(self, repair: bool) -> Finding:
+        row = self._ask(lambda db: db.execute(self._q(STRAYS)).fetchone())
+        strays = int(row[0]) if row else 0
+        if strays == 0:
+            return Finding("orphans", "ok", "every running job has a registered worker")
+        what = "1 running job has no worker" if strays == 1 else f"{strays} running jobs have no worker"
+        if not repair:
+            return Finding("orphans", "error", what, f"release them: `{REPAIR}`; any live worker does it too")
+        now = self._clock.wall_ms()
+        released = self._write(lambda db: release_strays(db, self._q, now, self._rules), durable=True)
+        self._ready.touch()
+        return Finding("orphans", "warning", f"{what}; {released} released just now")
 
 
 def condition(where: JobFilter) -> tuple[str, list[object]]:
@@ -317,6 +324,8 @@ def condition(where: JobFilter) -> tuple[str, list[object]]:
     # The state is written out: a partial index is of no use to a condition that is known only when it is run.
     clauses = ["true" if where.state is None else f"state = '{where.state.value}'"]
     bindings: list[object] = []
+    with translated(None):
+        ids = None if where.ids is None else encode(where.ids).decode()
     for clause, value in (
         ("name = ?", where.name),
         ("queue = ?", where.queue),
@@ -327,7 +336,7 @@ def condition(where: JobFilter) -> tuple[str, list[object]]:
         ("EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)", where.tag),
         ("coalesce(fingerprint, 'unknown') = ? AND state = 'dead'", where.group),
         (f"? IN (error_type, {LAST_PART})", where.error),
-        ("id IN (SELECT value FROM json_each(?))", None if where.ids is None else encode(where.ids).decode()),
+        ("id IN (SELECT value FROM json_each(?))", ids),
     ):
         if value is not None:
             clauses.append(clause)

@@ -24,7 +24,7 @@ encode = msgspec.json.Encoder().encode
 
 # The common end, and nothing else: a result and two times.
 DONE: Final = """
-UPDATE "windlass_jobs" SET state = 'done', attempt = attempt + 1, worker = NULL, cancel = 0,
+UPDATE "windlass_jobs" SET state = 'done', attempt = attempt + 1, worker = NULL, cancel = 0, reason = NULL,
     finished_at = ?1, purge_at = ?1 + ended.keep, result = ended.result
 FROM (SELECT value ->> 0 AS id, value ->> 1 AS fence, value ->> 2 AS keep, value ->> 3 AS result FROM json_each(?2))
     AS ended

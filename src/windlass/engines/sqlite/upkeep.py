@@ -203,6 +203,15 @@ def interrupt(db: apsw.Connection, q: Sql, worker: str, now: int, rules: Rules) 
     return ids_in(ended, "ready"), died
 
 
+def release_strays(db: apsw.Connection, q: Sql, now: int, rules: Rules) -> int:
+    """Make the running jobs of workers that are not registered ready again, at no cost to them; give how many."""
+    free = msgspec.structs.replace(rules, max_interruptions=FOREVER)
+    workers = [str(id) for (id,) in db.execute(q(OWNERLESS), (-1,))]
+    released = [job for worker in workers for job in interrupt(db, q, worker, now, free)[0]]
+    add_total(db, q, "recovered", len(released))
+    return len(released)
+
+
 def bury(
     db: apsw.Connection, q: Sql, worker: str, started: Sequence[int], error: str, now: int, rules: Rules
 ) -> Buried:

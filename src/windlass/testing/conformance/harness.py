@@ -120,6 +120,7 @@ def info(worker: str, group: str = "g1") -> WorkerInfo:
         started_at=1_700_000_000_000,
         pools=(PoolInfo("critical", "critical", ("critical", "urgent-*"), threads=2, async_slots=2),),
         work=(QueueWork("critical", ended=7, busy_ms=900),),
+        supervisor_pid=4200,
     )
 
 

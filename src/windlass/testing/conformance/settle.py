@@ -73,6 +73,18 @@ class SettleSuite:
         again = take_one(store)
         assert (again.attempt, again.snoozes) == (1, 1)
 
+    @pytest.mark.parametrize("kind", [Kind.RETRY, Kind.SNOOZE, Kind.RELEASE])
+    @pytest.mark.parametrize("result", [None, "1"])
+    def test_a_done_job_no_longer_has_the_reason_it_waited_for(
+        self, harness: Harness, kind: Kind, result: str | None
+    ) -> None:
+        store = harness.engine
+        (lease,) = leased(harness, "a")
+        assert store.settle([ended(lease, kind, reason="the bank is closed")]) == [APPLIED]
+        assert row_of(store, "a").reason == "the bank is closed"
+        assert store.settle([ended(take_one(store), Kind.DONE, result=result)]) == [APPLIED]
+        assert row_of(store, "a").reason is None
+
     @pytest.mark.parametrize("kind", [Kind.RETRY, Kind.SNOOZE, Kind.CRASH])
     def test_without_a_delay_a_job_can_be_claimed_at_once(self, harness: Harness, kind: Kind) -> None:
         """Choice: whether it waits as ready or as due meanwhile is the engine's own business."""

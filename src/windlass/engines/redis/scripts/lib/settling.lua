@@ -50,7 +50,7 @@ local function end_attempt(id, job, spec, place)
   job[ATTEMPT] = job[ATTEMPT] + spec.used
   if result then hset(RESULT, id, result) end
   if error then add_error(id, error) end
-  if reason then hset(REASON, id, reason) elseif spec.kind ~= 'done' then hdel(REASON, id) end
+  if reason then hset(REASON, id, reason) else hdel(REASON, id) end
   if spec.total then total(spec.total, 1) end
   if spec.ends then
     finish(id, job, spec.ends, spec.keep)
@@ -92,6 +92,7 @@ local function end_done(id, record, spec, fence, tails)
   local number = struct.unpack('>I4', attempt)
   hset(REC, id, spec.done .. struct.pack('>I4', number + 1) .. sub(record, bCRASHES, bFINISHED - 1) .. spec.times
     .. sub(record, bRUN_AT, known.kept) .. fence)
+  hdel(REASON, id) -- why it once waited; most often there is no such hash at all
   zrem(RUNNING, known.owner .. id)
   local list = known.list
   local n = #list
