@@ -173,6 +173,7 @@ class JobContext:
     @property
     def log(self) -> JobLog:
         """The logger ``windlass.job`` with this run's id, name and attempt."""
+        logger.disabled = False  # by ``logging.config``, which does that to every logger it is not told of
         if self._log is None:
             self._log = JobLog(logger, {"job_id": self.id, "job_name": self.name, "attempt": self.attempt})
         return self._log

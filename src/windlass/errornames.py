@@ -11,16 +11,16 @@ from __future__ import annotations
 import builtins
 import importlib
 import importlib.util
-import logging
 import sys
 from types import ModuleType
 
 from windlass.errors import ConfigError, WindlassError
+from windlass.logs import Log
 from windlass.units import nearest
 
 __all__ = ["NamedError", "NotYet", "resolve"]
 
-log = logging.getLogger("windlass.job")
+log = Log("windlass.job")
 
 
 class NotYet(WindlassError):

@@ -6,16 +6,19 @@ the application's parts, because nothing below row 5 knows the application.
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
+import threading
 
 import msgspec
 
+from windlass import logs
 from windlass.app import Windlass
 from windlass.cli.loading import load_app
 from windlass.cli.logs import configure_logs
 from windlass.errors import ConfigError, WindlassError
-from windlass.settings import Settings, mask_url
+from windlass.settings import Settings, load_settings, mask_url
 from windlass.worker import children, wire
 from windlass.worker.children import ChildHost, serve_child
 from windlass.worker.execute import prepare
@@ -36,6 +39,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     launch = decode_launch(wire.receive(control))
     try:
+        configure_logs(load_settings().settings, launch.log_level)  # for what is said while the application is imported
         app = load_app(launch.app)
         settings = settings_for(app, launch)
         crews = lay_out(settings, launch.queues, launch.strict, launch.pools)
@@ -54,12 +58,15 @@ def main() -> None:
     except WindlassError as error:
         wire.send(control, encode(Failed(str(error), 2)))
         return
-    configure_logs(settings.log_format, launch.log_level)
+    configure_logs(settings, launch.log_level)
+    logs.ask_root()
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a reader of our log or a store that goes away must not end us
     durability = "" if engine.durability == "unknown" else f" ({engine.durability})"  # a server says it when asked
     notes = [
         f"{engine.name} {engine.target}{durability}, url from {app.loaded.origin['url']}",
         f"{len(app.registry)} jobs of {launch.app}, {'; '.join(map(str, crews))}",
         *app.loaded.warnings,
+        *lost_threads(launch.app),
     ]
     wire.send(control, encode(Hello(settings, crews, tuple(notes))))
 
@@ -87,17 +94,32 @@ def main() -> None:
             on_control=lambda word: line.send(Asked(word)),
             hooks=app.hooks,
         )
-        return serve_worker(worker, line)
+        logs.relay()
+        code = serve_worker(worker, line)
+        logs.close()
+        return code
 
     def lookup(name: str) -> Prepared | None:
         spec = app.registry.find(name)
         return None if spec is None else prepare(spec, app.middlewares, app.registry.circuits)
 
     def run_child(sock: socket.socket) -> int:
+        logs.relay()
         serve_child(ChildHost(app.engine, app.clock, settings, app.events, children.Line(sock)), lookup)
         return 0
 
     Zygote(control, run_worker, run_child).serve()
+
+
+def lost_threads(app: str) -> list[str]:
+    """What to say of threads that the application started while it was imported."""
+    names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if not (names := [name for name in names if not name.startswith("windlass")]):
+        return []
+    return [
+        f"importing {app} started threads ({', '.join(names)}); worker processes are forks and do not have them. Start "
+        "them in a handler of windlass.events.WorkerStarted instead; a QueueListener of logging is one of these"
+    ]
 
 
 def check_memory(app: Windlass, settings: Settings, launch: Launch) -> None:
@@ -120,6 +142,7 @@ def settings_for(app: Windlass, launch: Launch) -> Settings:
         "max_jobs": launch.max_jobs,
         "max_memory": launch.max_memory,
         "shutdown_timeout": launch.shutdown_timeout,
+        "quiet_jobs": launch.quiet_jobs,
     }
     return msgspec.structs.replace(app.settings, **{key: value for key, value in changes.items() if value is not None})
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import secrets
 import threading
 import time
@@ -40,6 +39,7 @@ from windlass.errors import (
 from windlass.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, Events
 from windlass.guards.verdict import Kinds, Verdict, is_any, reason_of, retry_after_ms
 from windlass.handle import hop
+from windlass.logs import Log
 from windlass.model import CircuitPolicy, CircuitRow, LeaseRef, Tally
 from windlass.units import duration_ms, format_duration
 
@@ -54,7 +54,7 @@ FLUSH_FAILURES: Final = 0.02  # seconds that failures are collected
 FLUSH: Final = 0.5  # seconds that successes are collected
 PROBE_LEASE_MS: Final = 60_000  # how long a probe that is no job may take until it counts as vanished
 
-logger = logging.getLogger("windlass.circuits")
+logger = Log("windlass.circuits")
 
 
 @dataclass(frozen=True, slots=True)

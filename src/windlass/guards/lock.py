@@ -8,7 +8,6 @@ whether or not somebody has taken the lock since.
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import socket
@@ -23,6 +22,7 @@ from windlass.context import current_job
 from windlass.engines.base import Coordinator
 from windlass.errors import ConfigError, EngineError, GuardUnavailable, LockBusy, LockLost, NotInJob
 from windlass.handle import hop, own_thread
+from windlass.logs import Log
 from windlass.units import format_duration
 
 __all__ = ["Lock", "LockKeeper"]
@@ -30,7 +30,7 @@ __all__ = ["Lock", "LockKeeper"]
 WAIT_SLICE: Final = 1.0  # seconds; a lost wake-up delays a waiter by that much at most
 PLACE_MS: Final = 3_000  # how long a place in the line is kept for a waiter that does not ask again
 
-logger = logging.getLogger("windlass.locks")
+logger = Log("windlass.locks")
 
 
 class LockKeeper:

@@ -6,7 +6,6 @@ one after another. The thread starts with the first moment. An orderly end waits
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterable
 from queue import SimpleQueue
@@ -16,12 +15,13 @@ from windlass.errors import EngineError
 from windlass.events import Events, JobDead
 from windlass.handle import Reader
 from windlass.hooks import Hooks, Moment
+from windlass.logs import Log
 from windlass.model import State
 from windlass.registry import Registry
 
 __all__ = ["HookThread"]
 
-log = logging.getLogger("windlass.hooks")
+log = Log("windlass.hooks")
 
 FAREWELL = 5.0  # seconds an orderly end waits for hooks that are owed
 

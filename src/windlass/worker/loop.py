@@ -8,7 +8,6 @@ left something behind in its task (a context variable, a cancel) takes the task 
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections import deque
@@ -16,11 +15,12 @@ from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import cast
 
+from windlass.logs import Log
 from windlass.worker.run import JobRun
 
 __all__ = ["Loop", "LoopThread"]
 
-log = logging.getLogger("windlass.worker")
+log = Log("windlass.worker")
 
 TURN = 0.001  # seconds a slot may go through short jobs before it lets the other tasks run
 

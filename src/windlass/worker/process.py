@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import logging
+import io
 import signal
 import socket
-import sys
 import threading
 
+from windlass import logs
 from windlass.errors import EngineError, EngineUnusable
 from windlass.events import WorkerCrashed
 from windlass.hooks import Moment
+from windlass.logs import Log
 from windlass.worker import wire
 from windlass.worker.messages import Alone, Asked, Born, Bye, Command, Ended, Full, Ready, decode_to_child, encode
 from windlass.worker.worker import Worker
 
 __all__ = ["Line", "serve_worker"]
 
-log = logging.getLogger("windlass.worker")
+log = Log("windlass.worker")
 
 WAIT_FIRST = 0.5  # seconds before the second try to reach an engine that is away; doubles up to WAIT_MOST
 WAIT_MOST = 5.0
@@ -129,10 +130,10 @@ def listen(worker: Worker, line: Line, ended: threading.Event) -> None:
 
 def dump(worker: Worker) -> None:
     """Write what runs, and the stack of every thread and coroutine, to stderr."""
-    print(f"worker {worker.info.id} pid {worker.info.pid} runs:", file=sys.stderr)  # noqa: T201
-    for text in worker.dump() or ["nothing"]:
-        print(f"  {text}", file=sys.stderr)  # noqa: T201
-    sys.stderr.flush()
-    faulthandler.dump_traceback(all_threads=True)
+    text = io.StringIO()  # not sys.stderr, which the application may have closed
+    text.write(f"worker {worker.info.id} pid {worker.info.pid} runs:\n")
+    text.writelines(f"  {line}\n" for line in worker.dump() or ["nothing"])
     for task in worker.tasks():
-        task.print_stack(file=sys.stderr)
+        task.print_stack(file=text)
+    logs.write(text.getvalue())
+    faulthandler.dump_traceback(logs.own_stderr(), all_threads=True)

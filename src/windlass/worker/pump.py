@@ -21,7 +21,6 @@ would be right to claim.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from typing import Protocol
 
 from windlass.engines.base import Store
 from windlass.errors import EngineError
+from windlass.logs import Log
 from windlass.model import Claimed, Outcome, Progress, Settled, Want
 from windlass.queues import bounds_of
 from windlass.settings import Settings
@@ -40,7 +40,7 @@ from windlass.worker.settler import Settler
 
 __all__ = ["Pump", "Slots"]
 
-log = logging.getLogger("windlass.worker")
+log = Log("windlass.worker")
 
 AHEAD = 0.1  # seconds of work to hold beyond the free slots
 AHEAD_ORDERED = 0.02  # the same, where queues are not all alike

@@ -10,7 +10,6 @@ delay left behind is caught up for ``CATCH_UP`` seconds' worth at most, so a sta
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from typing import Final
@@ -19,12 +18,13 @@ from msgspec.structs import replace
 
 from windlass.engines.base import Store, Versioned
 from windlass.errors import EngineError
+from windlass.logs import Log
 from windlass.model import LeaseRef
 from windlass.redrive import DONE, PREFIX, RUNNING, Operation, find, save
 
 __all__ = ["Redriver"]
 
-log = logging.getLogger("windlass.worker")
+log = Log("windlass.worker")
 
 STEP: Final = 0.25  # seconds between two steps of an operation of ours
 WATCH: Final = 1.0  # seconds between two looks at those of others

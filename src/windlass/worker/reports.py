@@ -14,7 +14,6 @@ This must not decide what happens to a process, and calls no hooks: it knows no 
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 import threading
 from collections import deque
@@ -26,6 +25,7 @@ from windlass.codec import Origin
 from windlass.engines.base import Store
 from windlass.engines.url import connect, rules_of
 from windlass.errors import EngineError, EngineUnusable
+from windlass.logs import Log
 from windlass.model import Kind, Outcome, Settled, WorkerInfo
 from windlass.settings import Settings
 from windlass.worker.children import ProcessDied, crash_error
@@ -34,7 +34,7 @@ from windlass.worker.messages import Alone, Ended
 
 __all__ = ["Reports"]
 
-log = logging.getLogger("windlass.supervisor")
+log = Log("windlass.supervisor")
 
 STORE_RETRY = 1.0  # seconds between tries to tell the store
 CLOSING = 0.5  # seconds for the thread to end when it has nothing to do

@@ -15,7 +15,6 @@ for the store either: ``reports`` does. It keeps three promises:
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import selectors
 import signal
@@ -28,6 +27,7 @@ import msgspec
 
 from windlass.clock import Clock, SystemClock
 from windlass.errors import EngineUnavailable
+from windlass.logs import Log
 from windlass.settings import Settings
 from windlass.stats import measure
 from windlass.worker import health, wire
@@ -60,7 +60,7 @@ from windlass.worker.slots import SlotTable
 
 __all__ = ["Supervisor"]
 
-log = logging.getLogger("windlass.supervisor")
+log = Log("windlass.supervisor")
 
 ECHO = 0.002  # seconds: who signals a process and its group at once, as timeout(1) does, means one signal
 KILL_AFTER = 2.0  # seconds past the grace until what still lives is killed
@@ -83,8 +83,13 @@ class Supervisor:
         clock: Clock | None = None,
         http: tuple[str, int] | None = None,
         reload: bool = False,
+        on_settings: Callable[[Settings], None] = lambda _: None,
     ) -> None:
-        """``http``: where to answer ``/livez`` and ``/readyz``; ``reload``: restart when source files change."""
+        """``http``: where to answer ``/livez`` and ``/readyz``; ``reload``: restart when source files change.
+
+        ``on_settings`` is called with the settings of the application whenever it has been loaded.
+        """
+        self._on_settings = on_settings
         self._launch = launch
         self._http = http
         self._probe: Probe | None = None
@@ -211,6 +216,7 @@ class Supervisor:
 
     def _loaded(self, generation: Generation, hello: Hello) -> None:
         generation.hello = hello
+        self._on_settings(hello.settings)
         if self._stopping:
             return
         for note in hello.notes:
