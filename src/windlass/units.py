@@ -206,12 +206,12 @@ def format_duration(ms: int) -> str:
 
 def show_duration(ms: float) -> str:
     """Write a length of time as people do: ``0.8 ms``, ``12.3 s``, ``8 min 26 s``, ``3 h 20 min``. Rounded."""
-    if ms < 999.5:
-        if ms <= 0:
-            return f"-{show_duration(-ms)}" if ms else "0 s"
-        return f"{_decimal(ms, 2 if ms < 1 else 1 if ms < 99.95 else 0)} ms"
+    if 0 < ms < 999.5:
+        return f"{ms:.3g} ms"
+    if ms <= 0:
+        return f"-{show_duration(-ms)}" if ms else "0 s"
     if ms < 59_950:
-        return f"{_decimal(ms / 1_000, 1)} s"
+        return f"{ms / 1_000:.3g} s"
     if (seconds := round(ms / 1_000)) < 3_600:
         return _parts(seconds, 60, "min", "s")
     if (minutes := round(ms / 60_000)) < 1_440:
@@ -222,11 +222,6 @@ def show_duration(ms: float) -> str:
 def _parts(count: int, size: int, unit: str, part: str) -> str:
     whole, rest = divmod(count, size)
     return f"{whole} {unit} {rest} {part}" if rest else f"{whole} {unit}"
-
-
-def _decimal(number: float, digits: int) -> str:
-    text = f"{number:.{digits}f}"
-    return text.rstrip("0").rstrip(".") if digits else text
 
 
 def check_name(text: object, what: str) -> str:

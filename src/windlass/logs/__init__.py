@@ -78,6 +78,12 @@ class Log:
         voice = State.voice
         return (voice is not None and voice.wants(self.name, level)) or self._logger.isEnabledFor(level)
 
+    @property
+    def reads_fields(self) -> bool:
+        """Whether the fields of an entry are of use, or its message says it all."""
+        voice, relay = State.voice, State.relay
+        return voice is None or voice.reads_fields or (relay is not None and relay.hears(self._logger))
+
     def tell(self, entries: Sequence[Entry]) -> None:
         """Say several things with one write."""
         voice, relay = State.voice, State.relay

@@ -24,9 +24,8 @@ __all__ = ["Entry", "Voice", "printable"]
 
 CONTEXT: Final = ("job_id", "job_name", "attempt")  # what ctx.log adds to a record
 UNSHOWN: Final = "<a message that cannot be shown>"
-LEVELS: Final = {
-    number: name for name, number in logging.getLevelNamesMapping().items() if name not in ("WARN", "FATAL")
-}
+LEVELS: Final = {10: "debug", 20: "info", 30: "warning", 40: "error", 50: "critical"}
+LABELS: Final = {number: f"{name.upper():<7}" for number, name in LEVELS.items()}
 
 
 class Entry(Struct, frozen=True, gc=False):
@@ -54,6 +53,7 @@ class Voice:
         self._outlet = outlet
         self._levels = levels
         self._form: Form = {"json": as_json, "logfmt": as_logfmt}.get(form, as_text)
+        self.reads_fields = self._form is not as_text
         self._encoding = "utf-8" if form == "json" else stderr_encoding()
 
     def wants(self, name: str, level: int) -> bool:
@@ -87,7 +87,7 @@ class Voice:
 
 def as_text(level: int, stamp: str, pid: int, _name: str, message: str, _fields: Fields, error: str | None) -> str:
     """For people: time, level, process, message."""
-    line = f"{stamp} {LEVELS.get(level, level):<7} {pid} {message if message.isprintable() else printable(message)}\n"
+    line = f"{stamp} {LABELS.get(level) or level} {pid} {message if message.isprintable() else printable(message)}\n"
     return line if error is None else line + "".join(f"    {printable(each)}\n" for each in error.splitlines())
 
 
@@ -107,7 +107,7 @@ def facts(
 ) -> dict[str, object]:
     """What a machine reads."""
     found: dict[str, object] = {
-        "ts": stamp, "level": str(LEVELS.get(level, level)).lower(), "pid": pid, "logger": name,
+        "ts": stamp, "level": LEVELS.get(level) or str(level), "pid": pid, "logger": name,
         "message": clean(message),
     }  # fmt: skip
     if fields:
@@ -153,16 +153,21 @@ def trace(error: BaseException) -> str:
         return "<the traceback cannot be shown: formatting fails>"
 
 
-second = (0, "")
+last = (0, 0, "", "")
 
 
 def stamp(at: float) -> str:
     """An instant as ISO 8601 in UTC with milliseconds."""
-    global second  # the last one, with its text: one assignment, so no lock
-    whole = int(at)
-    if (known := second)[0] != whole:
-        second = known = (whole, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)))
-    return f"{known[1]}.{int((at - whole) * 1_000):03d}+00:00"
+    global last  # instant, second, and their texts, for the next of the same: one assignment, so no lock
+    ms = int(at * 1_000)
+    before, second, to_second, text = last
+    if ms != before:
+        whole, rest = divmod(ms, 1_000)
+        if whole != second:
+            to_second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+        text = f"{to_second}.{rest:03d}+00:00"
+        last = (ms, whole, to_second, text)
+    return text
 
 
 def stderr_encoding() -> str:

@@ -44,7 +44,10 @@ class Relay:
         try:
             logger.disabled = False  # ``logging.config`` does that to all it is not told of; a level says what is meant
             heard = [each for each in entries if logger.isEnabledFor(each.level)]
-            if not heard or (self._aloud and heard[0].level < logging.WARNING and not any(listeners(logger))):
+            if heard and self._aloud and not self.hears(logger):
+                # Whoever listens in without a handler, such as a collector of errors, wants those alone.
+                heard = [each for each in heard if each.level >= logging.WARNING]
+            if not heard:
                 return
             for each in heard:
                 if self._queue.qsize() >= MOST:
@@ -54,6 +57,10 @@ class Relay:
             self._start()
         except BaseException:  # noqa: BLE001 - a class, factory or property of the application; we have said it
             self._complain()
+
+    def hears(self, logger: logging.Logger) -> bool:
+        """Whether the application has a handler for what this logger says."""
+        return not self._aloud or any(True for _ in listeners(logger))
 
     def close(self) -> None:
         """Wait a moment for what is queued, and let every handler write what it holds back."""

@@ -52,58 +52,65 @@ class Endings:
             runs = [run for run in runs if not is_plain(run.outcome)]
         if not runs:
             return
-        # All of them ended within the last moment: two readings of the clocks place each of them.
-        wall, boot_ns = time.time(), time.monotonic_ns()
-        engine_ms = self._clock.wall_ms()
+        # All of them ended within the last moment: one reading of each clock places them.
+        wall, boot_ns, engine_ms = time.time(), time.monotonic_ns(), self._clock.wall_ms()
+        with_fields = log.reads_fields
         entries = []
         for run in runs:
-            ago_ns = boot_ns - run.ended_ns
-            wait_ms = engine_ms - (ago_ns + run.took_ns) / 1e6 - run.lease.run_at
-            entry = ending(run.lease, run.outcome, run, run.took_ns / 1e6, max(wait_ms, 0.0), wall - ago_ns / 1e9)
-            if not (self._quiet and entry.level < logging.WARNING):
-                entries.append(entry)
-        log.tell(entries)
+            lease, took_ms, ago_ms = run.lease, run.took_ns / 1e6, (boot_ns - run.ended_ns) / 1e6
+            waited_ms = engine_ms - ago_ms - took_ms - lease.run_at
+            entries.append(ending(lease, run.outcome, run, took_ms, waited_ms, wall - ago_ms / 1e3, with_fields))
+        self._say(entries)
 
     def tell_one(self, lease: Lease, outcome: Outcome, run: JobRun | None = None) -> None:
         """Say how a job ended that did not run here to its end."""
         took_ms = 0.0 if run is None or not run.began_ns else (time.monotonic_ns() - run.began_ns) / 1e6
-        wait_ms = max(self._clock.wall_ms() - took_ms - lease.run_at, 0.0)
-        entry = ending(lease, outcome, run, took_ms, wait_ms, time.time())
-        if not (self._quiet and entry.level < logging.WARNING):
-            log.tell((entry,))
+        waited_ms = self._clock.wall_ms() - took_ms - lease.run_at
+        self._say([ending(lease, outcome, run, took_ms, waited_ms, time.time(), log.reads_fields)])
+
+    def _say(self, entries: list[Entry]) -> None:
+        log.tell([each for each in entries if each.level >= logging.WARNING] if self._quiet else entries)
 
 
 def ending(
-    lease: Lease, outcome: Outcome | None, run: JobRun | None, took_ms: float, wait_ms: float, at: float
+    lease: Lease,
+    outcome: Outcome | None,
+    run: JobRun | None,
+    took_ms: float,
+    waited_ms: float,
+    at: float,
+    with_fields: bool,
 ) -> Entry:
     """The entry of one job's end."""
-    took, waited = show_duration(took_ms), show_duration(wait_ms)
+    if waited_ms < 0.0:
+        waited_ms = 0.0  # clocks of several machines
+    took, waited = show_duration(took_ms), show_duration(waited_ms)
+    if is_plain(outcome):
+        level, word = logging.INFO, "done"
+        text = f"job {lease.name} {lease.id} is done in {took} (attempt {lease.attempt}, waited {waited})"
+    else:
+        assert outcome is not None
+        level, word, what = verdict(lease, outcome, run)
+        text = f"job {lease.name} {lease.id} {what} (took {took}, waited {waited})"
+    if not with_fields:
+        return Entry(level, at, text)
     fields: dict[str, object] = {
         "event": "job_ended",
         "job_id": lease.id,
         "job_name": lease.name,
         "queue": lease.queue,
-        "outcome": "done",
+        "outcome": word,
         "attempt": lease.attempt,
-        "duration": round(took_ms / 1_000, 6),
-        "wait": round(wait_ms / 1_000, 3),
+        "duration": int(took_ms * 1_000) / 1e6,  # seconds to the microsecond; round() costs more than the rest
+        "wait": int(waited_ms) / 1e3,
     }
-    if outcome is None or is_plain(outcome):
-        return Entry(
-            logging.INFO,
-            at,
-            f"job {lease.name} {lease.id} is done in {took} (attempt {lease.attempt}, waited {waited})",
-            (),
-            fields,
-        )
-    level, fields["outcome"], what = verdict(lease, outcome, run)
-    if outcome.kind is Kind.RETRY or outcome.kind is Kind.SNOOZE:
-        fields["retry_in"] = outcome.delay_ms / 1_000
-    if outcome.error is not None:
-        fields["error"] = error_of(outcome)
-    if outcome.reason is not None:
-        fields["reason"] = outcome.reason
-    text = f"job {lease.name} {lease.id} {what} (took {took}, waited {waited})"
+    if outcome is not None:
+        if outcome.kind is Kind.RETRY or outcome.kind is Kind.SNOOZE:
+            fields["retry_in"] = outcome.delay_ms / 1e3
+        if outcome.error is not None:
+            fields["error"] = error_of(outcome)
+        if outcome.reason is not None:
+            fields["reason"] = outcome.reason
     return Entry(level, at, text, (), fields)
 
 
