@@ -52,7 +52,6 @@ class Log:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._logger = logging.getLogger(name)
 
     def debug(self, message: str, *args: object) -> None:
         self._say(logging.DEBUG, message, args)
@@ -75,14 +74,17 @@ class Log:
 
     def wants(self, level: int) -> bool:
         """Whether anybody would see an entry of this level; ask before building many."""
-        voice = State.voice
-        return (voice is not None and voice.wants(self.name, level)) or self._logger.isEnabledFor(level)
+        voice, relay = State.voice, State.relay
+        if voice is None and relay is None:
+            return logging.getLogger(self.name).isEnabledFor(level)
+        return (voice is not None and voice.wants(self.name, level)) or (
+            relay is not None and relay.hears(self.name, level)
+        )
 
-    @property
-    def reads_fields(self) -> bool:
+    def reads_fields(self, level: int) -> bool:
         """Whether the fields of an entry are of use, or its message says it all."""
         voice, relay = State.voice, State.relay
-        return voice is None or voice.reads_fields or (relay is not None and relay.hears(self._logger))
+        return voice is None or voice.reads_fields or (relay is not None and relay.hears(self.name, level))
 
     def tell(self, entries: Sequence[Entry]) -> None:
         """Say several things with one write."""
@@ -90,12 +92,11 @@ class Log:
         if voice is not None:
             voice.say(self.name, entries)
         if relay is not None:
-            relay.pass_on(self._logger, entries)
+            relay.pass_on(self.name, entries)
         elif voice is None:
+            logger = logging.getLogger(self.name)
             for each in entries:
-                self._logger.log(
-                    each.level, each.message, *each.args, exc_info=each.error, extra=each.fields, stacklevel=4
-                )
+                logger.log(each.level, each.message, *each.args, exc_info=each.error, extra=each.fields, stacklevel=4)
 
     def _say(self, level: int, message: str, args: tuple[object, ...], error: BaseException | None = None) -> None:
         self.tell((Entry(level, time.time(), message, args, None, error),))

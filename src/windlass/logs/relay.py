@@ -39,28 +39,32 @@ class Relay:
         self._dropped = 0
         self._failed = False
 
-    def pass_on(self, logger: logging.Logger, entries: Sequence[Entry]) -> None:
+    def pass_on(self, name: str, entries: Sequence[Entry]) -> None:
         """Queue what the application's configuration lets through. *Never blocks, never raises.*"""
         try:
-            logger.disabled = False  # ``logging.config`` does that to all it is not told of; a level says what is meant
-            heard = [each for each in entries if logger.isEnabledFor(each.level)]
-            if heard and self._aloud and not self.hears(logger):
+            logger = logger_of(name)
+            aside = self._aloud and not any(True for _ in listeners(logger))
+            for each in entries:
                 # Whoever listens in without a handler, such as a collector of errors, wants those alone.
-                heard = [each for each in heard if each.level >= logging.WARNING]
-            if not heard:
-                return
-            for each in heard:
+                if (aside and each.level < logging.WARNING) or not logger.isEnabledFor(each.level):
+                    continue
                 if self._queue.qsize() >= MOST:
                     self._dropped += 1
                 else:
                     self._queue.put((logger, record_of(logger, each)))
-            self._start()
+            if self._thread is None and not self._queue.empty():
+                self._start()
         except BaseException:  # noqa: BLE001 - a class, factory or property of the application; we have said it
             self._complain()
 
-    def hears(self, logger: logging.Logger) -> bool:
-        """Whether the application has a handler for what this logger says."""
-        return not self._aloud or any(True for _ in listeners(logger))
+    def hears(self, name: str, level: int) -> bool:
+        """Whether the application's configuration lets a level through to some handler. *Never raises.*"""
+        try:
+            logger = logger_of(name)
+            return logger.isEnabledFor(level) and (not self._aloud or any(True for _ in listeners(logger)))
+        except BaseException:  # noqa: BLE001 - the same
+            self._complain()
+            return False
 
     def close(self) -> None:
         """Wait a moment for what is queued, and let every handler write what it holds back."""
@@ -106,6 +110,13 @@ class Relay:
             self._failed = True
             error = sys.exc_info()[1]
             self._say(f"a log handler of the application failed ({type(error).__name__}); this is said once")
+
+
+def logger_of(name: str) -> logging.Logger:
+    """A logger that hears: ``logging.config`` disables all it is not told of, and nobody means that. A level does."""
+    logger = logging.getLogger(name)
+    logger.disabled = False
+    return logger
 
 
 def record_of(logger: logging.Logger, entry: Entry) -> logging.LogRecord:

@@ -54,7 +54,7 @@ class Endings:
             return
         # All of them ended within the last moment: one reading of each clock places them.
         wall, boot_ns, engine_ms = time.time(), time.monotonic_ns(), self._clock.wall_ms()
-        with_fields = log.reads_fields
+        with_fields = log.reads_fields(logging.INFO)
         entries = []
         for run in runs:
             lease, took_ms, ago_ms = run.lease, run.took_ns / 1e6, (boot_ns - run.ended_ns) / 1e6
@@ -66,7 +66,7 @@ class Endings:
         """Say how a job ended that did not run here to its end."""
         took_ms = 0.0 if run is None or not run.began_ns else (time.monotonic_ns() - run.began_ns) / 1e6
         waited_ms = self._clock.wall_ms() - took_ms - lease.run_at
-        self._say([ending(lease, outcome, run, took_ms, waited_ms, time.time(), log.reads_fields)])
+        self._say([ending(lease, outcome, run, took_ms, waited_ms, time.time(), True)])
 
     def _say(self, entries: list[Entry]) -> None:
         log.tell([each for each in entries if each.level >= logging.WARNING] if self._quiet else entries)
@@ -85,14 +85,14 @@ def ending(
     if waited_ms < 0.0:
         waited_ms = 0.0  # clocks of several machines
     took, waited = show_duration(took_ms), show_duration(waited_ms)
-    if is_plain(outcome):
+    if plain := is_plain(outcome):
         level, word = logging.INFO, "done"
         text = f"job {lease.name} {lease.id} is done in {took} (attempt {lease.attempt}, waited {waited})"
     else:
         assert outcome is not None
         level, word, what = verdict(lease, outcome, run)
         text = f"job {lease.name} {lease.id} {what} (took {took}, waited {waited})"
-    if not with_fields:
+    if plain and not with_fields:
         return Entry(level, at, text)
     fields: dict[str, object] = {
         "event": "job_ended",
