@@ -94,7 +94,7 @@ def main() -> None:
             on_control=lambda word: line.send(Asked(word)),
             hooks=app.hooks,
         )
-        logs.relay()
+        logs.start_relay()
         code = serve_worker(worker, line)
         logs.close()
         return code
@@ -104,7 +104,7 @@ def main() -> None:
         return None if spec is None else prepare(spec, app.middlewares, app.registry.circuits)
 
     def run_child(sock: socket.socket) -> int:
-        logs.relay()
+        logs.start_relay()
         serve_child(ChildHost(app.engine, app.clock, settings, app.events, children.Line(sock)), lookup)
         return 0
 

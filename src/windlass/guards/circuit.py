@@ -41,7 +41,7 @@ from windlass.guards.verdict import Kinds, Verdict, is_any, reason_of, retry_aft
 from windlass.handle import hop
 from windlass.logs import Log
 from windlass.model import CircuitPolicy, CircuitRow, LeaseRef, Tally
-from windlass.units import duration_ms, format_duration
+from windlass.units import duration_ms, show_duration
 
 if TYPE_CHECKING:
     from windlass.definition import Duration
@@ -317,7 +317,7 @@ class Circuit:
         why = f" ({row.reason})" if row.reason else ""
         when = "until somebody closes it" if row.state == "open" and left_ms is None else "while it is being probed"
         if left_ms is not None:
-            when = f"for {format_duration(max(1, round(left_ms)))} more"
+            when = f"for {show_duration(max(1, round(left_ms)))} more"
         return CircuitOpen(
             f"circuit {self.name!r} is open {when}{why}; leave the call for later, or let the job be put back",
             self.name,

@@ -23,7 +23,7 @@ from windlass.engines.base import Coordinator
 from windlass.errors import ConfigError, EngineError, GuardUnavailable, LockBusy, LockLost, NotInJob
 from windlass.handle import hop, own_thread
 from windlass.logs import Log
-from windlass.units import format_duration
+from windlass.units import show_duration
 
 __all__ = ["Lock", "LockKeeper"]
 
@@ -111,7 +111,7 @@ class Lock:
             raise LockLost(f"lock {self.key!r} is not held: check() belongs inside its with block")
         if self._lost or self._age() >= self._lease_ms:
             raise LockLost(
-                f"lock {self.key!r} (fence {self._fence}) is lost: its lease of {format_duration(self._lease_ms)} was "
+                f"lock {self.key!r} (fence {self._fence}) is lost: its lease of {show_duration(self._lease_ms)} was "
                 "not renewed in time or was taken away; another may hold it now, so stop without writing"
             )
 
@@ -175,7 +175,7 @@ class Lock:
                     engine.unlock(self.key, self.token)
                 raise LockBusy(
                     f"lock {self.key!r} is held by {grip.owner or 'those in front'}"
-                    + (f" and was not free within {format_duration(round(self._wait * 1_000))}" if self._wait else "")
+                    + (f" and was not free within {show_duration(self._wait * 1_000)}" if self._wait else "")
                     + "; try again later, or give a longer wait=",
                     self.key,
                 )

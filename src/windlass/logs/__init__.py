@@ -32,7 +32,7 @@ from windlass.logs.lines import Entry, Voice
 from windlass.logs.outlet import Outlet
 from windlass.logs.relay import Relay, takes
 
-__all__ = ["Entry", "Log", "ask_root", "close", "leave_alone", "own_stderr", "relay", "speak", "write"]
+__all__ = ["Entry", "Log", "ask_root", "close", "leave_alone", "own_stderr", "speak", "start_relay", "write"]
 
 
 class State:
@@ -141,7 +141,7 @@ def ask_root() -> None:
         logging.root.setLevel(voice.level)
 
 
-def relay() -> None:
+def start_relay() -> None:
     """Hand records to the handlers of the application from here on, for a process that runs its code."""
     State.relay = Relay(note, aloud=State.voice is not None)
 
@@ -160,10 +160,10 @@ def close() -> None:
 
 def write(text: str) -> None:
     """Write lines as they are to where our log goes, such as a dump of stacks."""
-    outlet = State.outlet
-    if outlet is None:
-        outlet = Outlet(2)
+    outlet = State.outlet or Outlet(2)
     outlet.write([f"{line}\n".encode("utf-8", "backslashreplace") for line in text.splitlines()])
+    if outlet is not State.outlet:
+        outlet.close()
 
 
 def own_stderr() -> int:

@@ -31,12 +31,20 @@ class Outlet:
         self._stuck = False  # the last write had to be given up
         self._torn = False  # the last line has no end
         self._may_block = False
+        self._socket: socket.socket | None = None
         self.put: Callable[[bytes], int] = self._nowhere
         self.make_lock()
         try:
             self._open(fd)
         except OSError:
             pass  # it is closed: there is nobody to tell
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        if self._socket is not None:
+            self._socket.close()
+        elif self.fd >= 0:
+            os.close(self.fd)
 
     def make_lock(self) -> None:
         """Make a new lock: the old one may be held by a thread that a fork has left behind."""
@@ -58,7 +66,7 @@ class Outlet:
         mode = os.fstat(fd).st_mode
         self.fd = os.dup(fd)
         if stat.S_ISSOCK(mode):
-            sock = socket.socket(fileno=self.fd)
+            sock = self._socket = socket.socket(fileno=self.fd)
             self.put = lambda data: sock.send(data, socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0))
         elif stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
             try:  # a second opening has flags of its own

@@ -45,6 +45,7 @@ from windlass.middleware import AsyncBody, Body, Middleware
 from windlass.model import RESULT_NOT_STORED, Kind, Outcome
 from windlass.redaction import MASK
 from windlass.retry import Buried, Facts, PutOff, Retry, RunAgain, Withdrawn, decide, decode_backoff, leaf
+from windlass.units import show_duration
 from windlass.worker.run import JobRun, Prepared
 
 __all__ = ["failed", "interrupted", "prepare", "run_async", "run_sync", "tell"]
@@ -170,7 +171,7 @@ def judged(run: JobRun, error: BaseException) -> Outcome:
     """What becomes of a run that raised: stopped from outside, put off by a guard, or its policy decides."""
     stopped = isinstance(error, asyncio.CancelledError | JobCancelled)
     if stopped and run.timed_out:
-        error = JobTimeout(f"job {run.lease.id} ran longer than its timeout of {(run.timeout_ms or 0) / 1000:g} s")
+        error = JobTimeout(f"job {run.lease.id} ran longer than its timeout of {show_duration(run.timeout_ms or 0)}")
     elif (
         stopped and run.interrupted
     ):  # before cancelled, which only told the body to end; the store knows a real cancel

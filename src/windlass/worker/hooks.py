@@ -18,6 +18,7 @@ from windlass.hooks import Hooks, Moment
 from windlass.logs import Log
 from windlass.model import State
 from windlass.registry import Registry
+from windlass.units import show_duration
 
 __all__ = ["HookThread"]
 
@@ -68,7 +69,10 @@ class HookThread:
             self._queue.put(None)
             thread.join(FAREWELL)
             if thread.is_alive():
-                log.warning("hooks still run after %g s; the worker ends without waiting for them", FAREWELL)
+                log.warning(
+                    "hooks still run after %s; the worker ends without waiting for them",
+                    show_duration(FAREWELL * 1_000),
+                )
 
     def _run(self) -> None:
         while (told := self._queue.get()) is not None:

@@ -18,6 +18,7 @@ from windlass.errors import EngineError, EngineUnusable
 from windlass.events import WorkerCrashed
 from windlass.hooks import Moment
 from windlass.logs import Log
+from windlass.units import show_duration
 from windlass.worker import wire
 from windlass.worker.messages import Alone, Asked, Born, Bye, Command, Ended, Full, Ready, decode_to_child, encode
 from windlass.worker.worker import Worker
@@ -89,7 +90,7 @@ def reach_engine(worker: Worker, ended: threading.Event) -> bool:
         except EngineUnusable:
             raise
         except EngineError as error:
-            log.error("the engine is away, next try in %.1f s: %s", wait, error)
+            log.error("the store is away, next try in %s: %s", show_duration(wait * 1_000), error)
             ended.wait(wait)
             wait = min(wait * 2, WAIT_MOST)
         else:

@@ -21,6 +21,7 @@ from windlass.errors import EngineError
 from windlass.logs import Log
 from windlass.model import LeaseRef
 from windlass.redrive import DONE, PREFIX, RUNNING, Operation, find, save
+from windlass.units import show_duration
 
 __all__ = ["Redriver"]
 
@@ -77,7 +78,11 @@ class Redriver:
                 if operation.owner == self._worker and operation.state == RUNNING:
                     save(self._engine, replace(operation, owner=""), document.version)
         except EngineError as error:
-            log.warning("a redrive is not handed over, another worker takes it in %g s: %s", TAKEOVER, error)
+            log.warning(
+                "a redrive could not be handed over; another worker takes it in %s: %s",
+                show_duration(TAKEOVER * 1_000),
+                error,
+            )
 
     def turn(self, now: float) -> float | None:
         """Do one step of each operation at ``now`` (monotonic seconds); give the pause until the next, None at the end.

@@ -28,6 +28,7 @@ from windlass.errors import EngineError, EngineUnusable
 from windlass.logs import Log
 from windlass.model import Kind, Outcome, Settled, WorkerInfo
 from windlass.settings import Settings
+from windlass.units import show_duration
 from windlass.worker.children import ProcessDied, crash_error
 from windlass.worker.generation import Process
 from windlass.worker.messages import Alone, Ended
@@ -114,8 +115,8 @@ class Reports:
         if untold:
             log.warning(
                 "the store was not told how worker processes %s ended: jobs they had can be claimed again when their "
-                "leases are over, in %.0f s at most",
-                ", ".join(map(str, untold)), (self._settings.lease + self._settings.reap) / 1000,
+                "leases are over, in %s at most",
+                ", ".join(map(str, untold)), show_duration(self._settings.lease + self._settings.reap),
             )  # fmt: skip
         self._pending.clear()
         self._abandoned.set()
@@ -150,7 +151,7 @@ class Reports:
         except EngineUnusable as error:
             log.error("cannot tell the store, and never will: %s", error)
         except EngineError as error:
-            log.error("cannot tell the store, next try in %.0f s: %s", STORE_RETRY, error)
+            log.error("cannot tell the store, next try in %s: %s", show_duration(STORE_RETRY * 1_000), error)
             return False
         except Exception:
             # Nothing else tells the store: say so, and go on with the next.

@@ -30,6 +30,7 @@ from windlass.errors import EngineUnavailable
 from windlass.logs import Log
 from windlass.settings import Settings
 from windlass.stats import measure
+from windlass.units import show_duration
 from windlass.worker import health, wire
 from windlass.worker.children import describe
 from windlass.worker.generation import Generation, Process
@@ -463,7 +464,7 @@ class Supervisor:
     def _obey(self, word: str) -> None:
         """Do what a signal or somebody through the store asked of the worker as a whole. *Idempotent.*"""
         if word == "stop" and not self._stopping:
-            log.info("asked to stop: running jobs have %.0f s to end", self._settings.shutdown_timeout / 1000)
+            log.info("asked to stop: running jobs have %s to end", show_duration(self._settings.shutdown_timeout))
             self._stop_all()
         elif word == "quiet" and not self._quiet:
             log.warning("quiet: no new jobs are claimed; what runs goes on. Stop with TERM")
@@ -479,7 +480,7 @@ class Supervisor:
             log.warning("stopping at once; running jobs are given back")
             self._stop_all("abort", 0.0)
             return
-        log.info("stopping: running jobs have %.0f s to end", self._settings.shutdown_timeout / 1000)
+        log.info("stopping: running jobs have %s to end", show_duration(self._settings.shutdown_timeout))
         self._stop_all()
 
     def _stop_all(self, word: str = "stop", grace: float | None = None) -> None:
@@ -512,7 +513,10 @@ class Supervisor:
         def kill() -> None:
             if process.token not in self._processes:
                 return
-            log.error("worker process %d has not ended %.0f s after its grace; it is killed", process.pid, KILL_AFTER)
+            log.error(
+                "worker process %d has not ended %s after its grace and is killed",
+                process.pid, show_duration(KILL_AFTER * 1_000),
+            )  # fmt: skip
             process.killed = True
             if process.generation.gone:
                 os.kill(process.pid, signal.SIGKILL)

@@ -663,4 +663,4 @@ class Worker:
 
 def timeout_of(run: JobRun) -> JobTimeout:
     """The error of a run that took too long."""
-    return JobTimeout(f"job {run.lease.id} ran longer than its timeout of {(run.timeout_ms or 0) / 1000:g} s")
+    return JobTimeout(f"job {run.lease.id} ran longer than its timeout of {show_duration(run.timeout_ms or 0)}")
