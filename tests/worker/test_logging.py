@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -321,6 +322,29 @@ def test_a_worker_without_any_stderr_works(shop: Shop) -> None:
     command = f"exec {sys.executable} -m windlass -A logged:app worker --burst 2>&- >&-"
     assert subprocess.run(["sh", "-c", command], cwd=shop.folder, timeout=DEADLINE).returncode == 0
     assert shop.ended() | {"done": 1, "dead": 1} == shop.ended()
+
+
+@pytest.mark.parametrize("meddling", ["stderr is closed", "stderr is none", "descriptor 2 is closed"])
+def test_a_worker_that_was_asked_for_its_stacks_goes_on_to_obey(shop: Shop, meddling: str) -> None:
+    shop.write(MEDDLING[meddling], body="threading.Event().wait(0.01)")
+    (job_id,) = shop.enqueue("fine")
+    worker = shop.start()
+    until(lambda: job_id in shop.log.read_text(), "a job ran")
+    worker.send_signal(signal.SIGUSR1)
+    until(lambda: "Thread 0x" in shop.log.read_text(), "the stacks")
+    worker.terminate()
+    assert worker.wait(DEADLINE) == 0
+    assert "is killed" not in shop.log.read_text()
+
+
+def test_a_fork_that_a_job_makes_logs_too(shop: Shop) -> None:
+    shop.write(
+        FILE + "'root': {'level': 'INFO', 'handlers': ['own']}})",
+        body="pid = os.fork(); pid or (logging.getLogger('late').info('by a fork'), os._exit(0)); os.waitpid(pid, 0)",
+    )
+    shop.enqueue("fine")
+    shop.burst()
+    assert "by a fork" in shop.own.read_text()
 
 
 @pytest.mark.parametrize("where", ["the environment", "the file", "a keyword"])

@@ -137,4 +137,5 @@ def dump(worker: Worker) -> None:
     for task in worker.tasks():
         task.print_stack(file=text)
     logs.write(text.getvalue())
-    faulthandler.dump_traceback(logs.own_stderr(), all_threads=True)
+    with contextlib.suppress(ValueError):  # there is no stderr
+        faulthandler.dump_traceback(logs.own_stderr(), all_threads=True)
