@@ -262,7 +262,7 @@ def test_explain_of_a_ready_job_names_what_is_in_its_way(
     job.enqueue(2)
     clock.advance(90_000)
     said = app.explain(handle.id)
-    assert "ready for 1m30s" in said
+    assert "ready for 1 min 30 s" in said
     assert "No worker is alive" in said
     assert "1 other ready job is in queue default" in said
     app.queue("default").pause("maintenance")
@@ -294,14 +294,14 @@ def test_explain_of_a_ready_job_says_that_its_queue_is_full_or_its_rate_spent(
 def test_explain_of_a_scheduled_job_says_when(app: Windlass, job: Job[[int], int]) -> None:
     said = app.explain(job.enqueue_in("1h", 1).id)
     assert "scheduled for 2023-11-14" in said
-    assert "in 1h" in said
+    assert "in 1 h" in said
 
 
 def test_explain_of_a_job_that_was_put_off_says_why(app: Windlass, job: Job[[int], int]) -> None:
     handle = job.enqueue(1)
     lease = claim(app)
     app.engine.settle([Outcome(lease.id, lease.fence, Kind.SNOOZE, reason="lock 'a' is busy", delay_ms=60_000)])
-    assert "(in 1m). Reason: lock 'a' is busy." in app.explain(handle.id)
+    assert "(in 1 min). Reason: lock 'a' is busy." in app.explain(handle.id)
 
 
 def test_explain_says_when_all_who_serve_a_queue_were_asked_to_stop(app: Windlass, job: Job[[int], int]) -> None:
@@ -321,7 +321,7 @@ def test_explain_of_a_retry_says_why_and_when(app: Windlass, job: Job[[int], int
     said = app.explain(handle.id)
     assert "failed in attempt 1 of 10" in said
     assert "ValueError: no money" in said
-    assert "in 1m" in said
+    assert "in 1 min" in said
 
 
 def test_explain_of_a_running_job_names_its_worker(app: Windlass, job: Job[[int], int]) -> None:

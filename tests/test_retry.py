@@ -256,7 +256,7 @@ def test_no_run_starts_after_the_time_budget() -> None:
     policy = Retry(within="1h", backoff=Constant("10m"))
     assert settle(policy, ValueError(), max_attempts=UNLIMITED, elapsed_ms=50 * 60_000) == RunAgain(600_000)
     assert settle(policy, ValueError(), max_attempts=UNLIMITED, elapsed_ms=50 * 60_000 + 1) == Buried(
-        "no further attempt fits within 1h"
+        "no further attempt fits within 1 h"
     )
 
 

@@ -24,6 +24,7 @@ from windlass.engines.base import Store
 from windlass.events import Events
 from windlass.model import Settled, Want, WorkerInfo
 from windlass.settings import Settings
+from windlass.worker.endings import Endings
 from windlass.worker.execute import prepare, run_async, run_sync
 from windlass.worker.run import JobRun
 
@@ -55,6 +56,7 @@ class Shop:
         self.app = Windlass(url, clock=self.clock, **options)
         self.app.engine.open()
         self.host = Host(self.app)
+        self.endings = Endings(self.app.clock, quiet=False)
 
     def beat(self) -> None:
         self.app.engine.extend(WorkerInfo(WORKER, "g", "box", 1, "*", 1, "1", 0), (), 10**9)
@@ -68,6 +70,8 @@ class Shop:
             run = JobRun(lease, prepare(self.app.registry.get(lease.name), self.app.middlewares), self.host)
             outcome = asyncio.run(run_async(run)) if run.spec.is_async else run_sync(run)
             assert outcome is not None
+            run.outcome = outcome
+            self.endings.tell([run])
             assert store.settle([outcome]) == [Settled.APPLIED]
         return bool(leases)
 
@@ -225,7 +229,7 @@ def test_a_time_budget_ends_a_job_whatever_its_attempts(make_shop: MakeShop) -> 
     waits = shop.play(handle.id)
     assert waits == [25_000, 25_000]
     info = shop.info(handle.id)
-    assert (info.state, info.attempt, info.reason) == (State.DEAD, 3, "no further attempt fits within 1m")
+    assert (info.state, info.attempt, info.reason) == (State.DEAD, 3, "no further attempt fits within 1 min")
     handle.retry()
     assert shop.play(handle.id) == [25_000, 25_000]
 

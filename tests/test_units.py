@@ -17,6 +17,7 @@ from windlass.units import (
     format_duration,
     format_rate,
     nearest,
+    show_duration,
     size_bytes,
 )
 
@@ -69,7 +70,40 @@ def test_formatted_duration_reads_back(ms: int) -> None:
     assert duration_ms(format_duration(ms), "x") == ms
 
 
-def test_durations_are_written_as_people_do() -> None:
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        (0, "0 s"),
+        (0.0153, "0.0153 ms"),
+        (0.8, "0.8 ms"),
+        (12.34, "12.3 ms"),
+        (99.96, "100 ms"),
+        (999.4, "999 ms"),
+        (999.6, "1 s"),
+        (12_300, "12.3 s"),
+        (59_940, "59.9 s"),
+        (59_960, "1 min"),
+        (506_202, "8 min 26 s"),
+        (3_599_600, "1 h"),
+        (12_000_000, "3 h 20 min"),
+        (86_399_999, "1 d"),
+        (1_000_000_000, "11 d 14 h"),
+        (-90_000, "-1 min 30 s"),
+    ],
+)
+def test_durations_are_shown_as_people_write_them(ms: float, text: str) -> None:
+    assert show_duration(ms) == text
+
+
+@given(st.floats(0.0, float(MAX_DURATION_MS)), st.floats(0.0, float(MAX_DURATION_MS)))
+def test_a_duration_that_is_shown_is_near_the_true_one(one: float, other: float) -> None:
+    for ms in (one, other):
+        text = show_duration(ms).replace("min", "m").replace(" ", "")
+        if ms >= 1:
+            assert abs(duration_ms(text, "x") - ms) <= max(1.0, ms * 0.03)
+
+
+def test_durations_are_written_as_settings_have_them() -> None:
     assert [format_duration(ms) for ms in (0, 250, 90_000, 5_400_000, -1_000)] == [
         "0s",
         "250ms",

@@ -7,7 +7,6 @@ later use opens it again.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -28,6 +27,7 @@ from windlass.guards import Circuit, CircuitInfo, Circuits, Lock, LockKeeper
 from windlass.guards.keys import check_key
 from windlass.handle import JobHandle, JobInfo, Page, hop
 from windlass.hooks import Hook, Hooks, Moment
+from windlass.logs import Log
 from windlass.middleware import Middleware
 from windlass.middleware import check_kind as check_chain
 from windlass.model import Action, CircuitRow, JobFilter, Moved, State
@@ -57,7 +57,7 @@ CIRCUIT_DEFAULTS: Final[dict[str, object]] = {
     "min_calls": 1, "failure_rate": None, "slow_call": None,
 }  # fmt: skip
 
-logger = logging.getLogger("windlass")
+logger = Log("windlass")
 
 
 @spelled

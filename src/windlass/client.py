@@ -8,7 +8,6 @@ subscriber an enqueue is one engine call and nothing else.
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from windlass.engines.holding import HOLDERS
 from windlass.errors import ConfigError, Duplicate, EngineError, EngineUnavailable
 from windlass.events import Events, JobEnqueued
 from windlass.handle import JobHandle, Reader, hop
+from windlass.logs import Log
 from windlass.middleware import Middleware
 from windlass.model import Placed
 from windlass.registry import Registry
@@ -43,7 +43,7 @@ HOP_THREADS: Final = 2  # one batch may be committing while the next is on its w
 DUPLICATES_CHECKED: Final = 10  # per call: the check costs a read each and only feeds a warning
 IDS_SHOWN: Final = 5
 
-logger = logging.getLogger("windlass.client")
+logger = Log("windlass.client")
 
 
 class Client:

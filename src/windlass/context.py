@@ -24,6 +24,7 @@ from windlass.model import Gates, Kind, Lease, NewJob, Outcome, Settled, State
 from windlass.settings import Settings
 from windlass.spelling import spelled
 from windlass.transactions import Transaction
+from windlass.units import show_duration
 
 if TYPE_CHECKING:
     from windlass.definition import Call
@@ -176,6 +177,7 @@ class JobContext:
     @property
     def log(self) -> JobLog:
         """The logger ``windlass.job`` with this run's id, name and attempt."""
+        logger.disabled = False  # by ``logging.config``, which does that to every logger it is not told of
         if self._log is None:
             self._log = JobLog(logger, {"job_id": self.id, "job_name": self.name, "attempt": self.attempt})
         return self._log
@@ -280,8 +282,8 @@ class JobContext:
         most_ms = self._run.settings.renew // 2
         if took_ms > most_ms:
             raise TransactionTooLong(
-                f"ctx.transaction() of job {self.id} was open for {took_ms / 1000:g} s and holds the store's only "
-                f"writer, so it must end within {most_ms / 1000:g} s (half of renew); it was rolled back. "
+                f"ctx.transaction() of job {self.id} was open for {show_duration(took_ms)} and holds the store's only "
+                f"writer, so it must end within {show_duration(most_ms)} (half of renew); it was rolled back. "
                 "Do slow work before it"
             )
 

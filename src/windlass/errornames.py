@@ -9,13 +9,13 @@ and that is logged once.
 from __future__ import annotations
 
 import builtins
-import logging
 import sys
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from windlass.errors import ConfigError, WindlassError
+from windlass.logs import Log
 from windlass.units import nearest
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NamedError", "NotYet", "resolve"]
 
-log = logging.getLogger("windlass.job")
+log = Log("windlass.job")
 
 
 class NotYet(WindlassError):

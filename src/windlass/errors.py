@@ -189,7 +189,9 @@ class Delayed(Control):
         self.delay_ms = duration_ms(delay, f"{type(self).__name__}(delay)")
 
     def __str__(self) -> str:
-        return self.reason or f"again in {self.delay_ms / 1000:g} s"
+        from windlass.units import show_duration
+
+        return self.reason or f"again in {show_duration(self.delay_ms)}"
 
 
 class Snooze(Delayed):

@@ -8,12 +8,12 @@ asked for costs one dictionary lookup. Lengths of time are seconds.
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from windlass.errors import ConfigError
+from windlass.logs import Log
 from windlass.units import nearest
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
     "WorkerStopped",
 ]
 
-logger = logging.getLogger("windlass.events")
+logger = Log("windlass.events")
 
 
 @dataclass(frozen=True)

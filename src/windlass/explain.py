@@ -15,7 +15,7 @@ from windlass.model import JobRow, State
 from windlass.queues import WorkerStatus, bounds_of
 from windlass.registry import Registry
 from windlass.settings import Settings
-from windlass.units import format_duration, format_rate, nearest
+from windlass.units import format_rate, nearest, show_duration
 
 __all__ = ["explain"]
 
@@ -56,13 +56,13 @@ def _sentences(
         case State.BLOCKED:
             return _waits_at(row, engine)
         case State.SCHEDULED:
-            wait = f"{_at(row.run_at)} (in {format_duration(max(0, row.run_at - now))})"
+            wait = f"{_at(row.run_at)} (in {show_duration(max(0, row.run_at - now))})"
             if info.errors:
                 first = f"failed in attempt {row.attempt} of {row.max_attempts} and runs again at {wait}."
                 return [first, *_reason(info), *_last_error(info), *_obstacles(row, engine, registry, settings)]
             return [f"is scheduled for {wait}.", *_reason(info), *_obstacles(row, engine, registry, settings)]
         case State.READY:
-            since = format_duration(max(0, now - row.run_at))
+            since = show_duration(max(0, now - row.run_at))
             return [f"has been ready for {since}.", *_obstacles(row, engine, registry, settings), *_ahead(row, engine)]
 
 
@@ -86,7 +86,7 @@ def _waits_at(row: JobRow, engine: Store) -> list[str]:
             if found.left_ms is None:
                 when = "until somebody closes it"
             else:
-                when = f"for {format_duration(found.left_ms)} more"
+                when = f"for {show_duration(found.left_ms)} more"
             return [f"waits at circuit {key!r}, which is open {when}{why}; close it: `windlass circuits close {key}`."]
         case "concurrency" | "rate":
             rows = [one for one in engine.limits() if one.kind == kind and one.key == key]

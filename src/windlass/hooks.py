@@ -10,17 +10,17 @@ happen for certain belongs into a job.
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable
 from enum import StrEnum
 from typing import TypeVar
 
 from windlass.errors import ConfigError
 from windlass.handle import JobInfo
+from windlass.logs import Log
 
 __all__ = ["Hook", "Hooks", "Moment"]
 
-log = logging.getLogger("windlass.hooks")
+log = Log("windlass.hooks")
 
 Hook = TypeVar("Hook", bound=Callable[[JobInfo], object])
 

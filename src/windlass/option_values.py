@@ -7,7 +7,6 @@ know jobs or calls: ``definition`` puts the values together.
 from __future__ import annotations
 
 import inspect
-import logging
 import sys
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -17,6 +16,7 @@ from typing import Final, Literal
 from windlass.clock import to_ms
 from windlass.context import JobContext
 from windlass.errors import ConfigError
+from windlass.logs import Log
 from windlass.settings import Settings
 from windlass.units import check_name, duration_ms, nearest
 
@@ -40,7 +40,7 @@ __all__ = [
     "version",
 ]
 
-logger = logging.getLogger("windlass")
+log = Log("windlass")
 
 PRIORITY_MAX: Final = 1_000
 TEXT_MAX: Final = 128  # characters of a job name's part, a tag or a version
@@ -66,7 +66,7 @@ def module_name(fn: Callable[..., object]) -> str:
         return str(found.name).removesuffix(".__main__")
     file = getattr(main, "__file__", None)
     if file is None or file.startswith("<"):  # -c, a prompt, a notebook; <stdin>
-        logger.warning(
+        log.warning(
             "job __main__.%s is defined in no file, so no worker can import it and run what is enqueued; put it into a "
             "module that workers import",
             fn.__qualname__,

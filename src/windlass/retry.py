@@ -33,7 +33,7 @@ from windlass.clock import to_ms
 from windlass.errornames import NamedError
 from windlass.errors import ConfigError, Control, Dead, Discard, JobInterrupted, RetryAfter, Snooze
 from windlass.spelling import Spelled, spelled
-from windlass.units import duration_ms, format_duration
+from windlass.units import duration_ms, show_duration
 
 __all__ = [
     "UNLIMITED",
@@ -421,7 +421,7 @@ def _bounded(policy: Retry, facts: Facts, limit: int, delay_ms: int, trouble: st
         return Buried(None)
     within = policy.within_ms
     if within is not None and facts.elapsed_ms + delay_ms > within:
-        return Buried(f"no further attempt fits within {format_duration(within)}")
+        return Buried(f"no further attempt fits within {show_duration(within)}")
     return RunAgain(delay_ms, trouble)
 
 

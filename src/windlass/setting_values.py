@@ -302,12 +302,14 @@ READERS: Final[dict[str, Reader]] = {
     "live_within": _duration(1),
     "aging": _or_none(_duration(1)),
     "log_format": _choice("text", "json", "logfmt"),
+    "configure_logging": _flag,
+    "quiet_jobs": _flag,
     "queues": _table(_queue, "queue"),
     "circuits": _table(_circuit, "circuit"),
     "pools": _table(_pool, "pool"),
 }
 TABLES: Final = frozenset({"queues", "circuits", "pools", "recover"})
-FLAGS: Final = frozenset({"strict_queues"})
+FLAGS: Final = frozenset({"strict_queues", "configure_logging", "quiet_jobs"})
 COUNTS: Final = frozenset(
     [
         "settle_batch",

@@ -99,6 +99,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     aging: int | None = None  # waiting so long outweighs one step of priority; None: nothing does
 
     log_format: Literal["text", "json", "logfmt"] = "text"
+    configure_logging: bool = True  # false: a worker writes no log itself, the application's configuration decides
+    quiet_jobs: bool = False  # no line for a job that ends well
     queues: dict[str, QueueSettings] = {}
     circuits: dict[str, dict[str, object]] = {}
     pools: dict[str, PoolSettings] = {}

@@ -23,6 +23,7 @@ __all__ = [
     "format_rate",
     "nearest",
     "per_second",
+    "show_duration",
     "size_bytes",
 ]
 
@@ -192,7 +193,10 @@ def _wrong_size(value: object, name: str) -> ConfigError:
 
 
 def format_duration(ms: int) -> str:
-    """Write milliseconds as people do: ``1h30m``, ``90s`` as ``1m30s``, ``250ms``. ``duration_ms`` reads it back."""
+    """Write milliseconds as a setting has them: ``1h30m``, ``250ms``. Exact: ``duration_ms`` reads it back.
+
+    What is only shown, ``show_duration`` writes.
+    """
     if ms == 0:
         return "0s"
     text, rest = "-" if ms < 0 else "", abs(ms)
@@ -201,6 +205,26 @@ def format_duration(ms: int) -> str:
         if count:
             text += f"{count}{unit}"
     return text
+
+
+def show_duration(ms: float) -> str:
+    """Write a length of time as people do: ``0.8 ms``, ``12.3 s``, ``8 min 26 s``, ``3 h 20 min``. Rounded."""
+    if 0 < ms < 999.5:
+        return f"{ms:.3g} ms"
+    if ms <= 0:
+        return f"-{show_duration(-ms)}" if ms else "0 s"
+    if ms < 59_950:
+        return f"{ms / 1_000:.3g} s"
+    if (seconds := round(ms / 1_000)) < 3_600:
+        return _parts(seconds, 60, "min", "s")
+    if (minutes := round(ms / 60_000)) < 1_440:
+        return _parts(minutes, 60, "h", "min")
+    return _parts(round(ms / 3_600_000), 24, "d", "h")
+
+
+def _parts(count: int, size: int, unit: str, part: str) -> str:
+    whole, rest = divmod(count, size)
+    return f"{whole} {unit} {rest} {part}" if rest else f"{whole} {unit}"
 
 
 def check_name(text: object, what: str) -> str:

@@ -29,16 +29,14 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 @pytest.mark.parametrize(
     ("ms", "text"),
     [
-        (0, "0s"),
-        (0.2, "0s"),
-        (250, "250ms"),
-        (1_234, "1s200ms"),
-        (12_345, "12s"),
-        (754_321, "12m34s"),
-        (3_600_000 + 754_321, "1h13m"),
-        (86_400_000 * 3 + 3_600_000 * 4 + 99_999, "3d4h"),
-        (86_400_000 * 40 + 3_600_000 * 4, "40d"),
-        (-5, "0s"),
+        (0, "0 s"),
+        (250, "250 ms"),
+        (1_234, "1.23 s"),
+        (12_345, "12.3 s"),
+        (754_321, "12 min 34 s"),
+        (3_600_000 + 754_321, "1 h 13 min"),
+        (86_400_000 * 3 + 3_600_000 * 4 + 99_999, "3 d 4 h"),
+        (-5, "0 s"),
     ],
 )
 def test_a_length_is_rounded_to_what_one_wants_to_know(ms: float, text: str) -> None:
@@ -50,8 +48,8 @@ def test_a_length_is_rounded_to_what_one_wants_to_know(ms: float, text: str) -> 
     [
         (timedelta(), "now"),
         (timedelta(milliseconds=-999), "now"),
-        (timedelta(seconds=-90), "1m30s ago"),
-        (timedelta(hours=5), "in 5h"),
+        (timedelta(seconds=-90), "1 min 30 s ago"),
+        (timedelta(hours=5), "in 5 h"),
     ],
 )
 def test_an_instant_is_told_by_its_distance(away: timedelta, text: str) -> None:

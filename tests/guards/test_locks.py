@@ -76,7 +76,7 @@ def wait_for(condition: object, timeout: float = 30.0) -> None:
 
 def test_who_gives_up_waiting_leaves_the_line(app: Windlass) -> None:
     with app.lock("k"):
-        with pytest.raises(LockBusy, match="not free within 50ms"), app.lock("k", wait=0.05):
+        with pytest.raises(LockBusy, match="not free within 50 ms"), app.lock("k", wait=0.05):
             raise AssertionError
         assert app.locks()[0].waiting == 0
 

@@ -22,10 +22,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import RedisServer
-from world import World, alive, world_in
 
+from servers import RedisServer
 from windlass import State
+from world import World, alive, world_in
 
 SECONDS = float(os.environ.get("WINDLASS_SOAK_SECONDS", "3600"))
 SEED = int(os.environ.get("WINDLASS_TEST_SEED", str(random.SystemRandom().randrange(10**6))))

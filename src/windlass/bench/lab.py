@@ -79,6 +79,7 @@ class Lab:
                 [
                     *(sys.executable, "-m", "windlass", "-A", f"windlass.bench.apps:{kind}", "worker"),
                     *("-p", str(processes), "-c", str(threads), "--async-slots", str(async_slots)),
+                    "--quiet-jobs",
                 ],
                 env={**os.environ, **WORKER_SETTINGS, **store},
                 stdout=output,

@@ -18,7 +18,8 @@ from typing import Final
 import click
 import msgspec
 
-from windlass.units import format_duration
+from windlass.logs.lines import printable
+from windlass.units import show_duration
 
 __all__ = [
     "Column",
@@ -55,15 +56,6 @@ STYLES: Final = {
     "warning": "yellow",
     "error": "bold red",
 }
-
-# From a length in ms on: what it is rounded to, so that nobody reads "3d4h12m7s310ms".
-ROUNDING: Final = (
-    (86_400_000 * 10, 86_400_000),
-    (86_400_000, 3_600_000),
-    (3_600_000, 60_000),
-    (10_000, 1_000),
-    (1_000, 100),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,12 +210,12 @@ def confirm(question: str, yes: bool) -> None:
 
 
 def moment(when: datetime, now_ms: int) -> str:
-    """Write an instant and how far away it is: ``2026-01-02 03:04:05 UTC (5m ago)``."""
+    """Write an instant and how far away it is: ``2026-01-02 03:04:05 UTC (5 min ago)``."""
     return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC ({ago(when, now_ms)})"
 
 
 def ago(when: datetime, now_ms: int) -> str:
-    """Write how far away an instant is: ``5m ago``, ``in 5m``, ``now``."""
+    """Write how far away an instant is: ``5 min ago``, ``in 5 min``, ``now``."""
     ms = now_ms - round(when.timestamp() * 1_000)
     if abs(ms) < 1_000:
         return "now"
@@ -232,19 +224,10 @@ def ago(when: datetime, now_ms: int) -> str:
 
 
 def length(ms: float) -> str:
-    """Write a length of time, rounded to what a person wants to know."""
-    whole = max(0, round(ms))
-    for least, step in ROUNDING:
-        if whole >= least:
-            return format_duration(round(whole / step) * step)
-    return format_duration(whole)
+    """Write a length of time; one that clocks of two machines made negative is none."""
+    return show_duration(max(0.0, ms))
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """Write a number and its noun: ``1 job``, ``1,200 jobs``."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
-
-
-def printable(text: str) -> str:
-    """Show control characters instead of sending them to the terminal."""
-    return "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in text)

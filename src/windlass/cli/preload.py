@@ -6,17 +6,20 @@ the application's parts, because nothing below row 5 knows the application.
 
 from __future__ import annotations
 
-import logging
+import signal
 import sys
+import threading
 
 import msgspec
 
+from windlass import logs
 from windlass.app import Windlass
 from windlass.cli.loading import load_app
 from windlass.cli.logs import configure_logs
 from windlass.cli.output import count
 from windlass.errors import ConfigError, WindlassError
-from windlass.settings import Settings, mask_url
+from windlass.logs import Log
+from windlass.settings import Settings, load_settings, mask_url
 from windlass.worker.children import ChildHost, ChildLine, serve_child
 from windlass.worker.execute import prepare
 from windlass.worker.layout import alone_plan, lay_out
@@ -43,7 +46,7 @@ from windlass.worker.zygote import Zygote, ZygoteFork
 
 __all__ = ["main"]
 
-log = logging.getLogger("windlass.worker")
+log = Log("windlass.worker")
 
 
 def main() -> None:
@@ -58,6 +61,7 @@ def main() -> None:
 def run(control: Line, launch: Launch) -> None:
     set_title("zygote", launch.app)
     try:
+        configure_logs(load_settings().settings, launch.log_level)  # for what is said while the application is imported
         app = load_app(launch.app)
         settings = settings_for(app, launch)
         crews = lay_out(settings, launch.queues, launch.strict, launch.pools)
@@ -76,12 +80,15 @@ def run(control: Line, launch: Launch) -> None:
     except WindlassError as error:
         control.send(encode(Failed(str(error), 2)))
         return
-    configure_logs(settings.log_format, launch.log_level)
+    configure_logs(settings, launch.log_level)
+    logs.ask_root()
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a reader of our log or a store that goes away must not end us
     durability = "" if engine.durability == "unknown" else f" ({engine.durability})"  # a server says it when asked
     notes = [
         f"{engine.name} {engine.target}{durability}, url from {app.loaded.origin['url']}",
         f"{count(len(app.registry), 'job')} of {launch.app}, {'; '.join(map(str, crews))}",
         *app.loaded.warnings,
+        *lost_threads(launch.app),
     ]
     if app.loaded.inherited is not None:
         log.warning("%s", app.loaded.inherited)
@@ -114,6 +121,7 @@ def run(control: Line, launch: Launch) -> None:
             on_control=lambda word: line.send(Asked(word)),
             hooks=app.hooks,
         )
+        logs.start_relay()
         return serve_worker(worker, line)
 
     def lookup(name: str) -> Prepared | None:
@@ -122,10 +130,22 @@ def run(control: Line, launch: Launch) -> None:
 
     def run_child(line: Line) -> int:
         set_title("child", launch.app)
+        logs.start_relay()
         serve_child(ChildHost(app.engine, app.clock, settings, app.events, ChildLine(line)), lookup)
         return 0
 
     Zygote(control, run_worker, run_child).serve()
+
+
+def lost_threads(app: str) -> list[str]:
+    """What to say of threads that the application started while it was imported."""
+    names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if not (names := [name for name in names if not name.startswith("windlass")]):
+        return []
+    return [
+        f"importing {app} started threads ({', '.join(names)}); worker processes are forks and do not have them. Start "
+        "them in a handler of windlass.events.WorkerStarted instead; a QueueListener of logging is one of these"
+    ]
 
 
 def check_memory(app: Windlass, settings: Settings, launch: Launch) -> None:
@@ -148,6 +168,7 @@ def settings_for(app: Windlass, launch: Launch) -> Settings:
         "max_jobs": launch.max_jobs,
         "max_memory": launch.max_memory,
         "shutdown_timeout": launch.shutdown_timeout,
+        "quiet_jobs": launch.quiet_jobs,
     }
     return msgspec.structs.replace(app.settings, **{key: value for key, value in changes.items() if value is not None})
 

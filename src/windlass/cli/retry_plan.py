@@ -25,7 +25,7 @@ from windlass.retry import (
     Rule,
     Withdraw,
 )
-from windlass.units import duration_ms, format_duration
+from windlass.units import duration_ms, show_duration
 
 if TYPE_CHECKING:
     from windlass.definition import JobSpec
@@ -169,7 +169,7 @@ def _told(line: Line) -> list[str]:
 def _range(wait: Wait) -> str:
     if wait.least is None or wait.most is None:
         return "what the error asks for"
-    least, most = (format_duration(round(value * 1000)) for value in (wait.least, wait.most))
+    least, most = (show_duration(value * 1000) for value in (wait.least, wait.most))
     return most if least == most else f"{least} to {most}"
 
 
@@ -178,6 +178,4 @@ def _attempts(attempts: int | None) -> str:
 
 
 def _within(within: float | None) -> str:
-    return (
-        "" if within is None else f", none of them later than {format_duration(round(within * 1000))} after the first"
-    )
+    return "" if within is None else f", none of them later than {show_duration(within * 1000)} after the first"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 
 import click
@@ -10,7 +9,7 @@ import click
 from windlass.cli.common import app_target
 from windlass.cli.logs import configure_logs
 from windlass.ids import new_id
-from windlass.settings import load_settings
+from windlass.settings import Settings, load_settings
 from windlass.units import duration_ms, size_bytes
 from windlass.worker.layout import check_layout
 from windlass.worker.messages import Launch
@@ -57,6 +56,7 @@ COUNT = click.IntRange(1, 10_000)
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
+@click.option("--quiet-jobs", is_flag=True, help="Write no line for a job that ends without an error.")
 @click.pass_context
 def worker(
     context: click.Context,
@@ -74,6 +74,7 @@ def worker(
     burst: bool,
     shutdown_timeout: str | None,
     log_level: str,
+    quiet_jobs: bool,
 ) -> None:
     """Run jobs until stopped.
 
@@ -83,8 +84,12 @@ def worker(
     Exit codes: 0 stopped, 2 wrong option or the application cannot be imported, 3 the store cannot be used, 130 second
     INT, 131 QUIT, 143 second TERM.
     """
-    loaded = load_settings()
-    configure_logs(loaded.settings.log_format, log_level)
+
+    def configure(settings: Settings) -> None:
+        # The worker processes say what is to be said of the store; the supervisor opens it too and would repeat it.
+        configure_logs(settings, log_level, hushed=["windlass.engine"])
+
+    configure(load_settings().settings)
     check_layout(queues, strict, pools)  # a wrong option ends here, before anything is started
     launch = Launch(
         app=app_target(context),
@@ -99,10 +104,9 @@ def worker(
         burst=burst,
         shutdown_timeout=None if shutdown_timeout is None else duration_ms(shutdown_timeout, "--shutdown-timeout"),
         log_level=log_level,
+        quiet_jobs=quiet_jobs or None,
         group=new_id(),
         supervisor_pid=os.getpid(),
     )
     http = None if http_port is None else (http_host, http_port)
-    # The worker processes say what is to be said of the store; the supervisor opens it as well and would repeat it.
-    logging.getLogger("windlass.engine").setLevel(logging.ERROR)
-    context.exit(Supervisor(launch, http=http, reload=reload).run())
+    context.exit(Supervisor(launch, http=http, reload=reload, on_settings=configure).run())

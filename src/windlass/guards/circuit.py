@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import os
 import threading
 import time
@@ -40,9 +39,10 @@ from windlass.errors import (
 from windlass.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, Events
 from windlass.guards.verdict import Kinds, Verdict, is_any, reason_of, retry_after_ms
 from windlass.handle import hop
+from windlass.logs import Log
 from windlass.model import CircuitPolicy, CircuitRow, LeaseRef, Tally
 from windlass.spelling import spelled
-from windlass.units import duration_ms, format_duration
+from windlass.units import duration_ms, show_duration
 
 if TYPE_CHECKING:
     from windlass.definition import Duration
@@ -55,7 +55,7 @@ FLUSH_FAILURES: Final = 0.02  # seconds that failures are collected
 FLUSH: Final = 0.5  # seconds that successes are collected
 PROBE_LEASE_MS: Final = 60_000  # how long a probe that is no job may take until it counts as vanished
 
-logger = logging.getLogger("windlass.circuits")
+logger = Log("windlass.circuits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +319,7 @@ class Circuit:
         why = f" ({row.reason})" if row.reason else ""
         when = "until somebody closes it" if row.state == "open" and left_ms is None else "while it is being probed"
         if left_ms is not None:
-            when = f"for {format_duration(max(1, round(left_ms)))} more"
+            when = f"for {show_duration(max(1, round(left_ms)))} more"
         return CircuitOpen(
             f"circuit {self.name!r} is open {when}{why}; try again later, or let this error end the attempt",
             self.name,

@@ -5,7 +5,6 @@ Must not open or close a circuit: the store does, on what is reported.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -17,6 +16,7 @@ from windlass.errors import ConfigError, EngineError
 from windlass.events import Events
 from windlass.guards.circuit import Circuit
 from windlass.guards.verdict import to_kinds
+from windlass.logs import Log
 from windlass.model import CircuitPolicy
 from windlass.spelling import unknown_option
 from windlass.units import check_name, duration_ms
@@ -29,7 +29,7 @@ OPTIONS: Final = (
     "failures", "window", "open_for", "half_open", "trip_on", "ignore", "min_calls", "failure_rate", "slow_call",
 )  # fmt: skip
 
-logger = logging.getLogger("windlass.circuits")
+logger = Log("windlass.circuits")
 
 
 class Circuits:

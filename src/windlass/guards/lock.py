@@ -8,7 +8,6 @@ whether or not somebody has taken the lock since.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -21,14 +20,15 @@ from windlass.context import current_job
 from windlass.engines.base import Coordinator
 from windlass.errors import ConfigError, EngineError, GuardUnavailable, LockBusy, LockLost, NotInJob
 from windlass.handle import hop, own_thread
-from windlass.units import format_duration
+from windlass.logs import Log
+from windlass.units import show_duration
 
 __all__ = ["Lock", "LockKeeper"]
 
 WAIT_SLICE: Final = 1.0  # seconds; a lost wake-up delays a waiter by that much at most
 PLACE_MS: Final = 3_000  # how long a place in the line is kept for a waiter that does not ask again
 
-logger = logging.getLogger("windlass.locks")
+logger = Log("windlass.locks")
 
 
 class LockKeeper:
@@ -109,7 +109,7 @@ class Lock:
             raise LockLost(f"lock {self.key!r} is not held: check() belongs inside its with block")
         if self._lost or self._age() >= self._lease_ms:
             raise LockLost(
-                f"lock {self.key!r} (fence {self._fence}) is lost: its lease of {format_duration(self._lease_ms)} was "
+                f"lock {self.key!r} (fence {self._fence}) is lost: its lease of {show_duration(self._lease_ms)} was "
                 "not renewed in time or was taken away; another may hold it now, so stop without writing"
             )
 
@@ -173,7 +173,7 @@ class Lock:
                     engine.unlock(self.key, self.token)
                 raise LockBusy(
                     f"lock {self.key!r} is held by {grip.owner or 'another holder'}"
-                    + (f" and was not free within {format_duration(round(self._wait * 1_000))}" if self._wait else "")
+                    + (f" and was not free within {show_duration(self._wait * 1_000)}" if self._wait else "")
                     + "; try again later, or give a longer wait=",
                     self.key,
                 )

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import threading
@@ -36,6 +35,7 @@ from windlass.errors import WindlassError
 from windlass.events import Events, JobDead
 from windlass.fingerprint import POISON
 from windlass.guards.verdict import Verdict
+from windlass.logs import Log
 from windlass.model import Kind, Lease, Outcome, Rules
 from windlass.settings import Settings
 from windlass.worker.deadlines import Deadlines
@@ -49,7 +49,7 @@ from windlass.worker.zygote import NoProcess
 
 __all__ = ["ChildHost", "ChildLine", "Children", "Fork", "ProcessDied", "serve_child"]
 
-log = logging.getLogger("windlass.worker")
+log = Log("windlass.worker")
 
 TRIES = 3  # children that may die one after the other before they have begun with a job
 ENDING = 5.0  # seconds for a child to end

@@ -7,7 +7,6 @@ here, ``SystemExit`` and ``KeyboardInterrupt`` included: they are that job's fai
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
@@ -41,15 +40,17 @@ from windlass.events import (
 )
 from windlass.fingerprint import cause_of
 from windlass.guards.circuits import Circuits
+from windlass.logs import Log
 from windlass.middleware import AsyncBody, Body, Middleware
 from windlass.model import RESULT_NOT_STORED, Kind, Outcome
 from windlass.redaction import MASK
 from windlass.retry import Buried, Facts, PutOff, Retry, RunAgain, Withdrawn, decide, decode_backoff, leaf
+from windlass.units import show_duration
 from windlass.worker.run import JobRun, Prepared
 
 __all__ = ["failed", "interrupted", "prepare", "run_async", "run_sync", "tell"]
 
-log = logging.getLogger("windlass.job")
+log = Log("windlass.job")
 
 # Seconds. A busy lock is asked again soon, and seldomer the longer it is busy.
 LOCK_DELAY = 1.0
@@ -132,7 +133,6 @@ def succeeded(run: JobRun, value: object) -> Outcome | None:
         result = encode_result(value, run.host.settings.result_max)
     except PayloadError as error:
         reason = f"{RESULT_NOT_STORED}: {error}"
-        log.warning("job %s %s is done, but its %s", lease.name, lease.id, reason)
         tell(run, ResultDropped, lease.attempt, reason)
         return Outcome(lease.id, lease.fence, Kind.DONE, reason=reason, keep_ms=run.keep_ms, then=ctx.follow_ups)
     return Outcome(lease.id, lease.fence, Kind.DONE, result, keep_ms=run.keep_ms, then=ctx.follow_ups)
@@ -171,7 +171,7 @@ def judged(run: JobRun, error: BaseException) -> Outcome:
     """What becomes of a run that raised: stopped from outside, put off by a guard, or its policy decides."""
     stopped = isinstance(error, asyncio.CancelledError | JobCancelled)
     if stopped and run.timed_out:
-        error = JobTimeout(f"job {run.lease.id} ran longer than its timeout of {(run.timeout_ms or 0) / 1000:g} s")
+        error = JobTimeout(f"job {run.lease.id} ran longer than its timeout of {show_duration(run.timeout_ms or 0)}")
     elif (
         stopped and run.interrupted
     ):  # before cancelled, which only told the body to end; the store knows a real cancel
@@ -191,7 +191,6 @@ def put_off(run: JobRun, error: LockBusy | CircuitOpen | GuardUnavailable) -> Ou
         delay = left + rng.uniform(0, max(1000.0, left / 10))  # or all would come back at one instant
     else:
         delay = rng.uniform(0.5, 1.0) * min(LOCK_DELAY_MAX, LOCK_DELAY * 2 ** min(lease.snoozes, 10)) * 1000
-    log.info("job %s %s is put back for %.1f s: %s", lease.name, lease.id, delay / 1000, short(run, error))
     return Outcome(lease.id, lease.fence, Kind.SNOOZE, reason=short(run, error), delay_ms=round(delay))
 
 
@@ -206,9 +205,6 @@ def failure(run: JobRun, error: BaseException) -> Outcome:
     lease, host = run.lease, run.host
     decision = decide(policy_of(run), error, facts_of(run), host.rng)
     if isinstance(decision, PutOff):
-        log.info(
-            "job %s %s is put off by %.1f s: %s", lease.name, lease.id, decision.delay_ms / 1000, short(run, error)
-        )
         reason = reason_of(run, decision.reason)
         return Outcome(lease.id, lease.fence, Kind.SNOOZE, reason=reason, delay_ms=decision.delay_ms)
     text = describe(run, error)
@@ -218,9 +214,6 @@ def failure(run: JobRun, error: BaseException) -> Outcome:
         case RunAgain():
             return again(run, decision, text, error)
         case Withdrawn():
-            log.warning(
-                "job %s %s is discarded after attempt %d: %s", lease.name, lease.id, lease.attempt, short(run, error)
-            )
             return withdrawn(run, reason_of(run, decision.reason) or "", text)
         case Buried():
             return dead(run, reason_of(run, decision.reason), text, error)
@@ -232,11 +225,7 @@ def again(run: JobRun, decision: RunAgain, text: str, error: BaseException) -> O
     """The outcome of a failed run that another one follows."""
     lease, delay = run.lease, decision.delay_ms
     if decision.trouble is not None:
-        log.error("job %s %s waits as without it, because of its %s", lease.name, lease.id, decision.trouble)
-    log.warning(
-        "job %s %s failed in attempt %d and runs again in %.1f s: %s: %s",
-        lease.name, lease.id, lease.attempt, delay / 1000, type(error).__name__, short(run, error),
-    )  # fmt: skip
+        log.error("job %s %s uses the default wait instead, because of its %s", lease.name, lease.id, decision.trouble)
     tell(run, JobRetrying, lease.attempt, delay / 1000)
     return Outcome(lease.id, lease.fence, Kind.RETRY, error=text, delay_ms=delay)
 
@@ -257,10 +246,6 @@ def describe(run: JobRun, error: BaseException) -> str:
 def dead(run: JobRun, reason: str | None, text: str, error: BaseException) -> Outcome:
     """The end of a job that will not run again by itself."""
     lease = run.lease
-    log.error(
-        "job %s %s is dead after attempt %d: %s: %s",
-        lease.name, lease.id, lease.attempt, type(error).__name__, short(run, error),
-    )  # fmt: skip
     tell(run, JobDead, lease.attempt, reason)
     cause = cause_of(error, run.spec.fn.__module__)
     return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason=reason, cause=cause)

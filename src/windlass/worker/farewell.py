@@ -18,6 +18,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from windlass import logs
+
 __all__ = ["FAILED", "end", "live"]
 
 FAILED = 70  # EX_SOFTWARE: something raised that nobody expected
@@ -44,6 +46,8 @@ def end(code: int, *, in_order: bool = True) -> NoReturn:
         with contextlib.suppress(BaseException):
             handlers: Any = atexit
             handlers._run_exitfuncs()
+    with contextlib.suppress(BaseException):
+        logs.close()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(BaseException):
             stream.flush()

@@ -7,7 +7,6 @@ asked: nothing runs unguarded.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from msgspec import structs
@@ -20,8 +19,6 @@ from windlass.worker.execute import run_async, run_sync
 from windlass.worker.run import JobRun
 
 __all__ = ["count_outlived", "run_async_guarded", "run_guarded"]
-
-log = logging.getLogger("windlass.job")
 
 
 def run_guarded(run: JobRun, body: Callable[[JobRun], Outcome | None] = run_sync) -> Outcome | None:
@@ -86,5 +83,5 @@ def ref_of(run: JobRun) -> LeaseRef:
 
 def refused(run: JobRun, error: Exception) -> Outcome:
     """Give a job back that did not begin."""
-    log.info("job %s %s goes back to its place: %s", run.lease.name, run.lease.id, error)
+    run.error = error
     return Outcome(run.lease.id, run.lease.fence, Kind.RELEASE)

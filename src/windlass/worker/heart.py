@@ -14,7 +14,6 @@ longer than it must.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from enum import IntEnum
@@ -22,12 +21,13 @@ from enum import IntEnum
 from windlass.clock import Clock
 from windlass.engines.base import Engine
 from windlass.errors import EngineError
+from windlass.logs import Log
 from windlass.model import Heartbeat, LeaseRef, WorkerInfo
 from windlass.worker.slots import SlotTable
 
 __all__ = ["Heart", "Trust"]
 
-log = logging.getLogger("windlass.worker")
+log = Log("windlass.worker")
 
 
 class Trust(IntEnum):

@@ -6,7 +6,6 @@ one after another. The thread starts with the first moment. An orderly end waits
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterable
 from queue import SimpleQueue
@@ -16,12 +15,14 @@ from windlass.errors import EngineError
 from windlass.events import Events, JobDead
 from windlass.handle import Reader
 from windlass.hooks import Hooks, Moment
+from windlass.logs import Log
 from windlass.model import State
 from windlass.registry import Registry
+from windlass.units import show_duration
 
 __all__ = ["HookThread"]
 
-log = logging.getLogger("windlass.hooks")
+log = Log("windlass.hooks")
 
 FAREWELL = 5.0  # seconds an orderly end waits for hooks that are owed
 
@@ -68,7 +69,10 @@ class HookThread:
             self._queue.put(None)
             thread.join(FAREWELL)
             if thread.is_alive():
-                log.warning("hooks still run after %g s; the worker ends without waiting for them", FAREWELL)
+                log.warning(
+                    "hooks still run after %s; the worker ends without waiting for them",
+                    show_duration(FAREWELL * 1_000),
+                )
 
     def _run(self) -> None:
         while (told := self._queue.get()) is not None:

@@ -6,7 +6,6 @@ Every worker has one and none is the leader; the engine sees to it that two besi
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from random import Random
@@ -14,6 +13,7 @@ from random import Random
 from windlass.engines.base import Store
 from windlass.errors import EngineError
 from windlass.events import DeadRecovered, DeadTrimmed, Events
+from windlass.logs import Log
 from windlass.model import Rules, Upkeep
 from windlass.recovery import RecoveryRule
 from windlass.worker.archive import Archive
@@ -21,7 +21,7 @@ from windlass.worker.redriver import Redriver
 
 __all__ = ["Keeper"]
 
-log = logging.getLogger("windlass.worker")
+log = Log("windlass.worker")
 
 BUDGET = 1_000  # rows a step may touch in each of its parts: some 10 ms of the writer
 RECOVER_MAX = 100  # jobs a rule brings back per step: after an outage they should not come all at once

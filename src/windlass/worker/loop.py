@@ -8,7 +8,6 @@ left something behind in its task (a context variable, a cancel) takes the task 
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import threading
 import time
@@ -18,11 +17,12 @@ from contextvars import Context, copy_context
 from typing import Any, cast
 
 from windlass.context import CURRENT
+from windlass.logs import Log
 from windlass.worker.run import JobRun
 
 __all__ = ["Loop", "LoopThread"]
 
-log = logging.getLogger("windlass.worker")
+log = Log("windlass.worker")
 
 TURN = 0.001  # seconds a slot may go through short jobs before it lets the other tasks run
 

@@ -56,6 +56,7 @@ class Launch(Struct, frozen=True):
     burst: bool = False
     shutdown_timeout: int | None = None  # ms
     log_level: str = "info"
+    quiet_jobs: bool | None = None
     group: str = ""
     supervisor_pid: int | None = None
 

@@ -7,7 +7,6 @@ TERM and QUIT sent straight to this process do what they do to the whole worker.
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import threading
 from collections.abc import Sequence
@@ -15,7 +14,9 @@ from collections.abc import Sequence
 from windlass.errors import EngineError, EngineUnusable
 from windlass.events import WorkerCrashed
 from windlass.hooks import Moment
+from windlass.logs import Log
 from windlass.model import LeaseRef, Outcome
+from windlass.units import show_duration
 from windlass.worker.farewell import end
 from windlass.worker.messages import (
     Alone,
@@ -38,7 +39,7 @@ from windlass.worker.worker import Worker
 
 __all__ = ["ControlLine", "serve_worker"]
 
-log = logging.getLogger("windlass.worker")
+log = Log("windlass.worker")
 
 WAIT_FIRST = 0.5  # seconds before the second try to reach an engine that is away; doubles up to WAIT_MOST
 WAIT_MOST = 5.0
@@ -104,7 +105,7 @@ def reach_engine(worker: Worker, ended: threading.Event) -> bool:
         except EngineUnusable:
             raise
         except EngineError as error:
-            log.error("the engine is away, next try in %.1f s: %s", wait, error)
+            log.error("the store is away, next try in %s: %s", show_duration(wait * 1_000), error)
             ended.wait(wait)
             wait = min(wait * 2, WAIT_MOST)
         else:

@@ -21,7 +21,6 @@ would be right to claim.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,9 +29,11 @@ from typing import Protocol
 
 from windlass.engines.base import Store
 from windlass.errors import EngineError
+from windlass.logs import Log
 from windlass.model import Claimed, Outcome, Progress, Settled, Want
 from windlass.queues import bounds_of
 from windlass.settings import Settings
+from windlass.units import show_duration
 from windlass.worker.heart import Trust
 from windlass.worker.pool import Pool
 from windlass.worker.recycle import Recycler
@@ -40,7 +41,7 @@ from windlass.worker.settler import Settler
 
 __all__ = ["Pump", "Slots"]
 
-log = logging.getLogger("windlass.worker")
+log = Log("windlass.worker")
 
 AHEAD = 0.1  # seconds of work to hold beyond the free slots
 AHEAD_ORDERED = 0.02  # the same, where queues are not all alike
@@ -201,7 +202,7 @@ class Pump:
                 self._outage(error)
             except Exception:
                 # Nothing else settles for this worker: report, and keep the promise to go on.
-                log.exception("the pump failed; it goes on")
+                log.exception("claiming or settling failed; the worker tries again")
                 time.sleep(OUTAGE_PAUSE)
 
     def _stroke(self) -> None:
@@ -231,7 +232,7 @@ class Pump:
             raise
         self._settler.answered()
         if self._away_since is not None:
-            log.warning("the store is back after %.1f s", time.monotonic() - self._away_since)
+            log.warning("the store is back after %s", show_duration((time.monotonic() - self._away_since) * 1_000))
             self._away_since = None
         for feed in self._feeds:
             feed.measure()
@@ -375,7 +376,7 @@ class Pump:
     def _outage(self, error: EngineError) -> None:
         if self._away_since is None:
             self._away_since = time.monotonic()
-            log.error("the store is away, the worker goes on trying: %s", error)
+            log.error("the store is away, and the worker keeps trying: %s", error)
         for feed in self._feeds:
             feed.hungry = True
         time.sleep(OUTAGE_PAUSE * self._rng.uniform(0.5, 1.0))

@@ -7,14 +7,15 @@ than fit into it, by what the runs so far have left behind, so that a leak does 
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable
 
+from windlass.logs import Log
+
 __all__ = ["FORK_COST", "Recycler", "resident"]
 
-log = logging.getLogger("windlass.worker")
+log = Log("windlass.worker")
 
 FORK_COST = 8 * 2**20  # bytes a worker needs beyond the application: engine, threads, their stacks (measured: 6 to 8)
 LEAD = 0.2  # seconds that a successor may take to be ready

@@ -10,7 +10,6 @@ delay left behind is caught up for ``CATCH_UP`` seconds' worth at most, so a sta
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from typing import Final
@@ -19,12 +18,14 @@ from msgspec.structs import replace
 
 from windlass.engines.base import Store, Versioned
 from windlass.errors import EngineError
+from windlass.logs import Log
 from windlass.model import LeaseRef
 from windlass.redrive import DONE, PREFIX, RUNNING, Operation, find, save
+from windlass.units import show_duration
 
 __all__ = ["Redriver"]
 
-log = logging.getLogger("windlass.worker")
+log = Log("windlass.worker")
 
 STEP: Final = 0.25  # seconds between two steps of an operation of ours
 WATCH: Final = 1.0  # seconds between two looks at those of others
@@ -77,7 +78,11 @@ class Redriver:
                 if operation.owner == self._worker and operation.state == RUNNING:
                     save(self._engine, replace(operation, owner=""), document.version)
         except EngineError as error:
-            log.warning("a redrive is not handed over, another worker takes it in %g s: %s", TAKEOVER, error)
+            log.warning(
+                "a redrive could not be handed over; another worker takes it in %s: %s",
+                show_duration(TAKEOVER * 1_000),
+                error,
+            )
 
     def turn(self, now: float) -> float | None:
         """Do one step of each operation at ``now`` (monotonic seconds); give the pause until the next, None at the end.

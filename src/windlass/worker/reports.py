@@ -14,7 +14,6 @@ This must not decide what happens to a process, and calls no hooks: it knows no 
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 import threading
 from collections import deque
@@ -26,15 +25,17 @@ from windlass.codec import Origin
 from windlass.engines.base import Store
 from windlass.engines.url import connect, rules_of
 from windlass.errors import EngineError, EngineUnusable
+from windlass.logs import Log
 from windlass.model import Kind, Outcome, Settled, WorkerInfo
 from windlass.settings import Settings
+from windlass.units import show_duration
 from windlass.worker.children import ProcessDied, crash_error
 from windlass.worker.generation import Process
 from windlass.worker.messages import Alone, Ended
 
 __all__ = ["Reports"]
 
-log = logging.getLogger("windlass.supervisor")
+log = Log("windlass.supervisor")
 
 STORE_RETRY = 1.0  # seconds between tries to tell the store
 STARVED_EVERY = 60_000  # ms between warnings of the same starved process
@@ -115,8 +116,8 @@ class Reports:
         if untold:
             log.warning(
                 "the store was not told how worker processes %s ended: jobs they had can be claimed again when their "
-                "leases are over, in %.0f s at most",
-                ", ".join(map(str, untold)), (self._settings.lease + self._settings.reap) / 1000,
+                "leases are over, in %s at most",
+                ", ".join(map(str, untold)), show_duration(self._settings.lease + self._settings.reap),
             )  # fmt: skip
         self._pending.clear()
         self._abandoned.set()
@@ -151,7 +152,7 @@ class Reports:
         except EngineUnusable as error:
             log.error("cannot tell the store, and never will: %s", error)
         except EngineError as error:
-            log.error("cannot tell the store, next try in %.0f s: %s", STORE_RETRY, error)
+            log.error("cannot tell the store, next try in %s: %s", show_duration(STORE_RETRY * 1_000), error)
             return False
         except Exception:
             # Nothing else tells the store: say so, and go on with the next.

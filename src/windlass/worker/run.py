@@ -22,7 +22,7 @@ from windlass.guards.circuit import Passed
 from windlass.guards.circuits import Circuits
 from windlass.guards.verdict import Verdict
 from windlass.middleware import AsyncBody, Body
-from windlass.model import Lease
+from windlass.model import Lease, Outcome
 from windlass.redaction import hide, secrets_in
 from windlass.settings import Settings
 
@@ -71,12 +71,15 @@ class JobRun:
         "began_ns",
         "cancelled",
         "context",
+        "deferred",
+        "ended_ns",
         "error",
         "host",
         "interrupted",
         "lease",
         "lost",
         "meta",
+        "outcome",
         "passed",
         "pool",
         "prepared",
@@ -98,7 +101,10 @@ class JobRun:
         self.error: BaseException | None = None  # what the body raised
         self.slot = -1  # its place in the slot table once it has started
         self.began_ns = 0
+        self.ended_ns = 0
         self.took_ns = 0  # of its slot, once it has ended
+        self.outcome: Outcome | None = None  # once it has ended; None: a transaction of the job settled it
+        self.deferred = False  # its retry waits longer, since the retry budget of its queue is used up
         self.cancelled = False  # a cancel was asked for
         self.interrupted = False  # the worker stops and cannot wait for it
         self.timed_out = False

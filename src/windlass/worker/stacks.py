@@ -1,4 +1,4 @@
-"""What every thread and coroutine of a process is doing, written to stderr when somebody asks (USR1, TTIN).
+"""What every thread and coroutine of a process is doing, written to our log when somebody asks (USR1, TTIN).
 
 The threads come from ``faulthandler``, which needs no interpreter lock: they are shown at once, also of a process that
 is stuck in a C call. The coroutines follow as soon as Python gets to run. Nothing here allocates much or takes a lock
@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
-import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
+from windlass import logs
+
 __all__ = ["DUMPS", "dump_on_signals", "frames_of", "where"]
 
-STDERR = 2  # the descriptor: ``sys.stderr`` may be anything by now
 DUMPS = (signal.SIGUSR1, signal.SIGTTIN)
 
 
@@ -29,13 +29,12 @@ def dump_on_signals(describe: Callable[[], Iterable[str]], tasks: Callable[[], I
         for task in tasks():
             lines.append(f"Task {task.get_name()} (most recent call last):")
             lines += [f'  File "{file}", line {line} in {name}' for file, line, name in frames_of(task.get_coro())]
-        with contextlib.suppress(OSError):  # nobody reads it
-            os.write(STDERR, "".join(f"{line}\n" for line in lines).encode(errors="replace"))
+        logs.write("\n".join(lines))
 
     for number in DUMPS:
         signal.signal(number, dump)
         with contextlib.suppress(OSError, RuntimeError, ValueError):  # stderr is closed
-            faulthandler.register(number, file=STDERR, all_threads=True, chain=True)
+            faulthandler.register(number, file=logs.own_stderr(), all_threads=True, chain=True)
 
 
 def frames_of(coroutine: object) -> Iterator[tuple[str, int, str]]:

@@ -20,7 +20,6 @@ each time. Processes that never come to their work end it, with a code that says
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import selectors
 import signal
@@ -33,9 +32,11 @@ import msgspec
 
 from windlass.clock import Clock, SystemClock
 from windlass.errors import EngineUnavailable
+from windlass.logs import Log
 from windlass.model import LeaseRef, Outcome
 from windlass.settings import Settings
 from windlass.stats import measure
+from windlass.units import show_duration
 from windlass.worker import health
 from windlass.worker.children import describe
 from windlass.worker.generation import PATIENCE, Generation, Process
@@ -70,7 +71,7 @@ from windlass.worker.wire import Line
 
 __all__ = ["Supervisor"]
 
-log = logging.getLogger("windlass.supervisor")
+log = Log("windlass.supervisor")
 
 RESPITE = 0.5  # seconds of rest after something that nobody expected
 ECHO = 0.002  # seconds: who signals a process and its group at once, as timeout(1) does, means one signal
@@ -102,8 +103,13 @@ class Supervisor:
         clock: Clock | None = None,
         http: tuple[str, int] | None = None,
         reload: bool = False,
+        on_settings: Callable[[Settings], None] = lambda _: None,
     ) -> None:
-        """``http``: where to answer ``/livez`` and ``/readyz``; ``reload``: restart when source files change."""
+        """``http``: where to answer ``/livez`` and ``/readyz``; ``reload``: restart when source files change.
+
+        ``on_settings`` is called with the settings of the application whenever it has been loaded.
+        """
+        self._on_settings = on_settings
         self._launch = launch
         self._http = http
         self._probe: Probe | None = None
@@ -273,6 +279,7 @@ class Supervisor:
 
     def _loaded(self, generation: Generation, hello: Hello) -> None:
         generation.hello = hello
+        self._on_settings(hello.settings)
         if self._stopping:
             return
         for note in hello.notes:
@@ -649,7 +656,7 @@ class Supervisor:
     def _obey(self, word: str) -> None:
         """Do what a signal or somebody through the store asked of the worker as a whole. *Idempotent.*"""
         if word == "stop" and not self._stopping:
-            log.info("asked to stop: running jobs have %.0f s to end", self._settings.shutdown_timeout / 1000)
+            log.info("asked to stop: running jobs have %s to end", show_duration(self._settings.shutdown_timeout))
             self._stop_all()
         elif word == "quiet" and not self._quiet:
             log.warning("quiet: no new jobs are claimed; what runs goes on. Stop with TERM")
@@ -665,7 +672,7 @@ class Supervisor:
             log.warning("stopping at once; running jobs are given back")
             self._stop_all("abort", 0.0)
             return
-        log.info("stopping: running jobs have %.0f s to end", self._settings.shutdown_timeout / 1000)
+        log.info("stopping: running jobs have %s to end", show_duration(self._settings.shutdown_timeout))
         self._stop_all()
 
     def _stop_all(self, word: str = "stop", grace: float | None = None) -> None:
@@ -700,7 +707,10 @@ class Supervisor:
         def kill() -> None:
             if process.token not in self._processes:
                 return
-            log.error("worker process %d has not ended %.0f s after its grace; it is killed", process.pid, KILL_AFTER)
+            log.error(
+                "worker process %d has not ended %s after its grace and is killed",
+                process.pid, show_duration(KILL_AFTER * 1_000),
+            )  # fmt: skip
             process.kill()
 
         self._after(grace + KILL_AFTER, kill)

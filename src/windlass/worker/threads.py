@@ -6,17 +6,17 @@ threads. A job with ``executor="process"`` is driven from here too: the thread w
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from contextvars import Context
 from queue import Empty, SimpleQueue
 
+from windlass.logs import Log
 from windlass.worker.run import JobRun
 
 __all__ = ["Threads"]
 
-log = logging.getLogger("windlass.worker")
+log = Log("windlass.worker")
 
 
 class Threads:

@@ -14,7 +14,6 @@ table, by which the supervisor's probes tell. It must not end anything itself: `
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from windlass.clock import Clock
+from windlass.logs import Log
 from windlass.worker.deadlines import Deadlines
 from windlass.worker.execute import run_async
 from windlass.worker.loop import LoopThread
@@ -31,7 +31,7 @@ from windlass.worker.stacks import where
 
 __all__ = ["GRACE", "Timeouts"]
 
-log = logging.getLogger("windlass.worker")
+log = Log("windlass.worker")
 
 GRACE = 2.0  # seconds that a run may take to notice that its time is up
 LATE = 0.25  # seconds by which the loop may be late without being held by somebody

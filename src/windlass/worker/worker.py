@@ -21,7 +21,6 @@ settled only after the process has gone.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 import threading
@@ -41,6 +40,7 @@ from windlass.events import Events, JobDead, LeaseExpired, SettleDropped, StoreR
 from windlass.fingerprint import cause_of
 from windlass.hooks import Hooks, Moment
 from windlass.ids import new_id
+from windlass.logs import Log
 from windlass.middleware import Middleware
 from windlass.model import (
     Claimed,
@@ -60,10 +60,12 @@ from windlass.model import (
 from windlass.recovery import rules_in
 from windlass.registry import Registry
 from windlass.settings import Settings
+from windlass.units import show_duration
 from windlass.worker.archive import Archive
 from windlass.worker.budget import RetryBudget, budgets_of
 from windlass.worker.children import Children, Fork
 from windlass.worker.deadlines import Deadlines
+from windlass.worker.endings import Endings
 from windlass.worker.execute import failure, prepare, run_async, run_sync
 from windlass.worker.guarded import count_outlived, run_async_guarded, run_guarded
 from windlass.worker.heart import Heart, Trust
@@ -82,7 +84,7 @@ from windlass.worker.timeouts import GRACE, Timeouts
 
 __all__ = ["Worker", "WorkerOptions"]
 
-log = logging.getLogger("windlass.worker")
+log = Log("windlass.worker")
 
 CANCEL_GRACE = 1.0  # seconds for coroutines to end after they were cancelled at shutdown
 UNKNOWN_DELAY_MS = 30_000  # how long a job that nobody here knows is put back; source: reliability constants
@@ -187,6 +189,7 @@ class Worker:
         self._overdue: dict[str, JobRun] = {}
         self._on_overrun = on_overrun
         self._strays: set[LeaseRef] = set()
+        self._endings = Endings(self.clock, quiet=settings.quiet_jobs)
         self._settler = Settler(settings.settle_batch, settings.settle_flush)
         self._deadlines = Deadlines()
         self._timeouts = Timeouts(
@@ -317,6 +320,7 @@ class Worker:
         self._wait_for_runs(deadline)
         self._interrupt_runs()
         self._pump.stop()
+        self.tally()  # what ended after its last look
         self._heart.stop()
         self._keeper.stop()
         self._redriver.stop()
@@ -326,6 +330,11 @@ class Worker:
         for pool in self._pools:
             pool.threads.stop()
         self._loop.stop(CANCEL_GRACE)
+        for run in self._held.values():
+            if run.lease.id not in self._overdue:  # it comes back when this process has gone
+                self._endings.tell_one(
+                    run.lease, Outcome(run.lease.id, run.lease.fence, Kind.RELEASE, interrupted=True), run
+                )
         clean = not self._held
         if clean and not self.cut_off:
             self._depart()
@@ -344,7 +353,12 @@ class Worker:
         """The outcomes of jobs that outlived their timeout in a thread: to be settled when this process has gone."""
         if self._overdue and self._circuits is not None:
             self._circuits.flush(self.engine)  # the process ends before they would report what was counted last
-        return [failure(run, timeout_of(run)) for run in self._overdue.values() if run.lease.id in self._held]
+        outcomes = []
+        for run in self._overdue.values():
+            if run.lease.id in self._held:
+                outcomes.append(failure(run, timeout_of(run)))
+                self._endings.tell_one(run.lease, outcomes[-1], run)
+        return outcomes
 
     def judge(self, ref: LeaseRef) -> Outcome | None:
         """What becomes of a job that was killed with another process, since it did not end when its time was up.
@@ -434,13 +448,14 @@ class Worker:
             self._table.note_away(now if away else 0)
 
     def tally(self) -> None:
-        work = self._work
-        for _ in range(len(self._ran)):
-            run = self._ran.popleft()
+        work, runs = self._work, [self._ran.popleft() for _ in range(len(self._ran))]
+        for run in runs:
             run.pool.ended += 1
             done = work.setdefault(run.lease.queue, [0, 0])
             done[0] += 1
             done[1] += run.took_ns
+        if runs:
+            self._endings.tell(runs)
 
     def _describe(self) -> WorkerInfo:
         """What this worker says of itself, with what it has done so far."""
@@ -498,7 +513,8 @@ class Worker:
         return list(notes.values())
 
     def _tell_dropped(self, outcomes: Sequence[Outcome], reason: str) -> None:
-        log.warning("%d outcomes were dropped: %s", len(outcomes), reason)
+        ids = ", ".join(one.id for one in outcomes[:5]) + (", ..." if len(outcomes) > 5 else "")
+        log.warning("the outcomes of %d jobs were dropped, and they run again: %s (%s)", len(outcomes), reason, ids)
         for one in outcomes:
             self.events.emit(SettleDropped(one.id, "", "", 0, reason))
 
@@ -530,14 +546,13 @@ class Worker:
         if lease.reason is not None and lease.reason.startswith(UNKNOWN_SINCE):
             since = int(lease.reason.removeprefix(UNKNOWN_SINCE))
         if now - since < self.settings.unknown_grace:
-            log.warning("job %s %s: no job of this name is registered here; put back", lease.name, lease.id)
+            log.warning("no job named %s is registered here: job %s waits", lease.name, lease.id)
             delay = min(UNKNOWN_DELAY_MS, max(1, self.settings.unknown_grace // 30))
             return Outcome(lease.id, lease.fence, Kind.SNOOZE, reason=f"{UNKNOWN_SINCE}{since}", delay_ms=delay)
         error = LookupError(
             f"no job is registered under {lease.name!r}; import its module in the worker's application, "
             "or keep its old name as an alias, then retry the job"
         )
-        log.error("job %s %s is dead: %s", lease.name, lease.id, error)
         return self._stillborn(lease, error, "unknown job")
 
     def _stillborn(self, lease: Lease, error: BaseException, reason: str) -> Outcome:
@@ -550,7 +565,9 @@ class Worker:
             origin=self.origin,
         )
         self.events.emit(JobDead(lease.id, lease.name, lease.queue, lease.attempt, reason))
-        return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason=reason, cause=cause_of(error))
+        outcome = Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason=reason, cause=cause_of(error))
+        self._endings.tell_one(lease, outcome)
+        return outcome
 
     def tell_hooks(self, moment: Moment, ids: Sequence[str]) -> None:
         """Have the hooks of these jobs called, on a thread of their own. *Thread-safe.*"""
@@ -613,23 +630,20 @@ class Worker:
         if outcome is None:
             self._table.settle(run.lease.fence)
         self._held.pop(run.lease.id, None)
-        run.took_ns = time.monotonic_ns() - began
-        self._ran.append(run)
+        run.ended_ns = ended = time.monotonic_ns()
+        run.took_ns = ended - began
         if self._budgets and (budget := self._budgets.get(run.lease.queue)) is not None:
             budget.count()
             if outcome is not None and outcome.kind is Kind.RETRY:
                 outcome = self._within_budget(budget, run, outcome)
+        run.outcome = outcome
+        self._ran.append(run)
         full = self._settler.add(outcome) if outcome is not None else False
         self._pump.poke(run.pool, full=full)
 
     def _within_budget(self, budget: RetryBudget, run: JobRun, outcome: Outcome) -> Outcome:
         delay = budget.defer(outcome.delay_ms)
-        if delay > outcome.delay_ms:
-            lease = run.lease
-            log.warning(
-                "the retry budget of queue %s is used up: job %s %s waits %.1f s instead of %.1f s",
-                lease.queue, lease.name, lease.id, delay / 1000, outcome.delay_ms / 1000,
-            )  # fmt: skip
+        run.deferred = delay > outcome.delay_ms
         return structs.replace(outcome, delay_ms=delay)
 
     def _outlived(self, run: JobRun | None) -> None:
@@ -638,9 +652,9 @@ class Worker:
             log.error("a job is past its timeout, and the event loop is blocked by no known job; this process ends")
         else:
             log.error(
-                "job %s %s has not stopped %g s after its timeout; this process ends when its other jobs have, and "
-                "only then is the job settled. %s",
-                run.lease.name, run.lease.id, GRACE,
+                "job %s %s still runs %s after its timeout; this process ends when its other jobs have ended, and the "
+                "job is settled then. %s",
+                run.lease.name, run.lease.id, show_duration(GRACE * 1_000),
                 "It must not block the event loop or ignore its cancellation" if self._on_loop(run.prepared)
                 else 'Give it executor="process" to make it killable',
             )  # fmt: skip
@@ -666,7 +680,7 @@ class Worker:
                 run.lost = run.cancelled = True
                 self._end_body(run)
                 lease = run.lease
-                log.warning("job %s %s belongs to another worker now", lease.name, lease.id)
+                log.warning("job %s %s was taken over by another worker; its run here is stopped", lease.name, lease.id)
                 self.events.emit(LeaseExpired(lease.id, lease.name, lease.queue, lease.attempt))
         self._release_strays(set(beat.strays))
         for word in beat.control:
@@ -714,4 +728,4 @@ def lease_of(row: JobRow) -> Lease:
 
 def timeout_of(run: JobRun) -> JobTimeout:
     """The error of a run that took too long."""
-    return JobTimeout(f"job {run.lease.id} ran longer than its timeout of {(run.timeout_ms or 0) / 1000:g} s")
+    return JobTimeout(f"job {run.lease.id} ran longer than its timeout of {show_duration(run.timeout_ms or 0)}")

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import os
 import signal
 import threading
@@ -25,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from selectors import EVENT_READ, DefaultSelector
 
+from windlass.logs import Log
 from windlass.worker.family import end_family
 from windlass.worker.farewell import live
 from windlass.worker.messages import (
@@ -44,7 +44,7 @@ from windlass.worker.wire import Line
 
 __all__ = ["NoProcess", "Zygote", "ZygoteFork"]
 
-log = logging.getLogger("windlass.worker")
+log = Log("windlass.worker")
 
 FAREWELL = 5.0  # seconds that children may take to end after their worker has ended in order
 FORKING = 30.0  # seconds that a worker waits for the zygote's answer

@@ -10,7 +10,6 @@ when that is not what the store has.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -29,6 +28,7 @@ from windlass.engines.redis.scripts import FIXED_KEYS, READ_ONLY, Script, script
 from windlass.engines.redis.startup import Server, examine
 from windlass.engines.redis.wire import as_int, as_list, pack
 from windlass.errors import ConfigError, EngineUnavailable, EngineUnusable
+from windlass.logs import Log
 from windlass.model import Rules
 
 __all__ = ["QUEUE_KEYS", "SCHEMA", "RedisCore"]
@@ -36,7 +36,7 @@ __all__ = ["QUEUE_KEYS", "SCHEMA", "RedisCore"]
 T = TypeVar("T")
 Seen: TypeAlias = Literal["writes", "jobs"]  # the counters by which a rollback shows
 
-log = logging.getLogger("windlass.engine")
+log = Log("windlass.engine")
 
 SCHEMA: Final = 1
 TYPES: Final = {

@@ -10,7 +10,6 @@ nothing of the parent's.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
@@ -37,12 +36,13 @@ from windlass.engines.sqlite.connection import (
 from windlass.engines.sqlite.signals import FileSignal, MemorySignal, Signal
 from windlass.engines.sqlite.steady import Steady
 from windlass.errors import EngineUnavailable
+from windlass.logs import Log
 from windlass.model import Rules
 
 __all__ = ["FOREIGN", "FOREIGN_ADVICE", "Endings", "SqliteCore", "foreign_handle"]
 
 T = TypeVar("T")
-log = logging.getLogger("windlass.engine")
+log = Log("windlass.engine")
 
 FOREIGN: Final = "another SQLite library in this process has {path} open; two of them on one file break its locks"
 FOREIGN_ADVICE: Final = "keep the job database in its own file, or open it through apsw or app.transaction()"
