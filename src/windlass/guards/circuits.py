@@ -15,6 +15,7 @@ from typing import Final, cast
 from windlass.engines.base import Coordinator
 from windlass.errors import ConfigError, EngineError
 from windlass.events import Events
+from windlass.foreign import Shield
 from windlass.guards.circuit import Circuit
 from windlass.guards.verdict import to_kinds
 from windlass.model import CircuitPolicy
@@ -118,11 +119,13 @@ class Circuits:
                 due = circuit.due_in()
                 if due is None or due > 0:
                     continue
-                try:
-                    circuit.flush()
-                except EngineError as error:
-                    logger.warning("circuit %s cannot report now: %s", circuit.name, error)
-                    not_before = time.monotonic() + RETRY_FLUSH
+                with Shield(logger, "circuit %s failed to report; it tries again", circuit.name):
+                    try:
+                        circuit.flush()
+                        continue
+                    except EngineError as error:
+                        logger.warning("circuit %s cannot report now: %s", circuit.name, error)
+                not_before = time.monotonic() + RETRY_FLUSH
 
 
 def make_circuit(name: str, options: Mapping[str, object], hub: Circuits) -> Circuit:

@@ -20,12 +20,14 @@ from windlass.clock import Clock
 from windlass.context import current_job
 from windlass.engines.base import Coordinator
 from windlass.errors import ConfigError, EngineError, GuardUnavailable, LockBusy, LockLost, NotInJob
+from windlass.foreign import Shield
 from windlass.handle import hop, own_thread
 from windlass.units import format_duration
 
 __all__ = ["Lock", "LockKeeper"]
 
 WAIT_SLICE: Final = 1.0  # seconds; a lost wake-up delays a waiter by that much at most
+RENEW_AGAIN: Final = 1.0  # seconds
 PLACE_MS: Final = 3_000  # how long a place in the line is kept for a waiter that does not ask again
 
 logger = logging.getLogger("windlass.locks")
@@ -75,7 +77,11 @@ class LockKeeper:
                     continue
                 due = [lock for lock in self._held.values() if lock.renew_at <= now]
             for lock in due:
-                if not lock._renew():
+                kept = True
+                with Shield(logger, "lock %s could not be renewed; it is tried again", lock.key):
+                    lock.renew_at = time.monotonic() + RENEW_AGAIN  # where it fails
+                    kept = lock._renew()
+                if not kept:
                     self.remove(lock)
 
 

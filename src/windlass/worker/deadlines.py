@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable
 
+from windlass.foreign import Shield
+
 __all__ = ["Deadlines"]
+
+log = logging.getLogger("windlass.worker")
 
 SLACK = 64  # places of dropped deadlines that are not worth a clearing
 
@@ -72,4 +77,5 @@ class Deadlines:
                 _, number = heapq.heappop(self._heap)
                 call = self._calls.pop(number, None)
             if call is not None:
-                call()
+                with Shield(log, "what was to happen at the end of a time limit failed; other time limits go on"):
+                    call()

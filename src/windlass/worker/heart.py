@@ -106,9 +106,10 @@ class Heart:
             try:
                 self._beat()
                 wait = self._renew_ms
-            except EngineError as error:
+            except BaseException as error:
                 wait = max(1, min(1_000, self._renew_ms // 4))
-                log.warning("worker %s could not renew its lease: %s", self._worker().id, error)
+                trace = None if isinstance(error, EngineError) else error
+                log.warning("worker %s could not renew its lease: %s", self._worker().id, error, exc_info=trace)
             if self.trust() is Trust.NONE:
                 log.critical("worker %s has been cut off for two leases; it ends", self._worker().id)
                 self._on_end()

@@ -199,7 +199,7 @@ class Pump:
                 self._stroke()
             except EngineError as error:
                 self._outage(error)
-            except Exception:
+            except BaseException:
                 # Nothing else settles for this worker: report, and keep the promise to go on.
                 log.exception("the pump failed; it goes on")
                 time.sleep(OUTAGE_PAUSE)

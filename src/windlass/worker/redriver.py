@@ -104,8 +104,9 @@ class Redriver:
         while pause is not None and not self._closed.wait(pause):
             try:
                 pause = self.turn(time.monotonic())
-            except EngineError as error:
-                log.warning("a redrive has to wait: %s", error)
+            except BaseException as error:
+                trace = None if isinstance(error, EngineError) else error
+                log.warning("a redrive has to wait: %s", error, exc_info=trace)
                 pause = WATCH
         with self._lock:
             self._thread = None

@@ -72,6 +72,7 @@ class JobRun:
         "cancelled",
         "context",
         "error",
+        "exited",
         "host",
         "interrupted",
         "lease",
@@ -96,6 +97,7 @@ class JobRun:
         self.meta: Meta = NO_META if lease.meta is None else decode_meta(lease.meta)
         self.context: JobContext | None = None
         self.error: BaseException | None = None  # what the body raised
+        self.exited: BaseException | None = None  # what a callback or task of the job raised to end its loop
         self.slot = -1  # its place in the slot table once it has started
         self.began_ns = 0
         self.took_ns = 0  # of its slot, once it has ended
