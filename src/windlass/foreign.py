@@ -19,7 +19,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
-__all__ = ["UNSHOWN", "Shield", "is_ctrl_c", "kind_name", "name_of", "said", "shield_logs"]
+__all__ = ["UNSHOWN", "Shield", "is_ctrl_c", "kind_name", "name_of", "said", "shield_logs", "start_thread"]
 
 UNSHOWN: Final = "<the message cannot be shown>"
 OURS: Final = __name__.partition(".")[0]
@@ -58,6 +58,21 @@ class Shield:
             return False
         self._log.error(self._text, *self._args, exc_info=error)
         return True
+
+
+def start_thread(target: Callable[[], object], name: str) -> threading.Thread:
+    """Start a thread of ours that does not end without a word: Python itself says nothing of one that exits.
+
+    Raises RuntimeError where the machine has no room for another; there is no thread then.
+    """
+
+    def run() -> None:
+        with Shield(logging.getLogger(OURS), "thread %s has ended, and should not have", name):
+            target()
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread
 
 
 def said(error: BaseException) -> str:

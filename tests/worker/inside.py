@@ -13,9 +13,9 @@ DEADLINE = 30.0
 
 
 @contextmanager
-def worker_of(app: Windlass) -> Iterator[Worker]:
+def worker_of(app: Windlass, kind: type[Worker] = Worker) -> Iterator[Worker]:
     """Run a worker of the application until the block ends; it must end in order."""
-    worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares, hooks=app.hooks)
+    worker = kind(app.engine, app.registry, app.settings, app.events, app.middlewares, hooks=app.hooks)
     worker.start()
     try:
         yield worker

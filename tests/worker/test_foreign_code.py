@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 import logging
+import socket
 import sys
 import threading
 import warnings
@@ -12,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from fleet import Fleet, fleet_in
@@ -21,6 +24,8 @@ from msgspec import Struct
 from windlass import Constant, JobContext, JobInfo, Retry, State, Windlass, events, on
 from windlass.errors import PayloadError
 from windlass.foreign import is_ctrl_c, name_of, said
+from windlass.worker.run import JobRun
+from windlass.worker.worker import Worker
 
 
 @pytest.fixture
@@ -488,6 +493,85 @@ def test_hooks_for_uncaught_errors_are_never_needed(app: Windlass, monkeypatch: 
     for kind in ("thread", "loop"):
         assert run_and_look_on(Windlass("memory://"), leave, kind).errors[-1].type == "SystemExit"
     assert caught == []
+
+
+class Tripping(Worker):
+    """A worker whose own code around a body fails, once for each job."""
+
+    error: BaseException = RuntimeError("tripped")
+    late = False  # whether it fails after the body
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.tripped: set[str] = set()
+        super().__init__(*args, **options)
+
+    def trip(self, run: JobRun) -> None:
+        if run.lease.id not in self.tripped:
+            self.tripped.add(run.lease.id)
+            raise self.error
+
+    def _run_in_thread(self, run: JobRun, slot: int) -> None:
+        if not self.late:
+            self.trip(run)
+        super()._run_in_thread(run, slot)
+        self.trip(run)
+
+    async def _run_on_loop(self, run: JobRun, slot: int) -> None:
+        if not self.late:
+            self.trip(run)
+        await super()._run_on_loop(run, slot)
+        self.trip(run)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("tripped"), SystemExit(1), MemoryError(), asyncio.CancelledError()])
+@pytest.mark.parametrize("kind", ["thread", "loop"])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_fault_of_the_worker_itself_costs_no_attempt_of_a_job_that_had_not_begun(
+    app: Windlass, late: bool, kind: str, error: BaseException
+) -> None:
+    def body() -> str:
+        return "done"
+
+    async def abody() -> str:
+        return "done"
+
+    job = app.job(name="quick", retry=0)(body if kind == "thread" else abody)
+    tripping = type("Tripping", (Tripping,), {"error": error, "late": late})
+    with worker_of(app, tripping):
+        ends = [end_of(job.enqueue()) for _ in range(2)]
+    assert [(end.result, end.attempt, len(end.errors)) for end in ends] == [("done", 1, 0)] * 2
+
+
+class NoRoom:
+    """A zygote that cannot fork."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def start(self) -> tuple[socket.socket, int]:
+        self.asked += 1
+        raise BlockingIOError("no room for another process")
+
+    def kill(self, token: int) -> None: ...
+
+    def status(self, token: int, timeout: float) -> int | None:
+        return None
+
+
+def test_a_job_that_cannot_get_a_process_waits_with_no_attempt_used(app: Windlass) -> None:
+    far, near = app.job(name="far", executor="process")(lambda: None), app.job(name="near")(lambda: None)
+    fork = NoRoom()
+    worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares, fork=fork)
+    worker.start()
+    handle = far.enqueue()
+    until(lambda: handle.state is State.SCHEDULED)
+    end_of(near.enqueue())
+    worker.stop()
+    assert worker.shut_down()
+    info = handle.info()
+    assert (info.attempt, info.errors) == (0, ())
+    assert info.reason is not None
+    assert "no room for another process" in info.reason
 
 
 # -- in child processes ------------------------------------------------------------------------------------

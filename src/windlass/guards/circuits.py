@@ -15,7 +15,7 @@ from typing import Final, cast
 from windlass.engines.base import Coordinator
 from windlass.errors import ConfigError, EngineError
 from windlass.events import Events
-from windlass.foreign import Shield
+from windlass.foreign import Shield, start_thread
 from windlass.guards.circuit import Circuit
 from windlass.guards.verdict import to_kinds
 from windlass.model import CircuitPolicy
@@ -89,8 +89,7 @@ class Circuits:
         """There is something new to report."""
         with self._wakeup:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="windlass-circuits", daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._run, "windlass-circuits")
             self._wakeup.notify()
 
     def flush(self, engine: Coordinator) -> None:

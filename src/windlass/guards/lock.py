@@ -20,7 +20,7 @@ from windlass.clock import Clock
 from windlass.context import current_job
 from windlass.engines.base import Coordinator
 from windlass.errors import ConfigError, EngineError, GuardUnavailable, LockBusy, LockLost, NotInJob
-from windlass.foreign import Shield
+from windlass.foreign import Shield, start_thread
 from windlass.handle import hop, own_thread
 from windlass.units import format_duration
 
@@ -54,8 +54,7 @@ class LockKeeper:
         with self._changed:
             self._held[lock.token] = lock
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="windlass-locks", daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._run, "windlass-locks")
             self._changed.notify()
 
     def remove(self, lock: Lock) -> None:

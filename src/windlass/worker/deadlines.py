@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from windlass.foreign import Shield
+from windlass.foreign import Shield, start_thread
 
 __all__ = ["Deadlines"]
 
@@ -46,8 +46,7 @@ class Deadlines:
             self._calls[number] = call
             heapq.heappush(self._heap, (time.monotonic() + seconds, number))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="windlass-deadlines", daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._watch, "windlass-deadlines")
             elif self._heap[0][1] == number:
                 self._changed.notify()
         return number

@@ -22,6 +22,7 @@ from enum import IntEnum
 from windlass.clock import Clock
 from windlass.engines.base import Engine
 from windlass.errors import EngineError
+from windlass.foreign import start_thread
 from windlass.model import Heartbeat, LeaseRef, WorkerInfo
 from windlass.worker.slots import SlotTable
 
@@ -73,8 +74,7 @@ class Heart:
     def start(self) -> None:
         """Register the worker, then keep beating. Raises EngineError when the store is away."""
         self._beat()
-        self._thread = threading.Thread(target=self._run, name="windlass-heart", daemon=True)
-        self._thread.start()
+        self._thread = start_thread(self._run, "windlass-heart")
 
     def stop(self) -> None:
         """End the thread; the lease is left as it is."""

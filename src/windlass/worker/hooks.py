@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from windlass.engines.base import Store
 from windlass.errors import EngineError
 from windlass.events import Events, JobDead
-from windlass.foreign import Shield
+from windlass.foreign import Shield, start_thread
 from windlass.handle import Reader
 from windlass.hooks import Hooks, Moment
 from windlass.model import State
@@ -59,10 +59,8 @@ class HookThread:
             self._queue.put((moment, job_id, unreported))
             with self._lock:
                 if self._thread is None:
-                    thread = threading.Thread(target=self._run, name="windlass-hooks", daemon=True)
                     with Shield(log, "the thread that calls hooks cannot start; it is tried again with the next hook"):
-                        thread.start()
-                        self._thread = thread
+                        self._thread = start_thread(self._run, "windlass-hooks")
 
     def close(self) -> None:
         """End the thread after what it owes, or leave it when that takes too long. *Blocking.*"""

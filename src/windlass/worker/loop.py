@@ -22,7 +22,7 @@ from contextvars import Context, copy_context
 from typing import Final, TypeVar, cast
 
 from windlass.context import CURRENT
-from windlass.foreign import Shield, kind_name, said
+from windlass.foreign import Shield, kind_name, said, start_thread
 from windlass.worker.run import JobRun
 
 __all__ = ["JobTask", "Loop", "LoopThread"]
@@ -118,11 +118,13 @@ class LoopThread:
         """Give the loop, running. *Idempotent.*"""
         with self._lock:
             if self.loop is None:
-                self.loop = new_loop()
-                self._thread = threading.Thread(
-                    target=self._serve, args=(self.loop,), name="windlass-loop", daemon=True
-                )
-                self._thread.start()
+                loop = new_loop()
+                try:
+                    self._thread = start_thread(lambda: self._serve(loop), "windlass-loop")
+                except RuntimeError:  # the next run that comes tries again
+                    loop.close()
+                    raise
+                self.loop = loop
             return self.loop
 
     @property
