@@ -6,7 +6,6 @@ import asyncio
 import ctypes
 import gc
 import logging
-import socket
 import sys
 import threading
 import warnings
@@ -540,38 +539,6 @@ def test_a_fault_of_the_worker_itself_costs_no_attempt_of_a_job_that_had_not_beg
     with worker_of(app, tripping):
         ends = [end_of(job.enqueue()) for _ in range(2)]
     assert [(end.result, end.attempt, len(end.errors)) for end in ends] == [("done", 1, 0)] * 2
-
-
-class NoRoom:
-    """A zygote that cannot fork."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def start(self) -> tuple[socket.socket, int]:
-        self.asked += 1
-        raise BlockingIOError("no room for another process")
-
-    def kill(self, token: int) -> None: ...
-
-    def status(self, token: int, timeout: float) -> int | None:
-        return None
-
-
-def test_a_job_that_cannot_get_a_process_waits_with_no_attempt_used(app: Windlass) -> None:
-    far, near = app.job(name="far", executor="process")(lambda: None), app.job(name="near")(lambda: None)
-    fork = NoRoom()
-    worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares, fork=fork)
-    worker.start()
-    handle = far.enqueue()
-    until(lambda: handle.state is State.SCHEDULED)
-    end_of(near.enqueue())
-    worker.stop()
-    assert worker.shut_down()
-    info = handle.info()
-    assert (info.attempt, info.errors) == (0, ())
-    assert info.reason is not None
-    assert "no room for another process" in info.reason
 
 
 # -- in child processes ------------------------------------------------------------------------------------
