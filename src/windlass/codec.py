@@ -29,6 +29,7 @@ from msgspec import Raw, Struct
 
 from windlass.errors import PayloadError
 from windlass.fingerprint import type_name
+from windlass.foreign import is_ctrl_c, kind_name, said
 from windlass.model import JobError
 from windlass.units import nearest
 from windlass.values import (
@@ -249,7 +250,7 @@ class Signature:
             raise
         except Exception as error:  # foreign types are at work: their failures are about this value, not about us
             raise PayloadError(
-                f"{self._job}: the arguments cannot be encoded: {error}; signature: {self._text}"
+                f"{self._job}: the arguments cannot be encoded: {said(error)}; signature: {self._text}"
             ) from error
         return data.decode()
 
@@ -298,6 +299,7 @@ class Signature:
     def decode(self, payload: bytes) -> tuple[list[object], dict[str, object]]:
         """Give positional and keyword arguments, typed. Raises PayloadError, and nothing else, for any bytes.
 
+        The bytes are not to blame for a MemoryError, which goes through.
         Whether they fit the signature is left to the call: during a rolling deploy that is a failure to retry, not a
         payload that nobody can read.
         """
@@ -324,13 +326,17 @@ class Signature:
                 where = f"argument {name!r}"
                 decode = self._decoders.get(name) or self._decoders.get(self._double_star, _PLAIN.decode)
                 kwargs[name] = decode(raw)
-        except Exception as error:  # foreign types are at work, and this must raise one thing only
+        except BaseException as error:  # foreign types are at work, and this must raise one thing only
+            if isinstance(error, MemoryError) or is_ctrl_c(error):
+                raise
             if not where:
                 name = self._position_name(len(args))
                 where = f"argument {name!r}"
             if self._is_hidden(name):
                 raise self._not_shown(name) from None
-            raise PayloadError(f"{self._job}: {where} cannot be decoded: {error}; signature: {self._text}") from error
+            raise PayloadError(
+                f"{self._job}: {where} cannot be decoded: {said(error)}; signature: {self._text}"
+            ) from error
         return args, kwargs
 
     def decode_result(self, raw: bytes) -> object:
@@ -421,8 +427,11 @@ def encode_result(value: object, limit: int) -> str:
         raise _too_large_result(f"more than {limit:,}", limit) from None
     except PayloadError:
         raise
-    except Exception as error:
-        raise PayloadError(f"the result cannot be encoded: {error}; return plain data") from error
+    except BaseException as error:  # foreign types are at work: their failures are about this value, not about us
+        if is_ctrl_c(error):
+            raise
+        words = said(error) or kind_name(error)
+        raise PayloadError(f"the result cannot be encoded: {words}; return plain data") from error
     return data.decode()
 
 
@@ -471,7 +480,7 @@ def encode_error(
     not be seen, before anything is cut.
     """
     kind = type(exc)
-    name = _safely(lambda: type_name(kind), "Exception", limit)
+    name = _safely(lambda: type_name(kind), kind_name(exc), limit)
     message = _safely(lambda: hide(str(exc)), "<the message cannot be shown: its __str__ fails>", limit)
     trace = _safely(
         lambda: hide("".join(traceback.format_exception(exc))),

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from windlass.errors import ConfigError, WindlassError
+from windlass.foreign import is_ctrl_c, kind_name, said
 from windlass.logs import Log
 from windlass.units import nearest
 
@@ -104,8 +105,10 @@ def _module(name: str, text: str) -> ModuleType:
         raise NotYet(f"on({text!r}): there is no module {name!r} here")
     try:
         return import_module(name)
-    except Exception as error:
-        raise NotYet(f"on({text!r}): the module {name!r} cannot be imported: {error}") from error
+    except BaseException as error:
+        if is_ctrl_c(error):
+            raise
+        raise NotYet(_not_imported(text, name, error)) from error
 
 
 def _spec_of(name: str) -> ModuleSpec | None:
@@ -119,12 +122,19 @@ def _submodule(owner: ModuleType, part: str, text: str) -> ModuleType | None:
     try:
         if hasattr(owner, "__path__") and _spec_of(name) is not None:
             return import_module(name)
-    except Exception as error:
-        raise NotYet(f"on({text!r}): the module {name!r} cannot be imported: {error}") from error
+    except BaseException as error:
+        if is_ctrl_c(error):
+            raise
+        raise NotYet(_not_imported(text, name, error)) from error
     if getattr(owner.__spec__, "_initializing", False):
         # Named in a module that is still on its way: the class may stand further down.
         raise NotYet(f"on({text!r}): the module {owner.__name__!r} is still being imported")
     return None
+
+
+def _not_imported(text: str, name: str, error: BaseException) -> str:
+    # Whatever it is: a module that is a script may exit.
+    return f"on({text!r}): the module {name!r} cannot be imported: {said(error) or kind_name(error)}"
 
 
 def _checked(text: str, found: object, owner: object, part: str) -> type[BaseException]:

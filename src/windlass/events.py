@@ -1,7 +1,7 @@
 """What windlass reports while it works: frozen facts, and the hub that hands them to whoever asked.
 
 Events report; they change nothing (middleware does that). Handlers run at once, in the thread that emits, so they are
-short. Invariants: an error in a handler is logged with the handler's name and reaches nobody else; an event nobody
+short. Invariants: whatever a handler raises is logged with the handler's name and reaches nobody else; an event nobody
 asked for costs one dictionary lookup. Lengths of time are seconds.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from windlass.errors import ConfigError
+from windlass.foreign import Shield, name_of
 from windlass.logs import Log
 from windlass.units import nearest
 
@@ -236,7 +237,7 @@ class Events:
         check_kind(kind)
         if inspect.iscoroutinefunction(handler):
             raise ConfigError(
-                f"the handler {_name(handler)} of {kind.__name__} is async; event handlers are plain functions"
+                f"the handler {name_of(handler)} of {kind.__name__} is async; event handlers are plain functions"
             )
         # A handler of E never sees anything but an E: it is filed under E and its subtypes only.
         filed = cast("Callable[[Event], object]", handler)
@@ -249,12 +250,11 @@ class Events:
         return kind in self._handlers
 
     def emit(self, event: Event) -> None:
-        """Call the event's handlers in the order they subscribed. Never raises an Exception."""
+        """Call the event's handlers in the order they subscribed. *Never fails.*"""
         for handler in self._handlers.get(type(event), ()):
-            try:
+            # A broken observer must not change what it observes.
+            with Shield(logger, "event handler %s failed on %s", name_of(handler), type(event).__name__):
                 handler(event)
-            except Exception:  # a broken observer must not change what it observes
-                logger.exception("event handler %s failed on %s", _name(handler), type(event).__name__)
 
 
 def _subtypes(kind: type[Event]) -> list[type[Event]]:
@@ -262,7 +262,3 @@ def _subtypes(kind: type[Event]) -> list[type[Event]]:
     for child in kind.__subclasses__():
         found += [child, *_subtypes(child)]
     return found
-
-
-def _name(handler: Callable[..., object]) -> str:
-    return f"{getattr(handler, '__module__', '?')}.{getattr(handler, '__qualname__', repr(handler))}"

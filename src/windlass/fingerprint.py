@@ -10,6 +10,7 @@ import sysconfig
 from types import CodeType, FrameType, TracebackType
 from typing import Final
 
+from windlass.foreign import kind_name
 from windlass.model import Cause
 
 __all__ = ["INTERRUPTED", "POISON", "cause_of", "type_name"]
@@ -25,6 +26,13 @@ def type_name(kind: type[BaseException]) -> str:
 
 def cause_of(error: BaseException, home: str = "") -> Cause:
     """Give what a death by this error has in common with others. ``home`` is the module of the job."""
+    try:
+        return _seen(error, home)
+    except BaseException:  # noqa: BLE001 - an exception class may hide its module or its cause behind code that fails
+        return _cause(kind_name(error))
+
+
+def _seen(error: BaseException, home: str) -> Cause:
     frame = _top_frame(error.__traceback__, home.partition(".")[0])
     inner = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return _cause(type_name(type(error)), frame, "" if inner is None else type_name(type(inner)))

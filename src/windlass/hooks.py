@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from windlass.errors import ConfigError
+from windlass.foreign import Shield, name_of
 from windlass.handle import JobInfo
 from windlass.logs import Log
 
@@ -41,7 +42,7 @@ class Hooks:
 
     def add(self, moment: Moment, fn: Hook, job: str | None = None) -> Hook:
         """Register a hook for one job, or for all. Raises ConfigError for a function that takes no JobInfo."""
-        name = f"the hook {_name(fn)} of on_{moment}"
+        name = f"the hook {name_of(fn)} of on_{moment}"
         if not callable(fn):
             raise ConfigError(f"{name} is not a function; decorate one that takes a JobInfo")
         if inspect.iscoroutinefunction(fn):
@@ -62,11 +63,5 @@ class Hooks:
     def call(self, moment: Moment, info: JobInfo, job: str) -> None:
         """Call the hooks of this job, then those of all jobs. *Never fails.*"""
         for fn in (*self._hooks.get((moment, job), ()), *self._hooks.get((moment, None), ())):
-            try:
+            with Shield(log, "the hook %s of on_%s failed on job %s", name_of(fn), moment, info.id):
                 fn(info)
-            except BaseException:
-                log.exception("the hook %s of on_%s failed on job %s", _name(fn), moment, info.id)
-
-
-def _name(fn: object) -> str:
-    return f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', repr(fn))}"

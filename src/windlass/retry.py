@@ -32,6 +32,7 @@ from windlass.backoff import (
 from windlass.clock import to_ms
 from windlass.errornames import NamedError
 from windlass.errors import ConfigError, Control, Dead, Discard, JobInterrupted, RetryAfter, Snooze
+from windlass.foreign import kind_name, name_of, said
 from windlass.spelling import Spelled, spelled
 from windlass.units import duration_ms, show_duration
 
@@ -389,8 +390,12 @@ def decide(policy: Retry, error: BaseException, facts: Facts, rng: Random) -> De
             return Withdrawn(error.reason or "discarded by the job")
         case Dead():
             return Buried(error.reason)
-    # An interruption is the worker's doing, so rules about errors of the job do not apply to it.
-    rule = None if isinstance(error, JobInterrupted) else policy.rule_for(error)
+    try:
+        # An interruption is the worker's doing, so rules about errors of the job do not apply to it.
+        rule = None if isinstance(error, JobInterrupted) else policy.rule_for(error)
+    except BaseException as problem:  # noqa: BLE001 - a class that answers isinstance() itself, a module that exits
+        delay_ms, trouble = _waited(policy.waits, error, facts, rng)
+        return _bounded(policy, facts, limit, delay_ms, trouble or f"rules: {_words(problem)}")
     match then := None if rule is None else rule.then:
         case None:
             return _bounded(policy, facts, limit, *_waited(policy.waits, error, facts, rng))
@@ -434,7 +439,7 @@ def _waited(
     try:
         return duration_ms(backoff(facts.attempt, error), "its answer"), None
     except BaseException as problem:  # noqa: BLE001 - a function of the user must not cost the job
-        return facts.backoff.delay_ms(facts.attempt, rng), f"backoff {_called(backoff)}: {_words(problem)}"
+        return facts.backoff.delay_ms(facts.attempt, rng), f"backoff {name_of(backoff)}: {_words(problem)}"
 
 
 def _asked(
@@ -449,7 +454,7 @@ def _asked(
         if asked is not None:
             return _until(asked, facts.now_ms), None
     except BaseException as problem:  # noqa: BLE001
-        trouble = f"after {_called(delay)}: {_words(problem)}"
+        trouble = f"after {name_of(delay)}: {_words(problem)}"
     waited, more = _waited(policy.waits, error, facts, rng)
     return waited, trouble or more
 
@@ -467,12 +472,5 @@ def _until(asked: Duration | datetime, now_ms: int) -> int:
 
 
 def _words(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - a foreign __str__
-        text = "<the message cannot be shown>"
-    return f"{type(error).__name__}: {text[:500]}" if text else type(error).__name__
-
-
-def _called(fn: object) -> str:
-    return str(getattr(fn, "__qualname__", None) or repr(fn))
+    text = said(error)
+    return f"{kind_name(error)}: {text[:500]}" if text else kind_name(error)

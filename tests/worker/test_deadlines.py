@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import sys
+import threading
 from collections.abc import Iterator
 from queue import Queue
 
@@ -78,3 +80,25 @@ def test_a_worker_keeps_no_run_until_its_timeout_is_over(kind: str) -> None:
 def runs_in_memory() -> int:
     gc.collect()
     return sum(isinstance(one, JobRun) for one in gc.get_objects())
+
+
+def test_a_call_that_fails_ends_no_other_deadline(deadlines: Deadlines, caplog: pytest.LogCaptureFixture) -> None:
+    called: Queue[str] = Queue()
+    deadlines.add(0.0, lambda: sys.exit("no further"))
+    deadlines.add(0.01, lambda: called.put("later"))
+    assert called.get(timeout=30) == "later"
+    assert "other time limits go on" in caplog.text
+
+
+def test_a_thread_that_cannot_start_is_tried_again(deadlines: Deadlines, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: Queue[str] = Queue()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_room)
+        with pytest.raises(RuntimeError, match="no room"):
+            deadlines.add(0.0, lambda: called.put("first"))
+    deadlines.add(0.0, lambda: called.put("second"))
+    assert [called.get(timeout=30), called.get(timeout=30)] == ["first", "second"]
+
+
+def no_room(thread: threading.Thread) -> None:
+    raise RuntimeError("no room for another thread")

@@ -14,6 +14,7 @@ from typing import Final, cast
 from windlass.engines.base import Coordinator
 from windlass.errors import ConfigError, EngineError
 from windlass.events import Events
+from windlass.foreign import Shield, start_thread
 from windlass.guards.circuit import Circuit
 from windlass.guards.verdict import to_kinds
 from windlass.logs import Log
@@ -88,8 +89,7 @@ class Circuits:
         """There is something new to report."""
         with self._wakeup:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="windlass-circuits", daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._run, "windlass-circuits")
             self._wakeup.notify()
 
     def flush(self, engine: Coordinator) -> None:
@@ -118,11 +118,13 @@ class Circuits:
                 due = circuit.due_in()
                 if due is None or due > 0:
                     continue
-                try:
-                    circuit.flush()
-                except EngineError as error:
-                    logger.warning("circuit %s cannot report now: %s", circuit.name, error)
-                    not_before = time.monotonic() + RETRY_FLUSH
+                with Shield(logger, "circuit %s failed to report; it tries again", circuit.name):
+                    try:
+                        circuit.flush()
+                        continue
+                    except EngineError as error:
+                        logger.warning("circuit %s cannot report now: %s", circuit.name, error)
+                not_before = time.monotonic() + RETRY_FLUSH
 
 
 def make_circuit(name: str, options: Mapping[str, object], hub: Circuits) -> Circuit:

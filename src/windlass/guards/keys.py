@@ -20,6 +20,7 @@ from uuid import UUID
 import msgspec
 
 from windlass.errors import ConfigError, PayloadError
+from windlass.foreign import kind_name, said
 from windlass.units import nearest
 
 __all__ = ["KEY_MAX", "KeyTemplate", "check_key", "fit"]
@@ -79,7 +80,7 @@ class KeyTemplate:
         try:
             text = self._call(*args, **kwargs)
         except Exception as error:
-            raise PayloadError(f"{self._what}: the key function failed: {type(error).__name__}: {error}") from error
+            raise PayloadError(f"{self._what}: the key function failed: {kind_name(error)}: {said(error)}") from error
         if not isinstance(text, str) or not text:
             raise PayloadError(f"{self._what}: the key function gave {text!r}; it must give text")
         if self._redact:  # it may have used a hidden argument

@@ -19,6 +19,7 @@ from windlass.clock import Clock
 from windlass.context import current_job
 from windlass.engines.base import Coordinator
 from windlass.errors import ConfigError, EngineError, GuardUnavailable, LockBusy, LockLost, NotInJob
+from windlass.foreign import Shield, start_thread
 from windlass.handle import hop, own_thread
 from windlass.logs import Log
 from windlass.units import show_duration
@@ -26,6 +27,7 @@ from windlass.units import show_duration
 __all__ = ["Lock", "LockKeeper"]
 
 WAIT_SLICE: Final = 1.0  # seconds; a lost wake-up delays a waiter by that much at most
+RENEW_AGAIN: Final = 1.0  # seconds
 PLACE_MS: Final = 3_000  # how long a place in the line is kept for a waiter that does not ask again
 
 logger = Log("windlass.locks")
@@ -52,8 +54,7 @@ class LockKeeper:
         with self._changed:
             self._held[lock.token] = lock
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="windlass-locks", daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._run, "windlass-locks")
             self._changed.notify()
 
     def remove(self, lock: Lock) -> None:
@@ -75,7 +76,11 @@ class LockKeeper:
                     continue
                 due = [lock for lock in self._held.values() if lock.renew_at <= now]
             for lock in due:
-                if not lock._renew():
+                kept = True
+                with Shield(logger, "lock %s could not be renewed; it is tried again", lock.key):
+                    lock.renew_at = time.monotonic() + RENEW_AGAIN  # where it fails
+                    kept = lock._renew()
+                if not kept:
                     self.remove(lock)
 
 

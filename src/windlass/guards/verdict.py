@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import Struct
 
 from windlass.errors import ConfigError, RetryAfter
+from windlass.foreign import is_ctrl_c, kind_name, said
 
 __all__ = ["Kinds", "Verdict", "is_any", "reason_of", "retry_after_ms", "to_kinds"]
 
@@ -40,29 +41,43 @@ def to_kinds(value: object, what: str) -> Kinds:
 
 
 def is_any(error: BaseException, kinds: Kinds) -> bool:
-    """Whether an error is one of these, by class or by name."""
-    for kind in kinds:
+    """Whether an error is one of these, by class or by name. One that cannot be asked is none of them."""
+    return any(_is(error, kind) for kind in kinds)
+
+
+def _is(error: BaseException, kind: type[BaseException] | str) -> bool:
+    try:
         if not isinstance(kind, str):
-            if isinstance(error, kind):
-                return True
-        elif any(kind in (base.__qualname__, f"{base.__module__}.{base.__qualname__}") for base in type(error).__mro__):
-            return True  # by name, so that settings need not import the client library
-    return False
+            return isinstance(error, kind)
+        # By name, so that settings need not import the client library.
+        return any(
+            kind in (base.__qualname__, f"{base.__module__}.{base.__qualname__}") for base in type(error).__mro__
+        )
+    except BaseException as trouble:
+        if is_ctrl_c(trouble):
+            raise
+        return False
 
 
 def reason_of(error: BaseException | None) -> str:
     """Say on one line what went wrong."""
     if error is None:
         return "slow calls"
-    try:
-        text = f"{type(error).__qualname__}: {error}"
-    except Exception:  # noqa: BLE001  a foreign __str__
-        text = type(error).__qualname__
+    text = f"{kind_name(error)}: {said(error)}"
     return ascii(text.partition("\n")[0][:200])[1:-1]
 
 
 def retry_after_ms(error: BaseException | None) -> int:
     """What a service asked for: ``error.retry_after``, or Retry-After among the headers of ``error.response``; or 0."""
+    try:
+        return _asked_ms(error)
+    except BaseException as trouble:  # a property that fails, or a value that is no length of time
+        if is_ctrl_c(trouble):
+            raise
+        return 0
+
+
+def _asked_ms(error: BaseException | None) -> int:
     if isinstance(error, RetryAfter):
         return min(error.delay_ms, RETRY_AFTER_MAX_MS)
     value: object = getattr(error, "retry_after", None)
@@ -70,22 +85,19 @@ def retry_after_ms(error: BaseException | None) -> int:
         headers = getattr(getattr(error, "response", None), "headers", None)
         get: Callable[[str], object] | None = getattr(headers, "get", None)
         value = None if get is None else get("Retry-After")
-    try:
-        match value:
-            case bool() | None:
-                return 0
-            case timedelta():
-                seconds = value.total_seconds()
-            case int() | float():
-                seconds = float(value)
-            case str() if value.strip().isdigit():
-                seconds = float(value)
-            case str():
-                from email.utils import parsedate_to_datetime  # late: it brings a mail library, and few ever need it
+    match value:
+        case bool() | None:
+            return 0
+        case timedelta():
+            seconds = value.total_seconds()
+        case int() | float():
+            seconds = float(value)
+        case str() if value.strip().isdigit():
+            seconds = float(value)
+        case str():
+            from email.utils import parsedate_to_datetime  # late: it brings a mail library, and few ever need it
 
-                seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-            case _:
-                return 0
-        return min(max(0, round(seconds * 1_000)), RETRY_AFTER_MAX_MS)
-    except (ValueError, TypeError, OverflowError):
-        return 0
+            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        case _:
+            return 0
+    return min(max(0, round(seconds * 1_000)), RETRY_AFTER_MAX_MS)

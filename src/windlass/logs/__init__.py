@@ -59,8 +59,8 @@ class Log:
     def info(self, message: str, *args: object) -> None:
         self._say(logging.INFO, message, args)
 
-    def warning(self, message: str, *args: object) -> None:
-        self._say(logging.WARNING, message, args)
+    def warning(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
+        self._say(logging.WARNING, message, args, exc_info)
 
     def error(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
         self._say(logging.ERROR, message, args, exc_info)

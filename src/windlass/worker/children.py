@@ -34,12 +34,13 @@ from windlass.engines.url import rules_of
 from windlass.errors import WindlassError
 from windlass.events import Events, JobDead
 from windlass.fingerprint import POISON
+from windlass.foreign import shield_logs
 from windlass.guards.verdict import Verdict
 from windlass.logs import Log
 from windlass.model import Kind, Lease, Outcome, Rules
 from windlass.settings import Settings
 from windlass.worker.deadlines import Deadlines
-from windlass.worker.execute import failure, interrupted, run_async, run_sync, tell, withdrawn
+from windlass.worker.execute import escaped, failure, interrupted, run_alone, run_sync, tell, withdrawn
 from windlass.worker.guarded import circuit_of, verdict_of
 from windlass.worker.recycle import resident
 from windlass.worker.run import JobRun, Prepared
@@ -352,6 +353,7 @@ class ChildRun(JobRun):
 
 def serve_child(host: ChildHost, lookup: Callable[[str], Prepared | None]) -> None:
     """Run orders until the worker lets this process go. The main thread runs the jobs; another watches the line."""
+    shield_logs()
     orders: SimpleQueue[Order | None] = SimpleQueue()
     running: list[Lease] = []
 
@@ -400,7 +402,10 @@ def run_order(lease: Lease, host: ChildHost, lookup: Callable[[str], Prepared | 
     assert prepared is not None, lease.name  # the worker looked it up in the same registry
     run = ChildRun(lease, prepared, host)
     began = time.monotonic()
-    outcome = asyncio.run(run_async(run)) if prepared.spec.is_async else run_sync(run)
+    try:
+        outcome = run_alone(run) if prepared.spec.is_async else run_sync(run)
+    except BaseException as error:  # noqa: BLE001 - the process goes on, and answers whatever it is
+        outcome = escaped(run, error)
     circuit, most = circuit_of(run), host.settings.max_memory
     verdict = None if circuit is None else verdict_of(run, circuit, began)
     return Answer(outcome, verdict, most is not None and resident() >= most)

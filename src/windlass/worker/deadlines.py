@@ -12,7 +12,12 @@ import threading
 import time
 from collections.abc import Callable
 
+from windlass.foreign import Shield, start_thread
+from windlass.logs import Log
+
 __all__ = ["Deadlines"]
+
+log = Log("windlass.worker")
 
 SLACK = 64  # places of dropped deadlines that are not worth a clearing
 
@@ -41,8 +46,7 @@ class Deadlines:
             self._calls[number] = call
             heapq.heappush(self._heap, (time.monotonic() + seconds, number))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="windlass-deadlines", daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._watch, "windlass-deadlines")
             elif self._heap[0][1] == number:
                 self._changed.notify()
         return number
@@ -72,4 +76,5 @@ class Deadlines:
                 _, number = heapq.heappop(self._heap)
                 call = self._calls.pop(number, None)
             if call is not None:
-                call()
+                with Shield(log, "what was to happen at the end of a time limit failed; other time limits go on"):
+                    call()

@@ -39,6 +39,7 @@ from windlass.events import (
     ResultDropped,
 )
 from windlass.fingerprint import cause_of
+from windlass.foreign import Shield, kind_name, said
 from windlass.guards.circuits import Circuits
 from windlass.logs import Log
 from windlass.middleware import AsyncBody, Body, Middleware
@@ -48,7 +49,7 @@ from windlass.retry import Buried, Facts, PutOff, Retry, RunAgain, Withdrawn, de
 from windlass.units import show_duration
 from windlass.worker.run import JobRun, Prepared
 
-__all__ = ["failed", "interrupted", "prepare", "run_async", "run_sync", "tell"]
+__all__ = ["escaped", "failed", "interrupted", "prepare", "run_alone", "run_async", "run_sync", "tell"]
 
 log = Log("windlass.job")
 
@@ -80,6 +81,8 @@ def run_sync(run: JobRun) -> Outcome | None:
         args, kwargs = run.prepared.spec.signature.decode(run.lease.payload)
     except PayloadError as error:
         return unreadable(run, error)
+    except MemoryError as error:
+        return failed(run, error)
     ctx = begin(run)
     token = CURRENT.set(ctx)
     try:
@@ -98,6 +101,8 @@ async def run_async(run: JobRun) -> Outcome | None:
         args, kwargs = run.prepared.spec.signature.decode(run.lease.payload)
     except PayloadError as error:
         return unreadable(run, error)
+    except MemoryError as error:
+        return failed(run, error)
     ctx = begin(run)
     token = CURRENT.set(ctx)
     try:
@@ -108,6 +113,22 @@ async def run_async(run: JobRun) -> Outcome | None:
         CURRENT.reset(token)
         ctx.flush()
     return succeeded(run, value)
+
+
+def run_alone(run: JobRun) -> Outcome | None:
+    """Run an async job to its outcome on a loop of its own, in this thread."""
+    outcome: Outcome | None = None
+
+    async def body() -> None:
+        nonlocal outcome
+        outcome = await run_async(run)
+
+    with asyncio.Runner() as runner:
+        try:
+            runner.run(body())
+        except BaseException as error:  # noqa: BLE001 - a task or callback exits, or stops the loop
+            run.exited = error  # what the body is cancelled with as the runner closes
+    return outcome
 
 
 def begin(run: JobRun) -> JobContext:
@@ -122,7 +143,7 @@ def begin(run: JobRun) -> JobContext:
 def succeeded(run: JobRun, value: object) -> Outcome | None:
     """The outcome of a body that returned."""
     ctx, lease = cast("JobContext", run.context), run.lease
-    if isinstance(value, UNRUN) and not run.settled:
+    if issubclass(type(value), UNRUN) and not run.settled:  # isinstance would ask the value what it is
         return failed(run, unrun(run, value))
     tell(run, JobSucceeded, lease.attempt, took(run))
     if run.settled:
@@ -141,7 +162,8 @@ def succeeded(run: JobRun, value: object) -> Outcome | None:
 def unrun(run: JobRun, value: object) -> ConfigError:
     """The error of a body that only made another one: a plain function around a coroutine or a generator."""
     if isinstance(value, CoroutineType | GeneratorType):
-        value.close()  # or Python warns that nobody awaited it
+        with Shield(log, "what job %s %s returned could not be closed", run.lease.name, run.lease.id):
+            value.close()  # or Python warns that nobody awaited it
     return ConfigError(
         f"job {run.lease.name} returned a {type(value).__name__}, whose body has not run; make the job an "
         "`async def` that awaits it, or return what it gives"
@@ -150,21 +172,23 @@ def unrun(run: JobRun, value: object) -> ConfigError:
 
 def failed(run: JobRun, error: BaseException) -> Outcome | None:
     """The outcome of a body that raised."""
+    if run.exited is not None and isinstance(error, asyncio.CancelledError):
+        error = run.exited  # the cancel only told the body to end
     run.error = error
     if run.settled:
         log.error(
             "job %s %s failed after its transaction had completed it; it stays done: %s: %s",
             run.lease.name,
             run.lease.id,
-            type(error).__name__,
+            kind_name(error),
             short(run, error),
-            exc_info=None if run.redacts else error,  # a traceback tells what the message does
+            exc_info=hidden(run, error),
         )
         return None
     try:
         return judged(run, error)
-    except Exception as trouble:  # noqa: BLE001 - an exception class of the user's is broken; a run must have an end
-        return failure(run, trouble)
+    except BaseException as trouble:  # noqa: BLE001 - code of the application is at work in it; a run must have an end
+        return unjudged(run, error, trouble)
 
 
 def judged(run: JobRun, error: BaseException) -> Outcome:
@@ -183,14 +207,48 @@ def judged(run: JobRun, error: BaseException) -> Outcome:
     return failure(run, error)
 
 
+def unjudged(run: JobRun, error: BaseException, trouble: BaseException) -> Outcome:
+    """The outcome of a run whose error cannot be judged, as its class or a rule is broken: fails with what was raised.
+
+    No rule is asked about that, or it could go on so.
+    """
+    lease = run.lease
+    log.error("the %s of job %s %s could not be judged", kind_name(error), lease.name, lease.id)
+    policy = structs.replace(policy_of(run), rules=())
+    decision = decide(policy, RuntimeError(), facts_of(run), run.host.rng)
+    text = describe(run, trouble)
+    tell(run, JobFailed, lease.attempt, took(run), trouble)
+    return again(run, decision, text, trouble) if isinstance(decision, RunAgain) else dead(run, None, text, trouble)
+
+
+def escaped(run: JobRun, error: BaseException) -> Outcome | None:
+    """The outcome of a run out of which an error came on a way that none should: its failure where the job had begun.
+
+    One that had not begun is put back for a moment, with no attempt used. The worker calls this last of all.
+    """
+    lease = run.lease
+    log.error("job %s %s was left by what should have ended in it", lease.name, lease.id, exc_info=hidden(run, error))
+    if run.began_ns or run.cancelled:
+        run.began_ns = run.began_ns or time.monotonic_ns()
+        return failed(run, error)
+    reason = f"it could not be started: {kind_name(error)}: {short(run, error)}"
+    return Outcome(lease.id, lease.fence, Kind.SNOOZE, reason=clean_reason(reason), delay_ms=round(pause_ms(run)))
+
+
+def pause_ms(run: JobRun) -> float:
+    """How long to put a job back that cannot go on now: longer each time."""
+    delay: float = min(LOCK_DELAY_MAX, LOCK_DELAY * 2 ** min(run.lease.snoozes, 10)) * 1000
+    return run.host.rng.uniform(0.5, 1.0) * delay
+
+
 def put_off(run: JobRun, error: LockBusy | CircuitOpen | GuardUnavailable) -> Outcome:
     """Put a job back that a guard inside it stopped: no attempt is used, however often it happens."""
-    lease, rng = run.lease, run.host.rng
+    lease = run.lease
     if isinstance(error, CircuitOpen):
         left = (error.retry_in if error.retry_in is not None else CIRCUIT_DELAY) * 1000
-        delay = left + rng.uniform(0, max(1000.0, left / 10))  # or all would come back at one instant
+        delay = left + run.host.rng.uniform(0, max(1000.0, left / 10))  # or all would come back at one instant
     else:
-        delay = rng.uniform(0.5, 1.0) * min(LOCK_DELAY_MAX, LOCK_DELAY * 2 ** min(lease.snoozes, 10)) * 1000
+        delay = pause_ms(run)
     return Outcome(lease.id, lease.fence, Kind.SNOOZE, reason=short(run, error), delay_ms=round(delay))
 
 
@@ -319,10 +377,12 @@ def reason_of(run: JobRun, text: str | None) -> str | None:
     return None if text is None else clean_reason(run.hide(text))
 
 
+def hidden(run: JobRun, error: BaseException) -> BaseException | None:
+    """The error for a traceback in the log; none where arguments are redacted, since it tells what the message does."""
+    return None if run.redacts else error
+
+
 def short(run: JobRun, error: BaseException) -> str:
     """The first line of an error, on one line, for the log."""
-    try:
-        text = run.hide(str(error))
-    except Exception:  # noqa: BLE001 - a foreign __str__
-        return "<the message cannot be shown>"
+    text = run.hide(said(error))
     return ascii(text.partition("\n")[0][:200])[1:-1].replace(ascii(MASK)[1:-1], MASK)

@@ -12,13 +12,19 @@ from collections.abc import Callable
 from msgspec import structs
 
 from windlass.errors import CircuitOpen, EngineError
+from windlass.foreign import Shield
 from windlass.guards.circuit import Circuit
 from windlass.guards.verdict import Verdict
+from windlass.logs import Log
 from windlass.model import Gates, Kind, LeaseRef, Outcome
 from windlass.worker.execute import run_async, run_sync
 from windlass.worker.run import JobRun
 
 __all__ = ["count_outlived", "run_async_guarded", "run_guarded"]
+
+log = Log("windlass.job")
+
+UNCOUNTED = "the end of job %s %s could not be counted in its circuit %s"
 
 
 def run_guarded(run: JobRun, body: Callable[[JobRun], Outcome | None] = run_sync) -> Outcome | None:
@@ -32,8 +38,9 @@ def run_guarded(run: JobRun, body: Callable[[JobRun], Outcome | None] = run_sync
         return refused(run, error)
     outcome = body(run)
     if run.passed is not None:
-        # A child process judged the error that it alone has seen; that one was killed for its time, we know.
-        circuit.note(passed, run.verdict or verdict_of(run, circuit, passed.began))
+        with Shield(log, UNCOUNTED, run.lease.name, run.lease.id, circuit.name):
+            # A child process judged the error that it alone has seen; that one was killed for its time, we know.
+            circuit.note(passed, run.verdict or verdict_of(run, circuit, passed.began))
     return outcome
 
 
@@ -55,7 +62,9 @@ async def run_async_guarded(run: JobRun) -> Outcome | None:
     except (CircuitOpen, EngineError) as error:
         return refused(run, error)
     outcome = await run_async(run)
-    await circuit.anote(passed, verdict_of(run, circuit, passed.began))
+    # A cancel that comes only now, of a timeout for example, changes nothing either: the body has ended.
+    with Shield(log, UNCOUNTED, run.lease.name, run.lease.id, circuit.name):
+        await circuit.anote(passed, verdict_of(run, circuit, passed.began))
     return outcome
 
 

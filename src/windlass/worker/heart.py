@@ -21,6 +21,7 @@ from enum import IntEnum
 from windlass.clock import Clock
 from windlass.engines.base import Engine
 from windlass.errors import EngineError
+from windlass.foreign import start_thread
 from windlass.logs import Log
 from windlass.model import Heartbeat, LeaseRef, WorkerInfo
 from windlass.worker.slots import SlotTable
@@ -73,8 +74,7 @@ class Heart:
     def start(self) -> None:
         """Register the worker, then keep beating. Raises EngineError when the store is away."""
         self._beat()
-        self._thread = threading.Thread(target=self._run, name="windlass-heart", daemon=True)
-        self._thread.start()
+        self._thread = start_thread(self._run, "windlass-heart")
 
     def stop(self) -> None:
         """End the thread; the lease is left as it is."""
@@ -106,9 +106,10 @@ class Heart:
             try:
                 self._beat()
                 wait = self._renew_ms
-            except EngineError as error:
+            except BaseException as error:
                 wait = max(1, min(1_000, self._renew_ms // 4))
-                log.warning("worker %s could not renew its lease: %s", self._worker().id, error)
+                trace = None if isinstance(error, EngineError) else error
+                log.warning("worker %s could not renew its lease: %s", self._worker().id, error, exc_info=trace)
             if self.trust() is Trust.NONE:
                 log.critical("worker %s has been cut off for two leases; it ends", self._worker().id)
                 self._on_end()

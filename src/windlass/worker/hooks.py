@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from windlass.engines.base import Store
 from windlass.errors import EngineError
 from windlass.events import Events, JobDead
+from windlass.foreign import Shield, start_thread
 from windlass.handle import Reader
 from windlass.hooks import Hooks, Moment
 from windlass.logs import Log
@@ -24,6 +25,7 @@ __all__ = ["HookThread"]
 
 log = Log("windlass.hooks")
 
+UNCALLED = "the hooks of on_%s for job %s are not called, it cannot be read"
 FAREWELL = 5.0  # seconds an orderly end waits for hooks that are owed
 
 
@@ -58,8 +60,8 @@ class HookThread:
             self._queue.put((moment, job_id, unreported))
             with self._lock:
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="windlass-hooks", daemon=True)
-                    self._thread.start()
+                    with Shield(log, "the thread that calls hooks cannot start; it is tried again with the next hook"):
+                        self._thread = start_thread(self._run, "windlass-hooks")
 
     def close(self) -> None:
         """End the thread after what it owes, or leave it when that takes too long. *Blocking.*"""
@@ -77,15 +79,19 @@ class HookThread:
     def _run(self) -> None:
         while (told := self._queue.get()) is not None:
             moment, job_id, unreported = told
-            try:
-                info = self._reader.info(job_id)
-            except EngineError as error:
-                log.error("the hooks of on_%s for job %s are not called, it cannot be read: %s", moment, job_id, error)
-                continue
-            # A cancel that was asked for while it ran ended it instead; a person may have deleted it since.
-            if info is None or info.state is State.CANCELLED:
-                continue
-            if unreported:
-                self._events.emit(JobDead(info.id, info.name, info.queue, info.attempt, info.reason))
-            spec = self._registry.find(info.name)
-            self._hooks.call(moment, info, spec.name if spec else info.name)
+            with Shield(log, UNCALLED, moment, job_id):  # reading a result runs code of its type
+                self._call(moment, job_id, unreported=unreported)
+
+    def _call(self, moment: Moment, job_id: str, *, unreported: bool) -> None:
+        try:
+            info = self._reader.info(job_id)
+        except EngineError as error:
+            log.error(f"{UNCALLED}: %s", moment, job_id, error)
+            return
+        # A cancel that was asked for while it ran ended it instead; a person may have deleted it since.
+        if info is None or info.state is State.CANCELLED:
+            return
+        if unreported:
+            self._events.emit(JobDead(info.id, info.name, info.queue, info.attempt, info.reason))
+        spec = self._registry.find(info.name)
+        self._hooks.call(moment, info, spec.name if spec else info.name)

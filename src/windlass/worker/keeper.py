@@ -13,8 +13,9 @@ from random import Random
 from windlass.engines.base import Store
 from windlass.errors import EngineError
 from windlass.events import DeadRecovered, DeadTrimmed, Events
+from windlass.foreign import Shield
 from windlass.logs import Log
-from windlass.model import Rules, Upkeep
+from windlass.model import Recovery, Rules, Upkeep
 from windlass.recovery import RecoveryRule
 from windlass.worker.archive import Archive
 from windlass.worker.redriver import Redriver
@@ -68,24 +69,29 @@ class Keeper:
         pause = 0.0
         while not self._closed.wait(pause):
             pause = self._reap_ms / 1000 * self._rng.uniform(0.8, 1.2)
-            try:
-                done = self._engine.maintain(self._rules, BUDGET)
-            except EngineError as error:
-                log.warning("upkeep has to wait: %s", error)
-                continue
-            if done.more:
-                pause = 0.0
-            for worker in done.expired_workers:
-                log.warning("the lease of worker %s ran out; its jobs are free again", worker)
-            if done.died:
-                log.error("dead after too many interruptions: %s", ", ".join(done.died))
-            self._on_upkeep(done)
-            try:
-                if self._look_after_dead(done) >= BUDGET:
+            with Shield(log, "upkeep failed; it goes on with the next step"):
+                if self._step():
                     pause = 0.0
-                self._redriver.look()
-            except EngineError as error:
-                log.warning("dead jobs have to wait: %s", error)
+
+    def _step(self) -> bool:
+        """Do one step; true when there is more to do at once."""
+        try:
+            done = self._engine.maintain(self._rules, BUDGET)
+        except EngineError as error:
+            log.warning("upkeep has to wait: %s", error)
+            return False
+        for worker in done.expired_workers:
+            log.warning("the lease of worker %s ran out; its jobs are free again", worker)
+        if done.died:
+            log.error("dead after too many interruptions: %s", ", ".join(done.died))
+        self._on_upkeep(done)
+        try:
+            trimmed = self._look_after_dead(done)
+            self._redriver.look()
+        except EngineError as error:
+            log.warning("dead jobs have to wait: %s", error)
+            return done.more
+        return done.more or trimmed >= BUDGET
 
     def _look_after_dead(self, done: Upkeep) -> int:
         """Tell of what was trimmed, archive what is to be, recover by the rules; give how many were trimmed."""
@@ -94,11 +100,15 @@ class Keeper:
             log.warning("removed %d dead jobs past dead_keep or dead_max", len(trimmed))
             self._events.emit(DeadTrimmed(trimmed))
         for rule in self._recoveries:
-            self._recover(rule)
+            # A name is looked up in a module of the application, which may answer for itself.
+            recovery = None
+            with Shield(log, "the recovery rule on %s cannot be applied", rule.on):
+                recovery = rule.resolve()
+            if recovery is not None:
+                self._recover(recovery)
         return len(trimmed)
 
-    def _recover(self, rule: RecoveryRule) -> None:
-        recovery = rule.resolve()
+    def _recover(self, recovery: Recovery) -> None:
         ids = tuple(self._engine.recover(recovery, RECOVER_MAX))
         if ids:
             log.info("brought %d dead jobs back that died of one of %s", len(ids), ", ".join(recovery.errors))

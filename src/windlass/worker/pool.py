@@ -29,6 +29,7 @@ class Pool:
         loop: LoopThread,
         run_in_thread: Callable[[JobRun, int], None],
         run_on_loop: Callable[[JobRun, int], Coroutine[object, object, None]],
+        rescue: Callable[[JobRun, int, BaseException], None],
         *,
         has_sync: bool,
         has_async: bool,
@@ -36,8 +37,8 @@ class Pool:
         """``first`` is the place of its first slot in the slot table of the process."""
         self.plan = plan
         self.policy = plan.policy()
-        self.threads = Threads(plan.threads, run_in_thread, first)
-        self.loop = Loop(plan.async_slots, run_on_loop, loop, first + plan.threads)
+        self.threads = Threads(plan.threads, run_in_thread, rescue, first)
+        self.loop = Loop(plan.async_slots, run_on_loop, rescue, loop, first + plan.threads)
         self.ended = 0  # runs that have ended here, as far as the pump has counted
         self.low_water = 0  # it is time to claim when no more runs than this wait for a slot
         self.last_start = time.monotonic()  # of a run

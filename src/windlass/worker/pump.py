@@ -200,7 +200,7 @@ class Pump:
                 self._stroke()
             except EngineError as error:
                 self._outage(error)
-            except Exception:
+            except BaseException:
                 # Nothing else settles for this worker: report, and keep the promise to go on.
                 log.exception("claiming or settling failed; the worker tries again")
                 time.sleep(OUTAGE_PAUSE)

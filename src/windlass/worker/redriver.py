@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from windlass.engines.base import Store, Versioned
 from windlass.errors import EngineError
+from windlass.foreign import start_thread
 from windlass.logs import Log
 from windlass.model import LeaseRef
 from windlass.redrive import DONE, PREFIX, RUNNING, Operation, find, save
@@ -63,8 +64,7 @@ class Redriver:
             if self._thread is not None or self._closed.is_set():
                 return
             if any(operation.state == RUNNING for _, operation in find(self._engine, self._engine.keys(PREFIX))):
-                self._thread = threading.Thread(target=self._run, name="windlass-redriver", daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._run, "windlass-redriver")
 
     def stop(self) -> None:
         """End the thread after its step, and let go of what it did so that others need not wait. *Blocking.*"""
@@ -109,8 +109,9 @@ class Redriver:
         while pause is not None and not self._closed.wait(pause):
             try:
                 pause = self.turn(time.monotonic())
-            except EngineError as error:
-                log.warning("a redrive has to wait: %s", error)
+            except BaseException as error:
+                trace = None if isinstance(error, EngineError) else error
+                log.warning("a redrive has to wait: %s", error, exc_info=trace)
                 pause = WATCH
         with self._lock:
             self._thread = None

@@ -74,6 +74,7 @@ class JobRun:
         "deferred",
         "ended_ns",
         "error",
+        "exited",
         "host",
         "interrupted",
         "lease",
@@ -99,6 +100,7 @@ class JobRun:
         self.meta: Meta = NO_META if lease.meta is None else decode_meta(lease.meta)
         self.context: JobContext | None = None
         self.error: BaseException | None = None  # what the body raised
+        self.exited: BaseException | None = None  # what a callback or task of the job raised to end its loop
         self.slot = -1  # its place in the slot table once it has started
         self.began_ns = 0
         self.ended_ns = 0

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextvars import Context
 from queue import Empty, SimpleQueue
 
+from windlass.foreign import Shield
 from windlass.logs import Log
 from windlass.worker.run import JobRun
 
@@ -22,11 +23,21 @@ log = Log("windlass.worker")
 class Threads:
     """A fixed number of threads over one queue of runs."""
 
-    def __init__(self, count: int, run: Callable[[JobRun, int], None], first: int = 0) -> None:
-        """``run(job, slot)`` runs one job in the slot of its thread, from ``first`` on; it must not raise."""
+    def __init__(
+        self,
+        count: int,
+        run: Callable[[JobRun, int], None],
+        rescue: Callable[[JobRun, int, BaseException], None],
+        first: int = 0,
+    ) -> None:
+        """``run(job, slot)`` runs one job in the slot of its thread, from ``first`` on.
+
+        ``rescue(job, slot, error)`` gives a job its end out of which something came nevertheless.
+        """
         self.count = count
         self._first = first
         self._run = run
+        self._rescue = rescue
         self._queue: SimpleQueue[JobRun | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._busy = [False] * count
@@ -77,18 +88,23 @@ class Threads:
                 thread.join(timeout)
 
     def _work(self, number: int) -> None:
-        get, run_one, busy = self._queue.get, self._run, self._busy
+        ended = False
+        while not ended:
+            # A job may have an error raised here after it has ended, by a timer that it forgot to stop.
+            with Shield(log, "job thread %d was hit between two jobs; it goes on", self._first + number):
+                self._work_on(number)
+                ended = True
+
+    def _work_on(self, number: int) -> None:
+        run_one, busy = self._run, self._busy
         slot = self._first + number
-        while True:
-            run = get()
-            if run is None:
-                return
-            busy[number] = True
+        busy[number] = False
+        # A for loop, since an error from another thread strikes at calls, and what get() gives would be lost with it.
+        for run in iter(self._queue.get, None):
             try:
+                busy[number] = True
                 Context().run(run_one, run, slot)  # what a job puts into context variables ends with it
-            except Exception:
-                log.exception(
-                    "a thread failed outside its job %s, which stays running until this process ends", run.lease.id
-                )
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the job gets an end and the thread goes on
+                self._rescue(run, slot, error)
             finally:
                 busy[number] = False

@@ -38,6 +38,7 @@ from windlass.engines.url import rules_of
 from windlass.errors import EngineError, JobTimeout, PayloadError
 from windlass.events import Events, JobDead, LeaseExpired, SettleDropped, StoreRolledBack, WorkerStarted, WorkerStopped
 from windlass.fingerprint import cause_of
+from windlass.foreign import shield_logs
 from windlass.hooks import Hooks, Moment
 from windlass.ids import new_id
 from windlass.logs import Log
@@ -66,7 +67,7 @@ from windlass.worker.budget import RetryBudget, budgets_of
 from windlass.worker.children import Children, Fork
 from windlass.worker.deadlines import Deadlines
 from windlass.worker.endings import Endings
-from windlass.worker.execute import failure, prepare, run_async, run_sync
+from windlass.worker.execute import escaped, failure, prepare, run_async, run_sync
 from windlass.worker.guarded import count_outlived, run_async_guarded, run_guarded
 from windlass.worker.heart import Heart, Trust
 from windlass.worker.hooks import HookThread
@@ -143,6 +144,7 @@ class Worker:
         worker through the store (without it, it obeys by itself).
         """
         options = options or WorkerOptions()
+        shield_logs()
         self.engine = engine
         self.settings = settings
         self.events = events
@@ -156,13 +158,13 @@ class Worker:
         has_sync = any(not self._on_loop(one) for one in self._prepared.values())
         has_async = any(self._on_loop(one) for one in self._prepared.values())
         self._circuits = registry.circuits
-        self._loop = LoopThread()
+        self._loop = LoopThread(self.stop)
         self._pools: list[Pool] = []
         slots = 0
         for plan in options.pools or (PoolPlan("common", (), settings.threads, settings.async_slots),):
             self._pools.append(
                 Pool(
-                    plan, slots, self._loop, self._run_in_thread, self._run_on_loop,
+                    plan, slots, self._loop, self._run_in_thread, self._run_on_loop, self._rescue,
                     has_sync=has_sync, has_async=has_async,
                 )
             )  # fmt: skip
@@ -621,6 +623,11 @@ class Worker:
         began = time.monotonic_ns()
         run.pool.last_start = began / 1e9
         return began
+
+    def _rescue(self, run: JobRun, slot: int, error: BaseException) -> None:
+        """Give a job an end out of which an error came on a way that none should."""
+        if self._held.get(run.lease.id) is run:
+            self._ended(run, slot, escaped(run, error), run.began_ns or time.monotonic_ns())
 
     def _ended(self, run: JobRun, slot: int, outcome: Outcome | None, began: int) -> None:
         if run.timeout_ms is not None:
