@@ -362,6 +362,7 @@ class WorkerInfo(Struct, frozen=True):
     started_at: int
     pools: tuple[PoolInfo, ...] = ()
     work: tuple[QueueWork, ...] = ()
+    trouble: str = ""  # what keeps it from doing its work, in words; empty: nothing
     supervisor_pid: int | None = None  # the process to signal; None: there is none, or the record is of an old version
 
 

@@ -90,6 +90,7 @@ class WorkerStatus:
     lease_left: float
     pools: tuple[PoolInfo, ...] = ()
     supervisor_pid: int | None = None
+    trouble: str = ""  # what keeps it from doing its work; empty: nothing
     asked: tuple[str, ...] = ()  # what somebody asked of it through the store: quiet, stop
 
     @property
@@ -129,6 +130,7 @@ class WorkerStatus:
             lease_left=row.lease_left_ms / 1_000,
             pools=info.pools,
             supervisor_pid=info.supervisor_pid,
+            trouble=info.trouble,
             asked=row.control,
         )
 

@@ -91,6 +91,14 @@ def _queues(app: Windlass) -> Iterator[Finding]:
                 if alive
                 else "start a worker; it takes the jobs back",
             )
+        elif worker.trouble:
+            yield Finding(
+                "workers",
+                ERROR,
+                f"worker {worker.id} ({worker.host}, pid {worker.pid}) lives and cannot do all its work: "
+                f"{worker.trouble}",
+                "see its log; USR1 to the worker makes it write the stacks of all threads, coroutines and children",
+            )
     yield Finding("workers", OK, f"{count(len(alive), 'worker')} alive")
     for queue in app.queues():
         yield _queue(queue, alive)

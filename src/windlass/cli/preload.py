@@ -66,6 +66,7 @@ def run(control: Line, launch: Launch) -> None:
         settings = settings_for(app, launch)
         crews = lay_out(settings, launch.queues, launch.strict, launch.pools)
         check_memory(app, settings, launch)
+        check_threads(launch.app)
         engine = app.engine.info
         if not app.has_url:
             raise ConfigError(
@@ -146,6 +147,19 @@ def lost_threads(app: str) -> list[str]:
         f"importing {app} started threads ({', '.join(names)}); worker processes are forks and do not have them. Start "
         "them in a handler of windlass.events.WorkerStarted instead; a QueueListener of logging is one of these"
     ]
+
+
+def check_threads(target: str) -> None:
+    """Refuse threads that are none: one that blocks would stop the renewal of leases. Raises ConfigError."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if (gevent is not None and gevent.is_module_patched("threading")) or (
+        eventlet is not None and eventlet.is_monkey_patched("thread")
+    ):
+        name = "eventlet" if gevent is None else "gevent"
+        raise ConfigError(
+            f"application {target!r} puts {name} in place of threads, and a worker renews leases and watches timeouts "
+            "in threads of its own: do not patch the standard library in what the worker imports"
+        )
 
 
 def check_memory(app: Windlass, settings: Settings, launch: Launch) -> None:

@@ -60,7 +60,7 @@ def _rows(found: Iterable[WorkerStatus], now: int) -> Iterator[list[str]]:
         pid = "" if first.supervisor_pid is None else str(first.supervisor_pid)
         yield [group, first.host, pid, first.queues if alike else "", busy, ago(first.started_at, now), "", size]
         for one in processes:
-            state = "alive" if one.alive else f"gone since {length(-one.lease_left * 1_000)}"
+            state = (one.trouble or "alive") if one.alive else f"gone since {length(-one.lease_left * 1_000)}"
             if one.alive and one.asked:
                 state = f"asked to {'stop' if 'stop' in one.asked else 'be quiet'}"
             beat = ago(one.beat_at, now)

@@ -53,6 +53,7 @@ __all__ = ["ChildHost", "ChildLine", "Children", "Fork", "ProcessDied", "serve_c
 log = Log("windlass.worker")
 
 TRIES = 3  # children that may die one after the other before they have begun with a job
+REFUSED_FOR = 30.0  # seconds that a refusal is news
 ENDING = 5.0  # seconds for a child to end
 NO_PROCESS_DELAY = 1.0  # seconds until a job that found no process is tried again; longer each time, up to the next
 NO_PROCESS_DELAY_MAX = 10.0
@@ -155,6 +156,7 @@ class Children:
         self._idle: list[Child] = []
         self._running: dict[JobRun, Child] = {}
         self._stopping = False
+        self._refused: tuple[float, str] | None = None  # when the system last had no process to give, and why
 
     def open(self) -> None:
         """Make ready to start children."""
@@ -166,7 +168,9 @@ class Children:
             try:
                 child = self._take()
             except NoProcess as error:
+                self._refused = (time.monotonic(), str(error))
                 return no_process(run, error)
+            self._refused = None
             run.began_ns = time.monotonic_ns()
             answer = self._run_in(child, run, deadlines)
             if answer is not None:
@@ -203,6 +207,11 @@ class Children:
             if answer is not None:  # it ends by itself, or is made to
                 deadlines.add(ENDING, lambda: self._fork.kill(child.token))
         return answer
+
+    def refusal(self) -> str | None:
+        """Why no child could be started, when that was a moment ago and none has been since."""
+        refused = self._refused
+        return refused[1] if refused is not None and time.monotonic() - refused[0] < REFUSED_FOR else None
 
     def kill(self, run: JobRun, *, timed_out: bool = False) -> None:
         """Kill the child that runs this job, if one does."""

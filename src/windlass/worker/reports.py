@@ -20,6 +20,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 
+from msgspec.structs import replace
+
 from windlass.clock import Clock
 from windlass.codec import Origin
 from windlass.engines.base import Store
@@ -38,6 +40,7 @@ __all__ = ["Reports"]
 log = Log("windlass.supervisor")
 
 STORE_RETRY = 1.0  # seconds between tries to tell the store
+STARVED = "none of its threads gets to run: a job may hold the interpreter lock"
 STARVED_EVERY = 60_000  # ms between warnings of the same starved process
 CLOSING = 0.5  # seconds for the thread to end when it has nothing to do
 
@@ -196,7 +199,7 @@ class Reports:
                     "renewed for it", process.pid,
                 )  # fmt: skip
             with contextlib.suppress(EngineError):  # too late is worse than not at all; the next look tries again
-                self.store.extend(process.info, (), self._settings.lease)
+                self.store.extend(replace(process.info, trouble=STARVED), (), self._settings.lease)
                 process.table.renew(now)
 
     def _tell_hooks(self, dead: Sequence[str] = (), retried: Sequence[str] = (), died: Sequence[str] = ()) -> None:

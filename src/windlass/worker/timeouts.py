@@ -80,7 +80,7 @@ class Timeouts:
         self._on_outlived = on_outlived
         self._watching = False
         self._asked_at: float | None = None  # since when the loop owes an answer
-        self._told = False  # that it is blocked
+        self.blocked_by: str | None = None  # what has blocked the loop for ``BLOCKED`` seconds
 
     # -- threads --
 
@@ -146,11 +146,6 @@ class Timeouts:
             self._watching = True
             self._ask()
 
-    @property
-    def loop_is_blocked(self) -> bool:
-        """Whether no coroutine job gets to run."""
-        return self._told
-
     def _ask(self) -> None:
         self._asked_at = time.monotonic()
         self._loop.call(self._answer)
@@ -163,12 +158,12 @@ class Timeouts:
         asked_at = self._asked_at
         if asked_at is not None:
             stood = time.monotonic() - asked_at
-            if stood >= BLOCKED and not self._told:
+            if stood >= BLOCKED and self.blocked_by is None:
                 self._note_blocked(stood)
             self._deadlines.add(LOOK, self._look_at_loop)
             return
-        if self._told:
-            self._told = False
+        if self.blocked_by is not None:
+            self.blocked_by = None
             self._table.note_blocked(0)
             log.warning("the event loop turns again")
         if self._running():
@@ -177,10 +172,10 @@ class Timeouts:
             self._watching = False
 
     def _note_blocked(self, stood: float) -> None:
-        self._told = True
         self._table.note_blocked(self._clock.boot_ms() - round(stood * 1000))
         holder = self.holder()
         who = "something" if holder is None else f"job {holder.lease.name} {holder.lease.id}"
+        self.blocked_by = who
         log.error(
             "%s has blocked the event loop for %.0f s, at %s; no other coroutine job of this process runs meanwhile. "
             "Await the call, move it to asyncio.to_thread, or make the job a plain function",

@@ -26,7 +26,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 from msgspec import structs
@@ -462,7 +462,19 @@ class Worker:
     def _describe(self) -> WorkerInfo:
         """What this worker says of itself, with what it has done so far."""
         work = tuple(QueueWork(queue, ended, ns // 1_000_000) for queue, (ended, ns) in self._work.copy().items())
-        return structs.replace(self.info, work=work)
+        return structs.replace(self.info, work=work, trouble="; ".join(self._troubles()))
+
+    def _troubles(self) -> Iterator[str]:
+        """What keeps this process from doing its work: pump, event loop, threads, children."""
+        silent = self.clock.boot_ms() - self._table.polled_at
+        if self._table.polled_at and silent > self.settings.live_within:
+            yield f"it has not looked for jobs for {show_duration(silent)}"
+        if self._timeouts.blocked_by is not None:
+            yield f"{self._timeouts.blocked_by} blocks the event loop"
+        for run in list(self._overdue.values()):
+            yield f"job {run.lease.name} {run.lease.id} does not end though its time is up"
+        if self._children is not None and (why := self._children.refusal()) is not None:
+            yield f"no child process can be started: {why}"
 
     def take(self, pool: Pool, claimed: Claimed) -> None:
         if claimed.expelled:
