@@ -186,10 +186,6 @@ def test_a_module_run_with_m_gives_its_jobs_its_full_name(tmp_path: Path) -> Non
     assert run_python(tmp_path, "-m", "store") == "store.ship"
 
 
-def test_code_without_a_file_must_name_its_jobs(tmp_path: Path) -> None:
-    assert "not defined in a file" in run_python(tmp_path, "-c", SCRIPT)
-
-
 # -- options -----------------------------------------------------------------------------------------------
 
 
@@ -393,5 +389,5 @@ def test_a_job_of_no_file_is_named_after_main_and_says_that_no_worker_can_import
         words, input=None if how == "-c" else code, capture_output=True, text=True, cwd=tmp_path, timeout=60
     )
     assert done.stdout == "__main__.greet __main__.greet Ada\n", done.stderr
-    assert "no worker can import it" in done.stderr
+    assert "not defined in a file, so no worker can import it" in done.stderr
     assert "put it into a module" in done.stderr

@@ -67,8 +67,8 @@ def module_name(fn: Callable[..., object]) -> str:
     file = getattr(main, "__file__", None)
     if file is None or file.startswith("<"):  # -c, a prompt, a notebook; <stdin>
         log.warning(
-            "job __main__.%s is defined in no file, so no worker can import it and run what is enqueued; put it into a "
-            "module that workers import",
+            "job __main__.%s is not defined in a file, so no worker can import it and run what is enqueued; put it "
+            "into a module that workers import",
             fn.__qualname__,
         )
         return "__main__"
