@@ -199,6 +199,26 @@ def test_a_disabled_logger_is_heard_and_its_level_is_obeyed(collector: Collector
     assert [record.getMessage() for record in collector.got] == ["loud"]
 
 
+def test_the_lock_of_logging_holds_nobody_up(collector: Collector) -> None:
+    collector.gate.set()
+    relay, held, free = Relay(lambda _: None, aloud=True), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with logging._lock:  # type: ignore[attr-defined]  # as dictConfig does while a handler connects
+            held.set()
+            free.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(10)
+    relay.pass_on("windlass.tested", [Entry(logging.WARNING, 1.0, "said")])
+    assert relay.hears("windlass.tested", logging.WARNING)
+    free.set()
+    holder.join()
+    relay.close()
+    assert [record.getMessage() for record in collector.got] == ["said"]
+
+
 def test_whoever_listens_in_by_a_patch_of_logging_hears_errors_without_a_handler(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

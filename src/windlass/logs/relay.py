@@ -46,12 +46,12 @@ class Relay:
             aside = self._aloud and not any(True for _ in listeners(logger))
             for each in entries:
                 # Whoever listens in without a handler, such as a collector of errors, wants those alone.
-                if (aside and each.level < logging.WARNING) or not logger.isEnabledFor(each.level):
+                if (aside and each.level < logging.WARNING) or not lets_through(logger, each.level):
                     continue
                 if self._queue.qsize() >= MOST:
                     self._dropped += 1
                 else:
-                    self._queue.put((logger, record_of(logger, each)))
+                    self._queue.put((logger, record_of(logger, name, each)))
             if self._thread is None and not self._queue.empty():
                 self._start()
         except BaseException:  # noqa: BLE001 - a class, factory or property of the application; we have said it
@@ -61,7 +61,7 @@ class Relay:
         """Whether the application's configuration lets a level through to some handler. *Never raises.*"""
         try:
             logger = logger_of(name)
-            return logger.isEnabledFor(level) and (not self._aloud or any(True for _ in listeners(logger)))
+            return lets_through(logger, level) and (not self._aloud or any(True for _ in listeners(logger)))
         except BaseException:  # noqa: BLE001 - the same
             self._complain()
             return False
@@ -113,18 +113,32 @@ class Relay:
 
 
 def logger_of(name: str) -> logging.Logger:
-    """A logger that hears: ``logging.config`` disables all it is not told of, and nobody means that. A level does."""
-    logger = logging.getLogger(name)
-    logger.disabled = False
-    return logger
+    """The logger of a name, or the nearest above it that exists. Hears: ``logging.config`` disables all that it is not
+    told of, and nobody means that. A level does.
+
+    Not by ``getLogger``, which waits for the lock that ``logging.config`` holds while its handlers connect.
+    """
+    known = logging.root.manager.loggerDict
+    while name:
+        found = known.get(name)
+        if isinstance(found, logging.Logger):
+            found.disabled = False
+            return found
+        name = name.rpartition(".")[0]
+    return logging.root
 
 
-def record_of(logger: logging.Logger, entry: Entry) -> logging.LogRecord:
+def lets_through(logger: logging.Logger, level: int) -> bool:
+    """What ``isEnabledFor`` says, without the same lock."""
+    return logging.root.manager.disable < level and level >= logger.getEffectiveLevel()
+
+
+def record_of(logger: logging.Logger, name: str, entry: Entry) -> logging.LogRecord:
     """A record as the application's factory makes it."""
     error = entry.error
     exc_info = None if error is None else (type(error), error, error.__traceback__)
     return logger.makeRecord(
-        logger.name, entry.level, "(windlass)", 0, entry.message, entry.args, exc_info, None, entry.fields
+        name, entry.level, "(windlass)", 0, entry.message, entry.args, exc_info, None, entry.fields
     )
 
 
