@@ -149,6 +149,31 @@ def test_a_signal_to_every_process_is_one_to_the_worker_and_no_crash(world: Worl
     assert "was killed by" not in world.said()
 
 
+@pytest.mark.parametrize("name", ["run_thread", "run_child"])
+def test_a_program_that_gets_the_stop_signal_too_costs_its_job_no_attempt(world: World, name: str) -> None:
+    """systemd sends TERM to every process of the service, those of jobs included."""
+    world.write("""
+@app.job(name="run_thread", retry=0)
+def run_thread() -> None:
+    program = subprocess.Popen(["sleep", "600"])
+    note(str(program.pid))
+    if program.wait():
+        raise RuntimeError("no report") from subprocess.CalledProcessError(program.returncode, "sleep")
+
+@app.job(name="run_child", retry=0, executor="process")
+def run_child() -> None:
+    run_thread()
+""")
+    worker = world.start()
+    job = world.enqueue(name)
+    world.until(world.ledger)
+    for pid in [worker.pid, *world.tree(worker)]:
+        os.kill(pid, signal.SIGTERM)
+    assert worker.wait(DEADLINE) == 0
+    info = world.info(job)
+    assert (info.state, info.attempt, info.errors) == (State.READY, 0, ()), world.said()
+
+
 def test_three_deploys_by_a_signal_to_the_group_leave_a_long_job_unharmed(world: World) -> None:
     world.write(PROGRAMS)
     job = world.enqueue("convert", "plain")

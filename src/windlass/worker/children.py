@@ -386,6 +386,10 @@ def serve_child(host: ChildHost, lookup: Callable[[str], Prepared | None]) -> No
         jobs = [f"{lease.name} {lease.id} attempt {lease.attempt}" for lease in running]
         return [f"child process {os.getpid()} runs: {', '.join(jobs) or 'nothing'}"]
 
+    def stop(_number: int, _frame: object) -> None:
+        host.stopping = True  # the worker has got it too, and says so in a moment
+
+    signal.signal(signal.SIGTERM, stop)
     dump_on_signals(describe_jobs, running_tasks)
     threading.Thread(target=watch, name="windlass-orders", daemon=True).start()
     with contextlib.suppress(OSError):  # the worker has gone in this moment

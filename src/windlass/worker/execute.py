@@ -7,6 +7,8 @@ here, ``SystemExit`` and ``KeyboardInterrupt`` included: they are that job's fai
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 import time
 from collections.abc import Callable
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
@@ -56,6 +58,8 @@ log = Log("windlass.job")
 # Seconds. A busy lock is asked again soon, and seldomer the longer it is busy.
 LOCK_DELAY = 1.0
 LOCK_DELAY_MAX = 30.0
+CHAIN = 10  # errors behind an error that are looked at
+TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)  # as Python and as a shell say it
 CIRCUIT_DELAY = 30.0  # one that was opened by hand says nothing of when it closes
 
 # What a body gives that has not run.
@@ -204,7 +208,21 @@ def judged(run: JobRun, error: BaseException) -> Outcome:
         return withdrawn(run, "cancelled")
     elif isinstance(error, LockBusy | CircuitOpen | GuardUnavailable):
         return put_off(run, error)
+    elif run.stopping and was_terminated(error):
+        return interrupted(run)
     return failure(run, error)
+
+
+def was_terminated(error: BaseException | None) -> bool:
+    """Whether a program that the job ran was ended by SIGTERM, which a stop may send to every process there is."""
+    programs = sys.modules.get("subprocess")
+    for _ in range(CHAIN):
+        if error is None or programs is None:
+            return False
+        if isinstance(error, programs.CalledProcessError) and error.returncode in TERMINATED:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def unjudged(run: JobRun, error: BaseException, trouble: BaseException) -> Outcome:
