@@ -19,7 +19,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
-from windlass.logs import Log
+from windlass.logs import Log, apart
 
 __all__ = ["UNSHOWN", "Shield", "is_ctrl_c", "kind_name", "name_of", "said", "shield_logs", "start_thread"]
 
@@ -107,11 +107,12 @@ def shield_logs() -> None:
 
     ``logging`` itself lets through what a filter raises, and everything from a handler that is no Exception.
     """
-    for name in [OURS, *logging.root.manager.loggerDict]:
-        if name.partition(".")[0] == OURS:
-            logger = logging.getLogger(name)
-            if not hasattr(logger, SHIELDED):
-                vars(logger).update({SHIELDED: True, "handle": _shielded(logger.handle)})
+    if apart():
+        return  # what we say asks no handler there
+    for name in Log.names:
+        logger = logging.getLogger(name)
+        if not hasattr(logger, SHIELDED):
+            vars(logger).update({SHIELDED: True, "handle": _shielded(logger.handle)})
 
 
 def _shielded(handle: Callable[[logging.LogRecord], None]) -> Callable[[logging.LogRecord], None]:

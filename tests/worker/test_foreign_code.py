@@ -267,7 +267,7 @@ def test_a_rule_that_fails_is_told_and_the_job_waits_as_without_it(
     }[where]()
     end = decided_by(retry)(app, kind)
     assert (end.state, len(end.errors)) == (State.DEAD, 2)
-    assert "script_that_exits" in caplog.text if where == "module" else "waits as without it" in caplog.text
+    assert "script_that_exits" in caplog.text if where == "module" else "uses the default wait instead" in caplog.text
 
 
 KINDS = [

@@ -97,6 +97,7 @@ def run(control: Line, launch: Launch) -> None:
 
     def run_worker(order: ForkWorker, control: Line, table: int, fork: ZygoteFork) -> int:
         set_title("worker" if order.crew is not None else "worker (jobs run alone)", launch.app)
+        logs.start_relay()
         line = ControlLine(control)
         options = WorkerOptions(
             pools=(alone_plan(crews),) if order.crew is None else crews[order.crew].pools,
@@ -122,7 +123,6 @@ def run(control: Line, launch: Launch) -> None:
             on_control=lambda word: line.send(Asked(word)),
             hooks=app.hooks,
         )
-        logs.start_relay()
         return serve_worker(worker, line)
 
     def lookup(name: str) -> Prepared | None:

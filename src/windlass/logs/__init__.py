@@ -27,12 +27,13 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from typing import ClassVar
 
 from windlass.logs.lines import Entry, Voice
 from windlass.logs.outlet import Outlet
 from windlass.logs.relay import Relay, takes
 
-__all__ = ["Entry", "Log", "ask_root", "close", "leave_alone", "own_stderr", "speak", "start_relay", "write"]
+__all__ = ["Entry", "Log", "apart", "ask_root", "close", "leave_alone", "own_stderr", "speak", "start_relay", "write"]
 
 
 class State:
@@ -50,8 +51,11 @@ class Untouched(int):
 class Log:
     """Says things under a logger's name. *Thread-safe, never raises* in a process of the command."""
 
+    names: ClassVar[set[str]] = set()  # of all there are
+
     def __init__(self, name: str) -> None:
         self.name = name
+        self.names.add(name)
 
     def debug(self, message: str, *args: object) -> None:
         self._say(logging.DEBUG, message, args)
@@ -125,6 +129,11 @@ def speak(form: str, level: str, hushed: Sequence[str] = ()) -> None:
     State.voice = Voice(State.outlet, form, number, dict.fromkeys(hushed, logging.ERROR))
     ABOVE.handlers[:] = [Unheard(number)]
     logging.root.parent = ABOVE
+
+
+def apart() -> bool:
+    """Whether what we say in this process goes a way of its own, on which no handler of the application is asked."""
+    return State.voice is not None or State.relay is not None
 
 
 def leave_alone() -> None:
