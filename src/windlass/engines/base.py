@@ -249,7 +249,7 @@ class Inspector(Protocol):
     def counts(self) -> dict[str, int]:
         """Jobs by state (each state a key), and totals since the store was made, under ``total_*``.
 
-        Of running jobs, those that are only held count under ``held``.
+        ``held`` says how many of the running jobs are only held.
 
         ``total_enqueued, total_done, total_retried, total_dead, total_cancelled, total_stale, total_recovered,
         total_crashed, total_trimmed``.

@@ -73,8 +73,8 @@ SELECT 'ready', count(*) FROM "windlass_jobs" WHERE state = 'ready' AND crashes 
 UNION ALL SELECT 'ready', count(*) FROM "windlass_jobs" WHERE state = 'ready' AND crashes >= 2 AND purge_at IS NULL
 UNION ALL SELECT 'blocked', count(*) FROM "windlass_jobs" WHERE state = 'blocked'
 UNION ALL SELECT 'scheduled', count(*) FROM "windlass_jobs" WHERE state = 'scheduled'
-UNION ALL SELECT iif(held IS NULL, 'running', 'held'), count(*) FROM "windlass_jobs" WHERE state = 'running'
-    GROUP BY held
+UNION ALL SELECT 'running', count(*) FROM "windlass_jobs" WHERE state = 'running'
+UNION ALL SELECT 'held', count(held) FROM "windlass_jobs" WHERE state = 'running'
 UNION ALL SELECT state, count(*) FROM "windlass_jobs" WHERE purge_at IS NOT NULL GROUP BY state
 """
 TOTALS: Final = 'SELECT name, value FROM "windlass_totals"'

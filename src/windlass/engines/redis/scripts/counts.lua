@@ -4,7 +4,7 @@
 -- KEYS     fixed; every queue
 -- ARGV     none
 -- Returns  ready, scheduled, running, done, dead, cancelled, blocked, held, jobs ever stored, {total name, value, ...};
---          held ones are not among the running
+--          held ones are among the running
 -- Cost     O(queues + running)
 
 local ready, scheduled, done, cancelled = 0, 0, 0, 0
@@ -19,5 +19,5 @@ for _, queue in ipairs(names) do
 end
 local held = 0
 for _, count in pairs(select(2, running_by_queue())) do held = held + count end
-return { ready, scheduled, call('ZCARD', RUNNING) - held, done, call('ZCARD', DEAD), cancelled,
+return { ready, scheduled, call('ZCARD', RUNNING), done, call('ZCARD', DEAD), cancelled,
   call('ZCARD', K.BLOCKED), held, tonumber(call('HGET', META, 'seq') or 0), call('HGETALL', TOTALS) }
