@@ -41,14 +41,14 @@ def ls(session: Session) -> None:
     workers = [worker for worker in app.workers() if worker.alive]
     columns = [
         Column("Queue"),
-        *(Column(each, right=True) for each in ("Ready", "Scheduled", "Held", "Running", "Latency")),
+        *(Column(each, right=True) for each in ("Ready", "Scheduled", "Running", "Held", "Latency")),
     ]
     columns += [Column("Workers", right=True), Column("State"), Column("Note")]
     table(columns, [_row(queue, workers, now) for queue in found])
 
 
 def _row(queue: QueueInfo, workers: list[WorkerStatus], now: int) -> list[str]:
-    numbers = [f"{queue.ready:,}", f"{queue.scheduled:,}", f"{queue.held:,}", running(queue)]
+    numbers = [f"{queue.ready:,}", f"{queue.scheduled:,}", running(queue), f"{queue.held:,}"]
     serving = sum(worker.serves(queue.name) for worker in workers)
     until = [f"until {moment(queue.paused_until, now)}"] if queue.paused_until else []
     by = [f"by {queue.paused_by}"] if queue.paused_by else []
@@ -159,7 +159,7 @@ def clear(session: Session, name: str, yes: bool) -> None:
     confirm(f"Delete {waiting} of queue {name} in {where.name} {where.target}?", yes)
     gone = queue.clear()
     if session.json:
-        emit_json({"name": name, "deleted": gone, "held": gone.held})
+        emit_json({"name": name, "deleted": int(gone), "held": gone.held})
     else:
         held = f" {count(gone.held, 'more is', 'more are')} held by workers and about to start." if gone.held else ""
         click.echo(f"{count(gone, 'job')} deleted.{held}")
