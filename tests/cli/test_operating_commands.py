@@ -129,7 +129,7 @@ def test_held_jobs_are_told_apart_from_running_ones(shop: Shop) -> None:
         assert ["running", "1"] in table
         assert ["held", "2"] in table
         assert f"is held by worker {worker}" in shop.run("explain", leases[1].id).stdout
-        assert f"is running on worker {worker}" in shop.run("explain", leases[0].id).stdout
+        assert f"has been running on worker {worker}" in shop.run("explain", leases[0].id).stdout
         assert shop.run("jobs", "ls").stdout.count("about to start") == 2
         cleared = shop.run("queues", "clear", "payments", "--yes").stdout
         assert cleared == "0 jobs deleted. 2 more are held by workers and about to start.\n"
