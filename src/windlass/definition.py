@@ -40,7 +40,7 @@ from windlass.guards.options import GuardPlan, Limit, Once, Unique, compile_guar
 from windlass.handle import JobHandle
 from windlass.hooks import Hook, Hooks, Moment
 from windlass.ids import check_id, new_id
-from windlass.model import Guard, NewJob
+from windlass.model import Guard, NewJob, Slot
 from windlass.retry import Backoff, Retry, Rule, encode_backoff
 from windlass.settings import Settings
 from windlass.spelling import spelled, unknown_option
@@ -139,6 +139,11 @@ class JobSpec(Struct, frozen=True, eq=False):
     guards: Mapping[str, object]  # the guard options, as they were written
     circuits: tuple[str, ...]  # those that were declared before the job
 
+    @property
+    def slot(self) -> Slot:
+        """The kind of slot that it runs in."""
+        return Slot.LOOP if self.is_async and self.executor != "process" else Slot.THREAD
+
 
 class Plan(Struct, frozen=True):
     """The options of the next call, ready to be copied into a NewJob."""
@@ -214,6 +219,7 @@ class BaseJob(Generic[P, R]):
         self._plan = plan
         self._settings = settings
         self._encode = spec.signature.encode
+        self._slot = spec.slot
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.spec.name}>"
@@ -249,6 +255,7 @@ class BaseJob(Generic[P, R]):
             self._settings.aging or 0,
             guards,
             unique,
+            self._slot,
         )
         return Call(self.spec, args, kwargs, new, plan.connection)
 

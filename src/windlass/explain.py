@@ -49,6 +49,8 @@ def _sentences(
             return [f"was cancelled at {_at(row.finished_at)}.", *_reason(info)]
         case State.RUNNING:
             asked = ["A cancel was requested; it has not stopped yet."] if row.cancel_requested else []
+            if row.held:
+                return [f"is held by worker {row.worker} since {_at(row.started_at)}, about to start.", *asked]
             return [
                 f"has been running on worker {row.worker} since {_at(row.started_at)} (attempt {row.attempt}).",
                 *asked,
@@ -103,9 +105,10 @@ def _obstacles(row: JobRow, engine: Inspector, registry: Registry, settings: Set
     for queue in engine.queues(bounds_of(settings)):
         if queue.name != row.queue:
             continue
-        if queue.limit is not None and queue.running >= queue.limit:
+        running = queue.running + queue.held
+        if queue.limit is not None and running >= queue.limit:
             found.append(
-                f"Queue {row.queue} is full: {queue.running:,} of {queue.limit:,} are running; change that with "
+                f"Queue {row.queue} is full: {running:,} of {queue.limit:,} are running; change that with "
                 f"`windlass queues limit {row.queue} N`."
             )
         if queue.rate is not None and queue.started >= queue.rate.count:

@@ -90,7 +90,10 @@ class JobProgress:
 
 @dataclass(frozen=True, slots=True)
 class JobInfo:
-    """One stored job at one moment. ``args`` is None when the payload cannot be decoded, and ``reason`` says why."""
+    """One stored job at one moment. ``args`` is None when the payload cannot be decoded, and ``reason`` says why.
+
+    ``held``: a worker has claimed it and is about to start it; its state is running, and ``started_at`` is None.
+    """
 
     id: str
     name: str
@@ -110,6 +113,7 @@ class JobInfo:
     tags: tuple[str, ...]
     reason: str | None
     worker: str | None
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +171,14 @@ class Reader:
             errors=_errors(row, secrets),
             enqueued_at=from_ms(row.enqueued_at),
             run_at=from_ms(row.run_at),
-            started_at=None if row.started_at is None else from_ms(row.started_at),
+            started_at=None if row.started_at is None or row.held else from_ms(row.started_at),
             finished_at=None if row.finished_at is None else from_ms(row.finished_at),
             progress=_progress(row.progress),
             result=_result(row, spec),
             tags=row.tags,
             reason=hide(row.reason, secrets) if row.reason else trouble,
             worker=row.worker,
+            held=row.held,
         )
 
     def veil(self, row: JobRow) -> tuple[JobRow, tuple[str, ...]]:

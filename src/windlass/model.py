@@ -50,14 +50,17 @@ __all__ = [
     "QueueWork",
     "RateBound",
     "Recovery",
+    "Room",
     "Rules",
     "Settled",
+    "Slot",
     "State",
     "Tally",
     "UniqueKey",
     "Until",
     "Upkeep",
     "Want",
+    "Watch",
     "WorkerInfo",
     "WorkerRow",
     "can_move",
@@ -95,6 +98,13 @@ TRANSITIONS: Final[dict[State, frozenset[State]]] = {
 def can_move(before: State, after: State) -> bool:
     """Whether a job may go from one state to another."""
     return after in TRANSITIONS[before]
+
+
+class Slot(StrEnum):
+    """The kind of slot that a job runs in. One with ``executor="process"`` holds a thread while its child runs."""
+
+    THREAD = "thread"
+    LOOP = "loop"
 
 
 # How the reason of a done job begins whose result was too large or was no JSON.
@@ -190,6 +200,7 @@ class NewJob(Struct, frozen=True):
     aging_ms: int = 0  # waiting so long outweighs one step of priority; 0: nothing does
     guards: tuple[Guard, ...] = ()
     unique: UniqueKey | None = None
+    slot: Slot | None = None  # None: not known
 
 
 class Placed(Struct, frozen=True):
@@ -221,6 +232,14 @@ class QueueBound(Struct, frozen=True):
     rate: RateBound | None = None
 
 
+class Room(Struct, frozen=True):
+    """What a worker can take of one kind of job: so many that could start at once, and so many more to hold ahead."""
+
+    slot: Slot
+    free: int
+    ahead: int = 0
+
+
 class Want(Struct, frozen=True):
     """What a worker can take. ``queues`` None means every queue of the store with equal shares.
 
@@ -230,6 +249,9 @@ class Want(Struct, frozen=True):
     to such a place, so that it is not counted now and run later. ``late_ms`` is how late it may start even so: the
     window of a Rate grows by it, so that what holds for claims holds for starts. ``bounds`` hold where the store has
     none of its own.
+
+    With ``rooms``, ``room`` does not count: no more jobs of each kind of slot are given than its Room says, none of a
+    kind that has no Room, and jobs of an unknown kind only where some kind has a free slot.
     """
 
     worker: str
@@ -239,6 +261,14 @@ class Want(Struct, frozen=True):
     room: int | None = None
     late_ms: int = 0
     bounds: tuple[QueueBound, ...] = ()
+    rooms: tuple[Room, ...] = ()
+
+
+class Watch(Struct, frozen=True):
+    """A queue (None: every one) and the kinds of slots for whose jobs a worker wants to be woken; none: every kind."""
+
+    queue: str | None = None
+    slots: tuple[Slot, ...] = ()
 
 
 class LeaseRef(Struct, frozen=True):
@@ -249,7 +279,11 @@ class LeaseRef(Struct, frozen=True):
 
 
 class Lease(Struct, frozen=True):
-    """One claimed job. ``attempt`` is the number of this run, from 1; ``fence`` never repeats and never falls."""
+    """One claimed job. ``attempt`` is the number of this run, from 1; ``fence`` never repeats and never falls.
+
+    ``slot`` is the kind that the record says. ``held``: claimed beyond the free slots, so the store counts the job as
+    held and not as running until it is reported.
+    """
 
     id: str
     name: str
@@ -269,6 +303,8 @@ class Lease(Struct, frozen=True):
     reason: str | None = None  # what the last outcome said
     retrying_ms: int = 0  # since the first failed run of this budget began, by the engine's clock; 0: none failed
     guards: tuple[Guard, ...] = ()
+    slot: Slot | None = None
+    held: bool = False
 
 
 class Claimed(Struct, frozen=True):
@@ -313,6 +349,7 @@ class Outcome(Struct, frozen=True):
     interrupted: bool = False  # with RELEASE: it had started, so the interruption is counted
     cause: Cause | None = None  # with DEAD
     then: tuple[NewJob, ...] = ()  # stored by the same write
+    slot: Slot | None = None  # where the job will wait again: the kind it really is, if the record says another
 
 
 class Settled(StrEnum):
@@ -323,11 +360,13 @@ class Settled(StrEnum):
 
 
 class Progress(Struct, frozen=True):
-    """A fenced progress report: JSON text of done, total and message."""
+    """A fenced report of a run: it has started, and is no longer held. ``progress`` is JSON text of done, total and
+    message; None leaves what there is.
+    """
 
     id: str
     fence: int
-    progress: str
+    progress: str | None = None
 
 
 class PoolInfo(Struct, frozen=True):
@@ -455,6 +494,7 @@ class JobRow(Struct, frozen=True):
     blocked_by: str | None = None  # the guard that a blocked job waits at, such as "circuit:stripe"
     guards: tuple[Guard, ...] = ()
     unique: UniqueKey | None = None
+    held: bool = False  # running, but its worker has not said that it has started
 
 
 class JobFilter(Struct, frozen=True):
@@ -504,8 +544,9 @@ class Recovery(Struct, frozen=True):
 class QueueRow(Struct, frozen=True):
     """One queue as it stands. ``latency_ms`` is how long the job at its head has been due.
 
-    ``limit`` and ``rate`` are what holds: the store's own, or those that were asked with; ``started`` is how many were
-    claimed in the window of ``rate``.
+    ``running`` have started; ``held`` are claimed by a worker and about to start. ``limit`` counts both. It and
+    ``rate`` are what holds: the store's own, or those that were asked with; ``started`` is how many were claimed in the
+    window of ``rate``.
     """
 
     name: str
@@ -520,6 +561,7 @@ class QueueRow(Struct, frozen=True):
     limit: int | None = None
     rate: RateBound | None = None
     started: int = 0
+    held: int = 0
 
 
 class QueueFlow(Struct, frozen=True):

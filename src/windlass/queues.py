@@ -23,7 +23,7 @@ from windlass.units import COUNT_MAX, check_name, count_per, duration_ms, format
 if TYPE_CHECKING:
     from windlass.definition import Duration
 
-__all__ = ["Queue", "QueueInfo", "WorkerStatus", "bounds_of", "this_person"]
+__all__ = ["Cleared", "Queue", "QueueInfo", "WorkerStatus", "bounds_of", "this_person"]
 
 CLEAR_STEP: Final = 10_000  # jobs per write, so that a long clear does not hold up claims
 
@@ -32,6 +32,7 @@ CLEAR_STEP: Final = 10_000  # jobs per write, so that a long clear does not hold
 class QueueInfo:
     """One queue at one moment. ``latency`` is how long the job at its head has been due, in seconds.
 
+    ``held`` jobs have been claimed by a worker that is about to start them; they are not among the ``running``.
     ``limit`` is how many of its jobs may run at once and ``rate`` how many may start in a time, such as ``"100/m"``,
     over all workers: what was set at run time, or else what the settings say. ``started`` of ``rate`` have started.
     """
@@ -48,6 +49,7 @@ class QueueInfo:
     limit: int | None = None
     rate: str | None = None
     started: int = 0
+    held: int = 0
 
     @classmethod
     def of(cls, row: QueueRow) -> QueueInfo:
@@ -67,7 +69,19 @@ class QueueInfo:
             row.limit,
             None if row.rate is None else format_rate(row.rate.count, row.rate.per_ms),
             row.started,
+            row.held,
         )
+
+
+class Cleared(int):
+    """How many jobs were deleted. ``held`` more had been claimed by workers that are about to start them."""
+
+    held: int
+
+    def __new__(cls, deleted: int, held: int) -> Cleared:
+        made = super().__new__(cls, deleted)
+        made.held = held
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,14 +259,17 @@ class Queue:
         """Let at most so many jobs of the queue start in any window; see ``rate``."""
         await hop(lambda: self.rate(rate))
 
-    def clear(self) -> int:
-        """Delete the waiting jobs of the queue and give how many; running ones stay."""
+    def clear(self) -> Cleared:
+        """Delete the waiting jobs of the queue and give how many; those that run or are held by a worker stay.
+
+        The number has an attribute ``held``: how many jobs are left that workers hold and are about to start.
+        """
         total = 0
         while gone := self._engine().clear(self.name, CLEAR_STEP):
             total += gone
-        return total
+        return Cleared(total, self.info().held)
 
-    async def aclear(self) -> int:
+    async def aclear(self) -> Cleared:
         """Delete the waiting jobs of the queue; see ``clear``."""
         return await hop(self.clear)
 

@@ -43,6 +43,7 @@ class QueueStats:
     workers_needed: int | None
     limit: int | None = None  # how many may run at once
     rate: str | None = None
+    held: int = 0  # claimed by a worker and about to start; not among the running
 
     @property
     def late(self) -> bool:
@@ -51,7 +52,10 @@ class QueueStats:
 
 
 class Stats(dict[str, int]):
-    """Jobs by state and totals (``total_*``), as a dictionary, and every queue in figures under ``queues``."""
+    """Jobs by state and totals (``total_*``), as a dictionary, and every queue in figures under ``queues``.
+
+    ``held`` says how many of the running jobs a worker has only claimed and is about to start.
+    """
 
     def __init__(self, counts: Mapping[str, int], queues: Iterable[QueueStats]) -> None:
         super().__init__(counts)
@@ -101,7 +105,7 @@ def advise(
             QueueStats(
                 row.name, row.ready, row.scheduled, row.running, row.latency_ms / 1_000,
                 round(arrival, 3), round(drain, 3), runtime, len(slots), max_wait, needed, row.limit,
-                None if row.rate is None else format_rate(row.rate.count, row.rate.per_ms),
+                None if row.rate is None else format_rate(row.rate.count, row.rate.per_ms), row.held,
             )
         )  # fmt: skip
     return found

@@ -8,7 +8,7 @@ import pytest
 from cli_shop import Shop, register
 
 from windlass import State
-from windlass.model import Kind
+from windlass.model import Kind, Want
 from windlass.queues import QueueInfo, WorkerStatus
 
 
@@ -21,7 +21,7 @@ def test_queues_ls(shop: Shop) -> None:
     assert "No queues yet" in shop.run("queues", "ls").stderr
     shop.enqueue("charge", "[1]")
     head, line = shop.run("queues", "ls").stdout.splitlines()
-    assert head.split() == ["Queue", "Ready", "Scheduled", "Running", "Latency", "Workers", "State", "Note"]
+    assert head.split() == ["Queue", "Ready", "Scheduled", "Running", "Held", "Latency", "Workers", "State", "Note"]
     assert line.startswith("payments")
     assert "no live worker serves it" in line
     found = shop.json("queues", "ls")
@@ -35,7 +35,7 @@ def test_queues_ls_counts_the_workers_of_each_queue(shop: Shop) -> None:
     with shop.store() as app:
         register(app, "payments=3,other")
         lines = shop.run("queues", "ls").stdout.splitlines()
-    assert [line.split()[5] for line in lines[1:]] == ["1", "0"]
+    assert [found[1] for line in lines[1:] if (found := re.search(r"(\d+) +open", line))] == ["1", "0"]
 
 
 def test_pause_and_resume(shop: Shop) -> None:
@@ -110,9 +110,29 @@ def test_clear_asks_and_leaves_what_runs(shop: Shop) -> None:
         refused = shop.run("queues", "clear", "payments", input="n", code=1)
         assert "Delete 2 waiting jobs of queue payments" in refused.stderr
         assert "--yes" in shop.run("queues", "clear", "payments", input="", code=2).stderr
-        assert shop.json("queues", "clear", "payments", "--yes") == {"name": "payments", "deleted": 2}
+        assert shop.json("queues", "clear", "payments", "--yes") == {"name": "payments", "deleted": 2, "held": 0}
         assert (queue(shop).ready, queue(shop).running) == (0, 1)
     assert shop.run("queues", "clear", "payments", "--yes").stdout == "0 jobs deleted.\n"
+
+
+def test_held_jobs_are_told_apart_from_running_ones(shop: Shop) -> None:
+    for _ in range(3):
+        shop.enqueue("charge", "[1]")
+    with shop.store() as app:
+        register(app, "payments")
+        worker = app.workers()[0].id
+        leases = app.engine.claim(Want(worker, 9, room=1)).leases
+        assert (queue(shop).running, queue(shop).held) == (1, 2)
+        assert shop.run("queues", "ls").stdout.splitlines()[1].split()[1:5] == ["0", "0", "1", "2"]
+        assert "1 running, 2 held" in shop.run("top", "--once").stdout
+        table = [line.split() for line in shop.run("stats").stdout.splitlines()]
+        assert ["running", "1"] in table
+        assert ["held", "2"] in table
+        assert f"is held by worker {worker}" in shop.run("explain", leases[1].id).stdout
+        assert f"has been running on worker {worker}" in shop.run("explain", leases[0].id).stdout
+        assert shop.run("jobs", "ls").stdout.count("about to start") == 2
+        cleared = shop.run("queues", "clear", "payments", "--yes").stdout
+        assert cleared == "0 jobs deleted. 2 more are held by workers and about to start.\n"
 
 
 def test_workers_ls_groups_processes(shop: Shop) -> None:

@@ -336,7 +336,7 @@ def test_wake_lists_and_inboxes_stay_short_when_nobody_listens(engine: RedisEngi
         add(engine, f"j{n}")
         engine.resume("default")
     with server.client() as client:
-        assert [client.llen(key) for key in client.keys("*wake*")] == [1, 1]
+        assert [client.llen(key) for key in client.keys("*wake*")] == [1, 1, 1]
 
 
 def test_an_engine_that_knows_other_queues_than_the_store_learns_them(engine: RedisEngine, server: RedisServer) -> None:

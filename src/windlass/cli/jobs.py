@@ -94,6 +94,8 @@ def _note(job: JobInfo, now: int) -> str:
     match job.state:
         case State.SCHEDULED:
             text = f"{'retry ' if job.errors else ''}due {ago(job.run_at, now)}"
+        case State.RUNNING if job.held:
+            text = "held by its worker, about to start"
         case State.RUNNING:
             text = " ".join(["started", ago(job.started_at or job.run_at, now), *_percent(job.progress)])
         case State.DONE:

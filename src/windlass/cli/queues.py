@@ -28,7 +28,7 @@ def queues() -> None:
 @queues.command("ls")
 @pass_session
 def ls(session: Session) -> None:
-    """List the queues. Latency is how long the next job has been waiting."""
+    """List the queues. Held jobs are about to start. Latency is how long the next job has been waiting."""
     app = session.store()
     found = app.queues()
     if session.json:
@@ -39,13 +39,16 @@ def ls(session: Session) -> None:
         return
     now = app.clock.wall_ms()
     workers = [worker for worker in app.workers() if worker.alive]
-    columns = [Column("Queue"), *(Column(each, right=True) for each in ("Ready", "Scheduled", "Running", "Latency"))]
+    columns = [
+        Column("Queue"),
+        *(Column(each, right=True) for each in ("Ready", "Scheduled", "Running", "Held", "Latency")),
+    ]
     columns += [Column("Workers", right=True), Column("State"), Column("Note")]
     table(columns, [_row(queue, workers, now) for queue in found])
 
 
 def _row(queue: QueueInfo, workers: list[WorkerStatus], now: int) -> list[str]:
-    numbers = [f"{queue.ready:,}", f"{queue.scheduled:,}", running(queue)]
+    numbers = [f"{queue.ready:,}", f"{queue.scheduled:,}", running(queue), f"{queue.held:,}"]
     serving = sum(worker.serves(queue.name) for worker in workers)
     until = [f"until {moment(queue.paused_until, now)}"] if queue.paused_until else []
     by = [f"by {queue.paused_by}"] if queue.paused_by else []
@@ -147,7 +150,7 @@ def _queue(app: Windlass, name: str) -> Queue:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_session
 def clear(session: Session, name: str, yes: bool) -> None:
-    """Delete the waiting jobs of a queue. Running jobs stay."""
+    """Delete the waiting jobs of a queue. Running and held jobs stay."""
     app = session.store()
     queue = app.queue(name)
     info = queue.info()
@@ -156,9 +159,10 @@ def clear(session: Session, name: str, yes: bool) -> None:
     confirm(f"Delete {waiting} of queue {name} in {where.name} {where.target}?", yes)
     gone = queue.clear()
     if session.json:
-        emit_json({"name": name, "deleted": gone})
+        emit_json({"name": name, "deleted": int(gone), "held": gone.held})
     else:
-        click.echo(f"{count(gone, 'job')} deleted.")
+        held = f" {count(gone.held, 'more is', 'more are')} held by workers and about to start." if gone.held else ""
+        click.echo(f"{count(gone, 'job')} deleted.{held}")
 
 
 def _report(session: Session, queue: Queue, text: str) -> None:

@@ -8,15 +8,16 @@ import click
 
 from windlass.cli.common import Session, pass_session
 from windlass.cli.output import Column, emit_json, length, table
+from windlass.model import State
 from windlass.queues import QueueInfo
-from windlass.stats import QueueStats
+from windlass.stats import QueueStats, Stats
 
-__all__ = ["QUEUE_COLUMNS", "queue_row", "stats"]
+__all__ = ["QUEUE_COLUMNS", "by_state", "queue_row", "stats"]
 
 TOTAL: Final = "total_"
 QUEUE_COLUMNS: Final = (
     Column("Queue", least=8),
-    *(Column(each, right=True) for each in ("Ready", "Running", "Latency", "In/s", "Out/s", "Workers")),
+    *(Column(each, right=True) for each in ("Ready", "Running", "Held", "Latency", "In/s", "Out/s", "Workers")),
     Column("Max wait", right=True, extra=True),
     Column("Needed", right=True, extra=True),
 )
@@ -30,7 +31,7 @@ def stats(session: Session) -> None:
     if session.json:
         emit_json(counts.as_json())
         return
-    now = [[name, f"{number:,}"] for name, number in counts.items() if not name.startswith(TOTAL)]
+    now = [[name, f"{number:,}"] for name, number in by_state(counts).items()]
     ever = [[name.removeprefix(TOTAL), f"{number:,}"] for name, number in counts.items() if name.startswith(TOTAL)]
     table([Column("State"), Column("Jobs", right=True)], now)
     click.echo()
@@ -40,12 +41,19 @@ def stats(session: Session) -> None:
         table(QUEUE_COLUMNS, [queue_row(queue) for queue in counts.queues.values()])
 
 
+def by_state(stats: Stats) -> dict[str, int]:
+    """How many jobs there are of each state, those that are only held apart from the running ones."""
+    found = {name: number for name, number in stats.items() if not name.startswith(TOTAL)}
+    return found | {State.RUNNING.value: found[State.RUNNING] - found["held"]}
+
+
 def queue_row(queue: QueueStats) -> list[str]:
     """One line of a table with QUEUE_COLUMNS."""
     return [
         queue.name,
         f"{queue.ready:,}",
         running(queue),
+        f"{queue.held:,}",
         length(queue.latency * 1_000) + ("!" if queue.late else ""),
         f"{queue.arrival:,.1f}",
         f"{queue.drain:,.1f}",

@@ -16,7 +16,7 @@ import click
 
 from windlass.cli.common import Session, pass_session
 from windlass.cli.output import Column, count, emit_json, fit, length, lines
-from windlass.cli.stats import QUEUE_COLUMNS, queue_row
+from windlass.cli.stats import QUEUE_COLUMNS, by_state, queue_row
 from windlass.errors import EngineUnavailable
 from windlass.model import State
 from windlass.units import duration_ms
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["top"]
 
 RUNNING_MOST: Final = 10  # running jobs that are shown
-STATES: Final = (State.READY, State.SCHEDULED, State.RUNNING, State.DONE, State.DEAD, State.CANCELLED)
+STATES: Final = (State.READY, State.SCHEDULED, State.RUNNING, "held", State.DONE, State.DEAD, State.CANCELLED)
 RUNNING_COLUMNS: Final = (
     Column("Running"),
     Column("Job", least=8),
@@ -97,7 +97,8 @@ def look(app: Windlass, before: Look | None) -> Look:
     """Ask the store."""
     now, stats = time.monotonic(), app.stats()
     alive = [worker for worker in app.workers() if worker.alive]
-    running = list(app.jobs(State.RUNNING, limit=RUNNING_MOST))
+    leased = app.jobs(State.RUNNING, limit=RUNNING_MOST + stats["held"])
+    running = [job for job in leased if not job.held][:RUNNING_MOST]
     done = None if before is None else (stats["total_done"] - before.stats["total_done"]) / max(now - before.at, 1e-3)
     return Look(now, stats, alive, running, app.clock.wall_ms(), done)
 
@@ -107,11 +108,12 @@ def picture(
 ) -> list[str]:
     """Give the lines of one picture. With ``columns`` and ``rows`` it fits that window."""
     where = app.engine.info
+    counts = by_state(seen.stats)
     speed = "" if seen.done is None else f", {seen.done:,.1f} done/s"
     workers = count(len(seen.workers), "worker process", "worker processes")
     head = [
         trouble or f"{where.name} {where.target}: {workers}{speed}",
-        ", ".join(f"{seen.stats[state]:,} {state}" for state in STATES),
+        ", ".join(f"{counts[state]:,} {state}" for state in STATES),
     ]
     if columns is not None:
         head = [fit(line, columns) for line in head]

@@ -54,6 +54,7 @@ from windlass.model import (
     UniqueKey,
     Upkeep,
     Want,
+    Watch,
     WorkerInfo,
     WorkerRow,
 )
@@ -142,6 +143,10 @@ class Engine(Protocol):
         Jobs with two or more crash charges are given only to ``want.alone``, one a claim, by due time. Gives nothing,
         and ``expelled``, to a worker whose record is gone or expired.
 
+        With ``want.rooms`` each kind of slot has an order of its own: a job that has no room stands in the way of none
+        of another kind, and costs the claim nothing. Those that are given are in the order of all. What is given beyond
+        the free slots is ``held``.
+
         A job's guards are judged here, all or none. One that meets a closed guard becomes ``blocked`` with the guard's
         gate in ``blocked_by``, keeps its place, is looked at again only when that gate may have opened, and does not
         count towards the limit. A Once key is held by the first job that was claimed with it until that job ends; when
@@ -158,8 +163,8 @@ class Engine(Protocol):
         """End attempts. *Atomic, fenced.* Same order as given.
 
         State, result, error history, counters, follow-ups (``then``), the Once marker and the release of every guard
-        are one write. Repeating a settle whose reply
-        was lost is safe: it reports stale.
+        are one write. A job that is to wait again does so with ``Outcome.slot`` as its kind, if that is given.
+        Repeating a settle whose reply was lost is safe: it reports stale.
         """
         ...
 
@@ -168,7 +173,7 @@ class Engine(Protocol):
         ...
 
     def report(self, notes: Sequence[Progress]) -> list[Settled]:
-        """Store progress. *Atomic, fenced.*"""
+        """Store progress, and that these jobs have started. *Atomic, fenced.*"""
         ...
 
     def extend(self, worker: WorkerInfo, leases: Sequence[LeaseRef], lease_ms: int) -> Heartbeat:
@@ -210,8 +215,11 @@ class Engine(Protocol):
         """Every queue the store knows, sorted: what a worker that serves patterns asks now and then. Counts nothing."""
         ...
 
-    def wait(self, queues: Sequence[str] | None, timeout: float) -> bool:
-        """Block until work may be ready in these queues (None: any), ``wake`` is called or ``timeout`` (s) is over."""
+    def wait(self, queues: Sequence[str | Watch] | None, timeout: float) -> bool:
+        """Block until work may be ready in these queues (None: any), ``wake`` is called or ``timeout`` (s) is over.
+
+        What wakes one worker alone must not wake one that does not watch for jobs of that kind.
+        """
         ...
 
     def wake(self) -> None:
@@ -240,6 +248,8 @@ class Inspector(Protocol):
 
     def counts(self) -> dict[str, int]:
         """Jobs by state (each state a key), and totals since the store was made, under ``total_*``.
+
+        ``held`` says how many of the running jobs are only held.
 
         ``total_enqueued, total_done, total_retried, total_dead, total_cancelled, total_stale, total_recovered,
         total_crashed, total_trimmed``.

@@ -23,6 +23,8 @@ from typing import Final, TypeVar, cast
 from windlass.context import CURRENT
 from windlass.foreign import Shield, kind_name, said, start_thread
 from windlass.logs import Log
+from windlass.model import Slot
+from windlass.worker.lane import Lane
 from windlass.worker.run import JobRun
 
 __all__ = ["JobTask", "Loop", "LoopThread"]
@@ -195,7 +197,7 @@ def _handle_of(error: BaseException) -> asyncio.Handle | None:
     return None
 
 
-class Loop:
+class Loop(Lane):
     """Up to ``slots`` async jobs at once."""
 
     def __init__(
@@ -210,7 +212,7 @@ class Loop:
 
         ``rescue(job, slot, error)`` gives a job its end out of which something came nevertheless.
         """
-        self.slots = slots
+        super().__init__(Slot.LOOP, slots)
         self._run = run
         self._rescue = rescue
         self._waiting: deque[JobRun] = deque()
@@ -222,12 +224,10 @@ class Loop:
 
     @property
     def busy(self) -> int:
-        """How many jobs are running."""
         return len(self._tasks)
 
     @property
     def waiting(self) -> int:
-        """How many runs wait for a slot."""
         return len(self._waiting)
 
     def start(self) -> asyncio.AbstractEventLoop:
@@ -245,7 +245,6 @@ class Loop:
             self._thread.call(self._start_some)
 
     def take_back(self) -> list[JobRun]:
-        """Remove every run that has not started."""
         taken: list[JobRun] = []
         while self._waiting:
             try:
@@ -271,6 +270,7 @@ class Loop:
 
     def _start_some(self) -> None:
         self._starting = False
+        self.last_start = time.monotonic()  # the loop turns, so what it gave back may come again
         loop = self._loop
         assert loop is not None
         while self._waiting and self._free:

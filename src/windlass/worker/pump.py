@@ -4,16 +4,17 @@ Each stroke settles what has ended and claims what there is room for, in one exc
 for hundreds of jobs and an idle one sleeps in ``engine.wait``. It must never run a job, and nothing else may claim or
 settle.
 
-How much to claim. Free slots always, and beyond them no more than ``AHEAD`` seconds of work at the pace of the last
-strokes: enough that no thread waits for a stroke, and never a hoard. Where some queues go before others, it is
-``AHEAD_ORDERED``, since what is urgent has to wait for what was claimed before it. Runs that wait here for
-``HOARD_MAX`` without any of them starting go back to the store, where another worker may take them.
+How much to claim. A claim says for each kind of slot how many are free, and the store gives no job of another kind.
+Free slots always, and beyond them no more than ``AHEAD`` seconds of work at the pace of the last strokes: enough that
+no thread waits for a stroke, and never a hoard. Where some queues go before others, it is ``AHEAD_ORDERED``, since what
+is urgent has to wait for what was claimed before it. Runs of one kind that wait here for ``HOARD_MAX`` without any of
+them starting go back to the store, where another worker may take them; this one takes none until one can start again.
 
 When to claim. With each settle; by itself only for free slots, or when half of what was held ahead has started. A
 claim for each run that ends would be right too, and cost a call for every few jobs.
 
-When to listen. An idle worker sleeps in the store, where a wake-up goes to one worker alone. So a worker without a free
-slot must not listen there: it sleeps until one of its own runs ends.
+When to listen. An idle worker sleeps in the store, where a wake-up goes to one worker alone. So a worker listens there
+only for jobs of a kind that it has a free slot for, and without any it sleeps until one of its own runs ends.
 
 Each pool of the worker is fed by itself, at its own pace, so a pool of long jobs never hoards what a pool of short ones
 would be right to claim.
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Protocol
@@ -30,11 +32,12 @@ from typing import Protocol
 from windlass.engines.base import Store
 from windlass.errors import EngineError
 from windlass.logs import Log
-from windlass.model import Claimed, Outcome, Progress, Settled, Want
+from windlass.model import Claimed, Outcome, Progress, Room, Settled, Want, Watch
 from windlass.queues import bounds_of
 from windlass.settings import Settings
 from windlass.units import show_duration
 from windlass.worker.heart import Trust
+from windlass.worker.lane import Lane
 from windlass.worker.pool import Pool
 from windlass.worker.recycle import Recycler
 from windlass.worker.settler import Settler
@@ -83,39 +86,71 @@ class Slots(Protocol):
         """These outcomes can never be settled: the lease has ended."""
         ...
 
-    def give_back(self, pool: Pool) -> None:
-        """Put the outcomes of runs that have not started in a pool into the settler."""
+    def give_back(self, lane: Lane) -> None:
+        """Put the outcomes of runs that have not started in a lane into the settler."""
         ...
 
-    def notes(self) -> list[Progress]: ...
+    def notes(self) -> list[Progress]:
+        """What to report of runs: their progress, and that held ones have started."""
+        ...
+
+    def notes_in(self) -> float | None:
+        """Seconds until a held run that has started is to be reported; None: there is none."""
+        ...
 
 
-class Feed:
-    """What the pump remembers of one pool: when to look for work for it, and how fast it goes."""
+class Intake:
+    """What the pump remembers of one lane of a pool: whether to look for work for it, and how fast it goes."""
 
-    def __init__(self, pool: Pool, poll: float) -> None:
-        self.pool = pool
+    def __init__(self, lane: Lane, ahead: float) -> None:
+        """``ahead`` is how many seconds of work to hold beyond the free slots."""
+        self.lane = lane
         self.hungry = True  # the store may have work for it
-        self.poll = poll
-        self.look_at = 0.0  # when to look again without a wake-up
-        self.names_at = 0.0  # when to learn the names of queues again
         self.seen = 0  # what had ended when it was last claimed for
         self.pace = 0.0  # jobs ended a second
-        self.ended = 0  # when the pace was taken
-        self.pace_at = time.monotonic()
+        self._ahead = ahead
+        self._ended = 0  # when the pace was taken
+        self._pace_at = time.monotonic()
+
+    @property
+    def wants(self) -> bool:
+        """Whether the store may have work for it that it could not have when it was last asked."""
+        return self.hungry or self.seen != self.lane.ended
 
     @property
     def ahead(self) -> int:
-        """How many jobs to hold beyond the free slots."""
-        return min(AHEAD_MAX, int(self.pace * (AHEAD_ORDERED if self.pool.policy.is_ordered else AHEAD)))
+        """How many more jobs to hold beyond the free slots."""
+        lane = self.lane
+        return 0 if lane.is_shut else max(0, min(AHEAD_MAX, int(self.pace * self._ahead)) - lane.waiting)
 
     def measure(self) -> None:
         """Take the pace: jobs ended a second, over enough time or jobs that waves even out."""
         now = time.monotonic()
-        ended = self.pool.ended - self.ended
-        if now - self.pace_at >= PACE_TIME or ended >= PACE_COUNT:
-            self.pace = (self.pace + ended / max(now - self.pace_at, 1e-4)) / 2
-            self.ended, self.pace_at = self.pool.ended, now
+        ended = self.lane.ended - self._ended
+        if now - self._pace_at >= PACE_TIME or ended >= PACE_COUNT:
+            self.pace = (self.pace + ended / max(now - self._pace_at, 1e-4)) / 2
+            self._ended, self._pace_at = self.lane.ended, now
+
+
+class Feed:
+    """What the pump remembers of one pool: its intakes, and when to look without a wake-up."""
+
+    def __init__(self, pool: Pool, poll: float) -> None:
+        self.pool = pool
+        ahead = AHEAD_ORDERED if pool.policy.is_ordered else AHEAD
+        self.intakes = [Intake(lane, ahead) for lane in pool.lanes]
+        self.poll = poll
+        self.look_at = 0.0  # when to look again without a wake-up
+        self.names_at = 0.0  # when to learn the names of queues again
+
+    @property
+    def pace(self) -> float:
+        return sum(one.pace for one in self.intakes)
+
+    def rouse(self) -> None:
+        """Look for work of every kind."""
+        for one in self.intakes:
+            one.hungry = True
 
 
 class Pump:
@@ -183,9 +218,9 @@ class Pump:
         if self._listening:
             self._engine.wake()
 
-    def poke(self, pool: Pool, *, full: bool) -> None:
-        """Tell the pump that a run of a pool has ended. Wakes it only when there is something to do."""
-        if self.sleeping and (full or pool.is_low):
+    def poke(self, lane: Lane, *, full: bool) -> None:
+        """Tell the pump that a run of a lane has ended. Wakes it only when there is something to do."""
+        if self.sleeping and (full or lane.is_low):
             self.sleeping = False  # one ring is enough, and it may take a while until the pump gets its turn
             self.wake()
 
@@ -235,7 +270,8 @@ class Pump:
             log.warning("the store is back after %s", show_duration((time.monotonic() - self._away_since) * 1_000))
             self._away_since = None
         for feed in self._feeds:
-            feed.measure()
+            for intake in feed.intakes:
+                intake.measure()
         if outcomes:
             self._slots.settled(outcomes, answers)
         found = False
@@ -244,7 +280,7 @@ class Pump:
                 # What one pool took counts against what the process may still claim.
                 left = self._recycler.left
                 if left is not None and left < want.limit:
-                    feed.seen = -1
+                    feed.rouse()
                     continue
                 claimed = self._engine.claim(want)
             self._answer(feed, want, claimed)
@@ -266,29 +302,35 @@ class Pump:
         left = self._recycler.left
         wants = []
         for feed in self._feeds:
-            pool, limit = feed.pool, self._room(feed)
-            if not (joins or limit > 0 or pool.is_low):
+            pool = feed.pool
+            rooms = [Room(one.lane.slot, self._free(one), 0 if self._alone else one.ahead) for one in feed.intakes]
+            able = [one for one, room in zip(feed.intakes, rooms, strict=True) if room.free + room.ahead]
+            low = [one for one in able if joins or one.lane.is_low or self._free(one)]
+            if not low or not (any(one.wants for one in low) or self._is_time(feed)):
                 continue
-            if not (feed.hungry or feed.seen != pool.ended or self._is_time(feed)):
-                continue
-            feed.seen = pool.ended
-            if not self._alone:
-                limit += max(0, feed.ahead - pool.waiting)
+            for one in able:
+                one.seen = one.lane.ended
+            free = sum(room.free for room in rooms)
+            limit = free + sum(room.ahead for room in rooms)
+            if self._alone:
+                limit = min(limit, 1)
             if left is not None:
                 limit = min(limit, left)
             if limit <= 0:
                 continue
             if pool.policy.must_learn and time.monotonic() >= feed.names_at:
                 self._learn(feed)
-            shares, room = pool.policy.shares(limit), max(0, pool.room)
-            wants.append((feed, Want(self._worker, limit, shares, self._alone, room, LATE_MS, self._bounds)))
+            # Of an application whose jobs are all of one kind, whatever is stored goes there.
+            kinds = tuple(rooms) if len(rooms) > 1 and not self._alone else ()
+            shares = pool.policy.shares(limit)
+            wants.append((feed, Want(self._worker, limit, shares, self._alone, free, LATE_MS, self._bounds, kinds)))
         return wants
 
-    def _room(self, feed: Feed) -> int:
-        """How many jobs could start at once."""
-        room = max(0, feed.pool.room)
+    def _free(self, intake: Intake) -> int:
+        """How many jobs of a lane could start at once."""
+        room = intake.lane.room
         if self._alone:
-            room = 0 if self._slots.held else 1
+            room = 0 if self._slots.held else min(room, 1)
         left = self._recycler.left
         return room if left is None else min(room, left)
 
@@ -299,8 +341,14 @@ class Pump:
 
     def _answer(self, feed: Feed, want: Want, claimed: Claimed) -> None:
         pool = feed.pool
-        feed.hungry = len(claimed.leases) >= want.limit or claimed.due_in_ms == 0
-        pool.policy.charge([lease.queue for lease in claimed.leases])
+        full = len(claimed.leases) >= want.limit or claimed.due_in_ms == 0
+        got = Counter(lease.slot for lease in claimed.leases) if want.rooms else Counter()
+        rooms = {room.slot: room.free + room.ahead for room in want.rooms}
+        for one in feed.intakes:
+            room = rooms.get(one.lane.slot)
+            if room != 0:  # of a kind that nothing was asked of, the answer says nothing
+                one.hungry = full or (room is not None and got[one.lane.slot] >= room)
+        pool.policy.charge([lease.queue for lease in claimed.leases], want.limit if want.rooms else None)
         self._recycler.claimed(len(claimed.leases), feed.pace)
         if claimed.leases:
             feed.poll = self._settings.poll_min / 1000
@@ -308,8 +356,9 @@ class Pump:
         feed.look_at = time.monotonic() + wait
         self._slots.take(pool, claimed)
         if not claimed.leases and pool.policy.must_learn and self._learn(feed):
-            feed.hungry = True  # a queue has come that was not asked for
-        pool.low_water = pool.waiting // 2 if feed.hungry else 0
+            feed.rouse()  # a queue has come that was not asked for
+        for one in feed.intakes:
+            one.lane.low_water = one.lane.waiting // 2 if one.hungry else 0
 
     def _is_empty(self) -> bool:
         assert self._when_empty is not None
@@ -330,14 +379,20 @@ class Pump:
         """
         now = time.monotonic()
         timeout = self._settings.poll_max / 1000
-        waiting = [feed for feed in self._feeds if feed.pool.waiting]
-        roomy = [feed for feed in self._feeds if self._room(feed) > 0] if may_claim else []
+        intakes = [one for feed in self._feeds for one in feed.intakes]
+        waiting = [one for one in intakes if one.lane.waiting]
+        roomy = [feed for feed in self._feeds if any(map(self._free, feed.intakes))] if may_claim else []
         if self._claiming and not may_claim:
             timeout = min(timeout, OUTAGE_PAUSE)  # nobody rings when the lease is renewed
         for feed in roomy:
             timeout = min(timeout, feed.look_at - now)
-        for feed in waiting:
-            timeout = min(timeout, feed.pool.last_start + HOARD_MAX - now)
+        for one in waiting:
+            timeout = min(timeout, one.lane.last_start + HOARD_MAX - now)
+        if any(one.lane.is_shut for one in intakes):
+            timeout = min(timeout, HOARD_MAX)  # nobody rings when something starts
+        note_in = self._slots.notes_in()
+        if note_in is not None:
+            timeout = min(timeout, note_in)
         if flush_in is None and waiting:
             flush_in = self._settler.patience  # runs may end meanwhile that do not ring
         if flush_in is not None:
@@ -350,33 +405,37 @@ class Pump:
                 self._bell.wait(timeout)
             elif not (self._slots.held and self._bell.wait(min(timeout, LULL))) and self._listen(roomy, timeout):
                 for feed in roomy:
-                    feed.hungry = True
-        for feed in waiting:
-            if feed.pool.waiting and time.monotonic() - feed.pool.last_start >= HOARD_MAX:
-                feed.pace = 0.0
-                self._slots.give_back(feed.pool)
+                    feed.rouse()
+        for one in waiting:
+            if one.lane.waiting and time.monotonic() - one.lane.last_start >= HOARD_MAX:
+                one.pace, one.hungry = 0.0, True
+                one.lane.give_up()
+                self._slots.give_back(one.lane)
 
     def _listen(self, feeds: Sequence[Feed], timeout: float) -> bool:
         """Sleep until the store may have work for these pools, or until the bell rings."""
         self._listening = True
         try:
-            return not self._bell.is_set() and self._engine.wait(self._names(feeds), timeout)
+            return not self._bell.is_set() and self._engine.wait(self._watches(feeds), timeout)
         finally:
             self._listening = False
 
-    def _names(self, feeds: Sequence[Feed]) -> list[str] | None:
-        """The queues whose jobs should wake it; None: any."""
-        names: list[str] = []
+    def _watches(self, feeds: Sequence[Feed]) -> list[Watch] | None:
+        """The jobs that should wake it; None: any."""
+        watches: list[Watch] = []
         for feed in feeds:
-            if feed.pool.policy.names is None:
+            roomy = tuple(one.lane.slot for one in feed.intakes if self._free(one))
+            slots = roomy if len(roomy) < len(feed.intakes) else ()
+            names = feed.pool.policy.names
+            if names is None and not slots:
                 return None
-            names += feed.pool.policy.names
-        return names
+            watches += [Watch(name, slots) for name in ((None,) if names is None else names)]
+        return watches
 
     def _outage(self, error: EngineError) -> None:
         if self._away_since is None:
             self._away_since = time.monotonic()
             log.error("the store is away, and the worker keeps trying: %s", error)
         for feed in self._feeds:
-            feed.hungry = True
+            feed.rouse()
         time.sleep(OUTAGE_PAUSE * self._rng.uniform(0.5, 1.0))

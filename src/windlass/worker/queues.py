@@ -123,18 +123,25 @@ class QueuePolicy:
         self._asked = counts
         return tuple(QueueShare(name, count) for name, count in counts.items())
 
-    def charge(self, queues: Iterable[str]) -> None:
-        """Note what a claim brought: the queue of each lease."""
+    def charge(self, queues: Iterable[str], limit: int | None = None) -> None:
+        """Note what a claim brought: the queue of each lease.
+
+        Where room for kinds of jobs kept it below its ``limit``, shares of what it brought count.
+        """
         if self._every or self.strict or len(self._weights) < 2:
             return
         got = dict.fromkeys(self._at, 0)
         for queue in queues:
             if queue in got:
                 got[queue] += 1
-        full = [name for name, count in got.items() if count and count >= self._asked.get(name, 0)]
+        asked = self._asked
+        if limit:
+            total = sum(got.values())
+            asked = {name: count * total // limit for name, count in asked.items()}
+        full = [name for name, count in got.items() if count and count >= asked.get(name, 0)]
         # Where the furthest behind of those stands that still had jobs: nobody else may be owed more than they are.
         line = min((self._at[name] for name in full), default=None)
         for name, count in got.items():
-            if line is not None and count < self._asked.get(name, 0):
+            if line is not None and count < asked.get(name, 0):
                 self._at[name] = max(self._at[name], line)
             self._at[name] += count / self._weights[name]

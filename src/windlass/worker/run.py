@@ -27,6 +27,7 @@ from windlass.redaction import hide, secrets_in
 from windlass.settings import Settings
 
 if TYPE_CHECKING:
+    from windlass.worker.lane import Lane
     from windlass.worker.pool import Pool
 
 __all__ = ["Host", "JobRun", "Prepared"]
@@ -77,6 +78,7 @@ class JobRun:
         "exited",
         "host",
         "interrupted",
+        "lane",
         "lease",
         "lost",
         "meta",
@@ -91,7 +93,8 @@ class JobRun:
         "verdict",
     )
 
-    pool: Pool  # in whose slots it runs; set when it is put there
+    pool: Pool  # in whose slots it runs, and in which kind of them; set when it is put there
+    lane: Lane
 
     def __init__(self, lease: Lease, prepared: Prepared, host: Host) -> None:
         self.lease = lease

@@ -13,6 +13,8 @@ from queue import Empty, SimpleQueue
 
 from windlass.foreign import Shield
 from windlass.logs import Log
+from windlass.model import Slot
+from windlass.worker.lane import Lane
 from windlass.worker.run import JobRun
 
 __all__ = ["Threads"]
@@ -20,7 +22,7 @@ __all__ = ["Threads"]
 log = Log("windlass.worker")
 
 
-class Threads:
+class Threads(Lane):
     """A fixed number of threads over one queue of runs."""
 
     def __init__(
@@ -34,7 +36,7 @@ class Threads:
 
         ``rescue(job, slot, error)`` gives a job its end out of which something came nevertheless.
         """
-        self.count = count
+        super().__init__(Slot.THREAD, count)
         self._first = first
         self._run = run
         self._rescue = rescue
@@ -53,12 +55,10 @@ class Threads:
 
     @property
     def busy(self) -> int:
-        """How many threads are running a job."""
         return sum(self._busy)
 
     @property
     def waiting(self) -> int:
-        """How many runs wait for a thread."""
         return self._queue.qsize()
 
     def put(self, run: JobRun) -> None:
@@ -66,7 +66,6 @@ class Threads:
         self._queue.put(run)
 
     def take_back(self) -> list[JobRun]:
-        """Remove every run that has not started."""
         taken: list[JobRun] = []
         while True:
             try:

@@ -54,6 +54,7 @@ from windlass.model import (
     Progress,
     QueueWork,
     Settled,
+    Slot,
     State,
     Upkeep,
     WorkerInfo,
@@ -72,6 +73,7 @@ from windlass.worker.guarded import count_outlived, run_async_guarded, run_guard
 from windlass.worker.heart import Heart, Trust
 from windlass.worker.hooks import HookThread
 from windlass.worker.keeper import Keeper
+from windlass.worker.lane import Lane
 from windlass.worker.layout import PoolPlan
 from windlass.worker.loop import LoopThread
 from windlass.worker.pool import Pool
@@ -89,6 +91,7 @@ log = Log("windlass.worker")
 
 CANCEL_GRACE = 1.0  # seconds for coroutines to end after they were cancelled at shutdown
 UNKNOWN_DELAY_MS = 30_000  # how long a job that nobody here knows is put back; source: reliability constants
+HELD_TOLD = 0.5  # seconds that a held job runs before the store is told that it has started: most have ended by then
 UNKNOWN_SINCE = "no job of this name is registered; first met at "
 
 
@@ -187,6 +190,7 @@ class Worker:
         self._ran: deque[JobRun] = deque()  # ended, not counted yet
         self._work: dict[str, list[int]] = {}  # queue: runs, nanoseconds
         self._held: dict[str, JobRun] = {}
+        self._begun: dict[JobRun, int] = {}  # of those that the store has as held: when they began, ns
         self._notes: dict[str, Progress] = {}
         self._overdue: dict[str, JobRun] = {}
         self._on_overrun = on_overrun
@@ -279,7 +283,7 @@ class Worker:
         log.info(
             "worker %s serves %s with %d threads and %d async slots",
             self.info.id, self.info.queues,
-            sum(pool.threads.count for pool in self._pools), sum(pool.loop.slots for pool in self._pools),
+            sum(pool.threads.count for pool in self._pools), sum(pool.loop.count for pool in self._pools),
         )  # fmt: skip
 
     def wait(self) -> None:
@@ -317,8 +321,8 @@ class Worker:
         # What a claim that is under way brings must be seen below, or it would be cut off with no grace at all.
         while not (self._pump.rest(0.02) or self._abort.is_set()) and time.monotonic() < deadline:
             pass
-        for pool in self._pools:
-            self.give_back(pool)
+        for lane in (lane for pool in self._pools for lane in pool.lanes):
+            self.give_back(lane)
         self._wait_for_runs(deadline)
         self._interrupt_runs()
         self._pump.stop()
@@ -427,7 +431,7 @@ class Worker:
             self._children.kill(run)
 
     def _on_loop(self, prepared: Prepared) -> bool:
-        return prepared.spec.is_async and not prepared.in_child
+        return prepared.spec.slot is Slot.LOOP
 
     def _cut_off(self) -> None:
         """Two leases without a renewal: whatever runs here must not go on beside its successor."""
@@ -452,7 +456,7 @@ class Worker:
     def tally(self) -> None:
         work, runs = self._work, [self._ran.popleft() for _ in range(len(self._ran))]
         for run in runs:
-            run.pool.ended += 1
+            run.lane.ended += 1
             done = work.setdefault(run.lease.queue, [0, 0])
             done[0] += 1
             done[1] += run.took_ns
@@ -482,22 +486,26 @@ class Worker:
             self._heart.beat_now()
         for ref in claimed.cancels:
             self._cancel(ref)
-        tasks = []
+        tasks: list[JobRun] = []
         for lease in claimed.leases:
             run = self._make_run(lease)
             if run is None:
                 continue
-            run.pool = pool
+            run.pool, run.lane = pool, pool.loop if self._on_loop(run.prepared) else pool.threads
+            # Where its record says another kind than the code, the store has given it without a place for it.
+            misfiled = lease.slot is not run.lane.slot and len(pool.lanes) > 1
+            if misfiled and run.lane.room <= (len(tasks) if run.lane is pool.loop else 0):
+                self._settler.add(released(run))
+                continue
+            run.lane.last_start = time.monotonic()
             self._held[lease.id] = run
-            if self._on_loop(run.prepared):
+            if run.lane is pool.loop:
                 tasks.append(run)
             else:
                 pool.threads.put(run)
         if tasks:
             pool.loop.put(tasks)
             self._timeouts.watch_loop()
-        if claimed.leases:
-            pool.last_start = time.monotonic()
 
     def settled(self, outcomes: Sequence[Outcome], answers: Sequence[Settled]) -> None:
         for one in outcomes:
@@ -515,12 +523,24 @@ class Worker:
             self._table.settle(one.fence)
         self._tell_dropped(outcomes, "the lease ended before the store could be reached")
 
-    def give_back(self, pool: Pool) -> None:
-        for run in pool.take_back():
+    def give_back(self, lane: Lane) -> None:
+        for run in lane.take_back():
             self._held.pop(run.lease.id, None)
-            self._settler.add(Outcome(run.lease.id, run.lease.fence, Kind.RELEASE))
+            self._settler.add(released(run))
+
+    def notes_in(self) -> float | None:
+        for _, began in list(self._begun.items()):
+            return began / 1e9 + HELD_TOLD - time.monotonic()
+        return None
 
     def notes(self) -> list[Progress]:
+        if self._begun:
+            told = time.monotonic_ns() - int(HELD_TOLD * 1e9)
+            for run, began in list(self._begun.items()):
+                if began > told:
+                    break
+                self._begun.pop(run, None)
+                self._notes.setdefault(run.lease.id, Progress(run.lease.id, run.lease.fence))
         if not self._notes:
             return []
         notes, self._notes = self._notes, {}
@@ -536,7 +556,7 @@ class Worker:
         """Whether nothing is ready or running in the queues that are served (burst mode)."""
         for queue in self.engine.queues():
             served = any(pool.policy.covers(queue.name) for pool in self._pools)
-            if served and not queue.paused and (queue.ready or queue.running):
+            if served and not queue.paused and (queue.ready or queue.running or queue.held):
                 return self.options.alone and not queue.ready
         return True
 
@@ -633,7 +653,9 @@ class Worker:
         if timeout is not None:
             self._table.enter(slot, Running(lease.id, lease.name, lease.fence, self.clock.boot_ms() + timeout))
         began = time.monotonic_ns()
-        run.pool.last_start = began / 1e9
+        run.lane.last_start = began / 1e9
+        if lease.held:
+            self._begun[run] = began
         return began
 
     def _rescue(self, run: JobRun, slot: int, error: BaseException) -> None:
@@ -642,23 +664,28 @@ class Worker:
             self._ended(run, slot, escaped(run, error), run.began_ns or time.monotonic_ns())
 
     def _ended(self, run: JobRun, slot: int, outcome: Outcome | None, began: int) -> None:
+        lease = run.lease
         if run.timeout_ms is not None:
             self._table.leave(slot)
-        if run.lease.id in self._overdue and not run.settled:
+        if lease.id in self._overdue and not run.settled:
             outcome = failure(run, timeout_of(run))  # it was said to have failed, whatever it came to in the end
         if outcome is None:
-            self._table.settle(run.lease.fence)
-        self._held.pop(run.lease.id, None)
+            self._table.settle(lease.fence)
+        self._held.pop(lease.id, None)
+        if lease.held:
+            self._begun.pop(run, None)
         run.ended_ns = ended = time.monotonic_ns()
         run.took_ns = ended - began
         if self._budgets and (budget := self._budgets.get(run.lease.queue)) is not None:
             budget.count()
             if outcome is not None and outcome.kind is Kind.RETRY:
                 outcome = self._within_budget(budget, run, outcome)
+        if outcome is not None and outcome.kind is not Kind.DONE and lease.slot is not run.lane.slot:
+            outcome = structs.replace(outcome, slot=run.lane.slot)
         run.outcome = outcome
         self._ran.append(run)
         full = self._settler.add(outcome) if outcome is not None else False
-        self._pump.poke(run.pool, full=full)
+        self._pump.poke(run.lane, full=full)
 
     def _within_budget(self, budget: RetryBudget, run: JobRun, outcome: Outcome) -> Outcome:
         delay = budget.defer(outcome.delay_ms)
@@ -743,6 +770,12 @@ def lease_of(row: JobRow) -> Lease:
         row.enqueued_at, row.run_at, row.crashes, row.interruptions, row.snoozes, row.tags, row.meta, row.reason,
         guards=row.guards,
     )  # fmt: skip
+
+
+def released(run: JobRun) -> Outcome:
+    """A run that has not started goes back to its place, among the jobs of its kind."""
+    slot = run.lane.slot
+    return Outcome(run.lease.id, run.lease.fence, Kind.RELEASE, slot=None if run.lease.slot is slot else slot)
 
 
 def timeout_of(run: JobRun) -> JobTimeout:

@@ -46,7 +46,7 @@ TYPES: Final = {
     "blocked": "zset", "holds": "zset", "carriers": "zset", "markers": "zset", "gates": "zset",
     "unique-expiring": "zset", "rate-ends": "zset",
 }  # fmt: skip
-QUEUE_KEYS: Final = ("ready", "due", "alone", "done", "cancelled", "wake")
+QUEUE_KEYS: Final = ("ready", "due", "alone", "done", "cancelled", "wake", "wake-loop")
 GUARDED_S: Final = 10.0  # how long a store that had guards is taken to have some still
 LOOKS_MAX: Final = 10  # how often a call asks again because queues appeared in between
 BLOCK_SLICE_S: Final = 4.0  # longest single block on the server, so that a half-open connection is noticed
@@ -184,7 +184,7 @@ class RedisCore:
         keys = self._keys(names)
         found = as_list(self._run(client, script("check"), keys, [self._clock_text(), pack(names), ""]))
         fixed = [TYPES.get(name, "hash") for name in FIXED_KEYS]
-        of_queue = ["list" if name == "wake" else "zset" for name in QUEUE_KEYS]
+        of_queue = ["list" if name.startswith("wake") else "zset" for name in QUEUE_KEYS]
         for key, kind, wanted in zip(keys, found, fixed + of_queue * len(names), strict=True):
             have = kind.decode() if isinstance(kind, bytes) else str(kind)
             if have not in ("none", wanted):

@@ -28,6 +28,7 @@ from windlass.engines.redis.wire import (
     pack,
     pack_bounds,
     pack_guards,
+    pack_rooms,
     strings,
     to_lease,
 )
@@ -180,6 +181,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             room,
             want.late_ms,
             pack_bounds(want.bounds),
+            pack_rooms(want.rooms),
         ]
 
     def _shares(self, limit: int, names: Sequence[str]) -> list[QueueShare]:
@@ -213,7 +215,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             return []
         args: list[Command] = []
         for note in notes:
-            args += note.id, note.fence, note.progress
+            args += note.id, note.fence, note.progress or ""
         return settled_of(self._call("report", (), args)[1])
 
     def extend(self, worker: WorkerInfo, leases: Sequence[LeaseRef], lease_ms: int) -> Heartbeat:

@@ -81,10 +81,10 @@ class RedisInspector(RedisWaiting):
         wall, flat = self._call_all("queues", [pack_bounds(bounds)])
         now, values = as_int(wall), as_list(flat)
         rows = []
-        for at in range(0, len(values), 10):
+        for at in range(0, len(values), 11):
             name, pause = strings((values[at], values[at + 5]))
             ready, scheduled, running, latency = (as_int(one) for one in values[at + 1 : at + 5])
-            limit, count, per_ms, started = (as_int(one) for one in values[at + 6 : at + 10])
+            limit, count, per_ms, started, held = (as_int(one) for one in values[at + 6 : at + 11])
             until_text, bar, words = pause.partition("|")
             who, _, reason = words.partition("|")
             until = int(until_text or 0) or None
@@ -103,6 +103,7 @@ class RedisInspector(RedisWaiting):
                     limit=none_below_zero(limit),
                     rate=RateBound(count, per_ms) if count else None,
                     started=started,
+                    held=held,
                 )
             )
         return sorted(rows, key=lambda row: row.name)
@@ -122,8 +123,8 @@ class RedisInspector(RedisWaiting):
         states = (
             State.READY, State.SCHEDULED, State.RUNNING, State.DONE, State.DEAD, State.CANCELLED, State.BLOCKED,
         )  # fmt: skip
-        found = dict.fromkeys((state.value for state in State), 0)
-        found |= {state.value: as_int(number) for state, number in zip(states, numbers, strict=True)}
+        names = (*(state.value for state in states), "held")
+        found = {name: as_int(number) for name, number in zip(names, numbers, strict=True)}
         flat = as_list(totals)
         known = dict(zip(strings(flat[::2]), flat[1::2], strict=True)) | {"enqueued": stored}
         return found | {f"total_{name}": as_int(known.get(name, 0)) for name in TOTAL_NAMES}

@@ -1,8 +1,9 @@
 """Blocking until there is work, or until jobs have ended. Only hints travel here: whoever is woken looks again.
 
-An idle worker blocks on one wake list for each queue it serves and on the inbox of its engine object. What makes work
-ready puts one token into its queue's list, and the server gives it to whoever has waited longest; a claim that leaves
-work behind passes a token on. A list holds one token at most, so nothing grows when nobody listens.
+An idle worker blocks on the wake lists of the queues it serves and on the inbox of its engine object. A queue has two:
+for jobs of the event loop, and for those of threads or of an unknown kind; a worker blocks on those whose jobs it could
+start. What makes work ready puts one token into its list, and the server gives it to whoever has waited longest; a
+claim that leaves work behind passes a token on. A list holds one token at most, so nothing grows when nobody listens.
 
 The end of a job that somebody waits for is published by the script that ends it.
 """
@@ -21,6 +22,7 @@ from windlass.engines.redis.core import BLOCK_SLICE_S, RedisCore
 from windlass.engines.redis.errors import raised_by_driver, translate
 from windlass.engines.redis.scripts import script
 from windlass.errors import EngineError, EngineUnavailable
+from windlass.model import Slot, Watch
 
 __all__ = ["RedisWaiting"]
 
@@ -39,7 +41,7 @@ class RedisWaiting(RedisCore):
         self._woken = False
         self._waiting = 0
 
-    def wait(self, queues: Sequence[str] | None, timeout: float) -> bool:
+    def wait(self, queues: Sequence[str | Watch] | None, timeout: float) -> bool:
         self._client()
         with self._wakes:
             if self._woken:
@@ -53,18 +55,29 @@ class RedisWaiting(RedisCore):
                 self._waiting -= 1
                 self._woken = False
 
-    def _block(self, queues: Sequence[str] | None, timeout: float) -> bool:
+    def _block(self, queues: Sequence[str | Watch] | None, timeout: float) -> bool:
         deadline = time.monotonic() + timeout
         while True:
             left = deadline - time.monotonic()
-            names = self._known if queues is None else queues
-            keys = [self._inbox, self._key("wake").decode(), *(f"{self._prefix}wake:{name}" for name in names)]
-            if queues is not None:
-                del keys[1]  # tells of new queues, which this caller does not serve
+            keys = [self._inbox, *self._wake_lists((None,) if queues is None else queues)]
             if self._pop(keys, min(max(left, SHORTEST_BLOCK_S), BLOCK_SLICE_S)):
                 return True
             if left <= BLOCK_SLICE_S or self._woken:  # the latter: the token of a wake got lost
                 return self._woken
+
+    def _wake_lists(self, queues: Sequence[str | Watch | None]) -> list[str]:
+        """The lists in which tokens for these jobs come."""
+        lists: dict[str, None] = {}
+        for one in queues:
+            queue, slots = (one.queue, one.slots) if isinstance(one, Watch) else (one, ())
+            if queue is None:
+                lists[self._key("wake").decode()] = None  # tells of new queues
+            for name in self._known if queue is None else (queue,):
+                if not slots or Slot.THREAD in slots:
+                    lists[f"{self._prefix}wake:{name}"] = None
+                if not slots or Slot.LOOP in slots:
+                    lists[f"{self._prefix}wake-loop:{name}"] = None
+        return list(lists)
 
     def _pop(self, keys: Sequence[str], seconds: float) -> bool:
         client = self._blocks

@@ -28,7 +28,9 @@ from windlass.model import (
     OnConflict,
     Outcome,
     QueueBound,
+    Room,
     Rules,
+    Slot,
     State,
     UniqueKey,
     Until,
@@ -54,6 +56,7 @@ __all__ = [
     "pack",
     "pack_bounds",
     "pack_guards",
+    "pack_rooms",
     "strings",
     "to_lease",
     "to_row",
@@ -61,8 +64,12 @@ __all__ = [
 ]
 
 FOREVER: Final = 9_000_000_000_000_000 - 4_000_000_000_000  # ms to keep what has no end; now + this stays under 2**53
+LANE: Final = 2**51  # apart are the priorities of the kinds of slots, as scripts/lib/base.lua has them
+LANES: Final = (None, Slot.THREAD, Slot.LOOP)
+LANE_OF: Final = {slot: lane for lane, slot in enumerate(LANES)}
 TIME_MAX: Final = 260_000_000_000_000  # the year 10,000 and a bit; with the bias of a place it still fits six bytes
 NUMBER_MAX: Final = 2**53
+PRIORITY_MAX: Final = LANE // 2
 HEADS_MAX: Final = 1_000  # that are remembered; most jobs of a program share a few
 PREFIX: Final = 14
 SUFFIX: Final = 12
@@ -74,18 +81,30 @@ pack = msgspec.msgpack.Encoder().encode
 # fence.
 RECORD: Final = struct.Struct(">BBIIIIQQQQ6s6sQQH")
 FENCE: Final = struct.Struct(">q")
-CANCEL_ASKED, NULL_RESULT = 1, 2  # bits of the second field
+CANCEL_ASKED, NULL_RESULT, HELD = 1, 2, 4  # bits of the second field
 
 
 class Head(Struct, array_like=True, frozen=True):
-    """What the scripts read of a body."""
+    """What the scripts read of a body. ``level`` is the priority, LANE more for each number of its lane."""
 
     queue: str
-    priority: int
+    level: int
     max_attempts: int
     expires_ms: int
     caller_id: int
     shift: int = 0  # of a job that ages
+
+    @property
+    def lane(self) -> int:
+        return (self.level + PRIORITY_MAX) // LANE
+
+    @property
+    def priority(self) -> int:
+        return self.level - self.lane * LANE
+
+    @property
+    def slot(self) -> Slot | None:
+        return LANES[self.lane]
 
 
 class Rest(Struct, array_like=True, frozen=True):
@@ -172,6 +191,7 @@ class JobTexts:
             job.expires_ms,
             job.caller_id,
             job.aging_ms,
+            job.slot,
         )
         try:
             head, spec = self._heads[key]
@@ -189,7 +209,7 @@ class JobTexts:
         wrong = [
             f"{name} {value}"
             for name, value, most in (
-                ("priority", job.priority, NUMBER_MAX),
+                ("priority", job.priority, PRIORITY_MAX),
                 ("max_attempts", job.max_attempts, NUMBER_MAX),
                 ("run_at", job.run_at or 0, TIME_MAX),
                 ("delay_ms", job.delay_ms, TIME_MAX // 2),
@@ -201,8 +221,9 @@ class JobTexts:
             raise ConfigError(f"job {job.id}: {', '.join(wrong)} is beyond what Redis can count: choose a smaller one")
         shift = max(-TIME_MAX, min(TIME_MAX, job.priority * job.aging_ms))
         ages = (shift,) if shift else ()
-        packed = pack((job.queue, job.priority, job.max_attempts, expires, int(job.caller_id), *ages))
-        level = 0 if shift else job.priority
+        lane = LANE_OF[job.slot] * LANE
+        packed = pack((job.queue, job.priority + lane, job.max_attempts, expires, int(job.caller_id), *ages))
+        level = lane if shift else lane + job.priority
         number = self._numbers[job.queue]
         spec = f"{number}|{level}|{due}|{int(job.at_front)}|{expires}|{int(job.caller_id)}|{shift}"
         return struct.pack(">H", len(packed)) + packed, spec
@@ -215,6 +236,11 @@ def pack_bounds(bounds: Sequence[QueueBound]) -> bytes:
         count, per_ms = (0, 0) if one.rate is None else (one.rate.count, one.rate.per_ms)
         values += one.name, -1 if one.limit is None else one.limit, count, per_ms
     return pack(values)
+
+
+def pack_rooms(rooms: Sequence[Room]) -> bytes:
+    """What ``scripts/lib/claiming.lua`` reads of what a worker has room for."""
+    return pack([value for one in rooms for value in (LANE_OF[one.slot], max(0, one.free), max(0, one.ahead))])
 
 
 def pack_guards(guards: tuple[Guard, ...], unique: UniqueKey | None) -> bytes:
@@ -300,6 +326,8 @@ class OutcomeTexts:
         if one.cause is not None:
             flags |= 16
             texts.append(cause_text(one.cause))
+        if one.slot is not None:
+            flags |= 64 if one.slot is Slot.THREAD else 128
         key = (one.kind, flags, one.keep_ms, one.delay_ms)
         spec = self._specs.get(key)
         if spec is None:
@@ -348,15 +376,18 @@ def to_lease(given: Sequence[object], fence: int, heads: dict[bytes, Head], guar
         isinstance(id, bytes) and isinstance(record, bytes) and isinstance(body, bytes) and isinstance(reason, bytes)
     ):
         raise TypeError("the server gave a lease that is no text")
-    if record:
-        _, _, attempt, crashes, interruptions, snoozes, started, _, _, run_at, _, _, _, retrying, _ = (
+    if len(record) > 1:
+        _, flags, attempt, crashes, interruptions, snoozes, started, _, _, run_at, _, _, _, retrying, size = (
             RECORD.unpack_from(record)
         )
+        text = record[RECORD.size : RECORD.size + size]  # its lane may have changed since the body was written
+        end = PREFIX + head_size(body)
     else:
         attempt = crashes = interruptions = snoozes = started = retrying = 0
         run_at = int.from_bytes(body[6:12], "big")
-    end = PREFIX + head_size(body)
-    text = body[PREFIX:end]
+        end = PREFIX + head_size(body)
+        text = body[PREFIX:end]
+        flags = HELD if record else 0
     head = heads.get(text)
     if head is None:
         head = heads[text] = decode_head(text)
@@ -380,6 +411,8 @@ def to_lease(given: Sequence[object], fence: int, heads: dict[bytes, Head], guar
         reason.decode() or None,
         max(0, started - retrying) if retrying else 0,
         read_guards(guards) if isinstance(guards, bytes) else (),
+        head.slot,
+        bool(flags & HELD),
     )
 
 
@@ -445,6 +478,7 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
         blocked_by=gate.decode() if gate is not None and state is State.BLOCKED else None,
         guards=() if guards is None else read_guards(guards),
         unique=None if guards is None else read_unique(guards),
+        held=state is State.RUNNING and bool(cancel & HELD),
         **cause_of(cause),
     )
 

@@ -82,7 +82,6 @@ class Bounds:
         self._db = db
         self._q = q
         self._now = now
-        self._places = UNBOUNDED if want.room is None else want.room
         self._left: dict[str, int] = {}
         self._meters: dict[str, RateMeter] = {}
         if any(one.limit is not None for one in bounds.values()):
@@ -100,12 +99,12 @@ class Bounds:
         meter = self._meters.get(queue)
         return left if meter is None else min(left, meter.room())
 
-    def let_through(self, queue: str, ahead: int) -> bool:
-        """Whether one more job of the queue may be leased, with so many leased before it."""
+    def let_through(self, queue: str, *, at_once: bool) -> bool:
+        """Whether one more job of the queue may be leased; ``at_once`` says that it has a free slot to start in."""
         if self.room(queue) <= 0:
             return False
         meter = self._meters.get(queue)
-        return meter is None or ahead < self._places or meter.room(PREFETCH_SLACK_MS) > 0
+        return meter is None or at_once or meter.room(PREFETCH_SLACK_MS) > 0
 
     def take(self, queue: str) -> None:
         """Count a job that is leased."""

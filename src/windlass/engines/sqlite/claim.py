@@ -1,5 +1,8 @@
 """Claiming: lease the head of the ready queues to one worker.
 
+Each kind of slot has an order of its own in a queue. A claim reads the heads of the kinds that it has room for and
+merges them, so it passes no job that it may not take, and takes those that it may in the order of all.
+
 Each queue's head is read as one JSON text and the rows are marked with one statement, because every row that crosses
 into Python by itself costs a hand-over of the interpreter lock, and in a busy worker that costs up to 5 ms.
 
@@ -19,8 +22,8 @@ from msgspec import Struct
 
 from windlass.engines.sqlite.bounds import Bounds, merged
 from windlass.engines.sqlite.flow import count_flow
-from windlass.engines.sqlite.guards import Judge, as_guards
-from windlass.engines.sqlite.schema import Sql
+from windlass.engines.sqlite.guards import UNBOUNDED, Judge, as_guards
+from windlass.engines.sqlite.schema import SLOT_CODES, SLOTS, Sql
 from windlass.engines.sqlite.steady import Steady
 from windlass.engines.sqlite.totals import add_total
 from windlass.model import Claimed, Lease, LeaseRef, QueueShare, Want
@@ -43,14 +46,23 @@ OPEN_QUEUES: Final = 'SELECT name, most, rate, per_ms FROM "windlass_queues" WHE
 CANCELS: Final = "SELECT id, fence FROM \"windlass_jobs\" WHERE state = 'running' AND worker = ? AND cancel = 1"
 
 COLUMNS: Final = """seq, id, name, queue, {payload} AS payload, fence, attempt, max_attempts, priority, enqueued_at,
-       run_at, crashes, interruptions, snoozes, tags, {meta} AS meta, expires_at, reason, retrying_since, guards"""
+       run_at, crashes, interruptions, snoozes, tags, {meta} AS meta, expires_at, reason, retrying_since, guards, slot,
+       level, place"""
 HEAD: Final = """
-FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 AND queue = ?
-ORDER BY level, place, seq LIMIT ? OFFSET ?
+FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 AND queue = ?1 AND slot = ?4
+ORDER BY level, place, seq LIMIT ?2 OFFSET ?3
 """
 ALONE: Final = """
-FROM "windlass_jobs" WHERE state = 'ready' AND crashes >= 2 AND purge_at IS NULL AND queue = ?
-ORDER BY run_at LIMIT ? OFFSET ?
+FROM "windlass_jobs" WHERE state = 'ready' AND crashes >= 2 AND purge_at IS NULL AND queue = ?1
+ORDER BY run_at LIMIT ?2 OFFSET ?3
+"""
+# The queues that have ready jobs, and the first and last kind of slot among them: most have one, or none.
+KINDS: Final = """
+SELECT value, (SELECT slot FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 AND queue = value
+               ORDER BY slot LIMIT 1) AS low,
+              (SELECT slot FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 AND queue = value
+               ORDER BY slot DESC LIMIT 1)
+FROM json_each(?) WHERE low IS NOT NULL
 """
 AS_TEXT: Final = COLUMNS.format(payload="payload", meta="meta")
 # Raw bytes for rows that are not what we wrote: invalid UTF-8, a blob, a number.
@@ -58,15 +70,15 @@ AS_BYTES: Final = COLUMNS.format(payload="CAST(payload AS BLOB)", meta="CAST(met
 PACKED: Final = """
 SELECT CAST(json_group_array(json_array(seq, id, name, queue, payload, fence, attempt, max_attempts, priority,
     enqueued_at, run_at, crashes, interruptions, snoozes, tags, meta, expires_at, reason,
-    retrying_since, guards)) AS BLOB)
+    retrying_since, guards, slot, level, place)) AS BLOB)
 FROM (SELECT %s %s)
 """
 
 LAST_FENCE: Final = "SELECT value FROM \"windlass_meta\" WHERE key = 'fence'"
 SET_FENCE: Final = "INSERT OR REPLACE INTO \"windlass_meta\" (key, value) VALUES ('fence', ?)"
 TAKE: Final = """
-UPDATE "windlass_jobs" SET state = 'running', worker = ?, started_at = ?, fence = mine.fence
-FROM (SELECT value ->> 0 AS seq, value ->> 1 AS fence FROM json_each(?)) AS mine
+UPDATE "windlass_jobs" SET state = 'running', worker = ?, started_at = ?, fence = mine.fence, held = mine.held
+FROM (SELECT value ->> 0 AS seq, value ->> 1 AS fence, value ->> 2 AS held FROM json_each(?)) AS mine
 WHERE "windlass_jobs".seq = mine.seq
 """
 EXPIRE: Final = """
@@ -98,6 +110,15 @@ class Row(Struct, array_like=True):
     reason: str | None
     retrying_since: int | None
     guards: str | None
+    slot: int
+    level: int
+    place: int
+    held: int | None = None  # decided by the claim
+
+
+def standing(row: Row) -> tuple[int, int, int]:
+    """Where a job stands in its queue."""
+    return row.level, row.place, row.seq
 
 
 decode_rows = msgspec.json.Decoder(list[Row]).decode
@@ -116,6 +137,50 @@ def promote(db: apsw.Connection, q: Sql, now: int, limit: int) -> tuple[int, int
     promoted = db.changes()
     due = db.execute(q(NEXT_DUE)).fetchone()
     return promoted, None if due is None else max(0, due[0] - now)
+
+
+class Places:
+    """What a worker has room for, counted down while a claim goes on. A kind is one of ``schema.SLOTS`` by number."""
+
+    def __init__(self, want: Want) -> None:
+        self._left = 1 if want.alone else want.limit
+        if want.rooms and not want.alone:
+            self._rooms = {SLOT_CODES[room.slot]: [max(0, room.free), max(0, room.ahead)] for room in want.rooms}
+        else:
+            every = [UNBOUNDED if want.room is None else want.room, UNBOUNDED]
+            self._rooms = dict.fromkeys(range(len(SLOTS)), every)
+        self._limit = self._left
+        self._most = {slot: self.left(slot) for slot in range(len(SLOTS))}
+
+    def left(self, slot: int | None = None) -> int:
+        """How many more jobs may be leased, of one kind or in all."""
+        if slot is None:
+            return self._left
+        if slot in self._rooms:
+            return min(self._left, sum(self._rooms[slot]))
+        # Nobody knows where it will run: only where it may start at once, or jobs that cannot would be hoarded.
+        return 0 if slot else min(self._left, sum(free for free, _ in self._rooms.values()))
+
+    def part(self, share: int, slot: int) -> int:
+        """How many jobs of a kind a queue's share of the whole claim stands for."""
+        return -(-share * self._most[slot] // self._limit) if self._limit > 0 else 0
+
+    def slots(self) -> list[int]:
+        """The kinds of which more may be leased."""
+        return [slot for slot in range(len(SLOTS)) if self.left(slot) > 0]
+
+    def at_once(self, slot: int) -> bool:
+        """Whether the next job of a kind could start at once."""
+        return self._room(slot)[0] > 0
+
+    def take(self, slot: int) -> None:
+        """Count a job that is leased."""
+        room = self._room(slot)
+        room[0 if room[0] > 0 else 1] -= 1
+        self._left -= 1
+
+    def _room(self, slot: int) -> list[int]:
+        return self._rooms[slot] if slot in self._rooms else max(self._rooms.values())
 
 
 class Claimer:
@@ -139,18 +204,19 @@ class Claimer:
         rows = [(str(row[0]), *row[1:]) for row in db.execute(q(OPEN_QUEUES), (now,))]
         shares = self._shares(want, {row[0] for row in rows})
         steady_now = self._steady.now(db)
-        judge = Judge(db, q, steady_now, want.room, want.late_ms)
+        judge = Judge(db, q, steady_now, want.late_ms)
         bounds = bounds_of(db, q, want, shares, rows, steady_now)
+        places = Places(want)
         if not want.alone:
             # A queue that may give nothing would keep what a gate lets through from the others.
-            judge.let_on([one.name for one in shares if bounds is None or bounds.room(one.name) > 0], want.limit)
+            open_to = [one.name for one in shares if bounds is None or bounds.room(one.name) > 0]
+            judge.let_on(open_to, places.slots(), want.limit)
         leases: list[Lease] = []
         ended: list[str] = []
-        left = 1 if want.alone else want.limit
-        look, scanned = ALONE_MAX if want.alone else left, 0
-        while left > 0:
-            heads = self._heads(db, shares, look, bounds, alone=want.alone, again=scanned > 0)
-            fresh, expired = self._sort_out(heads, judge, bounds, left, now)
+        look, scanned = ALONE_MAX if want.alone else places.left(), 0
+        while places.left() > 0:
+            heads = self._heads(db, shares, look, places, bounds, alone=want.alone, again=scanned > 0)
+            fresh, expired = self._sort_out(heads, judge, places, bounds, now)
             moved = judge.write_round(now, keep_ms, block=not want.alone)
             if expired:
                 db.execute(q(EXPIRE), (now, keep_ms, encode([row.seq for row in expired]).decode()))
@@ -158,36 +224,41 @@ class Claimer:
                 ended += [row.id for row in expired]
             if fresh:
                 leases += self._take(db, want.worker, fresh, now)
-                left -= len(fresh)
-                judge.passed += len(fresh)
             scanned += len(heads)
-            if not (moved or expired) or left <= 0 or want.alone:
+            if not (moved or expired) or places.left() <= 0 or want.alone:
                 break
             if scanned >= SCAN_MAX:
                 due_in = 0  # there may be some that can run behind those: look again at once
                 break
             shares = less(shares, fresh)
-            look = min(SCAN_MAX, max(left, SCAN_STEP, look * 2))
-        for opens_in in (judge.finish(filled=left <= 0), None if bounds is None else bounds.finish()):
+            look = min(SCAN_MAX, max(places.left(), SCAN_STEP, look * 2))
+        for opens_in in (judge.finish(filled=places.left() <= 0), None if bounds is None else bounds.finish()):
             if opens_in is not None:
                 due_in = opens_in if due_in is None else min(due_in, opens_in)
+        if want.rooms and any(lease.slot is None for lease in leases):
+            due_in = 0  # which kind of slot they need shows only now: there may be room left
         count_flow(db, q, now, claimed=[lease.queue for lease in leases])
         return Claimed(leases, cancels, due_in, ended=(*ended, *judge.duplicates))
 
     def _sort_out(
-        self, rows: list[Row], judge: Judge, bounds: Bounds | None, left: int, now: int
+        self, rows: list[Row], judge: Judge, places: Places, bounds: Bounds | None, now: int
     ) -> tuple[list[Row], list[Row]]:
-        """Those of the rows that may run, at most ``left``, and those that have expired; the judge notes the others."""
+        """Those of the rows that may run, as far as there are places, and those that have expired; the judge notes the
+        others.
+        """
         fresh: list[Row] = []
         expired: list[Row] = []
         for row in rows:
             if row.expires_at is not None and row.expires_at <= now:
                 expired.append(row)
-            elif (
-                len(fresh) < left
-                and (bounds is None or bounds.let_through(row.queue, judge.passed + len(fresh)))
-                and (row.guards is None or judge.passes(row.seq, row.id, row.guards, len(fresh)))
-            ):
+            elif places.left(row.slot) > 0:
+                at_once = places.at_once(row.slot)
+                if bounds is not None and not bounds.let_through(row.queue, at_once=at_once):
+                    continue
+                if row.guards is not None and not judge.passes(row.seq, row.id, row.guards, at_once=at_once):
+                    continue
+                places.take(row.slot)
+                row.held = None if at_once else 1
                 fresh.append(row)
                 if bounds is not None:
                     bounds.take(row.queue)
@@ -198,6 +269,7 @@ class Claimer:
         db: apsw.Connection,
         shares: Sequence[QueueShare],
         limit: int,
+        places: Places,
         bounds: Bounds | None,
         *,
         alone: bool,
@@ -205,36 +277,56 @@ class Claimer:
     ) -> list[Row]:
         """The heads of the queues: each one's share first, then what is left, in the same order.
 
-        No more of a queue than it may give, but for a look behind those that met a closed guard (``again``).
+        No more of a queue, and of a kind of slot, than it may give, but for a look behind those that met a closed guard
+        (``again``).
         """
-        source = ALONE if alone else HEAD
-
-        def most(queue: str, limit: int) -> int:
-            if bounds is None:
-                return limit
-            room = bounds.room(queue)
-            return min(limit, max(room, SCAN_STEP) if again and room > 0 else room)
-
         rows: list[Row] = []
-        taken: dict[str, int] = {}
-        left = limit
+        read: dict[str, Counter[int]] = {}  # queue: how many of each kind
+        taken: Counter[int] = Counter()  # of each kind
+        dry: set[str] = set()  # queues of one kind that were read to their end
+        kinds = {} if alone else self._kinds(db, [share.name for share in shares])
+
+        def most(room: int) -> int:
+            return max(room, SCAN_STEP) if again and room > 0 else room
+
+        def take(queue: str, count: int, share: int | None = None) -> None:
+            """Read up to so many more of a queue, and no more of each kind than its share."""
+            have = read.setdefault(queue, Counter())
+            if bounds is not None:
+                count = min(count, most(bounds.room(queue)) - have.total())
+            if count <= 0 or queue in dry:
+                return
+            got: list[Row] = []
+            slots = [0] if alone else kinds.get(queue, ())
+            for slot in slots:
+                room = count if alone else min(count, most(places.left(slot)) - taken[slot])
+                if share is not None:
+                    room = min(room, places.part(share, slot))
+                if room > 0:
+                    got += self._read(db, ALONE if alone else HEAD, queue, room, have[slot], slot)
+                if len(got) < room and len(slots) == 1:
+                    dry.add(queue)
+            if len(slots) > 1:
+                got = sorted(got, key=standing)[:count]
+            for row in got:
+                have[0 if alone else row.slot] += 1
+                taken[row.slot] += 1
+            rows.extend(got)
+
         for share in shares:
-            if left <= 0:
+            if len(rows) >= limit:
                 break
-            count = most(share.name, min(share.limit, left))
-            got = self._read(db, source, share.name, count, 0) if count > 0 else []
-            rows += got
-            left -= len(got)
-            if len(got) >= share.limit:
-                taken[share.name] = len(got)  # there may be more in it
-        for name, offset in taken.items():
-            if left <= 0:
+            take(share.name, min(share.limit, limit - len(rows)), share.limit)
+        for share in shares:
+            if len(rows) >= limit:
                 break
-            count = most(name, left + offset) - offset
-            got = self._read(db, source, name, count, offset) if count > 0 else []
-            rows += got
-            left -= len(got)
+            take(share.name, limit - len(rows))
         return rows
+
+    def _kinds(self, db: apsw.Connection, queues: Sequence[str]) -> dict[str, range]:
+        """The kinds of ready jobs in those of the queues that have any."""
+        found = db.execute(self._q(KINDS), (encode(queues).decode(),))
+        return {str(name): range(int(str(low)), int(str(high)) + 1) for name, low, high in found}
 
     def _shares(self, want: Want, open_queues: set[str]) -> Sequence[QueueShare]:
         if want.queues is not None:
@@ -246,8 +338,8 @@ class Claimer:
         each = max(1, want.limit // len(names))
         return [QueueShare(name, each) for name in names[self._turn :] + names[: self._turn]]
 
-    def _read(self, db: apsw.Connection, source: str, queue: str, limit: int, offset: int) -> list[Row]:
-        bindings = (queue, limit, offset)
+    def _read(self, db: apsw.Connection, source: str, queue: str, limit: int, offset: int, slot: int) -> list[Row]:
+        bindings = (queue, limit, offset, slot) if source is HEAD else (queue, limit, offset)
         try:
             packed = db.execute(self._q(PACKED % (AS_TEXT, source)), bindings).fetchone()
             return decode_rows(packed[0]) if packed else []
@@ -257,7 +349,7 @@ class Claimer:
     def _take(self, db: apsw.Connection, worker: str, rows: list[Row], now: int) -> list[Lease]:
         first = next_fence(db, self._q, len(rows), now, max(row.fence for row in rows))
         fences = range(first, first + len(rows))
-        mine = encode([(row.seq, fence) for row, fence in zip(rows, fences, strict=True)]).decode()
+        mine = encode([(row.seq, fence, row.held) for row, fence in zip(rows, fences, strict=True)]).decode()
         db.execute(self._q(TAKE), (worker, now, mine))
         return [
             Lease(
@@ -279,6 +371,8 @@ class Claimer:
                 row.reason,
                 0 if row.retrying_since is None else max(0, now - row.retrying_since),
                 () if row.guards is None else as_guards(row.guards),
+                SLOTS[row.slot],
+                row.held is not None,
             )
             for row, fence in zip(rows, fences, strict=True)
         ]

@@ -32,6 +32,7 @@ from windlass.model import (
     Settled,
     Upkeep,
     Want,
+    Watch,
     WorkerInfo,
 )
 
@@ -143,7 +144,7 @@ class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
     def names(self) -> list[str]:
         return [str(name) for (name,) in self._ask(lambda db: db.execute(self._q(NAMES)).fetchall())]
 
-    def wait(self, queues: Sequence[str] | None, timeout: float) -> bool:
+    def wait(self, queues: Sequence[str | Watch] | None, timeout: float) -> bool:
         self.open()
         return self._ready.wait(timeout)
 

@@ -15,7 +15,7 @@ import msgspec
 
 from windlass.engines.sqlite.flow import count_flow
 from windlass.engines.sqlite.guards import encode_stored
-from windlass.engines.sqlite.schema import Sql
+from windlass.engines.sqlite.schema import SLOT_CODES, Sql
 from windlass.engines.sqlite.totals import add_total
 from windlass.errors import Duplicate
 from windlass.model import WAITING, Gates, Guard, NewJob, Placed, State, UniqueKey
@@ -24,15 +24,15 @@ __all__ = ["ADD_QUEUES", "guard_bindings", "insert"]
 
 INSERT: Final = """
 INSERT INTO "windlass_jobs" (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts,
-                             expires_ms, expires_at, tags, meta, caller_id, shift)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                             expires_ms, expires_at, tags, meta, caller_id, shift, slot)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO NOTHING
 """
 INSERT_GUARDED: Final = """
 INSERT INTO "windlass_jobs" (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts,
-                             expires_ms, expires_at, tags, meta, caller_id, shift, guards, holding, once_key,
+                             expires_ms, expires_at, tags, meta, caller_id, shift, slot, guards, holding, once_key,
                              uniq)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO NOTHING
 """
 # A waiting job gets what a new one would have; its id and its arrival stay. One that waits behind a running job of its
@@ -40,8 +40,8 @@ ON CONFLICT (id) DO NOTHING
 REPLACE: Final = """
 UPDATE "windlass_jobs" SET name = ?2, queue = ?3, state = CASE WHEN ?16 THEN 'blocked' ELSE ?4 END, payload = ?5,
     priority = ?6, place = ?7, run_at = ?8, max_attempts = ?9, expires_ms = ?10, expires_at = ?11, tags = ?12,
-    meta = ?13, guards = ?14, once_key = ?15, holding = ?17, shift = ?18, attempt = 0, crashes = 0, interruptions = 0,
-    snoozes = 0, retrying_since = NULL
+    meta = ?13, guards = ?14, once_key = ?15, holding = ?17, shift = ?18, slot = ?19,
+    attempt = 0, crashes = 0, interruptions = 0, snoozes = 0, retrying_since = NULL
 WHERE id = ?1
 """
 HOLDER: Final = 'SELECT id, next, expires_at FROM "windlass_unique" WHERE key = ?'
@@ -102,6 +102,7 @@ def row(job: NewJob, now: int) -> tuple[object, ...]:
         job.meta,
         1 if job.caller_id else 0,
         shift,
+        SLOT_CODES[job.slot],
     )
 
 
@@ -231,7 +232,7 @@ def replace(db: apsw.Connection, q: Sql, job_id: str, job: NewJob, now: int, *, 
     """Write a new job over a waiting one."""
     (
         _, name, queue, state, payload, priority, place, run_at, _, attempts, expires_ms, expires_at, tags, meta, _,
-        shift,
+        shift, slot,
     ) = row(job, now)  # fmt: skip
     db.execute(q(OPEN_GATES), (job_id,))
     db.execute(q(DROP_HOLDS), (job_id,))  # a Once key that an earlier run took: the new job may have another
@@ -240,6 +241,7 @@ def replace(db: apsw.Connection, q: Sql, job_id: str, job: NewJob, now: int, *, 
         (
             job_id, name, queue, state, payload, priority, place, run_at, attempts, expires_ms, expires_at, tags, meta,
             encode_stored(job.guards), once_key(job.guards), behind, holding(job.guards), shift,
+            slot,
         ),
     )  # fmt: skip
 

@@ -82,11 +82,11 @@ FORGET_GATE: Final = 'DELETE FROM "windlass_gates" WHERE gate = ?'
 FIRST_WAITER: Final = """
 SELECT guards FROM "windlass_jobs" WHERE state = 'blocked' AND blocked_by = ? LIMIT 1
 """
-# The waiters of a gate in the queues that this claim serves, in their place.
+# The waiters of a gate in the queues that this claim serves and of the kinds it has room for, in their place.
 LET_ON: Final = """
 UPDATE "windlass_jobs" SET state = 'ready' WHERE seq IN (
     SELECT seq FROM "windlass_jobs" WHERE state = 'blocked' AND blocked_by = ?1
-        AND queue IN (SELECT value FROM json_each(?2))
+        AND queue IN (SELECT value FROM json_each(?2)) AND slot IN (SELECT value FROM json_each(?4))
     ORDER BY level, place, seq LIMIT ?3) RETURNING seq
 """
 WAIT_AGAIN: Final = """
@@ -214,13 +214,11 @@ def forget_rates(db: apsw.Connection, q: Sql, now: int, budget: int) -> int:
 class Judge:
     """The guards of one claim."""
 
-    def __init__(self, db: apsw.Connection, q: Sql, now: int, room: int | None, late_ms: int) -> None:
+    def __init__(self, db: apsw.Connection, q: Sql, now: int, late_ms: int) -> None:
         self._db = db
         self._q = q
         self._now = now
         self._late_ms = late_ms
-        self._room = UNBOUNDED if room is None else room
-        self.passed = 0  # jobs that were leased in earlier rounds
         self._held: dict[str, int] = {}
         self._rates: dict[str, RateMeter] = {}
         self._circuits: dict[str, circuits.Doc] = {}
@@ -238,7 +236,7 @@ class Judge:
 
     # -- gates whose waiters may go on --
 
-    def let_on(self, queues: Sequence[str], limit: int) -> None:
+    def let_on(self, queues: Sequence[str], slots: Sequence[int], limit: int) -> None:
         """Put waiters of gates that may have opened back to their place, no more than may pass."""
         db, q = self._db, self._q
         due: list[str] = []
@@ -249,7 +247,7 @@ class Judge:
             due.append(str(gate))
         if not due:
             return
-        served = encode(list(queues)).decode()
+        served, kinds = encode(list(queues)).decode(), encode(list(slots)).decode()
         for gate in due:
             self._visited.append(gate)
             guard = self._waiting_for(gate)
@@ -260,7 +258,7 @@ class Judge:
             if allowed > limit:
                 self._generous.add(gate)
             if free > 0:
-                self._let_on += [int(seq) for (seq,) in db.execute(q(LET_ON), (gate, served, free))]
+                self._let_on += [int(seq) for (seq,) in db.execute(q(LET_ON), (gate, served, free, kinds))]
 
     def _waiting_for(self, gate: str) -> Stored | None:
         """The guard of a gate, as its first waiter has it; None when nobody waits."""
@@ -338,13 +336,13 @@ class Judge:
 
     # -- one job --
 
-    def passes(self, seq: int, job_id: str, text: str, ahead: int) -> bool:
+    def passes(self, seq: int, job_id: str, text: str, *, at_once: bool) -> bool:
         """Whether a job may go on; if so what it takes is counted, if not it is noted where it waits.
 
-        ``ahead`` jobs of this round go on before it.
+        ``at_once`` says that it has a free slot to start in.
         """
         guards = decode_stored(text)
-        refused = self._refuse(seq, guards, self.passed + ahead < self._room)
+        refused = self._refuse(seq, guards, at_once)
         if refused is not NO_PLACE and seq in self._let_on:
             self._went_on = True
         if refused is not None:

@@ -51,7 +51,7 @@ SELECT id, name, queue, state, CAST(payload AS BLOB), priority, attempt + (state
        enqueued_at, run_at, started_at, finished_at, expires_at, worker, CAST(result AS BLOB), CAST(errors AS BLOB),
        reason, CAST(progress AS BLOB), tags, CAST(meta AS BLOB), crashes, interruptions, snoozes, cancel,
        error_type, fingerprint, frame, recoveries, expires_ms, caller_id,
-       CASE state WHEN 'blocked' THEN blocked_by END, guards, uniq, seq
+       CASE state WHEN 'blocked' THEN blocked_by END, guards, uniq, state = 'running' AND held IS NOT NULL, seq
 FROM "windlass_jobs" AS jobs WHERE
 """
 QUEUES: Final = 'SELECT name, paused, reason, until, who, most, rate, per_ms FROM "windlass_queues" ORDER BY name'
@@ -63,7 +63,7 @@ SELECT queue, count(*), min(run_at) FROM "windlass_jobs" WHERE state = 'ready' A
 GROUP BY queue
 """
 DUE: Final = "SELECT queue, count(*), 0 FROM \"windlass_jobs\" WHERE state = 'scheduled' GROUP BY queue"
-RUNNING: Final = "SELECT queue, count(*), 0 FROM \"windlass_jobs\" WHERE state = 'running' GROUP BY queue"
+RUNNING: Final = "SELECT queue, count(*), count(held) FROM \"windlass_jobs\" WHERE state = 'running' GROUP BY queue"
 WORKERS: Final = """
 SELECT info, beat_at, lease_until, boot, control, (SELECT count(*) FROM "windlass_jobs" WHERE state = 'running'
     AND worker = workers.id) FROM "windlass_workers" AS workers ORDER BY beat_at, id
@@ -74,6 +74,7 @@ UNION ALL SELECT 'ready', count(*) FROM "windlass_jobs" WHERE state = 'ready' AN
 UNION ALL SELECT 'blocked', count(*) FROM "windlass_jobs" WHERE state = 'blocked'
 UNION ALL SELECT 'scheduled', count(*) FROM "windlass_jobs" WHERE state = 'scheduled'
 UNION ALL SELECT 'running', count(*) FROM "windlass_jobs" WHERE state = 'running'
+UNION ALL SELECT 'held', count(held) FROM "windlass_jobs" WHERE state = 'running'
 UNION ALL SELECT state, count(*) FROM "windlass_jobs" WHERE purge_at IS NOT NULL GROUP BY state
 """
 TOTALS: Final = 'SELECT name, value FROM "windlass_totals"'
@@ -144,28 +145,30 @@ class SqliteInspector(SqliteCore):
                 have, since = ready.get(queue, (0, now))
                 ready[queue] = (have + count, min(since, oldest))
             due = {queue: count for queue, count, _ in db.execute(self._q(DUE))}
-            running = {queue: count for queue, count, _ in db.execute(self._q(RUNNING))}
+            leased = {queue: (count - ahead, ahead) for queue, count, ahead in db.execute(self._q(RUNNING))}
             found: list[tuple[Any, ...]] = list(db.execute(self._q(QUEUES)))
             bound = merged(((row[0], *row[5:]) for row in found), bounds)
             rows = []
             for name, paused, reason, until, who, *_ in found:
                 count, since = ready.get(name, (0, now))
-                held = bool(paused) and (until is None or until > now)
+                runs, ahead = leased.get(name, (0, 0))
+                stopped = bool(paused) and (until is None or until > now)
                 mine = bound.get(name) or QueueBound(name)
                 rows.append(
                     QueueRow(
                         name=name,
                         ready=count,
                         scheduled=due.get(name, 0),
-                        running=running.get(name, 0),
+                        running=runs,
                         latency_ms=max(0, now - since),
-                        paused=held,
-                        paused_reason=reason if held else None,
-                        paused_until=until if held else None,
-                        paused_by=who if held else None,
+                        paused=stopped,
+                        paused_reason=reason if stopped else None,
+                        paused_until=until if stopped else None,
+                        paused_by=who if stopped else None,
                         limit=mine.limit,
                         rate=mine.rate,
                         started=0 if mine.rate is None else self._started(db, name, mine.rate),
+                        held=ahead,
                     )
                 )
             return rows
@@ -191,7 +194,9 @@ class SqliteInspector(SqliteCore):
         ]
 
     def counts(self) -> dict[str, int]:
-        found = dict.fromkeys((state.value for state in State), 0) | {f"total_{name}": 0 for name in TOTAL_NAMES}
+        found = dict.fromkeys((*(state.value for state in State), "held"), 0) | {
+            f"total_{name}": 0 for name in TOTAL_NAMES
+        }
 
         def ask(db: apsw.Connection) -> None:
             for state, count in db.execute(self._q(COUNTS)):
@@ -361,4 +366,5 @@ def to_row(found: tuple[object, ...]) -> JobRow:
     values[30] = bool(values[30])
     values[32] = () if values[32] is None else as_guards(str(values[32]))
     values[33] = None if values[33] is None else decode_unique(str(values[33]))
+    values[34] = bool(values[34])
     return JobRow(*values)  # type: ignore[arg-type]

@@ -15,10 +15,14 @@ from typing import Final
 import apsw
 
 from windlass.errors import EngineUnusable
+from windlass.model import Slot
 
-__all__ = ["VERSION", "Sql", "migrate"]
+__all__ = ["SLOTS", "SLOT_CODES", "VERSION", "Sql", "migrate"]
 
 FOREVER: Final = 9_000_000_000_000_000  # a purge_at that never comes; under 2**53
+
+SLOTS: Final = (None, Slot.THREAD, Slot.LOOP)  # what the column ``slot`` counts
+SLOT_CODES: Final = {slot: code for code, slot in enumerate(SLOTS)}
 
 # Guards. What a job holds is a row keyed by gate and job, never a counter, and triggers delete it whenever the job
 # leaves the state that entitles it: so whatever moves a job (settle, bury, reap, clear, a statement yet to be written)
@@ -263,6 +267,19 @@ MIGRATIONS: Final = (
     UPDATE "windlass_rates" SET until = at + 86400000
         WHERE at = (SELECT max(at) FROM "windlass_rates" AS other WHERE other.gate = "windlass_rates".gate);
     CREATE INDEX "windlass_rates_until" ON "windlass_rates" (until) WHERE until IS NOT NULL;
+    """,
+    # Each kind of slot has an order of its own, so a claim finds the head of one behind any number of the other.
+    """
+    ALTER TABLE "windlass_jobs" ADD COLUMN slot INTEGER NOT NULL DEFAULT 0;  -- 0 unknown, 1 thread, 2 event loop
+    ALTER TABLE "windlass_jobs" ADD COLUMN held INTEGER;  -- 1: claimed ahead; counts only while the state is running
+    DROP INDEX "windlass_jobs_ready";
+    CREATE INDEX "windlass_jobs_ready" ON "windlass_jobs" (queue, slot, level, place, seq)
+        WHERE state = 'ready' AND crashes < 2;
+    DROP INDEX "windlass_jobs_blocked";
+    CREATE INDEX "windlass_jobs_blocked" ON "windlass_jobs" (blocked_by, queue, slot, level, place, seq)
+        WHERE state = 'blocked';
+    DROP INDEX "windlass_jobs_held";
+    CREATE INDEX "windlass_jobs_held" ON "windlass_jobs" (worker, cancel, queue, held) WHERE state = 'running';
     """,
 )
 VERSION: Final = len(MIGRATIONS)

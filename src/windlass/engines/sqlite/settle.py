@@ -14,7 +14,7 @@ import apsw
 import msgspec
 
 from windlass.engines.sqlite.enqueue import insert
-from windlass.engines.sqlite.schema import FOREVER, Sql
+from windlass.engines.sqlite.schema import FOREVER, SLOT_CODES, Sql
 from windlass.engines.sqlite.totals import add_total
 from windlass.model import Kind, NewJob, Outcome, Progress, Rules, Settled, State
 
@@ -50,12 +50,13 @@ UPDATE "windlass_jobs" SET
     fingerprint = ended.fingerprint,
     frame = ended.frame,
     retrying_since = CASE WHEN ended.failed THEN coalesce(retrying_since, started_at) ELSE retrying_since END,
+    slot = coalesce(ended.slot, "windlass_jobs".slot),
     worker = NULL
 FROM (SELECT value ->> 0 AS id, value ->> 1 AS fence, value ->> 2 AS state, value ->> 3 AS again,
              value ->> 4 AS used, value ->> 5 AS crashed, value ->> 6 AS interrupted, value ->> 7 AS snoozed,
              value ->> 8 AS run_at, value ->> 9 AS keep, value ->> 10 AS error, value ->> 11 AS reason,
              value ->> 12 AS result, value ->> 13 AS error_type, value ->> 14 AS fingerprint, value ->> 15 AS frame,
-             value ->> 16 AS failed
+             value ->> 16 AS failed, value ->> 17 AS slot
       FROM json_each(?2)) AS ended
 WHERE "windlass_jobs".id = ended.id AND "windlass_jobs".fence = ended.fence AND "windlass_jobs".state = 'running'
 """
@@ -64,7 +65,8 @@ SELECT ended.key FROM json_each(?) AS ended JOIN "windlass_jobs" AS jobs ON jobs
 WHERE jobs.fence = ended.value ->> 1 AND jobs.state = 'running'
 """
 PROGRESS: Final = """
-UPDATE "windlass_jobs" SET progress = ? WHERE id = ? AND fence = ? AND state = 'running'
+UPDATE "windlass_jobs" SET progress = coalesce(?, progress), held = NULL
+WHERE id = ? AND fence = ? AND state = 'running'
 """
 
 STATES: Final = {
@@ -179,11 +181,12 @@ def ended(one: Outcome, now: int, rules: Rules) -> tuple[object, ...]:
         one.result,
         *((None, None, None) if cause is None else (cause.error_type, cause.fingerprint, cause.frame)),
         1 if kind is Kind.RETRY else 0,
+        None if one.slot is None else SLOT_CODES[one.slot],
     )
 
 
 def report(db: apsw.Connection, q: Sql, notes: Sequence[Progress]) -> list[Settled]:
-    """Store progress where the fence holds."""
+    """Store progress, and that the job has started, where the fence holds."""
     answers = []
     for note in notes:
         db.execute(q(PROGRESS), (note.progress, note.id, note.fence))

@@ -33,6 +33,7 @@ from windlass.testing.conformance.machine import build_machine
 from windlass.testing.conformance.maintenance import MaintenanceSuite
 from windlass.testing.conformance.payload import PayloadSuite
 from windlass.testing.conformance.settle import SettleSuite
+from windlass.testing.conformance.slots import SlotSuite
 from windlass.testing.conformance.unique import UniqueSuite
 from windlass.testing.conformance.waiting import WaitSuite
 
@@ -52,6 +53,7 @@ __all__ = [
     "MaintenanceSuite",
     "PayloadSuite",
     "SettleSuite",
+    "SlotSuite",
     "UniqueSuite",
     "WaitSuite",
     "build_machine",
@@ -61,6 +63,7 @@ __all__ = [
 class EngineConformance(
     EnqueueSuite,
     ClaimSuite,
+    SlotSuite,
     BoundSuite,
     SettleSuite,
     LeaseSuite,

@@ -33,6 +33,7 @@ from windlass.model import (
     Outcome,
     QueueShare,
     RateBound,
+    Room,
     Rules,
     State,
     Tally,
@@ -42,6 +43,7 @@ from windlass.model import (
 )
 from windlass.testing.conformance.gatekeeper import DUPLICATE, Gatekeeper, gates
 from windlass.testing.conformance.harness import Harness, all_jobs, error, info, upkeep
+from windlass.testing.conformance.machine import room_sets, slots
 
 IDS = [f"j{n}" for n in range(7)]
 QUEUES = ["qa", "qb"]
@@ -153,6 +155,7 @@ class GuardMachine(RuleBasedStateMachine):
             max_attempts=st.just(3),
             guards=self.guards,
             unique=self.uniques,
+            slot=slots,
         )
 
     # -- claims --
@@ -163,10 +166,19 @@ class GuardMachine(RuleBasedStateMachine):
         only=st.sampled_from([None, ("qa",), ("qb",), ("qb", "qa")]),
         room=st.sampled_from([None, None, 0, 1]),
         alone=st.sampled_from([False, False, False, True]),
+        rooms=room_sets,
     )
-    def claim_some(self, worker: str, limit: int, only: tuple[str, ...] | None, room: int | None, alone: bool) -> None:
+    def claim_some(
+        self,
+        worker: str,
+        limit: int,
+        only: tuple[str, ...] | None,
+        room: int | None,
+        alone: bool,
+        rooms: tuple[Room, ...],
+    ) -> None:
         shares = None if only is None else tuple(QueueShare(name, 1) for name in only)
-        self.claim(Want(worker, limit, shares, alone, room, late_ms=25))
+        self.claim(Want(worker, limit, shares, alone, room, late_ms=25, rooms=() if alone else rooms))
 
     @rule(worker=workers, late_ms=st.sampled_from([0, 25]))
     def claim_all(self, worker: str, late_ms: int) -> None:
@@ -355,6 +367,7 @@ class GuardMachine(RuleBasedStateMachine):
         counts = self.store.counts()
         for state in State:
             assert counts[state] == sum(row.state is state for row in rows.values()), state
+        assert counts["held"] == sum(row.held for row in rows.values())
         for limit in self.store.limits():
             if limit.kind is Gates.CONCURRENCY:
                 gate = f"{limit.kind}:{limit.key}"

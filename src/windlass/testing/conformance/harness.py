@@ -25,7 +25,9 @@ from windlass.model import (
     PoolInfo,
     QueueShare,
     QueueWork,
+    Room,
     Rules,
+    Slot,
     State,
     Upkeep,
     Want,
@@ -82,6 +84,7 @@ def job(
     tags: tuple[str, ...] = (),
     meta: str | None = None,
     caller_id: bool = False,
+    slot: Slot | None = None,
 ) -> NewJob:
     """A request to store a job, with everything but the id filled in."""
     return NewJob(
@@ -99,6 +102,7 @@ def job(
         tags=tags,
         meta=meta,
         caller_id=caller_id,
+        slot=slot,
     )
 
 
@@ -135,10 +139,11 @@ def take(
     limit: int = 100,
     queues: Sequence[QueueShare] | None = None,
     alone: bool = False,
+    rooms: tuple[Room, ...] = (),
 ) -> list[Lease]:
     """Claim, and give the leases alone."""
-    want = Want(worker=worker, limit=limit, queues=None if queues is None else tuple(queues), alone=alone)
-    return store.claim(want).leases
+    shares = None if queues is None else tuple(queues)
+    return store.claim(Want(worker=worker, limit=limit, queues=shares, alone=alone, rooms=rooms)).leases
 
 
 def take_one(store: Store, worker: str = "w1") -> Lease:
@@ -159,6 +164,7 @@ def ended(
     interrupted: bool = False,
     then: tuple[NewJob, ...] = (),
     cause: Cause | None = None,
+    slot: Slot | None = None,
 ) -> Outcome:
     """The outcome of a leased run."""
     return Outcome(
@@ -173,6 +179,7 @@ def ended(
         interrupted=interrupted,
         then=then,
         cause=cause,
+        slot=slot,
     )
 
 

@@ -16,7 +16,22 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from windlass.model import TRANSITIONS, Action, Kind, LeaseRef, NewJob, Outcome, QueueShare, Rules, Settled, State, Want
+from windlass.model import (
+    TRANSITIONS,
+    Action,
+    Kind,
+    LeaseRef,
+    NewJob,
+    Outcome,
+    Progress,
+    QueueShare,
+    Room,
+    Rules,
+    Settled,
+    Slot,
+    State,
+    Want,
+)
 from windlass.testing.conformance.harness import Harness, error, history, info, job, upkeep
 from windlass.testing.conformance.oracle import WAITING, Oracle, OracleJob
 
@@ -33,6 +48,17 @@ queues = st.sampled_from(QUEUES)
 workers = st.sampled_from(WORKERS)
 delays = st.sampled_from([0, 0, 505, 5_005])
 kinds = st.sampled_from(Kind)
+slots = st.sampled_from([None, *Slot])
+room_sets = st.sampled_from(
+    [
+        (),
+        (),
+        (Room(Slot.THREAD, 1),),
+        (Room(Slot.LOOP, 0, 1),),
+        (Room(Slot.THREAD, 1, 1), Room(Slot.LOOP, 2)),
+        (Room(Slot.LOOP, 0), Room(Slot.THREAD, 2, 9)),
+    ]
+)
 batches = st.lists(
     st.builds(
         job,
@@ -41,6 +67,7 @@ batches = st.lists(
         priority=st.integers(-1, 1),
         delay_ms=delays,
         max_attempts=st.integers(1, 3),
+        slot=slots,
     ),
     min_size=1,
     max_size=4,
@@ -83,7 +110,7 @@ class EngineMachine(RuleBasedStateMachine):
     def enqueue(self, batch: list[NewJob]) -> None:
         placed = self.store.enqueue(batch)
         for new, answer in zip(batch, placed, strict=True):
-            mine = OracleJob(new.id, new.queue, new.priority, self.now + new.delay_ms, new.max_attempts)
+            mine = OracleJob(new.id, new.queue, new.priority, self.now + new.delay_ms, new.max_attempts, slot=new.slot)
             assert (answer.id, answer.duplicate) == (new.id, not self.oracle.enqueue(mine))
 
     @rule(
@@ -92,36 +119,61 @@ class EngineMachine(RuleBasedStateMachine):
         only=st.sampled_from([None, None, ("qa",), ("qb", "qa")]),
         alone=st.sampled_from([False, False, False, True]),
         beat=st.sampled_from([True, True, True, False]),
+        rooms=room_sets,
     )
-    def claim(self, worker: str, limit: int, only: tuple[str, ...] | None, alone: bool, beat: bool) -> None:
+    def claim(
+        self,
+        worker: str,
+        limit: int,
+        only: tuple[str, ...] | None,
+        alone: bool,
+        beat: bool,
+        rooms: tuple[Room, ...] = (),
+    ) -> None:
         if beat:  # else nearly every history would end with expelled workers
             self.extend(worker)
         shares = None if only is None else tuple(QueueShare(name, 1) for name in only)
-        claimed = self.store.claim(Want(worker=worker, limit=limit, queues=shares, alone=alone))
+        rooms = () if alone else rooms
+        claimed = self.store.claim(Want(worker=worker, limit=limit, queues=shares, alone=alone, rooms=rooms))
         oracle = self.oracle
         live = oracle.live(worker, self.now)
         assert claimed.expelled is not live
         open_to = oracle.claimable(self.now, only, alone) if live else set()
         got = [lease.id for lease in claimed.leases]
-        assert len(set(got)) == len(got) == min(1 if alone else limit, oracle.gives(open_to))
+        assert len(set(got)) == len(got)
+        if not rooms:
+            assert len(got) == min(1 if alone else limit, oracle.gives(open_to))
+        else:
+            assert len(got) <= min(limit, oracle.gives(open_to))
+            assert oracle.fits(got, rooms)
+            if not oracle.limits and all(oracle.jobs[job_id].slot for job_id in open_to):
+                assert len(got) == min(limit, oracle.owed(open_to, rooms))
         assert set(got) <= open_to
         assert len({lease.fence for lease in claimed.leases}) == len(got)
         for lease in claimed.leases:
             mine = oracle.jobs[lease.id]
-            left = [oracle.jobs[i].priority for i in open_to - set(got) if oracle.jobs[i].queue == mine.queue]
+            left = [
+                oracle.jobs[i].priority
+                for i in open_to - set(got)
+                if oracle.jobs[i].queue == mine.queue and (not rooms or oracle.jobs[i].slot is mine.slot)
+            ]
             # The lone lane gives one job that had to wait; which one is not promised.
             assert alone or mine.priority <= min(left, default=mine.priority)
             assert lease.attempt == mine.attempt + 1
             assert oracle.fences.get(lease.id, 0) < lease.fence < 2**53
+            assert lease.slot is mine.slot
+            assert rooms or not lease.held
         for lease in claimed.leases:
-            oracle.claimed(lease.id, worker, lease.fence)
+            oracle.claimed(lease.id, worker, lease.fence, lease.held)
             self.issued.append(LeaseRef(lease.id, lease.fence))
         if live:
             asked = {(held.id, held.fence) for held in oracle.held(worker) if held.cancel}
             assert {(ref.id, ref.fence) for ref in claimed.cancels} == asked
         self.the_store_equals_the_oracle()
 
-    def end(self, ref: LeaseRef, kind: Kind, delay_ms: int = 0, interrupted: bool = False) -> None:
+    def end(
+        self, ref: LeaseRef, kind: Kind, delay_ms: int = 0, interrupted: bool = False, slot: Slot | None = None
+    ) -> None:
         before = self.store.job(ref.id)
         outcome = Outcome(
             ref.id,
@@ -131,6 +183,7 @@ class EngineMachine(RuleBasedStateMachine):
             delay_ms=delay_ms,
             keep_ms=15_005 if delay_ms and kind in ENDS else None,
             interrupted=interrupted and kind is Kind.RELEASE,
+            slot=slot,
         )
         (settled,) = self.store.settle([outcome])
         applied = self.oracle.settle(outcome, self.now)
@@ -146,9 +199,20 @@ class EngineMachine(RuleBasedStateMachine):
         self.end(LeaseRef(ref.id, ref.fence + off_by), kind)
 
     @precondition(lambda self: self.running())
-    @rule(data=st.data(), kind=kinds, delay_ms=delays, interrupted=st.booleans())
-    def settle_a_running_job(self, data: st.DataObject, kind: Kind, delay_ms: int, interrupted: bool) -> None:
-        self.end(data.draw(st.sampled_from(self.running())), kind, delay_ms, interrupted)
+    @rule(data=st.data(), kind=kinds, delay_ms=delays, interrupted=st.booleans(), slot=slots)
+    def settle_a_running_job(
+        self, data: st.DataObject, kind: Kind, delay_ms: int, interrupted: bool, slot: Slot | None
+    ) -> None:
+        self.end(data.draw(st.sampled_from(self.running())), kind, delay_ms, interrupted, slot)
+
+    @precondition(lambda self: self.issued)
+    @rule(data=st.data())
+    def report_a_start(self, data: st.DataObject) -> None:
+        ref = data.draw(st.sampled_from(self.issued[::-1]))
+        mine = self.oracle.owned(ref.id, ref.fence)
+        assert self.store.report([Progress(ref.id, ref.fence)]) == [Settled.APPLIED if mine else Settled.STALE]
+        if mine is not None:
+            mine.held = False
 
     def running(self) -> list[LeaseRef]:
         """What is owned now."""
@@ -263,6 +327,16 @@ class EngineMachine(RuleBasedStateMachine):
             assert len(history(row)) == mine.errors, job_id
             if mine.state is State.RUNNING:
                 assert (row.worker, row.fence, row.cancel_requested) == (mine.worker, mine.fence, mine.cancel), job_id
+            assert row.held == (mine.state is State.RUNNING and mine.held), job_id
+
+    @invariant()
+    def held_jobs_are_told_apart(self) -> None:
+        held = sum(mine.held for worker in WORKERS for mine in self.oracle.held(worker))
+        running = sum(len(self.oracle.held(worker)) for worker in WORKERS)
+        counts = self.store.counts()
+        assert (counts["running"], counts["held"]) == (running, held)
+        rows = self.store.queues()
+        assert (sum(row.running for row in rows), sum(row.held for row in rows)) == (running - held, held)
 
     @invariant()
     def workers_equal_the_oracle(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from windlass.model import FINISHED, Action, Kind, Outcome, Rules, State
+from windlass.model import FINISHED, Action, Kind, Outcome, Room, Rules, Slot, State
 
 WAITING = State.SCHEDULED  # the model keeps ready as "scheduled and due"
 
@@ -33,6 +33,8 @@ class OracleJob:
     worker: str | None = None
     cancel: bool = False
     purge_at: int | None = None
+    slot: Slot | None = None
+    held: bool = False
 
 
 @dataclass
@@ -76,9 +78,26 @@ class Oracle:
             for queue, count in waiting.items()
         )
 
-    def claimed(self, job_id: str, worker: str, fence: int) -> None:
+    def fits(self, got: list[str], rooms: tuple[Room, ...]) -> bool:
+        """Whether a worker had room for these jobs; those of an unknown kind take free slots of either."""
+        counts = Counter(self.jobs[job_id].slot for job_id in got)
+        free = 0
+        for room in rooms:
+            count = counts.pop(room.slot, 0)
+            if count > room.free + room.ahead:
+                return False
+            free += room.free
+        return counts.pop(None, 0) <= free and not counts
+
+    def owed(self, open_to: set[str], rooms: tuple[Room, ...]) -> int:
+        """How many of the jobs the rooms let go, where no queue has a limit and the kinds of all are known."""
+        caps = {room.slot: room.free + room.ahead for room in rooms}
+        counts = Counter(self.jobs[job_id].slot for job_id in open_to)
+        return sum(min(count, caps.get(slot, 0)) for slot, count in counts.items() if slot is not None)
+
+    def claimed(self, job_id: str, worker: str, fence: int, held: bool) -> None:
         job = self.jobs[job_id]
-        job.state, job.worker, job.fence = State.RUNNING, worker, fence
+        job.state, job.worker, job.fence, job.held = State.RUNNING, worker, fence, held
         job.attempt += 1
         self.fences[job_id] = fence
 
@@ -110,6 +129,8 @@ class Oracle:
         if job is None:
             return False
         job.errors += outcome.error is not None
+        if outcome.slot is not None and outcome.kind not in {Kind.DONE, Kind.DEAD, Kind.CANCELLED}:
+            job.slot = outcome.slot
         match outcome.kind:
             case Kind.DONE | Kind.DEAD | Kind.CANCELLED:
                 self.finish(job, State(outcome.kind.value), now, outcome.keep_ms)

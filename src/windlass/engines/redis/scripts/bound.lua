@@ -23,5 +23,5 @@ else
   call('HSET', K.BOUNDS, queue, cmsgpack.pack(bound))
 end
 call('HSETNX', QUEUES, queue, '')
-woken[queue] = true
+G.rouse(queue)
 return { finish_marked() }

@@ -1,9 +1,11 @@
+-- uses: records guards running
 -- Jobs by state, and totals since the store was made.
 --
 -- KEYS     fixed; every queue
 -- ARGV     none
--- Returns  ready, scheduled, running, done, dead, cancelled, blocked, jobs ever stored, {total name, value, ...}
--- Cost     O(queues)
+-- Returns  ready, scheduled, running, done, dead, cancelled, blocked, held, jobs ever stored, {total name, value, ...};
+--          held ones are among the running
+-- Cost     O(queues + running)
 
 local ready, scheduled, done, cancelled = 0, 0, 0, 0
 for _, queue in ipairs(names) do
@@ -15,5 +17,7 @@ for _, queue in ipairs(names) do
   done = done + call('ZCARD', KEYS[base + kDONE])
   cancelled = cancelled + call('ZCARD', KEYS[base + kCANCELLED])
 end
+local held = 0
+for _, count in pairs(select(2, running_by_queue())) do held = held + count end
 return { ready, scheduled, call('ZCARD', RUNNING), done, call('ZCARD', DEAD), cancelled,
-  call('ZCARD', K.BLOCKED), tonumber(call('HGET', META, 'seq') or 0), call('HGETALL', TOTALS) }
+  call('ZCARD', K.BLOCKED), held, tonumber(call('HGET', META, 'seq') or 0), call('HGETALL', TOTALS) }

@@ -2,11 +2,11 @@
 -- Settle, then claim, in one step.
 --
 -- KEYS     fixed; every queue, those of follow-ups and those to claim from
--- ARGV     4-11 as claim.lua; 12... as settle.lua from its 4
+-- ARGV     4-12 as claim.lua; 13... as settle.lua from its 4
 -- Returns  mark, what settle.lua answers, what claim.lua answers
 -- Cost     the two together
 
 allow_growth()
-local answers = settle(12)
+local answers = settle(13)
 local claimed = claim(4)
 return { finish_marked(), answers, claimed }

@@ -6,7 +6,7 @@
 -- Returns  {kind, key, used, limit or -1, window in ms, waiting, ...}
 -- Cost     O(holds + gates that are waited at + rates)
 
-G.late, G.places = 0, 0
+G.late = 0
 local known, order = {}, {}
 local function know(guard)
   if (guard[1] == 'concurrency' or guard[1] == 'rate') and not known[guard[2]] then

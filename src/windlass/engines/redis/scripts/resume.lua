@@ -8,6 +8,6 @@
 allow_growth()
 if call('HEXISTS', QUEUES, ARGV[4]) == 1 then
   hset(QUEUES, ARGV[4], '')
-  woken[ARGV[4]] = true
+  G.rouse(ARGV[4])
 end
 return { finish_marked() }

@@ -1,7 +1,7 @@
 -- Common ground of every script: keys, time, and writes that go out in batches.
 --
 -- KEYS   1..FIXED those of the fixed keys of the namespace that the script names (META, BODY and so on are declared before
---        this text, by scripts.py; those of guards in K), then six for each queue in the order of ARGV[2]
+--        this text, by scripts.py; those of guards in K), then seven for each queue in the order of ARGV[2]
 -- ARGV   1 clock ("" for the server's, or "wall:boot" in ms)  2 queue names (msgpack array)
 --        3 how many of the names are all queues that the client knows ("" when it need not know all)
 --        4... belong to the operation
@@ -10,9 +10,9 @@
 -- Writes are collected and sent by `flush`, removals first: so the first write is one that a full server allows, and a
 -- job that was accepted once can be claimed and settled in a full server too.
 
-local PER_QUEUE = 6
+local PER_QUEUE = 7
 local G = { known = {}, ran = {} } -- what scripts share about guards: in a table, since a script has room for 200 locals
-local kREADY, kDUE, kALONE, kDONE, kCANCELLED, kWAKE = 1, 2, 3, 4, 5, 6
+local kREADY, kDUE, kALONE, kDONE, kCANCELLED, kWAKE, kWAKE_LOOP = 1, 2, 3, 4, 5, 6, 7
 
 local BIAS = 1e13 -- makes every place positive, so that its bytes sort as it does
 local PLACE_MAX = 2 ^ 48 - 1
@@ -20,6 +20,11 @@ local STEP_MS = 10000 -- of the counts in FLOW
 local CHUNK = 4000 -- even; unpack() takes no more than 8,000 values
 
 local call = redis.call
+
+-- The kind of slot that a job runs in is its lane: 1 thread, 2 event loop, 0 when nobody knows. A level bears it, LANE
+-- for each number, so that each lane is a stretch of a queue's ready jobs with an order of its own.
+G.LANE = 2 ^ 51
+function G.lane(level) return math.floor(level / G.LANE + 0.5) end
 
 -- Where a time stands in the order of a queue, as six bytes can hold it.
 local function place_at(time)
@@ -45,7 +50,7 @@ else
 end
 
 local names = cmsgpack.unpack(ARGV[2])
-local at = {} -- queue name -> the key before its six
+local at = {} -- queue name -> the key before its seven
 for i, name in ipairs(names) do at[name] = FIXED + (i - 1) * PER_QUEUE end
 
 local function mget(key, fields)
@@ -84,7 +89,7 @@ end
 local zrems, hdels, zadds, hsets = {}, {}, {}, {}
 local totals = {}
 local soonest = {} -- queue -> the earliest due time that was added
-local woken = {} -- queues in which something became ready
+G.woken = { {}, {} } -- queues in which something became ready: for threads or an unknown lane, for the event loop
 local ended = {} -- ids that finished or went
 local jobs = {} -- id -> record, as this script has left it; false when it is gone
 
@@ -144,10 +149,16 @@ local function allow_growth()
   call('HDEL', META, '')
 end
 
+-- Wake a worker for a job of a lane, or one for each kind.
+function G.rouse(queue, lane)
+  if lane ~= 2 then G.woken[1][queue] = true end
+  if lane == 2 or not lane then G.woken[2][queue] = true end
+end
+
 local function flush()
   for queue, run_at in pairs(soonest) do
     local head = call('ZRANGE', KEYS[at[queue] + kDUE], 0, 0, 'WITHSCORES')
-    if not head[2] or tonumber(head[2]) > run_at then woken[queue] = true end
+    if not head[2] or tonumber(head[2]) > run_at then G.rouse(queue) end
   end
   send('ZREM', zrems)
   send('HDEL', hdels)
@@ -177,8 +188,10 @@ local function finish_script()
     if count ~= 0 then call('HINCRBY', TOTALS, name, count) end
   end
   for field, count in pairs(flow) do call('HINCRBY', FLOW, field, count) end
-  for queue in pairs(woken) do
-    if at[queue] then wake(KEYS[at[queue] + kWAKE]) end
+  for i, key in ipairs({ kWAKE, kWAKE_LOOP }) do
+    for queue in pairs(G.woken[i]) do
+      if at[queue] then wake(KEYS[at[queue] + key]) end
+    end
   end
   if #ended > 0 and call('ZCARD', AWAITED) > 0 then
     for i, score in ipairs(zscores(AWAITED, ended)) do

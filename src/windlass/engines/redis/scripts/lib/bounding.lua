@@ -41,11 +41,11 @@ function G.room(queue)
   return meter and math.min(left, G.room_of(meter, 0)) or left
 end
 
--- Whether one more may be leased, with so many leased before it.
-function G.lets_through(queue, ahead)
+-- Whether one more may be leased; `at_once` says that it has a free slot to start in.
+function G.lets_through(queue, at_once)
   if G.room(queue) <= 0 then return false end
   local meter = G.paced[queue]
-  return not meter or ahead < G.places or G.room_of(meter, 1000) > 0
+  return not meter or at_once or G.room_of(meter, 1000) > 0
 end
 
 function G.take(queue)
@@ -65,17 +65,18 @@ function G.unbind()
     end
     return false
   end
+  local function sleep_on(queue) G.woken[1][queue], G.woken[2][queue] = nil, nil end
   local next_at
   for queue, meter in pairs(G.paced) do
     if G.room_of(meter, 0) <= 0 and (G.left[queue] or 1) > 0 and waits(queue) then
       next_at = math.min(next_at or math.huge, G.meter_opens(meter))
-      woken[queue] = nil
+      sleep_on(queue)
     end
   end
   for queue, left in pairs(G.left) do
     if left <= 0 and waits(queue) then
       call('HSET', K.STARVED, queue, '')
-      woken[queue] = nil
+      sleep_on(queue)
     else
       call('HDEL', K.STARVED, queue)
     end

@@ -69,42 +69,130 @@ local function promote_due(queues, alone)
   return due_at and math.max(0, due_at - wall) or -1
 end
 
--- Take up to `look` ids from the heads of the queues {name, share}: each one's share first, then what is left, in the same
--- order. No more of a bound queue than it may give, but for a further look behind those that met a closed guard.
-local function heads(open, look, alone, further)
-  local ids, taken, room = {}, {}, look
-  local function most(queue, count)
-    if not G.bound then return count end
-    local free = G.room(queue)
-    return math.min(count, further and free > 0 and math.max(free, SCAN_STEP) or free)
-  end
-  local function take(queue, count, offset)
-    if count <= 0 then return 0 end
-    local key = KEYS[at[queue] + (alone and kALONE or kREADY)]
-    local got
-    if alone then
-      got = call('ZRANGEBYSCORE', key, '-inf', wall, 'LIMIT', offset, count)
-    else
-      got = call('ZRANGE', key, offset, offset + count - 1)
+-- What a worker has room for, counted down while a claim goes on. rooms: {lane, free, ahead, ...}, or empty when `free`
+-- is for all lanes. A job whose lane nobody knows takes only a free slot, or jobs that cannot start would be hoarded.
+local function places_of(rooms, free, limit)
+  local places, own, all = { left = limit, mixed = #rooms > 0 }, {}, { free, math.huge }
+  for i = 1, #rooms, 3 do own[rooms[i]] = { rooms[i + 1], rooms[i + 2] } end
+  local function room(lane)
+    if not places.mixed then return all end
+    if lane > 0 then return own[lane] end
+    local best
+    for _, one in pairs(own) do
+      if not best or one[1] > best[1] then best = one end
     end
-    local have, size = #ids, #got
-    for i = 1, size do ids[have + i] = sub(got[i], 13) end
-    if size > 0 then taken[key] = (taken[key] or 0) + size end
-    room = room - size
-    return size
+    return best
   end
-  local more = {}
+  -- How many more jobs of a lane may be leased.
+  function places.more(lane)
+    if not places.mixed then return places.left end
+    local sum = 0
+    for number, one in pairs(own) do
+      if lane == 0 then sum = sum + one[1] elseif lane == number then sum = one[1] + one[2] end
+    end
+    return math.min(places.left, sum)
+  end
+  local most = {}
+  for lane = 0, 2 do most[lane] = places.more(lane) end
+  -- How many jobs of a lane a queue's share of the whole claim stands for.
+  function places.part(share, lane) return math.ceil(share * most[lane] / limit) end
+  function places.at_once(lane) return room(lane)[1] > 0 end
+  function places.take(lane)
+    local one = room(lane)
+    local i = one[1] > 0 and 1 or 2
+    one[i] = one[i] - 1
+    places.left = places.left - 1
+  end
+  return places
+end
+
+-- The first and the last lane of the jobs in a ready queue; nothing when it is empty.
+local function lanes_in(key)
+  local last = call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2]
+  if not last then return end
+  last = G.lane(tonumber(last))
+  if last == 0 then return 0, 0 end
+  return G.lane(tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])), last
+end
+
+-- Take up to `look` ids from the heads of the queues {name, share}: each one's share first, then what is left, in the same
+-- order. No more of a bound queue and of a lane than it may give, but for a further look behind those that met a closed
+-- guard. Gives their lanes too.
+local function heads(open, look, alone, further, places)
+  local ids, lanes, room = {}, {}, look
+  local taken, of_lane, spans = {}, { [0] = 0, 0, 0 }, {} -- key -> how many of each lane; all of a lane; lanes of a key
+  local function most(free)
+    return further and free > 0 and math.max(free, SCAN_STEP) or free
+  end
+  local function add(member, lane, key)
+    local n = #ids + 1
+    ids[n], lanes[n] = sub(member, 13), lane
+    of_lane[lane] = of_lane[lane] + 1
+    taken[key][lane] = taken[key][lane] + 1
+    room = room - 1
+  end
+  local function take(queue, count, share)
+    local key = KEYS[at[queue] + (alone and kALONE or kREADY)]
+    taken[key] = taken[key] or { [0] = 0, 0, 0 }
+    local mine = taken[key]
+    local have = mine[0] + mine[1] + mine[2]
+    if G.bound then count = math.min(count, most(G.room(queue)) - have) end
+    if count <= 0 then return end
+    if alone then
+      for _, member in ipairs(call('ZRANGEBYSCORE', key, '-inf', wall, 'LIMIT', have, count)) do add(member, 0, key) end
+      return
+    end
+    local span = spans[key]
+    if not span then
+      span = { lanes_in(key) }
+      spans[key] = span
+    end
+    if not span[1] then return end
+    local function part(lane)
+      local free = math.min(count, most(places.more(lane)) - of_lane[lane])
+      return share and math.min(free, places.part(share, lane)) or free
+    end
+    if span[1] == span[2] then
+      local lane = span[1]
+      local wanted = span.dry and 0 or part(lane)
+      local got = wanted > 0 and call('ZRANGE', key, have, have + wanted - 1) or {}
+      for _, member in ipairs(got) do add(member, lane, key) end
+      span.dry = span.dry or #got < wanted
+      return
+    end
+    local found = {} -- {level without the lane, member, lane}
+    for lane = span[1], span[2] do
+      if part(lane) > 0 then
+        local got = call('ZRANGEBYSCORE', key, G.lane_from(lane), G.lane_to(lane), 'WITHSCORES', 'LIMIT', mine[lane],
+          part(lane))
+        for i = 1, #got, 2 do found[#found + 1] = { tonumber(got[i + 1]) - lane * G.LANE, got[i], lane } end
+      end
+    end
+    table.sort(found, function(a, b)
+      if a[1] ~= b[1] then return a[1] < b[1] end
+      return a[2] < b[2]
+    end)
+    for i = 1, math.min(count, #found) do add(found[i][2], found[i][3], key) end
+  end
   for _, share in ipairs(open) do
     if room <= 0 then break end
-    local got = take(share[1], most(share[1], math.min(share[2], room)), 0)
-    if got >= share[2] then more[#more + 1] = { share[1], got } end
+    take(share[1], math.min(share[2], room), share[2])
   end
-  for _, rest in ipairs(more) do
+  for _, share in ipairs(open) do
     if room <= 0 then break end
-    take(rest[1], most(rest[1], room + rest[2]) - rest[2], rest[2])
+    take(share[1], room)
   end
-  for key, count in pairs(taken) do call('ZREMRANGEBYRANK', key, 0, count - 1) end
-  return ids
+  for key, mine in pairs(taken) do
+    local first = alone and 0 or spans[key] and spans[key][1]
+    for lane = 2, 0, -1 do
+      local count = mine[lane]
+      if count > 0 then
+        local start = lane == first and 0 or call('ZCOUNT', key, '-inf', G.lane_to(lane - 1))
+        call('ZREMRANGEBYRANK', key, start, start + count - 1)
+      end
+    end
+  end
+  return ids, lanes
 end
 
 -- A job whose Once key is done ends with the stored result of {id, result}.
@@ -120,7 +208,7 @@ end
 local function claim(from)
   local worker, limit, alone = ARGV[from], tonumber(ARGV[from + 1]), ARGV[from + 2] == '1'
   local keep, shares = tonumber(ARGV[from + 3]), cmsgpack.unpack(ARGV[from + 4])
-  G.places, G.late = tonumber(ARGV[from + 5]), tonumber(ARGV[from + 6])
+  G.late = tonumber(ARGV[from + 6])
   local lease = call('ZSCORE', LEASES, worker)
   if not lease or tonumber(lease) <= boot then return { 1, -1, {}, 0, {}, {}, {} } end
 
@@ -139,19 +227,25 @@ local function claim(from)
   for _, queue in ipairs(queues) do
     if not bound or G.room(queue) > 0 then roomy[#roomy + 1] = queue end
   end
-  if guarded and not alone then G.let_on(roomy, limit) end
+  local places = places_of(alone and {} or cmsgpack.unpack(ARGV[from + 8]), tonumber(ARGV[from + 5]), limit)
+  local wide = {} -- lanes that had room when the claim began
+  for lane = 0, 2 do
+    if places.more(lane) > 0 then wide[#wide + 1] = lane end
+  end
+  if guarded and not alone then G.let_on(roomy, wide, limit) end
   local leases, n, guards_of, finished = {}, 0, {}, {}
   local fence = math.max(tonumber(call('HGET', META, 'fence') or 0), micros - 1)
   local first = fence + 1
   local running, recs = into(zadds, RUNNING), into(hsets, REC)
   local owner, pack = worker .. '\0', struct.pack
-  local new = pack('>BBI4I4I4I4I8I8I8', sRUNNING, 0, 0, 0, 0, 0, wall, 0, 0) .. '\0\0'
-  local left, look, scanned, expired, doubles = limit, limit, 0, 0, 0
+  local function fresh(flags) return pack('>BBI4I4I4I4I8I8I8', sRUNNING, flags, 0, 0, 0, 0, wall, 0, 0) .. '\0\0' end
+  local new, new_held = fresh(0), fresh(HELD_BIT)
+  local look, scanned, expired, doubles, unknown = limit, 0, 0, 0, false
   if alone and guarded then look = ALONE_MAX end
 
   -- One look at the heads. Gives how many jobs left the ready queues without being leased.
   local function round()
-    local ids = heads(open, look, alone, scanned > 0)
+    local ids, lanes = heads(open, look, alone, scanned > 0, places)
     if #ids == 0 then return 0 end
     scanned = scanned + #ids
 
@@ -164,25 +258,28 @@ local function claim(from)
     for i, reason in ipairs(mget(REASON, seen)) do reasons[seen[i]] = reason end
     local moved, tails, gone = 0, {}, {}
     for i, id in ipairs(ids) do
-      local body = bodies[i]
-      local tail = body and not records[i] and not guards[i] and left > 0 and tail_of(body, worker, tails)
+      local body, lane = bodies[i], lanes[i]
+      local free = places.more(lane) > 0
+      local at_once = free and places.at_once(lane)
+      local tail = body and not records[i] and not guards[i] and free and tail_of(body, worker, tails)
       if tail and bound then
-        if G.lets_through(tail.queue, n / 4) then G.take(tail.queue) else tail = false end
+        if G.lets_through(tail.queue, at_once) then G.take(tail.queue) else tail = false end
       end
       local job = body and not tail and (records[i] and read(records[i]) or born(body))
       if job and job[STATE] ~= sWAITING then job = false end
       if tail then
         fence = fence + 1
-        left = left - 1
+        places.take(lane)
+        unknown = unknown or lane == 0
         local c = #recs
         recs[c + 1] = id
-        recs[c + 2] = new .. sub(body, 7, 12) .. sub(body, -12) .. tail.text .. pack('>I8', fence)
+        recs[c + 2] = (at_once and new or new_held) .. sub(body, 7, 12) .. sub(body, -12) .. tail.text .. pack('>I8', fence)
         tail.count = tail.count + 1
         local r = #running
         running[r + 1] = '0'
         running[r + 2] = owner .. id
         leases[n + 1] = id
-        leases[n + 2] = ''
+        leases[n + 2] = at_once and '' or 'h'
         leases[n + 3] = body
         leases[n + 4] = ''
         n = n + 4
@@ -199,11 +296,10 @@ local function claim(from)
           finished[#finished + 1] = id
         else
           local why, what, opens_at
-          G.passed = n / 4
-          if left <= 0 or bound and not G.lets_through(job[INFO][QUEUE], n / 4) then
+          if not free or bound and not G.lets_through(job[INFO][QUEUE], at_once) then
             why = 'later'
           elseif g then
-            why, what, opens_at = G.refuse(id, g)
+            why, what, opens_at = G.refuse(id, g, at_once)
           end
           if why ~= 'later' and G.let[id] then G.went_on = true end
           if why == 'wait' and alone then why = 'later' end
@@ -228,10 +324,12 @@ local function claim(from)
             end
             local queue = job[INFO][QUEUE]
             if bound then G.take(queue) end
-            left = left - 1
+            places.take(lane)
+            unknown = unknown or lane == 0
             gone[queue] = (gone[queue] or 0) + 1
             fence = fence + 1
             job[STATE] = sRUNNING
+            job[HELD] = not at_once or nil
             job[FENCE] = fence
             job[WORKER] = worker
             job[STARTED] = wall
@@ -261,31 +359,43 @@ local function claim(from)
     return moved
   end
 
-  while left > 0 do
+  while places.left > 0 do
     local moved = round()
-    if moved == 0 or left <= 0 or alone then break end
+    if moved == 0 or places.left <= 0 or alone then break end
     if scanned >= SCAN_MAX then
       due_in = 0
       break
     end
-    look = math.min(SCAN_MAX, math.max(left, SCAN_STEP, look * 2))
+    look = math.min(SCAN_MAX, math.max(places.left, SCAN_STEP, look * 2))
   end
   if n > 0 then hset(META, 'fence', fence) end
+  -- Which kind of slot the jobs of an unknown lane need shows only now: there may be room left.
+  if unknown and places.mixed then due_in = 0 end
   if n == 0 and #finished > 0 then due_in = 0 end -- only ended ones were at the head: look again at once
   total('cancelled', expired)
   total('done', doubles)
   flush()
   if guarded then
-    local opens_in = G.close_gates(left <= 0)
+    local opens_in = G.close_gates(places.left <= 0)
     if opens_in and (due_in < 0 or opens_in < due_in) then due_in = opens_in end
   elseif bound then
     for gate, meter in pairs(G.meters) do G.write_meter(gate, meter) end
   end
-  -- What is left behind is for another worker that may be idle.
-  if left <= 0 and not alone then
-    for _, share in ipairs(open) do
-      if call('ZCARD', KEYS[at[share[1]] + kREADY]) > 0 and not (bound and G.room(share[1]) <= 0) then
-        woken[share[1]] = true
+  -- What is left behind of a lane that is full now, or that was and got jobs that have just come due, is for another
+  -- worker that may be idle.
+  local function has(list, lane)
+    for _, one in ipairs(list) do
+      if one == lane then return true end
+    end
+  end
+  for lane = alone and 3 or 0, 2 do
+    local was_wide = has(wide, lane)
+    for _, share in ipairs(places.more(lane) <= 0 and open or {}) do
+      local queue = share[1]
+      if (was_wide or G.promoted[queue] and G.promoted[queue][lane])
+        and call('ZCOUNT', KEYS[at[queue] + kREADY], G.lane_from(lane), G.lane_to(lane)) > 0
+        and not (bound and G.room(queue) <= 0) then
+        G.rouse(queue, lane)
         break
       end
     end

@@ -60,7 +60,7 @@ function G.open(gate, when)
   local waiter, queue = G.first_waiter(gate)
   if waiter then
     call('ZADD', K.GATES, when, gate)
-    woken[queue] = true
+    G.rouse(queue)
   end
 end
 
@@ -71,7 +71,7 @@ end
 -- A job of a queue leaves running. Where a claim left others behind because the queue was full, workers may look again.
 function G.makes_room(queue)
   if G.starved == nil then G.starved = call('HLEN', K.STARVED) > 0 end
-  if G.starved and call('HEXISTS', K.STARVED, queue) == 1 then woken[queue] = true end
+  if G.starved and call('HEXISTS', K.STARVED, queue) == 1 then G.rouse(queue) end
 end
 
 -- A job leaves running: its slots and probes go.

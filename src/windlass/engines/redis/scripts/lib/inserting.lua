@@ -1,5 +1,5 @@
 -- Storing jobs: insert if absent by id. Each job is an id, a body without its times and place, and a spec. A spec is
--- "queue number|level|due|front|expires|caller id|shift", due being "+delay" or an absolute time; most jobs of a batch
+-- "queue number|level|due|front|expires|caller id|shift", the level bearing the lane, due being "+delay" or an absolute time; most jobs of a batch
 -- share one, so it is taken apart once.
 
 local specs = {}
@@ -16,6 +16,7 @@ local function spec_of(text)
   expires = tonumber(expires)
   spec = {
     queue = queue,
+    lane = G.lane(tonumber(level)),
     ready = run_at <= wall,
     list = into(zadds, KEYS[base + (run_at <= wall and kREADY or kDUE)]),
     score = run_at <= wall and level or run_at,
@@ -115,7 +116,7 @@ local function insert(list, first, runs, unique, guarded)
     if count > 0 then
       count_flow('a', spec.queue, count)
       if spec.ready then
-        woken[spec.queue] = true
+        G.rouse(spec.queue, spec.lane)
       else
         soonest[spec.queue] = math.min(soonest[spec.queue] or spec.run_at, spec.run_at)
       end

@@ -2,7 +2,7 @@
 
 local SLACK_MS, LATE_MS, GATES_MAX, STAGGER_MS, PROBE_LOOK_MS = 1000, 4, 64, 100, 1000
 
-G.meters, G.held, G.holders, G.opens, G.let, G.visited, G.generous, G.passed = {}, {}, {}, {}, {}, {}, {}, 0
+G.meters, G.held, G.holders, G.opens, G.let, G.visited, G.generous = {}, {}, {}, {}, {}, {}, {}
 
 function G.held_at(gate)
   if not G.held[gate] then G.held[gate] = G.count(K.HOLDS, gate) end
@@ -104,8 +104,7 @@ function G.opens_again(name, doc)
 end
 
 -- Why a job does not go on: nil when it does; else kind and what belongs to it.
-function G.refuse(id, g)
-  local at_once = G.passed < G.places
+function G.refuse(id, g, at_once)
   for _, guard in ipairs(g[1]) do
     local kind, gate = guard[1], guard[2]
     if kind == 'once' then
@@ -171,8 +170,8 @@ function G.free_at(guard, g)
   return doc.half_open * 2 ^ math.min(steps, 16)
 end
 
--- Put waiters of gates that may have opened back to their place, no more than may pass.
-function G.let_on(queues, limit)
+-- Put waiters of gates that may have opened back to their place, no more than may pass, of the lanes with room.
+function G.let_on(queues, lanes, limit)
   local due = call('ZRANGE', K.GATES, 0, GATES_MAX - 1, 'WITHSCORES')
   for i = 1, #due, 2 do
     local gate, at_ms = due[i], tonumber(due[i + 1])
@@ -187,15 +186,21 @@ function G.let_on(queues, limit)
     if allowed > limit then G.generous[gate] = true end
     local found = {}
     for _, queue in ipairs(free > 0 and queues or {}) do
-      local prefix = gate .. '\0' .. queue
-      for _, member in ipairs(call('ZRANGEBYLEX', K.BLOCKED, '[' .. prefix .. '\0', '(' .. prefix .. '\1', 'LIMIT', 0,
-        free)) do
-        found[#found + 1] = { string.sub(member, #prefix + 2), queue }
+      local prefix = gate .. '\0' .. queue .. '\0'
+      local function edge(lane)
+        return prefix .. (lane == 0 and '' or struct.pack('>I8', (lane - 0.5) * G.LANE + BIAS))
+      end
+      for _, lane in ipairs(lanes) do
+        for _, member in ipairs(call('ZRANGEBYLEX', K.BLOCKED, '[' .. edge(lane), '(' .. edge(lane + 1), 'LIMIT', 0, free)) do
+          local spot = string.sub(member, #prefix + 1)
+          local order = struct.pack('>I8', (struct.unpack('>I8', spot)) - lane * G.LANE) .. string.sub(spot, 9)
+          found[#found + 1] = { order, queue, spot }
+        end
       end
     end
     table.sort(found, function(a, b) return a[1] < b[1] end)
     for j = 1, math.min(free, #found) do
-      local spot, queue = found[j][1], found[j][2]
+      local spot, queue = found[j][3], found[j][2]
       local id = string.sub(spot, 21)
       load({ id })
       local job = jobs[id]

@@ -5,14 +5,15 @@
 -- and a job is in the index of its state and in no other.
 
 -- Fields of a record, in the order of FORMAT, which has the length of the head in place of the fence; then texts.
--- PLACE bears BIAS; RETRYING is when the first run of the present budget that failed began, 0 when none did. CANCEL is 1
--- when a cancel was asked for, and NULL in a done job whose result is null.
+-- PRIORITY in a head bears the lane, as a level does. PLACE bears BIAS; RETRYING is when the first run of the present budget that failed began, 0 when none did. CANCEL is 1
+-- when a cancel was asked for, and NULL in a done job whose result is null; in the bytes of a running job that is only
+-- held ahead it is HELD_BIT more.
 local STATE, CANCEL, ATTEMPT, CRASHES, INTERRUPTIONS, SNOOZES, STARTED = 1, 2, 3, 4, 5, 6, 7
 local FINISHED, PURGE, RUN_AT, PLACE, SEQ, EXPIRES_AT, RETRYING, FENCE = 8, 9, 10, 11, 12, 13, 14, 15
-local HEAD, WORKER, INFO = 16, 17, 18
+local HEAD, WORKER, INFO, HELD = 16, 17, 18, 19
 local FORMAT = '>BBI4I4I4I4I8I8I8I8I6I6I8I8H'
 local FORMAT_SIZE = 80
-local NULL = 2
+local NULL, HELD_BIT = 2, 4
 -- Places of bytes in a record, for claims and settles that need not take it apart.
 local bATTEMPT, bCRASHES, bFINISHED, bRUN_AT, bHEAD_SIZE = 3, 7, 27, 43, 79
 local sub = string.sub
@@ -59,13 +60,14 @@ local function read(record)
   job[HEAD] = string.sub(record, FORMAT_SIZE + 1, FORMAT_SIZE + size)
   job[WORKER] = string.sub(record, FORMAT_SIZE + 1 + size, ends)
   job[INFO] = head_of(job[HEAD])
+  if job[CANCEL] >= HELD_BIT then job[CANCEL], job[HELD] = job[CANCEL] - HELD_BIT, true end
   return job[INFO] and job
 end
 
 -- The fence is last, and the sequence number is last in a body: older Lua hashes only a few bytes of a long string, the
 -- last one among them, and a batch of strings that differ elsewhere would all share one hash.
 local function written(job)
-  return struct.pack(FORMAT, job[1], job[2], job[3], job[4], job[5], job[6], job[7], job[8], job[9], job[10], job[11],
+  return struct.pack(FORMAT, job[1], job[HELD] and job[2] + HELD_BIT or job[2], job[3], job[4], job[5], job[6], job[7], job[8], job[9], job[10], job[11],
     job[12], job[13], job[14], #job[HEAD]) .. job[HEAD] .. job[WORKER] .. struct.pack('>I8', job[FENCE])
 end
 
@@ -90,9 +92,27 @@ local function spot(id, job)
   return struct.pack('>I6I6', job[PLACE], job[SEQ]) .. id
 end
 
--- The order before the place: the priority, but one for all jobs that age.
+-- The order before the place: the lane, then the priority, but one for all jobs that age.
 local function level(job)
-  return job[INFO][SHIFT] and 0 or job[INFO][PRIORITY]
+  local priority = job[INFO][PRIORITY]
+  return job[INFO][SHIFT] and G.lane(priority) * G.LANE or priority
+end
+
+-- The scores between which ready jobs are of a lane.
+function G.lane_from(lane)
+  return lane == 0 and '-inf' or string.format('(%.0f', (lane - 0.5) * G.LANE)
+end
+
+function G.lane_to(lane)
+  return string.format('%.0f', (lane + 0.5) * G.LANE)
+end
+
+-- Put a job that is in no index into another lane.
+local function change_lane(job, lane)
+  local head = { unpack(job[INFO]) }
+  head[PRIORITY] = head[PRIORITY] + (lane - G.lane(head[PRIORITY])) * G.LANE
+  job[HEAD] = cmsgpack.pack(head)
+  job[INFO] = head_of(job[HEAD])
 end
 
 local function due_spot(id, job)
@@ -116,7 +136,7 @@ local function wait_again(id, job)
     soonest[queue] = math.min(soonest[queue] or run_at, run_at)
   else
     zadd(KEYS[base + kREADY], level(job), spot(id, job))
-    woken[queue] = true
+    G.rouse(queue, G.lane(level(job)))
   end
   if job[EXPIRES_AT] > 0 then zadd(EXPIRING, job[EXPIRES_AT], id) end
 end
@@ -142,6 +162,7 @@ local function leave_running(id, job)
   local held = job[WORKER] .. '\0' .. id
   zrem(RUNNING, held)
   if job[CANCEL] == 1 then zrem(CANCELS, held) end
+  job[HELD] = nil
   G.makes_room(job[INFO][QUEUE])
   G.stopped(id)
 end
@@ -255,6 +276,7 @@ local function expire(id, job, keep)
   save(id)
 end
 
+G.promoted = {} -- queue -> lanes of jobs that became ready
 -- Make due jobs of one queue ready; gives how many, and the time of the next one.
 local function promote(queue, limit)
   local base = at[queue]
@@ -266,6 +288,8 @@ local function promote(queue, limit)
   local args = {}
   for i, member in ipairs(due) do
     args[2 * i - 1] = (struct.unpack('>i8', member))
+    G.promoted[queue] = G.promoted[queue] or {}
+    G.promoted[queue][G.lane(args[2 * i - 1])] = true
     args[2 * i] = string.sub(member, 9)
   end
   call('ZREMRANGEBYRANK', KEYS[base + kDUE], 0, #due - 1)

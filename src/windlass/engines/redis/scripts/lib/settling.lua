@@ -1,6 +1,6 @@
 -- Settling: end attempts by (id, fence). Each outcome is id, fence (eight bytes), then result, error, reason, cause as far
 -- as its spec says. A spec is "kind|flags|keep|delay"; flags are 1 interrupted, 2 result, 4 error, 8 reason, 16 cause,
--- 32 a result that is null and not sent.
+-- 32 a result that is null and not sent, 64 and 128 that it waits again in the lane of threads or of the event loop.
 
 local ENDS = { done = sDONE, dead = sDEAD, cancelled = sCANCELLED }
 local TOTAL_OF = { done = 'done', retry = 'retried', dead = 'dead', cancelled = 'cancelled', crash = 'crashed' }
@@ -24,6 +24,7 @@ local function settle_spec(text)
     reason = bit.band(flags, 8) ~= 0,
     cause = bit.band(flags, 16) ~= 0,
     null = bit.band(flags, 32) ~= 0,
+    lane = bit.band(flags, 64) ~= 0 and 1 or bit.band(flags, 128) ~= 0 and 2 or nil,
     keep = tonumber(keep),
     delay = tonumber(delay),
   }
@@ -57,6 +58,7 @@ local function end_attempt(id, job, spec, place)
     if spec.null then job[CANCEL] = NULL end
     if cause then set_cause(id, job, cause) end
   else
+    if spec.lane then change_lane(job, spec.lane) end
     if spec.interrupted then job[INTERRUPTIONS] = job[INTERRUPTIONS] + 1 end
     if spec.kind == 'retry' and job[RETRYING] == 0 then job[RETRYING] = job[STARTED] end
     if spec.kind == 'snooze' then job[SNOOZES] = job[SNOOZES] + 1 end
@@ -124,7 +126,7 @@ local function settle(from)
   for i = 1, count do
     local id, record, spec, fence = ids[i], records[i], plans[i], fences[i]
     local job = jobs[id]
-    if job == nil and spec.done and record and not guards[i] and sub(record, 1, 2) == '\1\0' and sub(record, -8) == fence
+    if job == nil and spec.done and record and not guards[i] and (sub(record, 1, 2) == '\1\0' or sub(record, 1, 2) == '\1\4') and sub(record, -8) == fence
       and end_done(id, record, spec, fence, tails) then
       if spec.result then hset(RESULT, id, argv[texts[i]]) end
       done = done + 1

@@ -1,0 +1,63 @@
+"""What the threads and the event loop of a pool have in common: slots of one kind, and the runs that wait for them.
+
+Invariant: a lane that gave runs back because none of them started has no room until something of it starts or ends, so
+a worker does not take again what it has just given back.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+
+from windlass.model import Slot
+from windlass.worker.run import JobRun
+
+__all__ = ["Lane"]
+
+
+class Lane(ABC):
+    """Slots of one kind in one pool. ``last_start`` is set by whoever starts a run; the rest belongs to the pump."""
+
+    def __init__(self, slot: Slot, count: int) -> None:
+        self.slot = slot
+        self.count = count
+        self.ended = 0  # runs that have ended here, as far as the pump has counted
+        self.last_start = time.monotonic()
+        self.low_water = 0  # it is time to claim when no more runs than this wait for a slot
+        self.blocked = False  # whoever knows that nothing can start here now says so, and wakes the pump when it can
+        self._gave_up: tuple[int, float] | None = None
+
+    @property
+    @abstractmethod
+    def busy(self) -> int:
+        """How many jobs are running."""
+
+    @property
+    @abstractmethod
+    def waiting(self) -> int:
+        """How many runs wait for a slot."""
+
+    @abstractmethod
+    def take_back(self) -> list[JobRun]:
+        """Remove every run that has not started."""
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether nothing may be claimed for it, not even to be held."""
+        if self._gave_up is not None and self._gave_up != (self.ended, self.last_start):
+            self._gave_up = None
+        return self.blocked or self._gave_up is not None
+
+    @property
+    def room(self) -> int:
+        """Slots that are free and have nothing waiting for them."""
+        return 0 if self.is_shut else max(0, self.count - self.busy - self.waiting)
+
+    @property
+    def is_low(self) -> bool:
+        """Whether it is time to claim."""
+        return self.waiting <= self.low_water
+
+    def give_up(self) -> None:
+        """Take nothing more until something starts or ends."""
+        self._gave_up = (self.ended, self.last_start)
