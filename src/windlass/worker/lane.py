@@ -24,7 +24,6 @@ class Lane(ABC):
         self.ended = 0  # runs that have ended here, as far as the pump has counted
         self.last_start = time.monotonic()
         self.low_water = 0  # it is time to claim when no more runs than this wait for a slot
-        self.blocked = False  # whoever knows that nothing can start here now says so, and wakes the pump when it can
         self._gave_up: tuple[int, float] | None = None
 
     @property
@@ -46,7 +45,7 @@ class Lane(ABC):
         """Whether nothing may be claimed for it, not even to be held."""
         if self._gave_up is not None and self._gave_up != (self.ended, self.last_start):
             self._gave_up = None
-        return self.blocked or self._gave_up is not None
+        return self._gave_up is not None
 
     @property
     def room(self) -> int:
