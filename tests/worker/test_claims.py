@@ -295,16 +295,3 @@ def test_a_worker_listens_only_for_what_it_has_room_for() -> None:
                 site.gate.set()
                 until(lambda: not app.stats()["ready"] and not app.stats()["running"], "the jobs do not end")
                 site.gate.clear()
-
-
-def test_a_blocked_lane_claims_nothing_until_it_is_open_again(sites: Sites) -> None:
-    site = sites()
-    with working(site.app) as worker:
-        (pool,) = worker._pools
-        pool.loop.blocked = True
-        site.app.enqueue_many(site.brief[slot].bind() for slot in Slot for _ in range(20))
-        until(lambda: site.done() == 20, "the threads do not run their jobs")
-        assert site.app.stats()["ready"] == 20
-        pool.loop.blocked = False
-        worker._pump.wake()
-        until(lambda: site.done() == 40, "the loop does not go on")
