@@ -29,6 +29,7 @@ from world import World, alive, world_in
 
 SECONDS = float(os.environ.get("WINDLASS_SOAK_SECONDS", "3600"))
 SEED = int(os.environ.get("WINDLASS_TEST_SEED", str(random.SystemRandom().randrange(10**6))))
+PATIENCE = float(os.environ.get("WINDLASS_SOAK_PATIENCE", "400"))  # seconds for everything to end after the last enqueue
 SILENCE = 60.0  # seconds in which each kind of job must have ended at least once, whatever happens beside
 
 CODE = """
@@ -305,7 +306,7 @@ class Soak:
 
     def judge(self) -> None:
         world = self.world
-        deadline = time.monotonic() + 400
+        deadline = time.monotonic() + PATIENCE
         open_ones = {*self.good, *self.bad}
         while open_ones and time.monotonic() < deadline:
             open_ones = {job for job in open_ones if (i := world.app.get(job)) and not i.finished_at}
