@@ -13,7 +13,7 @@ from msgspec import structs
 from redis import Redis
 
 from servers import RedisServer, until
-from windlass import State, Windlass
+from windlass import Constant, Retry, State, Windlass
 from windlass.engines.redis import RedisEngine
 from windlass.model import Action, Room, Slot, Watch
 from windlass.testing.conformance.harness import join, take
@@ -208,7 +208,7 @@ def test_a_job_that_retries_waits_as_the_kind_that_it_is(sites: Sites) -> None:
         failed.set()
         raise ValueError("no")
 
-    job = site.app.job(name="fail", retry=1)(fail)
+    job = site.app.job(name="fail", retry=Retry(attempts=2, backoff=Constant("1h")))(fail)
     site.app.engine.enqueue([structs.replace(job.bind().new, id="x", slot=Slot.LOOP)])
     with working(site.app):
         until(failed.is_set, "it does not run")

@@ -12,6 +12,7 @@ batch, not when the clock steps back, not for a record made anew under an old id
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
@@ -46,8 +47,8 @@ OPEN_QUEUES: Final = 'SELECT name, most, rate, per_ms FROM "windlass_queues" WHE
 CANCELS: Final = "SELECT id, fence FROM \"windlass_jobs\" WHERE state = 'running' AND worker = ? AND cancel = 1"
 
 COLUMNS: Final = """seq, id, name, queue, {payload} AS payload, fence, attempt, max_attempts, priority, enqueued_at,
-       run_at, crashes, interruptions, snoozes, tags, {meta} AS meta, expires_at, reason, retrying_since, guards, slot,
-       level, place"""
+       run_at, crashes, interruptions, snoozes, tags, {meta} AS meta, expires_at, reason, retrying_since, guards,
+       slot{more}"""
 HEAD: Final = """
 FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 AND queue = ?1 AND slot = ?4
 ORDER BY level, place, seq LIMIT ?2 OFFSET ?3
@@ -64,21 +65,24 @@ SELECT value, (SELECT slot FROM "windlass_jobs" WHERE state = 'ready' AND crashe
                ORDER BY slot DESC LIMIT 1)
 FROM json_each(?) WHERE low IS NOT NULL
 """
-AS_TEXT: Final = COLUMNS.format(payload="payload", meta="meta")
+STANDING: Final = ", level, place"  # read only where heads are merged
+AS_TEXT: Final = COLUMNS.format(payload="payload", meta="meta", more="")
+AS_STANDING: Final = COLUMNS.format(payload="payload", meta="meta", more=STANDING)
 # Raw bytes for rows that are not what we wrote: invalid UTF-8, a blob, a number.
-AS_BYTES: Final = COLUMNS.format(payload="CAST(payload AS BLOB)", meta="CAST(meta AS BLOB)")
+AS_BYTES: Final = COLUMNS.format(payload="CAST(payload AS BLOB)", meta="CAST(meta AS BLOB)", more=STANDING)
 PACKED: Final = """
 SELECT CAST(json_group_array(json_array(seq, id, name, queue, payload, fence, attempt, max_attempts, priority,
     enqueued_at, run_at, crashes, interruptions, snoozes, tags, meta, expires_at, reason,
-    retrying_since, guards, slot, level, place)) AS BLOB)
+    retrying_since, guards, slot%s)) AS BLOB)
 FROM (SELECT %s %s)
 """
 
 LAST_FENCE: Final = "SELECT value FROM \"windlass_meta\" WHERE key = 'fence'"
 SET_FENCE: Final = "INSERT OR REPLACE INTO \"windlass_meta\" (key, value) VALUES ('fence', ?)"
 TAKE: Final = """
-UPDATE "windlass_jobs" SET state = 'running', worker = ?, started_at = ?, fence = mine.fence, held = mine.held
-FROM (SELECT value ->> 0 AS seq, value ->> 1 AS fence, value ->> 2 AS held FROM json_each(?)) AS mine
+UPDATE "windlass_jobs" SET state = 'running', worker = ?1, started_at = ?2, fence = mine.fence,
+    held = CASE WHEN mine.fence >= ?4 THEN 1 END
+FROM (SELECT value ->> 0 AS seq, value ->> 1 AS fence FROM json_each(?3)) AS mine
 WHERE "windlass_jobs".seq = mine.seq
 """
 EXPIRE: Final = """
@@ -111,9 +115,9 @@ class Row(Struct, array_like=True):
     retrying_since: int | None
     guards: str | None
     slot: int
-    level: int
-    place: int
-    held: int | None = None  # decided by the claim
+    level: int = 0
+    place: int = 0
+    held: bool = False  # decided by the claim
 
 
 def standing(row: Row) -> tuple[int, int, int]:
@@ -143,44 +147,43 @@ class Places:
     """What a worker has room for, counted down while a claim goes on. A kind is one of ``schema.SLOTS`` by number."""
 
     def __init__(self, want: Want) -> None:
-        self._left = 1 if want.alone else want.limit
+        self.total = 1 if want.alone else want.limit
+        self._most: list[int] | None
         if want.rooms and not want.alone:
             self._rooms = {SLOT_CODES[room.slot]: [max(0, room.free), max(0, room.ahead)] for room in want.rooms}
+            self._most = [self.left(slot) for slot in range(len(SLOTS))]
         else:
             every = [UNBOUNDED if want.room is None else want.room, UNBOUNDED]
-            self._rooms = dict.fromkeys(range(len(SLOTS)), every)
-        self._limit = self._left
-        self._most = {slot: self.left(slot) for slot in range(len(SLOTS))}
+            self._rooms = {0: every, 1: every, 2: every}
+            self._most = None
+        self._limit = self.total
 
     def left(self, slot: int | None = None) -> int:
         """How many more jobs may be leased, of one kind or in all."""
         if slot is None:
-            return self._left
+            return self.total
         if slot in self._rooms:
-            return min(self._left, sum(self._rooms[slot]))
+            return min(self.total, sum(self._rooms[slot]))
         # Nobody knows where it will run: only where it may start at once, or jobs that cannot would be hoarded.
-        return 0 if slot else min(self._left, sum(free for free, _ in self._rooms.values()))
+        return 0 if slot else min(self.total, sum(free for free, _ in self._rooms.values()))
 
     def part(self, share: int, slot: int) -> int:
         """How many jobs of a kind a queue's share of the whole claim stands for."""
-        return -(-share * self._most[slot] // self._limit) if self._limit > 0 else 0
+        return share if self._most is None else -(-share * self._most[slot] // self._limit)
 
     def slots(self) -> list[int]:
         """The kinds of which more may be leased."""
         return [slot for slot in range(len(SLOTS)) if self.left(slot) > 0]
 
-    def at_once(self, slot: int) -> bool:
-        """Whether the next job of a kind could start at once."""
-        return self._room(slot)[0] > 0
-
-    def take(self, slot: int) -> None:
-        """Count a job that is leased."""
-        room = self._room(slot)
-        room[0 if room[0] > 0 else 1] -= 1
-        self._left -= 1
-
-    def _room(self, slot: int) -> list[int]:
-        return self._rooms[slot] if slot in self._rooms else max(self._rooms.values())
+    def room(self, slot: int) -> list[int] | None:
+        """What the next job of a kind takes from: [free slots, places ahead]; ``total`` counts too. None: no more."""
+        if self.total <= 0:
+            return None
+        room = self._rooms.get(slot)
+        if room is None:
+            room = max(self._rooms.values())
+            return room if slot == 0 and room[0] > 0 else None
+        return room if room[0] > 0 or room[1] > 0 else None
 
 
 class Claimer:
@@ -251,15 +254,16 @@ class Claimer:
         for row in rows:
             if row.expires_at is not None and row.expires_at <= now:
                 expired.append(row)
-            elif places.left(row.slot) > 0:
-                at_once = places.at_once(row.slot)
+            elif (room := places.room(row.slot)) is not None:
+                at_once = room[0] > 0
                 if bounds is not None and not bounds.let_through(row.queue, at_once=at_once):
                     continue
                 if row.guards is not None and not judge.passes(row.seq, row.id, row.guards, at_once=at_once):
                     continue
-                places.take(row.slot)
-                row.held = None if at_once else 1
+                room[0 if at_once else 1] -= 1
+                row.held = not at_once
                 fresh.append(row)
+                places.total -= 1
                 if bounds is not None:
                     bounds.take(row.queue)
         return fresh, expired
@@ -281,8 +285,8 @@ class Claimer:
         (``again``).
         """
         rows: list[Row] = []
-        read: dict[str, Counter[int]] = {}  # queue: how many of each kind
-        taken: Counter[int] = Counter()  # of each kind
+        read: dict[str, list[int]] = {}  # queue: how many of each kind
+        taken = [0] * len(SLOTS)  # of each kind
         dry: set[str] = set()  # queues of one kind that were read to their end
         kinds = {} if alone else self._kinds(db, [share.name for share in shares])
 
@@ -291,9 +295,9 @@ class Claimer:
 
         def take(queue: str, count: int, share: int | None = None) -> None:
             """Read up to so many more of a queue, and no more of each kind than its share."""
-            have = read.setdefault(queue, Counter())
+            have = read.setdefault(queue, [0] * len(SLOTS))
             if bounds is not None:
-                count = min(count, most(bounds.room(queue)) - have.total())
+                count = min(count, most(bounds.room(queue)) - sum(have))
             if count <= 0 or queue in dry:
                 return
             got: list[Row] = []
@@ -303,14 +307,16 @@ class Claimer:
                 if share is not None:
                     room = min(room, places.part(share, slot))
                 if room > 0:
-                    got += self._read(db, ALONE if alone else HEAD, queue, room, have[slot], slot)
+                    bindings = (queue, room, have[slot]) if alone else (queue, room, have[slot], slot)
+                    got += self._read(db, ALONE if alone else HEAD, bindings, merging=len(slots) > 1)
                 if len(got) < room and len(slots) == 1:
                     dry.add(queue)
             if len(slots) > 1:
                 got = sorted(got, key=standing)[:count]
-            for row in got:
-                have[0 if alone else row.slot] += 1
-                taken[row.slot] += 1
+            for slot in slots:
+                count = len(got) if len(slots) == 1 else sum(row.slot == slot for row in got)
+                have[slot] += count
+                taken[slot] += count
             rows.extend(got)
 
         for share in shares:
@@ -338,19 +344,21 @@ class Claimer:
         each = max(1, want.limit // len(names))
         return [QueueShare(name, each) for name in names[self._turn :] + names[: self._turn]]
 
-    def _read(self, db: apsw.Connection, source: str, queue: str, limit: int, offset: int, slot: int) -> list[Row]:
-        bindings = (queue, limit, offset, slot) if source is HEAD else (queue, limit, offset)
+    def _read(self, db: apsw.Connection, source: str, bindings: tuple[str | int, ...], *, merging: bool) -> list[Row]:
+        parts = (STANDING, AS_STANDING, source) if merging else ("", AS_TEXT, source)
         try:
-            packed = db.execute(self._q(PACKED % (AS_TEXT, source)), bindings).fetchone()
+            packed = db.execute(self._q(PACKED % parts), bindings).fetchone()
             return decode_rows(packed[0]) if packed else []
         except (apsw.SQLError, msgspec.DecodeError, UnicodeDecodeError):
             return [salvage(found) for found in db.execute(self._q(f"SELECT {AS_BYTES} {source}"), bindings)]
 
     def _take(self, db: apsw.Connection, worker: str, rows: list[Row], now: int) -> list[Lease]:
         first = next_fence(db, self._q, len(rows), now, max(row.fence for row in rows))
-        fences = range(first, first + len(rows))
-        mine = encode([(row.seq, fence, row.held) for row, fence in zip(rows, fences, strict=True)]).decode()
-        db.execute(self._q(TAKE), (worker, now, mine))
+        held_from = first + sum(not row.held for row in rows)
+        free, ahead = itertools.count(first), itertools.count(held_from)
+        fences = [next(ahead if row.held else free) for row in rows]
+        mine = encode([(row.seq, fence) for row, fence in zip(rows, fences, strict=True)]).decode()
+        db.execute(self._q(TAKE), (worker, now, mine, held_from))
         return [
             Lease(
                 row.id,
@@ -372,7 +380,7 @@ class Claimer:
                 0 if row.retrying_since is None else max(0, now - row.retrying_since),
                 () if row.guards is None else as_guards(row.guards),
                 SLOTS[row.slot],
-                row.held is not None,
+                row.held,
             )
             for row, fence in zip(rows, fences, strict=True)
         ]
