@@ -93,12 +93,12 @@ def test_a_time_budget_ends_the_plan(shop: str, capsys: pytest.CaptureFixture[st
 def test_people_read_the_plan_in_words(shop: str, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "-A", shop, "retry-plan", "charge")
     assert out.startswith("charge: 4 runs\n\nCardStolen\n  dead at once\n")
-    assert "ConnectionError\n  after run 1: 1m\n  dead after run 2, 1m of waiting in all\n" in out
+    assert "ConnectionError\n  after run 1: 1 min\n  dead after run 2, 1 min of waiting in all\n" in out
     assert "LookupError\n  ends cancelled at once, reason 'no such order'\n" in out
     assert "after run 1: what the error asks for" in out
-    assert out.endswith("after run 3: 0s to 30s\n  dead after run 4, 0s to 1m of waiting in all\n")
+    assert out.endswith("after run 3: 0 s to 30 s\n  dead after run 4, 0 s to 1 min of waiting in all\n")
     _, out, _ = run(capsys, "-A", shop, "retry-plan", "once")
-    assert out == "once: 1 run\n\nany other error\n  dead after run 1, 0s of waiting in all\n"
+    assert out == "once: 1 run\n\nany other error\n  dead after run 1, 0 s of waiting in all\n"
 
 
 def test_an_unknown_job_gets_the_nearest_name(shop: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,6 @@ from windlass.model import Gates, Kind, Lease, NewJob, Outcome, Settled, State
 from windlass.settings import Settings
 from windlass.spelling import spelled
 from windlass.transactions import Transaction
-from windlass.units import show_duration
 
 if TYPE_CHECKING:
     from windlass.definition import Call
@@ -282,8 +281,8 @@ class JobContext:
         most_ms = self._run.settings.renew // 2
         if took_ms > most_ms:
             raise TransactionTooLong(
-                f"ctx.transaction() of job {self.id} was open for {show_duration(took_ms)} and holds the store's only "
-                f"writer, so it must end within {show_duration(most_ms)} (half of renew); it was rolled back. "
+                f"ctx.transaction() of job {self.id} was open for {took_ms / 1000:g} s and holds the store's only "
+                f"writer, so it must end within {most_ms / 1000:g} s (half of renew); it was rolled back. "
                 "Do slow work before it"
             )
 

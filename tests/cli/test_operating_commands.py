@@ -42,7 +42,7 @@ def test_pause_and_resume(shop: Shop) -> None:
     shop.enqueue("charge", "[1]")
     assert shop.run("queues", "pause", "payments", "--reason", "bank is down", "--until", "2h").stdout
     assert queue(shop).paused
-    assert re.search(r"paused +bank is down, until .* UTC \(in (2h|1h59m)\)", shop.run("queues", "ls").stdout)
+    assert re.search(r"paused +bank is down, until .* UTC \(in (2 h|1 h 59 min)\)", shop.run("queues", "ls").stdout)
     found = shop.json("queues", "resume", "payments")
     assert isinstance(found, dict)
     assert (found["name"], found["paused"]) == ("payments", False)

@@ -50,7 +50,7 @@ def engine(server: RedisServer) -> Iterator[RedisEngine]:
         ("redis://localhost:port/0", "localhost:port"),
         ("redis://localhost/0?tiemout=3", "tiemout"),
         ("redis+sentinel://h1:26379,h2:26379", "mymaster"),
-        ("redis+sentinel://h1:x/mymaster", "no host:port"),
+        ("redis+sentinel://h1:x/mymaster", "is not host:port"),
         ("redis+sentinel://h1/mymaster/one", "mymaster/0"),
         ("redis+sentinel://h1/mymaster?sssl=true", "did you mean 'ssl'"),
     ],

@@ -173,7 +173,7 @@ def test_term_ends_a_worker_that_waits_for_its_server_at_start(server: RedisServ
     server.stop(signal.SIGKILL)
     with Fleet(server.url, tmp_path, network_timeout="1s", shutdown_timeout=LONG) as fleet:
         tree = fleet.start(processes=2)
-        until(lambda: fleet.logged("the engine is away") >= 2, 20, "both processes to find the server away")
+        until(lambda: fleet.logged("the store is away, next try") >= 2, 20, "both processes to find the server away")
         tree.signal(signal.SIGTERM)
         assert end(tree, fleet) == 0, fleet.logs()
         assert fleet.logged("ended with exit code") == 0, fleet.logs()

@@ -29,7 +29,7 @@ from world import World, alive, world_in
 
 SECONDS = float(os.environ.get("WINDLASS_SOAK_SECONDS", "3600"))
 SEED = int(os.environ.get("WINDLASS_TEST_SEED", str(random.SystemRandom().randrange(10**6))))
-PATIENCE = float(os.environ.get("WINDLASS_SOAK_PATIENCE", "400"))  # seconds for everything to end after the last enqueue
+PATIENCE = float(os.environ.get("WINDLASS_SOAK_PATIENCE", "400"))  # seconds for everything to end at last
 SILENCE = 60.0  # seconds in which each kind of job must have ended at least once, whatever happens beside
 
 CODE = """

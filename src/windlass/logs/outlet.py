@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import stat
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import socket
 
 __all__ = ["Outlet"]
 
@@ -66,6 +68,8 @@ class Outlet:
         mode = os.fstat(fd).st_mode
         self.fd = os.dup(fd)
         if stat.S_ISSOCK(mode):
+            import socket  # late: few have one
+
             sock = self._socket = socket.socket(fileno=self.fd)
             self.put = lambda data: sock.send(data, socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0))
         elif stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
