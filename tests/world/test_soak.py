@@ -229,7 +229,7 @@ class Soak:
         next_deploy = time.monotonic() + 30
         self.last = dict.fromkeys(self.watched, time.monotonic())
         while time.monotonic() < end:
-            for _ in range(rng.randrange(1, 8)):
+            for _ in range(rng.randrange(1, 4)):
                 self.enqueue_good(rng.choice(GOOD))
             if rng.random() < 0.5:
                 name = rng.choice(sorted(BAD))
