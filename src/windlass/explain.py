@@ -58,7 +58,8 @@ def _sentences(
         case State.BLOCKED:
             return _waits_at(row, engine)
         case State.SCHEDULED:
-            wait = f"{_at(row.run_at)} (in {show_duration(max(0, row.run_at - now))})"
+            left = row.run_at - now
+            wait = f"{_at(row.run_at)} ({f'in {show_duration(left)}' if left > 0 else 'due now'})"
             if info.errors:
                 first = f"failed in attempt {row.attempt} of {row.max_attempts} and runs again at {wait}."
                 return [first, *_reason(info), *_last_error(info), *_obstacles(row, engine, registry, settings)]
@@ -159,7 +160,10 @@ def _reason(info: JobInfo) -> list[str]:
 
 
 def _last_error(info: JobInfo) -> list[str]:
-    return [f"Last error: {info.errors[-1].type}: {info.errors[-1].message}"] if info.errors else []
+    if not info.errors:
+        return []
+    text = f"Last error: {info.errors[-1].type}: {info.errors[-1].message}".rstrip()
+    return [text if text.endswith((".", "!", "?")) else f"{text}."]
 
 
 def _at(ms: int | None) -> str:
