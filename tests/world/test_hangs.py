@@ -237,13 +237,23 @@ def child_deep() -> None:
     world.value(child)
 
 
+@pytest.mark.parametrize("how", ["TSTP to the worker", "TSTP to its processes", "through the store"])
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_quiet_worker_stays_quiet_when_one_of_its_processes_is_replaced(world: World, processes: int) -> None:
+def test_a_quiet_worker_stays_quiet_when_one_of_its_processes_is_replaced(
+    world: World, processes: int, how: str
+) -> None:
     worker = world.start("-p", str(processes))
     pid = world.value(world.enqueue("quick"))
-    worker.send_signal(signal.SIGTSTP)
-    world.heard("quiet")
     assert isinstance(pid, int)
+    world.until(lambda: sum(one.alive for one in world.app.workers()) == processes)
+    if how == "TSTP to the worker":
+        worker.send_signal(signal.SIGTSTP)
+    elif how == "TSTP to its processes":
+        for one in world.app.workers():
+            os.kill(one.pid, signal.SIGTSTP)
+    else:
+        world.app.control(world.app.workers()[0].group, "quiet")
+    world.heard("no new jobs are claimed")
     os.kill(pid, signal.SIGKILL)
     world.until(lambda: world.said().count(" serves ") == processes + 1)
     job = world.enqueue("quick")

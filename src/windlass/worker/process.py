@@ -1,7 +1,7 @@
 """The life of one worker process: run a worker, listen to the supervisor, end in order.
 
 Commands come over the control line; when it ends, the supervisor has died, and the worker stops within its grace.
-TERM and QUIT sent straight to this process do what they do to the whole worker.
+TERM and QUIT sent straight to this process end it alone; TSTP makes the whole worker quiet.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def serve_worker(worker: Worker, line: ControlLine) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGQUIT, stop)
-    signal.signal(signal.SIGTSTP, lambda *_: worker.quiet())
+    signal.signal(signal.SIGTSTP, lambda *_: hush(worker, line))
     dump_on_signals(worker.describe, worker.tasks)
     threading.Thread(target=listen, args=(worker, line, ended), name="windlass-control", daemon=True).start()
     line.send(Born(worker.info))
@@ -94,6 +94,13 @@ def serve_worker(worker: Worker, line: ControlLine) -> int:
     if not clean:
         end(code, in_order=False)  # a thread that cannot be stopped would be waited for
     return code
+
+
+def hush(worker: Worker, line: ControlLine) -> None:
+    """Claim no more, and have the whole worker do so: a process that takes this one's place must know it too."""
+    worker.quiet()
+    # Not in a signal handler: the line may be in use by the thread that was interrupted.
+    threading.Thread(target=line.send, args=(Asked("quiet"),), daemon=True).start()
 
 
 def reach_engine(worker: Worker, ended: threading.Event) -> bool:
