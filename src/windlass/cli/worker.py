@@ -81,8 +81,8 @@ def worker(
     Signals: TERM and INT stop it gracefully, a second one at once. QUIT stops it at once. TSTP stops it from claiming
     jobs. HUP reloads the code, one process at a time. USR1 and TTIN write every stack to stderr.
 
-    Exit codes: 0 stopped, 2 wrong option or the application cannot be imported, 3 the store cannot be used, 130 second
-    INT, 131 QUIT, 143 second TERM.
+    Exit codes: 0 stopped, 2 wrong option or the application cannot be imported, 3 the store cannot be used, 69 no
+    process could begin its work, 130 second INT, 131 QUIT, 143 second TERM.
     """
 
     def configure(settings: Settings) -> None:
