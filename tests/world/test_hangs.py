@@ -153,9 +153,44 @@ def test_a_loop_blocked_by_a_job_without_a_timeout_is_told_with_the_job_and_the_
     assert "world_jobs.py:" in world.said()
     assert "in hold" in world.said()
     assert world.value(world.enqueue("quick"))  # threads go on
+    trouble = world.until(lambda: world.app.workers()[0].trouble)
+    assert trouble == f"job blocks_untimed {job} blocks the event loop"
+    assert trouble in world.command("workers", "ls")
+    assert trouble in world.command("doctor", code=1)
+    status, text = world.get("/readyz")
+    assert (status, "event loop" in text) == (503, True)
     world.open_gate()
     world.heard("the event loop turns again")
     assert world.value(world.enqueue("aquick"))
+    world.until(lambda: not world.app.workers()[0].trouble)
+    assert world.get("/readyz")[0] == 200
+
+
+def test_a_process_that_cannot_start_children_says_so_where_people_look(world: World) -> None:
+    (world.folder / "limit_processes.py").write_text(
+        "import os\nfork = os.fork\n"
+        "def limited():\n    if os.path.exists('limit'): raise BlockingIOError(11, 'no processes')\n    return fork()\n"
+        "os.fork = limited\n"
+    )
+    world.write("import limit_processes")
+    world.start()
+    world.value(world.enqueue("quick"))
+    (world.folder / "limit").touch()
+    job = world.enqueue("inchild")
+    trouble = world.until(lambda: world.app.workers()[0].trouble)
+    assert "no child process can be started" in trouble
+    (world.folder / "limit").unlink()
+    world.value(job)
+    world.until(lambda: not world.app.workers()[0].trouble)
+
+
+def test_a_process_whose_threads_are_starved_says_so_where_people_look(world: World) -> None:
+    world.start()
+    world.value(world.enqueue("quick"))
+    world.enqueue("c_call_untimed")
+    trouble = world.until(lambda: world.app.workers()[0].trouble)
+    assert "hold the interpreter lock" in trouble
+    world.until(lambda: not world.app.workers()[0].trouble)
 
 
 @pytest.mark.parametrize("name", ["backtrack", "c_call_below"])

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,6 +145,29 @@ class World:
     def stop(self, worker: subprocess.Popen[bytes], code: int = 0) -> None:
         worker.terminate()
         assert worker.wait(DEADLINE) == code, self.said()
+
+    def command(self, *words: str, code: int = 0) -> str:
+        """Run a command of ``windlass`` on the store."""
+        done = subprocess.run(
+            [sys.executable, "-m", "windlass", *words, "--url", self.url],
+            cwd=self.folder,
+            env={**os.environ, "COLUMNS": "300"},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+        )
+        assert done.returncode == code, done.stderr + done.stdout
+        return done.stdout
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Ask the worker's HTTP port."""
+        port = self.said().partition("http://127.0.0.1:")[2].split()[0]
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
 
     def tree(self, worker: subprocess.Popen[bytes]) -> list[int]:
         """Every process below a worker."""
