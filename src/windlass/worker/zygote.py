@@ -47,6 +47,7 @@ __all__ = ["NoProcess", "Zygote", "ZygoteFork"]
 log = Log("windlass.worker")
 
 FAREWELL = 5.0  # seconds that children may take to end after their worker has ended in order
+SHOWING = 0.1  # seconds for a process to write its stacks
 FORKING = 30.0  # seconds that a worker waits for the zygote's answer
 
 RunWorker = Callable[[ForkWorker, Line, int, "ZygoteFork"], int]
@@ -79,7 +80,7 @@ class Zygote:
         self._run_child = run_child
         self._selector = DefaultSelector()
         self._forks: dict[int, Forking] = {}  # by process id
-        self._orphans: list[tuple[float, int]] = []  # when to kill a child whose worker has ended, its id
+        self._due: list[tuple[float, int, Callable[[int], None]]] = []  # when to do what to which fork, if it lives
 
     def serve(self) -> None:
         """Serve requests. *Blocking.*"""
@@ -202,9 +203,9 @@ class Zygote:
         """Have a worker and its children write what they do."""
         for pid, fork in self._forks.items():
             if fork.asker is None and fork.token == request.token:
-                os.kill(pid, signal.SIGUSR1)
-                for child in self._children_of(fork):
-                    os.kill(child, signal.SIGUSR1)
+                show(pid)
+                for number, child in enumerate(self._children_of(fork), 1):  # one by one, or their lines would mix
+                    self._due.append((time.monotonic() + number * SHOWING, child, show))
 
     def _children_of(self, worker: Forking) -> list[int]:
         return [pid for pid, fork in self._forks.items() if fork.asker is not None and fork.asker is worker.line]
@@ -212,18 +213,18 @@ class Zygote:
     # -- ends --
 
     def _patience(self) -> float | None:
-        return max(0.0, self._orphans[0][0] - time.monotonic()) if self._orphans else None
+        return max(0.0, min(at for at, _, _ in self._due) - time.monotonic()) if self._due else None
 
     def _reap(self) -> None:
         """Look at each fork: any other child of this process is the application's."""
         for pid in list(self._forks):
             if has_ended(pid):
                 self._reap_one(pid, self._forks.pop(pid))
-        now = time.monotonic()
-        due = {pid for at, pid in self._orphans if at <= now}
-        self._orphans = [(at, pid) for at, pid in self._orphans if at > now and pid in self._forks]
-        for pid in due & self._forks.keys():
-            end_family(pid)
+        now, due = time.monotonic(), self._due
+        self._due = [one for one in due if one[0] > now]
+        for at, pid, act in due:
+            if at <= now and pid in self._forks:
+                act(pid)
 
     def _reap_one(self, pid: int, fork: Forking) -> None:
         status = exit_status(pid)
@@ -236,7 +237,7 @@ class Zygote:
         reap(pid)
         for child in self._children_of(fork):
             if status == 0:
-                self._orphans.append((time.monotonic() + FAREWELL, child))
+                self._due.append((time.monotonic() + FAREWELL, child, end_family))
             else:
                 end_family(child)  # its worker's jobs run elsewhere in a moment
         line = fork.line
@@ -244,6 +245,11 @@ class Zygote:
             self._selector.unregister(line)
             line.close()
         tell(self._control, Died(fork.token, status))
+
+
+def show(pid: int) -> None:
+    """Have a fork write its stacks."""
+    os.kill(pid, signal.SIGUSR1)
 
 
 def checked(fds: list[int], count: int) -> list[int]:
