@@ -22,6 +22,7 @@ from windlass.logs import Log
 from windlass.settings import Settings, load_settings, mask_url
 from windlass.worker.children import ChildHost, ChildLine, serve_child
 from windlass.worker.execute import prepare
+from windlass.worker.farewell import end
 from windlass.worker.layout import alone_plan, lay_out
 from windlass.worker.messages import (
     Alone,
@@ -56,6 +57,7 @@ def main() -> None:
         run(control, decode_launch(control.receive()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the supervisor has gone
+    end(0, join=False)  # a thread that the application started when it was imported would be waited for
 
 
 def run(control: Line, launch: Launch) -> None:

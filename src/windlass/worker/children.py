@@ -40,7 +40,7 @@ from windlass.logs import Log
 from windlass.model import Kind, Lease, Outcome, Rules
 from windlass.settings import Settings
 from windlass.worker.deadlines import Deadlines
-from windlass.worker.execute import escaped, failure, interrupted, run_alone, run_sync, tell, withdrawn
+from windlass.worker.execute import escaped, failure, interrupted, run_alone, run_sync, tell, timeout_of, withdrawn
 from windlass.worker.guarded import circuit_of, verdict_of
 from windlass.worker.recycle import resident
 from windlass.worker.run import JobRun, Prepared
@@ -189,23 +189,29 @@ class Children:
             self._running[run] = child
         deadline = None
         if run.timeout_ms is not None:
+            run.prolong(run.timeout_ms)  # it begins only now
             deadline = deadlines.add(run.timeout_ms / 1000, lambda: self.kill(run, timed_out=True))
+        answer = None
         try:
             answer = self._converse(run, child)
         except (OSError, EOFError):
-            answer = None
-        if deadline is not None:
-            deadlines.drop(deadline)
-        with self._lock:
-            del self._running[run]
-            keep = answer is not None and not (answer.full or child.doomed)
-            if keep:
-                child.began = False
-                self._idle.append(child)
-        if not keep:
-            child.line.close()
-            if answer is not None:  # it ends by itself, or is made to
-                deadlines.add(ENDING, lambda: self._fork.kill(child.token))
+            pass
+        except BaseException:
+            self.kill(run)  # or the job would go on beside what becomes of it here
+            raise
+        finally:
+            if deadline is not None:
+                deadlines.drop(deadline)
+            with self._lock:
+                del self._running[run]
+                keep = answer is not None and not (answer.full or child.doomed)
+                if keep:
+                    child.began = False
+                    self._idle.append(child)
+            if not keep:
+                child.line.close()
+        if answer is not None and not keep:  # it ends by itself, or is made to
+            deadlines.add(ENDING, lambda: self._fork.kill(child.token))
         return answer
 
     def refusal(self) -> str | None:
@@ -285,8 +291,6 @@ def died(run: JobRun, status: int | None) -> Outcome | None:
 
 def killed(run: JobRun) -> Outcome | None:
     """The outcome of a run whose process we killed ourselves."""
-    from windlass.worker.worker import timeout_of
-
     if run.timed_out:
         return failure(run, timeout_of(run))
     return interrupted(run) if run.interrupted else withdrawn(run, "cancelled")
@@ -344,6 +348,9 @@ class ChildHost:
 
     def report(self, _run: JobRun, text: str) -> None:
         self.line.send(Report(text))
+
+    def prolong(self, run: JobRun, ms: float) -> None:
+        """The worker watches the time of a job in a child."""
 
 
 class ChildRun(JobRun):

@@ -51,7 +51,7 @@ from windlass.retry import Buried, Facts, PutOff, Retry, RunAgain, Withdrawn, de
 from windlass.units import show_duration
 from windlass.worker.run import JobRun, Prepared
 
-__all__ = ["escaped", "failed", "interrupted", "prepare", "run_alone", "run_async", "run_sync", "tell"]
+__all__ = ["escaped", "failed", "interrupted", "prepare", "run_alone", "run_async", "run_sync", "tell", "timeout_of"]
 
 log = Log("windlass.job")
 
@@ -199,7 +199,7 @@ def judged(run: JobRun, error: BaseException) -> Outcome:
     """What becomes of a run that raised: stopped from outside, put off by a guard, or its policy decides."""
     stopped = isinstance(error, asyncio.CancelledError | JobCancelled)
     if stopped and run.timed_out:
-        error = JobTimeout(f"job {run.lease.id} ran longer than its timeout of {show_duration(run.timeout_ms or 0)}")
+        error = timeout_of(run)
     elif (
         stopped and run.interrupted
     ):  # before cancelled, which only told the body to end; the store knows a real cancel
@@ -404,3 +404,8 @@ def short(run: JobRun, error: BaseException) -> str:
     """The first line of an error, on one line, for the log."""
     text = run.hide(said(error))
     return ascii(text.partition("\n")[0][:200])[1:-1].replace(ascii(MASK)[1:-1], MASK)
+
+
+def timeout_of(run: JobRun) -> JobTimeout:
+    """The error of a run that took too long."""
+    return JobTimeout(f"job {run.lease.id} ran longer than its timeout of {show_duration(run.timeout_ms or 0)}")

@@ -1,8 +1,8 @@
 """The processes that a job in a child process has started: how to end them all, however deep they are.
 
 A child leads a session of its own. What it starts stays in it, or stays below it in the tree of processes; only what
-leaves both (a daemon that forks twice) gets away. Linux shows both in ``/proc``; elsewhere the child's process group
-has to do.
+leaves both gets away: a daemon that forks twice, or a session of its own when the child is dead already. Linux shows
+both in ``/proc``; elsewhere the child's process group has to do.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ def processes() -> list[tuple[int, int, int]]:
     """Id, parent and session of every process that can be seen."""
     found = []
     with contextlib.suppress(OSError):
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return []  # of another namespace: its numbers mean other processes
         for name in os.listdir("/proc"):
             if name.isdigit():
                 with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{name}/stat", "rb") as file:

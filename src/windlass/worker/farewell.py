@@ -37,12 +37,13 @@ def live(life: Callable[[], int]) -> NoReturn:
     end(code)
 
 
-def end(code: int, *, in_order: bool = True) -> NoReturn:
-    """End this process; ``in_order``: after its threads, its exit handlers and its output."""
+def end(code: int, *, in_order: bool = True, join: bool = True) -> NoReturn:
+    """End this process; ``in_order``: after its exit handlers; ``join``: and after its threads that are no daemons."""
     if in_order:
-        with contextlib.suppress(BaseException):
-            module: Any = threading
-            module._shutdown()  # waits for threads that are no daemons
+        if join:
+            with contextlib.suppress(BaseException):
+                module: Any = threading
+                module._shutdown()
         with contextlib.suppress(BaseException):
             handlers: Any = atexit
             handlers._run_exitfuncs()
@@ -67,4 +68,6 @@ def forget_exits() -> None:
     processes: Any = sys.modules.get("multiprocessing.util")
     if processes is not None:
         processes._finalizer_registry.clear()
+        helpers: Any = sys.modules["multiprocessing.process"]
+        helpers._children.clear()  # they are the loader's, to wait for and to end
         atexit.register(processes._exit_function)

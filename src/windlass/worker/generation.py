@@ -1,7 +1,7 @@
 """What the supervisor knows of a zygote and of each process forked from it, and how it speaks to them.
 
-Records and sockets only: what is to happen when one of them changes, the supervisor decides. Other threads may read
-them; only the supervisor's own writes.
+Records and lines only: what is to happen when one of them changes, the supervisor decides. Other threads may read them;
+only its own writes, and the one that warns of starved processes notes when it did.
 """
 
 from __future__ import annotations
@@ -46,10 +46,16 @@ class Generation:
         with contextlib.suppress(OSError):  # one that has died at once is heard of otherwise
             self.control.send(encode(launch))
 
-    def ask(self, message: ForkWorker | Kill | Show, fds: tuple[int, ...] = ()) -> None:
-        """Ask the zygote for something; one that has gone is heard of otherwise."""
-        with contextlib.suppress(OSError):
+    def ask(self, message: ForkWorker | Kill | Show, fds: tuple[int, ...] = ()) -> bool:
+        """Ask the zygote for something; false when it has not heard. One that has gone is heard of otherwise."""
+        try:
             self.control.send(encode(message), fds)
+        except TimeoutError:
+            self.process.kill()  # it hangs, and half a message is in its line
+            return False
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         """Let the zygote end when its last process has."""
@@ -78,6 +84,9 @@ class Process:
         self.silent = False  # its end of the line is closed
         self.broken = False  # it does not take what it is told
         self.pinged_at = 0  # when it was asked whether its threads run, since its beats are missing
+        self.asked_at = 0  # when it was asked about jobs that are past their time
+        self.switches: dict[int, int] = {}  # then: how often each thread of those had waited
+        self.suspect = False  # the last look found it wedged
         self.told_starved = 0  # when it was last told of, in ms of the boot clock
         self.overran = False  # it has said that a job of it does not end, and ends by itself
         self.culprits: list[Running] = []  # the jobs it was killed for, since they did not end and it could not
@@ -151,6 +160,6 @@ def is_running(pid: int) -> bool:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[0] not in ("T", "t", "Z", "X")
     except FileNotFoundError:
-        return False
+        return not os.path.exists("/proc/self/stat")
     except OSError:
         return True

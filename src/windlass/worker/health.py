@@ -17,8 +17,8 @@ __all__ = ["hanging", "missing", "stuck", "wedged"]
 def stuck(processes: Sequence[Process], settings: Settings, now: int) -> str | None:
     """What is wrong with their life, of what has lasted for ``live_within``; ``now`` in ms of the boot clock."""
     for process in processes:
-        if not process.ready:
-            continue
+        if not process.ready or process.stopping or process.killed:
+            continue  # its end is seen to
         silent, blocked = now - process.table.polled_at, process.table.blocked_since
         if silent > settings.live_within:
             return f"worker process {process.pid} has not looked for jobs for {silent / 1000:.0f} s"
@@ -45,8 +45,21 @@ def missing(processes: Sequence[Process], wanted: int, settings: Settings, now: 
 
 
 def hanging(process: Process, now: int, after: int) -> list[Running]:
-    """The jobs of a process that are ``after`` ms past their timeout: it could not end them."""
+    """The jobs of a process that are ``after`` ms past their timeout; ``now`` in ms of the monotonic clock."""
     return [one for one in process.table.running() if now > one.until + after]
+
+
+def switches(process: Process, jobs: Sequence[Running]) -> dict[int, int]:
+    """How often each of the threads of these jobs has given up its turn so far, where the system tells (Linux)."""
+    found = {}
+    for thread in {job.thread for job in jobs if job.thread}:
+        try:
+            with open(f"/proc/{process.pid}/task/{thread}/status", encoding="ascii", errors="replace") as file:
+                line = next(line for line in file if line.startswith("voluntary_ctxt_switches:"))
+                found[thread] = int(line.split()[1])
+        except (OSError, StopIteration, ValueError):
+            pass
+    return found
 
 
 def wedged(process: Process, settings: Settings, now: int) -> str | None:

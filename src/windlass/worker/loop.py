@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import threading
 import time
 from collections import deque
@@ -96,7 +97,7 @@ def _not_by_a_job(name: str, method: Callable[..., object]) -> Callable[..., obj
             "job %s %s called %s() of the event loop, which it shares with other jobs; nothing was done",
             job.name, job.id, name,
         )  # fmt: skip
-        return nothing() if asyncio.iscoroutinefunction(method) else None
+        return nothing() if inspect.iscoroutinefunction(method) else None
 
     return guarded
 

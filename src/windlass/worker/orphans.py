@@ -16,10 +16,12 @@ PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
 def adopt() -> bool:
-    """Become the process that orphans below this one are given to; false where the system has no such thing."""
+    """Become the process that orphans below this one are given to; false where they could not be found."""
     try:
         import ctypes
 
+        with open(f"/proc/self/task/{os.getpid()}/children", "rb"):
+            pass
         return bool(ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
     except (ImportError, OSError, AttributeError):
         return False

@@ -10,9 +10,11 @@ import contextlib
 import signal
 import threading
 from collections.abc import Sequence
+from functools import partial
 
 from windlass.errors import EngineError, EngineUnusable
 from windlass.events import WorkerCrashed
+from windlass.foreign import start_thread
 from windlass.hooks import Moment
 from windlass.logs import Log
 from windlass.model import LeaseRef, Outcome
@@ -76,7 +78,7 @@ def serve_worker(worker: Worker, line: ControlLine) -> int:
     signal.signal(signal.SIGQUIT, stop)
     signal.signal(signal.SIGTSTP, lambda *_: hush(worker, line))
     dump_on_signals(worker.describe, worker.tasks)
-    threading.Thread(target=listen, args=(worker, line, ended), name="windlass-control", daemon=True).start()
+    start_thread(lambda: listen(worker, line, ended), "windlass-control")
     line.send(Born(worker.info))
     try:
         if not reach_engine(worker, ended):
@@ -87,8 +89,14 @@ def serve_worker(worker: Worker, line: ControlLine) -> int:
         return 3
     line.send(Ready())
     worker.wait()
-    clean = worker.shut_down()
-    line.send(Bye(overdue=tuple(worker.overdue()), held=not clean))
+    clean = False
+    overdue: tuple[Outcome, ...] = ()
+    try:
+        clean = worker.shut_down()
+        overdue = tuple(worker.overdue())
+    except Exception:
+        log.exception("worker %s could not end in order; what it holds is given back when it has gone", worker.info.id)
+    line.send(Bye(overdue=overdue, held=not clean))
     worker.finish_hooks()
     code = 75 if worker.cut_off else 0  # EX_TEMPFAIL: the store could not be reached for two leases
     if not clean:
@@ -100,7 +108,7 @@ def hush(worker: Worker, line: ControlLine) -> None:
     """Claim no more, and have the whole worker do so: a process that takes this one's place must know it too."""
     worker.quiet()
     # Not in a signal handler: the line may be in use by the thread that was interrupted.
-    threading.Thread(target=line.send, args=(Asked("quiet"),), daemon=True).start()
+    start_thread(lambda: line.send(Asked("quiet")), "windlass-hush")
 
 
 def reach_engine(worker: Worker, ended: threading.Event) -> bool:
@@ -137,9 +145,10 @@ def listen(worker: Worker, line: ControlLine, ended: threading.Event) -> None:
                 worker.tell_hooks(Moment.RETRY, message.retried)
                 worker.tell_died(message.died)
                 if message.cause:
-                    worker.events.emit(WorkerCrashed(message.worker, message.cause))
+                    crash = WorkerCrashed(message.worker, message.cause)
+                    start_thread(partial(worker.events.emit, crash), "windlass-crash-event")
             case Judge(token, culprits):
-                threading.Thread(target=judge, args=(worker, line, token, culprits), daemon=True).start()
+                start_thread(partial(judge, worker, line, token, culprits), "windlass-judge")
             case Command("stop"):
                 ended.set()
                 worker.stop()

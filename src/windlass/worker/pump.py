@@ -212,6 +212,17 @@ class Pump:
         self.wake()
         self._thread.join(self._settings.lease / 1000)
 
+    def settle_rest(self) -> None:
+        """Settle what came after the thread had ended, if the store can be reached. *Blocking.*"""
+        if self._thread.is_alive() or not len(self._settler):
+            return
+        outcomes = self._settler.take()
+        try:
+            self._slots.settled(outcomes, self._engine.settle(outcomes))
+        except EngineError as error:
+            log.warning("the outcomes of %d jobs could not be stored, and they run again: %s", len(outcomes), error)
+        self._settler.answered()
+
     def wake(self) -> None:
         """Make the pump look at once."""
         self._bell.set()  # before the look at _listening, which the pump sets before it looks at the bell

@@ -64,6 +64,10 @@ class Host(Protocol):
         """Queue a progress write."""
         ...
 
+    def prolong(self, run: JobRun, ms: float) -> None:
+        """Note that a run with a timeout has so much time from now on."""
+        ...
+
 
 class JobRun:
     """One claimed job on its way."""
@@ -76,6 +80,7 @@ class JobRun:
         "ended_ns",
         "error",
         "exited",
+        "given",
         "host",
         "interrupted",
         "lane",
@@ -104,7 +109,8 @@ class JobRun:
         self.context: JobContext | None = None
         self.error: BaseException | None = None  # what the body raised
         self.exited: BaseException | None = None  # what a callback or task of the job raised to end its loop
-        self.slot = -1  # its place in the slot table once it has started
+        self.slot = -1  # its place in the slot table, once it has started and if it has a timeout
+        self.given = 0.0  # seconds that it got again, since others held the event loop
         self.began_ns = 0
         self.ended_ns = 0
         self.took_ns = 0  # of its slot, once it has ended
@@ -170,3 +176,7 @@ class JobRun:
 
     def note_settled(self) -> None:
         self.settled = True
+
+    def prolong(self, ms: float) -> None:
+        """Note that it has so much time from now on."""
+        self.host.prolong(self, ms)

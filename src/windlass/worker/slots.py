@@ -16,6 +16,7 @@ Nothing here may block or call the system after the table is mapped.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import tempfile
@@ -28,16 +29,21 @@ WORD = 8
 HEADER = 8  # words of times, some of them spare
 UNSETTLED = 4_096  # jobs that may have ended and wait for their settle, besides those that run
 LABEL = 1_008  # bytes for the id and the name of a job; an id has room in any alphabet
-SLOT = 2 * WORD + LABEL  # fence, when its time is up, label
+FACTS = 3  # words of a slot before its label: fence, when its time is up, thread
+SLOT = FACTS * WORD + LABEL
 
 
 class Running(Struct, frozen=True):
-    """A job with a timeout that runs: its claim, and when its time is up, in ms of the boot clock."""
+    """A job with a timeout that runs: its claim, and when its time is up, in ms of the monotonic clock.
+
+    ``thread`` is the system's id of the thread that its body runs in; 0: it runs in a child process.
+    """
 
     id: str
     name: str
     fence: int
     until: int
+    thread: int = 0
 
 
 class SlotTable:
@@ -87,11 +93,16 @@ class SlotTable:
     def enter(self, slot: int, running: Running) -> None:
         """Note which job with a timeout runs in a slot."""
         label = f"{running.id}\n{running.name}".encode()[:LABEL]
-        start = self._first_slot * WORD + slot * SLOT + 2 * WORD
-        self._map[start : start + LABEL] = label.ljust(LABEL, b"\0")
         word = self._first_slot + slot * (SLOT // WORD)
+        start = (word + FACTS) * WORD
+        self._map[start : start + LABEL] = label.ljust(LABEL, b"\0")
         self._words[word + 1] = running.until
+        self._words[word + 2] = running.thread
         self._words[word] = running.fence  # last: it says that the rest is there
+
+    def prolong(self, slot: int, until: int) -> None:
+        """Note that the job in this slot has more time, or that its end is being waited for."""
+        self._words[self._first_slot + slot * (SLOT // WORD) + 1] = until
 
     def leave(self, slot: int) -> None:
         """Note that the job with a timeout in this slot has ended."""
@@ -104,12 +115,12 @@ class SlotTable:
             word = self._first_slot + slot * (SLOT // WORD)
             fence = self._words[word]
             if fence:
-                until = self._words[word + 1]
-                start = word * WORD + 2 * WORD
+                until, thread = self._words[word + 1], self._words[word + 2]
+                start = (word + FACTS) * WORD
                 label = self._map[start : start + LABEL].rstrip(b"\0").decode(errors="replace")
                 if self._words[word] == fence:  # else it was another job's label
                     job_id, _, name = label.partition("\n")
-                    found.append(Running(job_id, name, fence, until))
+                    found.append(Running(job_id, name, fence, until, thread))
         return found
 
     # -- times --
@@ -181,6 +192,7 @@ def size_of(slots: int) -> int:
 def make_file() -> int:
     """A file in memory, without a name: a full disk does not keep a worker from starting."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("windlass-slots")
+        with contextlib.suppress(OSError):  # an old kernel
+            return os.memfd_create("windlass-slots")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())

@@ -12,7 +12,7 @@ import contextlib
 import faulthandler
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
+from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 
 from windlass import logs
 
@@ -25,11 +25,12 @@ def dump_on_signals(describe: Callable[[], Iterable[str]], tasks: Callable[[], I
     """Write stacks when a signal asks for them. ``describe`` says in a few lines what this process is running."""
 
     def dump(_number: int, _frame: FrameType | None) -> None:
-        lines = [*describe()]
-        for task in tasks():
-            lines.append(f"Task {task.get_name()} (most recent call last):")
-            lines += [f'  File "{file}", line {line} in {name}' for file, line, name in frames_of(task.get_coro())]
-        logs.write("\n".join(lines))
+        with contextlib.suppress(BaseException):  # it interrupts the main thread, which has other work
+            lines = [*describe()]
+            for task in tasks():
+                lines.append(f"Task {task.get_name()} (most recent call last):")
+                lines += [f'  File "{file}", line {line} in {name}' for file, line, name in frames_of(task.get_coro())]
+            logs.write("\n".join(lines))
 
     for number in DUMPS:
         signal.signal(number, dump)
@@ -38,14 +39,23 @@ def dump_on_signals(describe: Callable[[], Iterable[str]], tasks: Callable[[], I
 
 
 def frames_of(coroutine: object) -> Iterator[tuple[str, int, str]]:
-    """File, line and name of each frame of a coroutine that waits, the outermost first."""
+    """File, line and name of each frame of a coroutine that waits, the outermost first.
+
+    Only Python's own kinds are looked into: an attribute of any other object may be code of the application.
+    """
     seen: set[int] = set()
-    while coroutine is not None and id(coroutine) not in seen:
+    while id(coroutine) not in seen:
         seen.add(id(coroutine))
-        frame = attribute(coroutine, "cr_frame", "gi_frame", "ag_frame")
-        if isinstance(frame, FrameType):
+        if isinstance(coroutine, CoroutineType):
+            frame, coroutine = coroutine.cr_frame, coroutine.cr_await
+        elif isinstance(coroutine, GeneratorType):
+            frame, coroutine = coroutine.gi_frame, coroutine.gi_yieldfrom
+        elif isinstance(coroutine, AsyncGeneratorType):
+            frame, coroutine = coroutine.ag_frame, coroutine.ag_await
+        else:
+            return
+        if frame is not None:
             yield place(frame)
-        coroutine = attribute(coroutine, "cr_await", "gi_yieldfrom", "ag_await")
 
 
 def where(frame: FrameType | None, foreign: tuple[str, ...]) -> str:
@@ -60,7 +70,3 @@ def where(frame: FrameType | None, foreign: tuple[str, ...]) -> str:
 
 def place(frame: FrameType) -> tuple[str, int, str]:
     return frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_qualname
-
-
-def attribute(one: object, *names: str) -> object:
-    return next((value for name in names if (value := getattr(one, name, None)) is not None), None)

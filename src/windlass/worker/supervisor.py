@@ -1,7 +1,7 @@
 """The supervisor: starts, watches, replaces and stops the processes of one ``windlass worker``.
 
 Thin on purpose: one loop, and it never imports the application, so nothing a job does can take it down. It never waits
-for the store either: ``reports`` does. It keeps three promises:
+for the store either: ``reports`` does. It keeps four promises:
 
 - When a process dies, its jobs are released at once, and only those it had started are charged with the crash; the slot
   table it left behind tells which. A job that killed its process twice runs alone in a process of its own.
@@ -71,6 +71,7 @@ from windlass.worker.wire import Line
 
 __all__ = ["Supervisor"]
 
+
 log = Log("windlass.supervisor")
 
 RESPITE = 0.5  # seconds of rest after something that nobody expected
@@ -81,6 +82,8 @@ LAST_WORDS = 2.0  # seconds that the store may take to be told of the last death
 RESPAWN_MOST = 10.0  # seconds between starts of a process that keeps dying at once, or that the system refuses
 STILLBORN_MAX = 10  # deaths of processes that never came to their work, in a row, until the worker gives up
 LOOK = 2.0  # seconds between looks whether every process does its work
+BROKEN_AFTER = 30_000  # ms, for a process whose threads run: it may still be ending the job
+WAITING_RATE = 20  # turns that a thread gives up a second from which on it waits for the interpreter lock; it is 200
 HANG_AFTER = 5_000  # ms past its timeout from which a job is its process's fault: the process itself takes 2,000
 LAST_LOOK = 0.5  # seconds for a process that hangs to show its stacks, before it is killed
 JUDGED_WITHIN = 15.0  # seconds for another process to say what becomes of a job that had to be killed
@@ -133,7 +136,8 @@ class Supervisor:
         self._deaths = 0  # in a row, each soon after its start
         self._stillborn = 0  # processes that ended before they were ready, in a row
         self._refusals = 0  # of the system, in a row
-        self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._timers: list[tuple[float, Callable[[], None], bool]] = []  # when, what, whether also while stopping
+        self._alone_at = 0.0  # when the next look for a quarantine process is due, if one is
         self._grace_over = 0.0  # when the stop is to be over
         self._last_death = 0.0
         self._unhooked: list[Ended] = []  # what no process that could call hooks knows yet
@@ -172,6 +176,8 @@ class Supervisor:
             for number, handler in before.items():
                 signal.signal(number, handler)
             self._close()
+            wake_r.close()
+            wake_w.close()
         return self._code
 
     def _turn(self) -> None:
@@ -183,7 +189,7 @@ class Supervisor:
         self._run_timers()
 
     def _is_over(self) -> bool:
-        if self._processes or (self._reports is not None and self._reports.pending):
+        if self._processes or self._unjudged or (self._reports is not None and self._reports.pending):
             return False
         loading = self._generation is not None and self._generation.hello is None
         return self._stopping or not (loading or self._starting)
@@ -207,18 +213,26 @@ class Supervisor:
 
     # -- timers --
 
-    def _after(self, seconds: float, call: Callable[[], None]) -> None:
-        self._timers.append((time.monotonic() + seconds, call))
+    def _after(self, seconds: float, call: Callable[[], None], *, lasting: bool = False) -> None:
+        """Call something later; ``lasting``: also when the worker has been told to stop meanwhile."""
+        self._timers.append((time.monotonic() + seconds, call, lasting))
 
     def _next_timer(self) -> float | None:
-        return max(0.0, min(at for at, _ in self._timers) - time.monotonic()) if self._timers else None
+        return max(0.0, min(at for at, _, _ in self._timers) - time.monotonic()) if self._timers else None
 
     def _run_timers(self) -> None:
-        now = time.monotonic()
-        due = [call for at, call in self._timers if at <= now]
-        self._timers = [(at, call) for at, call in self._timers if at > now]
-        for call in due:
+        now, timers = time.monotonic(), self._timers
+        self._timers = [one for one in timers if one[0] > now]
+        for at, call, _ in timers:
+            if at <= now:
+                self._do(call)
+
+    def _do(self, call: Callable[[], None]) -> None:
+        """Call something that must not keep what comes after it from its turn."""
+        try:
             call()
+        except Exception:
+            log.exception("the supervisor failed at something; it goes on")
 
     # -- zygotes --
 
@@ -282,16 +296,22 @@ class Supervisor:
         self._on_settings(hello.settings)
         if self._stopping:
             return
+        if generation not in (self._generation, self._successor):  # another was asked for while it was loaded
+            self._forget(generation)
+            return
         for note in hello.notes:
             log.info("%s", note)
         if self._reports is None:
             self._settings = hello.settings
             self._reports = reports = Reports(hello.settings, self._clock)
             self._selector.register(reports.socket, selectors.EVENT_READ, lambda _: self._on_news(reports))
-            self._after(self._settings.renew / 1000, lambda: self._watch_beats(reports))
+            self._after(self._settings.renew / 1000, lambda: self._watch_beats(reports), lasting=True)
             self._after(LOOK, self._look_at_processes)
+        self._settings = hello.settings
         if generation is self._successor:
-            self._successor, self._generation = None, generation
+            old, self._successor, self._generation = self._generation, None, generation
+            if old is not None and not old.gone and not self._processes_of(old):
+                self._forget(old)  # nothing of it is left that would end it
         for number, crew in enumerate(hello.crews):
             for _ in range(crew.processes):
                 self._fork(number)
@@ -352,26 +372,29 @@ class Supervisor:
                 theirs.close()
                 raise
         except OSError as error:
-            self._try_later(error, lambda: self._fork(crew, predecessor))
+            self._try_later(error, lambda: self._fork_if_current(generation, crew, predecessor))
             return
         self._tokens += 1
         process = Process(self._tokens, ours, table, generation, crew)
         process.predecessor = predecessor
         self._processes[process.token] = process
         self._selector.register(ours, selectors.EVENT_READ, lambda _: self._on_process(process))
-        generation.ask(ForkWorker(process.token, table.slots, crew, self._quiet), (theirs.fileno(), table.fd))
+        heard = generation.ask(ForkWorker(process.token, table.slots, crew, self._quiet), (theirs.fileno(), table.fd))
         theirs.close()
+        if not heard:
+            self._not_forked(process.token, "the zygote does not answer")
 
     def _not_forked(self, token: int, why: str) -> None:
         process = self._processes.pop(token, None)
         if process is None:
             return
         self._put_away(process)
-        self._try_later(why, lambda: self._fork_if_current(process))
+        self._try_later(why, lambda: self._fork_if_current(process.generation, process.crew, process.predecessor))
+        self._end_reports()
 
-    def _fork_if_current(self, process: Process) -> None:
-        if process.generation is self._generation:  # else there is new code by now, with processes of its own
-            self._fork(process.crew, process.predecessor)
+    def _fork_if_current(self, generation: Generation, crew: int | None, predecessor: Process | None) -> None:
+        if generation is self._generation:  # else there is new code by now, with processes of its own
+            self._fork(crew, predecessor)
 
     def _put_away(self, process: Process) -> None:
         """Let go of what belonged to a process that is no more."""
@@ -507,15 +530,17 @@ class Supervisor:
 
     def _fork_again(self, process: Process) -> None:
         self._starting -= 1
-        self._fork_if_current(process)
+        self._fork_if_current(process.generation, process.crew, process.predecessor)
 
     def _processes_of(self, generation: Generation) -> list[Process]:
         return [one for one in self._processes.values() if one.generation is generation]
 
     def _retire_old(self, generation: Generation) -> None:
         """Once every process of the new code is ready, stop those of the old."""
-        mine = [one for one in self._processes_of(generation) if not one.alone]
-        if generation is not self._generation or not all(one.ready for one in mine):
+        if generation is not self._generation or generation.hello is None:
+            return
+        ready = [one for one in self._processes_of(generation) if one.ready and not one.alone]
+        if len(ready) < sum(crew.processes for crew in generation.hello.crews):
             return
         for process in self._processes.values():
             if process.generation is not generation:
@@ -523,9 +548,13 @@ class Supervisor:
 
     def _run_alone(self, in_ms: int) -> None:
         """Have a quarantine process when a job that must run alone is due."""
-        self._after(in_ms / 1000, self._fork_alone)
+        at = time.monotonic() + in_ms / 1000
+        if not self._alone_at or at < self._alone_at:  # it is told again and again
+            self._alone_at = at
+            self._after(in_ms / 1000, self._fork_alone)
 
     def _fork_alone(self) -> None:
+        self._alone_at = 0.0
         if not self._quiet and not any(process.alone for process in self._processes.values()):
             self._fork(None)
 
@@ -539,9 +568,16 @@ class Supervisor:
                 self._unhooked.append(news)
         self._send_unhooked()
 
+    def _able(self) -> Process | None:
+        """A process that knows the application and listens."""
+        for one in self._processes.values():
+            if one.ready and not (one.stopping or one.silent or one.broken or one.pinged_at):
+                return one
+        return None
+
     def _send_unhooked(self) -> None:
         """Have a process that knows the application call the hooks that are owed, now or when there is one."""
-        able = next((one for one in self._processes.values() if one.ready and not one.stopping), None)
+        able = self._able()
         if able is not None:
             waiting, self._unhooked = self._unhooked, []
             for message in waiting:
@@ -549,7 +585,7 @@ class Supervisor:
 
     def _watch_beats(self, reports: Reports) -> None:
         """Have the lease of processes renewed that live but do not get to it themselves."""
-        self._after(self._settings.renew / 2000, lambda: self._watch_beats(reports))
+        self._after(self._settings.renew / 2000, lambda: self._watch_beats(reports), lasting=True)
         now = self._clock.boot_ms()
         for process in self._processes.values():
             if process.is_starved(now, self._settings):  # it has not answered since the last look
@@ -564,21 +600,47 @@ class Supervisor:
         for process in list(self._processes.values()):
             if process.killed or not process.ready:
                 continue
-            culprits = health.hanging(process, now, HANG_AFTER)
+            suspect, process.suspect = process.suspect, False
             if process.broken:
                 log.error("worker process %d does not take what it is told; it is killed", process.pid)
                 self._end_hung(process)
-            elif culprits and not process.overran:
+            elif culprits := self._culprits(process, now):
                 self._blame(process, culprits)
             elif not process.stopping and (why := health.wedged(process, self._settings, now)) is not None:
-                log.error("worker process %d cannot do its work: %s; another takes its place", process.pid, why)
-                self._succeed(process)
-                process.show()
-                self._retire(process)
+                process.suspect = True  # for now: the whole machine may have slept
+                if suspect:
+                    log.error("worker process %d cannot do its work: %s; another takes its place", process.pid, why)
+                    self._succeed(process)
+                    process.show()
+                    self._retire(process)
+
+    def _culprits(self, process: Process, now: int) -> list[Running]:
+        """The jobs past their time that keep a process from ending them.
+
+        It is asked first. One that answers ends them itself, and gets much longer for it. Of one that does not, a job
+        in a child is none, and neither is one whose thread only waits for the interpreter lock: such a thread gives up
+        its turn every 5 ms (``sys.setswitchinterval``), whoever holds the lock does not.
+        """
+        late = health.hanging(process, monotonic_ms(), HANG_AFTER)
+        if not late or process.overran:
+            process.asked_at = 0
+            return []
+        if not process.asked_at:
+            process.asked_at, process.switches = now, health.switches(process, late)
+            process.command("ping")
+            return []
+        asked_at, process.asked_at = process.asked_at, 0
+        if process.table.answered_at >= asked_at:
+            return health.hanging(process, monotonic_ms(), BROKEN_AFTER)
+        waits = health.switches(process, late)
+        most = (now - asked_at) / 1000 * WAITING_RATE
+        return [
+            one for one in late if one.thread and waits.get(one.thread, 0) - process.switches.get(one.thread, 0) < most
+        ]
 
     def _blame(self, process: Process, culprits: Sequence[Running]) -> None:
         """A process could not end a job that is past its timeout: end the process, and charge that job alone."""
-        now = self._clock.boot_ms()
+        now = monotonic_ms()
         for one in culprits:
             log.error(
                 "job %s %s is %.0f s past its timeout, and worker process %d cannot stop it: it may hold the "
@@ -594,16 +656,19 @@ class Supervisor:
         self._succeed(process)
         process.killed = True
         process.show()
-        self._after(LAST_LOOK, process.kill)
+        self._after(LAST_LOOK, process.kill, lasting=True)
 
     def _have_judged(self, process: Process) -> None:
         """Have a process that knows the application say what becomes of the jobs that another was killed for."""
         self._unjudged.append(process)
-        self._send_unjudged()
-        self._after(JUDGED_WITHIN, lambda: self._give_up_judging(process))
+        if self._stopping:
+            self._give_up_judging(process)
+        else:
+            self._send_unjudged()
+            self._after(JUDGED_WITHIN, lambda: self._give_up_judging(process))
 
     def _send_unjudged(self) -> None:
-        able = next((one for one in self._processes.values() if one.ready and not one.stopping), None)
+        able = self._able()
         if able is not None:
             for process in self._unjudged:
                 able.send(Judge(process.token, tuple(LeaseRef(one.id, one.fence) for one in process.culprits)))
@@ -621,28 +686,32 @@ class Supervisor:
             self._unjudged.remove(process)
             fences = [one.fence for one in process.culprits]
             self._reports.died(process, fences, "had to be killed: the job was past its timeout and did not end")
+            self._end_reports()
 
     # -- signals --
 
     def _on_signals(self, sock: socket.socket) -> None:
         for number in sock.recv(4096):
-            match number:
-                case signal.SIGTERM | signal.SIGINT | signal.SIGQUIT:
-                    self._stop_signal(number)
-                case signal.SIGTSTP:
-                    self._obey("quiet")
-                case signal.SIGUSR1 | signal.SIGTTIN:
-                    for process in self._processes.values():
-                        process.show()
-                case signal.SIGCHLD:
-                    self._reap()
-                case signal.SIGHUP:
-                    self._restart()
+            self._do(lambda number=number: self._on_signal(number))  # type: ignore[misc]
+
+    def _on_signal(self, number: int) -> None:
+        match number:
+            case signal.SIGTERM | signal.SIGINT | signal.SIGQUIT:
+                self._stop_signal(number)
+            case signal.SIGTSTP:
+                self._obey("quiet")
+            case signal.SIGUSR1 | signal.SIGTTIN:
+                for process in self._processes.values():
+                    process.show()
+            case signal.SIGCHLD:
+                self._reap()
+            case signal.SIGHUP:
+                self._restart()
 
     def _reap(self) -> None:
         """Take note of zygotes that have ended, and collect whatever else the system has given to this process."""
         for generation in (self._generation, self._successor):
-            if generation is not None and generation.process.poll() is not None:
+            if generation is not None and generation.process.poll() is not None and not generation.gone:
                 self._lost_zygote(generation)
         zygotes = {one.process.pid for one in (self._generation, self._successor, *self._generations()) if one}
         for pid, status in collect(spare=zygotes):
@@ -678,7 +747,7 @@ class Supervisor:
     def _stop_all(self, word: str = "stop", grace: float | None = None) -> None:
         self._stopping = True
         notify("STOPPING=1")
-        self._timers.clear()
+        self._timers = [timer for timer in self._timers if timer[2]]
         for one in list(self._unjudged):
             self._give_up_judging(one)
         grace = self._settings.shutdown_timeout / 1000 if grace is None else grace
@@ -693,9 +762,8 @@ class Supervisor:
         """Once nothing lives any more, wait a moment for the store; to the end of the grace if jobs wait for it too."""
         if self._stopping and not self._processes and self._reports is not None:
             until = self._last_death + LAST_WORDS
-            self._timers.append(
-                (max(until, self._grace_over) if self._reports.urgent else until, self._reports.abandon)
-            )
+            at = max(until, self._grace_over) if self._reports.urgent else until
+            self._timers.append((at, self._reports.abandon, True))
 
     def _command_all(self, word: str) -> None:
         for process in self._processes.values():
@@ -707,13 +775,12 @@ class Supervisor:
         def kill() -> None:
             if process.token not in self._processes:
                 return
-            log.error(
-                "worker process %d has not ended %s after its grace and is killed",
-                process.pid, show_duration(KILL_AFTER * 1_000),
-            )  # fmt: skip
+            log.error("worker process %d has not ended in the time it had, and is killed", process.pid)
+            # A job past its timeout is why; it must not go back with nothing charged, to do the same elsewhere.
+            process.culprits = process.culprits or health.hanging(process, monotonic_ms(), 0)
             process.kill()
 
-        self._after(grace + KILL_AFTER, kill)
+        self._after(grace + KILL_AFTER, kill, lasting=True)
 
     def _restart(self) -> None:
         """HUP: load the code anew beside the old, then let the old processes end."""
@@ -757,3 +824,8 @@ class Supervisor:
         if reports is None:
             raise EngineUnavailable("the application is being loaded")
         return msgspec.json.encode(measure(reports.store, self._settings).as_json())
+
+
+def monotonic_ms() -> int:
+    """Now, in ms of the clock that the times in the slot tables are of."""
+    return time.monotonic_ns() // 1_000_000

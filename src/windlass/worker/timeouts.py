@@ -34,6 +34,7 @@ __all__ = ["GRACE", "Timeouts"]
 log = Log("windlass.worker")
 
 GRACE = 2.0  # seconds that a run may take to notice that its time is up
+GIVEN_MOST = 5  # times its timeout that a run may get again: a loop that is always late must not keep one for ever
 LATE = 0.25  # seconds by which the loop may be late without being held by somebody
 LOOK = 1.0  # seconds between looks whether the loop turns, while coroutine jobs run
 BLOCKED = 5.0  # seconds without a turn from which on the loop counts as blocked
@@ -65,11 +66,13 @@ class Timeouts:
         holds: Callable[[JobRun], bool],
         running: Callable[[], bool],
         on_outlived: Callable[[JobRun | None], None],
+        prolong: Callable[[JobRun, float], None],
     ) -> None:
         """``holds``: whether a run is still on; ``running``: whether any coroutine job is.
 
         ``on_outlived`` is called once for a run that does not end, and with None when the loop is held by something
-        that belongs to no job and a timeout is long past.
+        that belongs to no job and a timeout is long past. ``prolong`` tells the supervisor that a run has so many ms
+        more, since it ends what it takes for hanging.
         """
         self._deadlines = deadlines
         self._loop = loop
@@ -78,6 +81,7 @@ class Timeouts:
         self._holds = holds
         self._running = running
         self._on_outlived = on_outlived
+        self._prolong = prolong
         self._watching = False
         self._asked_at: float | None = None  # since when the loop owes an answer
         self.blocked_by: str | None = None  # what has blocked the loop for ``BLOCKED`` seconds
@@ -117,8 +121,11 @@ class Timeouts:
         """On the loop: cancel, unless the run spent its time waiting for the loop; then it gets that time again."""
         run, late = over.run, time.monotonic() - over.at
         over.arrived = True
-        if late > LATE and not over.held_loop:
-            again = min(late, (run.timeout_ms or 0) / 1000)
+        timeout = (run.timeout_ms or 0) / 1000
+        again = min(late, timeout, GIVEN_MOST * timeout - run.given)
+        if late > LATE and not over.held_loop and again > 0:
+            run.given += again
+            self._prolong(run, again * 1000)
             self._deadlines.add(again, lambda: self._time_out_coroutine(run))
         elif self._holds(run):
             run.timed_out = True
@@ -130,12 +137,13 @@ class Timeouts:
         if not self._holds(run) or (over.arrived and not run.timed_out):
             return  # it has ended, or has got its time again
         holder = None if over.arrived else self.holder()
-        if over.arrived or holder is run or over.held_loop:
+        if over.arrived or holder is run:
             run.timed_out = True
             self._on_outlived(run)
         elif holder is None and time.monotonic() - over.at >= BLOCKED_MOST:
             self._on_outlived(None)
         else:
+            self._prolong(run, GRACE * 1000)
             self._deadlines.add(GRACE, lambda: self._look_at(over))
 
     # -- whether the loop turns --
@@ -166,10 +174,9 @@ class Timeouts:
             self.blocked_by = None
             self._table.note_blocked(0)
             log.warning("the event loop turns again")
+        self._watching = False  # first: a run that comes now begins the watch anew
         if self._running():
-            self._ask()
-        else:
-            self._watching = False
+            self.watch_loop()
 
     def _note_blocked(self, stood: float) -> None:
         self._table.note_blocked(self._clock.boot_ms() - round(stood * 1000))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import _socket
 import array
+import os
 import struct
 import threading
 from _socket import AF_UNIX, CMSG_SPACE, SCM_RIGHTS, SHUT_RDWR, SOCK_STREAM, SOL_SOCKET, socketpair
@@ -77,13 +78,15 @@ class Line:
         for level, kind, data in rights:
             if level == SOL_SOCKET and kind == SCM_RIGHTS:
                 fds.frombytes(data[: len(data) - len(data) % FD_SIZE])
+        for fd in fds if not OURS else ():
+            os.set_inheritable(fd, False)
         (size,) = HEADER.unpack(head + self._read(HEADER.size - len(head)))
         return self._read(size), list(fds)
 
     def rest(self) -> Iterator[bytes]:
         """What has come and was not received, without waiting for more; for a process that has ended."""
-        self._sock.settimeout(0)
         try:
+            self._sock.settimeout(0)
             while True:
                 yield self.receive()
         except (EOFError, OSError):

@@ -35,7 +35,7 @@ from windlass.clock import Clock, SystemClock
 from windlass.codec import Origin, encode_error
 from windlass.engines.base import Store
 from windlass.engines.url import rules_of
-from windlass.errors import EngineError, JobTimeout, PayloadError
+from windlass.errors import EngineError, PayloadError
 from windlass.events import Events, JobDead, LeaseExpired, SettleDropped, StoreRolledBack, WorkerStarted, WorkerStopped
 from windlass.fingerprint import cause_of
 from windlass.foreign import shield_logs
@@ -68,7 +68,7 @@ from windlass.worker.budget import RetryBudget, budgets_of
 from windlass.worker.children import Children, Fork
 from windlass.worker.deadlines import Deadlines
 from windlass.worker.endings import Endings
-from windlass.worker.execute import escaped, failure, prepare, run_async, run_sync
+from windlass.worker.execute import escaped, failure, prepare, run_async, run_sync, timeout_of
 from windlass.worker.guarded import count_outlived, run_async_guarded, run_guarded
 from windlass.worker.heart import Heart, Trust
 from windlass.worker.hooks import HookThread
@@ -203,6 +203,7 @@ class Worker:
             holds=lambda run: self._held.get(run.lease.id) is run,
             running=lambda: any(pool.loop.busy for pool in self._pools),
             on_outlived=self._outlived,
+            prolong=self.prolong,
         )  # fmt: skip
         self._children = Children(fork) if fork is not None else None
         self._rules = rules_of(settings)
@@ -326,7 +327,6 @@ class Worker:
         self._wait_for_runs(deadline)
         self._interrupt_runs()
         self._pump.stop()
-        self.tally()  # what ended after its last look
         self._heart.stop()
         self._keeper.stop()
         self._redriver.stop()
@@ -336,11 +336,13 @@ class Worker:
         for pool in self._pools:
             pool.threads.stop()
         self._loop.stop(CANCEL_GRACE)
-        for run in self._held.values():
+        for run in list(self._held.values()):
             if run.lease.id not in self._overdue:  # it comes back when this process has gone
                 self._endings.tell_one(
                     run.lease, Outcome(run.lease.id, run.lease.fence, Kind.RELEASE, interrupted=True), run
                 )
+        self._pump.settle_rest()  # threads may have ended since
+        self.tally()
         clean = not self._held
         if clean and not self.cut_off:
             self._depart()
@@ -360,7 +362,7 @@ class Worker:
         if self._overdue and self._circuits is not None:
             self._circuits.flush(self.engine)  # the process ends before they would report what was counted last
         outcomes = []
-        for run in self._overdue.values():
+        for run in list(self._overdue.values()):
             if run.lease.id in self._held:
                 outcomes.append(failure(run, timeout_of(run)))
                 self._endings.tell_one(run.lease, outcomes[-1], run)
@@ -409,7 +411,8 @@ class Worker:
         """Whether a run cannot end any more: it has outlived its timeout, or one that has holds the event loop."""
         if run.lease.id in self._overdue:
             return True
-        return self._on_loop(run.prepared) and any(self._on_loop(one.prepared) for one in self._overdue.values())
+        holding = [one for one in list(self._overdue.values()) if self._held.get(one.lease.id) is one]
+        return self._on_loop(run.prepared) and any(self._on_loop(one.prepared) for one in holding)
 
     def _interrupt_runs(self) -> None:
         for run in list(self._held.values()):
@@ -525,7 +528,7 @@ class Worker:
 
     def give_back(self, lane: Lane) -> None:
         for run in lane.take_back():
-            self._held.pop(run.lease.id, None)
+            self._let_go(run)
             self._settler.add(released(run))
 
     def notes_in(self) -> float | None:
@@ -615,7 +618,7 @@ class Worker:
         """Whether a run must not begin, since the lease is over: a process that was stopped may wake up right here."""
         if not run.lost and self._heart.trust() < Trust.NO_SETTLES:
             return False
-        self._held.pop(run.lease.id, None)
+        self._let_go(run)
         if not run.lost:
             self._settler.add(Outcome(run.lease.id, run.lease.fence, Kind.RELEASE))
         return True
@@ -651,12 +654,24 @@ class Worker:
         lease, timeout = run.lease, run.timeout_ms
         self._table.begin(lease.fence)
         if timeout is not None:
-            self._table.enter(slot, Running(lease.id, lease.name, lease.fence, self.clock.boot_ms() + timeout))
+            run.slot = slot
+            thread = 0 if run.prepared.in_child else threading.get_native_id()
+            self._table.enter(slot, Running(lease.id, lease.name, lease.fence, monotonic_ms() + timeout, thread))
         began = time.monotonic_ns()
         run.lane.last_start = began / 1e9
         if lease.held:
             self._begun[run] = began
         return began
+
+    def _let_go(self, run: JobRun) -> None:
+        """It is held no more; the same job may be held anew, by a later claim."""
+        if self._held.get(run.lease.id) is run:
+            del self._held[run.lease.id]
+
+    def prolong(self, run: JobRun, ms: float) -> None:
+        """Tell the supervisor that a run with a timeout has so much time from now on. *Thread-safe.*"""
+        if run.slot >= 0 and self._held.get(run.lease.id) is run:
+            self._table.prolong(run.slot, monotonic_ms() + round(ms))
 
     def _rescue(self, run: JobRun, slot: int, error: BaseException) -> None:
         """Give a job an end out of which an error came on a way that none should."""
@@ -671,7 +686,7 @@ class Worker:
             outcome = failure(run, timeout_of(run))  # it was said to have failed, whatever it came to in the end
         if outcome is None:
             self._table.settle(lease.fence)
-        self._held.pop(lease.id, None)
+        self._let_go(run)
         if lease.held:
             self._begun.pop(run, None)
         run.ended_ns = ended = time.monotonic_ns()
@@ -763,6 +778,11 @@ class Worker:
             self._end_body(run)
 
 
+def monotonic_ms() -> int:
+    """Now, in ms of the clock that all processes of a machine share and that no suspend moves."""
+    return time.monotonic_ns() // 1_000_000
+
+
 def lease_of(row: JobRow) -> Lease:
     """The claim of a job that runs, as far as its record tells."""
     return Lease(
@@ -776,8 +796,3 @@ def released(run: JobRun) -> Outcome:
     """A run that has not started goes back to its place, among the jobs of its kind."""
     slot = run.lane.slot
     return Outcome(run.lease.id, run.lease.fence, Kind.RELEASE, slot=None if run.lease.slot is slot else slot)
-
-
-def timeout_of(run: JobRun) -> JobTimeout:
-    """The error of a run that took too long."""
-    return JobTimeout(f"job {run.lease.id} ran longer than its timeout of {show_duration(run.timeout_ms or 0)}")

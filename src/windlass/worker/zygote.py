@@ -47,7 +47,10 @@ __all__ = ["NoProcess", "Zygote", "ZygoteFork"]
 log = Log("windlass.worker")
 
 FAREWELL = 5.0  # seconds that children may take to end after their worker has ended in order
+UNASKED = 1_000  # ends of children that are remembered
+PATIENCE = 1.0  # seconds for a worker to take an answer
 SHOWING = 0.1  # seconds for a process to write its stacks
+RUNNING = -1  # no wait status is negative
 FORKING = 30.0  # seconds that a worker waits for the zygote's answer
 
 RunWorker = Callable[[ForkWorker, Line, int, "ZygoteFork"], int]
@@ -136,7 +139,7 @@ class Zygote:
 
     def _fork_worker(self, request: ForkWorker, fds: list[int]) -> None:
         control, table = checked(fds, 2)
-        ours, theirs = Line.pair()
+        ours, theirs = Line.pair(PATIENCE)
         try:
             pid = os.fork()
         except BaseException:
@@ -218,18 +221,18 @@ class Zygote:
     def _reap(self) -> None:
         """Look at each fork: any other child of this process is the application's."""
         for pid in list(self._forks):
-            if has_ended(pid):
-                self._reap_one(pid, self._forks.pop(pid))
+            status = ended(pid)
+            if status is not RUNNING:
+                self._reap_one(pid, self._forks.pop(pid), status)
         now, due = time.monotonic(), self._due
         self._due = [one for one in due if one[0] > now]
         for at, pid, act in due:
             if at <= now and pid in self._forks:
                 act(pid)
 
-    def _reap_one(self, pid: int, fork: Forking) -> None:
-        status = exit_status(pid)
+    def _reap_one(self, pid: int, fork: Forking, status: int | None) -> None:
         if fork.asker is not None:
-            if status != 0:
+            if status:
                 end_family(pid)  # what it started must not go on beside its next attempt
             reap(pid)
             tell(fork.asker, ChildDied(fork.token, status))
@@ -259,22 +262,20 @@ def checked(fds: list[int], count: int) -> list[int]:
     return fds
 
 
-def has_ended(pid: int) -> bool:
-    """Whether a child process has ended; it is not reaped, so its id stays its own."""
-    try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:  # somebody else here reaped it: a thread or a handler of the application
-        return True
+def ended(pid: int) -> int | None:
+    """The wait status of a child process that has ended, which is not reaped, so its id stays its own.
 
-
-def exit_status(pid: int) -> int | None:
-    """The wait status of a child that has ended and was not reaped; None when nobody knows."""
+    RUNNING when it has not ended, None when nobody knows how: a thread of the application reaped it.
+    """
     try:
+        if not hasattr(os, "waitid"):  # macOS; it is reaped at once
+            gone, status = os.waitpid(pid, os.WNOHANG)
+            return status if gone else RUNNING
         found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return None
     if found is None:
-        return None
+        return RUNNING
     return found.si_status << 8 if found.si_code == os.CLD_EXITED else found.si_status
 
 
@@ -285,8 +286,12 @@ def reap(pid: int) -> None:
 
 def tell(line: Line, message: Forked | NotForked | Died | ChildDied) -> None:
     """Answer; who has gone does not need to know, its end of the line tells us."""
-    with contextlib.suppress(OSError):
+    try:
         line.send(encode(message))
+    except TimeoutError:
+        line.hang_up()  # half a message is worse than none
+    except OSError:
+        pass
 
 
 class NoProcess(Exception):
@@ -363,6 +368,8 @@ class ZygoteFork:
                         self._answers[token] = why
                     case ChildDied(token, status):
                         self._ended[token] = status
+                        if len(self._ended) > UNASKED:  # of those that ended well, nobody asks
+                            del self._ended[next(iter(self._ended))]
                         line = self._children.pop(token, None)
                         if line is not None:
                             line.hang_up()  # a process that it left behind may hold the other end open
