@@ -214,6 +214,17 @@ def look() -> bool:
     assert "not flushed by hand" in world.said()
 
 
+def test_people_see_which_process_is_which(world: World) -> None:
+    world.write("")
+    worker = world.start()
+    pid, child = world.value(world.enqueue("quick")), world.value(world.enqueue("inchild"))
+    titles = {}
+    for each in world.tree(worker):
+        titles[each] = Path(f"/proc/{each}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    assert sorted(titles.values()) == [f"windlass {role} world_jobs:app" for role in ("child", "worker", "zygote")]
+    assert (titles[pid], titles[child]) == ("windlass worker world_jobs:app", "windlass child world_jobs:app")
+
+
 def test_a_child_that_dies_while_it_has_nothing_to_do_is_charged_to_nobody(world: World) -> None:
     world.write("", max_crashes=1)
     world.start("-c", "1")

@@ -256,7 +256,7 @@ class Loop(Lane):
 
     def cancel(self, run: JobRun) -> None:
         """Cancel the task of a run; nothing happens if it has ended."""
-        self._thread.call(lambda: self._cancel(run))
+        self._thread.call(lambda: self.cancel_here(run))
 
     def exit(self, run: JobRun, error: BaseException) -> None:
         """Fail a run, unless it has ended, with what its callback raised. For the loop's own thread."""
@@ -320,7 +320,8 @@ class Loop(Lane):
         self._tasks[run] = task
         return run
 
-    def _cancel(self, run: JobRun) -> None:
+    def cancel_here(self, run: JobRun) -> None:
+        """Cancel the task of a run. For the loop's own thread."""
         task = self._tasks.get(run)
         if task is not None:
             task.cancel()

@@ -129,7 +129,8 @@ class Timeouts:
             self._deadlines.add(again, lambda: self._time_out_coroutine(run))
         elif self._holds(run):
             run.timed_out = True
-            run.pool.loop.cancel(run)
+            over.at = time.monotonic()  # its grace begins now
+            run.pool.loop.cancel_here(run)
 
     def _look_at(self, over: Overtime) -> None:
         """A grace after its time: it does not listen, or it holds the loop, or something else does."""
@@ -137,7 +138,11 @@ class Timeouts:
         if not self._holds(run) or (over.arrived and not run.timed_out):
             return  # it has ended, or has got its time again
         holder = None if over.arrived else self.holder()
-        if over.arrived or holder is run:
+        left = over.at + GRACE - time.monotonic()
+        if over.arrived and left > 0.05:
+            self._prolong(run, left * 1000)
+            self._deadlines.add(left, lambda: self._look_at(over))
+        elif over.arrived or holder is run:
             run.timed_out = True
             self._on_outlived(run)
         elif holder is None and time.monotonic() - over.at >= BLOCKED_MOST:

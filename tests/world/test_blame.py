@@ -134,7 +134,7 @@ def test_a_loop_that_is_always_late_keeps_no_coroutine_beyond_its_time_for_ever(
     world.open_gate()
     for job in spins:
         world.value(job)
-        assert world.info(job).attempt == 1
+        assert (world.info(job).attempt, world.info(job).errors) == (1, ())
 
 
 def test_stacks_ask_nothing_of_the_application(world: World) -> None:
@@ -146,6 +146,7 @@ def test_stacks_ask_nothing_of_the_application(world: World) -> None:
     world.heard("in awaits_hostile")
     world.open_gate()
     assert world.value(job) == "done"
+    assert world.ledger() == ["hostile"]
     world.stop(worker)
 
 
