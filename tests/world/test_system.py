@@ -107,16 +107,20 @@ app.engine.__class__ = Broken
 def no_more_descriptors(pid: int) -> Iterator[None]:
     """Leave a process no descriptor beyond those it has open."""
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    highest = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
-    for fd in range(highest + 1):
-        if not os.path.lexists(f"/proc/{pid}/fd/{fd}"):
-            highest = fd - 1  # a gap would be used
-            break
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + 1, before[1]))
+    limit = before[0]
+    while (free := first_free(pid)) < limit:  # one may be closed meanwhile
+        limit = free
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))
     try:
         yield
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def first_free(pid: int) -> int:
+    """The descriptor that a process would get next."""
+    taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    return next(fd for fd in range(len(taken) + 1) if fd not in taken)
 
 
 def test_a_zygote_without_descriptors_refuses_children_and_goes_on(world: World) -> None:

@@ -124,9 +124,9 @@ class Process:
             with contextlib.suppress(OSError):  # it has just ended
                 os.kill(self.pid, signal.SIGKILL)
 
-    def show(self) -> None:
-        """Have it and its children write their stacks."""
-        self.generation.ask(Show(self.token))
+    def show(self, *, last: bool = False) -> None:
+        """Have it and its children write their stacks; ``last``: it is about to be killed, and may not get to run."""
+        self.generation.ask(Show(self.token, last))
 
     def look_for_life(self, now: int, settings: Settings) -> None:
         """Ask whether threads of it get to run, once its own beats are missing; ``now`` in ms of the boot clock."""

@@ -80,9 +80,10 @@ class Kill(Struct, frozen=True, tag=True):
 
 
 class Show(Struct, frozen=True, tag=True):
-    """Have a worker process and its children write their stacks."""
+    """Have a worker process and its children write their stacks; ``last``: that process alone, whatever it is in."""
 
     token: int
+    last: bool = False
 
 
 class Hello(Struct, frozen=True, tag=True):

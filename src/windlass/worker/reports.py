@@ -89,6 +89,10 @@ class Reports:
         """Renew the lease of a process that is starved, if it still is when the store can be told."""
         self._add(lambda: self._renew(process))
 
+    def hold(self, process: Process) -> None:
+        """Renew the lease of a process that is dead, until it is known what becomes of its jobs."""
+        self._add(lambda: self._hold(process))
+
     # -- what becomes of them --
 
     @property
@@ -201,6 +205,11 @@ class Reports:
             with contextlib.suppress(EngineError):  # too late is worse than not at all; the next look tries again
                 self.store.extend(replace(process.info, trouble=STARVED), (), self._settings.lease)
                 process.table.renew(now)
+
+    def _hold(self, process: Process) -> None:
+        if process.info is not None and process.bye is None:
+            with contextlib.suppress(EngineError):
+                self.store.extend(process.info, (), self._settings.lease)
 
     def _tell_hooks(self, dead: Sequence[str] = (), retried: Sequence[str] = (), died: Sequence[str] = ()) -> None:
         if dead or retried or died:

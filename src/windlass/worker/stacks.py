@@ -1,8 +1,8 @@
 """What every thread and coroutine of a process is doing, written to our log when somebody asks (USR1, TTIN).
 
-The threads come from ``faulthandler``, which needs no interpreter lock: they are shown at once, also of a process that
-is stuck in a C call. The coroutines follow as soon as Python gets to run. Nothing here allocates much or takes a lock
-of the application.
+That happens with the interpreter lock, or frames would change while they are read. ``LAST_LOOK`` shows a process whose
+threads do not get to run: ``faulthandler`` answers it without the lock. That may crash a process that does run, so only
+one that is about to be killed gets it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 
 from windlass import logs
 
-__all__ = ["DUMPS", "dump_on_signals", "frames_of", "where"]
+__all__ = ["DUMPS", "LAST_LOOK", "dump_on_signals", "frames_of", "where"]
 
 DUMPS = (signal.SIGUSR1, signal.SIGTTIN)
+LAST_LOOK: int | None = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else None  # that no application uses
 
 
 def dump_on_signals(describe: Callable[[], Iterable[str]], tasks: Callable[[], Iterable[asyncio.Task[object]]]) -> None:
@@ -26,6 +27,7 @@ def dump_on_signals(describe: Callable[[], Iterable[str]], tasks: Callable[[], I
 
     def dump(_number: int, _frame: FrameType | None) -> None:
         with contextlib.suppress(BaseException):  # it interrupts the main thread, which has other work
+            faulthandler.dump_traceback(logs.own_stderr(), all_threads=True)
             lines = [*describe()]
             for task in tasks():
                 lines.append(f"Task {task.get_name()} (most recent call last):")
@@ -34,8 +36,9 @@ def dump_on_signals(describe: Callable[[], Iterable[str]], tasks: Callable[[], I
 
     for number in DUMPS:
         signal.signal(number, dump)
+    if LAST_LOOK is not None:
         with contextlib.suppress(OSError, RuntimeError, ValueError):  # stderr is closed
-            faulthandler.register(number, file=logs.own_stderr(), all_threads=True, chain=True)
+            faulthandler.register(LAST_LOOK, file=logs.own_stderr(), all_threads=True)
 
 
 def frames_of(coroutine: object) -> Iterator[tuple[str, int, str]]:

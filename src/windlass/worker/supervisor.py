@@ -591,6 +591,8 @@ class Supervisor:
             if process.is_starved(now, self._settings):  # it has not answered since the last look
                 reports.renew(process)
             process.look_for_life(now, self._settings)
+        for process in self._unjudged:
+            reports.hold(process)
 
     # -- processes that are alive and do nothing --
 
@@ -655,7 +657,7 @@ class Supervisor:
         """Kill a process, after a last look at it; its successor starts at once."""
         self._succeed(process)
         process.killed = True
-        process.show()
+        process.show(last=True)
         self._after(LAST_LOOK, process.kill, lasting=True)
 
     def _have_judged(self, process: Process) -> None:

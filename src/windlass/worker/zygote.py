@@ -40,6 +40,7 @@ from windlass.worker.messages import (
     decode_to_zygote,
     encode,
 )
+from windlass.worker.stacks import LAST_LOOK
 from windlass.worker.wire import Line
 
 __all__ = ["NoProcess", "Zygote", "ZygoteFork"]
@@ -206,6 +207,10 @@ class Zygote:
         """Have a worker and its children write what they do."""
         for pid, fork in self._forks.items():
             if fork.asker is None and fork.token == request.token:
+                if request.last:
+                    if LAST_LOOK is not None:
+                        os.kill(pid, LAST_LOOK)
+                    return
                 show(pid)
                 for number, child in enumerate(self._children_of(fork), 1):  # one by one, or their lines would mix
                     self._due.append((time.monotonic() + number * SHOWING, child, show))
