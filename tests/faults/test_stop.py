@@ -10,6 +10,7 @@ import pytest
 
 from faults.harness import Fleet, Tree, check, elapse, until
 from windlass import State
+from windlass.worker.supervisor import ECHO
 
 GRACE = 1.0  # seconds; shutdown_timeout of these fleets
 LONG = int((GRACE + 1) * 1000)  # ms; a job that cannot end within the grace
@@ -23,6 +24,7 @@ def stop(fleet: Fleet, tree: Tree, *signals: int) -> tuple[int, float]:
         tree.signal(number)
         if count == 0 and len(signals) > 1:
             until(lambda: fleet.logged("stopping:"), 10, "the first signal to be taken")
+            elapse(10 * ECHO)  # two within it are one
     code = tree.wait(LATE)
     took = time.monotonic() - began
     until(lambda: not tree.members(), 10, "every process of the tree to be gone")

@@ -14,8 +14,9 @@ from pathlib import Path
 import apsw
 import pytest
 
-from faults.harness import Fleet, Tree, check, until
+from faults.harness import Fleet, Tree, check, elapse, until
 from servers import RedisServer
+from windlass.worker.supervisor import ECHO
 
 LATE = 30.0  # seconds until a worker that does not end is a failure: between the graces below
 SHORT, LONG = "2s", "10m"
@@ -128,6 +129,7 @@ def send(fleet: Fleet, tree: Tree, signals: tuple[signal.Signals, ...]) -> None:
     for count, number in enumerate(signals):
         if count:
             until(lambda: fleet.logged("stopping:"), 10, "the first signal to be taken")
+            elapse(10 * ECHO)  # two within it are one
         tree.signal(number)
 
 
