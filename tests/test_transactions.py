@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -303,8 +303,8 @@ def test_looking_inside_a_transaction_works(app: Windlass, job: Job[[int], int])
 def test_sync_calls_of_another_task_give_up_instead_of_stopping_the_loop_for_good(
     app: Windlass, job: Job[[int], int], monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
-    if wrong == "look" and app.settings.url != "memory://":
-        pytest.skip("a file is read beside its writer")
+    # A file is read beside its writer; in memory there is one connection.
+    reads_on = wrong == "look" and app.settings.url != "memory://"
     monkeypatch.setattr("windlass.engines.sqlite.connection.BUSY_GIVE_UP", 0.2)
 
     async def main() -> None:
@@ -317,14 +317,14 @@ def test_sync_calls_of_another_task_give_up_instead_of_stopping_the_loop_for_goo
 
         task = asyncio.create_task(holds())
         await inside.wait()
-        with pytest.raises(EngineUnavailable, match="has held its writer"):
+        with nullcontext() if reads_on else pytest.raises(EngineUnavailable, match="has held its writer"):
             match wrong:
                 case "transaction":
                     app.transaction().__enter__()
                 case "enqueue":
                     job.enqueue(1)
                 case _:
-                    app.get("x")
+                    assert app.get("x") is None
         over.set()
         await task
 
