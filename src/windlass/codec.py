@@ -282,8 +282,13 @@ class Signature:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
             names = self._signature.parameters
-            hint = next((nearest(key, names) for key in kwargs if key not in names), "")
-            raise PayloadError(f"{self._job}: {error}{hint}; signature: {self._text}") from None
+            strange = next((key for key in kwargs if key not in names), None)
+            what = (
+                str(error)
+                if strange is None or self._double_star
+                else f"there is no argument {strange!r}{nearest(strange, names)}"
+            )
+            raise PayloadError(f"{self._job}: {what}; signature: {self._text}") from None
 
     def as_run(
         self, args: tuple[object, ...], kwargs: Mapping[str, object], payload: str

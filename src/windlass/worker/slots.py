@@ -20,10 +20,11 @@ import contextlib
 import mmap
 import os
 import tempfile
+import time
 
 from msgspec import Struct
 
-__all__ = ["Running", "SlotTable"]
+__all__ = ["Running", "SlotTable", "monotonic_ms"]
 
 WORD = 8
 HEADER = 8  # words of times, some of them spare
@@ -182,6 +183,11 @@ class SlotTable:
     def close(self) -> None:
         """Close the descriptor; the memory goes with the last reference, since another thread may be reading it."""
         os.close(self.fd)
+
+
+def monotonic_ms() -> int:
+    """Now, in ms of the clock that all processes of a machine share and that no suspend moves."""
+    return time.monotonic_ns() // 1_000_000
 
 
 def size_of(slots: int) -> int:

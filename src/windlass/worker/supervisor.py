@@ -66,7 +66,7 @@ from windlass.worker.orphans import adopt, collect
 from windlass.worker.probe import Probe
 from windlass.worker.reload import FileWatch
 from windlass.worker.reports import Reports
-from windlass.worker.slots import Running, SlotTable
+from windlass.worker.slots import Running, SlotTable, monotonic_ms
 from windlass.worker.wire import Line
 
 __all__ = ["Supervisor"]
@@ -826,8 +826,3 @@ class Supervisor:
         if reports is None:
             raise EngineUnavailable("the application is being loaded")
         return msgspec.json.encode(measure(reports.store, self._settings).as_json())
-
-
-def monotonic_ms() -> int:
-    """Now, in ms of the clock that the times in the slot tables are of."""
-    return time.monotonic_ns() // 1_000_000

@@ -80,12 +80,6 @@ class Threads(Lane):
         for _ in self._threads:
             self._queue.put(None)
 
-    def join(self, timeout: float) -> None:
-        """Wait for the threads that are not stuck in a job."""
-        for thread, busy in zip(self._threads, self._busy, strict=False):
-            if not busy:
-                thread.join(timeout)
-
     def _work(self, number: int) -> None:
         ended = False
         while not ended:

@@ -82,7 +82,7 @@ from windlass.worker.recycle import Recycler
 from windlass.worker.redriver import Redriver
 from windlass.worker.run import JobRun, Prepared
 from windlass.worker.settler import Settler
-from windlass.worker.slots import Running, SlotTable
+from windlass.worker.slots import Running, SlotTable, monotonic_ms
 from windlass.worker.timeouts import GRACE, Timeouts
 
 __all__ = ["Worker", "WorkerOptions"]
@@ -776,11 +776,6 @@ class Worker:
         if run is not None and run.lease.fence == ref.fence and not run.cancelled:
             run.cancelled = True
             self._end_body(run)
-
-
-def monotonic_ms() -> int:
-    """Now, in ms of the clock that all processes of a machine share and that no suspend moves."""
-    return time.monotonic_ns() // 1_000_000
 
 
 def lease_of(row: JobRow) -> Lease:
