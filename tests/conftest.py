@@ -9,6 +9,9 @@ import pytest
 
 from servers import RedisServer
 
+# The shipped suite shows values in its failing asserts. Said here, before any test module can have imported it.
+pytest.register_assert_rewrite("windlass.testing.conformance")
+
 
 @pytest.fixture(params=["sqlite", "redis"])
 def store(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:

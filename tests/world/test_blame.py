@@ -238,3 +238,24 @@ def busy() -> None:
         assert worker.wait(DEADLINE) == 0
     assert "Traceback" not in world.said(), world.said()[-3_000:]
     assert not [job for job in jobs if (info := world.info(job)).errors or info.state is State.DEAD]
+
+
+QUARANTINE = """
+@app.job(name="kills_others", retry=0)
+def kills_others(me: int) -> str:
+    if "alone" not in open("/proc/self/cmdline").read():
+        os._exit(9)
+    note(f"alone {me}")
+    while not all(f"alone {one}" in open("ledger").read() for one in range(2)):
+        time.sleep(0.01)
+    return "done"
+"""
+
+
+def test_jobs_in_quarantine_do_not_wait_for_one_another(world: World) -> None:
+    """Each runs alone in its process, and a process that is busy with one does not keep the others waiting."""
+    world.write(QUARANTINE)
+    worker = world.start("-p", "1", "-c", "2")
+    jobs = [world.enqueue("kills_others", me) for me in range(2)]
+    assert [world.value(job) for job in jobs] == ["done", "done"]
+    world.stop(worker)

@@ -295,10 +295,11 @@ class Soak:
         now = time.monotonic()
         for name, jobs in self.watched.items():
             del jobs[:-200]
-            oldest = [job for job in jobs[:5] if self.world.info(job).state is State.DONE]
-            if oldest or not jobs:
+            # Of the oldest some may be in quarantine; the newest tell whether anything of their kind still runs.
+            ended = [job for job in {*jobs[:5], *jobs[-20:]} if self.world.info(job).state is State.DONE]
+            if ended or not jobs:
                 self.last[name] = now
-                for job in oldest:
+                for job in ended:
                     jobs.remove(job)
             elif now - self.last[name] > SILENCE:
                 self.silences.append(f"{name} at {now:.0f}")

@@ -88,6 +88,7 @@ HANG_AFTER = 5_000  # ms past its timeout from which a job is its process's faul
 LAST_LOOK = 0.5  # seconds for a process that hangs to show its stacks, before it is killed
 JUDGED_WITHIN = 15.0  # seconds for another process to say what becomes of a job that had to be killed
 FAREWELL = 10.0  # seconds for a process to end after it has said that it does
+ALONE_MOST = 4  # quarantine processes at once: a crash also sends the neighbours of the culprit there
 SETTLED_IN = 10.0  # seconds of life after which a death is not part of a crash loop
 
 SIGNALS = (
@@ -554,8 +555,10 @@ class Supervisor:
             self._after(in_ms / 1000, self._fork_alone)
 
     def _fork_alone(self) -> None:
+        """Add a quarantine process, up to ``ALONE_MOST``, unless the last one has not begun yet."""
         self._alone_at = 0.0
-        if not self._quiet and not any(process.alone for process in self._processes.values()):
+        alone = [process for process in self._processes.values() if process.alone]
+        if not self._quiet and len(alone) < ALONE_MOST and all(process.ready for process in alone):
             self._fork(None)
 
     # -- what the store is told, and answers --
