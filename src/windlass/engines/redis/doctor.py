@@ -14,36 +14,19 @@ from redis import Redis
 
 from windlass.clock import from_ms
 from windlass.engines.base import REPAIR, Finding
+from windlass.engines.damage import LAST_MS
 from windlass.engines.redis.connection import Command, node_of, send
-from windlass.engines.redis.core import QUEUE_KEYS
 from windlass.engines.redis.inspector import RedisInspector
-from windlass.engines.redis.scripts import FIXED_KEYS
+from windlass.engines.redis.records import DETAIL_HASHES
 from windlass.engines.redis.startup import Server, examine
 from windlass.engines.redis.wire import as_int, as_list
 
 __all__ = ["RedisDoctor"]
 
 STEP: Final = 500
+SPOILED_SHOWN: Final = 5
 ROLLBACK_SHOWN_MS: Final = 86_400_000
 LOOK: Final = "enqueue the jobs of that time again where they are missing; with ids of your own that is safe"
-DETAIL_HASHES: Final = ("body", "rec", "result", "errors", "reason", "progress", "cause", "recoveries")
-# Index -> where the id begins in a member (0: behind a NUL), and the states in a record that belong there.
-FIXED_INDEXES: Final = {
-    "arrivals": (1, "01234"),
-    "running": (0, "1"),
-    "cancels": (0, "1"),
-    "dead": (1, "3"),
-    "dead-purge": (1, "3"),
-    "expiring": (1, "0"),
-}
-QUEUE_INDEXES: Final = {
-    "ready": (13, "0"),
-    "due": (21, "0"),
-    "alone": (13, "0"),
-    "done": (1, "2"),
-    "cancelled": (1, "4"),
-}
-
 
 class RedisDoctor(RedisInspector):
     """``Inspector.doctor`` of the engine."""
@@ -57,6 +40,7 @@ class RedisDoctor(RedisInspector):
             policy(server),
             persistence(server),
             evictions(server),
+            self._records(repair),
             self._orphans("jobs that are in no index", self._audit(repair), repair),
             self._orphans("index entries without a job", self._sweep(repair), repair),
         ]
@@ -68,10 +52,20 @@ class RedisDoctor(RedisInspector):
         note = self._asked(lambda: send(node, "HGET", self._key("meta"), "rollback"))
         if not isinstance(note, bytes):
             return []
-        when, _, what = note.decode().partition(" ")
-        if int(when) < self._wall_ms() - ROLLBACK_SHOWN_MS:
+        when, _, what = note.decode("utf-8", "replace").partition(" ")
+        if not when.isdecimal() or not 0 <= int(when) <= LAST_MS or int(when) < self._wall_ms() - ROLLBACK_SHOWN_MS:
             return []
         return [Finding("rollback", "error", f"{from_ms(int(when)):%Y-%m-%d %H:%M:%S} UTC: {what}", LOOK)]
+
+    def _records(self, repair: bool) -> Finding:
+        spoiled = self._mender.spoiled()
+        if not spoiled:
+            return Finding("records", "ok", "every record is sound")
+        what = f"{len(spoiled)} records are damaged: {'; '.join(spoiled[:SPOILED_SHOWN])}"
+        if not repair:
+            return Finding("records", "error", what, f"mend them: `{REPAIR}`; any live worker does it too")
+        self._mend_now()
+        return Finding("records", "warning", f"{what}; mended just now")
 
     def _orphans(self, what: str, count: int, repaired: bool) -> Finding:
         if count == 0:
@@ -86,29 +80,19 @@ class RedisDoctor(RedisInspector):
         for name in DETAIL_HASHES:
             for ids in self._scan("HSCAN", self._key(name)):
                 args: list[Command] = [int(repair), self._rules.keep_done_ms, *ids]
-                (count,) = self._call_all("audit", args)
+                count, _ = self._call_all("audit", args)
                 wrong += as_int(count)
         return wrong
 
     def _sweep(self, repair: bool) -> int:
         """Entries of indexes whose job is gone or in another state."""
         wrong = 0
-        for key, place, cut, states in self._indexes():
+        for key, place, cut, states in self._index_keys():
             for members in self._scan("ZSCAN", key):
                 args: list[Command] = [int(repair), place, cut, states, *members]
                 (count,) = self._call_all("sweep", args)
                 wrong += as_int(count)
         return wrong
-
-    def _indexes(self) -> Iterator[tuple[bytes, int, int, str]]:
-        """Every index: its key, its number among the keys of a script, and how to read its members."""
-        for name, (cut, states) in FIXED_INDEXES.items():
-            yield self._key(name), FIXED_KEYS.index(name) + 1, cut, states
-        keys = self._keys(self._known)
-        for at in range(len(FIXED_KEYS), len(keys), len(QUEUE_KEYS)):
-            for name, (cut, states) in QUEUE_INDEXES.items():
-                place = at + QUEUE_KEYS.index(name)
-                yield keys[place], place + 1, cut, states
 
     def _scan(self, command: str, key: bytes) -> Iterator[list[bytes]]:
         """The fields or members of one key, in chunks."""

@@ -24,9 +24,9 @@ FIXED_KEYS: Final = (
     "dead", "dead-purge", "workers", "leases", "tombs", "totals", "queues", "expiring", "awaited", "wake",
     "cause", "died", "recoveries", "documents", "documents-over", "flow",
     "guards", "blocked", "blocked-by", "holds", "once", "carriers", "markers", "gates", "rates", "unique",
-    "unique-expiring", "locks", "lines", "circuits", "probes", "bounds", "starved", "rate-ends",
+    "unique-expiring", "locks", "lines", "circuits", "probes", "bounds", "starved", "rate-ends", "damaged",
 )  # fmt: skip
-GUARD_KEYS: Final = frozenset(FIXED_KEYS[FIXED_KEYS.index("guards") :])
+GUARD_KEYS: Final = frozenset(FIXED_KEYS[FIXED_KEYS.index("guards") : FIXED_KEYS.index("damaged")])
 
 # Scripts that change nothing, so a call whose answer was lost may be made again.
 READ_ONLY: Final = frozenset(

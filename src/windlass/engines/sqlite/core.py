@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import apsw
+import msgspec
 
 from windlass.clock import Clock, SystemClock
 from windlass.engines.base import EngineInfo
@@ -28,20 +30,27 @@ from windlass.engines.sqlite.connection import (
     Writer,
     acquired,
     connect,
+    damaged,
     holding,
     leak,
     patiently,
     translated,
 )
+from windlass.engines.sqlite.records import Mender
 from windlass.engines.sqlite.signals import FileSignal, MemorySignal, Signal
 from windlass.engines.sqlite.steady import Steady
-from windlass.errors import EngineUnavailable
+from windlass.errors import EngineDamaged, EngineUnavailable, WindlassError
 from windlass.logs import Log
 from windlass.model import Rules
 
 __all__ = ["FOREIGN", "FOREIGN_ADVICE", "Endings", "SqliteCore", "foreign_handle"]
 
 T = TypeVar("T")
+# What a call raises that falls over what is stored.
+DAMAGE: Final = (
+    EngineDamaged, msgspec.MsgspecError, UnicodeDecodeError, TypeError, ValueError, OverflowError, ZeroDivisionError,
+)  # fmt: skip
+MEND_PAUSE_S: Final = 10.0
 log = Log("windlass.engine")
 
 FOREIGN: Final = "another SQLite library in this process has {path} open; two of them on one file break its locks"
@@ -127,12 +136,15 @@ class SqliteCore:
 
     def _forget_handles(self) -> None:
         self._opening = threading.RLock()
+        self._mending = threading.Lock()
         self._writer: Writer | None = None
         self._reader: Reader | None = None
         self._ready: Signal = FileSignal(f"{self.path}-ready") if self.path else MemorySignal()
         self._ended: Signal = FileSignal(f"{self.path}-done") if self.path else MemorySignal()
         self._endings = Endings(self._ended)
         self._steady = Steady(self._q, self._clock, self._boot)
+        self._mender = Mender(self._q, self._clock, self._boot, self._rules)
+        self._mended_at = -MEND_PAUSE_S
         self._quieted: list[Writer | Reader] = []  # whose locks a fork that is under way has
 
     @property
@@ -188,18 +200,62 @@ class SqliteCore:
         return schema.VERSION
 
     def _ask(self, work: Work[T]) -> T:
-        """Answer a question on one snapshot."""
+        """Answer a question on one snapshot; what is damaged is mended first."""
+        reader = self._open_reader()
+        try:
+            return reader.run(work)
+        except DAMAGE as error:
+            self._mend(error)
+            return self._told(lambda: reader.run(work))
+
+    def _write(self, work: Work[T], *, durable: bool) -> T:
+        """Do one atomic write; ``durable`` asks for a sync where the engine's setting is fsync.
+
+        One that falls over a damaged record was rolled back, and is done again when that is mended.
+        """
+        writer = self._open_writer()
+        durable = durable and self._durable
+        try:
+            return writer.run(work, durable=durable)
+        except DAMAGE as error:
+            self._mend(error)
+            return self._told(lambda: writer.run(work, durable=durable))
+
+    def _mend(self, error: BaseException) -> None:
+        """Mend what is damaged in the store. Raises EngineDamaged from ``error`` when there is nothing to be mended."""
+        writer = self._open_writer()
+        if writer.is_held_here or (isinstance(error, WindlassError) and not isinstance(error, EngineDamaged)):
+            raise error
+        with self._mending:
+            if time.monotonic() - self._mended_at >= MEND_PAUSE_S:
+                if not self._mend_now():
+                    self._mended_at = time.monotonic()  # a whole look for nothing is not to be had at every call
+
+    def _mend_now(self) -> int:
+        """Look through the store and mend what is damaged; give how many records that were."""
+        chunks = self._open_reader().run(self._mender.find)
+        mended = self._open_writer().run(lambda db: self._mender.mend(db, chunks), durable=self._durable)
+        self._ready.touch()
+        self._ended.touch()
+        return mended
+
+    def _told(self, work: Callable[[], T]) -> T:
+        """Do it again after mending."""
+        try:
+            return work()
+        except EngineDamaged:
+            raise
+        except DAMAGE as error:
+            raise damaged(self.path, error) from error
+
+    def _open_reader(self) -> Reader:
         reader = self._reader
         if reader is None:
             self.open()
             reader = self._reader
             if reader is None:
                 raise EngineUnavailable(f"{self.info.target} was closed by another thread: open it again")
-        return reader.run(work)
-
-    def _write(self, work: Work[T], *, durable: bool) -> T:
-        """Do one atomic write; ``durable`` asks for a sync where the engine's setting is fsync."""
-        return self._open_writer().run(work, durable=durable and self._durable)
+        return reader
 
     def _open_writer(self) -> Writer:
         writer = self._writer

@@ -132,6 +132,7 @@ class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
             clock = self._clock
             self._steady.start(db)
             steady = self._steady.now(db)
+            self._mender.look_on(db, budget)
             return upkeep.maintain(db, self._q, rules, budget, self._boot, clock.boot_ms(), clock.wall_ms(), steady)
 
         done = self._write(write, durable=False)

@@ -10,6 +10,7 @@ local SCAN_MAX, SCAN_STEP, ALONE_MAX = 1000, 64, 10 -- jobs that one claim looks
 local function tail_of(body, worker, tails)
   if #body < 26 then return false end
   local high, low = string.byte(body, 13, 14)
+  if #body < 26 + high * 256 + low then return false end
   local sized = sub(body, 13, 14 + high * 256 + low)
   local tail = tails[sized]
   if tail == nil then
@@ -19,6 +20,18 @@ local function tail_of(body, worker, tails)
     tails[sized] = tail
   end
   return tail
+end
+
+-- A waiting job and its guards (false: none); false for one that does not wait, or that is not sound, which is noted.
+function G.opened(id, body, record, guards)
+  local job = body and (record and read(record) or not record and born(body))
+  local g = guards and G.sound(guards) or false
+  if job and (g or not guards) then return job[STATE] == sWAITING and job, g end
+  if body or record or call('ZSCORE', ARRIVALS, id) then
+    G.note_damage(id, not body and 'its body is gone' or not job and 'its record is not readable'
+      or 'its guards are not readable')
+  end
+  return false, false
 end
 
 -- The jobs of a worker that were asked to be cancelled: id, fence, ...
@@ -44,7 +57,7 @@ local function open_queues(shares)
   for i, pause in ipairs(mget(QUEUES, wanted)) do
     if pause then
       local until_ms = tonumber(string.match(pause, '^(%d+)|') or '')
-      if pause == '' or (until_ms and until_ms > 0 and until_ms <= wall) then
+      if not until_ms or (until_ms and until_ms > 0 and until_ms <= wall) then
         open[#open + 1] = { wanted[i], shares[2 * i] }
       end
     end
@@ -234,7 +247,7 @@ local function claim(from)
   end
   if guarded and not alone then G.let_on(roomy, wide, limit) end
   local leases, n, guards_of, finished = {}, 0, {}, {}
-  local fence = math.max(tonumber(call('HGET', META, 'fence') or 0), micros - 1)
+  local fence = math.max(G.number('fence'), micros - 1)
   local first = fence + 1
   local running, recs = into(zadds, RUNNING), into(hsets, REC)
   local owner, pack = worker .. '\0', struct.pack
@@ -265,8 +278,8 @@ local function claim(from)
       if tail and bound then
         if G.lets_through(tail.queue, at_once) then G.take(tail.queue) else tail = false end
       end
-      local job = body and not tail and (records[i] and read(records[i]) or born(body))
-      if job and job[STATE] ~= sWAITING then job = false end
+      local job, g = false, false
+      if not tail then job, g = G.opened(id, body, records[i], guards[i]) end
       if tail then
         fence = fence + 1
         places.take(lane)
@@ -285,7 +298,6 @@ local function claim(from)
         n = n + 4
       elseif job then
         jobs[id] = job
-        local g = guards[i] and cmsgpack.unpack(guards[i]) or false
         if guarded then G.any, G.known[id] = true, g end
         local expires_at = job[EXPIRES_AT]
         if expires_at > 0 and expires_at <= wall then

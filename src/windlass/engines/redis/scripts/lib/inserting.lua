@@ -4,6 +4,10 @@
 
 local specs = {}
 
+function G.last_seq()
+  return tonumber(call('ZREVRANGE', ARRIVALS, 0, 0, 'WITHSCORES')[2] or 0)
+end
+
 local function spec_of(text)
   local spec = specs[text]
   if spec then return spec end
@@ -74,7 +78,7 @@ local function insert(list, first, runs, unique, guarded)
   end
   if guarded and G.new.raised then return end
   -- The first write. A full server refuses it, and then nothing was stored.
-  local last = call('HINCRBY', META, 'seq', count)
+  local last = G.raise(META, 'seq', count, G.last_seq)
   for queue in pairs(new) do
     call('HSET', QUEUES, queue, '')
     wake(WAKE)

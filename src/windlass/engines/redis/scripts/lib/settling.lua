@@ -134,6 +134,7 @@ local function settle(from)
     else
       if job == nil then
         job = record and read(record) or false -- one that has no record never ran
+        if record and not job then G.note_damage(id, 'its record is not readable') end
         jobs[id] = job
       end
       if job and job[STATE] == sRUNNING and job[FENCE] == struct.unpack('>I8', fence) then
