@@ -99,7 +99,8 @@ def build(store: Store, clock: ManualClock) -> Scene:
     run("done-2", result="null", reason="because")
     store.enqueue([job("dead-1", tags=("x",), expires_ms=9_000_000)])
     run("dead-1", Kind.DEAD, error=error(), reason="because", cause=Cause("builtins.ValueError", "abcdef123456", "m.f"))
-    store.enqueue([guarded("dead-2", Guard(Gates.CONCURRENCY, "t", 2), unique=UniqueKey("dead", "done", None, "return"))])
+    unique = UniqueKey("dead", "done", None, "return")
+    store.enqueue([guarded("dead-2", Guard(Gates.CONCURRENCY, "t", 2), unique=unique)])
     run("dead-2", Kind.DEAD, error=error(), cause=Cause("builtins.KeyError", "abcdef123457"))
     store.enqueue([job("cancelled-1")])
     store.transition(Action.CANCEL, ["cancelled-1"])
@@ -241,7 +242,7 @@ def tried(into: list[str], what: str, ask: Callable[[], object]) -> object:
     """What a call gives; its error is noted."""
     try:
         return ask()
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is what we look for
+    except Exception as error:  # whatever it is, it is what we look for
         into.append(f"{what}: {type(error).__name__}: {str(error)[:300]}")
         return None
 
@@ -319,6 +320,3 @@ def flipped(raw: bytes, rng: Random) -> bytes:
         return b"\x01"
     at = rng.randrange(len(raw))
     return raw[:at] + bytes([raw[at] ^ (1 << rng.randrange(8))]) + raw[at + 1 :]
-
-
-

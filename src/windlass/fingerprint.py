@@ -72,8 +72,9 @@ def _name(frame: FrameType) -> str:
     return f"{_module(frame)}.{frame.f_code.co_qualname}"
 
 
-# Deaths that nobody saw from within: the process died too often or was taken away too often, or the record was damaged. Their fingerprints are
-# written out, since making them would load OpenSSL into every process that imports us; a test makes them.
+# Deaths that nobody saw from within: the process died too often or was taken away too often, or the record was damaged.
+# Their fingerprints are written out, since making them would load OpenSSL into every process that imports us; a test
+# makes them.
 POISON: Final = Cause("WorkerCrashed", "12847a95e5d0", "")
 INTERRUPTED: Final = Cause("windlass.errors.JobInterrupted", "805e2c17a76d", "")
 DAMAGED: Final = Cause("windlass.errors.RecordDamaged", "200c2301b2e0", "")

@@ -1,8 +1,8 @@
-"""Garbage in every key, field, member and score of Redis: its neighbours run, every question is answered, no job vanishes.
+"""Garbage in every key, field, member and score of Redis: neighbours run, questions are answered, no job vanishes.
 
 The keys are those that the server has. A sample of the cases runs under ``make test``, all of them under ``make soak``;
-``WINDLASS_SEED`` chooses another sample and another order of what is done with the store, and ``WINDLASS_CASE`` runs the
-cases whose names have that text in them.
+``WINDLASS_SEED`` chooses another sample and another order of what is done with the store, and ``WINDLASS_CASE`` runs
+the cases whose names have that text in them.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def of_hash(client: Redis, key: bytes, rng: Random) -> Iterator[Case]:
         if n < len(GARBAGE) and GARBAGE[n] is None:
             yield f"{name} missing", lambda client, field=field: client.hdel(key, field), field  # type: ignore[misc]
             continue
-        value = raw(GARBAGE[n]) if n < len(GARBAGE) else flipped(old, rng) if n == len(GARBAGE) else old[: len(old) // 2]
+        value = raw(spoiled_value(n, old, rng))
         yield (
             f"{name} := {value!r:.70}",
             lambda client, field=field, value=value: client.hset(key, field, value),  # type: ignore[misc]
@@ -95,7 +95,7 @@ def of_zset(client: Redis, key: bytes, rng: Random) -> Iterator[Case]:
         )
     for n in range(len(GARBAGE) + 2):
         member, score = rng.choice(entries)
-        garbage = GARBAGE[n] if n < len(GARBAGE) else flipped(member, rng) if n == len(GARBAGE) else member[: len(member) // 2]
+        garbage = spoiled_value(n, member, rng)
 
         def replace(client: Redis, member: bytes = member, score: float = score, garbage: object = garbage) -> None:
             client.zrem(key, member)
@@ -103,6 +103,13 @@ def of_zset(client: Redis, key: bytes, rng: Random) -> Iterator[Case]:
                 client.zadd(key, {raw(garbage): score})
 
         yield f"{key.decode()} {member!r:.70} replaced by {garbage!r:.50}", replace, member
+
+
+def spoiled_value(n: int, old: bytes, rng: Random) -> object:
+    """The garbage numbered n in place of a value."""
+    if n < len(GARBAGE):
+        return GARBAGE[n]
+    return flipped(old, rng) if n == len(GARBAGE) else old[: len(old) // 2]
 
 
 def raw(value: object) -> bytes:

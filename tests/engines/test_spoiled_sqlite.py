@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import closing
 from random import Random
 
 import apsw
@@ -58,7 +57,8 @@ def cases(db: apsw.Connection, rng: Random) -> Iterator[tuple[str, str, str, obj
             rows = rows or list(db.execute(f'SELECT {", ".join(keys)} FROM "{table}"'))
             for n in range(len(GARBAGE) + 3):
                 key = rng.choice(rows)
-                where = " AND ".join(f"{name} = {apsw.format_sql_value(value)}" for name, value in zip(keys, key, strict=True))
+                parts = zip(keys, map(apsw.format_sql_value, key), strict=True)
+                where = " AND ".join(f"{name} = {value}" for name, value in parts)
                 ((old,),) = db.execute(f'SELECT "{column}" FROM "{table}" WHERE {where}')
                 yield f"{table}.{column} {where}", table, column, where, garbage(n, old, rng)
 
@@ -114,13 +114,16 @@ def run(count: int | None) -> None:
         if not spoil(db, table, column, where, value):
             refused += 1
         else:
-            verdict = judge(engine, clock, built.scene, ids, Random(f"{SEED} {name} {value!r}"), f"{name} := {value!r:.60}")
+            luck = Random(f"{SEED} {name} {value!r}")
+            verdict = judge(engine, clock, built.scene, ids, luck, f"{name} := {value!r:.60}")
             bad += not verdict.is_good
             total.add(verdict)
         engine.close()
     columns = len({(table, column) for _, table, column, _, _ in every})
-    print(f"\nSQLite, seed {SEED}: {columns} columns, {len(chosen)} of {len(every)} cases, {refused} refused by SQLite, "
-          f"{bad} bad: {total.figures()}")  # fmt: skip
+    print(
+        f"\nSQLite, seed {SEED}: {columns} columns, {len(chosen)} of {len(every)} cases, {refused} refused by SQLite, "
+        f"{bad} bad: {total.figures()}"
+    )
     assert total.is_good, total.told()
 
 

@@ -1,8 +1,8 @@
 """What both engines say and do about a record that is not what we wrote: a bad disk, a bad program, a bad hand.
 
 Whoever meets such a record mends it: a job is dead, with what can be kept of it and the reason, and everybody else goes
-on. Each engine has its own rules for what is sound (``sqlite/records.py``, ``redis/records.py``) and its own mending; here is what
-they share. Pure.
+on. Each engine has its own rules for what is sound and its own mending (``sqlite/records.py``, ``redis/records.py``);
+here is what they share. Pure.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ T = TypeVar("T", bound=Struct)
 def made(kind: type[T], **values: Any) -> T:
     """A record of what a store gave, each value of its type and each instant one. Raises ValidationError."""
     for name, value in values.items():
-        if (name == "since" or name.endswith(("_at", "_until"))) and name != "expires_at" and isinstance(value, int):
-            if not 0 <= value <= LAST_MS:
-                raise ValidationError(f"{name} is {value}, which is no instant")
+        is_instant = name == "since" or (name.endswith(("_at", "_until")) and name != "expires_at")
+        if is_instant and isinstance(value, int) and not 0 <= value <= LAST_MS:
+            raise ValidationError(f"{name} is {value}, which is no instant")
     return convert(values, kind)
 
 
 def whole(value: object) -> int:
     """A whole number that a store gave. Raises ValidationError."""
     return convert(value, int)
+
 
 TOLD: Final = frozenset(
     {

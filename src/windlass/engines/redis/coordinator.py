@@ -71,9 +71,7 @@ class RedisCoordinator(RedisDoctor):
         for at in range(0, len(flat), 6):
             key, owner = strings(flat[at : at + 2])
             fence, since, left, waiting = (as_int(one) for one in flat[at + 2 : at + 6])
-            rows.append(
-                made(LockRow, key=key, owner=owner, fence=fence, since=since, left_ms=left, waiting=waiting)
-            )
+            rows.append(made(LockRow, key=key, owner=owner, fence=fence, since=since, left_ms=left, waiting=waiting))
         return sorted(rows, key=lambda row: row.key)
 
     def circuit(self, name: str) -> CircuitRow:

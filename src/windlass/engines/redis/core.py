@@ -28,7 +28,7 @@ from windlass.clock import Clock, SystemClock
 from windlass.engines.base import EngineInfo
 from windlass.engines.redis.connection import Client, Command, Spares, hang_up, make_client, node_of, send, target_of
 from windlass.engines.redis.errors import raised_by_driver, translate
-from windlass.engines.redis.records import FIXED_INDEXES, QUEUE_INDEXES, QUEUE_KEYS, QUEUE, SCHEMA, TYPES, Mender
+from windlass.engines.redis.records import FIXED_INDEXES, QUEUE, QUEUE_INDEXES, QUEUE_KEYS, SCHEMA, TYPES, Mender
 from windlass.engines.redis.scripts import FIXED_KEYS, READ_ONLY, Script, script
 from windlass.engines.redis.startup import Server, examine
 from windlass.engines.redis.wire import as_int, as_list, pack
@@ -190,19 +190,19 @@ class RedisCore:
             )
 
     def _types(self, client: Client, names: Sequence[str]) -> Iterator[tuple[bytes, str, str]]:
-        """Of our keys: the name, the type that it has, and the type that it must have."""
+        """Of our keys that there are: the name, the type that it has, and the type that it must have."""
         keys = self._keys(names)
         found = as_list(self._send(client, script("check"), keys, [self._clock_text(), pack(names), ""]))
         fixed = [TYPES.get(name, "hash") for name in FIXED_KEYS]
         of_queue = ["list" if name.startswith("wake") else "zset" for name in QUEUE_KEYS]
         for key, kind, wanted in zip(keys, found, fixed + of_queue * len(names), strict=True):
             have = kind.decode() if isinstance(kind, bytes) else str(kind)
-            if have not in ("none", wanted):
+            if have != "none":
                 yield key, have, wanted
 
     def _check_types(self, client: Client, names: Sequence[str]) -> None:
         """Refuse keys that others write. A store that has been ours is mended instead."""
-        wrong = list(self._types(client, names))
+        wrong = [one for one in self._types(client, names) if one[1] != one[2]]
         if not wrong or self._is_ours(client):
             self._is_spoiled = self._is_spoiled or bool(wrong)
             return
@@ -368,14 +368,15 @@ class RedisCore:
         args: list[Command] = [field, value] if fresh is None else [field, value, fresh]
         return as_int(self._send(self._client(), script("correct"), [key], args)) == 1
 
-    def _wrong_types(self) -> list[tuple[bytes, str]]:
-        client = self._client()
-        wrong = [(key, have) for key, have, _ in self._types(client, ())]
-        if not any(key == self._key("queues") for key, _ in wrong):
-            wrong += [
-                (key, have) for key, have, _ in self._types(client, self._known) if (key, have) not in wrong
-            ]
-        return wrong
+    def _kinds_of_keys(self) -> Iterator[tuple[bytes, str, str]]:
+        """The keys that there are, each with the type it has and the one it must have."""
+        queues, good = self._key("queues"), True
+        for key, have, wanted in self._types(self._client(), ()):
+            good = good and (key != queues or have == wanted)
+            yield key, have, wanted
+        if good:
+            fixed = set(self._fixed)
+            yield from (one for one in self._types(self._client(), self._known) if one[0] not in fixed)
 
     def _index_keys(self) -> Iterator[tuple[bytes, int, int, str]]:
         """Every index: its key, its number among the keys of a script, and how to read its members."""
@@ -465,7 +466,7 @@ def mending(ask: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, 
                 raise
             return ask(self, *args, **more)
 
-    return asked
+    return asked  # type: ignore[return-value]  # methods of an engine object, and of nothing else
 
 
 LEAKED: Final[list[object]] = []

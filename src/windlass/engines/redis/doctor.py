@@ -28,6 +28,7 @@ SPOILED_SHOWN: Final = 5
 ROLLBACK_SHOWN_MS: Final = 86_400_000
 LOOK: Final = "enqueue the jobs of that time again where they are missing; with ids of your own that is safe"
 
+
 class RedisDoctor(RedisInspector):
     """``Inspector.doctor`` of the engine."""
 

@@ -86,5 +86,7 @@ def translate(error: BaseException, target: str) -> EngineError | ConfigError:
         hint = "; a server with TLS needs rediss://" if "closed" in text or "reset" in text else ""
         return EngineUnavailable(f"{target} cannot be reached ({text}): start it, or correct the URL{hint}")
     if "ResponseError" in names:
-        return EngineDamaged(f"{target} refused a call, over what it holds or what was asked ({text}): see `windlass doctor`")
+        return EngineDamaged(
+            f"{target} refused a call, over what it holds or what was asked ({text}): see `windlass doctor`"
+        )
     return EngineUnavailable(f"{target}: {type(error).__name__}: {text}")

@@ -42,7 +42,7 @@ __all__ = ["HASHES", "QUEUE_INDEXES", "QUEUE_KEYS", "TYPES", "Mender", "Store"]
 log = Log("windlass.engine")
 
 STEP: Final = 500
-CALLS_A_LOOK: Final = 12  # of the store, in one step of upkeep
+CALLS_A_LOOK: Final = 4  # of the store, in one step of upkeep: some 2 ms every few seconds
 MARKER_MS: Final = 86_400_000  # how long a Once marker with a spoiled time stays
 SCHEMA: Final = 1
 TYPES: Final = {
@@ -74,7 +74,7 @@ QUEUE_INDEXES: Final = {
 Rule: TypeAlias = Callable[[bytes, bytes], object]  # raises ValueError or its like for a value that is not sound
 
 NUMBER_MAX: Final = 2**53 - 2**40
-Number: Final = Annotated[int, Meta(gt=-(2**53), lt=2**53)]
+Number = Annotated[int, Meta(gt=-(2**53), lt=2**53)]
 PAUSE: Final = re.compile(r"|\d{1,15}\|.*", re.DOTALL)
 QUEUE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 FLOW: Final = re.compile(rb"[ac]\d{1,12}:[A-Za-z0-9_.:-]{1,128}")
@@ -226,7 +226,7 @@ class Store(Protocol):
     def _ask_plainly(self, *command: Command) -> object: ...
     def _script(self, name: str, args: Sequence[Command]) -> list[object]: ...
     def _correct(self, key: bytes, field: bytes, value: bytes, fresh: bytes | None) -> bool: ...
-    def _wrong_types(self) -> list[tuple[bytes, str]]: ...
+    def _kinds_of_keys(self) -> Iterator[tuple[bytes, str, str]]: ...
     def _key(self, name: str) -> bytes: ...
     def _index_keys(self) -> Iterator[tuple[bytes, int, int, str]]: ...
     def _wall_ms(self) -> int: ...
@@ -238,6 +238,7 @@ class Mender:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._walk: Iterator[None] = iter(())
+        self._there: set[bytes] = set()  # keys that had the right type when this round began
         self.mended = 0
         self.found: list[str] = []
 
@@ -282,8 +283,8 @@ class Mender:
             reason = f"its record was damaged: {why}"
             args += id, kept_under(id), reason, error_head(JobError(DAMAGED.error_type, reason, "", 0, 0))
         dead = strings(as_list(self._store._script("mend", args)[1]))
-        for id in dead:
-            log.error("job %s is dead: its record was damaged", id)
+        for name in dead:
+            log.error("job %s is dead: its record was damaged", name)
         self.mended += len(dead)
         return dead
 
@@ -291,14 +292,18 @@ class Mender:
 
     def _round(self, *, repair: bool) -> Iterator[None]:
         """Look at everything, in bounded steps. Without ``repair`` only ``found`` is filled."""
-        for key, kind in self._store._wrong_types():
-            self._note(f"key {key.decode('utf-8', 'replace')} is a {kind}")
+        self._there = set()
+        for key, kind, wanted in self._store._kinds_of_keys():
+            if kind == wanted:
+                self._there.add(key)
+                continue
+            self._note(f"key {key.decode('utf-8', 'replace')} is a {kind} and not a {wanted}")
             if repair:
-                prefix, _, name = key.partition(b":")
-                self._store._ask_plainly("RENAME", key, b"%b:damaged:%b" % (prefix, name))
+                prefix, _, rest = key.partition(b":")
+                self._store._ask_plainly("RENAME", key, b"%b:damaged:%b" % (prefix, rest))
         yield
         for name, rule in HASHES.items():
-            if rule is anything or TYPES.get(name, "hash") != "hash":
+            if rule is anything:
                 continue
             for fields in self._scan("HSCAN", name):
                 for field, value in fields:
@@ -323,10 +328,11 @@ class Mender:
             for worker, score in members:
                 if float(score) > latest:
                     self._note(f"the lease of worker {worker.decode('utf-8', 'replace')} ends at {score.decode()}")
-                    self._store._ask_plainly("ZADD", self._store._key("leases"), latest - LEASE_MAX_MS + GRACE_MS, worker)
+                    until = latest - LEASE_MAX_MS + GRACE_MS
+                    self._store._ask_plainly("ZADD", self._store._key("leases"), until, worker)
             yield
-        for key, place, cut, states in self._store._index_keys():
-            for members in self._scan("ZSCAN", key):
+        for index, place, cut, states in self._store._index_keys():
+            for members in self._scan("ZSCAN", index):
                 args: list[Command] = [1, place, cut, states, *(one for one, _ in members)]
                 self.mended += as_int(self._store._script("sweep", args)[0])
                 yield
@@ -362,6 +368,8 @@ class Mender:
     def _scan(self, command: str, name: str | bytes) -> Iterator[list[tuple[bytes, bytes]]]:
         """The fields or members of one key with their values or scores, in chunks."""
         key = name if isinstance(name, bytes) else self._store._key(name)
+        if key not in self._there:
+            return
         cursor = 0
         while True:
             following, flat = as_list(self._store._ask_plainly(command, key, cursor, "COUNT", STEP))

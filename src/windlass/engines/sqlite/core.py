@@ -227,9 +227,8 @@ class SqliteCore:
         if writer.is_held_here or (isinstance(error, WindlassError) and not isinstance(error, EngineDamaged)):
             raise error
         with self._mending:
-            if time.monotonic() - self._mended_at >= MEND_PAUSE_S:
-                if not self._mend_now():
-                    self._mended_at = time.monotonic()  # a whole look for nothing is not to be had at every call
+            if time.monotonic() - self._mended_at >= MEND_PAUSE_S and not self._mend_now():
+                self._mended_at = time.monotonic()  # a whole look for nothing is not to be had at every call
 
     def _mend_now(self) -> int:
         """Look through the store and mend what is damaged; give how many records that were."""

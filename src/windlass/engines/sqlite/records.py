@@ -5,8 +5,8 @@ rolled back. Then ``mend`` looks through the whole store, and the call is made a
 over, such as a job in a state that nothing searches, is found by ``look_on``, a bounded step of upkeep.
 
 A job that is not sound is dead: its payload and every sound column are kept, the others are emptied and named in its
-reason and its history. Where only what people read was spoiled (``HARMLESS``), the job goes on without it. Rows of other tables get
-what is known to be safe in place of a spoiled value, or go when nothing is.
+reason and its history. Where only what people read was spoiled (``HARMLESS``), the job goes on without it. Rows of
+other tables get what is known to be safe in place of a spoiled value, or go when nothing is.
 
 Invariants: a column without a rule here fails a test; every row is looked at again inside the transaction that changes
 it, and each change is logged.
@@ -51,7 +51,9 @@ Yes: Final = Literal[1]
 Flag: Final = Literal[0, 1]
 
 TEXT: Final = "typeof({0}) IN ('text', 'null')"
-LIST: Final = "CASE WHEN {0} IS NULL THEN 1 WHEN typeof({0}) = 'text' AND json_valid({0}) THEN json_type({0}) = 'array' END"
+LIST: Final = (
+    "CASE WHEN {0} IS NULL THEN 1 WHEN typeof({0}) = 'text' AND json_valid({0}) THEN json_type({0}) = 'array' END"
+)
 
 encode = msgspec.json.Encoder().encode
 
@@ -64,7 +66,7 @@ NEVER: Final = Never()
 
 
 class Column(Struct, frozen=True):
-    """The rule of one column. ``empty`` stands for a spoiled value; ``test`` is asked of SQLite in place of the value."""
+    """The rule of one column. ``empty`` stands for a spoiled value, ``test`` is asked of SQLite instead of it."""
 
     name: str
     type: Any
@@ -217,11 +219,12 @@ JOBS: Final = Table(
     ),
     job_rule,
 )
+OF_GUARDS: Final = ("uniq", "guards", "holding", "once_key")
 # A job goes on without these: people read them, or they say again what other columns say.
 HARMLESS: Final = frozenset(
     {
-        "cancel", "worker", "started_at", "finished_at", "purge_at", "result", "errors", "reason", "progress", "tags", "error_type",
-        "fingerprint", "frame", "recoveries", "holding", "once_key", "blocked_by", "slot", "held",
+        "cancel", "worker", "started_at", "finished_at", "purge_at", "result", "errors", "reason", "progress", "tags",
+        "error_type", "fingerprint", "frame", "recoveries", "holding", "once_key", "blocked_by", "slot", "held",
     }
 )  # fmt: skip
 
@@ -296,13 +299,20 @@ OTHERS: Final = (
     Table("probes", (Column("name", str), Column("token", str), Column("until", Count))),
 )  # fmt: skip
 TABLES: Final = (JOBS, *OTHERS)
-KEYS: Final = {"flow": "queue, step", "holds": "seq, gate", "rates": "gate, at", "line": "key, ticket", "probes": "name, token"}
+KEYS: Final = {  # of more than one column
+    "flow": "queue, step",
+    "holds": "seq, gate",
+    "rates": "gate, at",
+    "line": "key, ticket",
+    "probes": "name, token",
+}
 
 # -- what no rule of a row can see ------------------------------------------------------------------------------------
 
 # A slot or key that is held for a job which does not run.
 LEAKED: Final = """
-SELECT seq, gate FROM "windlass_holds" AS held WHERE NOT EXISTS (SELECT 1 FROM "windlass_jobs" AS jobs WHERE jobs.seq = held.seq
+SELECT seq, gate FROM "windlass_holds" AS held WHERE NOT EXISTS (
+    SELECT 1 FROM "windlass_jobs" AS jobs WHERE jobs.seq = held.seq
     AND (jobs.state = 'running' OR jobs.purge_at IS NULL AND substr(held.gate, 1, 5) = 'once:'))
     AND (held.seq, held.gate) IN (SELECT seq, gate FROM "windlass_holds" ORDER BY seq, gate LIMIT ? OFFSET ?)
 """
@@ -316,7 +326,8 @@ SELECT key FROM "windlass_unique" AS held WHERE until != 'expiry'
 FORGOTTEN: Final = """
 UPDATE "windlass_jobs" SET state = 'scheduled', blocked_by = NULL WHERE state = 'blocked'
     AND blocked_by >= 'unique:' AND blocked_by < 'unique;' AND NOT EXISTS (
-        SELECT 1 FROM "windlass_unique" AS taken WHERE taken.key = substr(blocked_by, 8) AND taken.next = "windlass_jobs".id)
+        SELECT 1 FROM "windlass_unique" AS taken
+        WHERE taken.key = substr(blocked_by, 8) AND taken.next = "windlass_jobs".id)
 """
 PASS_ON: Final = 'UPDATE "windlass_unique" SET id = next, next = NULL WHERE key = ? AND next IS NOT NULL'
 FREE_KEY: Final = """
@@ -477,7 +488,7 @@ class Mender:
                 mended += self._mend(db, chunk)
             if chunk.table is JOBS:
                 self._register(db, at, following)
-            elif chunk.table.name == "unique":
+            elif chunk.table.name in ("holds", "unique"):
                 mended += self._mend_ties(db, at, budget)
             budget -= count
             self._place = (number, following) if budget <= 0 else ((number + 1) % len(TABLES), 0)
@@ -531,7 +542,7 @@ class Mender:
         }
         text = described({name: row.raw[name] for name in wrong})
         # What triggers look into must be sound before anything moves.
-        first = {name: fresh.pop(name) for name in ("uniq", "guards", "holding", "once_key") if name in fresh}
+        first: dict[str, Any] = {name: fresh.pop(name) for name in OF_GUARDS if name in fresh}
         if dies:
             first["purge_at"] = None
         self._set(db, seq, first)
@@ -584,8 +595,8 @@ class Mender:
     def _look_at_gates(self, db: apsw.Connection) -> None:
         """Have the next claim look at some of the gates that jobs wait at, whatever is noted of them."""
         for _ in range(GATES_STEP):
-            ((gate,),) = db.execute(self._q(WAITED_AT), (self._gate,)).fetchall()
-            self._gate = gate or ""
+            gate = db.execute(self._q(WAITED_AT), (self._gate,)).fetchall()[0][0]
+            self._gate = "" if gate is None else str(gate)
             if gate is None:
                 return
             db.execute(self._q(LOOK_AT_GATE), (gate,))
@@ -628,9 +639,9 @@ def value_of(column: Column, kind: str, raw: Any) -> Any:
         return msgspec.convert(raw, column.type)
     if kind == "blob":
         raise ValueError("a blob where none belongs")
-    value = raw.decode() if kind == "text" else raw
+    value: object = raw.decode() if kind == "text" else raw
     if column.is_json and value is not None:
-        return msgspec.json.decode(value, type=column.type)
+        return msgspec.json.decode(raw, type=column.type)
     return msgspec.convert(value, column.type)
 
 
