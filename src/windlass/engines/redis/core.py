@@ -375,6 +375,7 @@ class RedisCore:
             good = good and (key != queues or have == wanted)
             yield key, have, wanted
         if good:
+            self._known = self._names_in(as_list(self._ask_plainly("HKEYS", queues)))
             fixed = set(self._fixed)
             yield from (one for one in self._types(self._client(), self._known) if one[0] not in fixed)
 

@@ -13,6 +13,7 @@ looked at; each change is logged.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Final, Protocol, TypeAlias
 
@@ -237,6 +238,7 @@ class Mender:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._looking = threading.Lock()
         self._walk: Iterator[None] = iter(())
         self._there: set[bytes] = set()  # keys that had the right type when this round began
         self.mended = 0
@@ -244,14 +246,19 @@ class Mender:
 
     def look_on(self) -> int:
         """Look at the next part of the store and mend it; give how much was mended."""
-        before = self.mended
-        self.bury_noted()
-        for _ in range(CALLS_A_LOOK):
-            try:
-                next(self._walk)
-            except StopIteration:
-                self._walk = self._round(repair=True)
-        return self.mended - before
+        if not self._looking.acquire(blocking=False):
+            return 0  # another thread is at it
+        try:
+            before = self.mended
+            self.bury_noted()
+            for _ in range(CALLS_A_LOOK):
+                try:
+                    next(self._walk)
+                except StopIteration:
+                    self._walk = self._round(repair=True)
+            return self.mended - before
+        finally:
+            self._looking.release()
 
     def mend(self) -> int:
         """Look through the whole store and mend it; give how much was mended."""

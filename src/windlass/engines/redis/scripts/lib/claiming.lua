@@ -28,8 +28,8 @@ function G.opened(id, body, record, guards)
   local g = guards and G.sound(guards) or false
   if job and (g or not guards) then return job[STATE] == sWAITING and job, g end
   if body or record or call('ZSCORE', ARRIVALS, id) then
-    G.note_damage(id, not body and 'its body is gone' or not job and 'its record is not readable'
-      or 'its guards are not readable')
+    G.note_damage(id, not body and 'its body is gone' or job and 'its guards are not readable'
+      or record and 'its record is not readable' or 'its body is not readable')
   end
   return false, false
 end
