@@ -221,6 +221,8 @@ def judge(store: Store, clock: ManualClock, scene: Scene, victims: Sequence[str]
     first = rng.choice(("bury", "depart", "reap", "cancel", "retry"))
     drive(store, clock, scene, verdict, f"{what} after {first}", first, victims)
     look(store, clock, scene, verdict, what)
+    left = tried(verdict.listings, f"{what}: doctor", lambda: [one for one in store.doctor() if one.check == "records"])
+    verdict.calls += [f"{what}: {one.message}" for one in left or [] if one.level != "ok"]  # type: ignore[attr-defined]
     for id in scene.waiting:
         row = tried(verdict.listings, f"{what}: job {id}", lambda id=id: store.job(id))  # type: ignore[misc]
         if id in victims:

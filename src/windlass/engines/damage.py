@@ -12,9 +12,10 @@ from typing import Annotated, Any, Final, TypeVar
 
 from msgspec import Meta, Struct, ValidationError, convert
 
-__all__ = ["LAST_MS", "QUEUE_OF_DAMAGED", "QueueName", "described", "made", "whole"]
+__all__ = ["LAST_MS", "NAME_OF_DAMAGED", "QUEUE_OF_DAMAGED", "QueueName", "described", "made", "whole"]
 
 LAST_MS: Final = 253_402_300_799_999  # the last instant that people can be shown: the end of the year 9999
+NAME_OF_DAMAGED: Final = "damaged"  # of a job whose own name is not known any more
 QUEUE_OF_DAMAGED: Final = "damaged"  # of a job whose own queue is not known any more
 QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,128}\Z")]
 

@@ -346,6 +346,7 @@ class Mender:
 
     def _audit(self, ids: Sequence[bytes], repair: bool) -> Iterator[None]:
         strange = [id for id in ids if not is_text(id)]
+        self.found += [f"job {id!r}, whose id is no text" for id in strange]
         if strange and repair:
             self.bury([(id, "its id was no text") for id in strange])
         wrong, noted = self._store._script("audit", [int(repair), self._store._rules.keep_done_ms, *ids])

@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from windlass.clock import Clock
-from windlass.engines.damage import LAST_MS, QUEUE_OF_DAMAGED, QueueName, described
+from windlass.engines.damage import LAST_MS, NAME_OF_DAMAGED, QUEUE_OF_DAMAGED, QueueName, described
 from windlass.engines.sqlite.circuits import Doc
 from windlass.engines.sqlite.guards import Stored
 from windlass.engines.sqlite.schema import FOREVER, SLOTS, VERSION, Sql
@@ -175,7 +175,7 @@ JOBS: Final = Table(
     (
         Column("seq", int),
         Column("id", Key),
-        Column("name", Key, ""),
+        Column("name", Key, NAME_OF_DAMAGED),
         Column("queue", QueueName, QUEUE_OF_DAMAGED),
         Column("state", State, State.DEAD.value),
         Column("payload", Yes, test="1"),
