@@ -270,7 +270,10 @@ def drive(
         clock.advance(ROUND_MS)
         for _ in range(3):
             ask("maintain", lambda: store.maintain(RULES, BUDGET))
-        ask("extend", lambda: store.extend(info("w3"), (), 3_600_000))
+        beat = ask("extend", lambda: store.extend(info("w3"), (), 3_600_000))
+        # What a call claimed that failed half-way: a worker gives it back.
+        strays = [] if beat is None else [Outcome(one.id, one.fence, Kind.RELEASE) for one in beat.strays]  # type: ignore[attr-defined]
+        ask("settle strays", lambda strays=strays: store.settle(strays))  # type: ignore[misc]
         for alone in (False, True, False):
             want = Want("w3", 100, alone=alone)
             answer = ask("exchange", lambda want=want, done=outcomes: store.exchange(done, want))  # type: ignore[misc]

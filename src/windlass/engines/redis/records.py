@@ -326,6 +326,8 @@ class Mender:
             yield from self._audit([id for id, _ in ids], repair)
         if not repair:
             return
+        self.mended += as_int(self._store._script("align", [])[0])
+        yield
         for command, name in (("ZSCAN", "holds"), ("ZSCAN", "blocked"), ("HSCAN", "unique")):
             for members in self._scan(command, name):
                 self.mended += as_int(self._store._script("ties", [name, *(one for one, _ in members)])[0])

@@ -54,7 +54,10 @@ for i, id in ipairs(ids) do
     elseif not bodies[i] then
       G.note_damage(id, 'its body is gone')
     end
-  elseif not (indexed(id, job) and call('ZSCORE', ARRIVALS, id)) then
+  elseif not G.fits(bodies[i]) then
+    wrong = wrong + 1
+    G.note_damage(id, 'its body is not readable')
+  elseif not (indexed(id, job) and tonumber(call('ZSCORE', ARRIVALS, id) or -1) == job[SEQ]) then
     wrong = wrong + 1
     if repair and at[job[INFO][QUEUE]] then
       zadd(ARRIVALS, job[SEQ], id)

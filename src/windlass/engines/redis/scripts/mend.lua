@@ -1,5 +1,6 @@
 -- uses: records guards ending
--- Make jobs dead whose record is not sound, with what can be kept of them. Looks again itself, so it may be told too much.
+-- Make jobs dead whose record is not sound, with what can be kept of them; one that has ended keeps its end. Looks again
+-- itself, so it may be told too much.
 --
 -- KEYS     fixed; every queue
 -- ARGV     4 ms to keep dead jobs  5 cause  6 "1" to believe that they are not sound where the scripts see nothing wrong
@@ -78,10 +79,13 @@ for i = 7, #ARGV, 4 do
     if moved and moved[STATE] >= sDONE then drop_guards(id) else sound = false end
   end
   if (body or record or seq) and not (sound and not believed) then
+    local has_ended = moved and moved[STATE] >= sDONE and kept == id
     local known = fresh and (moved or not record) and (moved or fresh)
     if guards and not g then drop_guards(id) end
-    if known and at[known[INFO][QUEUE]] then leave(id, known) else leave_everything(id, fresh) end
-    flush()
+    if not has_ended then
+      if known and at[known[INFO][QUEUE]] then leave(id, known) else leave_everything(id, fresh) end
+      flush()
+    end
     seq = tonumber(seq or 0)
     if seq < 1 or seq >= 2 ^ 47 then
       seq = G.raise(META, 'seq', 1, function() return tonumber(call('ZREVRANGE', ARRIVALS, 0, 0, 'WITHSCORES')[2] or 0) end)
@@ -98,15 +102,19 @@ for i = 7, #ARGV, 4 do
     job[HELD] = nil
     job[SEQ] = seq
     jobs[kept] = job
-    call('HSETNX', QUEUES, job[INFO][QUEUE], '')
-    finish(kept, job, sDEAD, keep)
-    hset(REASON, kept, why)
     add_error(kept, error_text(error_head, job[ATTEMPT] + 1))
-    set_cause(kept, job, cause)
-    total('dead', 1)
+    if has_ended then
+      hset(REASON, kept, why)
+    else
+      call('HSETNX', QUEUES, job[INFO][QUEUE], '')
+      finish(kept, job, sDEAD, keep)
+      hset(REASON, kept, why)
+      set_cause(kept, job, cause)
+      total('dead', 1)
+      dead[#dead + 1] = kept
+    end
     save(kept)
     flush()
-    dead[#dead + 1] = kept
   end
   call('HDEL', DAMAGED, id)
   G.damaged[id] = nil

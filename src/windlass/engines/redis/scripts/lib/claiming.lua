@@ -10,7 +10,7 @@ local SCAN_MAX, SCAN_STEP, ALONE_MAX = 1000, 64, 10 -- jobs that one claim looks
 local function tail_of(body, worker, tails)
   if #body < 26 then return false end
   local high, low = string.byte(body, 13, 14)
-  if #body < 26 + high * 256 + low then return false end
+  if #body < 26 + high * 256 + low then return false end -- as G.fits has it, without a call
   local sized = sub(body, 13, 14 + high * 256 + low)
   local tail = tails[sized]
   if tail == nil then
@@ -24,12 +24,13 @@ end
 
 -- A waiting job and its guards (false: none); false for one that does not wait, or that is not sound, which is noted.
 function G.opened(id, body, record, guards)
-  local job = body and (record and read(record) or not record and born(body))
+  local fits = body and G.fits(body)
+  local job = fits and (record and read(record) or not record and born(body))
   local g = guards and G.sound(guards) or false
   if job and (g or not guards) then return job[STATE] == sWAITING and job, g end
   if body or record or call('ZSCORE', ARRIVALS, id) then
     G.note_damage(id, not body and 'its body is gone' or job and 'its guards are not readable'
-      or record and 'its record is not readable' or 'its body is not readable')
+      or record and fits and 'its record is not readable' or 'its body is not readable')
   end
   return false, false
 end

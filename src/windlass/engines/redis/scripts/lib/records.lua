@@ -65,6 +65,13 @@ local function born(body)
   }
 end
 
+-- Whether the parts of a body have room in it.
+function G.fits(body)
+  if #body < 26 then return false end
+  local high, low = string.byte(body, 13, 14)
+  return #body >= 26 + high * 256 + low
+end
+
 local function read(record)
   if #record < FORMAT_SIZE + 8 then return false end
   local job = { struct.unpack(FORMAT, record) }
