@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Annotated, Any, Final, Literal
 
 import apsw
@@ -390,7 +391,6 @@ class Mender:
         self._clock = clock
         self._boot = boot
         self._rules = rules
-        self._decoders = {table.name: decoder_of(table) for table in TABLES}
         self._place = (0, 0)  # where ``look_on`` goes on: number of the table, place in it
         self._gate = ""
 
@@ -432,7 +432,7 @@ class Mender:
         cells = ", ".join(quick(column) for column in table.columns)
         sql = f"SELECT CAST(json_group_array(json_array({cells})) AS BLOB) FROM ({self._source(table)})"
         try:
-            rows = self._decoders[table.name](self._ask(db, table, sql, (chunk.at, chunk.count))[0][0])
+            rows = decoder_of(table.name)(self._ask(db, table, sql, (chunk.at, chunk.count))[0][0])
         except (apsw.Error, msgspec.MsgspecError, UnicodeError):
             return False
         rule = table.rule
@@ -609,8 +609,10 @@ class View:
         self.__dict__.update(values)
 
 
-def decoder_of(table: Table) -> Callable[[bytes], list[Any]]:
-    """What reads a quick look at rows of a table."""
+@cache
+def decoder_of(name: str) -> Callable[[bytes], list[Any]]:
+    """What reads a quick look at rows of a table; made when it is needed, since most programs only enqueue."""
+    table = next(one for one in TABLES if one.name == name)
     fields = [(column.name, column.type) for column in table.columns]
     return msgspec.json.Decoder(list[msgspec.defstruct(table.name, fields, array_like=True)]).decode  # type: ignore[misc]
 
