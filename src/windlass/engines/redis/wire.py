@@ -277,6 +277,14 @@ def read_guards(packed: bytes) -> tuple[Guard, ...]:
     )
 
 
+def guards_in(packed: object) -> tuple[Guard, ...]:
+    """The guards of a lease. It has been claimed, so what cannot be read is left out; the next listing tells of it."""
+    try:
+        return read_guards(packed) if isinstance(packed, bytes) else ()
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ()
+
+
 def read_unique(packed: bytes) -> UniqueKey | None:
     """The unique key of a job, if it has one."""
     one = decode_guards(packed)[2]
@@ -412,7 +420,7 @@ def to_lease(given: Sequence[object], fence: int, heads: dict[bytes, Head], guar
         rest.meta,
         reason.decode("utf-8", "replace") or None,
         max(0, started - retrying) if retrying else 0,
-        read_guards(guards) if isinstance(guards, bytes) else (),
+        guards_in(guards),
         head.slot,
         bool(flags & HELD),
     )

@@ -128,17 +128,18 @@ class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
         return buried
 
     def maintain(self, rules: Rules, budget: int) -> Upkeep:
-        def write(db: apsw.Connection) -> Upkeep:
+        def write(db: apsw.Connection) -> tuple[Upkeep, int]:
             clock = self._clock
             self._steady.start(db)
             steady = self._steady.now(db)
-            self._mender.look_on(db, budget)
-            return upkeep.maintain(db, self._q, rules, budget, self._boot, clock.boot_ms(), clock.wall_ms(), steady)
+            mended = self._mender.look_on(db, budget)
+            done = upkeep.maintain(db, self._q, rules, budget, self._boot, clock.boot_ms(), clock.wall_ms(), steady)
+            return done, mended
 
-        done = self._write(write, durable=False)
-        if done.promoted or done.recovered:
+        done, mended = self._write(write, durable=False)
+        if done.promoted or done.recovered or mended:
             self._ready.touch()
-        if done.died or done.pruned or done.trimmed:
+        if done.died or done.pruned or done.trimmed or mended:
             self._ended.touch()
         return done
 

@@ -38,6 +38,7 @@ __all__ = ["HARMLESS", "TABLES", "Mender"]
 log = Log("windlass.engine")
 
 CHUNK: Final = 500
+LOOK_MAX: Final = 250  # rows that one step of upkeep looks at: 1 ms
 GATES_STEP: Final = 32
 GRACE_MS: Final = 30_000  # how long a worker with a spoiled lease is believed to live
 MARKER_MS: Final = 86_400_000  # how long a Once marker with a spoiled time stays
@@ -478,8 +479,8 @@ class Mender:
         return count + self._mend_ties(db, 0, -1)
 
     def look_on(self, db: apsw.Connection, budget: int) -> int:
-        """Look at up to ``budget`` rows, from where the last call ended, and mend them; give how many that were."""
-        mended = 0
+        """Look at some rows, at most ``budget``, from where the last call ended on; give how many were mended."""
+        mended, budget = 0, min(budget, LOOK_MAX)
         for _ in TABLES:
             number, at = self._place
             chunk = Chunk(TABLES[number], at, budget)

@@ -28,9 +28,15 @@ local function indexed(id, job)
   local base = at[job[INFO][QUEUE]]
   if not base then return false end
   if job[STATE] == sRUNNING then return call('ZSCORE', RUNNING, job[WORKER] .. '\0' .. id) end
-  if job[STATE] == sDEAD then return call('ZSCORE', DEAD, id) and call('ZSCORE', DEAD_PURGE, id) end
-  if job[STATE] == sDONE then return call('ZSCORE', KEYS[base + kDONE], id) end
-  if job[STATE] == sCANCELLED then return call('ZSCORE', KEYS[base + kCANCELLED], id) end
+  local function goes_when_due(key)
+    local found = tonumber(call('ZSCORE', key, id) or -1)
+    return found % 2 ^ 51 == job[PURGE] % 2 ^ 51 and found >= 0
+  end
+  if job[STATE] == sDEAD then
+    return tonumber(call('ZSCORE', DEAD, id) or -1) == job[FINISHED] and goes_when_due(DEAD_PURGE)
+  end
+  if job[STATE] == sDONE then return goes_when_due(KEYS[base + kDONE]) end
+  if job[STATE] == sCANCELLED then return goes_when_due(KEYS[base + kCANCELLED]) end
   local gate = G.gate_of(id)
   if gate then
     if not waits_at(id, gate) then return false end
@@ -72,6 +78,7 @@ for i, id in ipairs(ids) do
           local finished, purge = job[FINISHED], job[PURGE]
           finish(id, job, job[STATE], purge - wall)
           job[FINISHED] = finished
+          if job[STATE] == sDEAD then zadd(DEAD, finished, id) end
         end
         save(id)
       end

@@ -61,8 +61,8 @@ total('cancelled', expired)
 flush()
 
 -- Finished records past their age or count; ids that users chose leave a tombstone.
-local function collect(list, seen, key, command, first, last, ...)
-  for _, id in ipairs(call(command, key, first, last, ...)) do
+local function collect(list, seen, ids)
+  for _, id in ipairs(ids) do
     if not seen[id] then
       seen[id] = true
       list[#list + 1] = id
@@ -70,24 +70,35 @@ local function collect(list, seen, key, command, first, last, ...)
   end
 end
 
+-- Those of an index whose time to go has come by its score; one whose record says otherwise gets its place back.
+local function overdue_in(key, limit)
+  local ids, found = call('ZRANGEBYSCORE', key, '-inf', wall, 'LIMIT', 0, limit), {}
+  load(ids)
+  for _, id in ipairs(ids) do
+    local job = jobs[id]
+    if job and job[STATE] >= sDONE and job[PURGE] > wall then zadd(key, text_of(job[PURGE]), id) else found[#found + 1] = id end
+  end
+  return found
+end
+
 local pruned, seen = {}, {}
 for _, queue in ipairs(names) do
   for _, kind in ipairs({ kDONE, kCANCELLED }) do
     local key = KEYS[at[queue] + kind]
     if #pruned < budget then
-      collect(pruned, seen, key, 'ZRANGEBYSCORE', '-inf', wall, 'LIMIT', 0, budget - #pruned)
+      collect(pruned, seen, overdue_in(key, budget - #pruned))
     end
     local over = done_max >= 0 and call('ZCARD', key) - done_max or 0
     if over > 0 and #pruned < budget then
-      collect(pruned, seen, key, 'ZRANGE', 0, math.min(over, budget - #pruned) - 1)
+      collect(pruned, seen, call('ZRANGE', key, 0, math.min(over, budget - #pruned) - 1))
     end
   end
 end
 local trimmed = {}
-collect(trimmed, seen, DEAD_PURGE, 'ZRANGEBYSCORE', '-inf', wall, 'LIMIT', 0, budget)
+collect(trimmed, seen, overdue_in(DEAD_PURGE, budget))
 local over = dead_max >= 0 and call('ZCARD', DEAD) - dead_max or 0
 if over > 0 and #trimmed < budget then
-  collect(trimmed, seen, DEAD, 'ZRANGE', 0, math.min(over, budget - #trimmed) - 1)
+  collect(trimmed, seen, call('ZRANGE', DEAD, 0, math.min(over, budget - #trimmed) - 1))
 end
 local overdue = {}
 if ARGV[13] == '1' then

@@ -22,6 +22,7 @@ function G.of(id)
 end
 
 G.KINDS = { once = true, concurrency = true, rate = true, circuit = true }
+G.RULES = { ["return"] = true, raise = true, replace = true, keep_latest = true }
 G.UNTIL = { start = true, done = true, expiry = true }
 
 -- The guards that a text has, or nil.
@@ -41,7 +42,7 @@ function G.sound(text)
   end
   local key = g[3]
   if key[1] == nil then return g end
-  local good = type(key[1]) == 'string' and G.UNTIL[key[2]] and G.is_number(key[3]) and type(key[4]) == 'string'
+  local good = type(key[1]) == 'string' and G.UNTIL[key[2]] and G.is_number(key[3]) and G.RULES[key[4]]
   return good and g or nil
 end
 
