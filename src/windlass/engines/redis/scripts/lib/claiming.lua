@@ -4,6 +4,7 @@
 
 local PROMOTE_MAX = 2000 -- due jobs made ready by one claim
 local SCAN_MAX, SCAN_STEP, ALONE_MAX = 1000, 64, 10 -- jobs that one claim looks at when guards are closed
+local MANY = 64 -- queues from which on it is cheaper to ask which of them have something
 
 -- What the record of a job that nothing has touched yet bears behind its SEQ, without the fence, as `text`; false when the
 -- job must go the long way. `tails` remembers it within a batch, by the head.
@@ -37,33 +38,98 @@ local function cancels_of(worker)
   return found
 end
 
--- Of {name, share, ...}: all names, and {name, share} of the queues that may be claimed from, in the same order.
-local function open_queues(shares)
-  local wanted, open = {}, {}
-  for i = 1, #shares, 2 do wanted[#wanted + 1] = shares[i] end
-  for i, pause in ipairs(mget(QUEUES, wanted)) do
-    if pause then
-      local until_ms = tonumber(string.match(pause, '^(%d+)|') or '')
-      if pause == '' or (until_ms and until_ms > 0 and until_ms <= wall) then
-        open[#open + 1] = { wanted[i], shares[2 * i] }
-      end
-    end
-  end
-  return wanted, open
+-- Whether a queue may be claimed from, by what QUEUES has of it.
+function G.is_open(pause)
+  local until_ms = pause and tonumber(string.match(pause, '^(%d+)|') or '')
+  return not pause or pause == '' or (until_ms and until_ms > 0 and until_ms <= wall)
 end
 
--- Promote what is due in these queues; gives in how many ms the next one is, or -1. In the lone lane jobs wait by their
--- time anyway.
-local function promote_due(queues, alone)
+-- Of {name, share, ...}: {name, share} of the queues that may be claimed from, in the same order. Of many, those that have
+-- something.
+function G.named_queues(shares, alone)
+  local wanted, open, share_of = {}, {}, {}
+  for i = 1, #shares, 2 do wanted[#wanted + 1], share_of[shares[i]] = shares[i], shares[i + 1] end
+  if #wanted > MANY then
+    local scores, all = zscores(alone and LONE or BUSY, wanted), wanted
+    wanted = {}
+    for i, queue in ipairs(all) do
+      if scores[i] then wanted[#wanted + 1] = queue end
+    end
+  end
+  for i, pause in ipairs(mget(QUEUES, wanted)) do
+    if pause and G.is_open(pause) then open[#open + 1] = { wanted[i], share_of[wanted[i]] } end
+  end
+  return open
+end
+
+-- Every queue that has something and may be claimed from, from the one behind `after` on and round, up to `most`, with
+-- equal shares of the limit. Gives behind which the next claim begins, so that each queue has its turn, and whether some
+-- were left out.
+function G.busy_queues(after, most, limit, alone)
+  local open = {}
+  if alone then
+    local names = call('ZRANGEBYSCORE', LONE, '-inf', wall, 'LIMIT', 0, SCAN_MAX)
+    for i, pause in ipairs(mget(QUEUES, names)) do
+      if G.is_open(pause) then open[#open + 1] = { names[i], 1 } end
+    end
+    return open, after, false
+  end
+  local from, to, cut, last = after == '' and '-' or '(' .. after, '+', false, after
+  while true do
+    local wanted = most - #open
+    local names = call('ZRANGEBYLEX', BUSY, from, to, 'LIMIT', 0, wanted)
+    for i, pause in ipairs(mget(QUEUES, names)) do
+      if G.is_open(pause) then open[#open + 1] = { names[i] } end
+    end
+    last = names[#names] or last
+    if #names < wanted then
+      if to ~= '+' or after == '' then break end
+      from, to = '-', '[' .. after
+    elseif #open >= most then
+      cut = true
+      break
+    else
+      from = '(' .. last
+    end
+  end
+  local each = math.max(1, math.floor(limit / math.max(1, #open)))
+  for _, share in ipairs(open) do share[2] = each end
+  if not cut and open[1] then last = open[1][1] end
+  return open, last, cut
+end
+
+-- A queue that has nothing more is left out of the next claims.
+function G.leave_out(queue, alone)
+  local head = call('ZRANGE', KEYS[at[queue] + (alone and kALONE or kREADY)], 0, 0, 'WITHSCORES')[2]
+  if not head then
+    call('ZREM', alone and LONE or BUSY, queue)
+  elseif alone then
+    call('ZADD', LONE, head, queue)
+  end
+end
+
+-- Promote what is due; gives in how many ms the next one is, or -1. In the lone lane jobs wait by their time anyway.
+-- Without `shares` of every queue.
+function G.promote_due(shares, alone)
   local due_at
   local budget = PROMOTE_MAX
-  for _, queue in ipairs(queues) do
-    local count, next_at = promote(queue, budget)
-    budget = budget - count
-    if next_at and (not due_at or next_at < due_at) then due_at = next_at end
-    if alone then
-      local head = call('ZRANGEBYSCORE', KEYS[at[queue] + kALONE], '(' .. wall, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-      if head[2] and (not due_at or tonumber(head[2]) < due_at) then due_at = tonumber(head[2]) end
+  local function sooner(time)
+    if time and (not due_at or time < due_at) then due_at = time end
+  end
+  if not shares or #shares > 2 * MANY then
+    for _, queue in ipairs(call('ZRANGEBYSCORE', DUES, '-inf', wall, 'LIMIT', 0, SCAN_MAX)) do
+      budget = budget - promote(queue, budget)
+    end
+    sooner(tonumber(call('ZRANGE', DUES, 0, 0, 'WITHSCORES')[2]))
+    if alone then sooner(tonumber(call('ZRANGEBYSCORE', LONE, '(' .. wall, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2])) end
+  else
+    for i = 1, #shares, 2 do
+      local count, next_at = promote(shares[i], budget)
+      budget = budget - count
+      sooner(next_at)
+      if alone then
+        sooner(tonumber(call('ZRANGEBYSCORE', KEYS[at[shares[i]] + kALONE], '(' .. wall, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]))
+      end
     end
   end
   return due_at and math.max(0, due_at - wall) or -1
@@ -195,6 +261,18 @@ local function heads(open, look, alone, further, places)
   return ids, lanes
 end
 
+-- A job that this claim leaves goes back to its place.
+function G.stand_again(id, job, alone)
+  local queue = job[INFO][QUEUE]
+  if alone then
+    zadd(KEYS[at[queue] + kALONE], job[RUN_AT], spot(id, job))
+    lone[queue] = math.min(lone[queue] or job[RUN_AT], job[RUN_AT])
+  else
+    zadd(KEYS[at[queue] + kREADY], level(job), spot(id, job))
+    busy[queue] = true
+  end
+end
+
 -- A job whose Once key is done ends with the stored result of {id, result}.
 local function end_double(id, job, marker, keep)
   if job[EXPIRES_AT] > 0 then zrem(EXPIRING, id) end
@@ -208,17 +286,33 @@ end
 local function claim(from)
   local worker, limit, alone = ARGV[from], tonumber(ARGV[from + 1]), ARGV[from + 2] == '1'
   local keep, shares = tonumber(ARGV[from + 3]), cmsgpack.unpack(ARGV[from + 4])
+  local every = type(shares) == 'string' and shares -- every queue, from the one behind this on
   G.late = tonumber(ARGV[from + 6])
   local lease = call('ZSCORE', LEASES, worker)
-  if not lease or tonumber(lease) <= boot then return { 1, -1, {}, 0, {}, {}, {} } end
+  if not lease or tonumber(lease) <= boot then return { 1, -1, {}, 0, {}, {}, {}, '' } end
 
   local cancels = cancels_of(worker)
-  local wanted, open = open_queues(shares)
-  local due_in = promote_due(wanted, alone)
+  local due_in = G.promote_due(not every and shares, alone)
   if alone then limit = math.min(limit, 1) end
-  if limit <= 0 then return { 0, due_in, cancels, 0, {}, {}, {} } end
+  if limit <= 0 then return { 0, due_in, cancels, 0, {}, {}, {}, every or '' } end
 
   local guarded = call('HLEN', K.GUARDS) > 0
+  local open, turn, cut
+  if every then
+    open, turn, cut = G.busy_queues(every, math.max(limit, SCAN_STEP), limit, alone)
+  else
+    open, turn, cut = G.named_queues(shares, alone), '', false
+  end
+  if every and guarded and not alone then
+    local known = {}
+    for _, share in ipairs(open) do known[share[1]] = true end
+    local waiting = G.queues_waiting(limit)
+    for i, pause in ipairs(mget(QUEUES, waiting)) do
+      if not known[waiting[i]] and G.is_open(pause) then
+        open[#open + 1] = { waiting[i], math.max(1, math.floor(limit / (#open + 1))) }
+      end
+    end
+  end
   local queues, roomy = {}, {}
   for i, share in ipairs(open) do queues[i] = share[1] end
   if G.bind then G.bind(queues, cmsgpack.unpack(ARGV[from + 7]), limit) end
@@ -232,7 +326,7 @@ local function claim(from)
   for lane = 0, 2 do
     if places.more(lane) > 0 then wide[#wide + 1] = lane end
   end
-  if guarded and not alone then G.let_on(roomy, wide, limit) end
+  if guarded and not alone then G.let_on(roomy, wide, limit, every) end
   local leases, n, guards_of, finished = {}, 0, {}, {}
   local fence = math.max(tonumber(call('HGET', META, 'fence') or 0), micros - 1)
   local first = fence + 1
@@ -241,6 +335,7 @@ local function claim(from)
   local function fresh(flags) return pack('>BBI4I4I4I4I8I8I8', sRUNNING, flags, 0, 0, 0, 0, wall, 0, 0) .. '\0\0' end
   local new, new_held = fresh(0), fresh(HELD_BIT)
   local look, scanned, expired, doubles, unknown = limit, 0, 0, 0, false
+  local emptied = {} -- queues that gave something
   if alone and guarded then look = ALONE_MAX end
 
   -- One look at the heads. Gives how many jobs left the ready queues without being leased.
@@ -304,8 +399,7 @@ local function claim(from)
           if why ~= 'later' and G.let[id] then G.went_on = true end
           if why == 'wait' and alone then why = 'later' end
           if why == 'later' then
-            zadd(KEYS[at[job[INFO][QUEUE]] + (alone and kALONE or kREADY)], alone and job[RUN_AT] or level(job),
-              spot(id, job))
+            G.stand_again(id, job, alone)
           elseif why == 'wait' then
             G.block(id, job, what)
             if opens_at then G.opens[what] = opens_at end
@@ -355,7 +449,10 @@ local function claim(from)
       if tail then gone[tail.queue] = (gone[tail.queue] or 0) + tail.count end
     end
     for _, share in ipairs(open) do share[2] = math.max(0, share[2] - (gone[share[1]] or 0)) end
-    for queue, count in pairs(gone) do count_flow('c', queue, count) end
+    for queue, count in pairs(gone) do
+      count_flow('c', queue, count)
+      emptied[queue] = true
+    end
     return moved
   end
 
@@ -400,7 +497,13 @@ local function claim(from)
       end
     end
   end
+  if cut then
+    if places.left > 0 then due_in = 0 else G.rouse(turn) end
+  end
+  for _, share in ipairs(open) do
+    if every or emptied[share[1]] then G.leave_out(share[1], alone) end
+  end
   local paced_in = bound and G.unbind()
   if paced_in and (due_in < 0 or paced_in < due_in) then due_in = paced_in end
-  return { 0, due_in, cancels, first, leases, guards_of, finished }
+  return { 0, due_in, cancels, first, leases, guards_of, finished, turn }
 end
