@@ -4,6 +4,7 @@
 
 local PROMOTE_MAX = 2000 -- due jobs made ready by one claim
 local SCAN_MAX, SCAN_STEP, ALONE_MAX = 1000, 64, 10 -- jobs that one claim looks at when guards are closed
+local FEW = 16 -- queues that one claim of any takes from at least, if there are more
 local MANY = 64 -- queues from which on it is cheaper to ask which of them have something
 
 -- What the record of a job that nothing has touched yet bears behind its SEQ, without the fence, as `text`; false when the
@@ -62,40 +63,38 @@ function G.named_queues(shares, alone)
   return open
 end
 
--- Every queue that has something and may be claimed from, from the one behind `after` on and round, up to `most`, with
--- equal shares of the limit. Gives behind which the next claim begins, so that each queue has its turn, and whether some
--- were left out.
-function G.busy_queues(after, most, limit, alone)
-  local open = {}
-  if alone then
-    local names = call('ZRANGEBYSCORE', LONE, '-inf', wall, 'LIMIT', 0, SCAN_MAX)
-    for i, pause in ipairs(mget(QUEUES, names)) do
-      if G.is_open(pause) then open[#open + 1] = { names[i], 1 } end
+-- Walks round the queues that have something and may be claimed from, beginning behind `after`: each call gives so many
+-- more, as {name}. `walk.ended` says that there are no others.
+function G.walk(after, alone)
+  local walk = { last = after }
+  local from, to = after == '' and '-' or '(' .. after, '+'
+  local function step(count)
+    if alone then
+      walk.ended = true
+      return call('ZRANGEBYSCORE', LONE, '-inf', wall, 'LIMIT', 0, SCAN_MAX)
     end
-    return open, after, false
-  end
-  local from, to, cut, last = after == '' and '-' or '(' .. after, '+', false, after
-  while true do
-    local wanted = most - #open
-    local names = call('ZRANGEBYLEX', BUSY, from, to, 'LIMIT', 0, wanted)
-    for i, pause in ipairs(mget(QUEUES, names)) do
-      if G.is_open(pause) then open[#open + 1] = { names[i] } end
-    end
-    last = names[#names] or last
-    if #names < wanted then
-      if to ~= '+' or after == '' then break end
+    local names = call('ZRANGEBYLEX', BUSY, from, to, 'LIMIT', 0, count)
+    if #names == count then
+      from = '(' .. names[count]
+    elseif to == '+' and after ~= '' then
       from, to = '-', '[' .. after
-    elseif #open >= most then
-      cut = true
-      break
     else
-      from = '(' .. last
+      walk.ended = true
     end
+    return names
   end
-  local each = math.max(1, math.floor(limit / math.max(1, #open)))
-  for _, share in ipairs(open) do share[2] = each end
-  if not cut and open[1] then last = open[1][1] end
-  return open, last, cut
+  function walk.more(count)
+    local open = {}
+    while #open < count and not walk.ended do
+      local names = step(count - #open)
+      for i, pause in ipairs(mget(QUEUES, names)) do
+        if G.is_open(pause) then open[#open + 1] = { names[i] } end
+      end
+      walk.last = names[#names] or walk.last
+    end
+    return open
+  end
+  return walk
 end
 
 -- A queue that has nothing more is left out of the next claims.
@@ -297,23 +296,18 @@ local function claim(from)
   if limit <= 0 then return { 0, due_in, cancels, 0, {}, {}, {}, every or '' } end
 
   local guarded = call('HLEN', K.GUARDS) > 0
-  local open, turn, cut
-  if every then
-    open, turn, cut = G.busy_queues(every, math.max(limit, SCAN_STEP), limit, alone)
-  else
-    open, turn, cut = G.named_queues(shares, alone), '', false
-  end
-  if every and guarded and not alone then
+  local walk = every and G.walk(every, alone)
+  local open = walk and walk.more(math.min(limit, FEW)) or G.named_queues(shares, alone)
+  local first_open = walk and open[1] and open[1][1] or every
+  if walk and guarded and not alone then
     local known = {}
     for _, share in ipairs(open) do known[share[1]] = true end
     local waiting = G.queues_waiting(limit)
     for i, pause in ipairs(mget(QUEUES, waiting)) do
-      if not known[waiting[i]] and G.is_open(pause) then
-        open[#open + 1] = { waiting[i], math.max(1, math.floor(limit / (#open + 1))) }
-      end
+      if not known[waiting[i]] and G.is_open(pause) then open[#open + 1] = { waiting[i] } end
     end
   end
-  local queues, roomy = {}, {}
+  local queues, roomy, visited = {}, {}, {}
   for i, share in ipairs(open) do queues[i] = share[1] end
   if G.bind then G.bind(queues, cmsgpack.unpack(ARGV[from + 7]), limit) end
   local bound = G.bound
@@ -340,6 +334,9 @@ local function claim(from)
 
   -- One look at the heads. Gives how many jobs left the ready queues without being leased.
   local function round()
+    if every then
+      for _, share in ipairs(open) do share[2] = math.max(1, math.floor(places.left / #open)) end
+    end
     local ids, lanes = heads(open, look, alone, scanned > 0, places)
     if #ids == 0 then return 0 end
     scanned = scanned + #ids
@@ -458,13 +455,27 @@ local function claim(from)
 
   while places.left > 0 do
     local moved = round()
-    if moved == 0 or places.left <= 0 or alone then break end
+    if places.left <= 0 or alone then break end
     if scanned >= SCAN_MAX then
       due_in = 0
       break
     end
-    look = math.min(SCAN_MAX, math.max(places.left, SCAN_STEP, look * 2))
+    if moved > 0 then
+      look = math.min(SCAN_MAX, math.max(places.left, SCAN_STEP, look * 2))
+    else
+      -- These have nothing more: on to others.
+      for _, share in ipairs(open) do visited[#visited + 1] = share end
+      open = walk and walk.more(math.min(places.left, FEW)) or {}
+      if #open == 0 then break end
+      if bound then
+        local more = {}
+        for i, share in ipairs(open) do more[i] = share[1] end
+        G.bind(more, cmsgpack.unpack(ARGV[from + 7]), limit)
+      end
+      look = places.left
+    end
   end
+  for _, share in ipairs(open) do visited[#visited + 1] = share end
   if n > 0 then hset(META, 'fence', fence) end
   -- Which kind of slot the jobs of an unknown lane need shows only now: there may be room left.
   if unknown and places.mixed then due_in = 0 end
@@ -487,7 +498,7 @@ local function claim(from)
   end
   for lane = alone and 3 or 0, 2 do
     local was_wide = has(wide, lane)
-    for _, share in ipairs(places.more(lane) <= 0 and open or {}) do
+    for _, share in ipairs(places.more(lane) <= 0 and visited or {}) do
       local queue = share[1]
       if (was_wide or G.promoted[queue] and G.promoted[queue][lane])
         and call('ZCOUNT', KEYS[at[queue] + kREADY], G.lane_from(lane), G.lane_to(lane)) > 0
@@ -497,13 +508,12 @@ local function claim(from)
       end
     end
   end
-  if cut then
-    if places.left > 0 then due_in = 0 else G.rouse(turn) end
-  end
-  for _, share in ipairs(open) do
+  if walk and not walk.ended then G.rouse(walk.last) end -- others may have something, and another worker room
+  for _, share in ipairs(visited) do
     if every or emptied[share[1]] then G.leave_out(share[1], alone) end
   end
   local paced_in = bound and G.unbind()
   if paced_in and (due_in < 0 or paced_in < due_in) then due_in = paced_in end
-  return { 0, due_in, cancels, first, leases, guards_of, finished, turn }
+  return { 0, due_in, cancels, first, leases, guards_of, finished,
+    walk and (walk.ended and first_open or walk.last) or '' }
 end
