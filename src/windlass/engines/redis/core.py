@@ -4,8 +4,8 @@ Every call is one script and one round trip. Nothing is sent twice but a script 
 first use. A forked child must not use its parent's sockets: it forgets them without closing and opens its own.
 
 Invariants: every key of a namespace bears the hash tag ``{namespace}``, so a cluster keeps them on one node; a script
-is given the fixed keys that it names and makes those of the queues it meets, so what a call costs does not grow with the
-queues that there are.
+is given the fixed keys that it names and makes those of the queues it meets, so a call does not cost more with every
+queue that there is.
 """
 
 from __future__ import annotations
