@@ -86,29 +86,28 @@ class RedisDoctor(RedisInspector):
         for name in DETAIL_HASHES:
             for ids in self._scan("HSCAN", self._key(name)):
                 args: list[Command] = [int(repair), self._rules.keep_done_ms, *ids]
-                (count,) = self._call_all("audit", args)
+                (count,) = self._call("audit", (), args)
                 wrong += as_int(count)
         return wrong
 
     def _sweep(self, repair: bool) -> int:
         """Entries of indexes whose job is gone or in another state."""
         wrong = 0
-        for key, place, cut, states in self._indexes():
+        for key, queue, place, cut, states in self._indexes():
             for members in self._scan("ZSCAN", key):
                 args: list[Command] = [int(repair), place, cut, states, *members]
-                (count,) = self._call_all("sweep", args)
+                (count,) = self._call("sweep", queue, args)
                 wrong += as_int(count)
         return wrong
 
-    def _indexes(self) -> Iterator[tuple[bytes, int, int, str]]:
-        """Every index: its key, its number among the keys of a script, and how to read its members."""
+    def _indexes(self) -> Iterator[tuple[bytes, tuple[str, ...], int, int, str]]:
+        """Every index: its key, its queue, its number among the keys of a script or queue, how to read its members."""
         for name, (cut, states) in FIXED_INDEXES.items():
-            yield self._key(name), FIXED_KEYS.index(name) + 1, cut, states
-        keys = self._keys(self._known)
-        for at in range(len(FIXED_KEYS), len(keys), len(QUEUE_KEYS)):
+            yield self._key(name), (), FIXED_KEYS.index(name) + 1, cut, states
+        for queue in self._queue_names(node_of(self._client(), self._fixed[0])):
             for name, (cut, states) in QUEUE_INDEXES.items():
-                place = at + QUEUE_KEYS.index(name)
-                yield keys[place], place + 1, cut, states
+                place = QUEUE_KEYS.index(name)
+                yield self._keys_of(queue)[place], (queue,), place + 1, cut, states
 
     def _scan(self, command: str, key: bytes) -> Iterator[list[bytes]]:
         """The fields or members of one key, in chunks."""

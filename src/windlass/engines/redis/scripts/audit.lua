@@ -1,7 +1,7 @@
 -- uses: records guards
 -- Look for jobs that are in no index, or whose body is gone; put them right when asked.
 --
--- KEYS     fixed; every queue
+-- KEYS     fixed
 -- ARGV     4 "1" to repair  5 ms to keep ended jobs  6... ids, from the bodies or the records
 -- Returns  how many were wrong
 -- Cost     O(ids log stored)
@@ -15,7 +15,6 @@ if repair then allow_growth() end
 
 local function indexed(id, job)
   local base = at[job[INFO][QUEUE]]
-  if not base then return false end
   if job[STATE] == sRUNNING then return call('ZSCORE', RUNNING, job[WORKER] .. '\0' .. id) end
   if job[STATE] == sDEAD then return call('ZSCORE', DEAD, id) and call('ZSCORE', DEAD_PURGE, id) end
   if job[STATE] == sDONE then return call('ZSCORE', KEYS[base + kDONE], id) end
@@ -35,7 +34,7 @@ for i, id in ipairs(ids) do
     wrong = wrong + 1 -- not bytes of ours; a person decides
   elseif not (indexed(id, job) and call('ZSCORE', ARRIVALS, id)) then
     wrong = wrong + 1
-    if repair and at[job[INFO][QUEUE]] then
+    if repair then
       zadd(ARRIVALS, job[SEQ], id)
       if not indexed(id, job) then
         if job[STATE] <= sRUNNING then
@@ -47,9 +46,6 @@ for i, id in ipairs(ids) do
         end
         save(id)
       end
-    elseif repair then
-      -- Its queue is not known any more: the next audit finds it in place.
-      hset(QUEUES, job[INFO][QUEUE], '')
     end
   end
 end
