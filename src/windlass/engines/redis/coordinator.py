@@ -102,11 +102,11 @@ class RedisCoordinator(RedisDoctor):
             tally.retry_after_ms,
             tally.reason or "",
         ]
-        return to_circuit(self._call_all("tally", args)[0])
+        return to_circuit(self._call("tally", (), args)[0])
 
     def switch(self, name: str, open_ms: int | None, opened: bool, reason: str | None, half_open: int) -> CircuitRow:
         args: list[Command] = [name, int(opened), -1 if open_ms is None else open_ms, reason or "", half_open]
-        return to_circuit(self._call_all("switch", args)[0])
+        return to_circuit(self._call("switch", (), args)[0])
 
     @mending
     def limits(self) -> list[LimitRow]:

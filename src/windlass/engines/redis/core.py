@@ -4,8 +4,8 @@ Every call is one script and one round trip. Nothing is sent twice but a script 
 first use. A forked child must not use its parent's sockets: it forgets them without closing and opens its own.
 
 Invariants: every key of a namespace bears the hash tag ``{namespace}``, so a cluster keeps them on one node; a script
-is given every key it touches; a call that needs all queues says how many it knows, and the script tells it the names
-when that is not what the store has.
+is given the fixed keys that it names and makes those of the queues it meets, so a call does not cost more with every
+queue that there is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from windlass.clock import Clock, SystemClock
 from windlass.engines.base import EngineInfo
 from windlass.engines.redis.connection import Client, Command, Spares, hang_up, make_client, node_of, send, target_of
 from windlass.engines.redis.errors import raised_by_driver, translate
-from windlass.engines.redis.records import FIXED_INDEXES, QUEUE, QUEUE_INDEXES, QUEUE_KEYS, SCHEMA, TYPES, Mender
+from windlass.engines.redis.records import FIXED_INDEXES, QUEUE_INDEXES, QUEUE_KEYS, SCHEMA, TYPES, Mender
 from windlass.engines.redis.scripts import FIXED_KEYS, READ_ONLY, Script, script
 from windlass.engines.redis.startup import Server, examine
 from windlass.engines.redis.wire import as_int, as_list, pack
@@ -44,7 +44,7 @@ Seen: TypeAlias = Literal["writes", "jobs"]  # the counters by which a rollback 
 log = Log("windlass.engine")
 
 GUARDED_S: Final = 10.0  # how long a store that had guards is taken to have some still
-LOOKS_MAX: Final = 10  # how often a call asks again because queues appeared in between
+QUEUES_A_CALL: Final = 500  # whose keys are looked at in one call
 MEND_PAUSE_S: Final = 10.0  # between two looks through the store that found nothing
 BLOCK_SLICE_S: Final = 4.0  # longest single block on the server, so that a half-open connection is noticed
 
@@ -79,7 +79,6 @@ class RedisCore:
         self._pool_timeout = pool_timeout_ms / 1000
         self._prefix = f"{{{namespace}}}:"
         self._fixed = [f"{self._prefix}{name}".encode() for name in FIXED_KEYS]
-        self._keys_of: dict[str, list[bytes]] = {}
         self._keys_for: dict[str, list[bytes]] = {}  # the fixed keys of a script
         self._server = Server()
         self._is_spoiled = False  # something is to be mended as soon as the store is open
@@ -95,7 +94,6 @@ class RedisCore:
         self._spares = Spares()
         self._landed = threading.Condition()
         self._flying = 0  # calls under way
-        self._known: tuple[str, ...] = ()
         self._guarded_until = 0.0  # monotonic seconds; until then scripts are called in their long form
         self._seen: dict[Seen, int] = {"writes": 0, "jobs": 0}
         self._mender = Mender(self)
@@ -175,9 +173,9 @@ class RedisCore:
         node = node_of(client, self._fixed[0])
         if self._is_spoiled:
             return
-        names = self._asked(lambda: as_list(send(node, "HKEYS", self._key("queues"))))
-        self._known = self._names_in(names)
-        self._check_types(client, self._known)
+        names = self._queue_names(node)
+        for first in range(0, len(names), QUEUES_A_CALL):
+            self._check_types(client, names[first : first + QUEUES_A_CALL])
         have = self._asked(lambda: send(node, "HGET", self._key("meta"), "schema"))
         if have is None:
             self._asked(lambda: send(node, "HSETNX", self._key("meta"), "schema", SCHEMA))
@@ -191,8 +189,8 @@ class RedisCore:
 
     def _types(self, client: Client, names: Sequence[str]) -> Iterator[tuple[bytes, str, str]]:
         """Of our keys that there are: the name, the type that it has, and the type that it must have."""
-        keys = self._keys(names)
-        found = as_list(self._send(client, script("check"), keys, [self._clock_text(), pack(names), ""]))
+        keys = self._fixed + [key for name in names for key in self._keys_of(name)]
+        found = as_list(self._send(client, script("check"), keys, self._sent(())))
         fixed = [TYPES.get(name, "hash") for name in FIXED_KEYS]
         of_queue = ["list" if name.startswith("wake") else "zset" for name in QUEUE_KEYS]
         for key, kind, wanted in zip(keys, found, fixed + of_queue * len(names), strict=True):
@@ -223,21 +221,24 @@ class RedisCore:
     def _key(self, name: str) -> bytes:
         return self._fixed[FIXED_KEYS.index(name)]
 
-    def _keys(self, names: Sequence[str], what: Script | None = None) -> list[bytes]:
-        """The keys that a script is given, or all of them: the fixed ones, then those of the queues."""
-        if what is None:
-            keys = list(self._fixed)
-        else:
-            fixed = self._keys_for.get(what.sha)
-            if fixed is None:
-                fixed = self._keys_for[what.sha] = [self._key(name) for name in what.keys]
-            keys = list(fixed)
-        for name in names:
-            mine = self._keys_of.get(name)
-            if mine is None:
-                mine = self._keys_of[name] = [f"{self._prefix}{kind}:{name}".encode() for kind in QUEUE_KEYS]
-            keys += mine
+    def _keys(self, what: Script) -> list[bytes]:
+        """The keys that a script is given."""
+        keys = self._keys_for.get(what.sha)
+        if keys is None:
+            keys = self._keys_for[what.sha] = [self._key(name) for name in what.keys]
         return keys
+
+    def _keys_of(self, queue: str) -> list[bytes]:
+        """Those of a queue, as the scripts make them."""
+        return [f"{self._prefix}{kind}:{queue}".encode() for kind in QUEUE_KEYS]
+
+    def _queue_names(self, node: Client) -> list[str]:
+        names = self._asked(lambda: as_list(send(node, "HKEYS", self._key("queues"))))
+        return sorted(one.decode("utf-8", "replace") for one in names if isinstance(one, bytes))
+
+    def _sent(self, names: Sequence[str], *args: Command) -> list[Command]:
+        """The arguments of a script; ``names`` are queues that others of them give by number."""
+        return [self._clock_text(), pack(names), self._prefix, *args]
 
     def _clock_text(self) -> str:
         clock = self._clock
@@ -252,44 +253,24 @@ class RedisCore:
                 raise EngineUnavailable(f"{self.target} was closed by another thread: open it again")
         return client
 
-    def _call(self, name: str, names: Sequence[str], args: Sequence[Command], *, fsync: bool = False) -> list[object]:
-        """Run a script that is content with these queues."""
-        sent = [self._clock_text(), pack(names), "", *args]
-        run = self._run_to_disk if fsync else self._run
-        what = script(name)
-        return as_list(run(self._client(), what, self._keys(names, what), sent))
-
-    def _call_all(
+    def _call(
         self,
         name: str,
-        args: Sequence[Command] | Callable[[Sequence[str]], Sequence[Command]],
-        more: Sequence[str] = (),
+        names: Sequence[str],
+        args: Sequence[Command],
         *,
         fsync: bool = False,
-        guarded: bool = False,
+        guarded: bool = True,
     ) -> list[object]:
-        """Run a script that needs every queue of the store, and ``more``; ``args`` may be made from their names.
-
-        ``guarded`` says that it stores jobs with guards: then the script is needed in its long form.
-        """
+        """Run a script. Without ``guarded`` in its short form, as long as the store seems to have no guards."""
         client = self._client()
-        for _ in range(LOOKS_MAX):
+        run = self._run_to_disk if fsync else self._run
+        while True:
             what = script(name, guarded=guarded or time.monotonic() < self._guarded_until)
-            known = self._known
-            names = (*known, *(queue for queue in dict.fromkeys(more) if queue not in known)) if more else known
-            sent = [self._clock_text(), pack(names), len(known), *(args(names) if callable(args) else args)]
-            run = self._run_to_disk if fsync else self._run
-            reply = as_list(run(client, what, self._keys(names, what), sent))
-            if reply and reply[0] == b"\0guards":
-                self._guarded_until = time.monotonic() + GUARDED_S
-                continue
-            if not reply or reply[0] != b"\0queues":
+            reply = as_list(run(client, what, self._keys(what), self._sent(names, *args)))
+            if not reply or reply[0] != b"\0guards":
                 return reply
-            self._known = self._names_in(reply[1:])
-        raise EngineUnavailable(
-            f"{self.target}: new queues appear in namespace {self._namespace!r} faster than a call can learn of them: "
-            "use fewer queues"
-        )
+            self._guarded_until = time.monotonic() + GUARDED_S
 
     def _run(self, client: Client, what: Script, keys: Sequence[bytes], args: Sequence[Command]) -> object:
         """Run a script by its digest, or by its text where the server has lost it."""
@@ -346,23 +327,12 @@ class RedisCore:
             finally:
                 self._mends = False
 
-    def _names_in(self, names: Sequence[object]) -> tuple[str, ...]:
-        """The queues of a store by name; what can be none is taken out of it."""
-        found = []
-        for name in names:
-            if isinstance(name, bytes) and QUEUE.fullmatch(name.decode("utf-8", "replace")):
-                found.append(name.decode())
-            elif isinstance(name, bytes):
-                log.error("damaged: queue %r cannot have that name, and is removed", name)
-                self._ask_plainly("HDEL", self._key("queues"), name)
-        return tuple(sorted(found))
-
     def _ask_plainly(self, *command: Command) -> object:
         node = node_of(self._calls or self._client(), self._fixed[0])
         return self._asked(lambda: send(node, *command))
 
-    def _script(self, name: str, args: Sequence[Command]) -> list[object]:
-        return self._call_all(name, args)
+    def _script(self, name: str, args: Sequence[Command], names: Sequence[str] = ()) -> list[object]:
+        return self._call(name, names, args)
 
     def _correct(self, key: bytes, field: bytes, value: bytes, fresh: bytes | None) -> bool:
         args: list[Command] = [field, value] if fresh is None else [field, value, fresh]
@@ -370,24 +340,24 @@ class RedisCore:
 
     def _kinds_of_keys(self) -> Iterator[tuple[bytes, str, str]]:
         """The keys that there are, each with the type it has and the one it must have."""
-        queues, good = self._key("queues"), True
-        for key, have, wanted in self._types(self._client(), ()):
+        client, queues, good = self._client(), self._key("queues"), True
+        for key, have, wanted in self._types(client, ()):
             good = good and (key != queues or have == wanted)
             yield key, have, wanted
-        if good:
-            self._known = self._names_in(as_list(self._ask_plainly("HKEYS", queues)))
-            fixed = set(self._fixed)
-            yield from (one for one in self._types(self._client(), self._known) if one[0] not in fixed)
+        if not good:
+            return
+        names, fixed = self._queue_names(node_of(client, self._fixed[0])), set(self._fixed)
+        for first in range(0, len(names), QUEUES_A_CALL):
+            yield from (one for one in self._types(client, names[first : first + QUEUES_A_CALL]) if one[0] not in fixed)
 
-    def _index_keys(self) -> Iterator[tuple[bytes, int, int, str]]:
-        """Every index: its key, its number among the keys of a script, and how to read its members."""
+    def _index_keys(self) -> Iterator[tuple[bytes, tuple[str, ...], int, int, str]]:
+        """Every index: its key, its queue, its number among the keys of a script or queue, how to read its members."""
         for name, (cut, states) in FIXED_INDEXES.items():
-            yield self._key(name), FIXED_KEYS.index(name) + 1, cut, states
-        keys = self._keys(self._known)
-        for at in range(len(FIXED_KEYS), len(keys), len(QUEUE_KEYS)):
+            yield self._key(name), (), FIXED_KEYS.index(name) + 1, cut, states
+        for queue in self._queue_names(node_of(self._client(), self._fixed[0])):
             for name, (cut, states) in QUEUE_INDEXES.items():
-                place = at + QUEUE_KEYS.index(name)
-                yield keys[place], place + 1, cut, states
+                place = QUEUE_KEYS.index(name)
+                yield self._keys_of(queue)[place], (queue,), place + 1, cut, states
 
     def _run_to_disk(self, client: Client, what: Script, keys: Sequence[bytes], args: Sequence[Command]) -> object:
         """Run a script and wait, on the same connection, until the server has synced it to its disk."""

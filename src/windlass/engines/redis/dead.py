@@ -120,7 +120,7 @@ class RedisDead(RedisInspector):
         return self._each("redrive", (), deaths)
 
     def recover(self, rule: Recovery, limit: int) -> list[str]:
-        return strings(as_list(self._call_all("recover", [rule.after_ms, rule.attempts, limit, *rule.errors])[1]))
+        return strings(as_list(self._call("recover", (), [rule.after_ms, rule.attempts, limit, *rule.errors])[1]))
 
     def amend(self, death: LeaseRef, payload: str, guards: tuple[Guard, ...], unique: UniqueKey | None) -> bool:
         (body,) = as_list(self._call("rows", (), [death.id])[2])
@@ -137,13 +137,13 @@ class RedisDead(RedisInspector):
         if not rows:
             return []
         args = [keep_dead(self._rules), *(text for row in rows for text in restored(row))]
-        return flags(self._call_all("restore", args, [row.queue for row in rows])[1])
+        return flags(self._call("restore", (), args)[1])
 
     def _each(self, name: str, options: Sequence[int], deaths: Sequence[LeaseRef]) -> list[bool]:
         if not deaths:
             return []
         args = [*options, *(part for death in deaths for part in (death.id, death.fence))]
-        return flags(self._call_all(name, args)[1])
+        return flags(self._call(name, (), args)[1])
 
 
 def flags(reply: object) -> list[bool]:

@@ -81,17 +81,17 @@ class RedisDoctor(RedisInspector):
         for name in DETAIL_HASHES:
             for ids in self._scan("HSCAN", self._key(name)):
                 args: list[Command] = [int(repair), self._rules.keep_done_ms, *ids]
-                count, _ = self._call_all("audit", args)
+                count, _ = self._call("audit", (), args)
                 wrong += as_int(count)
         return wrong
 
     def _sweep(self, repair: bool) -> int:
         """Entries of indexes whose job is gone or in another state."""
         wrong = 0
-        for key, place, cut, states in self._index_keys():
+        for key, queue, place, cut, states in self._index_keys():
             for members in self._scan("ZSCAN", key):
                 args: list[Command] = [int(repair), place, cut, states, *members]
-                (count,) = self._call_all("sweep", args)
+                (count,) = self._call("sweep", queue, args)
                 wrong += as_int(count)
         return wrong
 

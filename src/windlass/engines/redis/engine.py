@@ -44,7 +44,6 @@ from windlass.model import (
     Outcome,
     Placed,
     Progress,
-    QueueShare,
     Rules,
     Settled,
     Upkeep,
@@ -67,7 +66,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
 
     def _forget_handles(self) -> None:
         super()._forget_handles()
-        self._turn = 0
+        self._turn = ""  # the queue behind which the next claim of any queue begins
         self._made: dict[tuple[str, ...], JobTexts] = {}
         self._beats: dict[str, int] = {}  # worker -> when its lease ends that this object took last, by the store
 
@@ -79,8 +78,6 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         before, fsync = self._seen["jobs"], self._wants_disk(jobs)
         if not any(job.guards or job.unique for job in jobs):
             reply = self._call("enqueue", names, self._job_args(jobs, names), fsync=fsync)
-        elif any(job.unique for job in jobs):  # the job that has a key may be of any queue
-            reply = self._call_all("enqueue_guarded", lambda all: self._guarded_args(jobs, all), names, fsync=fsync)
         else:
             reply = self._call("enqueue_guarded", names, self._guarded_args(jobs, names), fsync=fsync)
         if as_int(reply[0]) < 0:
@@ -131,21 +128,16 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
 
     def claim(self, want: Want) -> Claimed:
         before = self._seen["writes"]
-        names = [] if want.queues is None else [share.name for share in want.queues]
-        reply = self._call_all("claim", lambda known: self._claim_args(want, known), names, guarded=bool(want.bounds))
+        reply = self._call("claim", (), self._claim_args(want), guarded=bool(want.bounds))
         self._watch("writes", before + 1, reply[0])
-        return claimed_of(reply[1])
+        return self._claimed(reply[1])
 
     def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
         if not outcomes:
             return []
         before = self._seen["writes"]
-        reply = self._call_all(
-            "settle",
-            lambda names: self._settle_args(outcomes, names),
-            queues_of(outcomes),
-            guarded=any_guarded(outcomes),
-        )
+        names = queues_of(outcomes)
+        reply = self._call("settle", names, self._settle_args(outcomes, names), guarded=any_guarded(outcomes))
         self._watch("writes", before + 1, reply[0])
         return settled_of(reply[1])
 
@@ -154,23 +146,27 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             return self.settle(outcomes), Claimed([])
         if not outcomes:
             return [], self.claim(want)
-        more = queues_of(outcomes)
-        if want.queues is not None:
-            more += [share.name for share in want.queues]
+        names = queues_of(outcomes)
         before = self._seen["writes"]
-        reply = self._call_all(
+        reply = self._call(
             "exchange",
-            lambda names: [*self._claim_args(want, names), *self._settle_args(outcomes, names)],
-            more,
+            names,
+            [*self._claim_args(want), *self._settle_args(outcomes, names)],
             guarded=bool(want.bounds) or any_guarded(outcomes),
         )
         self._watch("writes", before + 1, reply[0])
-        return settled_of(reply[1]), claimed_of(reply[2])
+        return settled_of(reply[1]), self._claimed(reply[2])
 
-    def _claim_args(self, want: Want, names: Sequence[str]) -> list[Command]:
-        shares: list[str | int] = []
-        for share in want.queues if want.queues is not None else self._shares(want.limit, names):
-            shares += share.name, max(0, share.limit)
+    def _claimed(self, reply: object) -> Claimed:
+        """The answer of ``scripts/lib/claiming.lua``, of which the queue behind which the next claim begins is kept."""
+        *answer, turn = as_list(reply)
+        self._turn = str_of(turn)
+        return claimed_of(answer)
+
+    def _claim_args(self, want: Want) -> list[Command]:
+        shares: str | list[str | int] = self._turn
+        if want.queues is not None:
+            shares = [part for share in want.queues for part in (share.name, max(0, share.limit))]
         room = NO_BOUND if want.room is None else want.room
         return [
             want.worker,
@@ -183,14 +179,6 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             pack_bounds(want.bounds),
             pack_rooms(want.rooms),
         ]
-
-    def _shares(self, limit: int, names: Sequence[str]) -> list[QueueShare]:
-        """Equal shares of every queue; each claim begins with another queue, so that one slot reaches all."""
-        if not names:
-            return []
-        self._turn = turn = (self._turn + 1) % len(names)
-        each = max(1, limit // len(names))
-        return [QueueShare(name, each) for name in (*names[turn:], *names[:turn])]
 
     def _settle_args(self, outcomes: Sequence[Outcome], names: Sequence[str]) -> list[Command]:
         args: list[Command] = [len(outcomes), b""]
@@ -247,7 +235,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             cause_text(INTERRUPTED),
         ]
         self._beats.pop(worker, None)
-        _, released, dead = self._call_all("depart", args)
+        _, released, dead = self._call("depart", (), args)
         return Buried(released=tuple(strings(as_list(released))), dead=tuple(strings(as_list(dead))))
 
     def bury(self, worker: str, started: Sequence[int], error: str, rules: Rules) -> Buried:
@@ -263,7 +251,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             cause_text(POISON),
         ]
         self._beats.pop(worker, None)
-        _, released, charged, dead = self._call_all("bury", args)
+        _, released, charged, dead = self._call("bury", (), args)
         return Buried(
             released=tuple(strings(as_list(released))),
             charged=tuple(strings(as_list(charged))),
@@ -284,8 +272,8 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             int(rules.dead_held),
         ]
         self._mender.look_on()
-        _, promoted, expired, recovered, died, pruned, trimmed, overdue, alone, due, more = self._call_all(
-            "maintain", lambda _: args
+        _, promoted, expired, recovered, died, pruned, trimmed, overdue, alone, due, more = self._call(
+            "maintain", (), args
         )
         expired_workers = tuple(strings(as_list(expired)))
         for worker in expired_workers:
@@ -317,7 +305,7 @@ def any_guarded(outcomes: Sequence[Outcome]) -> bool:
 
 def queues_of(outcomes: Sequence[Outcome]) -> list[str]:
     """The queues of follow-ups."""
-    return [job.queue for one in outcomes if one.then for job in one.then]
+    return list(dict.fromkeys(job.queue for one in outcomes if one.then for job in one.then))
 
 
 def str_of(reply: object) -> str:
@@ -332,9 +320,9 @@ def settled_of(reply: object) -> list[Settled]:
     return [APPLIED[answer] for answer in str_of(reply).encode()]
 
 
-def claimed_of(reply: object) -> Claimed:
-    """The answer of ``scripts/lib/claiming.lua``."""
-    expelled, due_in, cancels, first, leases, guards, ended = as_list(reply)
+def claimed_of(answer: Sequence[object]) -> Claimed:
+    """What a claim gives."""
+    expelled, due_in, cancels, first, leases, guards, ended = answer
     fence, pairs = as_int(first), as_list(guards)
     guards_of = dict(zip(map(as_int, pairs[::2]), pairs[1::2], strict=True))
     flat, asked = as_list(leases), as_list(cancels)

@@ -79,7 +79,7 @@ class RedisInspector(RedisWaiting):
         while more and len(found) <= limit:
             count = min(STEP_MAX, limit + 1) if where == JobFilter() else STEP_MAX
             args: list[Command] = [below, count, state, where.queue or "", INDEX_MAX, *(where.ids or ())]
-            flat, again = self._call_all("page", args)
+            flat, again = self._call("page", (), args)
             ids = strings(as_list(flat)[::2])
             seqs = dict(zip(ids, (as_int(seq) for seq in as_list(flat)[1::2]), strict=True))
             found += [(seqs[row.id], row) for row in self._rows(ids) if fits(row, where)]
@@ -90,7 +90,7 @@ class RedisInspector(RedisWaiting):
 
     @mending
     def queues(self, bounds: Sequence[QueueBound] = ()) -> list[QueueRow]:
-        wall, flat = self._call_all("queues", [pack_bounds(bounds)])
+        wall, flat = self._call("queues", (), [pack_bounds(bounds)])
         now, values = as_int(wall), as_list(flat)
         rows = []
         for at in range(0, len(values), 11):
@@ -134,7 +134,7 @@ class RedisInspector(RedisWaiting):
 
     @mending
     def counts(self) -> dict[str, int]:
-        *numbers, stored, totals = self._call_all("counts", ())
+        *numbers, stored, totals = self._call("counts", (), ())
         states = (
             State.READY, State.SCHEDULED, State.RUNNING, State.DONE, State.DEAD, State.CANCELLED, State.BLOCKED,
         )  # fmt: skip
@@ -149,7 +149,7 @@ class RedisInspector(RedisWaiting):
         if not ids:
             return []
         args: list[Command] = [action.value, self._rules.keep_done_ms, *ids]
-        _, flat, inboxes = self._call_all("transition", args)
+        _, flat, inboxes = self._call("transition", (), args)
         told = strings(as_list(inboxes))
         if told:
             self._nudge(told)  # the workers that run them look for cancels at once
@@ -197,7 +197,7 @@ class RedisInspector(RedisWaiting):
         self._call("bound", (queue,), [queue, "rate", count, per_ms])
 
     def clear(self, queue: str, limit: int) -> int:
-        return as_int(self._call_all("clear", [queue, limit], (queue,))[1])
+        return as_int(self._call("clear", (), [queue, limit])[1])
 
 
 def fits(row: JobRow, where: JobFilter) -> bool:

@@ -48,7 +48,8 @@ MARKER_MS: Final = 86_400_000  # how long a Once marker with a spoiled time stay
 SCHEMA: Final = 1
 TYPES: Final = {
     "arrivals": "zset", "running": "zset", "cancels": "zset", "dead": "zset", "dead-purge": "zset", "leases": "zset",
-    "tombs": "zset", "expiring": "zset", "awaited": "zset", "wake": "list",
+    "tombs": "zset", "expiring": "zset", "awaited": "zset", "wake": "list", "wake-loop": "list",
+    "busy": "zset", "dues": "zset", "lone": "zset",
     "died": "zset", "documents-over": "zset",
     "blocked": "zset", "holds": "zset", "carriers": "zset", "markers": "zset", "gates": "zset",
     "unique-expiring": "zset", "rate-ends": "zset",
@@ -107,7 +108,7 @@ def of_meta(field: bytes, value: bytes) -> object:
             return number(field, value)
         case "schema":
             return expect(value == b"%d" % SCHEMA)
-        case "locks-cursor":
+        case "locks-cursor" | "queues-cursor":
             return expect(re.fullmatch(rb"\d{1,20}", value))
         case "rollback":
             return expect(re.fullmatch(r"\d{1,15} .*", value.decode(), re.DOTALL) and int(value.split()[0]) <= LAST_MS)
@@ -200,6 +201,7 @@ HASHES: Final[dict[str, Rule]] = {
     "workers": of_worker,
     "totals": number,
     "queues": of_queue,
+    "idle": lambda field, value: expect(QUEUE.fullmatch(field.decode())) and number(field, value),
     "cause": lambda field, value: cause_of(value) or expect(False),
     "recoveries": lambda field, value: number(field, value) and expect(int(value) < 65_536),
     "documents": packed(tuple[Number, Number, str]),
@@ -225,11 +227,11 @@ class Store(Protocol):
     _rules: Rules
 
     def _ask_plainly(self, *command: Command) -> object: ...
-    def _script(self, name: str, args: Sequence[Command]) -> list[object]: ...
+    def _script(self, name: str, args: Sequence[Command], names: Sequence[str] = ()) -> list[object]: ...
     def _correct(self, key: bytes, field: bytes, value: bytes, fresh: bytes | None) -> bool: ...
     def _kinds_of_keys(self) -> Iterator[tuple[bytes, str, str]]: ...
     def _key(self, name: str) -> bytes: ...
-    def _index_keys(self) -> Iterator[tuple[bytes, int, int, str]]: ...
+    def _index_keys(self) -> Iterator[tuple[bytes, tuple[str, ...], int, int, str]]: ...
     def _wall_ms(self) -> int: ...
 
 
@@ -340,10 +342,10 @@ class Mender:
                     until = latest - LEASE_MAX_MS + GRACE_MS
                     self._store._ask_plainly("ZADD", self._store._key("leases"), until, worker)
             yield
-        for index, place, cut, states in self._store._index_keys():
+        for index, queue, place, cut, states in self._store._index_keys():
             for members in self._scan("ZSCAN", index):
                 args: list[Command] = [1, place, cut, states, *(one for one, _ in members)]
-                self.mended += as_int(self._store._script("sweep", args)[0])
+                self.mended += as_int(self._store._script("sweep", args, queue)[0])
                 yield
 
     def _audit(self, ids: Sequence[bytes], repair: bool) -> Iterator[None]:

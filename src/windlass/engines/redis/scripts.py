@@ -21,7 +21,8 @@ __all__ = ["FIXED_KEYS", "READ_ONLY", "Script", "script"]
 
 FIXED_KEYS: Final = (
     "meta", "body", "rec", "result", "errors", "reason", "progress", "arrivals", "running", "cancels",
-    "dead", "dead-purge", "workers", "leases", "tombs", "totals", "queues", "expiring", "awaited", "wake",
+    "dead", "dead-purge", "workers", "leases", "tombs", "totals", "queues", "expiring", "awaited", "wake", "wake-loop",
+    "busy", "dues", "lone", "idle",
     "cause", "died", "recoveries", "documents", "documents-over", "flow",
     "guards", "blocked", "blocked-by", "holds", "once", "carriers", "markers", "gates", "rates", "unique",
     "unique-expiring", "locks", "lines", "circuits", "probes", "bounds", "starved", "rate-ends", "damaged",
@@ -87,4 +88,4 @@ def declared(keys: Sequence[str]) -> str:
     of_guards = {constant(key): places.pop(constant(key)) for key in keys if key in GUARD_KEYS}
     table = ", ".join(f"{name} = {place}" for name, place in of_guards.items())
     named = f"local {', '.join(places)} = {', '.join(places.values())}\n"
-    return f"{named}local K = {{ {table} }}\nlocal FIXED = {len(keys)}\n"
+    return f"{named}local K = {{ {table} }}\n"

@@ -1,9 +1,10 @@
 """Blocking until there is work, or until jobs have ended. Only hints travel here: whoever is woken looks again.
 
-An idle worker blocks on the wake lists of the queues it serves and on the inbox of its engine object. A queue has two:
-for jobs of the event loop, and for those of threads or of an unknown kind; a worker blocks on those whose jobs it could
-start. What makes work ready puts one token into its list, and the server gives it to whoever has waited longest; a
-claim that leaves work behind passes a token on. A list holds one token at most, so nothing grows when nobody listens.
+An idle worker blocks on the wake lists of the queues it serves, or on those of all when it serves any, and on the inbox
+of its engine object. There are two of each: for jobs of the event loop, and for those of threads or of an unknown kind;
+a worker blocks on those whose jobs it could start. What makes work ready puts one token into the queue's list and one
+into that of all, and the server gives it to whoever has waited longest; a claim that leaves work behind passes a token
+on. A list holds one token at most, so nothing grows when nobody listens.
 
 The end of a job that somebody waits for is published by the script that ends it.
 """
@@ -70,13 +71,11 @@ class RedisWaiting(RedisCore):
         lists: dict[str, None] = {}
         for one in queues:
             queue, slots = (one.queue, one.slots) if isinstance(one, Watch) else (one, ())
-            if queue is None:
-                lists[self._key("wake").decode()] = None  # tells of new queues
-            for name in self._known if queue is None else (queue,):
-                if not slots or Slot.THREAD in slots:
-                    lists[f"{self._prefix}wake:{name}"] = None
-                if not slots or Slot.LOOP in slots:
-                    lists[f"{self._prefix}wake-loop:{name}"] = None
+            of = "" if queue is None else f":{queue}"
+            if not slots or Slot.THREAD in slots:
+                lists[f"{self._prefix}wake{of}"] = None
+            if not slots or Slot.LOOP in slots:
+                lists[f"{self._prefix}wake-loop{of}"] = None
         return list(lists)
 
     def _pop(self, keys: Sequence[str], seconds: float) -> bool:
@@ -130,9 +129,7 @@ class RedisWaiting(RedisCore):
 
     def _unfinished(self, ids: Sequence[str]) -> int:
         what = script("await")
-        reply = self._run(
-            self._client(), what, self._keys((), what), [self._clock_text(), b"\x90", "", ASKED_FOR_MS, *ids]
-        )
+        reply = self._run(self._client(), what, self._keys(what), self._sent((), ASKED_FOR_MS, *ids))
         return int(str(reply))
 
     def _told(self, pubsub: PubSub, deadline: float) -> bool:

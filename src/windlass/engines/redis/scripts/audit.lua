@@ -1,7 +1,7 @@
 -- uses: records guards
 -- Look for jobs that are in no index, or whose body is gone; put them right when asked.
 --
--- KEYS     fixed; every queue
+-- KEYS     fixed
 -- ARGV     4 "1" to repair  5 ms to keep ended jobs  6... ids, from the bodies or the records
 -- Returns  how many were wrong, ids of those whose record is not sound
 -- Cost     O(ids log stored)
@@ -26,7 +26,6 @@ end
 
 local function indexed(id, job)
   local base = at[job[INFO][QUEUE]]
-  if not base then return false end
   if job[STATE] == sRUNNING then return call('ZSCORE', RUNNING, job[WORKER] .. '\0' .. id) end
   local function goes_when_due(key)
     local found = tonumber(call('ZSCORE', key, id) or -1)
@@ -65,7 +64,7 @@ for i, id in ipairs(ids) do
     G.note_damage(id, 'its body is not readable')
   elseif not (indexed(id, job) and tonumber(call('ZSCORE', ARRIVALS, id) or -1) == job[SEQ]) then
     wrong = wrong + 1
-    if repair and at[job[INFO][QUEUE]] then
+    if repair then
       zadd(ARRIVALS, job[SEQ], id)
       if not indexed(id, job) then
         if job[STATE] <= sRUNNING then
@@ -82,9 +81,6 @@ for i, id in ipairs(ids) do
         end
         save(id)
       end
-    elseif repair then
-      -- Its queue is not known any more: the next audit finds it in place.
-      hset(QUEUES, job[INFO][QUEUE], '')
     end
   end
 end

@@ -1,7 +1,7 @@
 -- uses: records guards
 -- Let so many jobs of a queue run at once, or be claimed in a window.
 --
--- KEYS     fixed; the queue
+-- KEYS     fixed
 -- ARGV     4 queue  5 "limit" or "rate"  6 limit or -1, or count of the rate or 0  7 window in ms
 -- Returns  mark
 -- Cost     O(1)

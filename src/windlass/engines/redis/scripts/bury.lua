@@ -1,7 +1,7 @@
 -- uses: records guards ending
 -- Release what a process held whose death was witnessed; charge the crash to what it had started.
 --
--- KEYS     fixed; every queue
+-- KEYS     fixed
 -- ARGV     4 worker  5 fences of started jobs (msgpack array)  6 max crashes  7 delay in ms, doubled by each crash
 --          8 longest delay  9 error text up to its time  10 ms to keep ended jobs  11 ms to keep dead ones
 --          12 cause of a poison death

@@ -1,6 +1,6 @@
 -- The types of our keys, to find one that something else has written.
 --
--- KEYS     fixed; any queues
+-- KEYS     fixed
 -- ARGV     none
 -- Returns  a type name a key, "none" for one that is not there
 -- Cost     O(keys)

@@ -1,7 +1,7 @@
 -- uses: records guards running circuits judging bounding claiming
 -- Lease ready jobs to a live worker.
 --
--- KEYS     fixed; the queues to claim from
+-- KEYS     fixed
 -- ARGV     4 worker  5 limit  6 "1" for the lone lane  7 ms to keep expired jobs  8 name, share, ... (msgpack array)
 --          9 jobs that can start at once  10 ms that they may start late
 --          11 bounds that hold where the store has none: name, limit or -1, count or 0, window in ms, ... (msgpack array)

@@ -1,7 +1,7 @@
 -- uses: records guards
 -- Delete waiting jobs of a queue.
 --
--- KEYS     fixed; the queue
+-- KEYS     fixed
 -- ARGV     4 queue  5 limit
 -- Returns  mark, how many went
 -- Cost     O(limit log stored)

@@ -1,14 +1,14 @@
 -- uses: records guards running
 -- Jobs by state, and totals since the store was made.
 --
--- KEYS     fixed; every queue
+-- KEYS     fixed
 -- ARGV     none
 -- Returns  ready, scheduled, running, done, dead, cancelled, blocked, held, jobs ever stored, {total name, value, ...};
 --          held ones are among the running
 -- Cost     O(queues + running)
 
 local ready, scheduled, done, cancelled = 0, 0, 0, 0
-for _, queue in ipairs(names) do
+for _, queue in ipairs(call('HKEYS', QUEUES)) do
   local base = at[queue]
   local due, alone = KEYS[base + kDUE], KEYS[base + kALONE]
   local came = call('ZCOUNT', due, '-inf', wall) + call('ZCOUNT', alone, '-inf', wall)

@@ -1,7 +1,7 @@
 -- uses: records guards ending
 -- Deregister a worker that ends in order; what it holds is released as interrupted.
 --
--- KEYS     fixed; every queue
+-- KEYS     fixed
 -- ARGV     4 worker  5 max interruptions  6 error text up to its time  7 ms to keep ended jobs  8 ms to keep dead ones
 --          9 cause of a death by interruptions
 -- Returns  mark, ids that will run again, ids dead

@@ -1,7 +1,7 @@
 -- uses: records guards forgetting
 -- Delete the records of dead jobs, each if this is still its death.
 --
--- KEYS     fixed; every queue
+-- KEYS     fixed
 -- ARGV     4 "1" to count them as trimmed  5 ms to keep ids that users chose  6... id, fence
 -- Returns  mark, one "1" (deleted) or "0" a death
 -- Cost     O(deaths log stored)

@@ -1,7 +1,7 @@
 -- uses: records guards inserting admitting
 -- Store jobs of which some have guards, all or none, in order. Insert if absent by id.
 --
--- KEYS     fixed; the queues of the batch, and every queue where one has a unique key
+-- KEYS     fixed
 -- ARGV     4 specs in runs (msgpack array, lib/inserting.lua)  5 "1" when no id is there twice  6... ids, then bodies,
 --          then guards (lib/guards.lua) or ""
 -- Returns  how many jobs were ever stored, one "0" (stored) or "1" (duplicate) a job, {place, id that has the key, ...}

@@ -1,7 +1,7 @@
 -- uses: records guards inserting admitting settling running circuits judging bounding claiming
 -- Settle, then claim, in one step.
 --
--- KEYS     fixed; every queue, those of follow-ups and those to claim from
+-- KEYS     fixed
 -- ARGV     4-12 as claim.lua; 13... as settle.lua from its 4
 -- Returns  mark, what settle.lua answers, what claim.lua answers
 -- Cost     the two together

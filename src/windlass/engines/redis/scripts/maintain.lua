@@ -1,15 +1,15 @@
--- uses: records guards ending forgetting
+-- uses: records guards running ending forgetting naming
 -- One bounded step of upkeep: promote, reap, expire, prune, forget. Every part looks at the state it changes, so steps
 -- of several workers do nothing twice.
 --
--- KEYS     fixed; every queue
+-- KEYS     fixed
 -- ARGV     4 budget  5 max interruptions  6 error text up to its time  7 ms to keep ended jobs  8 ms to keep dead ones
 --          9 done jobs a queue may keep, or -1  10 dead jobs to keep, or -1  11 ms to keep ids that users chose
 --          12 cause of a death by interruptions  13 "1" to hand dead jobs up and not trim them
 -- Returns  mark, promoted, workers that expired, ids recovered, ids that died, count pruned, ids trimmed,
 --          {id, fence, ...} of those handed up,
 --          ms to the next lone job or -1, ms to the next due job or -1, "1" when there is more to do
--- Cost     O(budget log stored + queues + workers)
+-- Cost     O(budget log stored + workers)
 
 allow_growth()
 local budget, max_interruptions, head = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
@@ -17,7 +17,9 @@ local keep_done, keep_dead = tonumber(ARGV[7]), tonumber(ARGV[8])
 local done_max, dead_max, id_keep = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 
 local promoted = 0
-for _, queue in ipairs(names) do promoted = promoted + promote(queue, budget - promoted) end
+for _, queue in ipairs(call('ZRANGEBYSCORE', DUES, '-inf', wall, 'LIMIT', 0, budget)) do
+  promoted = promoted + promote(queue, budget - promoted)
+end
 
 -- Workers whose lease ran out, and owners of running jobs that nobody knows.
 local silent = call('ZRANGEBYSCORE', LEASES, '-inf', boot, 'LIMIT', 0, budget)
@@ -60,7 +62,8 @@ end
 total('cancelled', expired)
 flush()
 
--- Finished records past their age or count; ids that users chose leave a tombstone.
+-- Finished records past their age or count; ids that users chose leave a tombstone. Of the queues each step looks at a
+-- slice.
 local function collect(list, seen, ids)
   for _, id in ipairs(ids) do
     if not seen[id] then
@@ -81,6 +84,7 @@ local function overdue_in(key, limit)
   return found
 end
 
+local pauses = G.some_queues()
 local pruned, seen = {}, {}
 for _, queue in ipairs(names) do
   for _, kind in ipairs({ kDONE, kCANCELLED }) do
@@ -157,13 +161,10 @@ for _, field in ipairs(call('HKEYS', FLOW)) do
 end
 flush()
 
-local alone_at, due_at
-for _, queue in ipairs(names) do
-  local lone = call('ZRANGE', KEYS[at[queue] + kALONE], 0, 0, 'WITHSCORES')[2]
-  if lone then alone_at = math.min(alone_at or tonumber(lone), tonumber(lone)) end
-  local due = call('ZRANGE', KEYS[at[queue] + kDUE], 0, 0, 'WITHSCORES')[2]
-  if due then due_at = math.min(due_at or tonumber(due), tonumber(due)) end
-end
+G.forget_names(pauses)
+flush()
+
+local alone_at, due_at = G.earliest(LONE, kALONE, budget), G.earliest(DUES, kDUE, budget)
 local most = math.max(promoted, released, #gone, expired, #pruned, #trimmed, #buried, #spent)
 return {
   finish_marked(), promoted, expired_workers, recovered, died, #pruned, trimmed, overdue,

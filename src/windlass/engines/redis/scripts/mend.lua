@@ -2,7 +2,7 @@
 -- Make jobs dead whose record is not sound, with what can be kept of them; one that has ended keeps its end. Looks again
 -- itself, so it may be told too much.
 --
--- KEYS     fixed; every queue
+-- KEYS     fixed
 -- ARGV     4 ms to keep dead jobs  5 cause  6 "1" to believe that they are not sound where the scripts see nothing wrong
 --          7... id, the id to keep it under, reason, error text up to its time
 -- Returns  mark, ids that are dead now

@@ -1,6 +1,6 @@
 -- The next ids of a listing, newest first. A state that few jobs are in is read from its index, any other by arrival.
 --
--- KEYS     fixed; every queue
+-- KEYS     fixed
 -- ARGV     4 sequence number to start below, or "+inf"  5 how many  6 state or ""  7 queue or ""
 --          8 size up to which an index is read and sorted  9... only these ids
 -- Returns  {id, sequence number, ...}, "1" when there may be more
@@ -14,8 +14,8 @@ local function index(key, cut)
   total_size = total_size + call('ZCARD', key)
 end
 
-for _, queue in ipairs(names) do
-  if only == '' or queue == only then
+for _, queue in ipairs(only ~= '' and { only } or state ~= '' and call('HKEYS', QUEUES) or {}) do
+  do
     local base = at[queue]
     if state == 'done' then
       index(KEYS[base + kDONE], 1)

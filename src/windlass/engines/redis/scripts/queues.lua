@@ -1,13 +1,14 @@
 -- uses: records guards running circuits judging bounding
 -- Every queue as it stands.
 --
--- KEYS     fixed; every queue
+-- KEYS     fixed
 -- ARGV     4 bounds that hold where the store has none: name, limit or -1, count or 0, window, ... (msgpack array)
 -- Returns  wall-clock ms, {name, ready, scheduled, running, latency in ms, pause, limit or -1,
 --          count of the rate or 0, its window in ms, claims in it, held, ...}; held ones are not among the running
 -- Cost     O(queues + running)
 
 G.late = 0
+names = call('HKEYS', QUEUES)
 local running, held = running_by_queue()
 local bounds = G.bounds_of(names, cmsgpack.unpack(ARGV[4]))
 

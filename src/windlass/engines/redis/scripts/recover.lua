@@ -1,7 +1,7 @@
 -- uses: records guards reviving
 -- Make dead jobs ready by a rule, the longest dead first, and count one more recovery of each.
 --
--- KEYS     fixed; every queue
+-- KEYS     fixed
 -- ARGV     4 ms from the death on  5 how often a job may come back  6 how many at most  7... error types
 -- Returns  mark, ids
 -- Cost     O(error types * how often + jobs log stored)

@@ -1,7 +1,7 @@
 -- uses: records guards reviving
 -- Make dead jobs ready, each if this is still its death and its unique key is free.
 --
--- KEYS     fixed; every queue
+-- KEYS     fixed
 -- ARGV     4... id, fence
 -- Returns  mark, one "1" (made ready) or "0" a death
 -- Cost     O(deaths log stored)

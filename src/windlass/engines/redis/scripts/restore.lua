@@ -1,7 +1,7 @@
 -- uses: records guards
 -- Store dead jobs as they were, where no record has their id.
 --
--- KEYS     fixed; every queue, and those of the jobs
+-- KEYS     fixed
 -- ARGV     4 ms to keep them  5... for each: id, body without its place, numbers (attempt, crashes, interruptions,
 --          snoozes, started, finished, run_at, fence, recoveries), cause, errors, reason, progress, guards ("" for none)
 -- Returns  mark, one "1" (stored) or "0" a job
@@ -36,11 +36,6 @@ for i = 5, #ARGV, 8 do
     if ARGV[i + 7] ~= '' then G.keep(id, ARGV[i + 7], cmsgpack.unpack(ARGV[i + 7])) end
     zrem(TOMBS, id)
     save(id)
-    local queue = job[INFO][QUEUE]
-    if call('HEXISTS', QUEUES, queue) == 0 then
-      call('HSET', QUEUES, queue, '')
-      wake(WAKE)
-    end
     call('HSET', META, 'fence', text_of(math.max(G.number('fence'), job[FENCE])))
   end
 end

@@ -1,6 +1,6 @@
 -- Lift a pause.
 --
--- KEYS     fixed; the queue
+-- KEYS     fixed
 -- ARGV     4 queue
 -- Returns  mark
 -- Cost     O(1)

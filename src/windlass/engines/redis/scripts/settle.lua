@@ -1,7 +1,7 @@
 -- uses: records guards inserting admitting settling
 -- End attempts whose fence still holds.
 --
--- KEYS     fixed; every queue, and those of follow-ups
+-- KEYS     fixed
 -- ARGV     4 how many outcomes; the outcomes; the follow-ups (lib/settling.lua)
 -- Returns  mark, one "1" (applied) or "0" (stale) an outcome
 -- Cost     O(outcomes log stored)

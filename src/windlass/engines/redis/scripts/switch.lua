@@ -1,7 +1,7 @@
 -- uses: records guards circuits
 -- Open or close a circuit by hand.
 --
--- KEYS     fixed; every queue
+-- KEYS     fixed
 -- ARGV     4 name  5 "1" to open  6 for how many ms, or -1  7 reason  8 half-open probes
 -- Returns  a row of lib/circuits.lua
 -- Cost     O(probes)

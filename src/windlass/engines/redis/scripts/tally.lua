@@ -1,7 +1,7 @@
 -- uses: records guards circuits
 -- Count calls that ended; open, close or reopen a circuit.
 --
--- KEYS     fixed; every queue
+-- KEYS     fixed
 -- ARGV     4 name  5 failures to open or -1  6 window in ms  7 ms to stay open  8 half-open probes  9 least calls
 --          10 failure rate or -1  11 ok  12 failed  13 epoch  14 probe or ""  15 Retry-After in ms  16 reason
 -- Returns  a row of lib/circuits.lua

@@ -1,7 +1,7 @@
 -- uses: records guards
 -- Let go what is held for jobs that do not run any more, and places of jobs that do not wait there.
 --
--- KEYS     fixed; every queue
+-- KEYS     fixed
 -- ARGV     4 "holds", "unique" or "blocked"  5... members of that
 -- Returns  how many were let go
 -- Cost     O(members log stored)

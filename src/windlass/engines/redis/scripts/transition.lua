@@ -1,7 +1,7 @@
 -- uses: records guards reviving
 -- Cancel, retry or delete jobs.
 --
--- KEYS     fixed; every queue
+-- KEYS     fixed
 -- ARGV     4 action  5 ms to keep cancelled jobs  6... ids
 -- Returns  mark, {state before or "", applied, ...}, inboxes of workers that should look for cancels
 -- Cost     O(ids log stored)

@@ -1,17 +1,20 @@
 -- Common ground of every script: keys, time, and writes that go out in batches.
 --
--- KEYS   1..FIXED those of the fixed keys of the namespace that the script names (META, BODY and so on are declared before
---        this text, by scripts.py; those of guards in K), then seven for each queue in the order of ARGV[2]
--- ARGV   1 clock ("" for the server's, or "wall:boot" in ms)  2 queue names (msgpack array)
---        3 how many of the names are all queues that the client knows ("" when it need not know all)
---        4... belong to the operation
--- Returns {"\0queues", name...} before any write when those are not what the store has: the client calls again.
+-- KEYS   those of the fixed keys of the namespace that the script names (META, BODY and so on are declared before
+--        this text, by scripts.py; those of guards in K). Those of a queue are made here when it is met, so a call costs
+--        what the queues it touches cost: all keys of a namespace bear one hash tag, so they are in one slot.
+-- ARGV   1 clock ("" for the server's, or "wall:boot" in ms)  2 queues that arguments name by number (msgpack array)
+--        3 what every key begins with  4... belong to the operation
+--
+-- What queues have is found by three indexes of queues, not by asking each: BUSY has those with ready jobs, DUES and LONE
+-- those with scheduled and lone ones at the earliest of their times. An entry may be left behind (that is found when it
+-- is looked at) and is never missing.
 --
 -- Writes are collected and sent by `flush`, removals first: so the first write is one that a full server allows, and a
 -- job that was accepted once can be claimed and settled in a full server too.
 
-local PER_QUEUE = 7
 local G = { known = {}, ran = {} } -- what scripts share about guards: in a table, since a script has room for 200 locals
+local OF_QUEUE = { 'ready:', 'due:', 'alone:', 'done:', 'cancelled:', 'wake:', 'wake-loop:' }
 local kREADY, kDUE, kALONE, kDONE, kCANCELLED, kWAKE, kWAKE_LOOP = 1, 2, 3, 4, 5, 6, 7
 
 local BIAS = 1e13 -- makes every place positive, so that its bytes sort as it does
@@ -98,8 +101,15 @@ else
 end
 
 local names = cmsgpack.unpack(ARGV[2])
-local at = {} -- queue name -> the key before its seven
-for i, name in ipairs(names) do at[name] = FIXED + (i - 1) * PER_QUEUE end
+-- queue name -> the number of the key before its seven
+local at = setmetatable({}, {
+  __index = function(known, queue)
+    local base = #KEYS
+    for i, kind in ipairs(OF_QUEUE) do KEYS[base + i] = ARGV[3] .. kind .. queue end
+    known[queue] = base
+    return base
+  end,
+})
 
 local function mget(key, fields)
   local n = #fields
@@ -114,29 +124,11 @@ local function mget(key, fields)
   return found
 end
 
--- Whether the first ARGV[3] names are the queues that the store has: no fewer, and no others.
-local function knows_queues()
-  local known = tonumber(ARGV[3])
-  if call('HLEN', QUEUES) ~= known then return false end
-  local mine = {}
-  for i = 1, known do mine[i] = names[i] end
-  for _, pause in ipairs(mget(QUEUES, mine)) do
-    if not pause then return false end
-  end
-  return true
-end
-
-if ARGV[3] ~= '' and not knows_queues() then
-  local found = call('HKEYS', QUEUES)
-  table.insert(found, 1, '\0queues')
-  return found
-end
-
 -- Writes, collected. -------------------------------------------------------------------------------
 
 local zrems, hdels, zadds, hsets = {}, {}, {}, {}
 local totals = {}
-local soonest = {} -- queue -> the earliest due time that was added
+local busy, soonest, lone = {}, {}, {} -- queues that got ready jobs; queue -> earliest time of new scheduled, lone ones
 G.woken = { {}, {} } -- queues in which something became ready: for threads or an unknown lane, for the event loop
 local ended = {} -- ids that finished or went
 local jobs = {} -- id -> record, as this script has left it; false when it is gone
@@ -209,6 +201,11 @@ function G.rouse(queue, lane)
   if lane == 2 or not lane then G.woken[2][queue] = true end
 end
 
+-- A queue has work: it is known by name from now on.
+local function register(queue)
+  if call('HSETNX', QUEUES, queue, '') == 1 then G.rouse(queue) end
+end
+
 local function flush()
   for queue, run_at in pairs(soonest) do
     local head = call('ZRANGE', KEYS[at[queue] + kDUE], 0, 0, 'WITHSCORES')
@@ -218,7 +215,17 @@ local function flush()
   send('HDEL', hdels)
   send('ZADD', zadds)
   send('HSET', hsets)
-  zrems, hdels, zadds, hsets, soonest = {}, {}, {}, {}, {}
+  for queue in pairs(busy) do
+    register(queue)
+    call('ZADD', BUSY, 0, queue)
+  end
+  for key, times in pairs({ [DUES] = soonest, [LONE] = lone }) do
+    for queue, run_at in pairs(times) do
+      if not busy[queue] then register(queue) end
+      call('ZADD', key, 'LT', run_at, queue)
+    end
+  end
+  zrems, hdels, zadds, hsets, busy, soonest, lone = {}, {}, {}, {}, {}, {}, {}
 end
 
 -- One token wakes one idle worker. A list holds one token at most, so it does not grow when nobody listens.
@@ -243,10 +250,10 @@ local function finish_script()
   end
   for field, count in pairs(flow) do G.raise(FLOW, field, count) end
   for id, why in pairs(G.damaged) do call('HSET', DAMAGED, id, why) end
+  -- Who serves named queues waits at their lists, who serves any at those of all.
   for i, key in ipairs({ kWAKE, kWAKE_LOOP }) do
-    for queue in pairs(G.woken[i]) do
-      if at[queue] then wake(KEYS[at[queue] + key]) end
-    end
+    for queue in pairs(G.woken[i]) do wake(KEYS[at[queue] + key]) end
+    if next(G.woken[i]) then wake(i == 1 and WAKE or WAKE_LOOP) end
   end
   if #ended > 0 and call('ZCARD', AWAITED) > 0 then
     for i, score in ipairs(zscores(AWAITED, ended)) do

@@ -25,9 +25,9 @@ function G.bounds_of(queues, given)
   return found
 end
 
--- Begin: what each of the queues may still give. They are counted only where a limit may bind.
+-- Begin, or go on with more queues: what each of them may still give. They are counted only where a limit may bind.
 function G.bind(queues, given, wanted)
-  G.left, G.paced = {}, {}
+  G.left, G.paced = G.left or {}, G.paced or {}
   G.bound = next(given) ~= nil or call('HLEN', K.BOUNDS) > 0
   if not G.bound then return end
   local most, running = call('ZCARD', RUNNING), nil

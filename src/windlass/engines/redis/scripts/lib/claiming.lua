@@ -4,6 +4,8 @@
 
 local PROMOTE_MAX = 2000 -- due jobs made ready by one claim
 local SCAN_MAX, SCAN_STEP, ALONE_MAX = 1000, 64, 10 -- jobs that one claim looks at when guards are closed
+local FEW = 16 -- queues that one claim of any takes from at least, if there are more
+local MANY = 64 -- queues from which on it is cheaper to ask which of them have something
 
 -- What the record of a job that nothing has touched yet bears behind its SEQ, without the fence, as `text`; false when the
 -- job must go the long way. `tails` remembers it within a batch, by the head.
@@ -51,33 +53,96 @@ local function cancels_of(worker)
   return found
 end
 
--- Of {name, share, ...}: all names, and {name, share} of the queues that may be claimed from, in the same order.
-local function open_queues(shares)
-  local wanted, open = {}, {}
-  for i = 1, #shares, 2 do wanted[#wanted + 1] = shares[i] end
-  for i, pause in ipairs(mget(QUEUES, wanted)) do
-    if pause then
-      local until_ms = tonumber(string.match(pause, '^(%d+)|') or '')
-      if not until_ms or (until_ms and until_ms > 0 and until_ms <= wall) then
-        open[#open + 1] = { wanted[i], shares[2 * i] }
-      end
-    end
-  end
-  return wanted, open
+-- Whether a queue may be claimed from, by what QUEUES has of it; what is no pause is none.
+function G.is_open(pause)
+  local until_ms = pause and tonumber(string.match(pause, '^(%d+)|') or '')
+  return not until_ms or (until_ms > 0 and until_ms <= wall)
 end
 
--- Promote what is due in these queues; gives in how many ms the next one is, or -1. In the lone lane jobs wait by their
--- time anyway.
-local function promote_due(queues, alone)
+-- Of {name, share, ...}: {name, share} of the queues that may be claimed from, in the same order. Of many, those that have
+-- something.
+function G.named_queues(shares, alone)
+  local wanted, open, share_of = {}, {}, {}
+  for i = 1, #shares, 2 do wanted[#wanted + 1], share_of[shares[i]] = shares[i], shares[i + 1] end
+  if #wanted > MANY then
+    local scores, all = zscores(alone and LONE or BUSY, wanted), wanted
+    wanted = {}
+    for i, queue in ipairs(all) do
+      if scores[i] then wanted[#wanted + 1] = queue end
+    end
+  end
+  for i, pause in ipairs(mget(QUEUES, wanted)) do
+    if pause and G.is_open(pause) then open[#open + 1] = { wanted[i], share_of[wanted[i]] } end
+  end
+  return open
+end
+
+-- Walks round the queues that have something and may be claimed from, beginning behind `after`: each call gives so many
+-- more, as {name}. `walk.ended` says that there are no others.
+function G.walk(after, alone)
+  local walk = { last = after }
+  local from, to = after == '' and '-' or '(' .. after, '+'
+  local function step(count)
+    if alone then
+      walk.ended = true
+      return call('ZRANGEBYSCORE', LONE, '-inf', wall, 'LIMIT', 0, SCAN_MAX)
+    end
+    local names = call('ZRANGEBYLEX', BUSY, from, to, 'LIMIT', 0, count)
+    if #names == count then
+      from = '(' .. names[count]
+    elseif to == '+' and after ~= '' then
+      from, to = '-', '[' .. after
+    else
+      walk.ended = true
+    end
+    return names
+  end
+  function walk.more(count)
+    local open = {}
+    while #open < count and not walk.ended do
+      local names = step(count - #open)
+      for i, pause in ipairs(mget(QUEUES, names)) do
+        if G.is_open(pause) then open[#open + 1] = { names[i] } end
+      end
+      walk.last = names[#names] or walk.last
+    end
+    return open
+  end
+  return walk
+end
+
+-- A queue that has nothing more is left out of the next claims.
+function G.leave_out(queue, alone)
+  local head = call('ZRANGE', KEYS[at[queue] + (alone and kALONE or kREADY)], 0, 0, 'WITHSCORES')[2]
+  if not head then
+    call('ZREM', alone and LONE or BUSY, queue)
+  elseif alone then
+    call('ZADD', LONE, head, queue)
+  end
+end
+
+-- Promote what is due; gives in how many ms the next one is, or -1. In the lone lane jobs wait by their time anyway.
+-- Without `shares` of every queue.
+function G.promote_due(shares, alone)
   local due_at
   local budget = PROMOTE_MAX
-  for _, queue in ipairs(queues) do
-    local count, next_at = promote(queue, budget)
-    budget = budget - count
-    if next_at and (not due_at or next_at < due_at) then due_at = next_at end
-    if alone then
-      local head = call('ZRANGEBYSCORE', KEYS[at[queue] + kALONE], '(' .. wall, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-      if head[2] and (not due_at or tonumber(head[2]) < due_at) then due_at = tonumber(head[2]) end
+  local function sooner(time)
+    if time and (not due_at or time < due_at) then due_at = time end
+  end
+  if not shares or #shares > 2 * MANY then
+    for _, queue in ipairs(call('ZRANGEBYSCORE', DUES, '-inf', wall, 'LIMIT', 0, SCAN_MAX)) do
+      budget = budget - promote(queue, budget)
+    end
+    sooner(tonumber(call('ZRANGE', DUES, 0, 0, 'WITHSCORES')[2]))
+    if alone then sooner(tonumber(call('ZRANGEBYSCORE', LONE, '(' .. wall, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2])) end
+  else
+    for i = 1, #shares, 2 do
+      local count, next_at = promote(shares[i], budget)
+      budget = budget - count
+      sooner(next_at)
+      if alone then
+        sooner(tonumber(call('ZRANGEBYSCORE', KEYS[at[shares[i]] + kALONE], '(' .. wall, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]))
+      end
     end
   end
   return due_at and math.max(0, due_at - wall) or -1
@@ -209,6 +274,18 @@ local function heads(open, look, alone, further, places)
   return ids, lanes
 end
 
+-- A job that this claim leaves goes back to its place.
+function G.stand_again(id, job, alone)
+  local queue = job[INFO][QUEUE]
+  if alone then
+    zadd(KEYS[at[queue] + kALONE], job[RUN_AT], spot(id, job))
+    lone[queue] = math.min(lone[queue] or job[RUN_AT], job[RUN_AT])
+  else
+    zadd(KEYS[at[queue] + kREADY], level(job), spot(id, job))
+    busy[queue] = true
+  end
+end
+
 -- A job whose Once key is done ends with the stored result of {id, result}.
 local function end_double(id, job, marker, keep)
   if job[EXPIRES_AT] > 0 then zrem(EXPIRING, id) end
@@ -222,18 +299,29 @@ end
 local function claim(from)
   local worker, limit, alone = ARGV[from], tonumber(ARGV[from + 1]), ARGV[from + 2] == '1'
   local keep, shares = tonumber(ARGV[from + 3]), cmsgpack.unpack(ARGV[from + 4])
+  local every = type(shares) == 'string' and shares -- every queue, from the one behind this on
   G.late = tonumber(ARGV[from + 6])
   local lease = call('ZSCORE', LEASES, worker)
-  if not lease or tonumber(lease) <= boot then return { 1, -1, {}, 0, {}, {}, {} } end
+  if not lease or tonumber(lease) <= boot then return { 1, -1, {}, 0, {}, {}, {}, '' } end
 
   local cancels = cancels_of(worker)
-  local wanted, open = open_queues(shares)
-  local due_in = promote_due(wanted, alone)
+  local due_in = G.promote_due(not every and shares, alone)
   if alone then limit = math.min(limit, 1) end
-  if limit <= 0 then return { 0, due_in, cancels, 0, {}, {}, {} } end
+  if limit <= 0 then return { 0, due_in, cancels, 0, {}, {}, {}, every or '' } end
 
   local guarded = call('HLEN', K.GUARDS) > 0
-  local queues, roomy = {}, {}
+  local walk = every and G.walk(every, alone)
+  local open = walk and walk.more(math.min(limit, FEW)) or G.named_queues(shares, alone)
+  local first_open = walk and open[1] and open[1][1] or every
+  if walk and guarded and not alone then
+    local known = {}
+    for _, share in ipairs(open) do known[share[1]] = true end
+    local waiting = G.queues_waiting(limit)
+    for i, pause in ipairs(mget(QUEUES, waiting)) do
+      if not known[waiting[i]] and G.is_open(pause) then open[#open + 1] = { waiting[i] } end
+    end
+  end
+  local queues, roomy, visited = {}, {}, {}
   for i, share in ipairs(open) do queues[i] = share[1] end
   if G.bind then G.bind(queues, cmsgpack.unpack(ARGV[from + 7]), limit) end
   local bound = G.bound
@@ -246,7 +334,7 @@ local function claim(from)
   for lane = 0, 2 do
     if places.more(lane) > 0 then wide[#wide + 1] = lane end
   end
-  if guarded and not alone then G.let_on(roomy, wide, limit) end
+  if guarded and not alone then G.let_on(roomy, wide, limit, every) end
   local leases, n, guards_of, finished = {}, 0, {}, {}
   local fence = math.max(G.number('fence'), micros - 1)
   local first = fence + 1
@@ -255,10 +343,14 @@ local function claim(from)
   local function fresh(flags) return pack('>BBI4I4I4I4I8I8I8', sRUNNING, flags, 0, 0, 0, 0, wall, 0, 0) .. '\0\0' end
   local new, new_held = fresh(0), fresh(HELD_BIT)
   local look, scanned, expired, doubles, unknown = limit, 0, 0, 0, false
+  local emptied = {} -- queues that gave something
   if alone and guarded then look = ALONE_MAX end
 
   -- One look at the heads. Gives how many jobs left the ready queues without being leased.
   local function round()
+    if every then
+      for _, share in ipairs(open) do share[2] = math.max(1, math.floor(places.left / #open)) end
+    end
     local ids, lanes = heads(open, look, alone, scanned > 0, places)
     if #ids == 0 then return 0 end
     scanned = scanned + #ids
@@ -317,8 +409,7 @@ local function claim(from)
           if why ~= 'later' and G.let[id] then G.went_on = true end
           if why == 'wait' and alone then why = 'later' end
           if why == 'later' then
-            zadd(KEYS[at[job[INFO][QUEUE]] + (alone and kALONE or kREADY)], alone and job[RUN_AT] or level(job),
-              spot(id, job))
+            G.stand_again(id, job, alone)
           elseif why == 'wait' then
             G.block(id, job, what)
             if opens_at then G.opens[what] = opens_at end
@@ -368,19 +459,36 @@ local function claim(from)
       if tail then gone[tail.queue] = (gone[tail.queue] or 0) + tail.count end
     end
     for _, share in ipairs(open) do share[2] = math.max(0, share[2] - (gone[share[1]] or 0)) end
-    for queue, count in pairs(gone) do count_flow('c', queue, count) end
+    for queue, count in pairs(gone) do
+      count_flow('c', queue, count)
+      emptied[queue] = true
+    end
     return moved
   end
 
   while places.left > 0 do
     local moved = round()
-    if moved == 0 or places.left <= 0 or alone then break end
+    if places.left <= 0 or alone then break end
     if scanned >= SCAN_MAX then
       due_in = 0
       break
     end
-    look = math.min(SCAN_MAX, math.max(places.left, SCAN_STEP, look * 2))
+    if moved > 0 then
+      look = math.min(SCAN_MAX, math.max(places.left, SCAN_STEP, look * 2))
+    else
+      -- These have nothing more: on to others.
+      for _, share in ipairs(open) do visited[#visited + 1] = share end
+      open = walk and walk.more(math.min(places.left, FEW)) or {}
+      if #open == 0 then break end
+      if bound then
+        local more = {}
+        for i, share in ipairs(open) do more[i] = share[1] end
+        G.bind(more, cmsgpack.unpack(ARGV[from + 7]), limit)
+      end
+      look = places.left
+    end
   end
+  for _, share in ipairs(open) do visited[#visited + 1] = share end
   if n > 0 then hset(META, 'fence', fence) end
   -- Which kind of slot the jobs of an unknown lane need shows only now: there may be room left.
   if unknown and places.mixed then due_in = 0 end
@@ -403,7 +511,7 @@ local function claim(from)
   end
   for lane = alone and 3 or 0, 2 do
     local was_wide = has(wide, lane)
-    for _, share in ipairs(places.more(lane) <= 0 and open or {}) do
+    for _, share in ipairs(places.more(lane) <= 0 and visited or {}) do
       local queue = share[1]
       if (was_wide or G.promoted[queue] and G.promoted[queue][lane])
         and call('ZCOUNT', KEYS[at[queue] + kREADY], G.lane_from(lane), G.lane_to(lane)) > 0
@@ -413,7 +521,12 @@ local function claim(from)
       end
     end
   end
+  if walk and not walk.ended then G.rouse(walk.last) end -- others may have something, and another worker room
+  for _, share in ipairs(visited) do
+    if every or emptied[share[1]] then G.leave_out(share[1], alone) end
+  end
   local paced_in = bound and G.unbind()
   if paced_in and (due_in < 0 or paced_in < due_in) then due_in = paced_in end
-  return { 0, due_in, cancels, first, leases, guards_of, finished }
+  return { 0, due_in, cancels, first, leases, guards_of, finished,
+    walk and (walk.ended and first_open or walk.last) or '' }
 end

@@ -56,11 +56,10 @@ local function insert(list, first, runs, unique, guarded)
   local ids = {}
   for i = 1, n do ids[i] = list[first + i - 1] end
   local known = mget(BODY, ids)
-  call('ZCARD', ARRIVALS)
-  local new, taken = {}, {}
-  for _, spec in pairs(specs) do
-    if call('HEXISTS', QUEUES, spec.queue) == 0 then new[spec.queue] = true end
+  for command, keys in pairs({ ZCARD = { ARRIVALS, BUSY, DUES }, HLEN = { QUEUES } }) do
+    for _, key in ipairs(keys) do call(command, key) end
   end
+  local taken = {}
   for i, until_ms in ipairs(zscores(TOMBS, chosen)) do
     if until_ms and tonumber(until_ms) > wall then taken[chosen[i]] = true end
   end
@@ -79,10 +78,6 @@ local function insert(list, first, runs, unique, guarded)
   if guarded and G.new.raised then return end
   -- The first write. A full server refuses it, and then nothing was stored.
   local last = G.raise(META, 'seq', count, G.last_seq)
-  for queue in pairs(new) do
-    call('HSET', QUEUES, queue, '')
-    wake(WAKE)
-  end
   local bodies, arrivals, pack = into(hsets, BODY), into(zadds, ARRIVALS), struct.pack
   local seq, m, at_body = last - count, 0, first + n - 1
   local answers, i = {}, 0
@@ -120,6 +115,7 @@ local function insert(list, first, runs, unique, guarded)
     if count > 0 then
       count_flow('a', spec.queue, count)
       if spec.ready then
+        busy[spec.queue] = true
         G.rouse(spec.queue, spec.lane)
       else
         soonest[spec.queue] = math.min(soonest[spec.queue] or spec.run_at, spec.run_at)

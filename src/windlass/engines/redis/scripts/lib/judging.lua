@@ -171,8 +171,46 @@ function G.free_at(guard, g)
   return doc.half_open * 2 ^ math.min(steps, 16)
 end
 
--- Put waiters of gates that may have opened back to their place, no more than may pass, of the lanes with room.
-function G.let_on(queues, lanes, limit)
+-- The queues in which jobs wait at a gate, up to so many.
+function G.queues_at(gate, most)
+  local found, from = {}, '[' .. gate .. '\0'
+  while #found < most do
+    local member = call('ZRANGEBYLEX', K.BLOCKED, from, '(' .. gate .. '\1', 'LIMIT', 0, 1)[1]
+    if not member then break end
+    local queue = string.match(member, '^.-%z(.-)%z')
+    if not queue then break end -- no entry of ours
+    found[#found + 1] = queue
+    from = '(' .. gate .. '\0' .. found[#found] .. '\1'
+  end
+  return found
+end
+
+-- Queues in which jobs wait at gates that may have opened, up to `most` a gate.
+function G.queues_waiting(most)
+  local found, known = {}, {}
+  for _, gate in ipairs(call('ZRANGEBYSCORE', K.GATES, '-inf', boot, 'LIMIT', 0, GATES_MAX)) do
+    for _, queue in ipairs(G.queues_at(gate, most)) do
+      if not known[queue] then
+        known[queue] = true
+        found[#found + 1] = queue
+      end
+    end
+  end
+  return found
+end
+
+-- Put waiters of gates that may have opened back to their place, no more than may pass, of the lanes with room. `every`
+-- says that the queues are all that may give something.
+function G.let_on(queues, lanes, limit, every)
+  local serves = {}
+  for _, queue in ipairs(every and queues or {}) do serves[queue] = true end
+  local function served_of(names)
+    local found = {}
+    for _, queue in ipairs(names) do
+      if serves[queue] then found[#found + 1] = queue end
+    end
+    return found
+  end
   local due = call('ZRANGE', K.GATES, 0, GATES_MAX - 1, 'WITHSCORES')
   for i = 1, #due, 2 do
     local gate, at_ms = due[i], tonumber(due[i + 1])
@@ -186,7 +224,7 @@ function G.let_on(queues, lanes, limit)
     local free = math.min(allowed, limit)
     if allowed > limit then G.generous[gate] = true end
     local found = {}
-    for _, queue in ipairs(free > 0 and queues or {}) do
+    for _, queue in ipairs(free > 0 and (every and served_of(G.queues_at(gate, limit)) or queues) or {}) do
       local prefix = gate .. '\0' .. queue .. '\0'
       local function edge(lane)
         return prefix .. (lane == 0 and '' or struct.pack('>I8', (lane - 0.5) * G.LANE + BIAS))

@@ -172,11 +172,13 @@ local function wait_again(id, job)
   local run_at = job[RUN_AT]
   if job[CRASHES] >= ALONE_FROM then
     zadd(KEYS[base + kALONE], run_at, spot(id, job))
+    lone[queue] = math.min(lone[queue] or run_at, run_at)
   elseif run_at > wall then
     zadd(KEYS[base + kDUE], run_at, due_spot(id, job))
     soonest[queue] = math.min(soonest[queue] or run_at, run_at)
   else
     zadd(KEYS[base + kREADY], level(job), spot(id, job))
+    busy[queue] = true
     G.rouse(queue, G.lane(level(job)))
   end
   if job[EXPIRES_AT] > 0 then zadd(EXPIRING, job[EXPIRES_AT], id) end
@@ -322,8 +324,12 @@ G.promoted = {} -- queue -> lanes of jobs that became ready
 local function promote(queue, limit)
   local base = at[queue]
   local head = call('ZRANGE', KEYS[base + kDUE], 0, 0, 'WITHSCORES')
-  if not head[2] then return 0, nil end
+  if not head[2] then
+    call('ZREM', DUES, queue)
+    return 0, nil
+  end
   local next_at = tonumber(head[2])
+  if next_at > wall then call('ZADD', DUES, next_at, queue) end
   if next_at > wall or limit <= 0 then return 0, next_at end
   local due = call('ZRANGEBYSCORE', KEYS[base + kDUE], '-inf', wall, 'LIMIT', 0, limit)
   local args = {}
@@ -338,7 +344,9 @@ local function promote(queue, limit)
   end
   call('ZREMRANGEBYRANK', KEYS[base + kDUE], 0, #due - 1)
   send('ZADD', { [KEYS[base + kREADY]] = args })
+  call('ZADD', BUSY, 0, queue)
   head = call('ZRANGE', KEYS[base + kDUE], 0, 0, 'WITHSCORES')
+  if head[2] then call('ZADD', DUES, head[2], queue) else call('ZREM', DUES, queue) end
   return #due, head[2] and tonumber(head[2])
 end
 
