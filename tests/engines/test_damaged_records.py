@@ -21,7 +21,7 @@ from windlass.engines.sqlite.records import HARMLESS, TABLES
 from windlass.engines.sqlite.schema import MIGRATIONS, NEWEST, VERSION
 from windlass.errors import EngineDamaged
 from windlass.model import Action, Gates, Guard, JobFilter, Kind, Moved, Rules, State, UniqueKey
-from windlass.testing.conformance.harness import add, ended, error, history, join, row_of, state_of, take
+from windlass.testing.conformance.harness import add, ended, error, history, job, join, row_of, state_of, take
 
 RULES = Rules()
 
@@ -250,6 +250,19 @@ def test_an_id_that_is_no_text_is_kept_under_one_that_is(redis: RedisEngine, ser
     redis.doctor(repair=True)
     row = row_of(redis, "damaged-fffe")
     assert (row.state, row.name) == (State.DEAD, "shop.jobs.add")
+
+
+@pytest.mark.parametrize("key", ["meta", "expiring", "body", "due:default"])
+def test_the_doctor_names_a_key_of_another_type_and_changes_nothing(
+    redis: RedisEngine, server: RedisServer, key: str
+) -> None:
+    redis.open()
+    redis.enqueue([job("a", delay_ms=60_000, expires_ms=5_000)])
+    with server.client() as client:
+        client.set(f"{{windlass}}:{key}", "junk")
+        (finding,) = (one for one in redis.doctor() if one.check == "records")
+        assert (finding.level, f"{{windlass}}:{key} is a string" in finding.message) == ("error", True)
+        assert client.get(f"{{windlass}}:{key}") == b"junk"
 
 
 def test_a_fence_counter_beyond_all_numbers_gives_sound_fences(redis: RedisEngine, server: RedisServer) -> None:

@@ -20,6 +20,7 @@ from windlass.engines.redis.inspector import RedisInspector
 from windlass.engines.redis.records import DETAIL_HASHES
 from windlass.engines.redis.startup import Server, examine
 from windlass.engines.redis.wire import as_int, as_list
+from windlass.errors import EngineDamaged
 
 __all__ = ["RedisDoctor"]
 
@@ -42,15 +43,21 @@ class RedisDoctor(RedisInspector):
             persistence(server),
             evictions(server),
             self._records(repair),
-            self._orphans("jobs that are in no index", self._audit(repair), repair),
-            self._orphans("index entries without a job", self._sweep(repair), repair),
         ]
+        if findings[-1].level != "error":  # else calls fall over what is damaged, and would mend it
+            findings += [
+                self._orphans("jobs that are in no index", self._audit(repair), repair),
+                self._orphans("index entries without a job", self._sweep(repair), repair),
+            ]
         findings += [Finding("rollback", "error", alarm, LOOK) for alarm in self.alarms]
         return findings + self._noted_rollback(node)
 
     def _noted_rollback(self, node: Redis) -> list[Finding]:
         """The last rollback that a worker saw, for a day."""
-        note = self._asked(lambda: send(node, "HGET", self._key("meta"), "rollback"))
+        try:
+            note = self._asked(lambda: send(node, "HGET", self._key("meta"), "rollback"))
+        except EngineDamaged:
+            return []  # of another type, as ``_records`` has said
         if not isinstance(note, bytes):
             return []
         when, _, what = note.decode("utf-8", "replace").partition(" ")
@@ -100,7 +107,10 @@ class RedisDoctor(RedisInspector):
         cursor = 0
         while True:
             client = node_of(self._client(), key)
-            following, flat = as_list(self._asked(partial(send, client, command, key, cursor, "COUNT", STEP)))
+            try:
+                following, flat = as_list(self._asked(partial(send, client, command, key, cursor, "COUNT", STEP)))
+            except EngineDamaged:
+                return  # of another type, as ``_records`` has said
             cursor = as_int(following)
             names = [name for name in as_list(flat)[::2] if isinstance(name, bytes)]
             if names:

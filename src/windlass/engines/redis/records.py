@@ -301,11 +301,12 @@ class Mender:
 
     def _round(self, *, repair: bool) -> Iterator[None]:
         """Look at everything, in bounded steps. Without ``repair`` only ``found`` is filled."""
-        self._there = set()
+        self._there, wrong_types = set(), 0
         for key, kind, wanted in self._store._kinds_of_keys():
             if kind == wanted:
                 self._there.add(key)
                 continue
+            wrong_types += 1
             self._note(f"key {key.decode('utf-8', 'replace')} is a {kind} and not a {wanted}")
             if repair:
                 prefix, _, rest = key.partition(b":")
@@ -321,6 +322,8 @@ class Mender:
                         if repair:
                             self._store._correct(self._store._key(name), field, value, self._in_place_of(name, field))
                 yield
+        if not repair and wrong_types:
+            return  # the scripts would fall over those, and mend them
         for name in DETAIL_HASHES:
             for ids in self._scan("HSCAN", name):
                 yield from self._audit([id for id, _ in ids], repair)
