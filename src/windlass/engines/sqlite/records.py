@@ -40,6 +40,7 @@ log = Log("windlass.engine")
 CHUNK: Final = 500
 LOOK_MAX: Final = 250  # rows that one step of upkeep looks at: 1 ms
 GATES_STEP: Final = 32
+LEASE_MAX_MS: Final = 30 * 86_400_000
 GRACE_MS: Final = 30_000  # how long a worker with a spoiled lease is believed to live
 MARKER_MS: Final = 86_400_000  # how long a Once marker with a spoiled time stays
 FENCE_MAX: Final = 2**53 - 2**40
@@ -354,6 +355,7 @@ INSERT INTO "windlass_queues" (name) SELECT DISTINCT queue FROM "windlass_jobs"
 WHERE seq > ? AND seq <= ? AND purge_at IS NULL ON CONFLICT (name) DO NOTHING
 """
 LAST_DOCUMENT: Final = 'SELECT coalesce(max(version), 0) FROM "windlass_documents"'
+SHORTEN_LEASES: Final = 'UPDATE "windlass_workers" SET lease_until = ? WHERE lease_until > ?'
 WAITED_AT: Final = """
 SELECT min(blocked_by) FROM "windlass_jobs" WHERE state = 'blocked' AND blocked_by > ?
 """
@@ -476,7 +478,7 @@ class Mender:
         for table in {chunk.table.name: chunk.table for chunk in chunks if chunk.table is not JOBS}.values():
             count += self._mend(db, Chunk(table, 0, -1))  # as a whole: its rows have no place of their own
         self._register(db, 0, 2**62)
-        return count + self._mend_ties(db, 0, -1)
+        return count + self._mend_ties(db, 0, -1) + self._shorten_leases(db)
 
     def look_on(self, db: apsw.Connection, budget: int) -> int:
         """Look at some rows, at most ``budget``, from where the last call ended on; give how many were mended."""
@@ -489,6 +491,8 @@ class Mender:
                 mended += self._mend(db, chunk)
             if chunk.table is JOBS:
                 self._register(db, at, following)
+            elif chunk.table.name == "workers":
+                mended += self._shorten_leases(db)
             elif chunk.table.name in ("holds", "unique"):
                 mended += self._mend_ties(db, at, budget)
             budget -= count
@@ -551,7 +555,7 @@ class Mender:
             for (gate,) in db.execute(self._q(HELD_BY), (seq,)).fetchall():
                 db.execute(self._q(LOOK_AT_GATE), (gate,))
             db.execute(self._q(LET_GO), (seq,))
-        if "blocked_by" in wrong and not dies:
+        if "blocked_by" in wrong and not dies and values["state"] == State.BLOCKED:
             del fresh["blocked_by"]
             db.execute(self._q(BLOCKED_ANEW), (seq,))
         if dies:
@@ -588,6 +592,12 @@ class Mender:
             db.execute(self._q(FREE_KEY), (key,))
         db.execute(self._q(FORGOTTEN))
         return len(leaked) + len(orphaned) + db.changes()
+
+    def _shorten_leases(self, db: apsw.Connection) -> int:
+        """Let no worker hold its jobs for as long as nobody can mean."""
+        now = self._clock.boot_ms()
+        db.execute(self._q(SHORTEN_LEASES), (now + GRACE_MS, now + LEASE_MAX_MS))
+        return db.changes()
 
     def _register(self, db: apsw.Connection, above: int, last: int) -> None:
         """Know the queues of these jobs, or nobody would claim them."""
