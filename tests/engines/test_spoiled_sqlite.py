@@ -19,7 +19,7 @@ from windlass.clock import ManualClock
 from windlass.engines.sqlite import SqliteEngine
 
 SEED = int(os.environ.get("WINDLASS_SEED", "11"))
-SAMPLE = 60
+SAMPLE = 40
 
 
 class Built:
