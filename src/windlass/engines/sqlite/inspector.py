@@ -12,6 +12,7 @@ from typing import Any, Final
 import apsw
 import msgspec
 
+from windlass import caps
 from windlass.engines.base import REPAIR, Finding
 from windlass.engines.sqlite.bounds import merged, meter_of, set_limit, set_rate
 from windlass.engines.sqlite.claim import read_tags
@@ -36,6 +37,7 @@ from windlass.model import (
     WorkerInfo,
     WorkerRow,
 )
+from windlass.units import shown, whole_number
 
 __all__ = ["SqliteInspector"]
 
@@ -351,10 +353,9 @@ def condition(where: JobFilter) -> tuple[str, list[object]]:
 
 def parse_cursor(cursor: str) -> int:
     """The place a page cursor stands for."""
-    try:
-        return int(cursor)
-    except ValueError:
-        raise ConfigError(f"{cursor!r} is not a page cursor: pass the 'next' of the page before") from None
+    if (place := whole_number(cursor, caps.NUMBER)) is None:
+        raise ConfigError(f"{shown(cursor)} is not a page cursor: pass the 'next' of the page before")
+    return place
 
 
 def to_row(found: tuple[object, ...]) -> JobRow:
