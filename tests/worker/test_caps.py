@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from inside import end_of, worker_of
+from inside import end_of, until, worker_of
 
 from windlass import CircuitOpen, Once, Rate, State, Unique, Windlass, caps, on
 from windlass.clock import FIRST, LAST, from_ms, to_ms
-from windlass.errors import ConfigError, PayloadError
+from windlass.errors import ConfigError, PayloadError, ResultExpired
 from windlass.fingerprint import cause_of
 from windlass.model import NewJob
 from windlass.patterns import parse_queues
@@ -144,6 +144,21 @@ def test_a_guard_that_says_how_long_it_stays_closed_is_bounded(app: Windlass) ->
         while handle.state is not State.SCHEDULED:
             pass
     look_at_everything(app)
+
+
+def test_a_result_that_is_promised_longer_outlives_the_count(store: dict[str, str], tmp_path: Path) -> None:
+    url = store.get("WINDLASS_URL", f"sqlite:///{tmp_path}/w.db")
+    with Windlass(url, keep_done_max=3, reap="50ms", renew="200ms", lease="30s") as app:
+        promised = app.job(name="promised", keep="1h")(double)
+        plain = app.job(name="plain")(double)
+        handles = app.enqueue_many(promised.bind(n) for n in range(50))
+        others = app.enqueue_many(plain.bind(n) for n in range(50))
+        with worker_of(app):
+            assert [handle.result(timeout=30) for handle in handles] == [2 * n for n in range(50)]
+            until(lambda: app.stats()["done"] == 53, "the trimming")
+        assert [handle.result(timeout=0) for handle in handles] == [2 * n for n in range(50)]
+        with pytest.raises(ResultExpired, match="give the job a keep= longer than keep_done"):
+            others[0].result(timeout=0)
 
 
 # -- reading what is stored already ------------------------------------------------------------------------

@@ -96,9 +96,10 @@ QUEUE_NAMES: Final = 'SELECT name FROM "windlass_queues"'
 OVER_AGE: Final = """
 SELECT seq FROM "windlass_jobs" WHERE state = ? AND queue = ? AND purge_at <= ? ORDER BY purge_at LIMIT ?
 """
+# What was promised to stay longer than all records do is neither counted nor trimmed.
 OVER_COUNT: Final = """
-SELECT seq FROM "windlass_jobs" WHERE state = ? AND queue = ? AND purge_at IS NOT NULL
-ORDER BY purge_at DESC, seq DESC LIMIT ? OFFSET ?
+SELECT seq FROM "windlass_jobs" WHERE state = ?1 AND queue = ?2 AND purge_at IS NOT NULL AND purge_at - finished_at <= ?3
+ORDER BY purge_at DESC, finished_at DESC, seq DESC LIMIT ?4 OFFSET ?5
 """
 DEAD_OVER_COUNT: Final = """
 SELECT seq FROM "windlass_jobs" WHERE state = 'dead' AND purge_at IS NOT NULL
@@ -311,7 +312,9 @@ def prune(
         for state in ("done", "cancelled"):
             seqs += column(db, q(OVER_AGE), (state, queue, now, budget - len(seqs)))
             if rules.keep_done_max is not None and len(seqs) < budget:
-                seqs += column(db, q(OVER_COUNT), (state, queue, budget - len(seqs), rules.keep_done_max))
+                seqs += column(
+                    db, q(OVER_COUNT), (state, queue, rules.keep_done_ms, budget - len(seqs), rules.keep_done_max)
+                )
         dead += column(db, q(OVER_AGE), ("dead", queue, now, budget - len(dead)))
     if rules.dead_max is not None and len(dead) < budget:
         dead += column(db, q(DEAD_OVER_COUNT), (budget - len(dead), rules.dead_max))

@@ -4,7 +4,7 @@
 --
 -- KEYS     fixed; every queue
 -- ARGV     4 budget  5 max interruptions  6 error text up to its time  7 ms to keep ended jobs  8 ms to keep dead ones
---          9 done jobs a queue may keep, or -1  10 dead jobs to keep, or -1  11 ms to keep ids that users chose
+--          9 done jobs that a queue may keep of those not kept longer than 7, or -1  10 dead jobs to keep, or -1  11 ms to keep ids that users chose
 --          12 cause of a death by interruptions  13 "1" to hand dead jobs up and not trim them
 -- Returns  mark, promoted, workers that expired, ids recovered, ids that died, count pruned, ids trimmed,
 --          {id, fence, ...} of those handed up,
@@ -60,7 +60,7 @@ end
 total('cancelled', expired)
 flush()
 
--- Finished records past their age or count; ids that users chose leave a tombstone.
+-- Finished records past their age, or past their count where they were not promised to stay longer than all; ids that users chose leave a tombstone.
 local function collect(list, seen, key, command, first, last, ...)
   for _, id in ipairs(call(command, key, first, last, ...)) do
     if not seen[id] then
@@ -74,10 +74,13 @@ local pruned, seen = {}, {}
 for _, queue in ipairs(names) do
   for _, kind in ipairs({ kDONE, kCANCELLED }) do
     local key = KEYS[at[queue] + kind]
-    if #pruned < budget then
-      collect(pruned, seen, key, 'ZRANGEBYSCORE', '-inf', wall, 'LIMIT', 0, budget - #pruned)
+    for _, kept in ipairs({ false, true }) do
+      if #pruned < budget then
+        local from, to = kept and text_of(G.KEPT) or '-inf', G.ended_at(wall, kept)
+        collect(pruned, seen, key, 'ZRANGEBYSCORE', from, to, 'LIMIT', 0, budget - #pruned)
+      end
     end
-    local over = done_max >= 0 and call('ZCARD', key) - done_max or 0
+    local over = done_max >= 0 and call('ZCOUNT', key, '-inf', '(' .. text_of(G.KEPT)) - done_max or 0
     if over > 0 and #pruned < budget then
       collect(pruned, seen, key, 'ZRANGE', 0, math.min(over, budget - #pruned) - 1)
     end

@@ -203,7 +203,14 @@ local function drop_cause(id, job)
   end
 end
 
-local function finish(id, job, state, keep)
+-- Where a done or cancelled job stands among those of its queue: by when its record may go. Those that are `kept`, which
+-- is longer than all are, stand behind all others: so the first ones are those that a count may trim.
+G.KEPT = 2 ^ 51
+function G.ended_at(purge, kept)
+  return text_of(kept and purge + G.KEPT or purge)
+end
+
+local function finish(id, job, state, keep, kept)
   local purge = wall + keep
   job[STATE] = state
   job[WORKER] = ''
@@ -214,7 +221,7 @@ local function finish(id, job, state, keep)
     zadd(DEAD, wall, id)
     zadd(DEAD_PURGE, purge, id)
   else
-    zadd(KEYS[at[job[INFO][QUEUE]] + (state == sDONE and kDONE or kCANCELLED)], text_of(purge), id)
+    zadd(KEYS[at[job[INFO][QUEUE]] + (state == sDONE and kDONE or kCANCELLED)], G.ended_at(purge, kept), id)
   end
   ended[#ended + 1] = id
   G.ended(id, state == sDONE)
