@@ -65,12 +65,12 @@ class SqliteDead(SqliteCore):
     """The part of the Inspector that is about dead jobs."""
 
     def count(self, where: JobFilter) -> int:
-        clause, bindings = condition(where)
+        clause, bindings = condition(where, self._clock.wall_ms())
         found = self._ask(lambda db: db.execute(f"{self._q(COUNT)} {clause}", bindings).fetchone())
         return int(str(found[0])) if found else 0
 
     def groups(self, where: JobFilter, limit: int) -> list[GroupRow]:
-        clause, bindings = condition(where)
+        clause, bindings = condition(where, self._clock.wall_ms())
         sql = self._q(GROUPS).format(condition=clause)
         rows = self._ask(lambda db: db.execute(sql, (*bindings, limit)).fetchall())
         return [

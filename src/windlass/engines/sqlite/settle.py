@@ -107,7 +107,7 @@ def settle(db: apsw.Connection, q: Sql, outcomes: Sequence[Outcome], now: int, r
         if total:
             counts[total] = counts.get(total, 0) + 1
     if then:
-        insert(db, q, then, now)
+        insert(db, q, then, now, rules)
     for name, count in counts.items():
         add_total(db, q, name, count)
     return answers

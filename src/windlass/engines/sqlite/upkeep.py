@@ -20,7 +20,7 @@ from windlass.engines.sqlite.totals import add_total
 from windlass.fingerprint import INTERRUPTED, POISON
 from windlass.model import Buried, Heartbeat, JobError, LeaseRef, Rules, Upkeep, WorkerInfo
 
-__all__ = ["bury", "dead_keep", "depart", "extend", "forget", "maintain"]
+__all__ = ["bury", "dead_keep", "depart", "extend", "forget", "lapse", "maintain"]
 
 encode = msgspec.json.Encoder().encode
 MARKER_LOOK_MS: Final = 3_600_000
@@ -92,13 +92,23 @@ UPDATE "windlass_jobs" SET state = 'cancelled', reason = 'expired', finished_at 
 WHERE seq IN (SELECT seq FROM "windlass_jobs" WHERE expires_at <= ?1 AND purge_at IS NULL
               AND state IN ('ready', 'scheduled', 'blocked') LIMIT ?3)
 """
+EXPIRE_THESE: Final = """
+UPDATE "windlass_jobs" SET state = 'cancelled', reason = 'expired', finished_at = ?1, purge_at = ?1 + ?2
+WHERE id IN (SELECT value FROM json_each(?3)) AND expires_at <= ?1 AND purge_at IS NULL
+    AND state IN ('ready', 'scheduled', 'blocked')
+"""
+PAST_AGE: Final = """
+SELECT seq FROM "windlass_jobs" WHERE id IN (SELECT value FROM json_each(?)) AND state IN ('done', 'cancelled')
+    AND purge_at <= ?
+"""
 QUEUE_NAMES: Final = 'SELECT name FROM "windlass_queues"'
 OVER_AGE: Final = """
 SELECT seq FROM "windlass_jobs" WHERE state = ? AND queue = ? AND purge_at <= ? ORDER BY purge_at LIMIT ?
 """
 # What was promised to stay longer than all records do is neither counted nor trimmed.
 OVER_COUNT: Final = """
-SELECT seq FROM "windlass_jobs" WHERE state = ?1 AND queue = ?2 AND purge_at IS NOT NULL AND purge_at - finished_at <= ?3
+SELECT seq FROM "windlass_jobs"
+WHERE state = ?1 AND queue = ?2 AND purge_at IS NOT NULL AND purge_at - finished_at <= ?3
 ORDER BY purge_at DESC, finished_at DESC, seq DESC LIMIT ?4 OFFSET ?5
 """
 DEAD_OVER_COUNT: Final = """
@@ -325,6 +335,18 @@ def prune(
     trimmed = forget(db, q, list(dict.fromkeys(dead)), rules, now)
     add_total(db, q, "trimmed", len(trimmed))
     return len(pruned), tuple(trimmed), ()
+
+
+def lapse(db: apsw.Connection, q: Sql, ids: Sequence[str], rules: Rules, now: int) -> bool:
+    """Make true of some jobs what time has made of them, as a sweep would soon; say whether that changed any.
+
+    One that has expired ends; a record that was to stay until now goes. For who is about to rely on it.
+    """
+    chosen = encode(ids).decode()
+    db.execute(q(EXPIRE_THESE), (now, rules.keep_done_ms, chosen))
+    expired = db.changes()
+    add_total(db, q, "cancelled", expired)
+    return bool(forget(db, q, column(db, q(PAST_AGE), (chosen, now)), rules, now)) or expired > 0
 
 
 def column(db: apsw.Connection, sql: str, bindings: tuple[object, ...]) -> list[int]:

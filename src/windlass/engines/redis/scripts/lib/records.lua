@@ -203,9 +203,7 @@ local function drop_cause(id, job)
   end
 end
 
--- Where a done or cancelled job stands among those of its queue: by when its record may go. Those that are `kept`, which
--- is longer than all are, stand behind all others: so the first ones are those that a count may trim.
-G.KEPT = 2 ^ 51
+-- Where a done or cancelled job stands among those of its queue.
 function G.ended_at(purge, kept)
   return text_of(kept and purge + G.KEPT or purge)
 end
