@@ -7,7 +7,7 @@ keys, is taken apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import apsw
@@ -21,7 +21,7 @@ from windlass.engines.sqlite.upkeep import lapse
 from windlass.errors import Duplicate
 from windlass.model import WAITING, Gates, Guard, NewJob, Placed, Rules, State, UniqueKey
 
-__all__ = ["ADD_QUEUES", "guard_bindings", "insert"]
+__all__ = ["ADD_QUEUES", "forget_markers", "guard_bindings", "insert"]
 
 INSERT: Final = """
 INSERT INTO "windlass_jobs" (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts,
@@ -134,8 +134,8 @@ def insert(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int, rules:
     buried = tombstones(db, q, jobs, now)
     guarded = any(job.guards or job.unique for job in jobs)
     sql, bindings = (q(INSERT_GUARDED), guarded_row) if guarded else (q(INSERT), row)
-    if guarded and (keys := [key for job in jobs if (key := once_key(job.guards)) is not None]):
-        db.execute(q(FORGET_MARKERS), (encode(keys).decode(), now))
+    if guarded:
+        forget_markers(db, q, (job.guards for job in jobs), now)
     apart = buried or len({job.id for job in jobs}) < len(jobs) or (guarded and any(job.unique for job in jobs))
     placed: list[Placed]
     if len(jobs) == 1:
@@ -160,6 +160,12 @@ def insert(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int, rules:
     add_total(db, q, "enqueued", len(fresh))
     count_flow(db, q, now, arrived=fresh)
     return placed
+
+
+def forget_markers(db: apsw.Connection, q: Sql, guards: Iterable[tuple[Guard, ...]], now: int) -> None:
+    """Forget the Once markers whose time is over, before jobs with these guards carry their keys."""
+    if keys := [key for each in guards if (key := once_key(each)) is not None]:
+        db.execute(q(FORGET_MARKERS), (encode(keys).decode(), now))
 
 
 def one_by_one(
