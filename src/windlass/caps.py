@@ -21,6 +21,7 @@ __all__ = [
     "ERRORS_SIZE",
     "FACTS_SIZE",
     "GUARDS",
+    "HISTORY",
     "HISTORY_SIZE",
     "ID",
     "INSTANT_MS",
@@ -63,5 +64,6 @@ REASON: Final = 1_000  # of a reason, or of who gave it
 
 VALUE_SIZE: Final = 256 * 2**20  # bytes: the most that payload_max and result_max may say; Redis takes 512 MiB
 ERRORS_SIZE: Final = 16 * 2**20  # bytes: the most that error_max may say
+HISTORY: Final = 2**20  # of all the errors of a job; from there on the second ones go, the first and the last stay
 HISTORY_SIZE: Final = 64 * 2**20  # bytes of all the errors of a job that is loaded
 FACTS_SIZE: Final = 64 * 2**10  # bytes of what else a job that is loaded brings: progress, what its call said

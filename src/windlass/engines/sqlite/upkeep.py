@@ -15,7 +15,7 @@ import msgspec
 from windlass.engines.sqlite.claim import promote
 from windlass.engines.sqlite.flow import forget_flow
 from windlass.engines.sqlite.guards import forget_rates
-from windlass.engines.sqlite.schema import FOREVER, Sql
+from windlass.engines.sqlite.schema import FOREVER, HISTORY, Sql
 from windlass.engines.sqlite.totals import add_total
 from windlass.fingerprint import INTERRUPTED, POISON
 from windlass.model import Buried, Heartbeat, JobError, LeaseRef, Rules, Upkeep, WorkerInfo
@@ -40,7 +40,7 @@ SELECT json_group_array(json_array(id, fence, cancel)) FROM "windlass_jobs" WHER
 FORGET_WORKER: Final = 'DELETE FROM "windlass_workers" WHERE id = ?'
 
 # An interruption is free until there have been too many; then each costs an attempt, and the last attempt is the end.
-INTERRUPT: Final = """
+INTERRUPT: Final = f"""
 UPDATE "windlass_jobs" SET
     state = CASE WHEN cancel THEN 'cancelled'
                  WHEN interruptions >= ?3 AND attempt + 1 >= max_attempts THEN 'dead' ELSE 'ready' END,
@@ -50,7 +50,7 @@ UPDATE "windlass_jobs" SET
     purge_at = CASE WHEN cancel THEN ?2 + ?5
                     WHEN interruptions >= ?3 AND attempt + 1 >= max_attempts THEN ?2 + ?6 END,
     errors = CASE WHEN interruptions >= ?3
-                  THEN json_insert(coalesce(errors, '[]'), '$[#]', json_set(?4, '$.attempt', attempt + 1, '$.at', ?2))
+                  THEN json_insert({HISTORY}, '$[#]', json_set(?4, '$.attempt', attempt + 1, '$.at', ?2))
                   ELSE errors END,
     attempt = attempt + (interruptions >= ?3),
     interruptions = interruptions + 1,
@@ -60,7 +60,7 @@ UPDATE "windlass_jobs" SET
 WHERE state = 'running' AND worker = ?1 RETURNING id, state
 """
 # A started job of a dead process: first charge at once, from the second alone and later, at the last dead.
-CHARGE: Final = """
+CHARGE: Final = f"""
 UPDATE "windlass_jobs" SET
     state = CASE WHEN cancel THEN 'cancelled' WHEN crashes + 1 >= ?4 THEN 'dead'
                  WHEN crashes >= 1 THEN 'scheduled' ELSE 'ready' END,
@@ -68,7 +68,7 @@ UPDATE "windlass_jobs" SET
     finished_at = CASE WHEN cancel OR crashes + 1 >= ?4 THEN ?2 END,
     purge_at = CASE WHEN cancel THEN ?2 + ?7 WHEN crashes + 1 >= ?4 THEN ?2 + ?8 END,
     run_at = CASE WHEN crashes >= 1 THEN ?2 + min(?11, ?5 << min(crashes - 1, 31)) ELSE run_at END,
-    errors = json_insert(coalesce(errors, '[]'), '$[#]', json_set(?6, '$.attempt', attempt + 1, '$.at', ?2)),
+    errors = json_insert({HISTORY}, '$[#]', json_set(?6, '$.attempt', attempt + 1, '$.at', ?2)),
     crashes = crashes + 1,
     error_type = CASE WHEN NOT cancel AND crashes + 1 >= ?4 THEN ?9 END,
     fingerprint = CASE WHEN NOT cancel AND crashes + 1 >= ?4 THEN ?10 END,
