@@ -22,8 +22,8 @@ __all__ = ["HISTORY", "SLOTS", "SLOT_CODES", "VERSION", "Sql", "migrate"]
 
 FOREVER: Final = 9_000_000_000_000_000  # a purge_at that never comes; under 2**53
 
-# The errors of a job, with room for one more: of a very long history the errors behind the first one go, two for each that
-# comes, so that a job that fails for weeks never grows beyond what a row can hold.
+# The errors of a job, with room for one more: of a very long history the errors behind the first one go, two for each
+# that comes, so that a job that fails for weeks never grows beyond what a row can hold.
 HISTORY: Final = f"""CASE WHEN length(errors) > {caps.HISTORY} THEN json_remove(errors, '$[1]', '$[1]')
                     ELSE coalesce(errors, '[]') END"""
 
