@@ -54,7 +54,7 @@ class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
             return []
 
         def write(db: apsw.Connection) -> list[Placed]:
-            return insert(db, self._q, jobs, self._clock.wall_ms())
+            return insert(db, self._q, jobs, self._clock.wall_ms(), self._rules)
 
         durable = any(job.durable is not False for job in jobs)
         placed = self._write(write, durable=durable)

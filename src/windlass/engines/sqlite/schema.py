@@ -14,12 +14,18 @@ from typing import Final
 
 import apsw
 
+from windlass import caps
 from windlass.errors import EngineUnusable
 from windlass.model import Slot
 
-__all__ = ["SLOTS", "SLOT_CODES", "VERSION", "Sql", "migrate"]
+__all__ = ["HISTORY", "SLOTS", "SLOT_CODES", "VERSION", "Sql", "migrate"]
 
 FOREVER: Final = 9_000_000_000_000_000  # a purge_at that never comes; under 2**53
+
+# The errors of a job, with room for one more: of a very long history the errors behind the first one go, two for each
+# that comes, so that a job that fails for weeks never grows beyond what a row can hold.
+HISTORY: Final = f"""CASE WHEN length(errors) > {caps.HISTORY} THEN json_remove(errors, '$[1]', '$[1]')
+                    ELSE coalesce(errors, '[]') END"""
 
 SLOTS: Final = (None, Slot.THREAD, Slot.LOOP)  # what the column ``slot`` counts
 SLOT_CODES: Final = {slot: code for code, slot in enumerate(SLOTS)}
@@ -280,6 +286,12 @@ MIGRATIONS: Final = (
         WHERE state = 'blocked';
     DROP INDEX "windlass_jobs_held";
     CREATE INDEX "windlass_jobs_held" ON "windlass_jobs" (worker, cancel, queue, held) WHERE state = 'running';
+    """,
+    # A count of ended records passes over those that are promised to stay longer than all, without reading them.
+    """
+    DROP INDEX "windlass_jobs_ended";
+    CREATE INDEX "windlass_jobs_ended" ON "windlass_jobs" (state, queue, purge_at, finished_at)
+        WHERE purge_at IS NOT NULL;
     """,
 )
 VERSION: Final = len(MIGRATIONS)

@@ -15,12 +15,12 @@ import msgspec
 from windlass.engines.sqlite.claim import promote
 from windlass.engines.sqlite.flow import forget_flow
 from windlass.engines.sqlite.guards import forget_rates
-from windlass.engines.sqlite.schema import FOREVER, Sql
+from windlass.engines.sqlite.schema import FOREVER, HISTORY, Sql
 from windlass.engines.sqlite.totals import add_total
 from windlass.fingerprint import INTERRUPTED, POISON
 from windlass.model import Buried, Heartbeat, JobError, LeaseRef, Rules, Upkeep, WorkerInfo
 
-__all__ = ["bury", "dead_keep", "depart", "extend", "forget", "maintain"]
+__all__ = ["bury", "dead_keep", "depart", "extend", "forget", "lapse", "maintain"]
 
 encode = msgspec.json.Encoder().encode
 MARKER_LOOK_MS: Final = 3_600_000
@@ -40,7 +40,7 @@ SELECT json_group_array(json_array(id, fence, cancel)) FROM "windlass_jobs" WHER
 FORGET_WORKER: Final = 'DELETE FROM "windlass_workers" WHERE id = ?'
 
 # An interruption is free until there have been too many; then each costs an attempt, and the last attempt is the end.
-INTERRUPT: Final = """
+INTERRUPT: Final = f"""
 UPDATE "windlass_jobs" SET
     state = CASE WHEN cancel THEN 'cancelled'
                  WHEN interruptions >= ?3 AND attempt + 1 >= max_attempts THEN 'dead' ELSE 'ready' END,
@@ -50,7 +50,7 @@ UPDATE "windlass_jobs" SET
     purge_at = CASE WHEN cancel THEN ?2 + ?5
                     WHEN interruptions >= ?3 AND attempt + 1 >= max_attempts THEN ?2 + ?6 END,
     errors = CASE WHEN interruptions >= ?3
-                  THEN json_insert(coalesce(errors, '[]'), '$[#]', json_set(?4, '$.attempt', attempt + 1, '$.at', ?2))
+                  THEN json_insert({HISTORY}, '$[#]', json_set(?4, '$.attempt', attempt + 1, '$.at', ?2))
                   ELSE errors END,
     attempt = attempt + (interruptions >= ?3),
     interruptions = interruptions + 1,
@@ -60,7 +60,7 @@ UPDATE "windlass_jobs" SET
 WHERE state = 'running' AND worker = ?1 RETURNING id, state
 """
 # A started job of a dead process: first charge at once, from the second alone and later, at the last dead.
-CHARGE: Final = """
+CHARGE: Final = f"""
 UPDATE "windlass_jobs" SET
     state = CASE WHEN cancel THEN 'cancelled' WHEN crashes + 1 >= ?4 THEN 'dead'
                  WHEN crashes >= 1 THEN 'scheduled' ELSE 'ready' END,
@@ -68,7 +68,7 @@ UPDATE "windlass_jobs" SET
     finished_at = CASE WHEN cancel OR crashes + 1 >= ?4 THEN ?2 END,
     purge_at = CASE WHEN cancel THEN ?2 + ?7 WHEN crashes + 1 >= ?4 THEN ?2 + ?8 END,
     run_at = CASE WHEN crashes >= 1 THEN ?2 + min(?11, ?5 << min(crashes - 1, 31)) ELSE run_at END,
-    errors = json_insert(coalesce(errors, '[]'), '$[#]', json_set(?6, '$.attempt', attempt + 1, '$.at', ?2)),
+    errors = json_insert({HISTORY}, '$[#]', json_set(?6, '$.attempt', attempt + 1, '$.at', ?2)),
     crashes = crashes + 1,
     error_type = CASE WHEN NOT cancel AND crashes + 1 >= ?4 THEN ?9 END,
     fingerprint = CASE WHEN NOT cancel AND crashes + 1 >= ?4 THEN ?10 END,
@@ -92,13 +92,24 @@ UPDATE "windlass_jobs" SET state = 'cancelled', reason = 'expired', finished_at 
 WHERE seq IN (SELECT seq FROM "windlass_jobs" WHERE expires_at <= ?1 AND purge_at IS NULL
               AND state IN ('ready', 'scheduled', 'blocked') LIMIT ?3)
 """
+EXPIRE_THESE: Final = """
+UPDATE "windlass_jobs" SET state = 'cancelled', reason = 'expired', finished_at = ?1, purge_at = ?1 + ?2
+WHERE id IN (SELECT value FROM json_each(?3)) AND expires_at <= ?1 AND purge_at IS NULL
+    AND state IN ('ready', 'scheduled', 'blocked')
+"""
+PAST_AGE: Final = """
+SELECT seq FROM "windlass_jobs" WHERE id IN (SELECT value FROM json_each(?)) AND state IN ('done', 'cancelled')
+    AND purge_at <= ?
+"""
 QUEUE_NAMES: Final = 'SELECT name FROM "windlass_queues"'
 OVER_AGE: Final = """
 SELECT seq FROM "windlass_jobs" WHERE state = ? AND queue = ? AND purge_at <= ? ORDER BY purge_at LIMIT ?
 """
+# What was promised to stay longer than all records do is neither counted nor trimmed.
 OVER_COUNT: Final = """
-SELECT seq FROM "windlass_jobs" WHERE state = ? AND queue = ? AND purge_at IS NOT NULL
-ORDER BY purge_at DESC, seq DESC LIMIT ? OFFSET ?
+SELECT seq FROM "windlass_jobs"
+WHERE state = ?1 AND queue = ?2 AND purge_at IS NOT NULL AND purge_at - finished_at <= ?3
+ORDER BY purge_at DESC, finished_at DESC, seq DESC LIMIT ?4 OFFSET ?5
 """
 DEAD_OVER_COUNT: Final = """
 SELECT seq FROM "windlass_jobs" WHERE state = 'dead' AND purge_at IS NOT NULL
@@ -311,7 +322,9 @@ def prune(
         for state in ("done", "cancelled"):
             seqs += column(db, q(OVER_AGE), (state, queue, now, budget - len(seqs)))
             if rules.keep_done_max is not None and len(seqs) < budget:
-                seqs += column(db, q(OVER_COUNT), (state, queue, budget - len(seqs), rules.keep_done_max))
+                seqs += column(
+                    db, q(OVER_COUNT), (state, queue, rules.keep_done_ms, budget - len(seqs), rules.keep_done_max)
+                )
         dead += column(db, q(OVER_AGE), ("dead", queue, now, budget - len(dead)))
     if rules.dead_max is not None and len(dead) < budget:
         dead += column(db, q(DEAD_OVER_COUNT), (budget - len(dead), rules.dead_max))
@@ -322,6 +335,18 @@ def prune(
     trimmed = forget(db, q, list(dict.fromkeys(dead)), rules, now)
     add_total(db, q, "trimmed", len(trimmed))
     return len(pruned), tuple(trimmed), ()
+
+
+def lapse(db: apsw.Connection, q: Sql, ids: Sequence[str], rules: Rules, now: int) -> bool:
+    """Make true of some jobs what time has made of them, as a sweep would soon; say whether that changed any.
+
+    One that has expired ends; a record that was to stay until now goes. For who is about to rely on it.
+    """
+    chosen = encode(ids).decode()
+    db.execute(q(EXPIRE_THESE), (now, rules.keep_done_ms, chosen))
+    expired = db.changes()
+    add_total(db, q, "cancelled", expired)
+    return bool(forget(db, q, column(db, q(PAST_AGE), (chosen, now)), rules, now)) or expired > 0
 
 
 def column(db: apsw.Connection, sql: str, bindings: tuple[object, ...]) -> list[int]:

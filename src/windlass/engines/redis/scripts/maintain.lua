@@ -4,7 +4,7 @@
 --
 -- KEYS     fixed
 -- ARGV     4 budget  5 max interruptions  6 error text up to its time  7 ms to keep ended jobs  8 ms to keep dead ones
---          9 done jobs a queue may keep, or -1  10 dead jobs to keep, or -1  11 ms to keep ids that users chose
+--          9 done jobs that a queue may keep of those not kept longer than 7, or -1  10 dead jobs to keep, or -1  11 ms to keep ids that users chose
 --          12 cause of a death by interruptions  13 "1" to hand dead jobs up and not trim them
 -- Returns  mark, promoted, workers that expired, ids recovered, ids that died, count pruned, ids trimmed,
 --          {id, fence, ...} of those handed up,
@@ -62,36 +62,13 @@ end
 total('cancelled', expired)
 flush()
 
--- Finished records past their age or count; ids that users chose leave a tombstone. Of the queues each step looks at a
--- slice.
-local function collect(list, seen, key, command, first, last, ...)
-  for _, id in ipairs(call(command, key, first, last, ...)) do
-    if not seen[id] then
-      seen[id] = true
-      list[#list + 1] = id
-    end
-  end
-end
-
 local pauses = G.some_queues()
-local pruned, seen = {}, {}
-for _, queue in ipairs(names) do
-  for _, kind in ipairs({ kDONE, kCANCELLED }) do
-    local key = KEYS[at[queue] + kind]
-    if #pruned < budget then
-      collect(pruned, seen, key, 'ZRANGEBYSCORE', '-inf', wall, 'LIMIT', 0, budget - #pruned)
-    end
-    local over = done_max >= 0 and call('ZCARD', key) - done_max or 0
-    if over > 0 and #pruned < budget then
-      collect(pruned, seen, key, 'ZRANGE', 0, math.min(over, budget - #pruned) - 1)
-    end
-  end
-end
+local pruned, seen = G.past_or_over(done_max, budget)
 local trimmed = {}
-collect(trimmed, seen, DEAD_PURGE, 'ZRANGEBYSCORE', '-inf', wall, 'LIMIT', 0, budget)
+G.collect(trimmed, seen, DEAD_PURGE, 'ZRANGEBYSCORE', '-inf', wall, 'LIMIT', 0, budget)
 local over = dead_max >= 0 and call('ZCARD', DEAD) - dead_max or 0
 if over > 0 and #trimmed < budget then
-  collect(trimmed, seen, DEAD, 'ZRANGE', 0, math.min(over, budget - #trimmed) - 1)
+  G.collect(trimmed, seen, DEAD, 'ZRANGE', 0, math.min(over, budget - #trimmed) - 1)
 end
 local overdue = {}
 if ARGV[13] == '1' then

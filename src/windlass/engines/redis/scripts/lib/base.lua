@@ -29,6 +29,10 @@ local call = redis.call
 G.LANE = 2 ^ 51
 function G.lane(level) return math.floor(level / G.LANE + 0.5) end
 
+-- Ended jobs of a queue are in order of when their record may go. Those that are kept longer than all are stand behind all
+-- others, KEPT further on: so the first ones are those that a count may trim.
+G.KEPT = 2 ^ 51
+
 -- Where a time stands in the order of a queue, as six bytes can hold it.
 local function place_at(time)
   return math.max(0, math.min(time + BIAS, PLACE_MAX))

@@ -13,3 +13,34 @@ local function forget(ids, id_keep)
     remove(id)
   end
 end
+
+function G.collect(list, seen, key, command, first, last, ...)
+  for _, id in ipairs(call(command, key, first, last, ...)) do
+    if not seen[id] then
+      seen[id] = true
+      list[#list + 1] = id
+    end
+  end
+end
+
+-- Of the queues `names`: finished records past their age, or past their count where they were not promised to stay longer
+-- than all.
+function G.past_or_over(done_max, budget)
+  local pruned, seen = {}, {}
+  for _, queue in ipairs(names) do
+    for _, kind in ipairs({ kDONE, kCANCELLED }) do
+      local key = KEYS[at[queue] + kind]
+      for _, kept in ipairs({ false, true }) do
+        if #pruned < budget then
+          local from, to = kept and text_of(G.KEPT) or '-inf', G.ended_at(wall, kept)
+          G.collect(pruned, seen, key, 'ZRANGEBYSCORE', from, to, 'LIMIT', 0, budget - #pruned)
+        end
+      end
+      local over = done_max >= 0 and call('ZCOUNT', key, '-inf', '(' .. text_of(G.KEPT)) - done_max or 0
+      if over > 0 and #pruned < budget then
+        G.collect(pruned, seen, key, 'ZRANGE', 0, math.min(over, budget - #pruned) - 1)
+      end
+    end
+  end
+  return pruned, seen
+end
