@@ -36,7 +36,7 @@ MAKE_ROOM: Final = """
 UPDATE "windlass_queues" SET held_back = 2 WHERE held_back = 1 AND name IN (
     SELECT queue FROM "windlass_jobs" WHERE id IN (SELECT value FROM json_each(?)))
 """
-TAKE_NOTE: Final = 'UPDATE "windlass_queues" SET held_back = 0 WHERE held_back = 2'
+TAKE_NOTE: Final = 'UPDATE "windlass_queues" SET held_back = 0 WHERE held_back != 0 AND held_back = 2'
 SET_LIMIT: Final = """
 INSERT INTO "windlass_queues" (name, most) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET most = ?2
 """
