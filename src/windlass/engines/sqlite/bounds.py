@@ -38,11 +38,12 @@ UPDATE "windlass_queues" SET held_back = 2 WHERE held_back = 1 AND name IN (
 """
 TAKE_NOTE: Final = 'UPDATE "windlass_queues" SET held_back = 0 WHERE held_back != 0 AND held_back = 2'
 SET_LIMIT: Final = """
-INSERT INTO "windlass_queues" (name, most) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET most = ?2
+INSERT INTO "windlass_queues" (name, most) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET most = ?2,
+    idle_since = NULL
 """
 SET_RATE: Final = """
 INSERT INTO "windlass_queues" (name, rate, per_ms) VALUES (?1, ?2, ?3)
-ON CONFLICT (name) DO UPDATE SET rate = ?2, per_ms = ?3 WHERE rate IS NOT ?2 OR per_ms IS NOT ?3
+ON CONFLICT (name) DO UPDATE SET rate = ?2, per_ms = ?3, idle_since = NULL WHERE rate IS NOT ?2 OR per_ms IS NOT ?3
 """
 FORGET_WINDOW: Final = 'DELETE FROM "windlass_rates" WHERE gate = ?'
 

@@ -18,6 +18,7 @@ from windlass.engines.sqlite.coordinator import SqliteCoordinator
 from windlass.engines.sqlite.dead import SqliteDead
 from windlass.engines.sqlite.documents import SqliteDocuments
 from windlass.engines.sqlite.enqueue import insert
+from windlass.engines.sqlite.names import unneeded_names
 from windlass.engines.sqlite.settle import report, settle
 from windlass.model import (
     Buried,
@@ -132,8 +133,10 @@ class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
             clock = self._clock
             self._steady.start(db)
             steady = self._steady.now(db)
-            return upkeep.maintain(db, self._q, rules, budget, self._boot, clock.boot_ms(), clock.wall_ms(), steady)
+            return upkeep.maintain(db, self._q, rules, budget, self._boot, clock.boot_ms(), clock.wall_ms(), steady, names)
 
+        wall = self._clock.wall_ms()
+        names = self._ask(lambda db: unneeded_names(db, self._q, wall))
         done = self._write(write, durable=False)
         if done.promoted or done.recovered:
             self._ready.touch()
