@@ -30,7 +30,7 @@ SELECT EXISTS (SELECT 1 FROM "windlass_jobs" WHERE state = 'ready' AND crashes <
     OR EXISTS (SELECT 1 FROM "windlass_gates" JOIN "windlass_jobs" ON state = 'blocked' AND blocked_by = gate
                WHERE at <= ?2 AND queue = ?1)
 """
-HOLD_BACK: Final = 'UPDATE "windlass_queues" SET held_back = ?2 WHERE name = ?1 AND held_back != ?2'
+HOLD_BACK: Final = 'UPDATE "windlass_queues" SET held_back = ? WHERE name = ?'
 ANY_HELD_BACK: Final = 'SELECT 1 FROM "windlass_queues" WHERE held_back != 0 LIMIT 1'
 MAKE_ROOM: Final = """
 UPDATE "windlass_queues" SET held_back = 2 WHERE held_back = 1 AND name IN (
@@ -79,10 +79,19 @@ def gate_of(queue: str) -> str:
 class Bounds:
     """The bounds of the queues of one claim, and how much of them is left."""
 
-    def __init__(self, db: apsw.Connection, q: Sql, bounds: Mapping[str, QueueBound], now: int, want: Want) -> None:
+    def __init__(
+        self,
+        db: apsw.Connection,
+        q: Sql,
+        bounds: Mapping[str, QueueBound],
+        held_back: Mapping[str, int],
+        now: int,
+        want: Want,
+    ) -> None:
         self._db = db
         self._q = q
         self._now = now
+        self._held_back = held_back
         self._left: dict[str, int] = {}
         self._meters: dict[str, RateMeter] = {}
         if any(one.limit is not None for one in bounds.values()):
@@ -127,7 +136,9 @@ class Bounds:
             if meter.room() <= 0 and self._left.get(name, 1) > 0 and self._waits(name):
                 next_at = meter.opens_at() if next_at is None else min(next_at, meter.opens_at())
         for name, left in self._left.items():
-            db.execute(q(HOLD_BACK), (name, 1 if left <= 0 and self._waits(name) else 0))
+            note = 1 if left <= 0 and self._waits(name) else 0
+            if note != self._held_back.get(name, 0):
+                db.execute(q(HOLD_BACK), (note, name))
         return None if next_at is None else max(1, next_at - self._now + LATE_MS)
 
     def _waits(self, queue: str) -> bool:

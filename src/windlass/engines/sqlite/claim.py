@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import apsw
@@ -28,7 +28,7 @@ from windlass.engines.sqlite.guards import UNBOUNDED, Judge, as_guards
 from windlass.engines.sqlite.schema import SLOT_CODES, SLOTS, Sql
 from windlass.engines.sqlite.steady import Steady
 from windlass.engines.sqlite.totals import add_total
-from windlass.engines.sqlite.walk import Walk, busy_among
+from windlass.engines.sqlite.walk import FEW, Walk, busy_among
 from windlass.model import Claimed, Lease, LeaseRef, QueueShare, Want
 
 __all__ = ["Claimer", "next_fence", "promote"]
@@ -230,9 +230,7 @@ class Heads:
         rows = self._rows.get((queue, slot), [])
         got = rows[offset : offset + count]
         if len(got) < count and (queue, slot) not in self._ended:
-            got += self._claimer.read(
-                self._db, HEAD, (queue, count - len(got), offset + len(got), slot), merging=True
-            )
+            got += self._claimer.read(self._db, HEAD, (queue, count - len(got), offset + len(got), slot), merging=True)
         return got
 
 
@@ -258,14 +256,14 @@ class Claimer:
         judge = Judge(db, q, steady_now, want.late_ms)
         bounds, closed = self._closed(db, want, now, steady_now)
         places = Places(want)
+        self._walk.go_on()
         shares = None if want.queues is None else [share for share in want.queues if share.name not in closed]
         if not want.alone:
-            # A queue that may give nothing would keep what a gate lets through from the others.
-            judge.let_on(None if shares is None else [one.name for one in shares], closed, places.slots(), want.limit)
+            names = None if shares is None else [one.name for one in shares]
+            judge.let_on(lambda gate: self._served_at(db, gate, names, closed), places.slots(), want.limit)
         leases: list[Lease] = []
         ended: list[str] = []
         look, scanned = ALONE_MAX if want.alone else places.left(), 0
-        self._walk.go_on()
         while places.left() > 0:
             served, kinds, more = self._busy(db, shares, look, places, closed, alone=want.alone)
             heads = self._heads(db, served, kinds, look, places, bounds, alone=want.alone, again=scanned > 0)
@@ -301,18 +299,34 @@ class Claimer:
             return None, set()
         paused = {row[0] for row in rows if row[1]}
         asked = None if want.queues is None else {share.name for share in want.queues}
-        rows = [row for row in rows if row[0] not in paused and (asked is None or row[0] in asked)]
-        known = {row[0] for row in rows} | paused
-        rows += [
-            (one.name, 0, None, None, None, 0)
-            for one in want.bounds
-            if one.name not in known and (asked is None or one.name in asked)
-        ]
-        held = merged(((row[0], *row[2:5]) for row in rows), want.bounds)
-        if not held:
+        held_back = {row[0]: row[5] for row in rows}
+        rows += [(one.name, 0, None, None, None, 0) for one in want.bounds if one.name not in held_back]
+        bound = merged(
+            (
+                (name, most, rate, per_ms)
+                for name, _, most, rate, per_ms, _ in rows
+                if name not in paused and (asked is None or name in asked)
+            ),
+            want.bounds,
+        )
+        if not bound:
             return None, paused
-        bounds = Bounds(db, self.q, held, steady_now, want)
-        return bounds, paused | {name for name in held if bounds.room(name) <= 0}
+        bounds = Bounds(db, self.q, bound, held_back, steady_now, want)
+        return bounds, paused | {name for name in bound if bounds.room(name) <= 0}
+
+    def _served_at(
+        self, db: apsw.Connection, gate: str, names: Sequence[str] | None, closed: set[str]
+    ) -> Iterator[Sequence[str]]:
+        """The queues whose waiters a gate may let on, some at a time.
+
+        Without those that may give nothing: they would keep what the gate lets through from the others.
+        """
+        if names is not None and len(names) <= FEW:
+            yield names
+            return
+        asked = None if names is None else set(names)
+        for queues in self._walk.waiting_at(db, gate):
+            yield [name for name in queues if name not in closed and (asked is None or name in asked)]
 
     def _busy(
         self,

@@ -130,13 +130,13 @@ class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
 
     def maintain(self, rules: Rules, budget: int) -> Upkeep:
         def write(db: apsw.Connection) -> Upkeep:
-            clock = self._clock
             self._steady.start(db)
             steady = self._steady.now(db)
-            return upkeep.maintain(db, self._q, rules, budget, self._boot, clock.boot_ms(), clock.wall_ms(), steady, names)
+            return upkeep.maintain(db, self._q, rules, budget, self._boot, clock.boot_ms(), now, steady, names)
 
-        wall = self._clock.wall_ms()
-        names = self._ask(lambda db: unneeded_names(db, self._q, wall))
+        clock = self._clock
+        now = clock.wall_ms()
+        names = self._ask(lambda db: unneeded_names(db, self._q, now))
         done = self._write(write, durable=False)
         if done.promoted or done.recovered:
             self._ready.touch()

@@ -11,7 +11,7 @@ write transaction, so what it has counted stays true until it has written what i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from math import ceil
 from typing import Final
@@ -86,7 +86,7 @@ SELECT guards FROM "windlass_jobs" WHERE state = 'blocked' AND blocked_by = ? LI
 LET_ON: Final = """
 UPDATE "windlass_jobs" SET state = 'ready' WHERE seq IN (
     SELECT seq FROM "windlass_jobs" WHERE state = 'blocked' AND blocked_by = ?1
-        AND queue %s (SELECT value FROM json_each(?2)) AND slot IN (SELECT value FROM json_each(?4))
+        AND queue IN (SELECT value FROM json_each(?2)) AND slot IN (SELECT value FROM json_each(?4))
     ORDER BY level, place, seq LIMIT ?3) RETURNING seq
 """
 WAIT_AGAIN: Final = """
@@ -236,12 +236,10 @@ class Judge:
 
     # -- gates whose waiters may go on --
 
-    def let_on(
-        self, queues: Sequence[str] | None, closed: Collection[str], slots: Sequence[int], limit: int
-    ) -> None:
+    def let_on(self, queues_at: Callable[[str], Iterable[Sequence[str]]], slots: Sequence[int], limit: int) -> None:
         """Put waiters of gates that may have opened back to their place, no more than may pass.
 
-        Those of ``queues`` (None: all) without the ``closed`` ones, of the kinds in ``slots``.
+        Those of the kinds in ``slots``, in the queues that ``queues_at`` gives for a gate, some at a time.
         """
         db, q = self._db, self._q
         due: list[str] = []
@@ -252,9 +250,7 @@ class Judge:
             due.append(str(gate))
         if not due:
             return
-        let_on = q(LET_ON % ("NOT IN" if queues is None else "IN"))
-        named = closed if queues is None else [queue for queue in queues if queue not in closed]
-        served, kinds = encode(list(named)).decode(), encode(list(slots)).decode()
+        kinds = encode(list(slots)).decode()
         for gate in due:
             self._visited.append(gate)
             guard = self._waiting_for(gate)
@@ -264,8 +260,13 @@ class Judge:
             free = min(allowed, limit)
             if allowed > limit:
                 self._generous.add(gate)
-            if free > 0:
-                self._let_on += [int(seq) for (seq,) in db.execute(let_on, (gate, served, free, kinds))]
+            for queues in queues_at(gate) if free > 0 else ():
+                served = encode(queues).decode()
+                found = [int(seq) for (seq,) in db.execute(q(LET_ON), (gate, served, free, kinds))]
+                self._let_on += found
+                free -= len(found)
+                if free <= 0:
+                    break
 
     def _waiting_for(self, gate: str) -> Stored | None:
         """The guard of a gate, as its first waiter has it; None when nobody waits."""

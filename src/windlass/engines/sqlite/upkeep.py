@@ -102,8 +102,8 @@ SET_SWEPT: Final = "INSERT OR REPLACE INTO \"windlass_meta\" (key, value) VALUES
 # whose oldest record is over its age or that have more than so many. In hex, for a damaged file may hold no text.
 ENDED_QUEUES: Final = """
 WITH RECURSIVE ended(met) AS (
-    SELECT (SELECT queue FROM "windlass_jobs" WHERE state = :state AND purge_at IS NOT NULL AND queue > CAST(:after AS TEXT)
-              AND queue < x'' ORDER BY queue LIMIT 1)
+    SELECT (SELECT queue FROM "windlass_jobs" WHERE state = :state AND purge_at IS NOT NULL
+              AND queue > CAST(:after AS TEXT) AND queue < x'' ORDER BY queue LIMIT 1)
     UNION ALL
     SELECT (SELECT queue FROM "windlass_jobs" WHERE state = :state AND purge_at IS NOT NULL AND queue > met
               AND queue < x'' ORDER BY queue LIMIT 1)
@@ -111,8 +111,8 @@ WITH RECURSIVE ended(met) AS (
 SELECT count(*), hex(max(met)), json_group_array(hex(met)) FILTER (WHERE
     (SELECT purge_at FROM "windlass_jobs" WHERE state = :state AND purge_at IS NOT NULL AND queue = met
      ORDER BY purge_at LIMIT 1) <= :now
-    OR :keep IS NOT NULL AND (SELECT 1 FROM "windlass_jobs" WHERE state = :state AND purge_at IS NOT NULL AND queue = met
-        LIMIT 1 OFFSET :keep))
+    OR :keep IS NOT NULL AND (SELECT 1 FROM "windlass_jobs" WHERE state = :state AND purge_at IS NOT NULL
+        AND queue = met LIMIT 1 OFFSET :keep))
 FROM (SELECT met FROM ended WHERE met IS NOT NULL LIMIT :most)
 """
 OVER_AGE: Final = """
@@ -364,9 +364,9 @@ def ended_queues(
         keep = None if state == "dead" else rules.keep_done_max
         bindings = {"state": state, "after": bytes.fromhex(after), "now": now, "keep": keep, "most": room}
         count, last, queues = db.execute(q(ENDED_QUEUES), bindings).fetchall()[0]
-        names = [bytes.fromhex(name) for name in decode_words(queues)]
+        names = [bytes.fromhex(name) for name in decode_words(str(queues))]
         found += [(state, name.decode()) for name in names if is_text(name)]
-        room -= count
+        room -= int(str(count))
         if room <= 0:
             return found, Swept(state, str(last), swept.name)
         after = ""

@@ -9,7 +9,7 @@ A name is bytes on its way, because the file may hold one that is no text; jobs 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import apsw
@@ -17,7 +17,7 @@ import msgspec
 
 from windlass.engines.sqlite.schema import SLOTS, Sql
 
-__all__ = ["Walk", "busy_among"]
+__all__ = ["FEW", "Walk", "busy_among"]
 
 FEW: Final = 64  # so many queues are asked one by one
 MANY: Final = 256  # busy queues that are looked through for those asked for, before these are asked instead
@@ -63,6 +63,18 @@ class Texts:
 TEXTS: Final = (Texts(READY), Texts(LONE))
 BUT_THESE: Final = " AND met NOT IN (SELECT value FROM json_each(:without)) "
 
+# The queues that have jobs which wait at a gate, by steps through the index of blocked jobs.
+WAITING: Final = """
+WITH RECURSIVE waiting(met) AS (
+    SELECT (SELECT queue FROM "windlass_jobs" WHERE state = 'blocked' AND blocked_by = :gate
+            AND queue > CAST(:after AS TEXT) AND queue < x'' ORDER BY queue LIMIT 1)
+    UNION ALL
+    SELECT (SELECT queue FROM "windlass_jobs" WHERE state = 'blocked' AND blocked_by = :gate
+            AND queue > met AND queue < x'' ORDER BY queue LIMIT 1)
+    FROM waiting WHERE met IS NOT NULL)
+SELECT CAST(met AS BLOB) FROM waiting WHERE met IS NOT NULL LIMIT :most
+"""
+
 encode = msgspec.json.Encoder().encode
 
 
@@ -92,10 +104,11 @@ class Walk:
         Those in ``without`` are passed by, and those that have no job of the kinds in ``slots``.
         """
         texts = TEXTS[alone]
-        first, is_one, start, low, high = db.execute(self._q(texts.ends), (self._begin,)).fetchall()[0]
+        ends: tuple[Any, ...] = db.execute(self._q(texts.ends), (self._begin,)).fetchall()[0]
+        first, is_one, start, low, high = ends
         if first is None:
             return {}, False
-        found = [(first, low, high)]
+        found: list[tuple[Any, ...]] = [(first, low, high)]
         if not is_one or without or len(slots) < len(SLOTS):
             but = (BUT_THESE if without else "") + (texts.but_kinds if len(slots) < len(SLOTS) else "")
             told = {"start": start, "first": first, "most": most}
@@ -107,6 +120,24 @@ class Walk:
         # Behind the last one; where all were met, one queue further than this time.
         self._stop = found[-1][0] if more else found[0][0]
         return kinds_of(found), more
+
+    def waiting_at(self, db: apsw.Connection, gate: str) -> Iterator[list[str]]:
+        """The queues that have jobs which wait at a gate, some at a time, round from where this claim begins."""
+        after, has_turned = self._begin, not self._begin
+        while True:
+            rows: list[tuple[Any, ...]] = db.execute(
+                self._q(WAITING), {"gate": gate, "after": after, "most": FEW}
+            ).fetchall()
+            met = [name for (name,) in rows]
+            if has_turned:
+                met = [name for name in met if not self._begin or name <= self._begin]
+            yield [name for name in map(as_text, met) if name is not None]
+            if len(met) == FEW:
+                after = met[-1]
+            elif has_turned:
+                return
+            else:
+                after, has_turned = b"", True
 
 
 def busy_among(
@@ -134,9 +165,16 @@ def kinds_of(rows: Iterable[tuple[Any, ...]]) -> dict[str, range]:
     for name, low, high in rows:
         if not isinstance(low, int):
             continue
-        try:
-            known = name if isinstance(name, str) else name.decode()
-        except UnicodeDecodeError:
+        known = name if isinstance(name, str) else as_text(name)
+        if known is None:
             continue
         kinds[known] = range(max(0, low), (min(last, high) if isinstance(high, int) else last) + 1)
     return kinds
+
+
+def as_text(name: bytes) -> str | None:
+    """A name, or None for one that is no text."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return None

@@ -1,4 +1,7 @@
-"""Queue names: a claim finds what there is to claim among any number of them, and those of no more use are forgotten."""
+"""Queue names: a claim finds what there is to claim among any number of them, and those of no more use are forgotten.
+
+How long a claim takes is not asserted here.
+"""
 
 from __future__ import annotations
 
