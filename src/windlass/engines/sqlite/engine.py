@@ -18,6 +18,7 @@ from windlass.engines.sqlite.coordinator import SqliteCoordinator
 from windlass.engines.sqlite.dead import SqliteDead
 from windlass.engines.sqlite.documents import SqliteDocuments
 from windlass.engines.sqlite.enqueue import insert
+from windlass.engines.sqlite.names import unneeded_names
 from windlass.engines.sqlite.settle import report, settle
 from windlass.model import (
     Buried,
@@ -129,11 +130,13 @@ class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
 
     def maintain(self, rules: Rules, budget: int) -> Upkeep:
         def write(db: apsw.Connection) -> Upkeep:
-            clock = self._clock
             self._steady.start(db)
             steady = self._steady.now(db)
-            return upkeep.maintain(db, self._q, rules, budget, self._boot, clock.boot_ms(), clock.wall_ms(), steady)
+            return upkeep.maintain(db, self._q, rules, budget, self._boot, clock.boot_ms(), now, steady, names)
 
+        clock = self._clock
+        now = clock.wall_ms()
+        names = self._ask(lambda db: unneeded_names(db, self._q, now))
         done = self._write(write, durable=False)
         if done.promoted or done.recovered:
             self._ready.touch()

@@ -67,7 +67,8 @@ DELETE FROM "windlass_once" WHERE key IN (SELECT value FROM json_each(?)) AND un
     AND NOT EXISTS (SELECT 1 FROM "windlass_jobs" WHERE once_key = "windlass_once".key AND state != 'done')
 """
 ADD_QUEUES: Final = """
-INSERT INTO "windlass_queues" (name) SELECT value FROM json_each(?) WHERE true ON CONFLICT (name) DO NOTHING
+INSERT INTO "windlass_queues" (name) SELECT value FROM json_each(?) WHERE true
+ON CONFLICT (name) DO UPDATE SET idle_since = NULL WHERE idle_since IS NOT NULL
 """
 TOMBSTONES: Final = """
 SELECT id FROM "windlass_tombstones" WHERE until > ? AND id IN (SELECT value FROM json_each(?))

@@ -108,7 +108,8 @@ DELETE FROM "windlass_jobs" WHERE seq IN (SELECT seq FROM "windlass_jobs"
 """
 PAUSE: Final = """
 INSERT INTO "windlass_queues" (name, paused, reason, until, who) VALUES (?, 1, ?, ?, ?)
-ON CONFLICT (name) DO UPDATE SET paused = 1, reason = excluded.reason, until = excluded.until, who = excluded.who
+ON CONFLICT (name) DO UPDATE SET paused = 1, reason = excluded.reason, until = excluded.until, who = excluded.who,
+    idle_since = NULL
 """
 ASK_WORKERS: Final = """
 UPDATE "windlass_workers" SET control = CASE WHEN control IS NULL THEN json_array(?2)

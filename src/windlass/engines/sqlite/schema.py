@@ -292,6 +292,26 @@ MIGRATIONS: Final = (
     DROP INDEX "windlass_jobs_ended";
     CREATE INDEX "windlass_jobs_ended" ON "windlass_jobs" (state, queue, purge_at, finished_at)
         WHERE purge_at IS NOT NULL;
+    -- Neither a claim nor the upkeep may cost what names there are.
+    ALTER TABLE "windlass_queues" ADD COLUMN idle_since INTEGER;  -- wall-clock ms: nothing has needed the name since
+    CREATE INDEX "windlass_queues_set" ON "windlass_queues" (name)
+        WHERE paused != 0 OR most IS NOT NULL OR rate IS NOT NULL OR held_back != 0;
+    CREATE INDEX "windlass_queues_idle" ON "windlass_queues" (idle_since) WHERE idle_since IS NOT NULL;
+    DROP TABLE "windlass_flow";
+    CREATE TABLE "windlass_flow" (           -- of two minutes
+        step    INTEGER NOT NULL,            -- wall-clock time in steps of ten seconds
+        queue   TEXT NOT NULL,
+        arrived INTEGER NOT NULL,
+        claimed INTEGER NOT NULL,
+        PRIMARY KEY (step, queue)
+    ) WITHOUT ROWID;
+    -- A dead job keeps no name; one that is made ready again (see windlass_jobs_unique_again) brings it back.
+    CREATE TRIGGER "windlass_jobs_queue_again" AFTER UPDATE OF expires_at ON "windlass_jobs"
+    WHEN OLD.purge_at IS NOT NULL AND NEW.purge_at IS NULL
+    BEGIN
+        INSERT INTO "windlass_queues" (name) VALUES (NEW.queue)
+            ON CONFLICT (name) DO UPDATE SET idle_since = NULL WHERE idle_since IS NOT NULL;
+    END;
     """,
 )
 VERSION: Final = len(MIGRATIONS)
