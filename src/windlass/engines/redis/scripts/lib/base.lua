@@ -151,9 +151,16 @@ function G.rouse(queue, lane)
   if lane == 2 or not lane then G.woken[2][queue] = true end
 end
 
+-- Whether a queue may be claimed from, by what QUEUES has of it.
+function G.is_open(pause)
+  local until_ms = pause and tonumber(string.match(pause, '^(%d+)|') or '')
+  return not pause or pause == '' or (until_ms and until_ms > 0 and until_ms <= wall)
+end
+
 -- A queue has work: it is known by name from now on.
 local function register(queue)
   if call('HSETNX', QUEUES, queue, '') == 1 then G.rouse(queue) end
+  call('HDEL', IDLE, queue)
 end
 
 local function flush()
