@@ -225,7 +225,7 @@ def test_defaults_come_from_the_settings(app: Windlass) -> None:
         ({"durability": "fysnc"}, "did you mean 'fsync'"),
         ({"tags": "money"}, "list of texts"),
         ({"tags": [1]}, "list of texts"),
-        ({"tags": [""]}, "not a tag"),
+        ({"tags": [""]}, "a tag is ..; use 1 to 128"),
         ({"redact": ["payment"]}, "did you mean 'payment_id'"),
         ({"version": 2}, "version"),
         ({"name": ""}, "not a job name"),

@@ -228,7 +228,7 @@ def test_limits_and_rates_of_queues_are_read(project: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("limit = 0", "limit is 0; it must be at least 1"),
+        ("limit = 0", "limit is 0; it must be a whole number from 1"),
         ("limit = true", "limit is True; it must be a whole number"),
         ('limit = "4"', "limit is '4'; it must be a whole number"),
         ("rate = 5", "rate is 5: write a number per time"),

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from windlass import caps
 from windlass.errors import ConfigError
 from windlass.units import (
-    MAX_DURATION_MS,
     check_name,
     count_per,
     duration_ms,
@@ -52,7 +52,7 @@ def test_duration_is_read_as_milliseconds(value: object, ms: int) -> None:
     [
         *(-1, -0.5, timedelta(seconds=-1), "-5s", float("nan"), float("inf"), True, None, b"5s", [], 10**400),
         *("", " ", "5 parsecs", "5x", "s", "1h30", "1e3", "five", "\u0665s", "9" * 5000 + "s"),
-        MAX_DURATION_MS // 1000 + 1,
+        caps.DURATION_MS // 1000 + 1,
     ],
 )
 def test_wrong_duration_is_refused_and_the_option_named(value: object) -> None:
@@ -65,7 +65,7 @@ def test_unknown_unit_is_named() -> None:
         duration_ms("5min", "lease")
 
 
-@given(st.integers(0, MAX_DURATION_MS))
+@given(st.integers(0, caps.DURATION_MS))
 def test_formatted_duration_reads_back(ms: int) -> None:
     assert duration_ms(format_duration(ms), "x") == ms
 
@@ -95,7 +95,7 @@ def test_durations_are_shown_as_people_write_them(ms: float, text: str) -> None:
     assert show_duration(ms) == text
 
 
-@given(st.floats(0.0, float(MAX_DURATION_MS)), st.floats(0.0, float(MAX_DURATION_MS)))
+@given(st.floats(0.0, float(caps.DURATION_MS)), st.floats(0.0, float(caps.DURATION_MS)))
 def test_a_duration_that_is_shown_is_near_the_true_one(one: float, other: float) -> None:
     for ms in (one, other):
         text = show_duration(ms).replace("min", "m").replace(" ", "")

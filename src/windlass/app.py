@@ -36,7 +36,7 @@ from windlass.registry import Registry
 from windlass.settings import Loaded, Settings, load_settings
 from windlass.spelling import spelled
 from windlass.transactions import AsyncTx, Transaction
-from windlass.units import duration_ms, nearest
+from windlass.units import duration_ms, nearest, shown
 
 if TYPE_CHECKING:  # what answers questions of people is loaded when one is asked
     from windlass.guards.limits import LimitInfo, LockInfo
@@ -88,7 +88,7 @@ class Windlass:
         self._locks = LockKeeper(lambda: self.engine, self.clock)
         self._lock = threading.Lock()
         self._client: Client | None = None
-        self.dead = DeadList(lambda: self.engine, self.registry, self.clock)
+        self.dead = DeadList(lambda: self.engine, self.registry, self.clock, self.settings.payload_max)
         self._store_client = client
         if client is not None:
             self.loaded.origin["url"] = "not used, the store is that of client="
@@ -281,7 +281,7 @@ class Windlass:
     ) -> Page[JobInfo]:
         """Give a page of jobs, newest first. ``cursor`` is the ``next`` of the page before. Raises ConfigError."""
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_MAX:
-            raise ConfigError(f"jobs(limit={limit!r}): a page has 1 to {PAGE_MAX} jobs")
+            raise ConfigError(f"jobs(limit={shown(limit)}): a page has 1 to {PAGE_MAX} jobs")
         where = JobFilter(state=None if state is None else _state(state), name=name, queue=queue, tag=tag)
         client = self.client
         rows, following = client.engine.jobs(where, cursor, limit)

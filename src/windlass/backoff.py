@@ -18,7 +18,7 @@ from msgspec.structs import force_setattr
 
 from windlass.errors import ConfigError
 from windlass.spelling import Spelled
-from windlass.units import duration_ms, nearest
+from windlass.units import duration_ms, nearest, shown
 
 if TYPE_CHECKING:
     Duration = int | float | str | timedelta
@@ -56,7 +56,7 @@ class Exponential(Spelled, frozen=True, tag="exponential", tag_field="kind"):
 
     def __post_init__(self) -> None:
         if isinstance(self.base, bool) or not isinstance(self.base, int | float) or not 1 <= self.base <= 1_000:
-            raise ConfigError(f"Exponential(base={self.base!r}): base is a number from 1 to 1000")
+            raise ConfigError(f"Exponential(base={shown(self.base)}): base is a number from 1 to 1000")
         _check_jitter("Exponential", self.jitter)
         force_setattr(self, "factor", duration_ms(self.factor, "Exponential(factor)") / 1_000)
         force_setattr(self, "cap", duration_ms(self.cap, "Exponential(cap)") / 1_000)
@@ -158,7 +158,7 @@ def read_backoff(value: object, name: str) -> Backoff:
             raise ConfigError(f"there is no kind {kind_said!r}{nearest(kind_said, KINDS)}; it is {', '.join(KINDS)}")
         made: Backoff = msgspec.convert(table, Backoff)
     except (msgspec.MsgspecError, ConfigError) as error:
-        raise ConfigError(f"{name} is {value!r}: {error}") from None
+        raise ConfigError(f"{name} is {shown(value)}: {error}") from None
     kind = type(made)
     fields = {"kind", *kind.__struct_fields__}
     for key in table if isinstance(table, dict) else ():
@@ -170,7 +170,7 @@ def read_backoff(value: object, name: str) -> Backoff:
 def _check_jitter(policy: str, jitter: object) -> None:
     if jitter not in JITTERS:
         hint = nearest(str(jitter), JITTERS)
-        raise ConfigError(f"{policy}(jitter={jitter!r}): jitter is 'full', 'equal' or 'none'{hint}")
+        raise ConfigError(f"{policy}(jitter={shown(jitter)}): jitter is 'full', 'equal' or 'none'{hint}")
 
 
 def _spread(longest: int, jitter: str) -> tuple[int, int]:

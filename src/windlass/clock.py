@@ -7,10 +7,18 @@ milliseconds (UTC epoch); leases are milliseconds of the boot clock, which no cl
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
-from typing import Protocol
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol
 
 __all__ = ["Clock", "ManualClock", "SystemClock", "from_ms", "to_ms"]
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MS: Final = timedelta(milliseconds=1)
+# What stands for any instant that no calendar has, a day inside its ends: every time zone can show it.
+FIRST: Final = datetime(1, 1, 2, tzinfo=UTC)
+LAST: Final = datetime(9999, 12, 30, tzinfo=UTC)
+FIRST_MS: Final = (FIRST - EPOCH) // MS
+LAST_MS: Final = (LAST - EPOCH) // MS
 
 # CLOCK_BOOTTIME goes on through a suspend, so a lease runs out while a laptop sleeps. Elsewhere than on Linux the
 # monotonic clock is the nearest thing.
@@ -59,10 +67,16 @@ class ManualClock:
 
 
 def to_ms(when: datetime) -> int:
-    """Milliseconds since the epoch of an aware datetime."""
-    return int(when.timestamp() * 1000)
+    """Whole milliseconds since the epoch of an aware datetime, whatever its time zone; exact for every date."""
+    return (when - EPOCH) // MS
 
 
 def from_ms(ms: int) -> datetime:
-    """The aware UTC datetime of milliseconds since the epoch."""
-    return datetime.fromtimestamp(ms / 1000, UTC)
+    """The aware UTC datetime of milliseconds since the epoch.
+
+    *Never fails*: what a store holds is shown to everybody, so an instant that no calendar has is shown as the first or
+    the last one that every time zone has.
+    """
+    if FIRST_MS <= ms <= LAST_MS:
+        return EPOCH + timedelta(milliseconds=ms)
+    return FIRST if ms < FIRST_MS else LAST

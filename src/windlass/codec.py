@@ -27,6 +27,7 @@ from typing import ClassVar, Final, get_args, get_origin
 import msgspec
 from msgspec import Raw, Struct
 
+from windlass import caps
 from windlass.errors import PayloadError
 from windlass.fingerprint import type_name
 from windlass.foreign import is_ctrl_c, kind_name, said
@@ -50,6 +51,7 @@ __all__ = [
     "Meta",
     "Origin",
     "Signature",
+    "clean_reason",
     "decode_errors",
     "decode_meta",
     "decode_plain",
@@ -63,7 +65,6 @@ VERSION: Final = 1
 UNTYPED: Final[tuple[object, ...]] = (inspect.Parameter.empty, typing.Any, object)
 
 UNPRINTED: Final = re.compile("[\ud800-\udfff\0]")
-REASON_MAX: Final = 1_000  # characters
 
 
 def _enc_hook(value: object) -> object:
@@ -512,8 +513,8 @@ def encode_error(
 
 
 def clean_reason(text: str | None) -> str | None:
-    """Make a reason that came from a job fit for every store: at most 1,000 characters, none that a store refuses."""
-    return None if text is None else UNPRINTED.sub("\ufffd", _cut(text, REASON_MAX))
+    """Make a reason that a job or a person gave fit to be stored: 1,000 characters, none that a store refuses."""
+    return None if text is None else UNPRINTED.sub("\ufffd", _cut(text, caps.REASON))
 
 
 def _safely(make: Callable[[], str], otherwise: str, limit: int) -> str:

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeAlias, TypedDict, Unpack
 
+from windlass import caps
 from windlass import redrive as operations
 from windlass.clock import Clock, from_ms, to_ms
 from windlass.definition import guard_plan
@@ -31,7 +32,7 @@ from windlass.redaction import MASK
 from windlass.redrive import Operation
 from windlass.registry import Registry
 from windlass.spelling import spelled, unknown_option
-from windlass.units import duration_ms, per_second
+from windlass.units import duration_ms, per_second, shown
 
 if TYPE_CHECKING:
     from windlass.definition import Duration
@@ -166,7 +167,11 @@ class Redrive:
 class DeadList:
     """The dead jobs of an application. *Blocking, thread-safe*; the ``a`` twins do not block the event loop."""
 
-    def __init__(self, engine: Callable[[], Store], registry: Registry, clock: Clock) -> None:
+    def __init__(
+        self, engine: Callable[[], Store], registry: Registry, clock: Clock, payload_max: int = caps.VALUE_SIZE
+    ) -> None:
+        """``payload_max`` bounds what is loaded, as it bounds what is enqueued."""
+        self._payload_max = payload_max
         self._engine = engine
         self._registry = registry
         self._clock = clock
@@ -189,7 +194,7 @@ class DeadList:
         Raises ConfigError.
         """
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_MAX:
-            raise ConfigError(f"dead.list(limit={limit!r}): a page has 1 to {PAGE_MAX} jobs")
+            raise ConfigError(f"dead.list(limit={shown(limit)}): a page has 1 to {PAGE_MAX} jobs")
         engine, reader = self._open()
         rows, following = engine.jobs(self._where("list", ids, filters), cursor, limit)
         return Page(tuple(reader.describe(row) for row in rows), following)
@@ -220,7 +225,7 @@ class DeadList:
         its cause are the same. Raises ConfigError.
         """
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= GROUPS_MAX:
-            raise ConfigError(f"dead.groups(limit={limit!r}): give 1 to {GROUPS_MAX}")
+            raise ConfigError(f"dead.groups(limit={shown(limit)}): give 1 to {GROUPS_MAX}")
         engine, reader = self._open()
         found = engine.groups(self._where("groups", None, filters), limit)
         wanted = JobFilter(ids=tuple(row.sample for row in found))
@@ -263,8 +268,10 @@ class DeadList:
         given back. Each death is moved once (*idempotent*), at most ``limit`` of them. Raises ConfigError.
         """
         where = self._where("retry", ids, filters)
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-            raise ConfigError(f"dead.retry(limit={limit!r}): limit must be 1 or more, or None for all")
+        if limit is not None and (
+            isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit < caps.NUMBER
+        ):
+            raise ConfigError(f"dead.retry(limit={shown(limit)}): limit must be 1 or more, or None for all")
         engine = self._engine()
         total = engine.count(where)
         total = total if limit is None else min(total, limit)
@@ -498,12 +505,13 @@ class DeadList:
     def load(self, path: str | os.PathLike[str], *, on_progress: Progress | None = None) -> int:
         """Put the dead jobs of a file back under their ids and give how many; those that have a record are left alone.
 
-        The whole file is checked first. Raises PayloadError with the number of a line that is not a dead job or whose
-        arguments were hidden, and then nothing was stored; OSError.
+        The whole file is checked first, and its jobs are held to the bounds of those that are enqueued. Raises
+        PayloadError with the number of a line that is not a dead job, is out of bounds or whose arguments were hidden,
+        and then nothing was stored; OSError.
         """
-        total = sum(1 for _ in _rows(path))
+        total = sum(1 for _ in _rows(path, self._payload_max))
         engine = self._engine()
-        rows = _rows(path)
+        rows = _rows(path, self._payload_max)
         stored = seen = 0
         while batch := tuple(islice(rows, BATCH)):
             stored += sum(engine.restore(batch))
@@ -598,13 +606,13 @@ def _pages(engine: Store, where: JobFilter, limit: int | None, *, size: int) -> 
             return
 
 
-def _rows(path: str | os.PathLike[str]) -> Iterator[JobRow]:
+def _rows(path: str | os.PathLike[str], payload_max: int) -> Iterator[JobRow]:
     from windlass.records import from_line
 
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield from_line(line, f"{os.fspath(path)} line {number}")
+                yield from_line(line, f"{os.fspath(path)} line {number}", payload_max)
 
 
 def _info(operation: Operation) -> RedriveInfo:

@@ -10,6 +10,7 @@ import sysconfig
 from types import CodeType, FrameType, TracebackType
 from typing import Final
 
+from windlass import caps
 from windlass.foreign import kind_name
 from windlass.model import Cause
 
@@ -41,9 +42,16 @@ def _seen(error: BaseException, home: str) -> Cause:
 def _cause(error_type: str, frame: str = "", inner: str = "") -> Cause:
     import hashlib  # late: it loads OpenSSL, and only a death needs it
 
+    error_type, frame = plain(error_type), plain(frame)
     text = "\0".join((error_type, frame, inner))
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return Cause(error_type, digest[:12], frame)
+
+
+def plain(name: str) -> str:
+    """Make a name that code may have given itself fit to be stored and shown."""
+    name = name[: caps.JOB_NAME]
+    return name if name.isprintable() else "".join(mark if mark.isprintable() else "\ufffd" for mark in name)
 
 
 def _top_frame(trace: TracebackType | None, home: str) -> str:

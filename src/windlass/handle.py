@@ -223,7 +223,8 @@ class Reader:
     def _outcome(self, job_id: str, row: JobRow | None) -> object:
         if row is None:
             raise ResultExpired(
-                f"no record of job {job_id} is kept any more, so its result is gone; give the job a longer keep=",
+                f"no record of job {job_id} is kept any more, so its result is gone; give the job a keep= longer than "
+                "keep_done: such a record stays that long, however many there are",
                 job_id,
             )
         info = self.describe(row)

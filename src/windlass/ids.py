@@ -14,11 +14,10 @@ from random import Random
 from time import time_ns
 from typing import Final
 
+from windlass import caps
 from windlass.errors import ConfigError
 
 __all__ = ["check_id", "new_id"]
-
-MAX_ID: Final = 200
 
 # C0, DEL, C1, line and paragraph separators, lone surrogates: they break logs, terminals and UTF-8.
 UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -71,9 +70,9 @@ def check_id(text: object) -> str:
     """
     if not isinstance(text, str):
         raise ConfigError(f"a job id is text, not {type(text).__name__}; pass str(...) of it")
-    if not 1 <= len(text) <= MAX_ID:
+    if not 1 <= len(text) <= caps.ID:
         raise ConfigError(
-            f"job id {text[:40]!r} has {len(text)} characters; use 1 to {MAX_ID}, such as a hash of the rest"
+            f"job id {text[:40]!r} has {len(text)} characters; use 1 to {caps.ID}, such as a hash of the rest"
         )
     if bad := UNSAFE.search(text):
         raise ConfigError(f"job id {text!r} has the character {bad[0]!r} at {bad.start()}; remove it")

@@ -11,14 +11,14 @@ import sys
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
-from windlass.clock import to_ms
+from windlass import caps
 from windlass.context import JobContext
 from windlass.errors import ConfigError
 from windlass.logs import Log
 from windlass.settings import Settings
-from windlass.units import check_name, duration_ms, nearest
+from windlass.units import check_name, check_text, duration_ms, instant_ms, nearest, shown
 
 __all__ = [
     "default_name",
@@ -41,9 +41,6 @@ __all__ = [
 ]
 
 log = Log("windlass")
-
-PRIORITY_MAX: Final = 1_000
-TEXT_MAX: Final = 128  # characters of a job name's part, a tag or a version
 
 
 def default_name(fn: Callable[..., object]) -> str:
@@ -100,17 +97,17 @@ def takes_context(fn: Callable[..., object]) -> bool:
 
 def job_name(value: object, where: str) -> str:
     """Check a name or an alias."""
-    if isinstance(value, str) and 1 <= len(value) <= 2 * TEXT_MAX and value.isprintable() and value.strip() == value:
+    if isinstance(value, str) and 1 <= len(value) <= caps.JOB_NAME and value.isprintable() and value.strip() == value:
         return value
-    raise ConfigError(f"{where}: {value!r} is not a job name; use 1 to {2 * TEXT_MAX} printable characters")
+    raise ConfigError(f"{where}: {value!r:.80} is not a job name; use 1 to {caps.JOB_NAME} printable characters")
 
 
 def priority(value: object, where: str) -> int:
     """Check a priority."""
-    if isinstance(value, int) and not isinstance(value, bool) and -PRIORITY_MAX <= value <= PRIORITY_MAX:
+    if isinstance(value, int) and not isinstance(value, bool) and -caps.PRIORITY <= value <= caps.PRIORITY:
         return value
     raise ConfigError(
-        f"{where}: priority is {value!r}; use an int from -{PRIORITY_MAX} (first) to {PRIORITY_MAX} (last)"
+        f"{where}: priority is {shown(value)}; use an int from -{caps.PRIORITY} (first) to {caps.PRIORITY} (last)"
     )
 
 
@@ -187,10 +184,11 @@ def texts(value: object, what: str) -> list[str]:
 def tags(value: object, where: str) -> tuple[str, ...]:
     """Check tags."""
     tags = dict.fromkeys(texts(value, f"{where}: tags"))
-    for tag in tags:
-        if not (1 <= len(tag) <= TEXT_MAX and tag.isprintable()):
-            raise ConfigError(f"{where}: {tag!r} is not a tag; use 1 to {TEXT_MAX} printable characters")
-    return tuple(tags)
+    if len(tags) > caps.TAGS:
+        raise ConfigError(
+            f"{where}: a job has {len(tags):,} tags; give at most {caps.TAGS}, and put the rest in arguments"
+        )
+    return tuple(check_text(tag, f"{where}: a tag") for tag in tags)
 
 
 def redact(value: object, fn: Callable[..., object], takes_context: bool, where: str) -> tuple[str, ...]:
@@ -205,18 +203,11 @@ def redact(value: object, fn: Callable[..., object], takes_context: bool, where:
 
 def version(value: object, where: str) -> str | None:
     """Check a version."""
-    if value is None or (isinstance(value, str) and 1 <= len(value) <= TEXT_MAX and value.isprintable()):
-        return value
-    raise ConfigError(f"{where}: version is {value!r}; use 1 to {TEXT_MAX} printable characters")
+    return None if value is None else check_text(value, f"{where}: version")
 
 
 def instant(value: object, where: str) -> int:
     """Give an aware datetime in ms."""
     if not isinstance(value, datetime):
         raise ConfigError(f"{where}: at is {value!r}; give an aware datetime, or use delay=")
-    if value.tzinfo is None or value.utcoffset() is None:
-        raise ConfigError(f"{where}: at is {value!r}, which has no time zone; give it one, such as tzinfo=UTC")
-    ms = to_ms(value)
-    if ms < 0:
-        raise ConfigError(f"{where}: at is {value!r}, which is before 1970")
-    return ms
+    return instant_ms(value, f"{where}: at")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from windlass.errors import ConfigError
-from windlass.units import check_name
+from windlass.units import check_name, whole_number
 
 __all__ = ["check_pattern", "is_pattern", "matches", "overlap", "parse_queues"]
 
@@ -38,14 +38,15 @@ def parse_queues(texts: Sequence[str]) -> dict[str, int]:
     for part in (part.strip() for text in texts for part in text.split(",")):
         name, equals, weight = part.partition("=")
         check_pattern(name, "queue")
-        if equals and not (weight.isascii() and weight.isdigit() and 1 <= int(weight) <= WEIGHT_MAX):
+        number = whole_number(weight, WEIGHT_MAX) if equals else 1
+        if not number:
             zero = "; leave the queue out to serve it with no weight" if weight.strip("0") == "" and weight else ""
             raise ConfigError(
                 f"queue {part!r}: a weight is a whole number from 1 to {WEIGHT_MAX:,}, as in {name}=3{zero}"
             )
         if name in weights:
             raise ConfigError(f"queue {name!r} is named twice")
-        weights[name] = int(weight) if equals else 1
+        weights[name] = number
     return weights
 
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from windlass.clock import Clock, from_ms, to_ms
+from windlass import caps
+from windlass.clock import Clock, from_ms
+from windlass.codec import clean_reason
 from windlass.engines.base import Inspector
 from windlass.errors import ConfigError
 from windlass.handle import hop
@@ -18,7 +20,7 @@ from windlass.model import PoolInfo, QueueBound, QueueRow, RateBound, WorkerRow
 from windlass.patterns import matches
 from windlass.settings import Settings
 from windlass.spelling import spelled
-from windlass.units import COUNT_MAX, check_name, count_per, duration_ms, format_rate
+from windlass.units import check_name, count_per, duration_ms, format_rate, instant_ms, shown
 
 if TYPE_CHECKING:
     from windlass.definition import Duration
@@ -213,7 +215,12 @@ class Queue:
 
         ``by`` says who asks; the user and host of this process when left out.
         """
-        self._engine().pause(self.name, reason, self._instant(until), by or this_person())
+        words = {"reason": reason, "by": by or this_person()}
+        for what, text in words.items():
+            if text is not None and not isinstance(text, str):
+                raise ConfigError(f"pause of queue {self.name!r}: {what} is {shown(text)}; give text")
+        until_ms = self._instant(until)
+        self._engine().pause(self.name, clean_reason(reason), until_ms, clean_reason(words["by"]))
 
     async def apause(
         self, reason: str | None = None, until: Duration | datetime | None = None, by: str | None = None
@@ -235,10 +242,10 @@ class Queue:
         Jobs that run already count and are not stopped. It goes before the ``limit`` of the settings, which counts
         again with None. Raises ConfigError for n below 1: to let none run, ``pause`` the queue.
         """
-        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= COUNT_MAX):
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= caps.COUNT):
             raise ConfigError(
-                f"limit of queue {self.name!r} is {n!r}; give a whole number from 1 to {COUNT_MAX:,}, or None to lift "
-                "it; to let no job run, pause the queue"
+                f"limit of queue {self.name!r} is {shown(n)}; give a whole number from 1 to {caps.COUNT:,}, or None to "
+                "lift it; to let no job run, pause the queue"
             )
         self._engine().set_limit(self.name, n)
 
@@ -279,10 +286,8 @@ class Queue:
         where, now = f"pause of queue {self.name!r}: until", self._clock.wall_ms()
         if not isinstance(until, datetime):
             at = now + duration_ms(until, where)
-        elif until.utcoffset() is None:
-            raise ConfigError(f"{where} is {until!r}, which has no time zone; give it one")
         else:
-            at = to_ms(until)
+            at = instant_ms(until, where)
         if at <= now:
             raise ConfigError(f"{where} is {until!r}, which has passed; give a later time")
         return at

@@ -2,7 +2,8 @@
 
 Pure. A line holds everything that the store knows of the job, so that it can be put back as it was. Invariants: what
 ``to_line`` writes, ``from_line`` reads back equal, whatever bytes the payload is; a line whose arguments were hidden
-says so and is refused, since it would come back as a job that pays with ``•••``.
+says so and is refused, since it would come back as a job that pays with ``•••``. What a line brings is held to the same
+bounds as what is enqueued: a line may come from anywhere.
 """
 
 from __future__ import annotations
@@ -14,16 +15,14 @@ from typing import Final
 import msgspec
 from msgspec import Raw, Struct
 
-from windlass.codec import decode_errors
+from windlass import caps
+from windlass.codec import clean_reason, decode_errors
 from windlass.errors import PayloadError, WindlassError
 from windlass.ids import check_id
 from windlass.model import Guard, JobRow, State, UniqueKey
-from windlass.units import check_name
+from windlass.units import check_name, check_text, shown
 
 __all__ = ["from_line", "to_line"]
-
-SAFE: Final = 2**53  # numbers up to here survive every store
-
 
 NULL: Final = Raw(b"null")
 
@@ -104,27 +103,30 @@ def to_line(row: JobRow, hidden: Sequence[str] = ()) -> bytes:
     return _encoder.encode(line) + b"\n"
 
 
-def from_line(raw: bytes, where: str) -> JobRow:
+def from_line(raw: bytes, where: str, payload_max: int = caps.VALUE_SIZE) -> JobRow:
     """Read a line back. ``where`` names it in an error, such as ``"dead.jsonl line 3"``. Raises PayloadError."""
     try:
         line = _decoder.decode(raw)
         payload = bytes(line.payload) if line.payload_base64 is None else b64decode(line.payload_base64, validate=True)
-        errors = _bytes(line.errors)
+        errors, progress, meta = _bytes(line.errors), _bytes(line.progress), _bytes(line.meta)
+        _check_numbers(line)
+        _check_texts(line)
+        for what, data, most in (
+            ("payload", payload, payload_max),
+            ("errors", errors, caps.HISTORY_SIZE),
+            ("progress", progress, caps.FACTS_SIZE),
+            ("meta", meta, caps.FACTS_SIZE),
+        ):
+            if len(data or b"") > most:
+                raise PayloadError(f"{what} takes {len(data or b''):,} bytes; the most is {most:,}")
         decode_errors(errors)
-        check_id(line.id)
-        check_name(line.queue, "queue")
-    except (msgspec.MsgspecError, ValueError, WindlassError) as error:
+    except (msgspec.MsgspecError, ValueError, OverflowError, WindlassError) as error:
         raise PayloadError(f"{where} is not a dead job: {error}") from error
     if line.hidden:
         raise PayloadError(
             f"{where}: the arguments {', '.join(line.hidden)} of job {line.id} are hidden, so it cannot be run; "
             "export it with reveal=True"
         )
-    numbers = [line.priority, line.fence, line.enqueued_at, line.run_at, line.finished_at or 0, line.expires_ms or 0]
-    numbers += [n or 0 for one in line.guards for n in (one.limit, one.per_ms, one.burst, one.keep_ms)]
-    numbers.append(line.unique.ttl_ms or 0 if line.unique else 0)
-    if any(abs(number) >= SAFE for number in numbers):
-        raise PayloadError(f"{where} is not a dead job: it has a number beyond 2**53")
     return JobRow(
         id=line.id,
         name=line.name,
@@ -143,23 +145,64 @@ def from_line(raw: bytes, where: str) -> JobRow:
         worker=None,
         result=None,
         errors=errors,
-        reason=line.reason,
-        progress=_bytes(line.progress),
+        reason=clean_reason(line.reason),
+        progress=progress,
         tags=line.tags,
-        meta=_bytes(line.meta),
+        meta=meta,
         crashes=line.crashes,
         interruptions=line.interruptions,
         snoozes=line.snoozes,
         cancel_requested=False,
-        error_type=line.error_type,
+        error_type=clean_reason(line.error_type),
         fingerprint=line.fingerprint,
-        frame=line.frame,
+        frame=clean_reason(line.frame),
         recoveries=line.recoveries,
         expires_ms=line.expires_ms,
         caller_id=line.caller_id,
         guards=line.guards,
         unique=line.unique,
     )
+
+
+def _check_numbers(line: Line) -> None:
+    instants = ("enqueued_at", "run_at", "started_at", "finished_at")
+    charges = ("crashes", "interruptions", "snoozes")
+    bounds = [
+        ("priority", line.priority, -caps.PRIORITY, caps.PRIORITY),
+        ("attempt", line.attempt, 0, caps.ATTEMPTS),
+        ("max_attempts", line.max_attempts, 1, caps.ATTEMPTS),
+        ("fence", line.fence, 0, caps.NUMBER - 1),
+        ("recoveries", line.recoveries, 0, caps.RECOVERIES),
+        ("expires_ms", line.expires_ms, 0, caps.DURATION_MS),
+        *((name, getattr(line, name), 0, caps.INSTANT_MS - 1) for name in instants),
+        *((name, getattr(line, name), 0, caps.CHARGES) for name in charges),
+    ]
+    for guard in line.guards:
+        bounds += [
+            ("the limit of a guard", guard.limit, 0, caps.COUNT),
+            ("the window of a guard", guard.per_ms, 0, caps.DURATION_MS),
+            ("the burst of a guard", guard.burst, 0, caps.COUNT),
+            ("the keep of a guard", guard.keep_ms, 0, caps.DURATION_MS),
+        ]
+    if line.unique is not None:
+        bounds.append(("the ttl of the unique key", line.unique.ttl_ms, 0, caps.DURATION_MS))
+    for name, number, least, most in bounds:
+        if number is not None and not least <= number <= most:
+            raise PayloadError(f"{name} is {shown(number)}; it must be from {least:,} to {most:,}")
+
+
+def _check_texts(line: Line) -> None:
+    check_id(line.id)
+    check_name(line.queue, "queue")
+    check_text(line.name, "name", caps.JOB_NAME)
+    if len(line.tags) > caps.TAGS or len(line.guards) > caps.GUARDS:
+        raise PayloadError(f"it has {len(line.tags):,} tags and {len(line.guards):,} guards")
+    for tag in line.tags:
+        check_text(tag, "a tag")
+    for key in [guard.key for guard in line.guards] + ([] if line.unique is None else [line.unique.key]):
+        check_text(key, "the key of a guard", caps.KEY)
+    if line.fingerprint is not None:
+        check_text(line.fingerprint, "fingerprint")
 
 
 def _is_json(raw: bytes) -> bool:

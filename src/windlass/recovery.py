@@ -14,12 +14,12 @@ from typing import Final
 
 from msgspec import Struct
 
-from windlass import errors
+from windlass import caps, errors
 from windlass.errors import ConfigError
 from windlass.fingerprint import POISON, type_name
 from windlass.model import Recovery
 from windlass.spelling import unknown_option
-from windlass.units import duration_ms, nearest
+from windlass.units import duration_ms, nearest, shown
 
 __all__ = ["RecoveryRule", "rules_in"]
 
@@ -32,7 +32,6 @@ BARE: Final[Mapping[str, type[BaseException]]] = {
 }
 OPTIONS: Final = ("on", "after", "attempts")
 DOTTED: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
-MAX_ATTEMPTS: Final = 1_000
 
 
 class RecoveryRule(Struct, frozen=True):
@@ -51,9 +50,9 @@ class RecoveryRule(Struct, frozen=True):
         if "on" not in options:
             raise ConfigError(f"{where}: on is missing; name the exceptions to recover from, such as on=[TimeoutError]")
         attempts = options.get("attempts", 3)
-        if isinstance(attempts, bool) or not isinstance(attempts, int) or not 1 <= attempts <= MAX_ATTEMPTS:
+        if isinstance(attempts, bool) or not isinstance(attempts, int) or not 1 <= attempts <= caps.RECOVERIES:
             raise ConfigError(
-                f"{where}: attempts is {attempts!r}; give how often a job comes back, 1 to {MAX_ATTEMPTS}"
+                f"{where}: attempts is {shown(attempts)}; give how often a job comes back, 1 to {caps.RECOVERIES}"
             )
         after = duration_ms(options.get("after", "1h"), f"{where}: after")
         return cls(tuple(_exceptions(options["on"], where)), after, attempts)

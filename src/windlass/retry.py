@@ -19,6 +19,7 @@ from typing import Final, TypeAlias, assert_never
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import force_setattr, replace
 
+from windlass import caps
 from windlass.backoff import (
     Backoff,
     Constant,
@@ -29,12 +30,11 @@ from windlass.backoff import (
     decode_backoff,
     encode_backoff,
 )
-from windlass.clock import to_ms
 from windlass.errornames import NamedError
 from windlass.errors import ConfigError, Control, Dead, Discard, JobInterrupted, RetryAfter, Snooze
 from windlass.foreign import kind_name, name_of, said
 from windlass.spelling import Spelled, spelled
-from windlass.units import duration_ms, show_duration
+from windlass.units import duration_ms, instant_ms, show_duration, shown
 
 __all__ = [
     "UNLIMITED",
@@ -62,7 +62,7 @@ __all__ = [
     "on",
 ]
 
-UNLIMITED: Final = 1_000_000
+UNLIMITED: Final = caps.ATTEMPTS
 """The attempts of a policy that is bounded by time alone; a stored job always has a number."""
 
 DEFAULT_BACKOFF: Final = Exponential()
@@ -137,7 +137,7 @@ class On:
         ``attempts`` bounds all runs of the job, not only those that end in this error, whenever this rule matches.
         """
         if attempts is not None and not _is_count(attempts, 1):
-            raise ConfigError(f"{self!r}.retry(attempts={attempts!r}): attempts counts runs, so it is 1 or more")
+            raise ConfigError(f"{self!r}.retry(attempts={shown(attempts)}): attempts counts runs, so it is 1 or more")
         if backoff is not None:
             _check_backoff(backoff, f"{self!r}.retry")
         return Rule(self._errors, Again(attempts, backoff))
@@ -214,7 +214,7 @@ class Retry(Spelled, frozen=True):
                 "Retry(attempts=None) would never end; give a time budget, such as within='24h', or a number"
             )
         if not (self.attempts is None or self.attempts is UNSET or _is_count(self.attempts, 1)):
-            raise ConfigError(f"Retry(attempts={self.attempts!r}): attempts counts runs, so it is 1 or more")
+            raise ConfigError(f"Retry(attempts={shown(self.attempts)}): attempts counts runs, so it is 1 or more")
         if self.within is not None:
             force_setattr(self, "within", duration_ms(self.within, "Retry(within)") / 1_000)
         if self.backoff is not UNSET:
@@ -244,7 +244,9 @@ class Retry(Spelled, frozen=True):
             return replace(value, attempts=attempts, backoff=backoff)
         if isinstance(value, int) and _is_count(value, 0):
             return cls(int(value) + 1, backoff=settings_backoff)
-        raise ConfigError(f"retry={value!r}: give the number of retries (0 or more), a Retry(...) or a list of rules")
+        raise ConfigError(
+            f"retry={shown(value)}: give the number of retries (0 or more), a Retry(...) or a list of rules"
+        )
 
     @property
     def max_attempts(self) -> int:
@@ -466,9 +468,7 @@ def _until(asked: Duration | datetime, now_ms: int) -> int:
         asked = parsedate_to_datetime(asked)
     if not isinstance(asked, datetime):
         return duration_ms(asked, "its answer")
-    if asked.utcoffset() is None:
-        raise ConfigError(f"its answer is {asked!r}, which has no time zone")
-    return max(0, to_ms(asked) - now_ms)
+    return duration_ms(max(0, instant_ms(asked, "its answer") - now_ms) / 1_000, "its answer")
 
 
 def _words(error: BaseException) -> str:

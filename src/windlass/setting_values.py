@@ -13,11 +13,12 @@ from typing import Final, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from windlass import caps
 from windlass.backoff import read_backoff
 from windlass.errors import ConfigError
 from windlass.patterns import check_pattern, parse_queues
 from windlass.recovery import RecoveryRule
-from windlass.units import check_name, count_per, duration_ms, format_duration, format_rate, nearest, size_bytes
+from windlass.units import check_name, count_per, duration_ms, format_duration, format_rate, nearest, shown, size_bytes
 
 __all__ = [
     "COUNTS",
@@ -31,6 +32,7 @@ __all__ = [
     "mask_url",
 ]
 
+COUNT_MAX: Final = 2**31 - 1  # of what has no bound of its own
 SCHEMES: Final = ("sqlite", "memory", "redis", "rediss", "redis+cluster", "redis+sentinel", "postgresql")
 
 
@@ -57,32 +59,41 @@ class QueueSettings(Struct, frozen=True, kw_only=True):
 Reader: TypeAlias = Callable[[object, str], object]
 
 
-def _duration(least: int) -> Reader:
+def _duration(least: int, most: int = caps.DURATION_MS) -> Reader:
     def read(value: object, name: str) -> int:
         ms = duration_ms(value, name)
         if ms < least:
-            raise ConfigError(f"{name} is {value!r}; it must be at least {format_duration(least)}")
+            raise ConfigError(f"{name} is {shown(value)}; it must be at least {format_duration(least)}")
+        if ms > most:
+            raise ConfigError(f"{name} is {shown(value)}; it must be at most {format_duration(most)}")
         return ms
 
     return read
 
 
-def _size(least: int) -> Reader:
+def _wait(least: int) -> Reader:
+    """A length of time that a process waits for."""
+    return _duration(least, caps.WAIT_MS)
+
+
+def _size(least: int, most: int = caps.NUMBER) -> Reader:
     def read(value: object, name: str) -> int:
         size = size_bytes(value, name)
         if size < least:
-            raise ConfigError(f"{name} is {value!r}; it must be at least {least} bytes")
+            raise ConfigError(f"{name} is {shown(value)}; it must be at least {least} bytes")
+        if size > most:
+            raise ConfigError(f"{name} is {shown(value)}; it must be at most {most:,} bytes")
         return size
 
     return read
 
 
-def _count(least: int) -> Reader:
+def _count(least: int, most: int = COUNT_MAX) -> Reader:
     def read(value: object, name: str) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
-            raise ConfigError(f"{name} is {value!r}; it must be a whole number")
-        if not least <= value < 2**31:
-            raise ConfigError(f"{name} is {value!r}; it must be at least {least} and below 2**31")
+            raise ConfigError(f"{name} is {shown(value)}; it must be a whole number")
+        if not least <= value <= most:
+            raise ConfigError(f"{name} is {shown(value)}; it must be a whole number from {least} to {most:,}")
         return value
 
     return read
@@ -93,7 +104,7 @@ def _choice(*words: str) -> Reader:
         if isinstance(value, str) and value in words:
             return value
         hint = nearest(value, words) if isinstance(value, str) else ""
-        raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(words)}{hint}")
+        raise ConfigError(f"{name} is {shown(value)}; it must be one of {', '.join(words)}{hint}")
 
     return read
 
@@ -109,13 +120,13 @@ def _or_none(read_value: Reader) -> Reader:
 def _flag(value: object, name: str) -> bool:
     if isinstance(value, bool):
         return value
-    raise ConfigError(f"{name} is {value!r}; it must be true or false")
+    raise ConfigError(f"{name} is {shown(value)}; it must be true or false")
 
 
 def _text(value: object, name: str) -> str:
     if isinstance(value, str) and value:
         return value
-    raise ConfigError(f"{name} is {value!r}; it must not be empty")
+    raise ConfigError(f"{name} is {shown(value)}; it must not be empty")
 
 
 def _namespace(value: object, name: str) -> str:
@@ -125,7 +136,7 @@ def _namespace(value: object, name: str) -> str:
 def _app(value: object, name: str) -> str:
     if isinstance(value, str) and re.fullmatch(r"[\w.]+:[\w.]+", value):
         return value
-    raise ConfigError(f"{name} is {value!r}; write module:attribute, such as 'shop.jobs:app'")
+    raise ConfigError(f"{name} is {shown(value)}; write module:attribute, such as 'shop.jobs:app'")
 
 
 def _url(value: object, name: str) -> str:
@@ -154,7 +165,7 @@ def _table(read_entry: Callable[[str, Mapping[str, object]], object], what: str)
 
     def read(value: object, name: str) -> dict[str, object]:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{name} is {value!r}; it must be a table of {what} names, each a table")
+            raise ConfigError(f"{name} is {shown(value)}; it must be a table of {what} names, each a table")
         entries: dict[str, object] = {}
         for key, options in value.items():
             try:
@@ -162,7 +173,7 @@ def _table(read_entry: Callable[[str, Mapping[str, object]], object], what: str)
             except ConfigError as error:
                 raise WrongEntry((str(key),), str(error)) from None
             if not isinstance(options, Mapping):
-                raise WrongEntry((key,), f"{what} {key!r} is {options!r}; it must be a table")
+                raise WrongEntry((key,), f"{what} {key!r} is {shown(options)}; it must be a table")
             entries[key] = read_entry(key, options)
         return entries
 
@@ -195,7 +206,7 @@ def _circuit(name: str, options: Mapping[str, object]) -> dict[str, object]:
 def _patterns(value: object, name: str) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-        raise ConfigError(f"{name} is {value!r}; it must be a list of queues")
+        raise ConfigError(f"{name} is {shown(value)}; it must be a list of queues")
     if not texts:
         raise ConfigError(f"{name} is empty; name at least one queue, or '*' for all")
     parse_queues(texts)
@@ -205,25 +216,25 @@ def _patterns(value: object, name: str) -> tuple[str, ...]:
 def _share(value: object, name: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
         return float(value)
-    raise ConfigError(f"{name} is {value!r}; it must be a share above 0 and up to 1, such as 0.2")
+    raise ConfigError(f"{name} is {shown(value)}; it must be a share above 0 and up to 1, such as 0.2")
 
 
 def _rate(value: object, name: str) -> str:
-    return format_rate(*count_per(value, f"{name} is {value!r}"))
+    return format_rate(*count_per(value, f"{name} is {shown(value)}"))
 
 
 QUEUE_READERS: Final[dict[str, Reader]] = {
     "max_wait": _or_none(_duration(1)),
-    "limit": _or_none(_count(1)),
+    "limit": _or_none(_count(1, caps.COUNT)),
     "rate": _or_none(_rate),
     "paused": _reason,
     "retry_budget": _or_none(_share),
 }
 POOL_READERS: Final[dict[str, Reader]] = {
     "queues": _patterns,
-    "threads": _count(0),
-    "async_slots": _count(0),
-    "processes": _count(0),
+    "threads": _count(0, caps.SLOTS),
+    "async_slots": _count(0, caps.SLOTS),
+    "processes": _count(0, caps.PROCESSES),
     "strict": _flag,
 }
 
@@ -255,7 +266,7 @@ def _recover(value: object, name: str) -> list[dict[str, object]]:
     """Rules as a list of tables, or as tables with names of their own."""
     tables = list(value.values()) if isinstance(value, Mapping) else value
     if not isinstance(tables, list | tuple) or not all(isinstance(table, Mapping) for table in tables):
-        raise ConfigError(f'{name} is {value!r}; write tables, such as [[windlass.recover]] on = ["TimeoutError"]')
+        raise ConfigError(f'{name} is {shown(value)}; write tables, such as [[windlass.recover]] on = ["TimeoutError"]')
     for number, table in enumerate(tables):
         RecoveryRule.of(table, f"{name}, rule {number + 1}")
     return [dict(table) for table in tables]
@@ -266,25 +277,25 @@ READERS: Final[dict[str, Reader]] = {
     "namespace": _namespace,
     "app": _or_none(_app),
     "strict_queues": _flag,
-    "lease": _duration(1),
-    "renew": _duration(1),
-    "reap": _duration(1),
-    "shutdown_timeout": _duration(0),
-    "settle_flush": _duration(0),
+    "lease": _wait(1),
+    "renew": _wait(1),
+    "reap": _wait(1),
+    "shutdown_timeout": _wait(0),
+    "settle_flush": _wait(0),
     "settle_batch": _count(1),
-    "attempts": _count(1),
+    "attempts": _count(1, caps.ATTEMPTS),
     "backoff": read_backoff,
     "max_crashes": _count(1),
     "max_interruptions": _count(0),
     "max_snoozes": _or_none(_count(0)),
     "unknown_grace": _duration(0),
-    "network_timeout": _duration(1),
-    "pool_timeout": _duration(1),
-    "busy_timeout": _duration(0),
+    "network_timeout": _wait(1),
+    "pool_timeout": _wait(1),
+    "busy_timeout": _wait(0),
     "durability": _or_none(_choice("fsync", "normal")),
-    "payload_max": _size(64),
-    "result_max": _size(64),
-    "error_max": _size(1_024),  # less has no room for a type, a message and one frame
+    "payload_max": _size(64, caps.VALUE_SIZE),
+    "result_max": _size(64, caps.VALUE_SIZE),
+    "error_max": _size(1_024, caps.ERRORS_SIZE),  # less has no room for a type, a message and one frame
     "dead_max": _or_none(_count(0)),
     "dead_keep": _or_none(_duration(0)),
     "dead_archive": _or_none(_text),
@@ -292,14 +303,14 @@ READERS: Final[dict[str, Reader]] = {
     "keep_done": _duration(0),
     "keep_done_max": _or_none(_count(0)),
     "id_keep": _duration(0),
-    "poll_min": _duration(1),
-    "poll_max": _duration(1),
-    "threads": _count(1),
-    "async_slots": _count(1),
-    "processes": _count(1),
+    "poll_min": _wait(1),
+    "poll_max": _wait(1),
+    "threads": _count(1, caps.SLOTS),
+    "async_slots": _count(1, caps.SLOTS),
+    "processes": _count(1, caps.PROCESSES),
     "max_jobs": _or_none(_count(1)),
     "max_memory": _or_none(_size(1)),
-    "live_within": _duration(1),
+    "live_within": _wait(1),
     "aging": _or_none(_duration(1)),
     "log_format": _choice("text", "json", "logfmt"),
     "configure_logging": _flag,

@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Final
 
+from windlass import caps
+from windlass.clock import to_ms
 from windlass.errors import ConfigError
 
 __all__ = [
-    "COUNT_MAX",
     "check_name",
+    "check_text",
     "count_per",
     "duration_ms",
     "format_duration",
     "format_rate",
+    "instant_ms",
     "nearest",
     "per_second",
     "show_duration",
+    "shown",
     "size_bytes",
+    "whole_number",
 ]
 
 DURATION_UNITS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -40,15 +45,10 @@ SIZE_UNITS: Final = {
     "GiB": 2**30,
 }
 
-# A thousand years: now plus the longest length is still a date, and an exact integer in a double (2**53).
-MAX_DURATION_MS: Final = 1_000 * 365 * 86_400_000
-MAX_SIZE: Final = 2**53
-
 NUMBER_TEXT: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?")
 PART: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]+)\s*")
 RATE: Final = re.compile(r"\s*([0-9]{1,9})\s*/\s*([0-9]{0,6})\s*([A-Za-z]+)\s*")
-COUNT_MAX: Final = 1_000_000  # of limits and rates
-NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+NAME: Final = re.compile(rf"[A-Za-z0-9_.:-]{{1,{caps.NAME}}}")
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
@@ -64,7 +64,7 @@ def duration_ms(value: object, name: str) -> int:
 
     Takes seconds (int or float), a ``timedelta``, or text such as ``"90s"``, ``"10m"``, ``"500ms"``, ``"1h30m"`` (a
     bare number is seconds). Raises ConfigError, naming the option ``name``, for anything negative, not finite, boolean,
-    longer than 1,000 years or in an unknown unit.
+    longer than 200 years or in an unknown unit.
     """
     match value:
         case bool():
@@ -83,10 +83,27 @@ def duration_ms(value: object, name: str) -> int:
         case _:
             raise _wrong_duration(value, name)
     if exact < 0:
-        raise ConfigError(f"{name} is {_short(value)}, which is negative; a length of time is zero or more")
-    if exact > MAX_DURATION_MS:
-        raise ConfigError(f"{name} is {_short(value)}, which is more than 1,000 years; give a shorter time")
+        raise ConfigError(f"{name} is {shown(value)}, which is negative; a length of time is zero or more")
+    if exact > caps.DURATION_MS:
+        raise ConfigError(f"{name} is {shown(value)}, which is more than 200 years; give a shorter time")
     return max(round(exact), 1) if exact else 0
+
+
+def instant_ms(value: object, name: str) -> int:
+    """Turn an aware datetime into milliseconds since the epoch.
+
+    Raises ConfigError, naming the option ``name``, for anything else and for what is before 1970 or after the year
+    8999: later ones mean "never", and a sum of one and a length of time would be no date any more.
+    """
+    if not isinstance(value, datetime):
+        raise ConfigError(f"{name} is {shown(value)}, which is not an instant; give an aware datetime")
+    if value.utcoffset() is None:
+        raise ConfigError(f"{name} is {value!r}, which has no time zone; give it one, such as tzinfo=UTC")
+    ms = to_ms(value)
+    if not 0 <= ms < caps.INSTANT_MS:
+        side = "before 1970" if ms < 0 else "after the year 8999"
+        raise ConfigError(f"{name} is {value!r}, which is {side}; give an instant between them")
+    return ms
 
 
 def _parse_duration(text: str, name: str) -> Fraction:
@@ -100,7 +117,7 @@ def _parse_duration(text: str, name: str) -> Fraction:
             raise _wrong_duration(text, name)
         number, unit = part.groups()
         if unit not in DURATION_UNITS:
-            raise ConfigError(f"{name} is {_short(text)}: unknown unit {unit!r}; units are {', '.join(DURATION_UNITS)}")
+            raise ConfigError(f"{name} is {shown(text)}: unknown unit {unit!r}; units are {', '.join(DURATION_UNITS)}")
         total += Fraction(number) * DURATION_UNITS[unit]
         at = part.end()
     if at == 0:
@@ -110,7 +127,7 @@ def _parse_duration(text: str, name: str) -> Fraction:
 
 def _wrong_duration(value: object, name: str) -> ConfigError:
     return ConfigError(
-        f"{name} is {_short(value)}, which is not a duration; "
+        f"{name} is {shown(value)}, which is not a duration; "
         "give seconds, a timedelta, or text such as '90s', '10m', '24h'"
     )
 
@@ -129,7 +146,7 @@ def per_second(value: object, name: str) -> float:
             rate = Fraction(count) * 1_000 / DURATION_UNITS[unit]
     if rate is None or not 0 < rate < 1e9:
         raise ConfigError(
-            f"{name} is {_short(value)}, which is not a rate; write a number per time, such as '5/s' or '100/m'"
+            f"{name} is {shown(value)}, which is not a rate; write a number per time, such as '5/s' or '100/m'"
         )
     return float(rate)
 
@@ -145,9 +162,12 @@ def count_per(value: object, name: str) -> tuple[int, int]:
     count, times, unit = found.groups()
     if unit not in RATE_UNITS:
         raise ConfigError(f"{name}: unknown unit {unit!r}{nearest(unit, RATE_UNITS)}; units are s, m, h, d")
-    if not 1 <= int(count) <= COUNT_MAX or times == "0":
-        raise ConfigError(f"{name}: both numbers are whole and at least 1, and the first at most {COUNT_MAX:,}")
-    return int(count), int(times or 1) * DURATION_UNITS[unit]
+    if not 1 <= int(count) <= caps.COUNT or int(times or 1) == 0:
+        raise ConfigError(f"{name}: both numbers are whole and at least 1, and the first at most {caps.COUNT:,}")
+    per_ms = int(times or 1) * DURATION_UNITS[unit]
+    if per_ms > caps.DURATION_MS:
+        raise ConfigError(f"{name}: the time is more than 200 years; give a shorter one")
+    return int(count), per_ms
 
 
 def format_rate(count: int, per_ms: int) -> str:
@@ -176,19 +196,19 @@ def size_bytes(value: object, name: str) -> int:
             size = Fraction(part[1]) * SIZE_UNITS[part[2]]
         else:
             raise ConfigError(
-                f"{name} is {_short(value)}: unknown unit {part[2]!r}{nearest(part[2], SIZE_UNITS)}; "
+                f"{name} is {shown(value)}: unknown unit {part[2]!r}{nearest(part[2], SIZE_UNITS)}; "
                 f"units are {', '.join(SIZE_UNITS)}"
             )
     else:
         raise _wrong_size(value, name)
-    if not 0 <= size <= MAX_SIZE:
+    if not 0 <= size <= caps.NUMBER:
         raise _wrong_size(value, name)
     return int(size)
 
 
 def _wrong_size(value: object, name: str) -> ConfigError:
     return ConfigError(
-        f"{name} is {_short(value)}, which is not a size; give bytes, or text such as '512MB' or '512MiB'"
+        f"{name} is {shown(value)}, which is not a size; give bytes, or text such as '512MB' or '512MiB'"
     )
 
 
@@ -227,6 +247,13 @@ def _parts(count: int, size: int, unit: str, part: str) -> str:
     return f"{whole} {unit} {rest} {part}" if rest else f"{whole} {unit}"
 
 
+def whole_number(text: str, most: int) -> int | None:
+    """Read a whole number from 0 to ``most`` written in digits, or give None. Python alone fails on very long ones."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 20):
+        return None
+    return number if (number := int(text)) <= most else None
+
+
 def check_name(text: object, what: str) -> str:
     """Give back a queue or namespace name, or raise ConfigError. ``what`` says which, such as ``"queue"``.
 
@@ -234,10 +261,18 @@ def check_name(text: object, what: str) -> str:
     """
     if isinstance(text, str) and NAME.fullmatch(text):
         return text
-    raise ConfigError(f"{what} name {_short(text)} is not valid; use 1 to 128 letters, digits, '_', '.', ':' or '-'")
+    raise ConfigError(f"{what} name {shown(text)} is not valid; use 1 to 128 letters, digits, '_', '.', ':' or '-'")
 
 
-def _short(value: object) -> str:
+def check_text(text: object, what: str, most: int = caps.TEXT) -> str:
+    """Give back a text for people, such as a tag: 1 to ``most`` printable characters. Raises ConfigError."""
+    if isinstance(text, str) and 1 <= len(text) <= most and text.isprintable():
+        return text
+    raise ConfigError(f"{what} is {shown(text)}; use 1 to {most} printable characters")
+
+
+def shown(value: object) -> str:
+    """Write a wrong value for an error, short whatever it is."""
     if isinstance(value, int) and value.bit_length() > 256:  # repr of a huge int is slow, or refused
         return "a huge number"
     text = repr(value)

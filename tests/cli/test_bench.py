@@ -21,6 +21,13 @@ UNITS = {
     "due": {"last one done": "ms"},
     "idle": {"CPU": "% of a core", "wake-ups": "per s", "memory": "MiB"},
     "backlog": {"1,000 waiting": "µs/job", "20,000 waiting": "µs/job", "many to few": "x"},
+    "queues": {
+        "1 known, 1 busy": "µs/job",
+        "100 known, 1 busy": "µs/job",
+        "1,000 known, 1 busy": "µs/job",
+        "1,000 known, 100 busy": "µs/job",
+        "many busy to one": "x",
+    },
 }
 
 

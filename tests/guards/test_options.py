@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from windlass import Concurrency, ConfigError, JobContext, Once, PayloadError, Rate, Unique, Windlass
-from windlass.guards.keys import KEY_MAX
+from windlass import Concurrency, ConfigError, JobContext, Once, PayloadError, Rate, Unique, Windlass, caps
 from windlass.model import Gates, Guard
 
 
@@ -68,7 +67,7 @@ def test_a_key_that_is_too_long_is_hashed_and_stays_different(app: Windlass) -> 
     job = app.job(name="two", once=Once("{a}"))(two)
     first, second = (job.bind("x" * 5_000 + end).new.guards[0].key for end in "ab")
     assert first != second
-    assert len(first) <= KEY_MAX
+    assert len(first) <= caps.KEY
 
 
 def test_redacted_arguments_do_not_show_in_a_key(app: Windlass) -> None:

@@ -159,6 +159,22 @@ def backlog(lab: Lab) -> Iterator[Figure]:
     yield Figure("backlog", "many to few", costs[1] / costs[0], "x", "1.00 is flat")
 
 
+def queues(lab: Lab) -> Iterator[Figure]:
+    """The cost of a claim with names that were used once, and with many busy queues: neither should count."""
+    many = 1_000 if lab.quick else 10_000
+    costs = []
+    for names, busy in dict.fromkeys([(1, 1), (100, 1), (1_000, 1), (many, 1), (many, many // 10)]):
+        with lab.store() as app:
+            noop = SyncJobs(app).noop
+            used = app.enqueue_many(noop.options(queue=f"used-{n}").bind(n) for n in range(names - busy))
+            app.delete([handle.id for handle in used])
+            app.enqueue_many(noop.options(queue=f"busy-{n % busy}").bind(n) for n in range(20 * CLAIM))
+            costs.append(_claim_cost(app, 20 if lab.quick else 200))
+        name = f"{names:,} known, {busy:,} busy"
+        yield Figure("queues", name, costs[-1], "µs/job", f"median claim of {CLAIM}, given back each time")
+    yield Figure("queues", "many busy to one", costs[-1] / costs[0], "x", "the work in many queues, and in one")
+
+
 SCENARIOS: Final[dict[str, Callable[[Lab], Iterator[Figure]]]] = {
     "enqueue": enqueue,
     "enqueue-many": enqueue_many,
@@ -169,6 +185,7 @@ SCENARIOS: Final[dict[str, Callable[[Lab], Iterator[Figure]]]] = {
     "due": due,
     "idle": idle,
     "backlog": backlog,
+    "queues": queues,
 }
 
 

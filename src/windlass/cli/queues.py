@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from windlass import caps
 from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.instants import instant
 from windlass.cli.output import Column, confirm, count, emit_json, length, moment, note, table
 from windlass.cli.stats import running
 from windlass.queues import Queue, QueueInfo, WorkerStatus
-from windlass.units import nearest
+from windlass.units import nearest, shown, whole_number
 
 if TYPE_CHECKING:
     from windlass.app import Windlass
@@ -113,9 +114,9 @@ def limit(session: Session, name: str, most: str | None, rate: str | None) -> No
 def _count(text: str) -> int | None:
     if text == "none":
         return None
-    if not text.isascii() or not text.isdigit():
-        raise click.UsageError(f"{text!r} is not a limit; give a whole number, 1 or more, or none")
-    return int(text)
+    if (number := whole_number(text, caps.NUMBER)) is None:
+        raise click.UsageError(f"{shown(text)} is not a limit; give a whole number from 1 to {caps.COUNT:,}, or none")
+    return number
 
 
 def _bounds(info: QueueInfo, app: Windlass, most: str | None, rate: str | None) -> str:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+from typing import cast
 
 import click
 
+from windlass import caps
 from windlass.cli.common import app_target
 from windlass.cli.logs import configure_logs
 from windlass.ids import new_id
+from windlass.setting_values import READERS
 from windlass.settings import Settings, load_settings
-from windlass.units import duration_ms, size_bytes
 from windlass.worker.layout import check_layout
 from windlass.worker.messages import Launch
 from windlass.worker.supervisor import Supervisor
 
 __all__ = ["worker"]
 
-COUNT = click.IntRange(1, 10_000)
+COUNT = click.IntRange(1, caps.SLOTS)
 
 
 @click.command()
@@ -39,8 +41,8 @@ COUNT = click.IntRange(1, 10_000)
 )
 @click.option("-c", "--threads", type=COUNT, help="Threads for sync jobs in each process.")
 @click.option("--async-slots", type=COUNT, help="How many async jobs run at once in each process.")
-@click.option("-p", "--processes", type=click.IntRange(1, 1_000), help="Worker processes.")
-@click.option("--max-jobs", type=click.IntRange(1), help="Replace a process after this many jobs.")
+@click.option("-p", "--processes", type=click.IntRange(1, caps.PROCESSES), help="Worker processes.")
+@click.option("--max-jobs", type=click.IntRange(1, 2**31 - 1), help="Replace a process after this many jobs.")
 @click.option("--max-memory", metavar="SIZE", help="Replace a process that uses this much memory, such as 512MiB.")
 @click.option("--reload", is_flag=True, help="Restart when source files change; for development.")
 @click.option(
@@ -100,9 +102,9 @@ def worker(
         async_slots=async_slots,
         processes=processes,
         max_jobs=max_jobs,
-        max_memory=None if max_memory is None else size_bytes(max_memory, "--max-memory"),
+        max_memory=_read("max_memory", max_memory),
         burst=burst,
-        shutdown_timeout=None if shutdown_timeout is None else duration_ms(shutdown_timeout, "--shutdown-timeout"),
+        shutdown_timeout=_read("shutdown_timeout", shutdown_timeout),
         log_level=log_level,
         quiet_jobs=quiet_jobs or None,
         group=new_id(),
@@ -110,3 +112,8 @@ def worker(
     )
     http = None if http_port is None else (http_host, http_port)
     context.exit(Supervisor(launch, http=http, reload=reload, on_settings=configure).run())
+
+
+def _read(key: str, text: str | None) -> int | None:
+    """Read an option that is a setting too, as the setting is read."""
+    return None if text is None else cast(int, READERS[key](text, f"--{key.replace('_', '-')}"))

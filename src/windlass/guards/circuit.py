@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar, cast
 from msgspec import Struct
 
 from windlass.clock import from_ms
+from windlass.codec import clean_reason
 from windlass.engines.base import Coordinator
 from windlass.errors import (
     CircuitOpen,
@@ -42,7 +43,7 @@ from windlass.handle import hop
 from windlass.logs import Log
 from windlass.model import CircuitPolicy, CircuitRow, LeaseRef, Tally
 from windlass.spelling import spelled
-from windlass.units import duration_ms, show_duration
+from windlass.units import duration_ms, show_duration, shown
 
 if TYPE_CHECKING:
     from windlass.definition import Duration
@@ -176,7 +177,10 @@ class Circuit:
         ms = None if for_ is None else duration_ms(for_, f"circuit {self.name!r}: for_")
         if ms == 0:
             raise ConfigError(f"circuit {self.name!r}: for_ is {for_!r}; it must be longer than zero")
-        self._tell(self._engine.switch(self.name, ms, True, reason or "opened by hand", self.policy.half_open))
+        if reason is not None and not isinstance(reason, str):
+            raise ConfigError(f"circuit {self.name!r}: reason is {shown(reason)}; give text")
+        why = clean_reason(reason) or "opened by hand"
+        self._tell(self._engine.switch(self.name, ms, True, why, self.policy.half_open))
 
     async def aopen(self, for_: Duration | None = None, reason: str | None = None) -> None:
         """Let nothing through; see ``open``."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
+from windlass import caps
 from windlass.engines.base import Coordinator
 from windlass.errors import ConfigError, EngineError
 from windlass.events import Events
@@ -20,7 +21,7 @@ from windlass.guards.verdict import to_kinds
 from windlass.logs import Log
 from windlass.model import CircuitPolicy
 from windlass.spelling import unknown_option
-from windlass.units import check_name, duration_ms
+from windlass.units import check_name, duration_ms, shown
 
 __all__ = ["OPTIONS", "Circuits"]
 
@@ -135,15 +136,19 @@ def make_circuit(name: str, options: Mapping[str, object], hub: Circuits) -> Cir
             raise unknown_option(where, key, OPTIONS)
     failures, rate = options.get("failures", 5), options.get("failure_rate")
     if failures is not None and not _is_count(failures):
-        raise ConfigError(f"{where}: failures is {failures!r}; it must be a whole number, 1 or more, or None")
+        raise ConfigError(
+            f"{where}: failures is {shown(failures)}; it must be a whole number from 1 to {caps.COUNT:,}, or None"
+        )
     if rate is not None and not (isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate <= 1):
-        raise ConfigError(f"{where}: failure_rate is {rate!r}; it is above 0 and at most 1, such as 0.5 for one half")
+        raise ConfigError(
+            f"{where}: failure_rate is {shown(rate)}; it is above 0 and at most 1, such as 0.5 for one half"
+        )
     if failures is None and rate is None:
         raise ConfigError(f"{where}: failures and failure_rate are both None, so it would never open; give one")
     min_calls, half_open = options.get("min_calls", 1), options.get("half_open", 1)
     for key, value in (("min_calls", min_calls), ("half_open", half_open)):
         if not _is_count(value):
-            raise ConfigError(f"{where}: {key} is {value!r}; it must be a whole number, 1 or more")
+            raise ConfigError(f"{where}: {key} is {shown(value)}; it must be a whole number from 1 to {caps.COUNT:,}")
     if rate is None and min_calls != 1:
         raise ConfigError(f"{where}: min_calls={min_calls} counts for failure_rate only, and that is not given")
     window = _length(options.get("window", "60s"), f"{where}: window")
@@ -173,4 +178,4 @@ def _length(value: object, what: str) -> int:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= caps.COUNT

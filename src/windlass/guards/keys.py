@@ -2,7 +2,7 @@
 
 A template names arguments and nothing else, so it cannot reach into objects or run code. Values are escaped, so that
 two different calls never render to one key by where a colon stands. Must not know engines. Invariants: what is wrong
-with a template is an error where it is written; a rendered key is printable, at most ``KEY_MAX`` characters, and the
+with a template is an error where it is written; a rendered key is printable, at most ``caps.KEY`` characters, and the
 same for the same arguments whether they came by position, by name or by default.
 """
 
@@ -19,13 +19,13 @@ from uuid import UUID
 
 import msgspec
 
+from windlass import caps
 from windlass.errors import ConfigError, PayloadError
 from windlass.foreign import kind_name, said
 from windlass.units import nearest
 
-__all__ = ["KEY_MAX", "KeyTemplate", "check_key", "fit"]
+__all__ = ["KeyTemplate", "check_key", "fit"]
 
-KEY_MAX: Final = 200
 KEPT: Final = 120  # characters of a key that is too long that stay readable, before its hash
 HASH: Final = 32  # hex digits: 128 bits
 
@@ -97,7 +97,7 @@ def check_key(key: object, what: str) -> str:
 
 def fit(key: str) -> str:
     """Give a key as it is, or shortened with a hash of the whole where it is too long or not printable."""
-    if len(key) <= KEY_MAX and key.isprintable():
+    if len(key) <= caps.KEY and key.isprintable():
         return key
     digest = _digest(key)
     shown = "".join(mark for mark in key[:KEPT] if mark.isprintable())

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
 from msgspec.structs import force_setattr
 
+from windlass import caps
 from windlass.errors import ConfigError
 from windlass.guards.keys import KeyTemplate
 from windlass.model import Gates, Guard, OnConflict, UniqueKey, Until
 from windlass.spelling import Spelled
-from windlass.units import COUNT_MAX, count_per, duration_ms, format_duration, nearest
+from windlass.units import count_per, duration_ms, format_duration, nearest, shown
 
 if TYPE_CHECKING:
     Duration = int | float | str | timedelta
@@ -85,7 +86,7 @@ class Concurrency(Spelled, frozen=True):
 
     def __post_init__(self) -> None:
         if not _is_count(self.n):
-            raise ConfigError(f"Concurrency({self.n!r}): n is a whole number from 1 to {COUNT_MAX}")
+            raise ConfigError(f"Concurrency({shown(self.n)}): n is a whole number from 1 to {caps.COUNT:,}")
 
 
 class Rate(Spelled, frozen=True):
@@ -103,7 +104,7 @@ class Rate(Spelled, frozen=True):
         self.parsed()
         if self.burst is not None and not _is_count(self.burst):
             raise ConfigError(
-                f"Rate({self.rate!r}, burst={self.burst!r}): burst is a whole number from 1 to {COUNT_MAX}"
+                f"Rate({self.rate!r}, burst={shown(self.burst)}): burst is a whole number from 1 to {caps.COUNT:,}"
             )
 
     def parsed(self) -> tuple[int, int]:
@@ -211,6 +212,8 @@ def _limits(value: object, where: str) -> list[Limit]:
         if isinstance(value, list | tuple)
         else [value]
     )
+    if len(given) > caps.GUARDS - 2:
+        raise ConfigError(f"{where}: limits has {len(given):,} entries; give at most {caps.GUARDS - 2}")
     limits: list[Limit] = []
     for one in given:
         if not isinstance(one, Concurrency | Rate):
@@ -251,4 +254,4 @@ def _positive(value: object, what: str) -> str:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= COUNT_MAX
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= caps.COUNT

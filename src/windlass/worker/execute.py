@@ -16,6 +16,7 @@ from typing import assert_never, cast
 
 from msgspec import structs
 
+from windlass import caps
 from windlass.codec import clean_reason, encode_error, encode_result
 from windlass.context import CURRENT, JobContext
 from windlass.definition import JobSpec
@@ -267,6 +268,7 @@ def put_off(run: JobRun, error: LockBusy | CircuitOpen | GuardUnavailable) -> Ou
         delay = left + run.host.rng.uniform(0, max(1000.0, left / 10))  # or all would come back at one instant
     else:
         delay = pause_ms(run)
+    delay = min(delay, caps.DURATION_MS)  # also of an error that the application made itself
     return Outcome(lease.id, lease.fence, Kind.SNOOZE, reason=short(run, error), delay_ms=round(delay))
 
 

@@ -13,15 +13,14 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from windlass import caps
 from windlass.errors import ConfigError
 from windlass.patterns import check_pattern, matches, overlap, parse_queues
 from windlass.settings import PoolSettings, Settings
-from windlass.units import nearest
+from windlass.units import nearest, shown, whole_number
 from windlass.worker.queues import QueuePolicy
 
 __all__ = ["Crew", "PoolPlan", "alone_plan", "check_layout", "lay_out", "serves"]
-
-SLOTS_MAX = 10_000
 
 
 class PoolPlan(Struct, frozen=True):
@@ -138,13 +137,14 @@ def check_known(settings: Settings, pools: Sequence[PoolPlan]) -> None:
 def split_pool(text: str) -> tuple[str, int | None]:
     """Read ``critical:2``; without a number it is the name of a pool in the settings."""
     names, colon, count = text.rpartition(":")
-    if not colon or not count.isascii() or not count.isdigit():
+    if not colon or not (count.isascii() and count.isdigit()):
         check_pattern(text, "--pool")
         return text, None
     parse_queues([names])
-    if not 1 <= int(count) <= SLOTS_MAX:
-        raise ConfigError(f"--pool {text!r} has no slots: give it 1 to {SLOTS_MAX:,}, as in --pool '{names}:2'")
-    return names, int(count)
+    slots = whole_number(count, caps.SLOTS)
+    if not slots:
+        raise ConfigError(f"--pool {shown(text)} has no slots: give it 1 to {caps.SLOTS:,}, as in --pool '{names}:2'")
+    return names, slots
 
 
 def serves(crews: Sequence[Crew], queue: str) -> bool:

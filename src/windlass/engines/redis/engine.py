@@ -76,10 +76,9 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         self._client()  # what the server can do decides what may be asked of it
         names = tuple(dict.fromkeys(job.queue for job in jobs))
         before, fsync = self._seen["jobs"], self._wants_disk(jobs)
-        if not any(job.guards or job.unique for job in jobs):
-            reply = self._call("enqueue", names, self._job_args(jobs, names), fsync=fsync)
-        else:
-            reply = self._call("enqueue_guarded", names, self._guarded_args(jobs, names), fsync=fsync)
+        reply = self._put(jobs, names, fsync, look=True)
+        while reply[0] == b"\0lapsed":
+            reply = self._put(jobs, names, fsync, look=self._lapse(strings(as_list(reply[1]))))
         if as_int(reply[0]) < 0:
             holder, key = strings(reply[1:3])
             raise Duplicate(
@@ -96,7 +95,19 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
                 placed[as_int(place) - 1] = Placed(holder, duplicate=True)
         return placed
 
-    def _job_args(self, jobs: Sequence[NewJob], names: Sequence[str]) -> list[Command]:
+    def _put(self, jobs: Sequence[NewJob], names: tuple[str, ...], fsync: bool, *, look: bool) -> list[object]:
+        if not any(job.guards or job.unique for job in jobs):
+            return self._call("enqueue", names, self._job_args(jobs, names, look), fsync=fsync)
+        return self._call("enqueue_guarded", names, self._guarded_args(jobs, names, look), fsync=fsync)
+
+    def _lapse(self, ids: Sequence[str]) -> bool:
+        """Make true of jobs what time has made of them; say whether that changed any."""
+        before = self._seen["writes"]
+        reply = self._call("lapse", (), [self._rules.keep_done_ms, self._rules.id_keep_ms, *ids])
+        self._watch("writes", before + 1, reply[0])
+        return as_int(reply[1]) > 0
+
+    def _job_args(self, jobs: Sequence[NewJob], names: Sequence[str], look: bool) -> list[Command]:
         known = tuple(names)
         made = self._made.get(known)
         if made is None:
@@ -110,10 +121,10 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             body, spec = texts(job)
             runs.add(spec)
             bodies.append(body)
-        return [runs.packed(), int(len(set(ids)) == len(ids)), *ids, *bodies]
+        return [runs.packed(), f"{len(set(ids)) == len(ids):d}{look:d}", *ids, *bodies]
 
-    def _guarded_args(self, jobs: Sequence[NewJob], names: Sequence[str]) -> list[Command]:
-        return [*self._job_args(jobs, names), *(pack_guards(job.guards, job.unique) for job in jobs)]
+    def _guarded_args(self, jobs: Sequence[NewJob], names: Sequence[str], look: bool) -> list[Command]:
+        return [*self._job_args(jobs, names, look), *(pack_guards(job.guards, job.unique) for job in jobs)]
 
     def _wants_disk(self, jobs: Sequence[NewJob]) -> bool:
         usual = self._durability == "fsync"

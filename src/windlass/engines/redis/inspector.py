@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec import structs
 
+from windlass import caps
 from windlass.engines.damage import made
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.core import UNSOUND, mending
@@ -31,6 +32,7 @@ from windlass.model import (
     State,
     WorkerRow,
 )
+from windlass.units import shown, whole_number
 
 __all__ = ["RedisInspector"]
 
@@ -224,6 +226,6 @@ def is_error(error_type: str | None, wanted: str) -> bool:
 
 def parse_cursor(cursor: str) -> str:
     """The place a page cursor stands for."""
-    if not cursor.isdecimal():
-        raise ConfigError(f"{cursor!r} is not a page cursor: pass the 'next' of the page before")
-    return cursor
+    if (place := whole_number(cursor, caps.NUMBER)) is None:
+        raise ConfigError(f"{shown(cursor)} is not a page cursor: pass the 'next' of the page before")
+    return str(place)

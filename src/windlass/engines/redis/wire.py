@@ -338,6 +338,8 @@ class OutcomeTexts:
             texts.append(cause_text(one.cause))
         if one.slot is not None:
             flags |= 64 if one.slot is Slot.THREAD else 128
+        if one.keep_ms is not None and one.keep_ms > self._rules.keep_done_ms:
+            flags |= 256
         key = (one.kind, flags, one.keep_ms, one.delay_ms)
         spec = self._specs.get(key)
         if spec is None:

@@ -30,19 +30,20 @@ SELECT EXISTS (SELECT 1 FROM "windlass_jobs" WHERE state = 'ready' AND crashes <
     OR EXISTS (SELECT 1 FROM "windlass_gates" JOIN "windlass_jobs" ON state = 'blocked' AND blocked_by = gate
                WHERE at <= ?2 AND queue = ?1)
 """
-HOLD_BACK: Final = 'UPDATE "windlass_queues" SET held_back = ?2 WHERE name = ?1 AND held_back != ?2'
+HOLD_BACK: Final = 'UPDATE "windlass_queues" SET held_back = ? WHERE name = ?'
 ANY_HELD_BACK: Final = 'SELECT 1 FROM "windlass_queues" WHERE held_back != 0 LIMIT 1'
 MAKE_ROOM: Final = """
 UPDATE "windlass_queues" SET held_back = 2 WHERE held_back = 1 AND name IN (
     SELECT queue FROM "windlass_jobs" WHERE id IN (SELECT value FROM json_each(?)))
 """
-TAKE_NOTE: Final = 'UPDATE "windlass_queues" SET held_back = 0 WHERE held_back = 2'
+TAKE_NOTE: Final = 'UPDATE "windlass_queues" SET held_back = 0 WHERE held_back != 0 AND held_back = 2'
 SET_LIMIT: Final = """
-INSERT INTO "windlass_queues" (name, most) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET most = ?2
+INSERT INTO "windlass_queues" (name, most) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET most = ?2,
+    idle_since = NULL
 """
 SET_RATE: Final = """
 INSERT INTO "windlass_queues" (name, rate, per_ms) VALUES (?1, ?2, ?3)
-ON CONFLICT (name) DO UPDATE SET rate = ?2, per_ms = ?3 WHERE rate IS NOT ?2 OR per_ms IS NOT ?3
+ON CONFLICT (name) DO UPDATE SET rate = ?2, per_ms = ?3, idle_since = NULL WHERE rate IS NOT ?2 OR per_ms IS NOT ?3
 """
 FORGET_WINDOW: Final = 'DELETE FROM "windlass_rates" WHERE gate = ?'
 
@@ -78,10 +79,19 @@ def gate_of(queue: str) -> str:
 class Bounds:
     """The bounds of the queues of one claim, and how much of them is left."""
 
-    def __init__(self, db: apsw.Connection, q: Sql, bounds: Mapping[str, QueueBound], now: int, want: Want) -> None:
+    def __init__(
+        self,
+        db: apsw.Connection,
+        q: Sql,
+        bounds: Mapping[str, QueueBound],
+        held_back: Mapping[str, int],
+        now: int,
+        want: Want,
+    ) -> None:
         self._db = db
         self._q = q
         self._now = now
+        self._held_back = held_back
         self._left: dict[str, int] = {}
         self._meters: dict[str, RateMeter] = {}
         if any(one.limit is not None for one in bounds.values()):
@@ -126,7 +136,9 @@ class Bounds:
             if meter.room() <= 0 and self._left.get(name, 1) > 0 and self._waits(name):
                 next_at = meter.opens_at() if next_at is None else min(next_at, meter.opens_at())
         for name, left in self._left.items():
-            db.execute(q(HOLD_BACK), (name, 1 if left <= 0 and self._waits(name) else 0))
+            note = 1 if left <= 0 and self._waits(name) else 0
+            if note != self._held_back.get(name, 0):
+                db.execute(q(HOLD_BACK), (note, name))
         return None if next_at is None else max(1, next_at - self._now + LATE_MS)
 
     def _waits(self, queue: str) -> bool:

@@ -3,8 +3,9 @@
 Each kind of slot has an order of its own in a queue. A claim reads the heads of the kinds that it has room for and
 merges them, so it passes no job that it may not take, and takes those that it may in the order of all.
 
-Each queue's head is read as one JSON text and the rows are marked with one statement, because every row that crosses
-into Python by itself costs a hand-over of the interpreter lock, and in a busy worker that costs up to 5 ms.
+The heads of many queues are read as one JSON text and the rows are marked with one statement, because every row that
+crosses into Python by itself costs a hand-over of the interpreter lock, and in a busy worker that costs up to 5 ms.
+Queues are found by ``walk``, so names that have nothing to claim cost nothing.
 
 A fence is above every fence the store ever gave and above its clock in microseconds, so it never repeats: not in one
 batch, not when the clock steps back, not for a record made anew under an old id, not when the store lost its tail.
@@ -14,8 +15,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Final
 
 import apsw
 import msgspec
@@ -27,6 +28,7 @@ from windlass.engines.sqlite.guards import UNBOUNDED, Judge, as_guards
 from windlass.engines.sqlite.schema import SLOT_CODES, SLOTS, Sql
 from windlass.engines.sqlite.steady import Steady
 from windlass.engines.sqlite.totals import add_total
+from windlass.engines.sqlite.walk import FEW, Walk, busy_among
 from windlass.model import Claimed, Lease, LeaseRef, QueueShare, Want
 
 __all__ = ["Claimer", "next_fence", "promote"]
@@ -43,7 +45,11 @@ UPDATE "windlass_jobs" SET state = 'ready' WHERE seq IN (
 """
 NEXT_DUE: Final = "SELECT run_at FROM \"windlass_jobs\" WHERE state = 'scheduled' ORDER BY run_at LIMIT 1"
 ALIVE: Final = 'SELECT 1 FROM "windlass_workers" WHERE id = ? AND boot = ? AND lease_until > ?'
-OPEN_QUEUES: Final = 'SELECT name, most, rate, per_ms FROM "windlass_queues" WHERE paused = 0 OR until <= ?'
+# Those that are not like all others, as the index windlass_queues_set has them.
+SET_QUEUES: Final = """
+SELECT name, paused != 0 AND (until IS NULL OR until > ?), most, rate, per_ms, held_back FROM "windlass_queues"
+WHERE paused != 0 OR most IS NOT NULL OR rate IS NOT NULL OR held_back != 0
+"""
 CANCELS: Final = "SELECT id, fence FROM \"windlass_jobs\" WHERE state = 'running' AND worker = ? AND cancel = 1"
 
 COLUMNS: Final = """seq, id, name, queue, {payload} AS payload, fence, attempt, max_attempts, priority, enqueued_at,
@@ -57,13 +63,16 @@ ALONE: Final = """
 FROM "windlass_jobs" WHERE state = 'ready' AND crashes >= 2 AND purge_at IS NULL AND queue = ?1
 ORDER BY run_at LIMIT ?2 OFFSET ?3
 """
-# The queues that have ready jobs, and the first and last kind of slot among them: most have one, or none.
-KINDS: Final = """
-SELECT value, (SELECT slot FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 AND queue = value
-               ORDER BY slot LIMIT 1) AS low,
-              (SELECT slot FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 AND queue = value
-               ORDER BY slot DESC LIMIT 1)
-FROM json_each(?) WHERE low IS NOT NULL
+# The same number of jobs from each of many heads, and of which of these that was not all.
+HEADS: Final = """
+FROM (SELECT value FROM json_each(?1)) AS head CROSS JOIN "windlass_jobs" WHERE seq IN (
+    SELECT seq FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 AND queue = head.value ->> 0
+        AND slot = head.value ->> 1 ORDER BY level, place, seq LIMIT ?2)
+"""
+LONGER: Final = """
+SELECT value ->> 0, value ->> 1 FROM json_each(?1) AS head WHERE (
+    SELECT 1 FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 AND queue = head.value ->> 0
+        AND slot = head.value ->> 1 LIMIT 1 OFFSET ?2)
 """
 STANDING: Final = ", level, place"  # read only where heads are merged
 AS_TEXT: Final = COLUMNS.format(payload="payload", meta="meta", more="")
@@ -189,39 +198,78 @@ class Places:
         return room if room[0] > 0 or room[1] > 0 else None
 
 
+class Heads:
+    """The heads of several queues, all read with one statement; what goes beyond that is read queue by queue."""
+
+    def __init__(
+        self,
+        claimer: Claimer,
+        db: apsw.Connection,
+        shares: Sequence[QueueShare],
+        kinds: dict[str, range],
+        limit: int,
+    ) -> None:
+        self._claimer = claimer
+        self._db = db
+        self._each = max(1, limit // len(shares))
+        heads = [(share.name, slot) for share in shares if share.limit >= self._each for slot in kinds[share.name]]
+        self._rows: dict[tuple[str, int], list[Row]] = {head: [] for head in heads}
+        if heads:
+            for row in claimer.read(db, HEADS, (encode(heads).decode(), self._each), merging=True):
+                self._rows[row.queue, row.slot].append(row)
+        for rows in self._rows.values():
+            rows.sort(key=standing)
+        self._ended = {head for head, rows in self._rows.items() if len(rows) < self._each}
+
+    def look_behind(self) -> None:
+        """Find out which have more than what was read."""
+        full = [head for head in self._rows if head not in self._ended]
+        if len(full) > 1:
+            longer = self._db.execute(self._claimer.q(LONGER), (encode(full).decode(), self._each))
+            self._ended |= set(full).difference((str(queue), int(str(slot))) for queue, slot in longer)
+
+    def read(self, queue: str, slot: int, count: int, offset: int) -> list[Row]:
+        """So many jobs of one kind from a place in their order."""
+        rows = self._rows.get((queue, slot), [])
+        got = rows[offset : offset + count]
+        if len(got) < count and (queue, slot) not in self._ended:
+            got += self._claimer.read(self._db, HEAD, (queue, count - len(got), offset + len(got), slot), merging=True)
+        return got
+
+
 class Claimer:
     """Claims for one engine object; remembers whose turn it is when queues share alike."""
 
     def __init__(self, q: Sql, boot: str, steady: Steady) -> None:
-        self._q = q
+        self.q = q
         self._boot = boot
         self._steady = steady
-        self._turn = 0
+        self._walk = Walk(q)
 
     def claim(self, db: apsw.Connection, want: Want, now: int, boot_now: int, keep_ms: int) -> Claimed:
         """Lease ready jobs to a live worker inside the caller's write transaction."""
-        q = self._q
+        q = self.q
         if not db.execute(q(ALIVE), (want.worker, self._boot, boot_now)).fetchall():
             return Claimed([], expelled=True)
         _, due_in = promote(db, q, now, PROMOTE_MAX)
         cancels = tuple(LeaseRef(id, fence) for id, fence in db.execute(q(CANCELS), (want.worker,)))
         if want.limit <= 0:
             return Claimed([], cancels, due_in)
-        rows = [(str(row[0]), *row[1:]) for row in db.execute(q(OPEN_QUEUES), (now,))]
-        shares = self._shares(want, {row[0] for row in rows})
         steady_now = self._steady.now(db)
         judge = Judge(db, q, steady_now, want.late_ms)
-        bounds = bounds_of(db, q, want, shares, rows, steady_now)
+        bounds, closed = self._closed(db, want, now, steady_now)
         places = Places(want)
+        self._walk.go_on()
+        shares = None if want.queues is None else [share for share in want.queues if share.name not in closed]
         if not want.alone:
-            # A queue that may give nothing would keep what a gate lets through from the others.
-            open_to = [one.name for one in shares if bounds is None or bounds.room(one.name) > 0]
-            judge.let_on(open_to, places.slots(), want.limit)
+            names = None if shares is None else [one.name for one in shares]
+            judge.let_on(lambda gate: self._served_at(db, gate, names, closed), places.slots(), want.limit)
         leases: list[Lease] = []
         ended: list[str] = []
         look, scanned = ALONE_MAX if want.alone else places.left(), 0
         while places.left() > 0:
-            heads = self._heads(db, shares, look, places, bounds, alone=want.alone, again=scanned > 0)
+            served, kinds, more = self._busy(db, shares, look, places, closed, alone=want.alone)
+            heads = self._heads(db, served, kinds, look, places, bounds, alone=want.alone, again=scanned > 0)
             fresh, expired = self._sort_out(heads, judge, places, bounds, now)
             moved = judge.write_round(now, keep_ms, block=not want.alone)
             if expired:
@@ -230,13 +278,14 @@ class Claimer:
                 ended += [row.id for row in expired]
             if fresh:
                 leases += self._take(db, want.worker, fresh, now)
-            scanned += len(heads)
-            if not (moved or expired) or places.left() <= 0 or want.alone:
+            scanned += max(len(heads), len(served))
+            if not (moved or expired or more) or places.left() <= 0 or want.alone:
                 break
             if scanned >= SCAN_MAX:
                 due_in = 0  # there may be some that can run behind those: look again at once
                 break
-            shares = less(shares, fresh)
+            if shares is not None:
+                shares = less(shares, fresh)
             look = min(SCAN_MAX, max(places.left(), SCAN_STEP, look * 2))
         for opens_in in (judge.finish(filled=places.left() <= 0), None if bounds is None else bounds.finish()):
             if opens_in is not None:
@@ -245,6 +294,61 @@ class Claimer:
             due_in = 0  # which kind of slot they need shows only now: there may be room left
         count_flow(db, q, now, claimed=[lease.queue for lease in leases])
         return Claimed(leases, cancels, due_in, ended=(*ended, *judge.duplicates))
+
+    def _closed(self, db: apsw.Connection, want: Want, now: int, steady_now: int) -> tuple[Bounds | None, set[str]]:
+        """What holds for queues, and the queues that may give nothing now. No bounds cost nothing."""
+        rows = [(str(name), *row) for name, *row in db.execute(self.q(SET_QUEUES), (now,))]
+        if not rows and not want.bounds:
+            return None, set()
+        paused = {row[0] for row in rows if row[1]}
+        asked = None if want.queues is None else {share.name for share in want.queues}
+        held_back = {row[0]: row[5] for row in rows}
+        rows += [(one.name, 0, None, None, None, 0) for one in want.bounds if one.name not in held_back]
+        bound = merged(
+            (
+                (name, most, rate, per_ms)
+                for name, _, most, rate, per_ms, _ in rows
+                if name not in paused and (asked is None or name in asked)
+            ),
+            want.bounds,
+        )
+        if not bound:
+            return None, paused
+        bounds = Bounds(db, self.q, bound, held_back, steady_now, want)
+        return bounds, paused | {name for name in bound if bounds.room(name) <= 0}
+
+    def _served_at(
+        self, db: apsw.Connection, gate: str, names: Sequence[str] | None, closed: set[str]
+    ) -> Iterator[Sequence[str]]:
+        """The queues whose waiters a gate may let on, some at a time.
+
+        Without those that may give nothing: they would keep what the gate lets through from the others.
+        """
+        if names is not None and len(names) <= FEW:
+            yield names
+            return
+        asked = None if names is None else set(names)
+        for queues in self._walk.waiting_at(db, gate):
+            yield [name for name in queues if name not in closed and (asked is None or name in asked)]
+
+    def _busy(
+        self,
+        db: apsw.Connection,
+        shares: Sequence[QueueShare] | None,
+        look: int,
+        places: Places,
+        closed: set[str],
+        *,
+        alone: bool,
+    ) -> tuple[Sequence[QueueShare], dict[str, range], bool]:
+        """The queues that have ready jobs, each with its share; the kinds of those jobs; whether there may be more."""
+        if shares is not None:
+            kinds = busy_among(db, self.q, [share.name for share in shares], look, alone=alone)
+            return [share for share in shares if share.name in kinds], kinds, False
+        slots = range(len(SLOTS)) if alone else places.slots()
+        kinds, more = self._walk.round(db, look, without=closed, slots=slots, alone=alone)
+        each = max(1, places.left() // max(1, len(kinds)))
+        return [QueueShare(name, each) for name in kinds], kinds, more
 
     def _sort_out(
         self, rows: list[Row], judge: Judge, places: Places, bounds: Bounds | None, now: int
@@ -275,6 +379,7 @@ class Claimer:
         self,
         db: apsw.Connection,
         shares: Sequence[QueueShare],
+        kinds: dict[str, range],
         limit: int,
         places: Places,
         bounds: Bounds | None,
@@ -291,7 +396,7 @@ class Claimer:
         read: dict[str, list[int]] = {}  # queue: how many of each kind
         taken = [0] * len(SLOTS)  # of each kind
         dry: set[str] = set()  # queues of one kind that were read to their end
-        kinds = {} if alone else self._kinds(db, [share.name for share in shares])
+        heads = Heads(self, db, shares[:limit], kinds, limit) if len(shares) > 1 and not alone else None
 
         def most(room: int) -> int:
             return max(room, SCAN_STEP) if again and room > 0 else room
@@ -310,8 +415,12 @@ class Claimer:
                 if share is not None:
                     room = min(room, places.part(share, slot))
                 if room > 0:
-                    bindings = (queue, room, have[slot]) if alone else (queue, room, have[slot], slot)
-                    got += self._read(db, ALONE if alone else HEAD, bindings, merging=len(slots) > 1)
+                    if heads is not None:
+                        got += heads.read(queue, slot, room, have[slot])
+                    elif alone:
+                        got += self.read(db, ALONE, (queue, room, have[slot]))
+                    else:
+                        got += self.read(db, HEAD, (queue, room, have[slot], slot), merging=len(slots) > 1)
                 if len(got) < room and len(slots) == 1:
                     dry.add(queue)
             if len(slots) > 1:
@@ -326,42 +435,31 @@ class Claimer:
             if len(rows) >= limit:
                 break
             take(share.name, min(share.limit, limit - len(rows)), share.limit)
+        if heads is not None and len(rows) < limit:
+            heads.look_behind()
         for share in shares:
             if len(rows) >= limit:
                 break
             take(share.name, limit - len(rows))
         return rows
 
-    def _kinds(self, db: apsw.Connection, queues: Sequence[str]) -> dict[str, range]:
-        """The kinds of ready jobs in those of the queues that have any."""
-        found = db.execute(self._q(KINDS), (encode(queues).decode(),))
-        return {str(name): range(int(str(low)), int(str(high)) + 1) for name, low, high in found}
-
-    def _shares(self, want: Want, open_queues: set[str]) -> Sequence[QueueShare]:
-        if want.queues is not None:
-            return [share for share in want.queues if share.name in open_queues]
-        names = sorted(open_queues)
-        if not names:
-            return []
-        self._turn = (self._turn + 1) % len(names)
-        each = max(1, want.limit // len(names))
-        return [QueueShare(name, each) for name in names[self._turn :] + names[: self._turn]]
-
-    def _read(self, db: apsw.Connection, source: str, bindings: tuple[str | int, ...], *, merging: bool) -> list[Row]:
+    def read(
+        self, db: apsw.Connection, source: str, bindings: tuple[str | int, ...], *, merging: bool = False
+    ) -> list[Row]:
         parts = (STANDING, AS_STANDING, source) if merging else ("", AS_TEXT, source)
         try:
-            packed = db.execute(self._q(PACKED % parts), bindings).fetchone()
+            packed = db.execute(self.q(PACKED % parts), bindings).fetchone()
             return decode_rows(packed[0]) if packed else []
         except (apsw.SQLError, msgspec.DecodeError, UnicodeDecodeError):
-            return [salvage(found) for found in db.execute(self._q(f"SELECT {AS_BYTES} {source}"), bindings)]
+            return [salvage(found) for found in db.execute(self.q(f"SELECT {AS_BYTES} {source}"), bindings)]
 
     def _take(self, db: apsw.Connection, worker: str, rows: list[Row], now: int) -> list[Lease]:
-        first = next_fence(db, self._q, len(rows), now, max(row.fence for row in rows))
+        first = next_fence(db, self.q, len(rows), now, max(row.fence for row in rows))
         held_from = first + sum(not row.held for row in rows)
         free, ahead = itertools.count(first), itertools.count(held_from)
         fences = [next(ahead if row.held else free) for row in rows]
         mine = encode([(row.seq, fence) for row, fence in zip(rows, fences, strict=True)]).decode()
-        db.execute(self._q(TAKE), (worker, now, mine, held_from))
+        db.execute(self.q(TAKE), (worker, now, mine, held_from))
         return [
             Lease(
                 row.id,
@@ -387,20 +485,6 @@ class Claimer:
             )
             for row, fence in zip(rows, fences, strict=True)
         ]
-
-
-def bounds_of(
-    db: apsw.Connection,
-    q: Sql,
-    want: Want,
-    shares: Sequence[QueueShare],
-    rows: Sequence[tuple[Any, ...]],
-    steady_now: int,
-) -> Bounds | None:
-    """The bounds of the queues that are claimed from; None where there are none, which costs nothing then."""
-    served = {share.name for share in shares}
-    found = merged((row for row in rows if row[0] in served), want.bounds)
-    return Bounds(db, q, found, steady_now, want) if found else None
 
 
 def less(shares: Sequence[QueueShare], taken: Sequence[Row]) -> list[QueueShare]:

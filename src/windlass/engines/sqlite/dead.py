@@ -13,7 +13,7 @@ import apsw
 import msgspec
 
 from windlass.engines.sqlite.core import SqliteCore
-from windlass.engines.sqlite.enqueue import ADD_QUEUES, guard_bindings
+from windlass.engines.sqlite.enqueue import ADD_QUEUES, forget_markers, guard_bindings
 from windlass.engines.sqlite.inspector import condition
 from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.upkeep import dead_keep, forget
@@ -65,12 +65,12 @@ class SqliteDead(SqliteCore):
     """The part of the Inspector that is about dead jobs."""
 
     def count(self, where: JobFilter) -> int:
-        clause, bindings = condition(where)
+        clause, bindings = condition(where, self._clock.wall_ms())
         found = self._ask(lambda db: db.execute(f"{self._q(COUNT)} {clause}", bindings).fetchone())
         return int(str(found[0])) if found else 0
 
     def groups(self, where: JobFilter, limit: int) -> list[GroupRow]:
-        clause, bindings = condition(where)
+        clause, bindings = condition(where, self._clock.wall_ms())
         sql = self._q(GROUPS).format(condition=clause)
         rows = self._ask(lambda db: db.execute(sql, (*bindings, limit)).fetchall())
         return [
@@ -106,7 +106,12 @@ class SqliteDead(SqliteCore):
 
     def amend(self, death: LeaseRef, payload: str, guards: tuple[Guard, ...], unique: UniqueKey | None) -> bool:
         bindings = (payload, *guard_bindings(guards, unique), death.id, death.fence)
-        return self._write(lambda db: self._changes(db, AMEND, bindings), durable=True)
+
+        def write(db: apsw.Connection) -> bool:
+            forget_markers(db, self._q, [guards], self._clock.wall_ms())
+            return self._changes(db, AMEND, bindings)
+
+        return self._write(write, durable=True)
 
     def discard(self, deaths: Sequence[LeaseRef], *, trimmed: bool = False) -> list[bool]:
         def write(db: apsw.Connection) -> list[bool]:
@@ -127,6 +132,7 @@ class SqliteDead(SqliteCore):
 
         def write(db: apsw.Connection) -> list[bool]:
             db.execute(self._q(ADD_QUEUES), (encode(list({row.queue for row in rows})).decode(),))
+            forget_markers(db, self._q, (row.guards for row in rows), now)
             stored = []
             for row in rows:
                 db.execute(self._q(UNBURY), (row.id,))

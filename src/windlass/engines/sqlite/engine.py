@@ -18,6 +18,7 @@ from windlass.engines.sqlite.coordinator import SqliteCoordinator
 from windlass.engines.sqlite.dead import SqliteDead
 from windlass.engines.sqlite.documents import SqliteDocuments
 from windlass.engines.sqlite.enqueue import insert
+from windlass.engines.sqlite.names import unneeded_names
 from windlass.engines.sqlite.settle import report, settle
 from windlass.model import (
     Buried,
@@ -54,7 +55,7 @@ class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
             return []
 
         def write(db: apsw.Connection) -> list[Placed]:
-            return insert(db, self._q, jobs, self._clock.wall_ms())
+            return insert(db, self._q, jobs, self._clock.wall_ms(), self._rules)
 
         durable = any(job.durable is not False for job in jobs)
         placed = self._write(write, durable=durable)
@@ -129,13 +130,17 @@ class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
 
     def maintain(self, rules: Rules, budget: int) -> Upkeep:
         def write(db: apsw.Connection) -> tuple[Upkeep, int]:
-            clock = self._clock
             self._steady.start(db)
             steady = self._steady.now(db)
             mended = self._mender.look_on(db, budget)
-            done = upkeep.maintain(db, self._q, rules, budget, self._boot, clock.boot_ms(), clock.wall_ms(), steady)
-            return done, mended
+            return (
+                upkeep.maintain(db, self._q, rules, budget, self._boot, clock.boot_ms(), now, steady, names),
+                mended,
+            )
 
+        clock = self._clock
+        now = clock.wall_ms()
+        names = self._ask(lambda db: unneeded_names(db, self._q, now))
         done, mended = self._write(write, durable=False)
         if done.promoted or done.recovered or mended:
             self._ready.touch()

@@ -7,7 +7,7 @@ keys, is taken apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import apsw
@@ -17,10 +17,11 @@ from windlass.engines.sqlite.flow import count_flow
 from windlass.engines.sqlite.guards import encode_stored
 from windlass.engines.sqlite.schema import SLOT_CODES, Sql
 from windlass.engines.sqlite.totals import add_total
+from windlass.engines.sqlite.upkeep import lapse
 from windlass.errors import Duplicate
-from windlass.model import WAITING, Gates, Guard, NewJob, Placed, State, UniqueKey
+from windlass.model import WAITING, Gates, Guard, NewJob, Placed, Rules, State, UniqueKey
 
-__all__ = ["ADD_QUEUES", "guard_bindings", "insert"]
+__all__ = ["ADD_QUEUES", "forget_markers", "guard_bindings", "insert"]
 
 INSERT: Final = """
 INSERT INTO "windlass_jobs" (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts,
@@ -66,7 +67,8 @@ DELETE FROM "windlass_once" WHERE key IN (SELECT value FROM json_each(?)) AND un
     AND NOT EXISTS (SELECT 1 FROM "windlass_jobs" WHERE once_key = "windlass_once".key AND state != 'done')
 """
 ADD_QUEUES: Final = """
-INSERT INTO "windlass_queues" (name) SELECT value FROM json_each(?) WHERE true ON CONFLICT (name) DO NOTHING
+INSERT INTO "windlass_queues" (name) SELECT value FROM json_each(?) WHERE true
+ON CONFLICT (name) DO UPDATE SET idle_since = NULL WHERE idle_since IS NOT NULL
 """
 TOMBSTONES: Final = """
 SELECT id FROM "windlass_tombstones" WHERE until > ? AND id IN (SELECT value FROM json_each(?))
@@ -127,18 +129,18 @@ def once_key(guards: tuple[Guard, ...]) -> str | None:
     return next((guard.key for guard in guards if guard.kind is Gates.ONCE), None)
 
 
-def insert(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int) -> list[Placed]:
+def insert(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int, rules: Rules) -> list[Placed]:
     """Store jobs inside the caller's write transaction, in order; say which were duplicates."""
     db.execute(q(ADD_QUEUES), (encode(list({job.queue for job in jobs})).decode(),))
     buried = tombstones(db, q, jobs, now)
     guarded = any(job.guards or job.unique for job in jobs)
     sql, bindings = (q(INSERT_GUARDED), guarded_row) if guarded else (q(INSERT), row)
-    if guarded and (keys := [key for job in jobs if (key := once_key(job.guards)) is not None]):
-        db.execute(q(FORGET_MARKERS), (encode(keys).decode(), now))
+    if guarded:
+        forget_markers(db, q, (job.guards for job in jobs), now)
     apart = buried or len({job.id for job in jobs}) < len(jobs) or (guarded and any(job.unique for job in jobs))
     placed: list[Placed]
     if len(jobs) == 1:
-        placed = one_by_one(db, q, sql, bindings, jobs, now, buried)
+        placed = one_by_one(db, q, sql, bindings, jobs, now, rules, buried)
     else:
         before = db.total_changes()
         db.execute("SAVEPOINT batch")
@@ -149,7 +151,7 @@ def insert(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int) -> lis
                 placed = [Placed(job.id) for job in jobs]
             else:
                 db.execute("ROLLBACK TO batch")
-                placed = one_by_one(db, q, sql, bindings, jobs, now, buried)
+                placed = one_by_one(db, q, sql, bindings, jobs, now, rules, buried)
         except Duplicate:  # any other error ends the whole transaction, and a full disk has ended it already
             db.execute("ROLLBACK TO batch")
             db.execute("RELEASE batch")
@@ -161,6 +163,12 @@ def insert(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int) -> lis
     return placed
 
 
+def forget_markers(db: apsw.Connection, q: Sql, guards: Iterable[tuple[Guard, ...]], now: int) -> None:
+    """Forget the Once markers whose time is over, before jobs with these guards carry their keys."""
+    if keys := [key for each in guards if (key := once_key(each)) is not None]:
+        db.execute(q(FORGET_MARKERS), (encode(keys).decode(), now))
+
+
 def one_by_one(
     db: apsw.Connection,
     q: Sql,
@@ -168,6 +176,7 @@ def one_by_one(
     bindings: Callable[[NewJob, int], tuple[object, ...]],
     jobs: Sequence[NewJob],
     now: int,
+    rules: Rules,
     buried: set[str],
 ) -> list[Placed]:
     """Insert each job for itself and see whether its id and its unique key were free."""
@@ -176,11 +185,14 @@ def one_by_one(
         if job.id in buried:
             placed.append(Placed(job.id, duplicate=True))
             continue
-        if job.unique is not None and (other := taken(db, q, job, job.unique, now)) is not None:
+        if job.unique is not None and (other := taken(db, q, job, job.unique, now, rules)) is not None:
             placed.append(other)
             continue
         db.execute(sql, bindings(job, now))
         fresh = db.changes() > 0
+        if not fresh and lapse(db, q, [job.id], rules, now) and not tombstones(db, q, [job], now):
+            db.execute(sql, bindings(job, now))
+            fresh = db.changes() > 0
         if fresh and job.unique is not None:
             take_key(db, q, job, job.unique, now)
         placed.append(Placed(job.id, duplicate=not fresh))
@@ -198,13 +210,15 @@ def take_key(db: apsw.Connection, q: Sql, job: NewJob, unique: UniqueKey, now: i
     db.execute(q(TAKE_KEY), (unique.key, job.id, unique.until, expires))
 
 
-def taken(db: apsw.Connection, q: Sql, job: NewJob, unique: UniqueKey, now: int) -> Placed | None:
+def taken(db: apsw.Connection, q: Sql, job: NewJob, unique: UniqueKey, now: int, rules: Rules) -> Placed | None:
     """Settle the conflict of a job whose key is taken; None when the job is to be stored. Raises Duplicate."""
     found = db.execute(q(HOLDER), (unique.key,)).fetchone()
     if found is None or (found[2] is not None and found[2] <= now):
         return None
     holder, behind = str(found[0]), found[1]
-    if db.execute(q(STATE_OF), (job.id,)).fetchone() is not None:
+    if lapse(db, q, [holder], rules, now):  # it has expired, so its key is free, or that of the one behind it
+        return taken(db, q, job, unique, now, rules)
+    if db.execute(q(STATE_OF), (job.id,)).fetchone() is not None and not lapse(db, q, [job.id], rules, now):
         return Placed(job.id, duplicate=True)
     if unique.rule == "return":
         return Placed(holder, duplicate=True)

@@ -1,6 +1,6 @@
 """What comes into each queue and what is claimed from it, counted in steps of ten seconds.
 
-Rates, and the advice on how many workers are needed, are made of these. One small write for each queue of a batch,
+Rates, and the advice on how many workers are needed, are made of these. One write for a batch,
 inside the batch's own transaction; upkeep forgets what is older than anybody may ask for.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import apsw
+import msgspec
 
 from windlass.engines.sqlite.schema import Sql
 from windlass.model import QueueFlow
@@ -21,24 +22,26 @@ STEP_MS: Final = 10_000
 KEEP_MS: Final = 130_000  # two minutes, and the step that has begun before them
 
 COUNT: Final = """
-INSERT INTO "windlass_flow" (queue, step, arrived, claimed) VALUES (?, ?, ?, ?)
-ON CONFLICT (queue, step) DO UPDATE SET arrived = arrived + excluded.arrived, claimed = claimed + excluded.claimed
+INSERT INTO "windlass_flow" (step, queue, arrived, claimed)
+SELECT ?1, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?2) WHERE true
+ON CONFLICT (step, queue) DO UPDATE SET arrived = arrived + excluded.arrived, claimed = claimed + excluded.claimed
 """
 READ: Final = """
 SELECT queue, sum(arrived), sum(claimed) FROM "windlass_flow" WHERE step >= ? GROUP BY queue ORDER BY queue
 """
 FORGET: Final = 'DELETE FROM "windlass_flow" WHERE step < ?'
 
+encode = msgspec.json.Encoder().encode
+
 
 def count_flow(
     db: apsw.Connection, q: Sql, now: int, *, arrived: Sequence[str] = (), claimed: Sequence[str] = ()
 ) -> None:
     """Count jobs, each given as the name of its queue."""
-    step = now // STEP_MS
-    for queue, count in Counter(arrived).items():
-        db.execute(q(COUNT), (queue, step, count, 0))
-    for queue, count in Counter(claimed).items():
-        db.execute(q(COUNT), (queue, step, 0, count))
+    rows = [(queue, count, 0) for queue, count in Counter(arrived).items()]
+    rows += [(queue, 0, count) for queue, count in Counter(claimed).items()]
+    if rows:
+        db.execute(q(COUNT), (now // STEP_MS, encode(rows).decode()))
 
 
 def read_flow(db: apsw.Connection, q: Sql, now: int, window_ms: int) -> list[QueueFlow]:

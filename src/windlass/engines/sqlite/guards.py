@@ -11,7 +11,7 @@ write transaction, so what it has counted stays true until it has written what i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from math import ceil
 from typing import Final
@@ -236,8 +236,11 @@ class Judge:
 
     # -- gates whose waiters may go on --
 
-    def let_on(self, queues: Sequence[str], slots: Sequence[int], limit: int) -> None:
-        """Put waiters of gates that may have opened back to their place, no more than may pass."""
+    def let_on(self, queues_at: Callable[[str], Iterable[Sequence[str]]], slots: Sequence[int], limit: int) -> None:
+        """Put waiters of gates that may have opened back to their place, no more than may pass.
+
+        Those of the kinds in ``slots``, in the queues that ``queues_at`` gives for a gate, some at a time.
+        """
         db, q = self._db, self._q
         due: list[str] = []
         for gate, at in db.execute(q(GATES), (GATES_MAX,)):
@@ -247,7 +250,7 @@ class Judge:
             due.append(str(gate))
         if not due:
             return
-        served, kinds = encode(list(queues)).decode(), encode(list(slots)).decode()
+        kinds = encode(list(slots)).decode()
         for gate in due:
             self._visited.append(gate)
             guard = self._waiting_for(gate)
@@ -257,8 +260,13 @@ class Judge:
             free = min(allowed, limit)
             if allowed > limit:
                 self._generous.add(gate)
-            if free > 0:
-                self._let_on += [int(seq) for (seq,) in db.execute(q(LET_ON), (gate, served, free, kinds))]
+            for queues in queues_at(gate) if free > 0 else ():
+                served = encode(queues).decode()
+                found = [int(seq) for (seq,) in db.execute(q(LET_ON), (gate, served, free, kinds))]
+                self._let_on += found
+                free -= len(found)
+                if free <= 0:
+                    break
 
     def _waiting_for(self, gate: str) -> Stored | None:
         """The guard of a gate, as its first waiter has it; None when nobody waits."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 import apsw
 import msgspec
 
+from windlass import caps
 from windlass.engines.base import REPAIR, Finding
 from windlass.engines.damage import made, whole
 from windlass.engines.sqlite.bounds import merged, meter_of, set_limit, set_rate
@@ -37,6 +38,7 @@ from windlass.model import (
     WorkerInfo,
     WorkerRow,
 )
+from windlass.units import shown, whole_number
 
 __all__ = ["SqliteInspector"]
 
@@ -64,7 +66,11 @@ READY_ALONE: Final = """
 SELECT queue, count(*), min(run_at) FROM "windlass_jobs" WHERE state = 'ready' AND crashes >= 2 AND purge_at IS NULL
 GROUP BY queue
 """
-DUE: Final = "SELECT queue, count(*), 0 FROM \"windlass_jobs\" WHERE state = 'scheduled' GROUP BY queue"
+# One that has come due is ready, also before a claim or a sweep has written that down.
+DUE: Final = """
+SELECT queue, sum(run_at > ?1), sum(run_at <= ?1), min(run_at) FROM "windlass_jobs" WHERE state = 'scheduled'
+GROUP BY queue
+"""
 RUNNING: Final = "SELECT queue, count(*), count(held) FROM \"windlass_jobs\" WHERE state = 'running' GROUP BY queue"
 WORKERS: Final = """
 SELECT info, beat_at, lease_until, boot, control, (SELECT count(*) FROM "windlass_jobs" WHERE state = 'running'
@@ -74,7 +80,8 @@ COUNTS: Final = """
 SELECT 'ready', count(*) FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2
 UNION ALL SELECT 'ready', count(*) FROM "windlass_jobs" WHERE state = 'ready' AND crashes >= 2 AND purge_at IS NULL
 UNION ALL SELECT 'blocked', count(*) FROM "windlass_jobs" WHERE state = 'blocked'
-UNION ALL SELECT 'scheduled', count(*) FROM "windlass_jobs" WHERE state = 'scheduled'
+UNION ALL SELECT 'ready', count(*) FROM "windlass_jobs" WHERE state = 'scheduled' AND run_at <= ?1
+UNION ALL SELECT 'scheduled', count(*) FROM "windlass_jobs" WHERE state = 'scheduled' AND run_at > ?1
 UNION ALL SELECT 'running', count(*) FROM "windlass_jobs" WHERE state = 'running'
 UNION ALL SELECT 'held', count(held) FROM "windlass_jobs" WHERE state = 'running'
 UNION ALL SELECT state, count(*) FROM "windlass_jobs" WHERE purge_at IS NOT NULL GROUP BY state
@@ -83,7 +90,7 @@ TOTALS: Final = 'SELECT name, value FROM "windlass_totals"'
 TOTAL_NAMES: Final = ("enqueued", "done", "retried", "dead", "cancelled", "stale", "recovered", "crashed", "trimmed")
 
 REASON_OF: Final = 'SELECT reason FROM "windlass_jobs" WHERE id = ?'
-STATE_OF: Final = 'SELECT state FROM "windlass_jobs" WHERE id = ?'
+STATE_OF: Final = 'SELECT state, run_at FROM "windlass_jobs" WHERE id = ?'
 CANCEL_WAITING: Final = """
 UPDATE "windlass_jobs" SET state = 'cancelled', reason = 'cancelled', finished_at = ?2, purge_at = ?2 + ?3
 WHERE id = ?1 AND state IN ('ready', 'scheduled', 'blocked')
@@ -94,7 +101,7 @@ UPDATE "windlass_jobs" SET state = 'ready', run_at = ?2, place = ?2 + shift, att
     interruptions = 0, snoozes = 0, recoveries = 0, retrying_since = NULL, cancel = 0, reason = NULL, result = NULL,
     finished_at = NULL, purge_at = NULL, expires_at = ?2 + expires_ms,
     error_type = NULL, fingerprint = NULL, frame = NULL
-WHERE id = ?1 AND state IN ('dead', 'cancelled', 'scheduled')
+WHERE id = ?1 AND (state IN ('dead', 'cancelled') OR (state = 'scheduled' AND run_at > ?2))
 """
 DELETE: Final = "DELETE FROM \"windlass_jobs\" WHERE id = ? AND state != 'running'"
 CLEAR: Final = """
@@ -103,7 +110,8 @@ DELETE FROM "windlass_jobs" WHERE seq IN (SELECT seq FROM "windlass_jobs"
 """
 PAUSE: Final = """
 INSERT INTO "windlass_queues" (name, paused, reason, until, who) VALUES (?, 1, ?, ?, ?)
-ON CONFLICT (name) DO UPDATE SET paused = 1, reason = excluded.reason, until = excluded.until, who = excluded.who
+ON CONFLICT (name) DO UPDATE SET paused = 1, reason = excluded.reason, until = excluded.until, who = excluded.who,
+    idle_since = NULL
 """
 ASK_WORKERS: Final = """
 UPDATE "windlass_workers" SET control = CASE WHEN control IS NULL THEN json_array(?2)
@@ -126,12 +134,13 @@ class SqliteInspector(SqliteCore):
     """The Inspector half of the engine."""
 
     def job(self, job_id: str) -> JobRow | None:
-        sql = self._q(ROW) + "id = ?"
-        rows = self._ask(lambda db: [to_row(found) for found in db.execute(sql, (job_id,))])
+        sql, now = self._q(ROW) + "id = ?", self._clock.wall_ms()
+        rows = self._ask(lambda db: [to_row(found, now) for found in db.execute(sql, (job_id,))])
         return rows[0] if rows else None
 
     def jobs(self, where: JobFilter, cursor: str | None, limit: int) -> tuple[list[JobRow], str | None]:
-        clause, bindings = condition(where)
+        now = self._clock.wall_ms()
+        clause, bindings = condition(where, now)
         if cursor is not None:
             clause, bindings = f"{clause} AND seq < ?", [*bindings, parse_cursor(cursor)]
         sql = f"{self._q(ROW)} {clause} ORDER BY seq DESC LIMIT ?"
@@ -139,7 +148,7 @@ class SqliteInspector(SqliteCore):
         def ask(db: apsw.Connection) -> tuple[list[JobRow], str | None]:
             rows = db.execute(sql, (*bindings, limit + 1)).fetchall()
             more = str(rows[limit - 1][-1]) if len(rows) > limit else None
-            return [to_row(row) for row in rows[:limit]], more
+            return [to_row(row, now) for row in rows[:limit]], more
 
         return self._ask(ask)
 
@@ -151,7 +160,12 @@ class SqliteInspector(SqliteCore):
             for queue, count, oldest in (*db.execute(self._q(READY)), *db.execute(self._q(READY_ALONE))):
                 have, since = ready.get(queue, (0, now))
                 ready[queue] = (have + count, min(since, oldest))
-            due = {queue: count for queue, count, _ in db.execute(self._q(DUE))}
+            scheduled: dict[str, int] = {}
+            for queue, later, came, oldest in db.execute(self._q(DUE), (now,)):
+                scheduled[queue] = later
+                if came:
+                    have, since = ready.get(queue, (0, now))
+                    ready[queue] = (have + came, min(since, oldest))
             leased = {queue: (count - ahead, ahead) for queue, count, ahead in db.execute(self._q(RUNNING))}
             found: list[tuple[Any, ...]] = list(db.execute(self._q(QUEUES)))
             bound = merged(((row[0], *row[5:]) for row in found), bounds)
@@ -166,7 +180,7 @@ class SqliteInspector(SqliteCore):
                         QueueRow,
                         name=name,
                         ready=count,
-                        scheduled=due.get(name, 0),
+                        scheduled=scheduled.get(name, 0),
                         running=runs,
                         latency_ms=max(0, now - since),
                         paused=stopped,
@@ -208,8 +222,10 @@ class SqliteInspector(SqliteCore):
             f"total_{name}": 0 for name in TOTAL_NAMES
         }
 
+        now = self._clock.wall_ms()
+
         def ask(db: apsw.Connection) -> None:
-            for state, count in db.execute(self._q(COUNTS)):
+            for state, count in db.execute(self._q(COUNTS), (now,)):
                 found[state] = found.get(state, 0) + count
             for name, value in db.execute(self._q(TOTALS)):
                 found[f"total_{name}"] = whole(value)
@@ -234,7 +250,7 @@ class SqliteInspector(SqliteCore):
         found = db.execute(q(STATE_OF), (job_id,)).fetchone()
         if found is None:
             return Moved(job_id, None, applied=False)
-        state = State(found[0])
+        state = state_at(found[0], found[1], now)
         match action:
             case Action.CANCEL:
                 db.execute(q(CANCEL_WAITING), (job_id, now, self._rules.keep_done_ms))
@@ -345,11 +361,15 @@ class SqliteInspector(SqliteCore):
         return Finding("orphans", "warning", f"{what}; {released} released just now")
 
 
-def condition(where: JobFilter) -> tuple[str, list[object]]:
+def condition(where: JobFilter, now: int) -> tuple[str, list[object]]:
     """The SQL condition of a filter, and its bindings."""
     # The state is written out: a partial index is of no use to a condition that is known only when it is run.
     clauses = ["true" if where.state is None else f"state = '{where.state.value}'"]
     bindings: list[object] = []
+    if where.state is State.READY:
+        clauses, bindings = ["(state = 'ready' OR (state = 'scheduled' AND run_at <= ?))"], [now]
+    elif where.state is State.SCHEDULED:
+        clauses, bindings = ["state = 'scheduled' AND run_at > ?"], [now]
     with translated(None):
         ids = None if where.ids is None else encode(where.ids).decode()
     for clause, value in (
@@ -372,15 +392,21 @@ def condition(where: JobFilter) -> tuple[str, list[object]]:
 
 def parse_cursor(cursor: str) -> int:
     """The place a page cursor stands for."""
-    try:
-        return int(cursor)
-    except ValueError:
-        raise ConfigError(f"{cursor!r} is not a page cursor: pass the 'next' of the page before") from None
+    if (place := whole_number(cursor, caps.NUMBER)) is None:
+        raise ConfigError(f"{shown(cursor)} is not a page cursor: pass the 'next' of the page before")
+    return place
 
 
-def to_row(found: tuple[object, ...]) -> JobRow:
+def state_at(stored: object, run_at: object, now: int) -> State:
+    """The state of a job: what is stored, but a scheduled one that has come due is ready."""
+    state = State(str(stored))
+    return State.READY if state is State.SCHEDULED and int(str(run_at)) <= now else state
+
+
+def to_row(found: tuple[object, ...], now: int) -> JobRow:
     """A JobRow of one line of ROW. Raises ValidationError where it is not sound."""
     values = list(found[:-1])
+    values[3] = state_at(values[3], values[10], now)
     values[19] = read_tags(values[19])
     values[24] = bool(values[24])
     values[30] = bool(values[30])

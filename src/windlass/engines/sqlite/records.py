@@ -245,6 +245,7 @@ OTHERS: Final = (
             Column("rate", Annotated[int, Meta(ge=1, le=2**53)] | None, None),
             Column("per_ms", Annotated[int, Meta(ge=1, le=2**53)] | None, None),
             Column("held_back", Literal[0, 1, 2], 0),
+            Column("idle_since", Instant | None, None),
         ),
     ),
     Table(
@@ -303,7 +304,7 @@ OTHERS: Final = (
 )  # fmt: skip
 TABLES: Final = (JOBS, *OTHERS)
 KEYS: Final = {  # of more than one column
-    "flow": "queue, step",
+    "flow": "step, queue",
     "holds": "seq, gate",
     "rates": "gate, at",
     "line": "key, ticket",

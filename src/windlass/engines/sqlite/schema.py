@@ -14,12 +14,18 @@ from typing import Final
 
 import apsw
 
+from windlass import caps
 from windlass.errors import EngineUnusable
 from windlass.model import Slot
 
-__all__ = ["SLOTS", "SLOT_CODES", "VERSION", "Sql", "migrate"]
+__all__ = ["HISTORY", "SLOTS", "SLOT_CODES", "VERSION", "Sql", "migrate"]
 
 FOREVER: Final = 9_000_000_000_000_000  # a purge_at that never comes; under 2**53
+
+# The errors of a job, with room for one more: of a very long history the errors behind the first one go, two for each
+# that comes, so that a job that fails for weeks never grows beyond what a row can hold.
+HISTORY: Final = f"""CASE WHEN length(errors) > {caps.HISTORY} THEN json_remove(errors, '$[1]', '$[1]')
+                    ELSE coalesce(errors, '[]') END"""
 
 SLOTS: Final = (None, Slot.THREAD, Slot.LOOP)  # what the column ``slot`` counts
 SLOT_CODES: Final = {slot: code for code, slot in enumerate(SLOTS)}
@@ -281,9 +287,35 @@ MIGRATIONS: Final = (
     DROP INDEX "windlass_jobs_held";
     CREATE INDEX "windlass_jobs_held" ON "windlass_jobs" (worker, cancel, queue, held) WHERE state = 'running';
     """,
+    # A count of ended records passes over those that are promised to stay longer than all, without reading them.
+    """
+    DROP INDEX "windlass_jobs_ended";
+    CREATE INDEX "windlass_jobs_ended" ON "windlass_jobs" (state, queue, purge_at, finished_at)
+        WHERE purge_at IS NOT NULL;
+    -- Neither a claim nor the upkeep may cost what names there are.
+    ALTER TABLE "windlass_queues" ADD COLUMN idle_since INTEGER;  -- wall-clock ms: nothing has needed the name since
+    CREATE INDEX "windlass_queues_set" ON "windlass_queues" (name)
+        WHERE paused != 0 OR most IS NOT NULL OR rate IS NOT NULL OR held_back != 0;
+    CREATE INDEX "windlass_queues_idle" ON "windlass_queues" (idle_since) WHERE idle_since IS NOT NULL;
+    DROP TABLE "windlass_flow";
+    CREATE TABLE "windlass_flow" (           -- of two minutes
+        step    INTEGER NOT NULL,            -- wall-clock time in steps of ten seconds
+        queue   TEXT NOT NULL,
+        arrived INTEGER NOT NULL,
+        claimed INTEGER NOT NULL,
+        PRIMARY KEY (step, queue)
+    ) WITHOUT ROWID;
+    -- A dead job keeps no name; one that is made ready again (see windlass_jobs_unique_again) brings it back.
+    CREATE TRIGGER "windlass_jobs_queue_again" AFTER UPDATE OF expires_at ON "windlass_jobs"
+    WHEN OLD.purge_at IS NOT NULL AND NEW.purge_at IS NULL
+    BEGIN
+        INSERT INTO "windlass_queues" (name) VALUES (NEW.queue)
+            ON CONFLICT (name) DO UPDATE SET idle_since = NULL WHERE idle_since IS NOT NULL;
+    END;
+    """,
 )
 VERSION: Final = len(MIGRATIONS)
-NEWEST: Final = ("jobs", "slot")  # a column that the last of them has made
+NEWEST: Final = ("queues", "idle_since")  # a column that the last of them has made
 VERSION_MAX: Final = 9_999
 
 

@@ -14,7 +14,7 @@ import apsw
 import msgspec
 
 from windlass.engines.sqlite.enqueue import insert
-from windlass.engines.sqlite.schema import FOREVER, SLOT_CODES, Sql
+from windlass.engines.sqlite.schema import FOREVER, HISTORY, SLOT_CODES, Sql
 from windlass.engines.sqlite.totals import add_total
 from windlass.model import Kind, NewJob, Outcome, Progress, Rules, Settled, State
 
@@ -31,7 +31,7 @@ FROM (SELECT value ->> 0 AS id, value ->> 1 AS fence, value ->> 2 AS keep, value
 WHERE "windlass_jobs".id = ended.id AND "windlass_jobs".fence = ended.fence AND "windlass_jobs".state = 'running'
 """
 # Every other end. A cancel that was asked for while it ran wins over another run.
-ENDED: Final = """
+ENDED: Final = f"""
 UPDATE "windlass_jobs" SET
     state = CASE WHEN cancel AND ended.again THEN 'cancelled' ELSE ended.state END,
     reason = CASE WHEN cancel AND ended.again THEN 'cancelled' ELSE ended.reason END,
@@ -44,7 +44,7 @@ UPDATE "windlass_jobs" SET
     run_at = coalesce(ended.run_at, "windlass_jobs".run_at),
     place = coalesce(ended.run_at + shift, place),
     errors = CASE WHEN ended.error IS NULL THEN errors
-                  ELSE json_insert(coalesce(errors, '[]'), '$[#]', json(ended.error)) END,
+                  ELSE json_insert({HISTORY}, '$[#]', json(ended.error)) END,
     result = ended.result,
     error_type = ended.error_type,
     fingerprint = ended.fingerprint,
@@ -107,7 +107,7 @@ def settle(db: apsw.Connection, q: Sql, outcomes: Sequence[Outcome], now: int, r
         if total:
             counts[total] = counts.get(total, 0) + 1
     if then:
-        insert(db, q, then, now)
+        insert(db, q, then, now, rules)
     for name, count in counts.items():
         add_total(db, q, name, count)
     return answers

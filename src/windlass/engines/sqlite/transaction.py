@@ -66,7 +66,7 @@ class SqliteTransactions(SqliteInspector):
         if db is mine.db:
             if not db.in_transaction:
                 raise ConfigError("the transaction of this tx has ended: enqueue inside the `with` block")
-            return insert(db, self._q, jobs, self._clock.wall_ms())
+            return insert(db, self._q, jobs, self._clock.wall_ms(), self._rules)
         if self.path is None or not same_file(db.filename, self.path):
             raise ConfigError(
                 f"connection= is open on {db.filename or ':memory:'}, and the jobs live in {self.info.target}: "
@@ -76,7 +76,7 @@ class SqliteTransactions(SqliteInspector):
             raise ConfigError(
                 "connection= has no open transaction: begin one (BEGIN IMMEDIATE) before you enqueue in it"
             )
-        placed = insert(db, self._q, jobs, self._clock.wall_ms())
+        placed = insert(db, self._q, jobs, self._clock.wall_ms(), self._rules)
         self._touch_after_commit(db)
         return placed
 

@@ -15,14 +15,17 @@ import msgspec
 from windlass.engines.sqlite.claim import promote
 from windlass.engines.sqlite.flow import forget_flow
 from windlass.engines.sqlite.guards import forget_rates
-from windlass.engines.sqlite.schema import FOREVER, Sql
+from windlass.engines.sqlite.names import forget_names, note_idle_names
+from windlass.engines.sqlite.schema import FOREVER, HISTORY, Sql
 from windlass.engines.sqlite.totals import add_total
 from windlass.fingerprint import INTERRUPTED, POISON
 from windlass.model import Buried, Heartbeat, JobError, LeaseRef, Rules, Upkeep, WorkerInfo
 
-__all__ = ["bury", "dead_keep", "depart", "extend", "forget", "maintain"]
+__all__ = ["bury", "dead_keep", "depart", "extend", "forget", "lapse", "maintain"]
 
 encode = msgspec.json.Encoder().encode
+ENDED_STATES: Final = ("done", "cancelled", "dead")
+QUEUES_MAX: Final = 1_000  # queues whose ended jobs one step looks at
 MARKER_LOOK_MS: Final = 3_600_000
 LOCK_KEPT_MS: Final = 3_600_000  # how long a lock that nobody took is kept after its lease
 
@@ -40,7 +43,7 @@ SELECT json_group_array(json_array(id, fence, cancel)) FROM "windlass_jobs" WHER
 FORGET_WORKER: Final = 'DELETE FROM "windlass_workers" WHERE id = ?'
 
 # An interruption is free until there have been too many; then each costs an attempt, and the last attempt is the end.
-INTERRUPT: Final = """
+INTERRUPT: Final = f"""
 UPDATE "windlass_jobs" SET
     state = CASE WHEN cancel THEN 'cancelled'
                  WHEN interruptions >= ?3 AND attempt + 1 >= max_attempts THEN 'dead' ELSE 'ready' END,
@@ -50,7 +53,7 @@ UPDATE "windlass_jobs" SET
     purge_at = CASE WHEN cancel THEN ?2 + ?5
                     WHEN interruptions >= ?3 AND attempt + 1 >= max_attempts THEN ?2 + ?6 END,
     errors = CASE WHEN interruptions >= ?3
-                  THEN json_insert(coalesce(errors, '[]'), '$[#]', json_set(?4, '$.attempt', attempt + 1, '$.at', ?2))
+                  THEN json_insert({HISTORY}, '$[#]', json_set(?4, '$.attempt', attempt + 1, '$.at', ?2))
                   ELSE errors END,
     attempt = attempt + (interruptions >= ?3),
     interruptions = interruptions + 1,
@@ -60,7 +63,7 @@ UPDATE "windlass_jobs" SET
 WHERE state = 'running' AND worker = ?1 RETURNING id, state
 """
 # A started job of a dead process: first charge at once, from the second alone and later, at the last dead.
-CHARGE: Final = """
+CHARGE: Final = f"""
 UPDATE "windlass_jobs" SET
     state = CASE WHEN cancel THEN 'cancelled' WHEN crashes + 1 >= ?4 THEN 'dead'
                  WHEN crashes >= 1 THEN 'scheduled' ELSE 'ready' END,
@@ -68,7 +71,7 @@ UPDATE "windlass_jobs" SET
     finished_at = CASE WHEN cancel OR crashes + 1 >= ?4 THEN ?2 END,
     purge_at = CASE WHEN cancel THEN ?2 + ?7 WHEN crashes + 1 >= ?4 THEN ?2 + ?8 END,
     run_at = CASE WHEN crashes >= 1 THEN ?2 + min(?11, ?5 << min(crashes - 1, 31)) ELSE run_at END,
-    errors = json_insert(coalesce(errors, '[]'), '$[#]', json_set(?6, '$.attempt', attempt + 1, '$.at', ?2)),
+    errors = json_insert({HISTORY}, '$[#]', json_set(?6, '$.attempt', attempt + 1, '$.at', ?2)),
     crashes = crashes + 1,
     error_type = CASE WHEN NOT cancel AND crashes + 1 >= ?4 THEN ?9 END,
     fingerprint = CASE WHEN NOT cancel AND crashes + 1 >= ?4 THEN ?10 END,
@@ -92,13 +95,43 @@ UPDATE "windlass_jobs" SET state = 'cancelled', reason = 'expired', finished_at 
 WHERE seq IN (SELECT seq FROM "windlass_jobs" WHERE expires_at <= ?1 AND purge_at IS NULL
               AND state IN ('ready', 'scheduled', 'blocked') LIMIT ?3)
 """
-QUEUE_NAMES: Final = 'SELECT name FROM "windlass_queues"'
+EXPIRE_THESE: Final = """
+UPDATE "windlass_jobs" SET state = 'cancelled', reason = 'expired', finished_at = ?1, purge_at = ?1 + ?2
+WHERE id IN (SELECT value FROM json_each(?3)) AND expires_at <= ?1 AND purge_at IS NULL
+    AND state IN ('ready', 'scheduled', 'blocked')
+"""
+PAST_AGE: Final = """
+SELECT seq FROM "windlass_jobs" WHERE id IN (SELECT value FROM json_each(?)) AND state IN ('done', 'cancelled')
+    AND purge_at <= ?
+"""
+# How far the steps have come that look at a part of what there is: a state and a queue of ended jobs, a queue name.
+SWEPT: Final = "SELECT value FROM \"windlass_meta\" WHERE key = 'swept'"
+SET_SWEPT: Final = "INSERT OR REPLACE INTO \"windlass_meta\" (key, value) VALUES ('swept', ?)"
+# The queues that have ended jobs in a state, found by steps through their index: how many, the last one, and those
+# whose oldest record is over its age or that have more than so many. In hex, for a damaged file may hold no text.
+ENDED_QUEUES: Final = """
+WITH RECURSIVE ended(met) AS (
+    SELECT (SELECT queue FROM "windlass_jobs" WHERE state = :state AND purge_at IS NOT NULL
+              AND queue > CAST(:after AS TEXT) AND queue < x'' ORDER BY queue LIMIT 1)
+    UNION ALL
+    SELECT (SELECT queue FROM "windlass_jobs" WHERE state = :state AND purge_at IS NOT NULL AND queue > met
+              AND queue < x'' ORDER BY queue LIMIT 1)
+    FROM ended WHERE met IS NOT NULL)
+SELECT count(*), hex(max(met)), json_group_array(hex(met)) FILTER (WHERE
+    (SELECT purge_at FROM "windlass_jobs" WHERE state = :state AND purge_at IS NOT NULL AND queue = met
+     ORDER BY purge_at LIMIT 1) <= :now
+    OR :keep IS NOT NULL AND (SELECT 1 FROM "windlass_jobs" WHERE state = :state AND purge_at IS NOT NULL
+        AND queue = met LIMIT 1 OFFSET :keep))
+FROM (SELECT met FROM ended WHERE met IS NOT NULL LIMIT :most)
+"""
 OVER_AGE: Final = """
 SELECT seq FROM "windlass_jobs" WHERE state = ? AND queue = ? AND purge_at <= ? ORDER BY purge_at LIMIT ?
 """
+# What was promised to stay longer than all records do is neither counted nor trimmed.
 OVER_COUNT: Final = """
-SELECT seq FROM "windlass_jobs" WHERE state = ? AND queue = ? AND purge_at IS NOT NULL
-ORDER BY purge_at DESC, seq DESC LIMIT ? OFFSET ?
+SELECT seq FROM "windlass_jobs"
+WHERE state = ?1 AND queue = ?2 AND purge_at IS NOT NULL AND purge_at - finished_at <= ?3
+ORDER BY purge_at DESC, finished_at DESC, seq DESC LIMIT ?4 OFFSET ?5
 """
 DEAD_OVER_COUNT: Final = """
 SELECT seq FROM "windlass_jobs" WHERE state = 'dead' AND purge_at IS NOT NULL
@@ -122,6 +155,7 @@ DELETE FROM "windlass_unique" WHERE key IN (SELECT key FROM "windlass_unique" WH
 # People see for a while that a holder was late. A line is short, and so is this table.
 FORGET_LOCKS: Final = 'DELETE FROM "windlass_locks" WHERE until <= ?'
 FORGET_LINE: Final = 'DELETE FROM "windlass_line" WHERE until <= ?'
+FORGET_PROBES: Final = 'DELETE FROM "windlass_probes" WHERE until <= ?'
 # A Once marker past its time stays while a record carries its key; such a one is looked at again an hour later.
 KEEP_MARKERS: Final = """
 UPDATE "windlass_once" SET look = ?1 + ?2 WHERE key IN (
@@ -256,9 +290,17 @@ def dead_keep(rules: Rules) -> int:
 
 
 def maintain(
-    db: apsw.Connection, q: Sql, rules: Rules, budget: int, boot: str, boot_now: int, now: int, steady_now: int
+    db: apsw.Connection,
+    q: Sql,
+    rules: Rules,
+    budget: int,
+    boot: str,
+    boot_now: int,
+    now: int,
+    steady_now: int,
+    names: tuple[Sequence[str], Sequence[str]],
 ) -> Upkeep:
-    """One bounded step inside the caller's write transaction."""
+    """One bounded step inside the caller's write transaction. ``names`` are what ``unneeded_names`` gave."""
     promoted, due_in = promote(db, q, now, budget)
     silent = [str(id) for (id,) in db.execute(q(SILENT), (boot, boot_now, budget))]
     gone = silent + [str(id) for (id,) in db.execute(q(OWNERLESS), (budget,))]
@@ -273,7 +315,12 @@ def maintain(
     db.execute(q(EXPIRE), (now, rules.keep_done_ms, budget))
     expired = db.changes()
     add_total(db, q, "cancelled", expired)
-    pruned, trimmed, overdue = prune(db, q, rules, budget, now)
+    forget_names(db, q, *names)
+    before = swept = read_swept(db, q)
+    pruned, trimmed, overdue, swept = prune(db, q, rules, budget, now, swept)
+    swept = Swept(swept.state, swept.queue, note_idle_names(db, q, now, before.name))
+    if swept != before:
+        db.execute(q(SET_SWEPT), (encode(swept).decode(),))
     db.execute(q(FORGET_IDS), (now, budget))
     forgotten = db.changes()
     db.execute(q(FORGET_KEYS), (now, budget))
@@ -284,6 +331,7 @@ def maintain(
     forgotten = max(forgotten, forget_rates(db, q, steady_now, budget))
     db.execute(q(FORGET_LOCKS), (steady_now - LOCK_KEPT_MS,))
     db.execute(q(FORGET_LINE), (steady_now,))
+    db.execute(q(FORGET_PROBES), (steady_now,))
     forget_flow(db, q, now)
     alone = db.execute(q(NEXT_ALONE)).fetchone()
     return Upkeep(
@@ -300,28 +348,91 @@ def maintain(
     )
 
 
+class Swept(msgspec.Struct, array_like=True, frozen=True):
+    """Where the next step begins: behind a queue's ended jobs of a state, and behind a name. Empty: at the first."""
+
+    state: str = ""
+    queue: str = ""  # in hex
+    name: str = ""
+
+
+decode_swept = msgspec.json.Decoder(Swept).decode
+
+
+def read_swept(db: apsw.Connection, q: Sql) -> Swept:
+    """Where this step begins."""
+    found = db.execute(q(SWEPT)).fetchone()
+    return Swept() if found is None else decode_swept(str(found[0]))
+
+
+def ended_queues(
+    db: apsw.Connection, q: Sql, rules: Rules, now: int, swept: Swept
+) -> tuple[list[tuple[str, str]], Swept]:
+    """The states and queues in which ended jobs may be too old or too many, among the next of those; and the last."""
+    found: list[tuple[str, str]] = []
+    room, after = QUEUES_MAX, swept.queue
+    for state in ENDED_STATES[ENDED_STATES.index(swept.state) if swept.state else 0 :]:
+        keep = None if state == "dead" else rules.keep_done_max
+        bindings = {"state": state, "after": bytes.fromhex(after), "now": now, "keep": keep, "most": room}
+        count, last, queues = db.execute(q(ENDED_QUEUES), bindings).fetchall()[0]
+        names = [bytes.fromhex(name) for name in decode_words(str(queues))]
+        found += [(state, name.decode()) for name in names if is_text(name)]
+        room -= int(str(count))
+        if room <= 0:
+            return found, Swept(state, str(last), swept.name)
+        after = ""
+    return found, Swept(name=swept.name)
+
+
 def prune(
-    db: apsw.Connection, q: Sql, rules: Rules, budget: int, now: int
-) -> tuple[int, tuple[str, ...], tuple[LeaseRef, ...]]:
-    """Delete finished records past their age or count; give how many ended, the ids of dead ones, and those held."""
-    queues = [str(name) for (name,) in db.execute(q(QUEUE_NAMES))]
+    db: apsw.Connection, q: Sql, rules: Rules, budget: int, now: int, swept: Swept
+) -> tuple[int, tuple[str, ...], tuple[LeaseRef, ...], Swept]:
+    """Delete finished records past their age or count, from where the last step stopped.
+
+    Gives how many ended, the ids of dead ones, those held, and where the next step begins.
+    """
     seqs: list[int] = []
     dead: list[int] = []
-    for queue in queues:
-        for state in ("done", "cancelled"):
-            seqs += column(db, q(OVER_AGE), (state, queue, now, budget - len(seqs)))
-            if rules.keep_done_max is not None and len(seqs) < budget:
-                seqs += column(db, q(OVER_COUNT), (state, queue, budget - len(seqs), rules.keep_done_max))
-        dead += column(db, q(OVER_AGE), ("dead", queue, now, budget - len(dead)))
+    places, swept = ended_queues(db, q, rules, now, swept)
+    for state, queue in places:
+        if state == "dead":
+            dead += column(db, q(OVER_AGE), (state, queue, now, budget - len(dead)))
+            continue
+        seqs += column(db, q(OVER_AGE), (state, queue, now, budget - len(seqs)))
+        if rules.keep_done_max is not None and len(seqs) < budget:
+            seqs += column(
+                db, q(OVER_COUNT), (state, queue, rules.keep_done_ms, budget - len(seqs), rules.keep_done_max)
+            )
     if rules.dead_max is not None and len(dead) < budget:
         dead += column(db, q(DEAD_OVER_COUNT), (budget - len(dead), rules.dead_max))
     pruned = forget(db, q, list(dict.fromkeys(seqs)), rules, now)
     if rules.dead_held:
         held = db.execute(q(DEATHS), (encode(list(dict.fromkeys(dead))).decode(),))
-        return len(pruned), (), tuple(LeaseRef(str(id), int(str(fence))) for id, fence in held)
+        return len(pruned), (), tuple(LeaseRef(str(id), int(str(fence))) for id, fence in held), swept
     trimmed = forget(db, q, list(dict.fromkeys(dead)), rules, now)
     add_total(db, q, "trimmed", len(trimmed))
-    return len(pruned), tuple(trimmed), ()
+    return len(pruned), tuple(trimmed), (), swept
+
+
+def is_text(raw: bytes) -> bool:
+    """Whether bytes are valid UTF-8."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def lapse(db: apsw.Connection, q: Sql, ids: Sequence[str], rules: Rules, now: int) -> bool:
+    """Make true of some jobs what time has made of them, as a sweep would soon; say whether that changed any.
+
+    One that has expired ends; a record that was to stay until now goes. For who is about to rely on it.
+    """
+    chosen = encode(ids).decode()
+    db.execute(q(EXPIRE_THESE), (now, rules.keep_done_ms, chosen))
+    expired = db.changes()
+    add_total(db, q, "cancelled", expired)
+    return bool(forget(db, q, column(db, q(PAST_AGE), (chosen, now)), rules, now)) or expired > 0
 
 
 def column(db: apsw.Connection, sql: str, bindings: tuple[object, ...]) -> list[int]:

@@ -32,6 +32,7 @@ from windlass.testing.conformance.leases import LeaseSuite
 from windlass.testing.conformance.machine import build_machine
 from windlass.testing.conformance.maintenance import MaintenanceSuite
 from windlass.testing.conformance.payload import PayloadSuite
+from windlass.testing.conformance.queuenames import QueueNameSuite
 from windlass.testing.conformance.settle import SettleSuite
 from windlass.testing.conformance.slots import SlotSuite
 from windlass.testing.conformance.unique import UniqueSuite
@@ -52,6 +53,7 @@ __all__ = [
     "LeaseSuite",
     "MaintenanceSuite",
     "PayloadSuite",
+    "QueueNameSuite",
     "SettleSuite",
     "SlotSuite",
     "UniqueSuite",
@@ -63,6 +65,7 @@ __all__ = [
 class EngineConformance(
     EnqueueSuite,
     ClaimSuite,
+    QueueNameSuite,
     SlotSuite,
     BoundSuite,
     SettleSuite,

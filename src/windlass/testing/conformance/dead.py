@@ -374,6 +374,49 @@ class DeadSuite:
         assert take(store) == []
         assert (row_of(store, "a").state, row_of(store, "a").reason) == (State.DONE, "duplicate of b")
 
+    def test_a_once_marker_whose_time_is_over_does_not_end_a_job_that_is_put_back(self, harness: Harness) -> None:
+        store, pay = harness.engine, Guard(Gates.ONCE, "k", keep_ms=1_000)
+        join(store, lease_ms=10_000_000)
+        keys = {"done": "k", "changed": "x", "back": "y"}
+        store.enqueue(
+            [
+                msgspec.structs.replace(job(i), guards=(msgspec.structs.replace(pay, key=key),))
+                for i, key in keys.items()
+            ]
+        )
+        done, changed, back = take(store)
+        store.settle([ended(done), ended(changed, Kind.DEAD), ended(back, Kind.DEAD)])
+        row = msgspec.structs.replace(row_of(store, "back"), guards=(pay,))
+        store.transition(Action.DELETE, ["back"])
+        harness.clock.advance(2_000)  # and no sweep comes by
+        assert store.restore([row]) == [True]
+        store.transition(Action.RETRY, ["back"])
+        assert [lease.id for lease in take(store)] == ["back"]
+        store.transition(Action.DELETE, ["done"])
+        death = LeaseRef("changed", changed.fence)
+        assert store.amend(death, "[1,[2],{}]", (pay,), None)
+        assert store.redrive([death]) == [True]
+        assert take(store) == []  # it waits for the one that runs with its key
+        assert state_of(store, "changed") is State.BLOCKED
+
+    def test_a_once_marker_stays_while_a_dead_job_carries_its_key_also_when_that_is_amended(
+        self, harness: Harness
+    ) -> None:
+        store, pay = harness.engine, Guard(Gates.ONCE, "k", keep_ms=1_000)
+        join(store, lease_ms=10_000_000)
+        for job_id, kind in (("dead", Kind.DEAD), ("done", Kind.DONE)):
+            store.enqueue([msgspec.structs.replace(job(job_id), guards=(pay,))])
+            (lease,) = take(store)
+            store.settle([ended(lease, kind, result="1" if kind is Kind.DONE else None)])
+        harness.clock.advance(2_000)
+        upkeep(store)
+        death = LeaseRef("dead", row_of(store, "dead").fence)
+        assert store.amend(death, "[1,[2],{}]", (pay,), None)
+        assert store.redrive([death]) == [True]
+        assert take(store) == []
+        row = row_of(store, "dead")
+        assert (row.state, row.reason) == (State.DONE, "duplicate of done")
+
     def test_what_has_a_record_is_not_restored(self, harness: Harness) -> None:
         store = harness.engine
         (death,) = die(harness, "a")

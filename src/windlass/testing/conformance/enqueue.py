@@ -21,9 +21,36 @@ from windlass.testing.conformance.harness import (
     upkeep,
 )
 
+DAY_MS = 86_400_000
+
 
 class EnqueueSuite:
     """``Engine.enqueue``."""
+
+    def test_an_id_is_free_when_the_time_of_its_record_is_over(self, harness: Harness) -> None:
+        """Whether a sweep has come by decides nothing: an application may have no worker that lives on."""
+        store = harness.engine
+        join(store, lease_ms=10 * DAY_MS)
+        finish(store, "a")
+        finish(store, "b", kind=Kind.CANCELLED)
+        finish(store, "dead", kind=Kind.DEAD)
+        finish(store, "mine", caller_id=True)
+        ids = ("a", "b", "dead", "mine", "new")
+
+        def fresh() -> list[bool]:
+            placed = store.enqueue([job(i, payload="[2]", caller_id=i == "mine") for i in ids])
+            return [not one.duplicate for one in placed]
+
+        harness.clock.advance(Rules().keep_done_ms - 1)
+        assert fresh() == [False, False, False, False, True]
+        harness.clock.advance(1)
+        assert fresh() == [True, True, False, False, False]
+        assert [row_of(store, i).state for i in ("a", "b", "dead")] == [State.READY, State.READY, State.DEAD]
+        assert (row_of(store, "a").payload, row_of(store, "a").result) == (b"[2]", None)
+        harness.clock.advance(DAY_MS)
+        assert fresh() == [False, False, False, True, False]
+        assert sorted(lease.id for lease in take(store)) == ["a", "b", "mine", "new"]
+        assert store.counts()["done"] == 0
 
     def test_an_enqueued_job_is_stored_as_given(self, harness: Harness) -> None:
         store, now = harness.engine, harness.clock.wall_ms()

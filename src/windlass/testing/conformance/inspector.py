@@ -69,6 +69,25 @@ def bring(harness: Harness, state: State, job_id: str = "a") -> None:
 class InspectorSuite:
     """``Inspector``, but ``wait_finished``."""
 
+    def test_a_job_that_has_come_due_is_ready_before_any_sweep(self, harness: Harness) -> None:
+        """With no worker alive nobody sweeps, and just then people look at sizes and latencies."""
+        store = harness.engine
+        store.enqueue([job("due", delay_ms=1_000), job("later", delay_ms=60_000), job("now")])
+        harness.clock.advance(5_000)
+        (queue,) = store.queues()
+        assert (queue.ready, queue.scheduled, queue.latency_ms) == (2, 1, 5_000)
+        counts = store.counts()
+        assert (counts["ready"], counts["scheduled"]) == (2, 1)
+        assert [state_of(store, i) for i in ("due", "later")] == [State.READY, State.SCHEDULED]
+        assert [row.id for row in all_jobs(store, JobFilter(state=State.READY))] == ["now", "due"]
+        assert [row.id for row in all_jobs(store, JobFilter(state=State.SCHEDULED))] == ["later"]
+        assert [store.count(JobFilter(state=state)) for state in (State.READY, State.SCHEDULED)] == [2, 1]
+        assert [row.state for row in all_jobs(store)] == [State.READY, State.SCHEDULED, State.READY]
+        (moved,) = store.transition(Action.RETRY, ["due"])
+        assert (moved.before, moved.applied) == (State.READY, False)
+        (moved,) = store.transition(Action.CANCEL, ["due"])
+        assert (moved.before, moved.applied) == (State.READY, True)
+
     def test_an_unknown_id_has_no_row(self, harness: Harness) -> None:
         assert harness.engine.job("never") is None
 

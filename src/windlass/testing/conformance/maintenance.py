@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from windlass.model import Action, Kind, QueueShare, Rules, State, Upkeep
+import pytest
+
+from windlass.model import Action, JobFilter, Kind, QueueShare, Rules, State, Upkeep
 from windlass.testing.conformance.harness import (
     LEASE_MS,
     Harness,
@@ -37,6 +39,42 @@ def expire(harness: Harness, *ids: str, rules: Rules, max_attempts: int = 11) ->
 
 class MaintenanceSuite:
     """``Engine.maintain``."""
+
+    @pytest.mark.parametrize("kind", [Kind.DONE, Kind.CANCELLED])
+    def test_what_is_promised_longer_is_not_trimmed_by_count(self, harness: Harness, kind: Kind) -> None:
+        """The count bounds the records that are kept as long as all are, or shorter; it does not count the others."""
+        store, rules = harness.engine, Rules(keep_done_max=3)
+        hour = 3_600_000
+        join(store, lease_ms=10 * hour)
+        finish(store, "p1", "p2", "p3", "p4", "p5", kind=kind, keep_ms=hour)
+        harness.clock.advance(hour - 60_000)  # so that they would be the first to go
+        for job_id, keep_ms in {"d1": None, "d2": None, "s1": 30_000, "d3": None, "d4": None, "d5": None}.items():
+            finish(store, job_id, kind=kind, keep_ms=keep_ms)
+            harness.clock.advance(1)
+        upkeep(store, rules)
+        assert [state_of(store, i) is not None for i in ("p1", "p2", "p3", "p4", "p5")] == [True] * 5
+        kept = [i for i in ("d1", "d2", "s1", "d3", "d4", "d5") if state_of(store, i) is not None]
+        assert kept == ["d3", "d4", "d5"]
+        assert store.counts()[kind.value] == 8
+        assert len(store.jobs(JobFilter(state=State(kind.value)), None, 100)[0]) == 8
+        harness.clock.advance(60_001)
+        upkeep(store, rules)
+        assert [state_of(store, i) for i in ("p1", "p5")] == [None, None]
+        assert store.counts()[kind.value] == 3
+
+    def test_a_record_that_is_promised_longer_is_deleted_and_run_again_as_any_other(self, harness: Harness) -> None:
+        store, rules = harness.engine, Rules(keep_done_max=0)
+        join(store, lease_ms=10_000_000)
+        finish(store, "a", "b", keep_ms=3_600_000)
+        finish(store, "c", "d", kind=Kind.CANCELLED, keep_ms=3_600_000)
+        moved = store.transition(Action.DELETE, ["a", "c"]) + store.transition(Action.RETRY, ["d"])
+        assert [one.applied for one in moved] == [True, True, True]
+        upkeep(store, rules)
+        assert [state_of(store, i) for i in ("a", "b", "c", "d")] == [None, State.DONE, None, State.READY]
+        store.settle([ended(take_one(store))])
+        upkeep(store, rules)
+        assert [state_of(store, i) for i in ("b", "d")] == [State.DONE, None]
+        assert [store.counts()[state] for state in ("done", "cancelled")] == [1, 0]
 
     def test_nothing_to_do_is_an_empty_answer(self, harness: Harness) -> None:
         assert harness.engine.maintain(Rules(), 100) == Upkeep()

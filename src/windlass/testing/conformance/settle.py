@@ -33,6 +33,21 @@ def leased(harness: Harness, *ids: str) -> list[Lease]:
 class SettleSuite:
     """``Engine.settle``, ``report`` and ``exchange``."""
 
+    def test_the_history_of_a_job_that_fails_for_long_does_not_grow_without_end(self, harness: Harness) -> None:
+        """The first error and the last ones stay: where it began, and where it stands."""
+        store = harness.engine
+        join(store, lease_ms=10_000_000)
+        add(store, "a", max_attempts=1_000)
+        odd = '}{"\\\\" [,] \\" ' * 900
+        for n in range(1, 121):
+            outcome = ended(take_one(store), Kind.RETRY, error=error(message=f"{n} {odd}", attempt=n))
+            assert store.settle([outcome]) == [Settled.APPLIED]
+        found = history(row_of(store, "a"))
+        assert len(row_of(store, "a").errors or b"") < 1_100_000
+        assert [int(one.message.split()[0]) for one in found] == [1, *range(122 - len(found), 121)]
+        assert len(found) > 20
+        assert {one.message.partition(" ")[2] for one in found} == {odd}
+
     def test_an_empty_settle_is_free(self, harness: Harness) -> None:
         assert harness.engine.settle([]) == []
 

@@ -78,6 +78,36 @@ class UniqueSuite:
         store.settle([ended(lease, kind)])
         assert put(store, unique("c")) == ("c", False)
 
+    @pytest.mark.parametrize("rule", ["return", "raise", "replace", "keep_latest"])
+    def test_a_key_that_an_expired_job_holds_is_free_before_any_sweep(self, harness: Harness, rule: OnConflict) -> None:
+        """Else the new job would be a duplicate of one that never runs, and nobody would do the work."""
+        store = harness.engine
+        put(store, structs.replace(unique("a", rule), expires_ms=1_000))
+        harness.clock.advance(999)
+        assert rule == "raise" or put(store, unique("b")) == ("a", True)
+        harness.clock.advance(1)
+        assert put(store, unique("c", rule)) == ("c", False)
+        row = row_of(store, "a")
+        assert (row.state, row.reason, row.finished_at) == (State.CANCELLED, "expired", harness.clock.wall_ms())
+        assert store.counts()["total_cancelled"] == 1
+        assert put(store, unique("d")) == ("c", True)
+        join(store)
+        assert [lease.id for lease in take(store)] == ["c"]
+
+    def test_what_waits_behind_a_job_that_expires_has_the_key(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, structs.replace(unique("a", "keep_latest"), expires_ms=1_000))
+        (lease,) = take(store)
+        put(store, structs.replace(unique("b", "keep_latest"), expires_ms=5_000))
+        store.settle([ended(lease, Kind.RETRY, error=error(), delay_ms=60_000)])
+        harness.clock.advance(2_000)
+        assert put(store, unique("c")) == ("b", True)
+        assert [state_of(store, i) for i in ("a", "b", "c")] == [State.CANCELLED, State.READY, None]
+        harness.clock.advance(10_000)
+        assert put(store, unique("c")) == ("c", False)
+        assert [state_of(store, i) for i in ("a", "b", "c")] == [State.CANCELLED, State.CANCELLED, State.READY]
+
     def test_a_cancelled_a_deleted_and_a_cleared_waiter_free_their_key(self, harness: Harness) -> None:
         store = harness.engine
         put(store, unique("a"))

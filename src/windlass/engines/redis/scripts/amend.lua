@@ -13,7 +13,12 @@ local job = jobs[id]
 local dead = job and job[STATE] == sDEAD and job[FENCE] == tonumber(ARGV[5])
 if dead then
   hset(BODY, id, ARGV[6])
+  local before, after = G.of(id), ARGV[7] ~= '' and cmsgpack.unpack(ARGV[7])
   G.drop(id)
-  if ARGV[7] ~= '' then G.keep(id, ARGV[7], cmsgpack.unpack(ARGV[7])) end
+  if after then
+    -- A marker past its time stays while a record carries its key, as this one goes on to do.
+    if before and before[2] ~= '' and before[2] == after[2] then call('ZADD', K.CARRIERS, 0, after[2] .. '\0' .. id) end
+    G.keep(id, ARGV[7], after)
+  end
 end
 return { finish_marked(), dead and '1' or '0' }

@@ -75,7 +75,7 @@ for i, id in ipairs(ids) do
           put_back(id, job, keep)
         else
           local finished, purge = job[FINISHED], job[PURGE]
-          finish(id, job, job[STATE], purge - wall)
+          finish(id, job, job[STATE], purge - wall, purge - finished > keep)
           job[FINISHED] = finished
           if job[STATE] == sDEAD then zadd(DEAD, finished, id) end
         end

@@ -24,5 +24,6 @@ else
   call('HSET', K.BOUNDS, queue, cmsgpack.pack(bound))
 end
 call('HSETNX', QUEUES, queue, '')
+hdel(IDLE, queue)
 G.rouse(queue)
 return { finish_marked() }

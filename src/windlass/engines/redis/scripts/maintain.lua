@@ -4,7 +4,7 @@
 --
 -- KEYS     fixed
 -- ARGV     4 budget  5 max interruptions  6 error text up to its time  7 ms to keep ended jobs  8 ms to keep dead ones
---          9 done jobs a queue may keep, or -1  10 dead jobs to keep, or -1  11 ms to keep ids that users chose
+--          9 done jobs that a queue may keep of those not kept longer than 7, or -1  10 dead jobs to keep, or -1  11 ms to keep ids that users chose
 --          12 cause of a death by interruptions  13 "1" to hand dead jobs up and not trim them
 -- Returns  mark, promoted, workers that expired, ids recovered, ids that died, count pruned, ids trimmed,
 --          {id, fence, ...} of those handed up,
@@ -62,47 +62,13 @@ end
 total('cancelled', expired)
 flush()
 
--- Finished records past their age or count; ids that users chose leave a tombstone. Of the queues each step looks at a
--- slice.
-local function collect(list, seen, ids)
-  for _, id in ipairs(ids) do
-    if not seen[id] then
-      seen[id] = true
-      list[#list + 1] = id
-    end
-  end
-end
-
--- Those of an index whose time to go has come by its score; one whose record says otherwise gets its place back.
-local function overdue_in(key, limit)
-  local ids, found = call('ZRANGEBYSCORE', key, '-inf', wall, 'LIMIT', 0, limit), {}
-  load(ids)
-  for _, id in ipairs(ids) do
-    local job = jobs[id]
-    if job and job[STATE] >= sDONE and job[PURGE] > wall then zadd(key, text_of(job[PURGE]), id) else found[#found + 1] = id end
-  end
-  return found
-end
-
 local pauses = G.some_queues()
-local pruned, seen = {}, {}
-for _, queue in ipairs(names) do
-  for _, kind in ipairs({ kDONE, kCANCELLED }) do
-    local key = KEYS[at[queue] + kind]
-    if #pruned < budget then
-      collect(pruned, seen, overdue_in(key, budget - #pruned))
-    end
-    local over = done_max >= 0 and call('ZCARD', key) - done_max or 0
-    if over > 0 and #pruned < budget then
-      collect(pruned, seen, call('ZRANGE', key, 0, math.min(over, budget - #pruned) - 1))
-    end
-  end
-end
+local pruned, seen = G.past_or_over(done_max, budget)
 local trimmed = {}
-collect(trimmed, seen, overdue_in(DEAD_PURGE, budget))
+G.collect(trimmed, seen, G.overdue_in(DEAD_PURGE, '-inf', wall, budget))
 local over = dead_max >= 0 and call('ZCARD', DEAD) - dead_max or 0
 if over > 0 and #trimmed < budget then
-  collect(trimmed, seen, call('ZRANGE', DEAD, 0, math.min(over, budget - #trimmed) - 1))
+  G.collect(trimmed, seen, call('ZRANGE', DEAD, 0, math.min(over, budget - #trimmed) - 1))
 end
 local overdue = {}
 if ARGV[13] == '1' then

@@ -7,4 +7,5 @@
 
 allow_growth()
 hset(QUEUES, ARGV[4], ARGV[5])
+hdel(IDLE, ARGV[4])
 return { finish_marked() }

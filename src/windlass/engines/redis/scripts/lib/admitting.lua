@@ -29,6 +29,13 @@ local function conflict(g, u, claims)
   return holder
 end
 
+local function has_expired(id, claims)
+  if claims[id] then return false end
+  load({ id })
+  local job = jobs[id]
+  return job and job[STATE] == sWAITING and job[EXPIRES_AT] > 0 and job[EXPIRES_AT] <= wall
+end
+
 -- Whether a new job, the one numbered i, is not stored because of its unique key.
 function G.yields(i, id)
   local new = G.new
@@ -37,6 +44,10 @@ function G.yields(i, id)
   local key = g[3][1]
   local u = key and (new.keys[key] or G.holder(key))
   local other, target
+  if u and new.lapsed and has_expired(u[1], new.claims) then
+    new.lapsed[#new.lapsed + 1] = u[1]
+    return true
+  end
   if u then other, target = conflict(g, u, new.claims) end
   if other == 'raise' and not new.lenient then
     new.raised = { target, key }

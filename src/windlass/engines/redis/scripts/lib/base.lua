@@ -30,6 +30,10 @@ local call = redis.call
 G.LANE = 2 ^ 51
 function G.lane(level) return math.max(0, math.min(2, math.floor(level / G.LANE + 0.5))) end
 
+-- Ended jobs of a queue are in order of when their record may go. Those that are kept longer than all are stand behind all
+-- others, KEPT further on: so the first ones are those that a count may trim.
+G.KEPT = 2 ^ 51
+
 -- Where a time stands in the order of a queue, as six bytes can hold it.
 local function place_at(time)
   return math.max(0, math.min(time + BIAS, PLACE_MAX))
@@ -201,9 +205,16 @@ function G.rouse(queue, lane)
   if lane == 2 or not lane then G.woken[2][queue] = true end
 end
 
+-- Whether a queue may be claimed from, by what QUEUES has of it.
+function G.is_open(pause)
+  local until_ms = pause and tonumber(string.match(pause, '^(%d+)|') or '')
+  return not until_ms or (until_ms > 0 and until_ms <= wall) -- what is no pause is none
+end
+
 -- A queue has work: it is known by name from now on.
 local function register(queue)
   if call('HSETNX', QUEUES, queue, '') == 1 then G.rouse(queue) end
+  call('HDEL', IDLE, queue)
 end
 
 local function flush()

@@ -53,12 +53,6 @@ local function cancels_of(worker)
   return found
 end
 
--- Whether a queue may be claimed from, by what QUEUES has of it; what is no pause is none.
-function G.is_open(pause)
-  local until_ms = pause and tonumber(string.match(pause, '^(%d+)|') or '')
-  return not until_ms or (until_ms > 0 and until_ms <= wall)
-end
-
 -- Of {name, share, ...}: {name, share} of the queues that may be claimed from, in the same order. Of many, those that have
 -- something.
 function G.named_queues(shares, alone)
@@ -75,6 +69,18 @@ function G.named_queues(shares, alone)
     if pause and G.is_open(pause) then open[#open + 1] = { wanted[i], share_of[wanted[i]] } end
   end
   return open
+end
+
+-- Whether a queue still has what its index says; if not it is left out from now on.
+function G.has_some(queue, alone)
+  if not alone then
+    local some = call('EXISTS', KEYS[at[queue] + kREADY]) == 1
+    if not some then call('ZREM', BUSY, queue) end
+    return some
+  end
+  local head = call('ZRANGE', KEYS[at[queue] + kALONE], 0, 0, 'WITHSCORES')[2]
+  if head then call('ZADD', LONE, head, queue) else call('ZREM', LONE, queue) end
+  return head and tonumber(head) <= wall
 end
 
 -- Walks round the queues that have something and may be claimed from, beginning behind `after`: each call gives so many
@@ -102,23 +108,13 @@ function G.walk(after, alone)
     while #open < count and not walk.ended do
       local names = step(count - #open)
       for i, pause in ipairs(mget(QUEUES, names)) do
-        if G.is_open(pause) then open[#open + 1] = { names[i] } end
+        if G.is_open(pause) and G.has_some(names[i], alone) then open[#open + 1] = { names[i] } end
       end
       walk.last = names[#names] or walk.last
     end
     return open
   end
   return walk
-end
-
--- A queue that has nothing more is left out of the next claims.
-function G.leave_out(queue, alone)
-  local head = call('ZRANGE', KEYS[at[queue] + (alone and kALONE or kREADY)], 0, 0, 'WITHSCORES')[2]
-  if not head then
-    call('ZREM', alone and LONE or BUSY, queue)
-  elseif alone then
-    call('ZADD', LONE, head, queue)
-  end
 end
 
 -- Promote what is due; gives in how many ms the next one is, or -1. In the lone lane jobs wait by their time anyway.
@@ -523,7 +519,7 @@ local function claim(from)
   end
   if walk and not walk.ended then G.rouse(walk.last) end -- others may have something, and another worker room
   for _, share in ipairs(visited) do
-    if every or emptied[share[1]] then G.leave_out(share[1], alone) end
+    if emptied[share[1]] then G.has_some(share[1], alone) end
   end
   local paced_in = bound and G.unbind()
   if paced_in and (due_in < 0 or paced_in < due_in) then due_in = paced_in end

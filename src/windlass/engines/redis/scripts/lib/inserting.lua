@@ -42,10 +42,21 @@ local function plans_of(runs)
   return runs
 end
 
+-- Whether a job has ended in a queue and its record was to stay until now.
+local function is_past(base, id)
+  for _, kind in ipairs({ kDONE, kCANCELLED }) do
+    local score = call('ZSCORE', KEYS[base + kind], id)
+    if score and tonumber(score) % G.KEPT <= wall then return true end
+  end
+  return false
+end
+
 -- list[first] on: the ids, then the bodies; `runs` are what plans_of gives; `unique` when no id is there twice; `guarded`
 -- when G.admit (lib/admitting.lua) has the guards of these jobs. Gives one "0" (stored) or "1" (duplicate) for each job,
--- and how many jobs were ever stored; nothing, and nothing is written, when a unique key says so.
-local function insert(list, first, runs, unique, guarded)
+-- and how many jobs were ever stored; nothing, and nothing is written, when a unique key says so. With `look` gives false
+-- and ids, and nothing is written, where something is in the way of which time has made something else: a record past its
+-- time, an expired holder of a unique key. Then lapse.lua is to be called first.
+local function insert(list, first, runs, unique, guarded, look)
   local n, chosen = 0, {}
   for i = 1, #runs, 2 do
     if runs[i].caller then
@@ -63,6 +74,15 @@ local function insert(list, first, runs, unique, guarded)
   for i, until_ms in ipairs(zscores(TOMBS, chosen)) do
     if until_ms and tonumber(until_ms) > wall then taken[chosen[i]] = true end
   end
+  local lapsed = look and {}
+  if guarded then G.new.lapsed = lapsed end
+  local j = 0
+  for r = 1, look and #runs or 0, 2 do
+    for i = j + 1, j + runs[r + 1] do
+      if known[i] and is_past(at[runs[r].queue], ids[i]) then lapsed[#lapsed + 1] = ids[i] end
+    end
+    j = j + runs[r + 1]
+  end
   local count = 0
   for i = 1, n do
     local id = ids[i]
@@ -75,6 +95,7 @@ local function insert(list, first, runs, unique, guarded)
       if not unique then taken[id] = true end
     end
   end
+  if look and #lapsed > 0 then return false, lapsed end
   if guarded and G.new.raised then return end
   -- The first write. A full server refuses it, and then nothing was stored.
   local last = G.raise(META, 'seq', count, G.last_seq)

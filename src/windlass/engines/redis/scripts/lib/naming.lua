@@ -48,7 +48,7 @@ function G.forget_names(pauses)
         local head = call('ZRANGE', KEYS[base + kind], 0, 0, 'WITHSCORES')[2]
         if head then call('ZADD', index, 'LT', head, queue) end
       end
-    elseif pauses[queue] ~= '' or call('HEXISTS', K.BOUNDS, queue) == 1 then
+    elseif not G.is_open(pauses[queue]) or call('HEXISTS', K.BOUNDS, queue) == 1 then
       if idle_since[i] then hdel(IDLE, queue) end
     elseif not idle_since[i] then
       hset(IDLE, queue, text_of(wall))

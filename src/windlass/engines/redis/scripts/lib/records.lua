@@ -24,7 +24,7 @@ local SHIFT = 6 -- only of a job that ages: ms that its place is put off by its 
 local sWAITING, sRUNNING, sDONE, sDEAD, sCANCELLED = 0, 1, 2, 3, 4
 
 G.LAST_MS = 253402300799999 -- the last instant that people can be shown
-
+local HISTORY = 2 ^ 20 -- bytes of the errors of a job; as caps.HISTORY
 local ALONE_FROM = 2 -- crash charges from which a job runs with no neighbours
 
 function G.is_head(head)
@@ -246,7 +246,12 @@ local function drop_cause(id, job)
   end
 end
 
-local function finish(id, job, state, keep)
+-- Where a done or cancelled job stands among those of its queue.
+function G.ended_at(purge, kept)
+  return text_of(kept and purge + G.KEPT or purge)
+end
+
+local function finish(id, job, state, keep, kept)
   local purge = wall + keep
   job[STATE] = state
   job[WORKER] = ''
@@ -257,7 +262,7 @@ local function finish(id, job, state, keep)
     zadd(DEAD, wall, id)
     zadd(DEAD_PURGE, purge, id)
   else
-    zadd(KEYS[at[job[INFO][QUEUE]] + (state == sDONE and kDONE or kCANCELLED)], text_of(purge), id)
+    zadd(KEYS[at[job[INFO][QUEUE]] + (state == sDONE and kDONE or kCANCELLED)], G.ended_at(purge, kept), id)
   end
   ended[#ended + 1] = id
   G.ended(id, state == sDONE)
@@ -307,8 +312,42 @@ local function put_back(id, job, keep)
   return true
 end
 
+-- Where the JSON object ends that begins at a place.
+function G.object_end(text, from)
+  local depth, here = 0, from
+  while true do
+    local place = string.find(text, '["{}]', here)
+    local mark = place and sub(text, place, place)
+    if mark == '"' then
+      repeat
+        place = string.find(text, '["\\]', place + 1)
+        local escape = place and sub(text, place, place) == '\\'
+        if escape then place = place + 1 end
+      until not escape
+    elseif mark then
+      depth = depth + (mark == '{' and 1 or -1)
+      if depth == 0 then return place end
+    end
+    if not place then return nil end
+    here = place + 1
+  end
+end
+
+-- Of a very long history the errors behind the first one go, two for each that comes, so that a job that fails for weeks
+-- never grows beyond what a value can hold.
+function G.thinned(errors)
+  local first = G.object_end(errors, 1)
+  for _ = 1, 2 do
+    local second = first and G.object_end(errors, first + 2)
+    if not second or second >= #errors then return errors end
+    errors = sub(errors, 1, first) .. sub(errors, second + 1)
+  end
+  return errors
+end
+
 local function add_error(id, text)
   local before = call('HGET', ERRORS, id)
+  if before and #before > HISTORY then before = G.thinned(before) end
   hset(ERRORS, id, before and (before .. ',' .. text) or text)
 end
 

@@ -1,6 +1,7 @@
 -- Settling: end attempts by (id, fence). Each outcome is id, fence (eight bytes), then result, error, reason, cause as far
 -- as its spec says. A spec is "kind|flags|keep|delay"; flags are 1 interrupted, 2 result, 4 error, 8 reason, 16 cause,
--- 32 a result that is null and not sent, 64 and 128 that it waits again in the lane of threads or of the event loop.
+-- 32 a result that is null and not sent, 64 and 128 that it waits again in the lane of threads or of the event loop, 256
+-- that its record is kept longer than all are.
 
 local ENDS = { done = sDONE, dead = sDEAD, cancelled = sCANCELLED }
 local TOTAL_OF = { done = 'done', retry = 'retried', dead = 'dead', cancelled = 'cancelled', crash = 'crashed' }
@@ -26,6 +27,7 @@ local function settle_spec(text)
     null = bit.band(flags, 32) ~= 0,
     lane = bit.band(flags, 64) ~= 0 and 1 or bit.band(flags, 128) ~= 0 and 2 or nil,
     keep = tonumber(keep),
+    kept = bit.band(flags, 256) ~= 0,
     delay = tonumber(delay),
   }
   spec.size = 2 + (spec.result and 1 or 0) + (spec.error and 1 or 0) + (spec.reason and 1 or 0)
@@ -33,7 +35,7 @@ local function settle_spec(text)
   if kind == 'done' and not spec.error and not spec.reason and not spec.cause then
     spec.done = spec.null and '\2\2' or '\2\0'
     spec.times = struct.pack('>I8I8', wall, wall + spec.keep)
-    spec.purge = text_of(wall + spec.keep)
+    spec.purge = G.ended_at(wall + spec.keep, spec.kept)
   end
   settle_specs[text] = spec
   return spec
@@ -54,7 +56,7 @@ local function end_attempt(id, job, spec, place)
   if reason then hset(REASON, id, reason) else hdel(REASON, id) end
   if spec.total then total(spec.total, 1) end
   if spec.ends then
-    finish(id, job, spec.ends, spec.keep)
+    finish(id, job, spec.ends, spec.keep, spec.kept)
     if spec.null then job[CANCEL] = NULL end
     if cause then set_cause(id, job, cause) end
   else
