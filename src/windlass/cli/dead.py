@@ -17,6 +17,7 @@ from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.exits import FAILED, INTERRUPTED, WRONG_USE
 from windlass.cli.instants import instant
 from windlass.cli.output import Column, ago, confirm, count, emit_json, note, record, table
+from windlass.files import descriptor_of
 
 if TYPE_CHECKING:
     from windlass.app import Windlass
@@ -330,7 +331,7 @@ def export(session: Session, /, path: str, reveal: bool, **options: str | None) 
     """Write dead jobs to FILE as lines of JSON. They stay in the store; - is stdout."""
     app = session.store()
     filters = filters_of(options)
-    if path == "-":
+    if path == "-" or descriptor_of(path) == 1:
         for line in app.dead.lines(reveal=reveal, **filters):
             click.echo(line, nl=False)
         return
