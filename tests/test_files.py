@@ -16,7 +16,7 @@ import pytest
 from dead_shop import Shop
 from strangers import belongs_to_a_stranger
 from windlass.errors import FileRefused, WindlassError
-from windlass.files import open_own, open_source, replacing
+from windlass.files import make_folder, open_own, open_source, replacing
 from windlass.model import JobFilter, LeaseRef, State
 from windlass.worker.archive import Archive
 
@@ -224,3 +224,27 @@ def test_opening_leaves_no_descriptor_behind_when_it_refuses(tmp_path: Path) -> 
         with pytest.raises(FileRefused):
             open_source(str(tmp_path / "p"))
     assert before == (len(os.listdir("/proc/self/fd")) if before else 0)
+
+
+def test_a_folder_is_made_for_its_owner_only_and_must_be_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    (tmp_path / "file").touch()
+    for name in ("link", "file"):
+        with pytest.raises(FileRefused, match=f"{name}: it is no folder"):
+            make_folder(str(tmp_path / name))
+    for _ in range(2):
+        make_folder(str(tmp_path / "made"))
+        assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == 0o700
+    belongs_to_a_stranger(tmp_path / "made", monkeypatch)
+    with pytest.raises(FileRefused, match="belongs to user"):
+        make_folder(str(tmp_path / "made"))
+
+
+def test_a_measurement_does_not_work_in_a_folder_of_somebody_else(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".bench").symlink_to("elsewhere")
+    command = [sys.executable, "-m", "windlass", "bench", "--quick", "--scenario", "enqueue", "--jobs", "10"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "windlass: .bench: it is no folder; move it away\n")
+    assert os.listdir(tmp_path / "elsewhere") == []

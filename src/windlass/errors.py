@@ -61,6 +61,9 @@ class UnknownOption(ConfigError, TypeError):
 class FileRefused(WindlassError, OSError):
     """A path leads to something that windlass does not read or write: a link, a device, a file of another user."""
 
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
 
 class PayloadError(WindlassError, ValueError):
     """A value would not survive the store; the message names its path, such as ``args[0].items[3]``."""

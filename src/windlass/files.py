@@ -17,7 +17,7 @@ from typing import BinaryIO, Final
 
 from windlass.errors import FileRefused
 
-__all__ = ["PRIVATE", "descriptor_of", "kind_of", "open_own", "open_source", "replacing", "sync_folder"]
+__all__ = ["PRIVATE", "descriptor_of", "kind_of", "make_folder", "open_own", "open_source", "replacing", "sync_folder"]
 
 PRIVATE: Final = 0o600
 QUIET: Final = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # a pipe without a reader, a terminal: neither may hold us up
@@ -111,6 +111,16 @@ def replacing(path: str) -> Iterator[BinaryIO]:
         sync_folder(path)
 
 
+def make_folder(path: str) -> None:
+    """Make a folder for its owner only, or take one of ours that is there. Raises FileRefused, or another OSError."""
+    with suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode):
+        raise FileRefused(errno.ENOTDIR, "it is no folder; move it away", path)
+    _check_owner(path, found, (os.geteuid(),))
+
+
 def descriptor_of(path: str) -> int | None:
     """The descriptor of this process that a path stands for, such as ``/dev/stdout`` or ``/dev/fd/63``; else None."""
     if path in STANDARD:
@@ -132,16 +142,19 @@ def _check(path: str, found: os.stat_result, owners: Collection[int]) -> None:
     kind = kind_of(found.st_mode)
     if kind is not None:
         raise _not_a_file(path, kind)
-    if found.st_uid not in owners:
-        raise FileRefused(
-            errno.EPERM,
-            f"it belongs to user {found.st_uid} and not to user {os.geteuid()}, who runs this; move it away, or name "
-            "another file",
-            path,
-        )
+    _check_owner(path, found, owners)
     if found.st_nlink > 1:
         raise FileRefused(
             errno.EMLINK, "it has a second name (a hard link), and may be somebody else's; name another file", path
+        )
+
+
+def _check_owner(path: str, found: os.stat_result, owners: Collection[int]) -> None:
+    if found.st_uid not in owners:
+        raise FileRefused(
+            errno.EPERM,
+            f"it belongs to user {found.st_uid}, and this is user {os.geteuid()}; move it away, or name another",
+            path,
         )
 
 
