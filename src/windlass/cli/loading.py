@@ -15,7 +15,7 @@ import pkgutil
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -81,17 +81,19 @@ def _first_in(folders: list[str], name: str) -> Iterator[None]:
     """
 
     class First(MetaPathFinder):
-        @staticmethod
-        def find_spec(fullname: str, path: object, target: ModuleType | None = None) -> ModuleSpec | None:
+        def find_spec(
+            self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        ) -> ModuleSpec | None:
             found = PathFinder.find_spec(name, folders) if fullname == name else None
             return None if found is None or found.loader is None else found  # a folder without __init__ may be anything
 
-    finders: list[object] = [] if name in sys.stdlib_module_names else [First]
-    sys.meta_path[:0] = finders  # type: ignore[arg-type]
+    first = First()
+    if name not in sys.stdlib_module_names:
+        sys.meta_path.insert(0, first)
     try:
         yield
     finally:
-        sys.meta_path[:] = [each for each in sys.meta_path if each not in finders]
+        sys.meta_path[:] = [each for each in sys.meta_path if each is not first]
 
 
 def _siblings(name: str) -> list[str]:
