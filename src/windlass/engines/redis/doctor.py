@@ -139,7 +139,11 @@ def persistence(server: Server) -> Finding:
     """What a restart of the server would lose."""
     if server.persistence.startswith("aof"):
         return Finding("persistence", "ok", server.persistence)
-    lost = {"rdb": "a restart loses what came after the last snapshot", "memory": "a restart loses every job"}
+    lost = {
+        "rdb": "a restart loses what came after the last snapshot",
+        "memory": "a restart loses every job",
+        "no-aof": "there is no append-only file, so a restart loses what came after the last snapshot, if there is one",
+    }
     return Finding(
         "persistence", "warning", lost.get(server.persistence, "not readable"), "run CONFIG SET appendonly yes"
     )
