@@ -12,6 +12,7 @@ import pytest
 
 from strangers import belongs_to_a_stranger
 from windlass.backoff import Constant, Exponential, Linear
+from windlass.engines.url import connect
 from windlass.errors import ConfigError
 from windlass.model import QueueBound, RateBound
 from windlass.queues import bounds_of
@@ -405,3 +406,40 @@ def test_what_is_named_and_cannot_be_settings_is_said_and_not_waited_for(project
 def test_a_pipe_in_the_place_of_a_settings_file_is_none(project: Path) -> None:
     os.mkfifo(project / "windlass.toml")
     assert load(project).file is None
+
+
+# -- passwords ---------------------------------------------------------------------------------------------
+
+
+WRONG_URLS = [
+    "redis:/u:hunter2@host", "redis:u:hunter2@host", "redis:///u:hunter2@host/0", "redis//u:hunter2@host",
+    "u:hunter2@host:6379", ":hunter2@host", "rediss://:hunter2@host:port", "reddis://u:hunter2@host",
+    "redis://u:hunter2@host:99999/x", "redis://u:hun@ter2:hunter2@host/zero", "sqlite://u:hunter2@host",
+    "redis+sentinel://u:hunter2@host", "redis+cluster://u:hunter2@", "redis://host?password=hunter2&x=1",
+    "postgresql://u:hunter2@host/db", "redis://host:1?ssl_keyfile_passwörd=hunter2&token=hunter2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", [url for url in WRONG_URLS if "wörd" not in url])
+@pytest.mark.parametrize("how", ["argument", "environment", "file"])
+def test_no_error_about_a_url_shows_its_password(project: Path, url: str, how: str) -> None:
+    said = ""
+    try:
+        match how:
+            case "argument":
+                loaded = load_settings(url, environ={}, start=project)
+            case "environment":
+                loaded = load(project, env={"WINDLASS_URL": url})
+            case _:
+                loaded = load(project, toml=f"[windlass]\nurl = {url!r}\n")
+        said += repr(loaded) + str(loaded.settings)
+        said += repr(connect(loaded.settings))
+    except ConfigError as error:
+        said += f"{error!r} {error.__cause__!r}"
+    assert "hunter2" not in said
+
+
+def test_settings_show_every_value_but_the_password(project: Path) -> None:
+    shown = repr(load_settings("redis://u:hunter2@host/0", {"threads": 3}, environ={}, start=project).settings)
+    assert "url='redis://u:•••@host/0'" in shown
+    assert "threads=3" in shown

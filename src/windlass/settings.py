@@ -106,6 +106,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     circuits: dict[str, dict[str, object]] = {}
     pools: dict[str, PoolSettings] = {}
 
+    def __repr__(self) -> str:
+        shown = msgspec.structs.asdict(self) | {"url": mask_url(self.url)}
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
 
 class Loaded(Struct, frozen=True):
     """Settings with their history. ``origin`` says for each key where its value came from."""
