@@ -30,6 +30,8 @@ class Server(Struct, frozen=True):
     maxmemory: int = 0
     persistence: str = "unknown"
     evicted: int = 0
+    used: int = 0  # bytes of memory
+    valkey: bool = False
     warnings: tuple[str, ...] = ()
 
     @property
@@ -91,6 +93,8 @@ def examine(node: Redis, target: str, durability: str | None) -> Server:
         maxmemory=maxmemory,
         persistence=persistence,
         evicted=int(about.get("evicted_keys", "0")),
+        used=int(about.get("used_memory", "0")),
+        valkey="valkey_version" in about,
         warnings=tuple(warnings),
     )
 
