@@ -119,7 +119,8 @@ def test_the_user_of_the_guide_can_do_what_a_worker_does(server: RedisServer, cl
         "SCRIPT LOAD x", "FUNCTION LIST", "CLIENT LIST", "CLIENT KILL TYPE normal", "SHUTDOWN", "MONITOR", "SAVE",
         "REPLICAOF NO ONE", "MODULE LIST", "SLOWLOG GET", "SWAPDB 0 1", "RENAME {windlass}:a {windlass}:b",
         "SET other 1", "GET other", "HGET other 1", "HSET other 1 1", "ZADD other 1 1", "PUBLISH other 1",
-        "SUBSCRIBE other", "DEL {windlass}:meta", "EVAL return(redis.call('config','get','requirepass')) 0",
+        "SUBSCRIBE other", "DEL other", "EXISTS other", "GETDEL {windlass}:meta",
+        "EVAL return(redis.call('config','get','requirepass')) 0",
         "EVAL return(redis.call('hget','other','x')) 0", "COMMAND", "CLUSTER NODES", "LATENCY DOCTOR", "MEMORY DOCTOR",
     ],
 )  # fmt: skip
