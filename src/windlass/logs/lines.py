@@ -142,7 +142,7 @@ def escaped(text: str) -> str:
 
     JSON may have C1 controls, DEL and marks that turn the direction of a text as they are, and a terminal obeys them.
     """
-    if text.isprintable():
+    if text.isascii() and "\x7f" not in text:  # JSON escapes the other controls itself
         return text
     return "".join(mark if mark.isprintable() or mark == "\n" else utf16_escapes(mark) for mark in text)
 
