@@ -148,7 +148,7 @@ def _url(value: object, name: str) -> str:
             f"{', '.join(f'{one}://' for one in SCHEMES)}{nearest(scheme, SCHEMES)}"
         )
     if scheme == "sqlite" and not re.match(r"/[^?]", rest):
-        raise ConfigError(f"{name} is {text!r}; write sqlite:///relative.db or sqlite:////absolute.db")
+        raise ConfigError(f"{name} is {mask_url(text)!r}; write sqlite:///relative.db or sqlite:////absolute.db")
     return text
 
 
@@ -351,5 +351,6 @@ FLAG_WORDS: Final = {
 def mask_url(url: str) -> str:
     """Hide the secrets of a URL for logs and errors: the password, and query values that look like one."""
     # Up to the last "@", since people forget to escape one in a password; too much hidden is better than too little.
-    url = re.sub(r"(?s)^([^:/]*://[^:/?#@]*):.*@", r"\1:•••@", url)
+    # With or without a scheme, colon and slashes, since a URL that is shown is often one that is wrong.
+    url = re.sub(r"(?s)^((?:[^:/?#@]*:?/+)?[^:/?#@]*):.*@", r"\1:•••@", url)
     return re.sub(r"(?i)([?&][^=&#]*(?:pass|secret|token)[^=&#]*=)[^&#]*", r"\1•••", url)

@@ -7,7 +7,7 @@ import logging
 import click
 
 from windlass.cli.common import Commands, Session, pass_session
-from windlass.cli.output import Column, emit_json, length, moment, note, table
+from windlass.cli.output import Column, emit_json, length, moment, note, say, table
 from windlass.errors import ConfigError
 from windlass.guards import Circuit, CircuitInfo
 from windlass.units import nearest
@@ -89,4 +89,4 @@ def _report(session: Session, circuit: Circuit, text: str) -> None:
     if session.json:
         emit_json(circuit.info())
     else:
-        click.echo(text)
+        say(text)

@@ -10,7 +10,7 @@ import click
 from windlass import caps
 from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.instants import instant
-from windlass.cli.output import Column, confirm, count, emit_json, length, moment, note, table
+from windlass.cli.output import Column, confirm, count, emit_json, length, moment, note, say, table
 from windlass.cli.stats import running
 from windlass.queues import Queue, QueueInfo, WorkerStatus
 from windlass.units import nearest, shown, whole_number
@@ -163,11 +163,11 @@ def clear(session: Session, name: str, yes: bool) -> None:
         emit_json({"name": name, "deleted": int(gone), "held": gone.held})
     else:
         held = f" {count(gone.held, 'more is', 'more are')} held by workers and about to start." if gone.held else ""
-        click.echo(f"{count(gone, 'job')} deleted.{held}")
+        say(f"{count(gone, 'job')} deleted.{held}")
 
 
 def _report(session: Session, queue: Queue, text: str) -> None:
     if session.json:
         emit_json(queue.info())
     else:
-        click.echo(text)
+        say(text)

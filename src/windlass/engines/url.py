@@ -88,7 +88,9 @@ def sqlite_path(rest: str, url: str) -> str:
     """The file of ``sqlite:///relative`` or ``sqlite:////absolute``."""
     path = unquote(rest)
     if not path.startswith("/") or path == "/":
-        raise ConfigError(f"url {url!r} names no file: write sqlite:///relative.db or sqlite:////absolute/path.db")
+        raise ConfigError(
+            f"url {mask_url(url)!r} names no file: write sqlite:///relative.db or sqlite:////absolute/path.db"
+        )
     return os.path.abspath(path[1:])
 
 

@@ -27,6 +27,7 @@ from msgspec import Struct
 
 from windlass.clock import from_ms
 from windlass.codec import clean_reason
+from windlass.context import hide_in_job
 from windlass.engines.base import Coordinator
 from windlass.errors import (
     CircuitOpen,
@@ -330,19 +331,28 @@ class Circuit:
             None if left_ms is None else left_ms / 1_000,
         )
 
-    def judge(self, began: float, error: BaseException | None, timed_out: bool = False) -> Verdict:
-        """Say what a call that began at ``began`` (monotonic seconds) and ended so tells. Pure."""
+    def judge(
+        self,
+        began: float,
+        error: BaseException | None,
+        timed_out: bool = False,
+        hide: Callable[[str], str] = hide_in_job,
+    ) -> Verdict:
+        """Say what a call that began at ``began`` (monotonic seconds) and ended so tells. Pure.
+
+        ``hide`` masks what its job redacts; without it that is the job that runs here.
+        """
         if timed_out:
-            return Verdict(False, "timeout" if error is None else reason_of(error), retry_after_ms(error))
+            return Verdict(False, "timeout" if error is None else reason_of(error, hide), retry_after_ms(error))
         if error is not None:
             if not isinstance(error, Exception) or is_any(error, self._ignore):
                 return Verdict(None)
             if isinstance(error, WindlassError) and not isinstance(error, JobTimeout | RetryAfter):
                 return Verdict(None)
             if isinstance(error, JobTimeout | RetryAfter) or is_any(error, self._trip_on):
-                return Verdict(False, reason_of(error), retry_after_ms(error))
+                return Verdict(False, reason_of(error, hide), retry_after_ms(error))
         slow = self._slow is not None and time.monotonic() - began >= self._slow
-        return Verdict(False, reason_of(error), retry_after_ms(error)) if slow else Verdict(True)
+        return Verdict(False, reason_of(error, hide), retry_after_ms(error)) if slow else Verdict(True)
 
     def _count(self, epoch: int, verdict: Verdict) -> None:
         with self._lock:

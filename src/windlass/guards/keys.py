@@ -80,7 +80,8 @@ class KeyTemplate:
         try:
             text = self._call(*args, **kwargs)
         except Exception as error:
-            raise PayloadError(f"{self._what}: the key function failed: {kind_name(error)}: {said(error)}") from error
+            words = "" if self._redact else f": {said(error)}"  # it may have a hidden argument in it
+            raise PayloadError(f"{self._what}: the key function failed: {kind_name(error)}{words}") from error
         if not isinstance(text, str) or not text:
             raise PayloadError(f"{self._what}: the key function gave {text!r}; it must give text")
         if self._redact:  # it may have used a hidden argument

@@ -27,7 +27,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, Final
 
 from windlass.logs.lines import Entry, Voice
 from windlass.logs.outlet import Outlet
@@ -115,6 +115,7 @@ class Unheard(logging.Handler):
             voice.show(record)
 
 
+BASIC_CONFIG: Final = logging.basicConfig
 # The logger above the root logger. It is in no table of ``logging``, so nothing that is configured there reaches it.
 ABOVE = logging.Logger("windlass (above root)")
 
@@ -129,6 +130,18 @@ def speak(form: str, level: str, hushed: Sequence[str] = ()) -> None:
     State.voice = Voice(State.outlet, form, number, dict.fromkeys(hushed, logging.ERROR))
     ABOVE.handlers[:] = [Unheard(number)]
     logging.root.parent = ABOVE
+    logging.basicConfig = basic_config
+
+
+def basic_config(**options: Any) -> None:
+    """Stand in for ``logging.basicConfig`` in a process of the command: do nothing when ``logging`` itself calls it.
+
+    Its functions (``logging.error`` and the like) do that where nothing is configured. The handler that it makes writes
+    what it is given to the console as it is, so a message could steer a terminal and forge lines of ours; without it
+    the record is shown by us.
+    """
+    if options or sys._getframe(1).f_globals is not vars(logging):
+        BASIC_CONFIG(**options)
 
 
 def apart() -> bool:
@@ -139,6 +152,7 @@ def apart() -> bool:
 def leave_alone() -> None:
     """Write nothing ourselves: the configuration of the application decides."""
     State.voice = None
+    logging.basicConfig = BASIC_CONFIG
     if logging.root.parent is ABOVE:
         logging.root.parent = None
 

@@ -303,7 +303,8 @@ def again(run: JobRun, decision: RunAgain, text: str, error: BaseException) -> O
     """The outcome of a failed run that another one follows."""
     lease, delay = run.lease, decision.delay_ms
     if decision.trouble is not None:
-        log.error("job %s %s uses the default wait instead, because of its %s", lease.name, lease.id, decision.trouble)
+        trouble = clean_reason(run.hide(decision.trouble))
+        log.error("job %s %s uses the default wait instead, because of its %s", lease.name, lease.id, trouble)
     tell(run, JobRetrying, lease.attempt, delay / 1000)
     return Outcome(lease.id, lease.fence, Kind.RETRY, error=text, delay_ms=delay)
 

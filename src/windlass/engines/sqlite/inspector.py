@@ -20,6 +20,7 @@ from windlass.engines.sqlite.connection import translated
 from windlass.engines.sqlite.core import FOREIGN, FOREIGN_ADVICE, SqliteCore, foreign_handle
 from windlass.engines.sqlite.flow import read_flow
 from windlass.engines.sqlite.guards import as_guards
+from windlass.engines.sqlite.surroundings import look_around
 from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.upkeep import release_strays
 from windlass.errors import ConfigError
@@ -322,6 +323,8 @@ class SqliteInspector(SqliteCore):
                 )
             )
         findings.append(self._strays(repair))
+        if self.path is not None:
+            findings += look_around(self.path)
         if self.path is not None and foreign_handle(self.path):
             findings.append(Finding("handles", "error", FOREIGN.format(path=self.path), FOREIGN_ADVICE))
         return findings
