@@ -30,6 +30,8 @@ from msgspec import Raw, Struct
 from windlass.errors import PayloadError
 from windlass.fingerprint import type_name
 from windlass.foreign import is_ctrl_c, kind_name, said
+from windlass.hints import Decode, decoder_of
+from windlass.hints import encode as _encode
 from windlass.model import JobError
 from windlass.units import nearest
 from windlass.values import (
@@ -41,8 +43,6 @@ from windlass.values import (
     ValueCheck,
     check_depth,
     compare,
-    is_model,
-    is_model_type,
 )
 
 __all__ = [
@@ -66,27 +66,9 @@ UNPRINTED: Final = re.compile("[\ud800-\udfff\0]")
 REASON_MAX: Final = 1_000  # characters
 
 
-def _enc_hook(value: object) -> object:
-    if is_model(value):
-        return value.model_dump(mode="json")
-    raise TypeError(f"{type(value).__qualname__} has no JSON form")
-
-
-def _dec_hook(kind: object, value: object) -> object:
-    if is_model_type(kind):
-        return kind.model_validate(value)
-    plain = get_origin(kind) or kind
-    if isinstance(plain, type) and isinstance(value, plain):
-        return value  # an abstract type such as Iterable, which a list fulfils
-    raise TypeError(f"Cannot restore `{getattr(plain, '__qualname__', plain)}`")
-
-
-_encode: Final = msgspec.json.Encoder(enc_hook=_enc_hook).encode
 _PLAIN: Final = msgspec.json.Decoder()
 _ENVELOPE: Final = msgspec.json.Decoder(tuple[int, list[Raw], dict[str, Raw]])
 _ERRORS: Final = msgspec.json.Decoder(tuple[JobError, ...])
-
-Decode: typing.TypeAlias = Callable[[bytes | Raw], object]
 
 
 # --- arguments -------------------------------------------------------------------------------------
@@ -136,6 +118,7 @@ class Signature:
         self._complete = frozenset(n for n, (must, _) in enumerate(self._shapes) if not must)
         self._parameters = parameters
         self._problem: str | None = None
+        self._result_problem: str | None = None
         self._pending = True
         self._resolve()
 
@@ -158,18 +141,19 @@ class Signature:
             if hint in UNTYPED:
                 continue
             try:
-                decoders[name] = msgspec.json.Decoder(hint, dec_hook=_dec_hook).decode
+                decoders[name] = decoder_of(hint)
             except TypeError as error:  # not a type that JSON can be turned into; that will not change
                 problem, exact[name] = f"parameter {name!r}: {error}", SCALARS
                 unusable[name] = " ".join(str(error).split())
             except Exception as error:  # noqa: BLE001  a name inside the type; foreign code, so anything may come
                 problem, exact[name], pending = f"parameter {name!r}: {error!r}", SCALARS, True
-        self._result = plain
-        try:
-            if (hint := hints.get("return", object)) not in UNTYPED:
-                self._result = msgspec.json.Decoder(hint, dec_hook=_dec_hook).decode
-        except Exception:  # noqa: BLE001  results of such a type are given plain
-            pass
+        self._result, self._result_problem = plain, None
+        if (hint := hints.get("return", inspect.Parameter.empty)) not in UNTYPED:
+            try:
+                self._result = decoder_of(hint)
+            except Exception as error:  # noqa: BLE001  see above
+                self._result_problem = " ".join(said(error).split())
+                problem, pending = problem or f"the result: {error}", pending or not isinstance(error, TypeError)
         self._decoders = decoders
         self._exact = exact
         self._unusable = unusable
@@ -248,10 +232,12 @@ class Signature:
             raise self._too_large(f"more than {self._max:,}") from None
         except PayloadError:
             raise
-        except Exception as error:  # foreign types are at work: their failures are about this value, not about us
-            raise PayloadError(
-                f"{self._job}: the arguments cannot be encoded: {said(error)}; signature: {self._text}"
-            ) from error
+        except Exception as error:  # noqa: BLE001  foreign types are at work: their failures are about this value
+            hidden = bool(self._redact)  # it may tell any of them
+            what = f"{kind_name(error)}, not shown since it may hold a redacted one" if hidden else said(error)
+            raise PayloadError(f"{self._job}: the arguments cannot be encoded: {what}; signature: {self._text}") from (
+                None if hidden else error
+            )
         return data.decode()
 
     def _position_name(self, n: int) -> str:
@@ -345,14 +331,22 @@ class Signature:
         return args, kwargs
 
     def decode_result(self, raw: bytes) -> object:
-        """Give a result typed by the return annotation, or plain where that does not fit. Raises PayloadError."""
+        """Give a result typed by the return annotation. Raises PayloadError where it does not fit."""
         if self._pending:
             self._resolve()
+        check_depth(raw)
+        if self._result_problem is not None and raw != b"null":
+            raise self._changed_result(self._result_problem)
         try:
-            check_depth(raw)
             return self._result(raw)
-        except Exception:  # noqa: BLE001  a function may return what it does not announce
-            return decode_plain(raw)
+        except Exception as error:  # foreign types are at work
+            raise self._changed_result(said(error)) from error
+
+    def _changed_result(self, why: str) -> PayloadError:
+        return PayloadError(
+            f"{self._job}: the result does not come back as it is annotated: {why}; annotate what the job returns; "
+            "info().result has it as plain data"
+        )
 
 
 def _survives(value: object, kinds: frozenset[type], limit: int) -> bool:
