@@ -120,6 +120,7 @@ class Signature:
         self._problem: str | None = None
         self._result_problem: str | None = None
         self._pending = True
+        self._defaults: dict[str, object] | None = None
         self._resolve()
 
     # -- annotations --
@@ -284,6 +285,30 @@ class Signature:
             return args, kwargs
         back, back_by_name = self._decode(payload.encode())
         return tuple(back), back_by_name
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the parameters."""
+        return list(self._signature.parameters)
+
+    def arguments(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
+        """Give all arguments of a call by name. Those left out are what they would be had their default been passed."""
+        if self._defaults is None or self._pending:
+            self._defaults = {parameter.name: self._default(parameter) for parameter in self._parameters}
+        return {**self._defaults, **self._signature.bind(*args, **kwargs).arguments}
+
+    def _default(self, parameter: inspect.Parameter) -> object:
+        match parameter.kind:
+            case parameter.VAR_POSITIONAL:
+                return ()
+            case parameter.VAR_KEYWORD:
+                return {}
+        try:
+            restored = self._decoders[parameter.name](_encode(parameter.default))
+            compare(parameter.default, restored)
+        except Exception:  # noqa: BLE001  one that could not be passed, or none at all; foreign types are at work
+            return parameter.default
+        return restored
 
     # -- decode --
 
