@@ -10,6 +10,7 @@ that reads like another value (``None``, ``42``, ``[1]``) stands in quotes.
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import string
 from collections.abc import Callable, Mapping
@@ -152,7 +153,7 @@ def _marks(template: str, parts: list[tuple[str, str | None]], what: str) -> fro
     """What is escaped in values: what stands between the arguments of a template, so that they can be told apart."""
     marks = set(MARKS)
     fields = [index for index, (_, field) in enumerate(parts) if field is not None]
-    for before, index in zip(fields, fields[1:], strict=False):
+    for before, index in itertools.pairwise(fields):
         between = {mark for mark in "".join(text for text, _ in parts[before + 1 : index + 1]) if not mark.isalnum()}
         if not between - {"%", *QUOTE}:
             raise ConfigError(
