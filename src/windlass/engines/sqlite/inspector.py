@@ -24,6 +24,7 @@ from windlass.engines.sqlite.upkeep import release_strays
 from windlass.errors import ConfigError
 from windlass.model import (
     Action,
+    BlockedRow,
     JobFilter,
     JobRow,
     Moved,
@@ -64,6 +65,10 @@ GROUP BY queue
 """
 DUE: Final = "SELECT queue, count(*), 0 FROM \"windlass_jobs\" WHERE state = 'scheduled' GROUP BY queue"
 RUNNING: Final = "SELECT queue, count(*), count(held) FROM \"windlass_jobs\" WHERE state = 'running' GROUP BY queue"
+BLOCKED: Final = """
+SELECT queue, blocked_by, count(*), min(run_at) FROM "windlass_jobs" WHERE state = 'blocked'
+GROUP BY blocked_by, queue ORDER BY queue, blocked_by
+"""
 WORKERS: Final = """
 SELECT info, beat_at, lease_until, boot, control, (SELECT count(*) FROM "windlass_jobs" WHERE state = 'running'
     AND worker = workers.id) FROM "windlass_workers" AS workers ORDER BY beat_at, id
@@ -178,6 +183,11 @@ class SqliteInspector(SqliteCore):
     def _started(self, db: apsw.Connection, queue: str, rate: RateBound) -> int:
         """How many jobs of a queue were claimed in the window of its rate."""
         return rate.count - meter_of(db, self._q, queue, rate, self._steady.now(db)).room()
+
+    def blocked(self) -> list[BlockedRow]:
+        now = self._clock.wall_ms()
+        rows: list[Any] = self._ask(lambda db: db.execute(self._q(BLOCKED)).fetchall())
+        return [BlockedRow(queue, gate or "", jobs, max(0, now - since)) for queue, gate, jobs, since in rows]
 
     def workers(self) -> list[WorkerRow]:
         boot_now = self._clock.boot_ms()
