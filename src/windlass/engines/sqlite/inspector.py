@@ -291,7 +291,8 @@ class SqliteInspector(SqliteCore):
         return gone
 
     def wait_finished(self, ids: Sequence[str], timeout: float) -> bool:
-        wanted = encode(list(ids)).decode()
+        with translated("looking for ends"):
+            wanted = encode(list(ids)).decode()
         deadline = time.monotonic() + timeout
         with self._endings.listening() as endings:
             while True:
