@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
+from servers import RedisServer
 from windlass import (
     Circuit,
     CircuitOpen,
@@ -26,6 +28,7 @@ from windlass.errors import Control, EngineUnavailable, GuardUnavailable
 from windlass.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, Event
 from windlass.guards import circuit as module
 from windlass.guards.verdict import retry_after_ms
+from windlass.worker.worker import Worker, WorkerOptions
 
 
 class StripeError(Exception):
@@ -377,3 +380,44 @@ def test_a_group_counts_as_the_errors_in_it(app: Windlass) -> None:
     ]
     for errors, ok in groups:
         assert circuit.judge(0.0, ExceptionGroup("all", errors)).ok is ok, errors
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with closing(RedisServer()) as made:
+        yield made
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "redis"])
+def test_a_job_of_a_circuit_counts_as_the_error_that_its_end_was_raised_from(
+    engine: str, request: pytest.FixtureRequest
+) -> None:
+    url = "memory://" if engine == "sqlite" else request.getfixturevalue("server").url
+    with Windlass(url) as app:
+        app.circuit("stripe", failures=2, open_for="1h", trip_on=(StripeError,))
+
+        @app.job(name="pay", circuit="stripe", retry=0)
+        def pay(down: bool) -> None:
+            if not down:
+                raise RetryAfter(30)
+            try:
+                raise StripeError("down")
+            except StripeError:
+                raise Discard("gave up")  # noqa: B904
+
+        @app.job(name="apay", circuit="stripe", retry=0)
+        async def apay(down: bool) -> None:
+            pay.__wrapped__(down)  # type: ignore[attr-defined]
+
+        def run() -> str:
+            options = WorkerOptions(burst=True)
+            Worker(app.engine, app.registry, app.settings, app.events, app.middlewares, options).run()
+            return app.circuit("stripe").state
+
+        for _ in range(3):
+            pay.enqueue(False)
+            apay.enqueue(False)
+        assert run() == "closed"
+        pay.enqueue(True)
+        apay.enqueue(True)
+        assert run() == "open"
