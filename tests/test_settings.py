@@ -270,7 +270,7 @@ def test_renewal_that_leaves_no_second_try_is_a_warning(project: Path) -> None:
 def test_relative_sqlite_path_is_resolved_from_the_settings_file(project: Path) -> None:
     deep = project / "a"
     deep.mkdir()
-    assert load_settings("sqlite:///j.db?x=1", environ={}, start=deep).settings.url == f"sqlite:///{deep}/j.db?x=1"
+    assert load_settings("sqlite:///j.db", environ={}, start=deep).settings.url == f"sqlite:///{deep}/j.db"
     (project / "windlass.toml").write_text("[windlass]\n")
     assert load_settings("sqlite:///../j.db", environ={}, start=deep).settings.url == f"sqlite:///{project.parent}/j.db"
     assert load_settings("sqlite:////abs/j.db", environ={}, start=deep).settings.url == "sqlite:////abs/j.db"

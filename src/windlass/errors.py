@@ -46,8 +46,15 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
 
+MESSAGE_MAX = 4_000  # characters: an argument that a message names may have millions
+
+
 class WindlassError(Exception):
     """Root of all errors that windlass raises."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= MESSAGE_MAX else f"{text[: MESSAGE_MAX // 2]} ... {text[-MESSAGE_MAX // 2 :]}"
 
 
 class ConfigError(WindlassError, ValueError):

@@ -287,8 +287,9 @@ class JobHandle(Struct, Generic[R_co], frozen=True, eq=False, gc=False):
     def result(self, timeout: Duration | None = None) -> R_co:
         """Wait for the job to end and give what it returned. *Blocking*, woken by the end, not by polling.
 
-        ``timeout`` is a duration; None waits for ever. Raises JobFailed (dead), JobCancelled, ResultTimeout,
-        ResultExpired (no record is kept) and ResultNotStored.
+        ``timeout`` is a duration; None waits for ever. It comes back as it is annotated, and as plain data where it is
+        not, or where this process does not know the job. Raises JobFailed (dead), JobCancelled, ResultTimeout,
+        ResultExpired (no record is kept), ResultNotStored, and PayloadError for one that does not fit its annotation.
         """
         return cast(R_co, self.reader.result(self.id, timeout))
 
@@ -402,11 +403,13 @@ def _decoded_result(row: JobRow, spec: JobSpec | None) -> object:
 
 def _result(row: JobRow, spec: JobSpec | None, secrets: tuple[str, ...]) -> object:
     """What people see of a result: one that has a secret in it is plain and masked."""
-    try:
-        if secrets and row.result is not None:
-            plain = decode_plain(row.result)
-            if (covered := hide_in(plain, secrets)) != plain:
-                return covered
-        return _decoded_result(row, spec)
-    except (PayloadError, ConfigError):
-        return None
+    for code in (spec, None):  # typed where its annotation fits, else plain
+        try:
+            if secrets and row.result is not None:
+                plain = decode_plain(row.result)
+                if (covered := hide_in(plain, secrets)) != plain:
+                    return covered
+            return _decoded_result(row, code)
+        except (PayloadError, ConfigError):
+            pass
+    return None

@@ -38,6 +38,7 @@ from windlass.setting_values import (
 from windlass.settings_file import find_table, read_file
 from windlass.toml_lines import line_of
 from windlass.units import format_duration, nearest
+from windlass.urls import absolute
 
 __all__ = ["Loaded", "PoolSettings", "QueueSettings", "Settings", "load_settings", "mask_url"]
 
@@ -205,7 +206,7 @@ def load_settings(
     _check_keys(arguments, "argument")
     lay(arguments, "argument")
 
-    values["url"] = _absolute(str(values.get("url", DEFAULT_URL)), file.parent if file else here)
+    values["url"] = absolute(str(values.get("url", DEFAULT_URL)), file.parent if file else here)
     if isinstance(archive := values.get("dead_archive"), str):
         values["dead_archive"] = os.path.normpath((file.parent if file else here) / archive)
     settings = msgspec.convert(values, Settings)
@@ -247,13 +248,6 @@ def _split_table(table: Mapping[str, object], name: str) -> tuple[dict[str, obje
             raise ConfigError(f"{name}: env.{env} is {layer!r}; it must be a table of settings")
         _check_keys(layer, f"{name} [env.{env}]")
     return base, tables
-
-
-def _absolute(url: str, base: Path) -> str:
-    if not url.startswith("sqlite:///"):
-        return url
-    path, mark, query = url.removeprefix("sqlite:///").partition("?")
-    return f"sqlite:///{os.path.normpath(base / path)}{mark}{query}"
 
 
 def _check_together(settings: Settings, origin: Mapping[str, str], warnings: list[str]) -> None:

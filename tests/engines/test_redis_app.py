@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 import redis.asyncio
@@ -19,7 +19,7 @@ from redis.exceptions import ResponseError
 import windlass.engines.redis
 from servers import GUIDE, RedisServer, of_the_guide, until
 from windlass import State, Windlass
-from windlass.errors import ConfigError
+from windlass.errors import ConfigError, EngineError, EngineUnavailable
 from windlass.events import StoreRolledBack
 from windlass.worker.worker import Worker
 
@@ -169,3 +169,31 @@ def test_a_rollback_is_an_event_of_the_worker_and_shows_in_anybodys_doctor() -> 
             found = [finding for finding in other.engine.doctor() if finding.check == "rollback"]
         assert [finding.level for finding in found] == ["error"]
         assert "UTC" in found[0].message
+
+
+def test_a_unix_socket_serves_as_a_store_by_url_and_by_client(tmp_path: Path) -> None:
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    socket, password = folder / "redis.sock", "s/e?c#r@t"
+    with closing(RedisServer("--unixsocket", str(socket), "--requirepass", password, password=password)):
+        at = f"{quote(str(socket))}?db=1"
+        ids = []
+        for scheme in ("redis+unix", "unix"):
+            with Windlass(f"{scheme}://:{quote(password, safe='')}@{at}", reap="100ms") as app:
+                double = app.job(name="double")(lambda n: 2 * n)
+                ids.append(double.enqueue(4).id)
+                assert [app.get(one) is not None for one in ids] == [True] * len(ids)
+                assert password not in app.engine.info.target
+        with (
+            closing(redis.Redis(unix_socket_path=str(socket), db=1, password=password)) as client,
+            Windlass(client=client) as app,
+        ):
+            assert app.stats()["ready"] == 2
+            assert str(socket) in app.engine.info.target
+
+
+def test_a_socket_that_is_not_there_is_an_engine_that_is_away(tmp_path: Path) -> None:
+    with Windlass(f"unix://{tmp_path}/none.sock") as app, pytest.raises(EngineUnavailable, match=r"none\.sock"):
+        app.stats()
+    with Windlass("rediss://127.0.0.1:1/0?ssl_ca_certs=/no/such.pem") as app, pytest.raises(EngineError):
+        app.stats()

@@ -68,7 +68,7 @@ async def run_async_guarded(run: JobRun) -> Outcome | None:
 
 def verdict_of(run: JobRun, circuit: Circuit, began: float) -> Verdict:
     """What a run that began at ``began`` says of its dependency; redacted arguments are not in it."""
-    return circuit.judge(began, run.error, run.timed_out, run.hide)
+    return circuit.judge(began, run.error, run.timed_out, hide=run.hide)
 
 
 def circuit_of(run: JobRun) -> Circuit | None:

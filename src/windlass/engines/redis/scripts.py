@@ -33,7 +33,7 @@ GUARD_KEYS: Final = frozenset(FIXED_KEYS[FIXED_KEYS.index("guards") :])
 READ_ONLY: Final = frozenset(
     {
         "rows", "page", "queues", "workers", "counts", "check", "names", "deaths", "read", "keys", "locks", "circuits",
-        "limits",
+        "limits", "blocked",
     }
 )  # fmt: skip
 

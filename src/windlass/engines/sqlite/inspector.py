@@ -26,6 +26,7 @@ from windlass.engines.sqlite.upkeep import release_strays
 from windlass.errors import ConfigError
 from windlass.model import (
     Action,
+    BlockedRow,
     JobFilter,
     JobRow,
     Moved,
@@ -71,6 +72,10 @@ SELECT queue, sum(run_at > ?1), sum(run_at <= ?1), min(run_at) FROM "windlass_jo
 GROUP BY queue
 """
 RUNNING: Final = "SELECT queue, count(*), count(held) FROM \"windlass_jobs\" WHERE state = 'running' GROUP BY queue"
+BLOCKED: Final = """
+SELECT queue, blocked_by, count(*), min(run_at) FROM "windlass_jobs" WHERE state = 'blocked'
+GROUP BY blocked_by, queue ORDER BY queue, blocked_by
+"""
 WORKERS: Final = """
 SELECT info, beat_at, lease_until, boot, control, (SELECT count(*) FROM "windlass_jobs" WHERE state = 'running'
     AND worker = workers.id) FROM "windlass_workers" AS workers ORDER BY beat_at, id
@@ -194,6 +199,11 @@ class SqliteInspector(SqliteCore):
         """How many jobs of a queue were claimed in the window of its rate."""
         return rate.count - meter_of(db, self._q, queue, rate, self._steady.now(db)).room()
 
+    def blocked(self) -> list[BlockedRow]:
+        now = self._clock.wall_ms()
+        rows: list[Any] = self._ask(lambda db: db.execute(self._q(BLOCKED)).fetchall())
+        return [BlockedRow(queue, gate or "", jobs, max(0, now - since)) for queue, gate, jobs, since in rows]
+
     def workers(self) -> list[WorkerRow]:
         boot_now = self._clock.boot_ms()
         rows = self._ask(lambda db: db.execute(self._q(WORKERS)).fetchall())
@@ -298,7 +308,8 @@ class SqliteInspector(SqliteCore):
         return gone
 
     def wait_finished(self, ids: Sequence[str], timeout: float) -> bool:
-        wanted = encode(list(ids)).decode()
+        with translated("looking for ends"):
+            wanted = encode(list(ids)).decode()
         deadline = time.monotonic() + timeout
         with self._endings.listening() as endings:
             while True:
