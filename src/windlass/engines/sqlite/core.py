@@ -33,7 +33,7 @@ from windlass.engines.sqlite.connection import (
     patiently,
     translated,
 )
-from windlass.engines.sqlite.signals import FileSignal, MemorySignal, Signal
+from windlass.engines.sqlite.signals import BLIND_POLL, FileSignal, MemorySignal, Signal
 from windlass.engines.sqlite.steady import Steady
 from windlass.errors import EngineUnavailable
 from windlass.logs import Log
@@ -64,10 +64,8 @@ class Endings:
         with self._changed:
             self._waiters += 1
             if self._thread is None and not self._closed:
-                if isinstance(self._signal, FileSignal):
-                    self._signal.listen()
-                self._thread = threading.Thread(target=self._listen, name="windlass-endings", daemon=True)
-                self._thread.start()
+                self._signal.listen()
+                self._start()
         try:
             yield self
         finally:
@@ -77,9 +75,20 @@ class Endings:
             if last:
                 self._signal.wake()
 
+    def _start(self) -> None:
+        """Start the listener, where the machine has room for another thread; without it waiters look by themselves."""
+        thread = threading.Thread(target=self._listen, name="windlass-endings", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return
+        self._thread = thread
+
     def wait(self, seen: int, timeout: float) -> None:
         """Block until ``count`` is beyond ``seen`` or ``timeout`` seconds pass."""
         with self._changed:
+            if self._thread is None:
+                timeout = min(timeout, BLIND_POLL)
             self._changed.wait_for(lambda: self.count != seen, timeout)
 
     def close(self) -> None:
@@ -129,11 +138,17 @@ class SqliteCore:
         self._opening = threading.RLock()
         self._writer: Writer | None = None
         self._reader: Reader | None = None
-        self._ready: Signal = FileSignal(f"{self.path}-ready") if self.path else MemorySignal()
-        self._ended: Signal = FileSignal(f"{self.path}-done") if self.path else MemorySignal()
+        self._signals: list[Signal] = []
+        self._ready = self._make_signal("ready")
+        self._ended = self._make_signal("done")
         self._endings = Endings(self._ended)
         self._steady = Steady(self._q, self._clock, self._boot)
         self._quieted: list[Writer | Reader] = []  # whose locks a fork that is under way has
+
+    def _make_signal(self, name: str) -> Signal:
+        signal: Signal = MemorySignal() if self.path is None else FileSignal(f"{self.path}-{name}", self.path)
+        self._signals.append(signal)
+        return signal
 
     @property
     def info(self) -> EngineInfo:
