@@ -71,6 +71,7 @@ class RedisCore:
         if (url is None) == (client is None):
             raise ConfigError("the Redis engine takes either a url or client=, and exactly one of them")
         self.target = target_of(url, client)
+        self.may_create = True
         self.alarms: list[str] = []  # rollbacks that were seen and that no upkeep has told of yet
         self._url = url
         self._user_client = client
@@ -172,7 +173,8 @@ class RedisCore:
             self._check_types(client, names[first : first + QUEUES_A_CALL])
         have = self._asked(lambda: send(node, "HGET", self._key("meta"), "schema"))
         if have is None:
-            self._asked(lambda: send(node, "HSETNX", self._key("meta"), "schema", SCHEMA))
+            if self.may_create:
+                self._asked(lambda: send(node, "HSETNX", self._key("meta"), "schema", SCHEMA))
         elif as_int(have) > SCHEMA:
             raise EngineUnusable(
                 f"{self.target} has jobs of schema {as_int(have)} in namespace {self._namespace!r}, and this windlass "

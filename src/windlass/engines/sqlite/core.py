@@ -137,6 +137,7 @@ class SqliteCore:
         rules: Rules | None = None,
     ) -> None:
         self.path = path
+        self.may_create = True
         self._clock: Clock = clock or SystemClock()
         self._durable = durability == "fsync" and path is not None
         self._busy_timeout_ms = busy_timeout_ms
@@ -179,15 +180,12 @@ class SqliteCore:
             one_writer=True,
         )
 
-    def open(self, *, create: bool = True) -> None:
-        """Open the connections and migrate. *Idempotent, blocking.*
-
-        Without ``create`` a store that is not there is an error, and nothing is made or changed.
-        """
+    def open(self) -> None:
+        """Open the connections and migrate. *Idempotent, blocking.*"""
         with self._opening:
             if self._writer is not None:
                 return
-            create = create and not self._had
+            create = self.may_create and not self._had
             if self.path is not None and not create and not os.path.exists(self.path):
                 raise self._absent("there is no such file")
             if self.path is not None and foreign_handle(self.path):

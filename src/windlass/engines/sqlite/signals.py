@@ -124,7 +124,8 @@ class FileSignal:
         try:
             prepare(self.path, self._database)
         except OSError as error:
-            self._say(error)
+            if os.path.exists(self._database):  # else there is no store to wake anybody for, and its own errors say so
+                self._say(error)
 
     def _say(self, error: OSError) -> None:
         if not self._said:
