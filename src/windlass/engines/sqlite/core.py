@@ -16,6 +16,7 @@ its volume may be away for a moment, and jobs in a new one would be hidden when 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import weakref
@@ -197,6 +198,7 @@ class SqliteCore:
                 end(db)
                 raise
             self._reader, self._writer = reader, writer
+            self._pid = os.getpid()
             self._had = self.path is not None
 
     def _begin(self, db: apsw.Connection, create: bool) -> tuple[Writer, Reader]:
@@ -247,6 +249,9 @@ class SqliteCore:
         self._writer = self._reader = None
         if writer is None or reader is None:
             return
+        if self._pid != os.getpid():  # forked in a way that Python did not see, so the handles are the parent's
+            leak(writer, reader)
+            return
         if not writer.lock.acquire(timeout=patience):
             leak(writer, reader)
             return
@@ -262,6 +267,11 @@ class SqliteCore:
                 reader.lock.release()
         finally:
             writer.lock.release()
+
+    def __del__(self) -> None:
+        """As ``close``, for one that nobody closed: its file is to be whole too."""
+        with contextlib.suppress(Exception):  # half made, or Python is on its way out
+            self._shut(0)
 
     def migrate(self) -> int:
         """Bring the schema up to date; give its version. *Idempotent.*"""
