@@ -16,6 +16,10 @@ local budget, max_interruptions, head = tonumber(ARGV[4]), tonumber(ARGV[5]), AR
 local keep_done, keep_dead = tonumber(ARGV[7]), tonumber(ARGV[8])
 local done_max, dead_max, id_keep = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 
+local pauses = G.some_queues()
+for _, queue in ipairs(names) do
+  for kind = kREADY, kCANCELLED do G.sound(KEYS[at[queue] + kind]) end
+end
 local promoted = 0
 for _, queue in ipairs(call('ZRANGEBYSCORE', DUES, '-inf', wall, 'LIMIT', 0, budget)) do
   promoted = promoted + promote(queue, budget - promoted)
@@ -73,7 +77,6 @@ local function collect(list, seen, key, command, first, last, ...)
   end
 end
 
-local pauses = G.some_queues()
 local pruned, seen = {}, {}
 for _, queue in ipairs(names) do
   for _, kind in ipairs({ kDONE, kCANCELLED }) do
@@ -111,7 +114,7 @@ total('trimmed', #trimmed)
 
 local buried = call('ZRANGEBYSCORE', TOMBS, '-inf', wall, 'LIMIT', 0, budget)
 for _, id in ipairs(buried) do zrem(TOMBS, id) end
-call('ZREMRANGEBYSCORE', AWAITED, '-inf', wall)
+redis.pcall('ZREMRANGEBYSCORE', AWAITED, '-inf', wall)
 -- Unique keys past their time, and Once markers whose key no record carries; others are looked at again in an hour.
 local keys = call('ZRANGEBYSCORE', K.UNIQUE_EXPIRING, '-inf', wall, 'LIMIT', 0, budget)
 for _, key in ipairs(keys) do
@@ -145,7 +148,7 @@ for i = 1, #slice[2], 2 do
 end
 
 local oldest = math.floor(wall / STEP_MS) - 13 -- two minutes, and the step that has begun before them
-for _, field in ipairs(call('HKEYS', FLOW)) do
+for _, field in ipairs(redis.pcall('HKEYS', FLOW)) do
   if tonumber(string.match(field, '^%a(%d+):') or 0) < oldest then hdel(FLOW, field) end
 end
 flush()
