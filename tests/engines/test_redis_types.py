@@ -13,7 +13,7 @@ from servers import RedisServer
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.scripts import FIXED_KEYS
 from windlass.errors import EngineError
-from windlass.model import Action, Gates, Guard, Kind, NewJob, Outcome, QueueShare, Rules, UniqueKey, Want
+from windlass.model import Action, Gates, Guard, Kind, Outcome, QueueShare, Rules, UniqueKey, Want
 from windlass.testing.conformance.harness import add, info, job
 
 HINTS = ("awaited", "flow", "totals", "wake", "wake-loop")
@@ -120,9 +120,7 @@ def test_a_call_that_meets_a_key_of_another_type_changes_nothing_or_is_done(
 
 
 @pytest.mark.parametrize("key", HINT_KEYS)
-def test_a_key_that_only_tells_or_counts_makes_no_call_fail(
-    engine: RedisEngine, client: redis.Redis, key: str
-) -> None:
+def test_a_key_that_only_tells_or_counts_makes_no_call_fail(engine: RedisEngine, client: redis.Redis, key: str) -> None:
     calls = verbs(engine, fill(engine, 1))
     client.delete(f"{{windlass}}:{key}")
     client.set(f"{{windlass}}:{key}", "of somebody else")

@@ -123,7 +123,9 @@ def test_a_process_without_free_descriptors_enqueues_and_says_once_that_others_l
         ids = [double.enqueue(n).id for n in range(3)]
         app.engine.wait(None, 0.01)
     assert all(app.get(id) is not None for id in ids)
-    assert [record.levelname for record in caplog.records if str(beside(path, "ready")) in record.message] == ["WARNING"]
+    assert [record.levelname for record in caplog.records if str(beside(path, "ready")) in record.message] == [
+        "WARNING"
+    ]
     double.enqueue(4)
     assert beside(path, "ready").exists()  # once there are descriptors again
 
@@ -132,17 +134,13 @@ def test_nothing_is_written_into_a_file_that_has_got_the_number_of_a_closed_desc
     app: Windlass, double: Job[[int], int], path: Path, victim: Path
 ) -> None:
     double.enqueue(1)
-    folder = "/proc/self/fd"
-    mine = []
-    for name in os.listdir(folder):
+    for number in os.listdir("/proc/self/fd"):
         try:
-            if os.readlink(f"{folder}/{name}").startswith(f"{path}-") and not name.endswith(("-wal", "-shm")):
-                mine.append((int(name), os.readlink(f"{folder}/{name}")))
-        except OSError:
+            name = os.readlink(f"/proc/self/fd/{number}")
+        except OSError:  # that of the listing itself
             continue
-    mine = [one for one in mine if not one[1].endswith(("-wal", "-shm"))]
-    for number, _ in mine:
-        os.close(number)  # as os.closerange(3, 4096) of a job does
+        if name in {str(beside(path, end)) for end in NAMES}:
+            os.close(int(number))  # as os.closerange(3, 4096) of a job does
     files = [os.open(victim, os.O_RDWR) for _ in range(64)]
     try:
         double.enqueue(2)
@@ -167,9 +165,7 @@ def test_a_wake_up_file_that_was_removed_is_made_again_and_heard_by_those_who_wa
     assert beside(path, "ready").exists()
 
 
-def test_files_beside_the_database_get_its_mode_and_group(
-    app: Windlass, double: Job[[int], int], path: Path
-) -> None:
+def test_files_beside_the_database_get_its_mode_and_group(app: Windlass, double: Job[[int], int], path: Path) -> None:
     path.touch(0o600)
     os.chmod(path, 0o664)
     if os.geteuid() == 0:

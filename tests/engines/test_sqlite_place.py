@@ -330,6 +330,8 @@ def test_what_a_worker_had_of_a_store_that_was_replaced_is_stale_and_fences_go_o
         (again,) = engine.claim(want).leases
         assert (again.id, again.fence > held.fence) == (handle.id, True)
         later = engine.lock("k", "t2", 60_000, "me", 0)
-        assert lock.fence is not None and later.fence is not None and later.fence > lock.fence
+        assert lock.fence is not None
+        assert later.fence is not None
+        assert later.fence > lock.fence
         assert engine.settle([Outcome(again.id, again.fence, Kind.DONE)]) == [Settled.APPLIED]
         assert handle.state == "done"

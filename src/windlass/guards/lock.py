@@ -163,7 +163,9 @@ class Lock:
             self._keeper.add(self)
         except RuntimeError as error:  # no room for a thread, so nobody would renew it
             self._release()
-            raise GuardUnavailable(f"lock {self.key!r} was given back, since nothing here can renew it: {error}") from error
+            raise GuardUnavailable(
+                f"lock {self.key!r} was given back, since nothing here can renew it: {error}"
+            ) from error
         if given_up.is_set():  # whoever asked has gone in the meantime
             self._release()
 

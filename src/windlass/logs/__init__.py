@@ -102,8 +102,10 @@ class Log:
             logger = logging.getLogger(self.name)
             for each in entries:
                 try:
-                    logger.log(each.level, each.message, *each.args, exc_info=each.error, extra=each.fields, stacklevel=4)
-                except Exception as error:  # of the application, and whoever speaks has done its work already
+                    logger.log(
+                        each.level, each.message, *each.args, exc_info=each.error, extra=each.fields, stacklevel=4
+                    )
+                except Exception as error:  # noqa: BLE001  of the application, and whoever speaks has done its work already
                     _last_words(self.name, each, error)
 
     def _say(self, level: int, message: str, args: tuple[object, ...], error: BaseException | None = None) -> None:

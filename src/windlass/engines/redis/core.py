@@ -347,8 +347,8 @@ class RedisCore:
 def other_type(key: str, have: str, wanted: str) -> str:
     """Say that a key which only tells of jobs, or counts them, belongs to something else."""
     return (
-        f"key {key} is a {have} and not the {wanted} that windlass keeps there, so workers hear of jobs later or counts "
-        "are not kept; jobs are stored and run all the same. Delete it, and find out what writes it"
+        f"key {key} is a {have} and not the {wanted} that windlass keeps there, so workers hear of jobs later, or "
+        "counts are not kept; jobs are stored and run all the same. Delete it, and find out what writes it"
     )
 
 

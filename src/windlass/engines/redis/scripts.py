@@ -91,7 +91,7 @@ def constant(key: str) -> str:
 
 
 def kinds(keys: Sequence[str]) -> str:
-    """A letter for each key: of what type it must be before a script writes anything, "-" where that decides nothing."""
+    """A letter for each key: of what type it must be before a script writes, "-" where that decides nothing."""
     return "".join("-" if key in HINTS else TYPES.get(key, "hash")[0] for key in keys)
 
 

@@ -94,7 +94,9 @@ class RedisWaiting(RedisCore):
                 raise
             if not self._said_blind:
                 self._said_blind = True
-                log.warning("a list by which workers hear of jobs is something else, so they look by themselves: %s", error)
+                log.warning(
+                    "a list by which workers hear of jobs is something else, so they look by themselves: %s", error
+                )
         # Only our own inbox is sure to be a list.
         self._asked(lambda: send(client, "BLPOP", keys[0], f"{min(seconds, BLIND_S):.3f}"))
         return True

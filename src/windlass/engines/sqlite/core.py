@@ -225,12 +225,12 @@ class SqliteCore:
         """The error for a store that has to be there and is not."""
         if self._had:
             return EngineUnavailable(
-                f"the store {self.path} is gone: {why}. It was removed or replaced, or its volume is not mounted. Put it "
-                "back, and calls go on; to begin with an empty one, start every process anew"
+                f"the store {self.path} is gone: {why}. It was removed or replaced, or its volume is not mounted. Put "
+                "it back, and calls go on; to begin with an empty one, start every process anew"
             )
         return EngineUnusable(
-            f"no store at {self.path}: {why}. Name the right one with --url, WINDLASS_URL or the settings file; to make "
-            "one here, run `windlass migrate`, start a worker, or enqueue a job"
+            f"no store at {self.path}: {why}. Name the right one with --url, WINDLASS_URL or the settings file; to "
+            "make one here, run `windlass migrate`, start a worker, or enqueue a job"
         )
 
     def close(self) -> None:

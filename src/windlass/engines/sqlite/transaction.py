@@ -87,7 +87,8 @@ class SqliteTransactions(SqliteInspector):
             )
         if has_moved(db):
             raise EngineUnavailable(
-                f"connection= is open on a file that is not {self.path} any more: it was removed or replaced; connect anew"
+                f"connection= is open on a file that is not {self.path} any more: it was removed or replaced; "
+                "connect anew"
             )
         if not db.in_transaction:
             raise ConfigError(
