@@ -99,7 +99,7 @@ class FileSignal:
     def __init__(self, path: str, database: str) -> None:
         self.path = path
         self._database = database
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may wake
         self._woken = threading.Event()
         self._prepared = False
         self._said = False
@@ -185,16 +185,19 @@ class FileSignal:
                 self._watch()
         if self._notify < 0:
             return self._wait_by_looking(timeout)
+        if self._woken.is_set():  # perhaps from before there was a pipe to say it
+            timeout = 0
         poll = select.poll()
         poll.register(self._wake_r, select.POLLIN)
         poll.register(self._notify, select.POLLIN)
         ready = {fd for fd, _ in poll.poll(max(0, timeout) * 1000)}
-        if self._wake_r in ready:
+        woken = self._woken.is_set()
+        if woken or self._wake_r in ready:
             drain(self._wake_r)
             self._woken.clear()
         if self._notify in ready and not is_there(drain(self._notify)):
             self._watch_anew()
-        return bool(ready)
+        return woken or bool(ready)
 
     def _watch_anew(self) -> None:
         """What was watched is gone: make a new file, or take the one that is there now."""
