@@ -124,9 +124,9 @@ def test_a_key_that_only_tells_or_counts_makes_no_call_fail(engine: RedisEngine,
     calls = verbs(engine, fill(engine, 1))
     client.delete(f"{{windlass}}:{key}")
     client.set(f"{{windlass}}:{key}", "of somebody else")
-    for call in calls.values():
+    for name, call in calls.items():
         call()
-    assert engine.job("new") is not None
+        assert name != "enqueue" or engine.job("new") is not None
     engine.wait(None, 0.01)
     engine.wait_finished(["new"], 0.01)
     assert [finding.message for finding in engine.doctor() if finding.check == "keys"] != []
