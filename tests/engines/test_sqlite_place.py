@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -86,6 +88,26 @@ def test_an_enqueue_goes_into_the_backup_that_was_put_in_place(
     assert ids_in(path) == {first.id, after.id}
     assert app.get(lost.id) is None
     assert "goes on in the file that is there now" in caplog.text
+
+
+def test_the_log_of_the_file_before_is_left_to_whoever_uses_it_with_the_new_one(
+    app: Windlass, double: Job[[int], int], path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    double.enqueue(1)
+    os.replace(backup(path, tmp_path / "restored"), path)
+    code = (
+        "import sys, apsw; db = apsw.Connection(sys.argv[1]);"
+        "print(db.execute('SELECT count(*) FROM windlass_jobs').fetchall(), flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline()
+        log = files(path)[1].stat().st_ino
+        after = double.enqueue(2)
+        assert files(path)[1].stat().st_ino == log
+        assert "is used as its log" in caplog.text
+        other.communicate(b"")
+    assert after.id in ids_in(path)
 
 
 def test_a_question_is_asked_of_the_file_that_is_there_now(

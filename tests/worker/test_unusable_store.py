@@ -48,6 +48,8 @@ def test_a_worker_says_that_its_store_was_replaced_and_goes_on_in_the_new_one(tm
     try:
         with Windlass(f"sqlite:///{path}") as app:
             until(app.workers)
+        for end in ("-wal", "-shm"):
+            Path(f"{path}{end}").unlink()
         os.replace(spare, path)
         with Windlass(f"sqlite:///{path}") as app:
             double = app.job(name="double")(twice)

@@ -324,7 +324,12 @@ class SqliteCore:
                 rescued = place.keeps_its_log and rescue(writer)
                 self._shut(PATIENCE_S)
                 self._forget_store()
-                place.take_log_along()
+                if not place.take_log_along():
+                    log.error(
+                        "the log of the file that was %s before lies beside the new one, and is used as its log: jobs "
+                        "of both may be mixed up. Stop every process, remove it (-wal, -shm) and restore the file again",
+                        self.path,
+                    )
                 self.open()
                 what = f"{moved}; windlass goes on in the file that is there now"
                 self._alarms.append(f"{what}, and has written back what was in the log" if rescued else what)

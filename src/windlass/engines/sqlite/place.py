@@ -11,19 +11,22 @@ A look costs a ``stat`` a file. Invariant: a commit is confirmed only when, afte
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import time
 from typing import Final
 
 import apsw
 
-from windlass.errors import EngineUnavailable, EngineUnusable
+from windlass.errors import EngineUnavailable
 
 __all__ = ["Place", "StoreMoved", "has_moved"]
 
 LOOK_EVERY: Final = 0.001  # seconds between whole looks; each commit looks at the database itself
 
 NOTHING: Final = (0, 0, 0)
+SHARED_FIRST: Final = 0x40000002  # the bytes of a database on which whoever has it open has a lock
+SHARED_SIZE: Final = 510
 
 
 class StoreMoved(EngineUnavailable):
@@ -62,23 +65,29 @@ class Place:
         log = look(self.log)[:2]
         return look(self.path)[:2] == (self._dev, self._ino) and log in (self._beside[self.log], NOTHING[:2])
 
-    def take_log_along(self) -> None:
+    def take_log_along(self) -> bool:
         """Remove the log of the file that was opened from beside another one that has its name now.
 
-        SQLite would take it for the log of that one, and write pages of the old into the new.
+        SQLite would take it for the log of that one, and write pages of the old into the new. False when it has to
+        stay, since somebody has the new file open and so uses it as its log already.
         """
         now = look(self.path)
-        if now == NOTHING or now[:2] == (self._dev, self._ino):
-            return
-        for name, opened in self._beside.items():
-            if look(name)[:2] == opened:
-                try:
+        mine = [name for name, opened in self._beside.items() if look(name)[:2] == opened]
+        if now == NOTHING or now[:2] == (self._dev, self._ino) or not mine:
+            return True
+        if is_open_here(self.path):  # and a descriptor of ours would drop its locks
+            return False
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, SHARED_SIZE, SHARED_FIRST)  # whoever opens it now waits
+                for name in mine:
                     os.unlink(name)
-                except OSError as error:
-                    raise EngineUnusable(
-                        f"{name} belongs to the file that was {self.path} before, and cannot be removed "
-                        f"({error.strerror}): remove it, or jobs of both get mixed up"
-                    ) from error
+            finally:
+                os.close(fd)
+        except OSError:
+            return False
+        return True
 
     def _look(self) -> None:
         self._see()
@@ -110,6 +119,20 @@ def look(path: str) -> tuple[int, int, int]:
     except OSError:
         return NOTHING
     return found.st_dev, found.st_ino, found.st_size
+
+
+def is_open_here(path: str) -> bool:
+    """Whether this process has a file of this name open through SQLite."""
+    real = os.path.realpath(path)
+    for db in apsw.connections():
+        try:
+            if db.filename and os.path.realpath(db.filename) == real:
+                return True
+        except apsw.ThreadingViolationError:  # it is at work in another thread and does not say
+            return True
+        except apsw.ConnectionClosedError:
+            continue
+    return False
 
 
 def has_moved(db: apsw.Connection) -> bool:
