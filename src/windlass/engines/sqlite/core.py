@@ -327,7 +327,7 @@ class SqliteCore:
                 if not place.take_log_along():
                     log.error(
                         "the log of the file that was %s before lies beside the new one, and is used as its log: jobs "
-                        "of both may be mixed up. Stop every process, remove it (-wal, -shm) and restore the file again",
+                        "of both may be mixed up. Stop every process, remove it (-wal, -shm), and restore the file",
                         self.path,
                     )
                 self.open()
