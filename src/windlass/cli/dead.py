@@ -279,7 +279,7 @@ def edit(session: Session, job_id: str, args_json: str, again: bool) -> int:
     """
     from windlass.cli.enqueue import _arguments
 
-    app = session.app()
+    app = session.store(needs_app=True)
     job = app.get(job_id)
     if job is None or job.state != "dead":
         note(f"windlass: job {job_id} is {'not kept here' if job is None else f'{job.state}, not dead'}")
@@ -348,7 +348,7 @@ def export(session: Session, /, path: str, reveal: bool, **options: str | None) 
 @pass_session
 def load(session: Session, path: str) -> None:
     """Put the dead jobs of FILE back into the store. Jobs that are in the store already are left alone."""
-    app = session.store()
+    app = session.store(create=True)
     seen = 0
     with _bar("Load") as advance, _file_errors(path):
 

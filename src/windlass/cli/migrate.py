@@ -14,7 +14,7 @@ __all__ = ["migrate"]
 @pass_session
 def migrate(session: Session) -> None:
     """Upgrade the tables of the store to this version. Safe to repeat, and while workers run."""
-    engine = session.store().engine
+    engine = session.store(create=True).engine
     version = engine.migrate()
     if session.json:
         emit_json({"name": engine.info.name, "target": engine.info.target, "version": version})

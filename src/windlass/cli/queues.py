@@ -72,7 +72,7 @@ def _row(queue: QueueInfo, workers: list[WorkerStatus], now: int) -> list[str]:
 @pass_session
 def pause(session: Session, name: str, reason: str | None, until: str | None) -> None:
     """Pause a queue: no job of it starts until it is resumed. Running jobs finish."""
-    app = session.store()
+    app = session.store(create=True)
     queue = _queue(app, name)
     queue.pause(reason, _until(until))
     _report(session, queue, f"Queue {name} is paused.")
@@ -106,7 +106,7 @@ def limit(session: Session, name: str, most: str | None, rate: str | None) -> No
     """
     if most is None and rate is None:
         raise click.UsageError("give a limit: `windlass queues limit NAME 4`, or --rate 100/m; `none` removes one")
-    app = session.store()
+    app = session.store(create=True)
     queue = _queue(app, name)
     if most is not None:
         queue.limit(_count(most))

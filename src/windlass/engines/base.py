@@ -111,6 +111,9 @@ class Engine(Protocol):
     @property
     def info(self) -> EngineInfo: ...
 
+    may_create: bool
+    """Whether ``open`` makes a store that is not there. Else a file without our tables is EngineUnusable."""
+
     def open(self) -> None:
         """Open handles, create or migrate the schema. *Idempotent.* Raises EngineUnavailable or EngineUnusable."""
         ...

@@ -22,6 +22,7 @@ The zygote writes to the descriptor alone, since it must not start threads.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -49,7 +50,7 @@ class Untouched(int):
 
 
 class Log:
-    """Says things under a logger's name. *Thread-safe, never raises* in a process of the command."""
+    """Says things under a logger's name. *Thread-safe.* What a handler or filter raises decides about nothing."""
 
     names: ClassVar[set[str]] = set()  # of all there are
 
@@ -100,10 +101,25 @@ class Log:
         elif voice is None:
             logger = logging.getLogger(self.name)
             for each in entries:
-                logger.log(each.level, each.message, *each.args, exc_info=each.error, extra=each.fields, stacklevel=4)
+                try:
+                    logger.log(
+                        each.level, each.message, *each.args, exc_info=each.error, extra=each.fields, stacklevel=4
+                    )
+                except Exception as error:  # noqa: BLE001  of the application, and whoever speaks has done its work already
+                    _last_words(self.name, each, error)
 
     def _say(self, level: int, message: str, args: tuple[object, ...], error: BaseException | None = None) -> None:
         self.tell((Entry(level, time.time(), message, args, None, error),))
+
+
+def _last_words(name: str, entry: Entry, error: Exception) -> None:
+    """Say on stderr what could not be logged."""
+    with contextlib.suppress(Exception):
+        print(
+            f"windlass: a log handler or filter failed with {type(error).__name__}: {error}; it was to log for {name}: "
+            f"{entry.message % entry.args if entry.args else entry.message}",
+            file=sys.__stderr__,
+        )
 
 
 class Unheard(logging.Handler):

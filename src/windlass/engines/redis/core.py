@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from redis.exceptions import NoScriptError
@@ -24,10 +24,10 @@ from windlass.clock import Clock, SystemClock
 from windlass.engines.base import EngineInfo
 from windlass.engines.redis.connection import Client, Command, Spares, hang_up, make_client, node_of, send, target_of
 from windlass.engines.redis.errors import raised_by_driver, translate
-from windlass.engines.redis.scripts import FIXED_KEYS, READ_ONLY, Script, script
+from windlass.engines.redis.scripts import FIXED_KEYS, HINTS, READ_ONLY, TYPES, Script, script
 from windlass.engines.redis.startup import Server, examine
 from windlass.engines.redis.wire import as_int, as_list, pack
-from windlass.errors import ConfigError, EngineUnavailable, EngineUnusable
+from windlass.errors import ConfigError, EngineError, EngineUnavailable, EngineUnusable
 from windlass.logs import Log
 from windlass.model import Rules
 
@@ -39,14 +39,6 @@ Seen: TypeAlias = Literal["writes", "jobs"]  # the counters by which a rollback 
 log = Log("windlass.engine")
 
 SCHEMA: Final = 1
-TYPES: Final = {
-    "arrivals": "zset", "running": "zset", "cancels": "zset", "dead": "zset", "dead-purge": "zset", "leases": "zset",
-    "tombs": "zset", "expiring": "zset", "awaited": "zset", "wake": "list", "wake-loop": "list",
-    "busy": "zset", "dues": "zset", "lone": "zset",
-    "died": "zset", "documents-over": "zset",
-    "blocked": "zset", "holds": "zset", "carriers": "zset", "markers": "zset", "gates": "zset",
-    "unique-expiring": "zset", "rate-ends": "zset",
-}  # fmt: skip
 QUEUE_KEYS: Final = ("ready", "due", "alone", "done", "cancelled", "wake", "wake-loop")
 GUARDED_S: Final = 10.0  # how long a store that had guards is taken to have some still
 QUEUES_A_CALL: Final = 500  # whose keys are looked at in one call
@@ -71,6 +63,7 @@ class RedisCore:
         if (url is None) == (client is None):
             raise ConfigError("the Redis engine takes either a url or client=, and exactly one of them")
         self.target = target_of(url, client)
+        self.may_create = True
         self.alarms: list[str] = []  # rollbacks that were seen and that no upkeep has told of yet
         self._url = url
         self._user_client = client
@@ -172,7 +165,8 @@ class RedisCore:
             self._check_types(client, names[first : first + QUEUES_A_CALL])
         have = self._asked(lambda: send(node, "HGET", self._key("meta"), "schema"))
         if have is None:
-            self._asked(lambda: send(node, "HSETNX", self._key("meta"), "schema", SCHEMA))
+            if self.may_create:
+                self._asked(lambda: send(node, "HSETNX", self._key("meta"), "schema", SCHEMA))
         elif as_int(have) > SCHEMA:
             raise EngineUnusable(
                 f"{self.target} has jobs of schema {as_int(have)} in namespace {self._namespace!r}, and this windlass "
@@ -180,17 +174,25 @@ class RedisCore:
             )
 
     def _check_types(self, client: Client, names: Sequence[str]) -> None:
+        for key, have, wanted, is_hint in self._other_types(client, names):
+            if not is_hint:
+                raise EngineUnusable(
+                    f"{self.target}: key {key} is a {have} and not the {wanted} that windlass keeps there: "
+                    "something else writes it; choose another namespace or database"
+                )
+            log.warning("%s: %s", self.target, other_type(key, have, wanted))
+
+    def _other_types(self, client: Client, names: Sequence[str]) -> Iterator[tuple[str, str, str, bool]]:
+        """Keys of ours that something else has written: what each is and should be, and whether jobs go on without."""
         keys = self._fixed + [key for name in names for key in self._keys_of(name)]
         found = as_list(self._run(client, script("check"), keys, self._sent(())))
         fixed = [TYPES.get(name, "hash") for name in FIXED_KEYS]
         of_queue = ["list" if name.startswith("wake") else "zset" for name in QUEUE_KEYS]
-        for key, kind, wanted in zip(keys, found, fixed + of_queue * len(names), strict=True):
+        hints = [name in HINTS for name in FIXED_KEYS] + [name.startswith("wake") for name in QUEUE_KEYS] * len(names)
+        for key, kind, wanted, is_hint in zip(keys, found, fixed + of_queue * len(names), hints, strict=True):
             have = kind.decode() if isinstance(kind, bytes) else str(kind)
             if have not in ("none", wanted):
-                raise EngineUnusable(
-                    f"{self.target}: key {key.decode()} is a {have} and not the {wanted} that windlass keeps there: "
-                    "something else writes it; choose another namespace or database"
-                )
+                yield key.decode(), have, wanted, is_hint
 
     def _key(self, name: str) -> bytes:
         return self._fixed[FIXED_KEYS.index(name)]
@@ -304,6 +306,8 @@ class RedisCore:
     def _watch(self, seen: Seen, least: int, reply: object) -> None:
         """Compare a counter of the store with the least it can be after what it gave before this call was sent."""
         now = as_int(reply)
+        if now < 0:  # something else has written it, so it says nothing
+            return
         if now < least:
             self._seen[seen] = now
             self._alarm(
@@ -323,8 +327,11 @@ class RedisCore:
         alarms = tuple(self.alarms)
         if alarms:
             note = f"{self._wall_ms()} {alarms[-1]}"
-            client = node_of(self._client(), self._key("meta"))
-            self._asked(lambda: send(client, "HSET", self._key("meta"), "rollback", note))
+            try:
+                client = node_of(self._client(), self._key("meta"))
+                self._asked(lambda: send(client, "HSET", self._key("meta"), "rollback", note))
+            except EngineError:
+                return ()  # what this upkeep has done stands; the alarms are told with the next one
             del self.alarms[: len(alarms)]
         return alarms
 
@@ -335,6 +342,14 @@ class RedisCore:
         """In a forked child: leave the parent's sockets alone and start afresh."""
         LEAKED.append((self._calls, self._blocks, self._spares))
         self._forget_handles()
+
+
+def other_type(key: str, have: str, wanted: str) -> str:
+    """Say that a key which only tells of jobs, or counts them, belongs to something else."""
+    return (
+        f"key {key} is a {have} and not the {wanted} that windlass keeps there, so workers hear of jobs later, or "
+        "counts are not kept; jobs are stored and run all the same. Delete it, and find out what writes it"
+    )
 
 
 LEAKED: Final[list[object]] = []

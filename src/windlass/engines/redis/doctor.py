@@ -17,7 +17,7 @@ from windlass.clock import from_ms
 from windlass.engines.base import REPAIR, Finding
 from windlass.engines.redis.access import look_at_access, look_at_version
 from windlass.engines.redis.connection import Command, node_of, send
-from windlass.engines.redis.core import QUEUE_KEYS
+from windlass.engines.redis.core import QUEUE_KEYS, QUEUES_A_CALL, other_type
 from windlass.engines.redis.inspector import RedisInspector
 from windlass.engines.redis.scripts import FIXED_KEYS
 from windlass.engines.redis.startup import Server, examine
@@ -63,11 +63,21 @@ class RedisDoctor(RedisInspector):
             memory(server),
             look_at_version(server.version, valkey=server.valkey),
             *look_at_access(node.connection_pool.connection_kwargs, is_tls(node)),
+            *self._strangers(),
             self._orphans("jobs that are in no index", self._audit(repair), repair),
             self._orphans("index entries without a job", self._sweep(repair), repair),
         ]
         findings += [Finding("rollback", "error", alarm, LOOK) for alarm in self.alarms]
         return findings + self._noted_rollback(node)
+
+    def _strangers(self) -> Iterator[Finding]:
+        """Keys of ours that something else has written, and without which jobs go on."""
+        client = self._client()
+        names = self._queue_names(node_of(client, self._fixed[0]))
+        for first in range(0, max(1, len(names)), QUEUES_A_CALL):
+            for key, have, wanted, is_hint in self._other_types(client, names[first : first + QUEUES_A_CALL]):
+                if is_hint:
+                    yield Finding("keys", "warning", other_type(key, have, wanted))
 
     def _noted_rollback(self, node: Redis) -> list[Finding]:
         """The last rollback that a worker saw, for a day."""

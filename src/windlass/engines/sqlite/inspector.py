@@ -336,9 +336,16 @@ class SqliteInspector(SqliteCore):
         findings.append(self._strays(repair))
         if self.path is not None:
             findings += look_around(self.path)
+        findings += self._wake_ups()
         if self.path is not None and foreign_handle(self.path):
             findings.append(Finding("handles", "error", FOREIGN.format(path=self.path), FOREIGN_ADVICE))
         return findings
+
+    def _wake_ups(self) -> list[Finding]:
+        troubles = [trouble for signal in self._signals if (trouble := signal.trouble()) is not None]
+        if not troubles:
+            return [Finding("wake-ups", "ok", "processes hear at once what there is to do")]
+        return [Finding("wake-ups", "warning", trouble) for trouble in troubles]
 
     def _strays(self, repair: bool) -> Finding:
         row = self._ask(lambda db: db.execute(self._q(STRAYS)).fetchone())

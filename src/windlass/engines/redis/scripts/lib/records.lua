@@ -338,6 +338,7 @@ local function promote(queue, limit)
     G.promoted[queue][G.lane(args[2 * i - 1])] = true
     args[2 * i] = string.sub(member, 9)
   end
+  G.sound(KEYS[base + kREADY])
   call('ZREMRANGEBYRANK', KEYS[base + kDUE], 0, #due - 1)
   send('ZADD', { [KEYS[base + kREADY]] = args })
   call('ZADD', BUSY, 0, queue)
