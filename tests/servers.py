@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+GUIDE = Path(__file__).parents[1] / "docs" / "redis.md"
 START_S = 30.0  # how long a server may take before a test gives up
 PAUSE_S = 0.02
 QUICK = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0")
@@ -173,6 +175,24 @@ class Replicated:
     def close(self) -> None:
         for server in (self.sentinel, self.replica, self.master):
             server.close()
+
+
+def of_the_guide(server: RedisServer | Cluster | Replicated) -> str:
+    """Make the user that the guide describes, with its very words; give the URL as that user."""
+    rules = [line.split() for line in re.findall(r"^ACL SETUSER .*$", GUIDE.read_text("utf-8"), re.MULTILINE)]
+    match server:
+        case Cluster():
+            every = server.servers
+        case Replicated():
+            every, rules = [server.master, server.replica], rules[:1]
+        case _:
+            every, rules = [server], rules[:1]
+    for each in every:
+        with each.client() as client:
+            for rule in rules:
+                client.execute_command(*rule)
+    password = next(word[1:] for word in rules[0] if word.startswith(">"))
+    return server.url.replace("://", f"://jobs:{password}@", 1)
 
 
 def until(condition: Callable[[], object], message: str, deadline_s: float = START_S) -> None:

@@ -325,6 +325,75 @@ def test_a_middleware_cannot_make_a_failed_enqueue_look_stored(app: Windlass, jo
         job.options(connection=object()).enqueue(1)
 
 
+def test_a_middleware_that_fails_behind_a_stored_job_is_logged_and_no_other_hears_of_it(
+    app: Windlass, job: Job[[int], int], caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[str] = []
+
+    @app.middleware("enqueue")
+    def outer(call: Call[object]) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            seen.append("outer was told of an error")
+            raise
+        seen.append("outer")
+
+    @app.middleware("enqueue")
+    def counting(call: Call[object]) -> Iterator[None]:
+        yield
+        raise ConnectionError("the metrics server is away")
+
+    assert app.get(job.enqueue(7).id) is not None
+    assert len(app.enqueue_many([job.bind(1), job.bind(2)])) == 2
+    assert app.get(asyncio.run(job.aenqueue(8)).id) is not None
+    assert seen == ["outer"] * 4
+    assert caplog.text.count("counting failed behind its yield") == 4
+
+
+def test_a_middleware_may_still_undo_an_enqueue_in_a_transaction_of_the_caller(
+    app: Windlass, job: Job[[int], int]
+) -> None:
+    @app.middleware("enqueue")
+    def strict(call: Call[object]) -> Iterator[None]:
+        yield
+        raise PermissionError("not today")
+
+    with pytest.raises(PermissionError), app.transaction() as tx:
+        job.options(connection=tx).enqueue(1)
+    assert ready(app) == 0
+
+
+def test_a_store_that_goes_away_behind_an_enqueue_does_not_make_it_fail(tmp_path: Path) -> None:
+    with Windlass(f"sqlite:///{tmp_path}/jobs.db") as app:
+        job = app.job(name="charge")(charge).options(id="pay-1")
+        job.enqueue(1)
+
+        @app.middleware("enqueue")
+        def spoil(call: Call[object]) -> Iterator[None]:
+            yield
+            app.close()
+            for file in tmp_path.iterdir():
+                file.write_bytes(b"no database " * 1_000)
+
+        assert job.enqueue(2).duplicate
+
+
+def test_a_log_handler_that_raises_does_not_make_an_enqueue_fail(
+    app: Windlass, job: Job[[int], int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(record: logging.LogRecord) -> bool:
+        raise KeyError("a filter of the application")
+
+    logger = logging.getLogger("windlass.client")
+    logger.addFilter(refuse)
+    try:
+        job.options(id="pay-1").enqueue(1)
+        assert job.options(id="pay-1").enqueue(2).duplicate
+    finally:
+        logger.removeFilter(refuse)
+
+
 def test_an_event_is_emitted_for_each_new_job_and_none_for_a_duplicate(app: Windlass, job: Job[[int], int]) -> None:
     heard: list[JobEnqueued] = []
     app.on(JobEnqueued)(heard.append)

@@ -12,8 +12,10 @@ import pytest
 from windlass import Windlass
 from windlass.codec import encode_error
 from windlass.errors import (
+    ConfigError,
     JobCancelled,
     JobFailed,
+    PayloadError,
     ResultExpired,
     ResultNotStored,
     ResultTimeout,
@@ -74,6 +76,30 @@ def test_the_result_of_a_done_job_is_typed_by_its_annotation(app: Windlass) -> N
     assert handle.result() == datetime(2030, 1, 1, tzinfo=UTC)
     assert handle.info().result == handle.result()
     assert handle.state is State.DONE
+
+
+def test_a_result_that_is_not_as_annotated_raises_and_is_plain_data_in_info(app: Windlass) -> None:
+    handle = enqueue(app, 42)
+    settle(app, claim(app), Kind.DONE, '{"id":"not a number"}')
+    with pytest.raises(PayloadError, match=r"charge: the result does not come back as it is annotated: Expected `int`"):
+        handle.result(timeout=5)
+    assert handle.info().result == {"id": "not a number"}
+
+
+def test_an_id_that_is_no_text_for_a_store_is_an_error_of_ours(app: Windlass) -> None:
+    handle = JobHandle("\ud800", False, enqueue(app, 42).reader)
+    for ask in (lambda: handle.result(timeout=1), handle.info, handle.cancel, handle.retry, lambda: app.get("\ud800")):
+        with pytest.raises(ConfigError, match="has a lone surrogate"):
+            ask()
+
+
+def test_an_error_shows_only_the_ends_of_a_huge_argument(app: Windlass) -> None:
+    with pytest.raises(ConfigError) as caught:
+        app.jobs(state="y" * 10_000_000)
+    said = str(caught.value)
+    assert len(said) < 5_000
+    assert said.startswith("there is no state 'yyy")
+    assert said.endswith("dead, cancelled")
 
 
 def test_result_waits_for_the_end(app: Windlass) -> None:

@@ -229,3 +229,26 @@ def test_whoever_listens_in_by_a_patch_of_logging_hears_errors_without_a_handler
     relay.pass_on("windlass.tested.patched", [Entry(logging.ERROR, 1.0, "an error of %s", ("ours",))])
     relay.close()
     assert heard == ["an error of ours"]
+
+
+# What steers a terminal or turns text around: C0, DEL, C1, marks of direction, separators of lines.
+STEERING = "\x07\x1b\x7f\x85\x9b\u061c\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069"
+
+
+@pytest.mark.parametrize("form", ["text", "json", "logfmt"])
+def test_no_line_steers_a_terminal_or_makes_another_line(form: str) -> None:
+    reader, writer = os.pipe()
+    forged = f"{STEERING}2026-01-01T00:00:00.000+00:00 INFO    1 fake"
+    error = ValueError(f"a\n{forged}")
+    error.add_note(forged)
+    entry = Entry(logging.ERROR, 1.5, f"failed \n{forged}", fields={"reason": forged, "job_id": "x"}, error=error)
+    Voice(Outlet(writer), form, logging.INFO, {}).say("x", [entry])
+    text = os.read(reader, 100_000).decode()
+    assert not set(text) & set(STEERING)
+    first, *others = text.splitlines()
+    assert all(line.startswith("    ") for line in others)
+    if form == "json":
+        told = json.loads(first)
+        assert (told["message"], told["reason"]) == (f"failed \n{forged}", forged)
+    os.close(reader)
+    os.close(writer)

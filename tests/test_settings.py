@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import typing
 from datetime import timedelta
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from strangers import belongs_to_a_stranger
 from windlass.backoff import Constant, Exponential, Linear
+from windlass.engines.url import connect
 from windlass.errors import ConfigError
 from windlass.model import QueueBound, RateBound
 from windlass.queues import bounds_of
@@ -267,7 +270,7 @@ def test_renewal_that_leaves_no_second_try_is_a_warning(project: Path) -> None:
 def test_relative_sqlite_path_is_resolved_from_the_settings_file(project: Path) -> None:
     deep = project / "a"
     deep.mkdir()
-    assert load_settings("sqlite:///j.db?x=1", environ={}, start=deep).settings.url == f"sqlite:///{deep}/j.db?x=1"
+    assert load_settings("sqlite:///j.db", environ={}, start=deep).settings.url == f"sqlite:///{deep}/j.db"
     (project / "windlass.toml").write_text("[windlass]\n")
     assert load_settings("sqlite:///../j.db", environ={}, start=deep).settings.url == f"sqlite:///{project.parent}/j.db"
     assert load_settings("sqlite:////abs/j.db", environ={}, start=deep).settings.url == "sqlite:////abs/j.db"
@@ -288,3 +291,155 @@ def test_relative_sqlite_path_is_resolved_from_the_settings_file(project: Path) 
 )
 def test_mask_hides_secrets_only(url: str, shown: str) -> None:
     assert mask_url(url) == shown
+
+
+# -- whose file it may be ----------------------------------------------------------------------------------
+
+
+EVIL = '[windlass]\napp = "evil:app"\nthreads = 66\n'
+
+
+@pytest.mark.parametrize("mark", [".git", ".hg", "pyproject.toml", "setup.py", "setup.cfg"])
+def test_a_file_above_the_project_is_not_read_and_named(tmp_path: Path, mark: str) -> None:
+    below = tmp_path / "project" / "src"
+    below.mkdir(parents=True)
+    (tmp_path / "project" / mark).touch()
+    (tmp_path / "windlass.toml").write_text(EVIL)
+    loaded = load(below)
+    assert (loaded.file, loaded.settings.app) == (None, None)
+    (warning,) = loaded.warnings
+    assert f"{tmp_path}/windlass.toml is above the project ({tmp_path}/project) and is not read" in warning
+    assert f"WINDLASS_CONFIG={tmp_path}/windlass.toml" in warning
+    assert load(below, env={"WINDLASS_CONFIG": f"{tmp_path}/windlass.toml"}).settings.threads == 66
+
+
+def test_the_repository_is_the_project_also_of_packages_in_it(project: Path) -> None:
+    package = project / "services" / "shop"
+    package.mkdir(parents=True)
+    (package / "pyproject.toml").write_text("[project]\nname = 'shop'\n")
+    (project / "windlass.toml").write_text("[windlass]\nthreads = 3\n")
+    assert load(package).settings.threads == 3
+
+
+def test_a_file_of_another_user_above_is_passed_over_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it make the folder a project."""
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    (tmp_path / "windlass.toml").write_text(EVIL)
+    belongs_to_a_stranger(tmp_path / "windlass.toml", monkeypatch)
+    loaded = load(below)
+    assert (loaded.file, loaded.settings.app) == (None, None)
+    assert f"{tmp_path}/windlass.toml is above the project" in loaded.warnings[0]
+
+
+def test_a_mark_of_another_user_does_not_widen_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = tmp_path / "a"
+    below.mkdir()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "pyproject.toml").write_text("[tool.windlass]\nthreads = 66\n")
+    belongs_to_a_stranger(tmp_path / ".git", monkeypatch)
+    belongs_to_a_stranger(tmp_path / "pyproject.toml", monkeypatch)
+    assert load(below).file is None
+
+
+@pytest.mark.parametrize("name", ["windlass.toml", "pyproject.toml"])
+@pytest.mark.parametrize("how", ["file", "link", "target"])
+def test_a_file_of_another_user_in_the_project_is_an_error_until_it_is_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch, name: str, how: str
+) -> None:
+    """Going on without it would use another store."""
+    file = project / name
+    text = "[windlass]\nthreads = 5\n" if name == "windlass.toml" else "[tool.windlass]\nthreads = 5\n"
+    (project / "there").write_text(text)
+    if how == "file":
+        file.write_text(text)
+    else:
+        file.symlink_to("there")
+    belongs_to_a_stranger(project / "there" if how == "target" else file, monkeypatch)
+    (project / "deep").mkdir()
+    if os.geteuid() == 0:  # else the repository is a stranger's too, and the project ends at the folder itself
+        with pytest.raises(ConfigError, match=rf"{name} belongs to user .*WINDLASS_CONFIG="):
+            load(project / "deep")
+    with pytest.raises(ConfigError, match=rf"{name} belongs to user .*WINDLASS_CONFIG="):
+        load(project)
+    assert load(project, env={"WINDLASS_CONFIG": name}).settings.threads == 5
+
+
+def test_a_pyproject_of_another_user_without_our_table_is_none_of_ours(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "pyproject.toml").write_text("[tool.other]\n")
+    belongs_to_a_stranger(project / "pyproject.toml", monkeypatch)
+    assert load(project).file is None
+
+
+def test_a_file_that_everybody_can_write_is_an_error(project: Path) -> None:
+    (project / "windlass.toml").write_text("[windlass]\nthreads = 5\n")
+    (project / "windlass.toml").chmod(0o666)
+    with pytest.raises(ConfigError, match=r"can be written by everybody \(chmod o-w\)"):
+        load(project)
+    (project / "windlass.toml").chmod(0o664)  # a group is the user's own affair
+    assert load(project).settings.threads == 5
+
+
+def test_a_link_of_ours_is_followed(project: Path) -> None:
+    (project / "there").write_text("[windlass]\nthreads = 5\n")
+    (project / "windlass.toml").symlink_to("there")
+    assert load(project).settings.threads == 5
+
+
+def test_what_is_named_and_cannot_be_settings_is_said_and_not_waited_for(project: Path) -> None:
+    os.mkfifo(project / "pipe")
+    (project / "huge").write_text("#" * 2_000_000)
+    (project / "deep").write_text("a = " + "[" * 100_000)
+    for name, words in (
+        ("pipe", "it is a pipe; give a regular file"),
+        (".", "it is a folder"),
+        ("/dev/zero", "it is a device"),
+        ("huge", "larger than 1 MiB"),
+        ("deep", "not valid TOML"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            load(project, env={"WINDLASS_CONFIG": name})
+
+
+def test_a_pipe_in_the_place_of_a_settings_file_is_none(project: Path) -> None:
+    os.mkfifo(project / "windlass.toml")
+    assert load(project).file is None
+
+
+# -- passwords ---------------------------------------------------------------------------------------------
+
+
+WRONG_URLS = [
+    "redis:/u:hunter2@host", "redis:u:hunter2@host", "redis:///u:hunter2@host/0", "redis//u:hunter2@host",
+    "u:hunter2@host:6379", ":hunter2@host", "rediss://:hunter2@host:port", "reddis://u:hunter2@host",
+    "redis://u:hunter2@host:99999/x", "redis://u:hun@ter2:hunter2@host/zero", "sqlite://u:hunter2@host",
+    "redis+sentinel://u:hunter2@host", "redis+cluster://u:hunter2@", "redis://host?password=hunter2&x=1",
+    "postgresql://u:hunter2@host/db", "redis://host:1?ssl_keyfile_passwörd=hunter2&token=hunter2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", [url for url in WRONG_URLS if "wörd" not in url])
+@pytest.mark.parametrize("how", ["argument", "environment", "file"])
+def test_no_error_about_a_url_shows_its_password(project: Path, url: str, how: str) -> None:
+    said = ""
+    try:
+        match how:
+            case "argument":
+                loaded = load_settings(url, environ={}, start=project)
+            case "environment":
+                loaded = load(project, env={"WINDLASS_URL": url})
+            case _:
+                loaded = load(project, toml=f"[windlass]\nurl = {url!r}\n")
+        said += repr(loaded) + str(loaded.settings)
+        said += repr(connect(loaded.settings))
+    except ConfigError as error:
+        said += f"{error!r} {error.__cause__!r}"
+    assert "hunter2" not in said
+
+
+def test_settings_show_every_value_but_the_password(project: Path) -> None:
+    shown = repr(load_settings("redis://u:hunter2@host/0", {"threads": 3}, environ={}, start=project).settings)
+    assert "url='redis://u:•••@host/0'" in shown
+    assert "threads=3" in shown

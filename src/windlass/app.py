@@ -31,7 +31,7 @@ from windlass.logs import Log
 from windlass.middleware import Middleware
 from windlass.middleware import check_kind as check_chain
 from windlass.model import Action, CircuitRow, JobFilter, Moved, State
-from windlass.queues import Queue, QueueInfo, WorkerStatus, bounds_of
+from windlass.queues import Queue, QueueInfo, WorkerStatus, bounds_of, read_queues
 from windlass.registry import Registry
 from windlass.settings import Loaded, Settings, load_settings
 from windlass.spelling import spelled
@@ -313,7 +313,7 @@ class Windlass:
 
     def queues(self) -> list[QueueInfo]:
         """Give every queue the store knows, by name."""
-        return [QueueInfo.of(row) for row in self.engine.queues(bounds_of(self.settings))]
+        return read_queues(self.engine, bounds_of(self.settings))
 
     async def aqueues(self) -> list[QueueInfo]:
         """Give every queue the store knows, by name."""

@@ -2,7 +2,7 @@
 
 Takes its engine, registry, settings, events and middleware by argument and must not know the application. Invariants: a
 chunk is stored whole or not at all; a Call is stored once however often it is sent; with no middleware and no
-subscriber an enqueue is one engine call and nothing else.
+subscriber an enqueue is one engine call and nothing else; once jobs are stored nothing makes the call raise.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from windlass.engines.base import Store, TransactionalEnqueue
 from windlass.engines.holding import HOLDERS
 from windlass.errors import ConfigError, Duplicate, EngineError, EngineUnavailable
 from windlass.events import Events, JobEnqueued
+from windlass.foreign import Shield
 from windlass.handle import JobHandle, Reader, hop
 from windlass.logs import Log
 from windlass.middleware import Middleware
@@ -153,7 +154,8 @@ class Client:
                 if not one.duplicate:
                     self._events.emit(JobEnqueued(one.id, call.new.name, call.new.queue))
         if any(one.duplicate for one in placed):
-            self._warn_of_other_arguments(calls, placed)
+            with Shield(logger, "jobs are stored, and some were there before; their arguments could not be compared"):
+                self._warn_of_other_arguments(calls, placed)
         return placed
 
     async def _astore(self, calls: Sequence[Call[object]]) -> list[Placed]:

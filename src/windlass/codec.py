@@ -31,6 +31,8 @@ from windlass import caps
 from windlass.errors import PayloadError
 from windlass.fingerprint import type_name
 from windlass.foreign import is_ctrl_c, kind_name, said
+from windlass.hints import Decode, decoder_of
+from windlass.hints import encode as _encode
 from windlass.model import JobError
 from windlass.units import nearest
 from windlass.values import (
@@ -42,8 +44,6 @@ from windlass.values import (
     ValueCheck,
     check_depth,
     compare,
-    is_model,
-    is_model_type,
 )
 
 __all__ = [
@@ -67,27 +67,9 @@ UNTYPED: Final[tuple[object, ...]] = (inspect.Parameter.empty, typing.Any, objec
 UNPRINTED: Final = re.compile("[\ud800-\udfff\0]")
 
 
-def _enc_hook(value: object) -> object:
-    if is_model(value):
-        return value.model_dump(mode="json")
-    raise TypeError(f"{type(value).__qualname__} has no JSON form")
-
-
-def _dec_hook(kind: object, value: object) -> object:
-    if is_model_type(kind):
-        return kind.model_validate(value)
-    plain = get_origin(kind) or kind
-    if isinstance(plain, type) and isinstance(value, plain):
-        return value  # an abstract type such as Iterable, which a list fulfils
-    raise TypeError(f"Cannot restore `{getattr(plain, '__qualname__', plain)}`")
-
-
-_encode: Final = msgspec.json.Encoder(enc_hook=_enc_hook).encode
 _PLAIN: Final = msgspec.json.Decoder()
 _ENVELOPE: Final = msgspec.json.Decoder(tuple[int, list[Raw], dict[str, Raw]])
 _ERRORS: Final = msgspec.json.Decoder(tuple[JobError, ...])
-
-Decode: typing.TypeAlias = Callable[[bytes | Raw], object]
 
 
 # --- arguments -------------------------------------------------------------------------------------
@@ -137,7 +119,9 @@ class Signature:
         self._complete = frozenset(n for n, (must, _) in enumerate(self._shapes) if not must)
         self._parameters = parameters
         self._problem: str | None = None
+        self._result_problem: str | None = None
         self._pending = True
+        self._defaults: dict[str, object] | None = None
         self._resolve()
 
     # -- annotations --
@@ -159,18 +143,19 @@ class Signature:
             if hint in UNTYPED:
                 continue
             try:
-                decoders[name] = msgspec.json.Decoder(hint, dec_hook=_dec_hook).decode
+                decoders[name] = decoder_of(hint)
             except TypeError as error:  # not a type that JSON can be turned into; that will not change
                 problem, exact[name] = f"parameter {name!r}: {error}", SCALARS
                 unusable[name] = " ".join(str(error).split())
             except Exception as error:  # noqa: BLE001  a name inside the type; foreign code, so anything may come
                 problem, exact[name], pending = f"parameter {name!r}: {error!r}", SCALARS, True
-        self._result = plain
-        try:
-            if (hint := hints.get("return", object)) not in UNTYPED:
-                self._result = msgspec.json.Decoder(hint, dec_hook=_dec_hook).decode
-        except Exception:  # noqa: BLE001  results of such a type are given plain
-            pass
+        self._result, self._result_problem = plain, None
+        if (hint := hints.get("return", inspect.Parameter.empty)) not in UNTYPED:
+            try:
+                self._result = decoder_of(hint)
+            except Exception as error:  # noqa: BLE001  see above
+                self._result_problem = " ".join(said(error).split())
+                problem, pending = problem or f"the result: {error}", pending or not isinstance(error, TypeError)
         self._decoders = decoders
         self._exact = exact
         self._unusable = unusable
@@ -249,10 +234,12 @@ class Signature:
             raise self._too_large(f"more than {self._max:,}") from None
         except PayloadError:
             raise
-        except Exception as error:  # foreign types are at work: their failures are about this value, not about us
-            raise PayloadError(
-                f"{self._job}: the arguments cannot be encoded: {said(error)}; signature: {self._text}"
-            ) from error
+        except Exception as error:  # noqa: BLE001  foreign types are at work: their failures are about this value
+            hidden = bool(self._redact)  # it may tell any of them
+            what = f"{kind_name(error)}, not shown since it may hold a redacted one" if hidden else said(error)
+            raise PayloadError(f"{self._job}: the arguments cannot be encoded: {what}; signature: {self._text}") from (
+                None if hidden else error
+            )
         return data.decode()
 
     def _position_name(self, n: int) -> str:
@@ -300,6 +287,30 @@ class Signature:
         back, back_by_name = self._decode(payload.encode())
         return tuple(back), back_by_name
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the parameters."""
+        return list(self._signature.parameters)
+
+    def arguments(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
+        """Give all arguments of a call by name. Those left out are what they would be had their default been passed."""
+        if self._defaults is None or self._pending:
+            self._defaults = {parameter.name: self._default(parameter) for parameter in self._parameters}
+        return {**self._defaults, **self._signature.bind(*args, **kwargs).arguments}
+
+    def _default(self, parameter: inspect.Parameter) -> object:
+        match parameter.kind:
+            case parameter.VAR_POSITIONAL:
+                return ()
+            case parameter.VAR_KEYWORD:
+                return {}
+        try:
+            restored = self._decoders[parameter.name](_encode(parameter.default))
+            compare(parameter.default, restored)
+        except Exception:  # noqa: BLE001  one that could not be passed, or none at all; foreign types are at work
+            return parameter.default
+        return restored
+
     # -- decode --
 
     def decode(self, payload: bytes) -> tuple[list[object], dict[str, object]]:
@@ -346,14 +357,22 @@ class Signature:
         return args, kwargs
 
     def decode_result(self, raw: bytes) -> object:
-        """Give a result typed by the return annotation, or plain where that does not fit. Raises PayloadError."""
+        """Give a result typed by the return annotation. Raises PayloadError where it does not fit."""
         if self._pending:
             self._resolve()
+        check_depth(raw)
+        if self._result_problem is not None and raw != b"null":
+            raise self._changed_result(self._result_problem)
         try:
-            check_depth(raw)
             return self._result(raw)
-        except Exception:  # noqa: BLE001  a function may return what it does not announce
-            return decode_plain(raw)
+        except Exception as error:  # foreign types are at work
+            raise self._changed_result(said(error)) from error
+
+    def _changed_result(self, why: str) -> PayloadError:
+        return PayloadError(
+            f"{self._job}: the result does not come back as it is annotated: {why}; annotate what the job returns; "
+            "info().result has it as plain data"
+        )
 
 
 def _survives(value: object, kinds: frozenset[type], limit: int) -> bool:

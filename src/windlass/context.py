@@ -28,7 +28,7 @@ from windlass.transactions import Transaction
 if TYPE_CHECKING:
     from windlass.definition import Call
 
-__all__ = ["CURRENT", "JobContext", "JobLog", "Run", "current_job"]
+__all__ = ["CURRENT", "JobContext", "JobLog", "Run", "current_job", "hide_in_job"]
 
 PROGRESS_EVERY_MS: Final = 500  # two writes a second are enough for an eye
 MESSAGE_MAX: Final = 1_000  # characters of a progress message that are kept
@@ -61,6 +61,10 @@ class Run(Protocol):
     @property
     def cancelled(self) -> bool:
         """Whether a cancel of this job was requested."""
+        ...
+
+    def hide(self, text: str) -> str:
+        """Mask what the job redacts."""
         ...
 
     def report(self, text: str) -> None:
@@ -194,7 +198,7 @@ class JobContext:
             if value is not None and not (isinstance(value, int | float) and abs(value) <= 2**53):
                 raise ConfigError(f"progress({what}={value!r}) of job {self.id}: give a finite number below 2**53")
         if message is not None:
-            message = str(message)[:MESSAGE_MAX].encode("utf-8", "replace").decode()
+            message = self._run.hide(str(message))[:MESSAGE_MAX].encode("utf-8", "replace").decode()
         text = msgspec.json.encode({"done": done, "total": total, "message": message}).decode()
         now = self._run.clock.boot_ms()
         if self._reported_at is None or now - self._reported_at >= PROGRESS_EVERY_MS:
@@ -299,6 +303,12 @@ class JobContext:
 
 CURRENT: Final[ContextVar[JobContext]] = ContextVar("windlass_job")
 """The context of the run in this thread or coroutine. Set by the worker."""
+
+
+def hide_in_job(text: str) -> str:
+    """Mask what the job redacts that runs here, if one does."""
+    context = CURRENT.get(None)
+    return text if context is None else context._run.hide(text)
 
 
 def current_job() -> JobContext:

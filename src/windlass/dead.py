@@ -22,6 +22,7 @@ from windlass.clock import Clock, from_ms, to_ms
 from windlass.definition import guard_plan
 from windlass.engines.base import Store
 from windlass.errors import ConfigError, PayloadError, TransitionRefused, WindlassError
+from windlass.files import open_source, replacing
 from windlass.fingerprint import type_name
 from windlass.guards.options import Arguments
 from windlass.handle import JobInfo, Page, Reader, hop
@@ -465,26 +466,19 @@ class DeadList:
     ) -> int:
         """Write dead jobs to a file as lines of JSON and give how many; they stay in the store.
 
-        The file appears whole or not at all and is readable for its owner only. Redacted arguments are hidden unless
-        ``reveal``, and a line with a hidden one cannot be loaded. Raises ConfigError, OSError.
+        The file appears whole or not at all and is readable for its owner only; it takes the place of a regular file,
+        and of nothing else. A path such as ``/dev/stdout`` is written to as it is. Redacted arguments are hidden unless
+        ``reveal``, and a line with a hidden one cannot be loaded. Raises ConfigError, FileRefused, OSError.
         """
         total = self.count(ids, **filters) if on_progress is not None else 0
         lines = self.lines(ids, reveal=reveal, **filters)
-        count, part = 0, f"{os.fspath(path)}.part"
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                for line in lines:
-                    file.write(line)
-                    count += 1
-                    if on_progress is not None and count % BATCH == 0:
-                        on_progress(count, total)
-                file.flush()
-                os.fsync(fd)
-            os.replace(part, path)
-        except BaseException:
-            os.unlink(part)
-            raise
+        count = 0
+        with replacing(os.fspath(path)) as file:
+            for line in lines:
+                file.write(line)
+                count += 1
+                if on_progress is not None and count % BATCH == 0:
+                    on_progress(count, total)
         if on_progress is not None:
             on_progress(count, total)
         return count
@@ -609,7 +603,7 @@ def _pages(engine: Store, where: JobFilter, limit: int | None, *, size: int) -> 
 def _rows(path: str | os.PathLike[str], payload_max: int) -> Iterator[JobRow]:
     from windlass.records import from_line
 
-    with open(path, "rb") as file:
+    with open_source(os.fspath(path)) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield from_line(line, f"{os.fspath(path)} line {number}", payload_max)

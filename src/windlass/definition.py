@@ -493,7 +493,7 @@ def guard_plan(spec: JobSpec) -> GuardPlan | None:
 
 
 def _guards(spec: JobSpec, guards: Mapping[str, object], where: str) -> GuardPlan | None:
-    return compile_guards(guards, spec.fn, spec.takes_context, spec.redact, spec.circuits, where)
+    return compile_guards(guards, spec.signature, spec.redact, spec.circuits, where)
 
 
 def _policy(value: object, settings: Settings, where: str) -> Retry:

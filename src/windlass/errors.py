@@ -3,6 +3,7 @@
     WindlassError
     ├── ConfigError                 a wrong setting, option, name or URL; raised where it is written
     │   └── UnknownOption           a keyword that does not exist; a TypeError too
+    ├── FileRefused                 a file that is not ours, or no regular file; an OSError too
     ├── PayloadError                arguments or a result that would not survive the store
     ├── EngineError
     │   ├── EngineUnavailable       the store cannot be reached or is busy; the same call may work later
@@ -47,8 +48,15 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
 
+MESSAGE_MAX = 4_000  # characters: an argument that a message names may have millions
+
+
 class WindlassError(Exception):
     """Root of all errors that windlass raises."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= MESSAGE_MAX else f"{text[: MESSAGE_MAX // 2]} ... {text[-MESSAGE_MAX // 2 :]}"
 
 
 class ConfigError(WindlassError, ValueError):
@@ -57,6 +65,13 @@ class ConfigError(WindlassError, ValueError):
 
 class UnknownOption(ConfigError, TypeError):
     """There is no such keyword; the message names the nearest one. Python's own error for it would be a TypeError."""
+
+
+class FileRefused(WindlassError, OSError):
+    """A path leads to something that windlass does not read or write: a link, a device, a file of another user."""
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
 
 
 class PayloadError(WindlassError, ValueError):

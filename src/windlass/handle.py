@@ -33,7 +33,7 @@ from windlass.errors import (
 )
 from windlass.model import FINISHED, RESULT_NOT_STORED, Action, JobRow, Moved, State
 from windlass.model import JobError as StoredError
-from windlass.redaction import arguments, hide, mask, redacted
+from windlass.redaction import MASK, RESULT, arguments, hide, hide_in, mask, redacted
 from windlass.spelling import spelled
 from windlass.units import duration_ms
 
@@ -157,8 +157,9 @@ class Reader:
         spec = self._registry.find(row.name)
         args, kwargs, trouble = arguments(row)
         secrets: tuple[str, ...] = ()
-        if not reveal and args is not None and kwargs is not None and (redact := redacted(row, spec)):
-            args, kwargs, secrets = mask(args, kwargs, redact, spec)
+        redact = frozenset() if reveal else redacted(row, spec)
+        if redact and args is not None and kwargs is not None:
+            args, kwargs, secrets = mask(args, kwargs, redact, spec, row.payload)
         return JobInfo(
             id=row.id,
             name=row.name,
@@ -173,8 +174,8 @@ class Reader:
             run_at=from_ms(row.run_at),
             started_at=None if row.started_at is None or row.held else from_ms(row.started_at),
             finished_at=None if row.finished_at is None else from_ms(row.finished_at),
-            progress=_progress(row.progress),
-            result=_result(row, spec),
+            progress=_progress(row.progress, secrets),
+            result=MASK if RESULT in redact and row.result is not None else _result(row, spec, secrets),
             tags=row.tags,
             reason=hide(row.reason, secrets) if row.reason else trouble,
             worker=row.worker,
@@ -189,8 +190,8 @@ class Reader:
             return row, ()
         args, kwargs, _ = arguments(row)
         if args is None or kwargs is None:  # nobody can tell what is what in there
-            return replace(row, payload=b"null", errors=None), tuple(sorted(redact))
-        masked_args, masked_kwargs, secrets = mask(args, kwargs, redact, spec)
+            return replace(row, payload=b"null", errors=None, progress=None, reason=None), tuple(sorted(redact))
+        masked_args, masked_kwargs, secrets = mask(args, kwargs, redact, spec, row.payload)
         if (masked_args, masked_kwargs) == (args, kwargs):
             return row, ()
         try:
@@ -201,9 +202,10 @@ class Reader:
             row,
             payload=_encode((1, masked_args, masked_kwargs)),
             errors=_encode(errors) if errors else None,
+            progress=_encode(progress) if (progress := _progress(row.progress, secrets)) else None,
             reason=None if row.reason is None else hide(row.reason, secrets),
         )
-        return veiled, tuple(sorted(redact))
+        return veiled, tuple(sorted(redact - {RESULT}))
 
     def result(self, job_id: str, timeout: Duration | None = None, given_up: threading.Event | None = None) -> object:
         """Wait until the job ends and give its result; see ``JobHandle.result``."""
@@ -288,8 +290,9 @@ class JobHandle(Struct, Generic[R_co], frozen=True, eq=False, gc=False):
     def result(self, timeout: Duration | None = None) -> R_co:
         """Wait for the job to end and give what it returned. *Blocking*, woken by the end, not by polling.
 
-        ``timeout`` is a duration; None waits for ever. Raises JobFailed (dead), JobCancelled, ResultTimeout,
-        ResultExpired (no record is kept) and ResultNotStored.
+        ``timeout`` is a duration; None waits for ever. It comes back as it is annotated, and as plain data where it is
+        not, or where this process does not know the job. Raises JobFailed (dead), JobCancelled, ResultTimeout,
+        ResultExpired (no record is kept), ResultNotStored, and PayloadError for one that does not fit its annotation.
         """
         return cast(R_co, self.reader.result(self.id, timeout))
 
@@ -384,14 +387,15 @@ def _cover(error: StoredError, secrets: tuple[str, ...]) -> StoredError:
     return replace(error, message=hide(error.message, secrets), traceback=hide(error.traceback, secrets))
 
 
-def _progress(raw: bytes | None) -> JobProgress | None:
+def _progress(raw: bytes | None, secrets: tuple[str, ...]) -> JobProgress | None:
     if raw is None:
         return None
     try:
         stored = _progress_decoder.decode(raw)
     except (msgspec.MsgspecError, UnicodeError):
         return None
-    return JobProgress(stored.done, stored.total, stored.message)
+    message = None if stored.message is None else hide(stored.message, secrets)
+    return JobProgress(stored.done, stored.total, message)
 
 
 def _decoded_result(row: JobRow, spec: JobSpec | None) -> object:
@@ -400,8 +404,15 @@ def _decoded_result(row: JobRow, spec: JobSpec | None) -> object:
     return spec.signature.decode_result(row.result) if spec else decode_plain(row.result)
 
 
-def _result(row: JobRow, spec: JobSpec | None) -> object:
-    try:
-        return _decoded_result(row, spec)
-    except (PayloadError, ConfigError):
-        return None
+def _result(row: JobRow, spec: JobSpec | None, secrets: tuple[str, ...]) -> object:
+    """What people see of a result: one that has a secret in it is plain and masked."""
+    for code in (spec, None):  # typed where its annotation fits, else plain
+        try:
+            if secrets and row.result is not None:
+                plain = decode_plain(row.result)
+                if (covered := hide_in(plain, secrets)) != plain:
+                    return covered
+            return _decoded_result(row, code)
+        except (PayloadError, ConfigError):
+            pass
+    return None

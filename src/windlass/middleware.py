@@ -2,7 +2,8 @@
 
 What stands before the ``yield`` runs before, what stands behind it runs after, and an error is thrown in at it; the
 first one registered is the outermost. Must not re-run a body. Invariants: a chain is composed once, not per job; an
-empty chain is the body itself and costs nothing; an error in a middleware is an error of what it wraps.
+empty chain is the body itself and costs nothing; an error in a middleware is an error of what it wraps, but for one
+that comes when jobs are stored already: it is logged, since a caller that is told of an error enqueues once more.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from typing import TYPE_CHECKING, TypeAlias, cast
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from windlass.context import JobContext
 from windlass.errors import ConfigError
+from windlass.foreign import Shield, name_of
+from windlass.logs import Log
 from windlass.units import nearest
 
 if TYPE_CHECKING:
@@ -33,6 +37,9 @@ EnqueueMiddleware: TypeAlias = "Callable[[Call[object]], Iterator[None]]"
 ExecuteMiddleware: TypeAlias = Callable[[JobContext], Iterator[None] | AsyncIterator[None]]
 
 KINDS = ("enqueue", "execute")
+STORED: Final = "enqueue middleware %s failed behind its yield; the job is stored, and the enqueue goes on"
+
+logger = Log("windlass.client")
 
 
 def check_kind(kind: object) -> None:
@@ -48,7 +55,7 @@ class Middleware:
     """The two chains of an application."""
 
     def __init__(self) -> None:
-        self._enqueue: list[Callable[[Call[object]], AbstractContextManager[None]]] = []
+        self._enqueue: list[tuple[str, Callable[[Call[object]], AbstractContextManager[None]]]] = []
         self._execute: list[ExecuteMiddleware] = []
 
     def add(self, kind: str, fn: Callable[..., object]) -> None:
@@ -67,7 +74,7 @@ class Middleware:
         elif inspect.isasyncgenfunction(fn):
             raise ConfigError(f"middleware {name} is async; an enqueue middleware is a plain generator function")
         else:
-            self._enqueue.append(contextmanager(cast("EnqueueMiddleware", fn)))
+            self._enqueue.append((name_of(fn), contextmanager(cast("EnqueueMiddleware", fn))))
 
     @property
     def enqueue_is_empty(self) -> bool:
@@ -75,11 +82,16 @@ class Middleware:
         return not self._enqueue
 
     def around_enqueue(self, calls: Sequence[Call[object]]) -> ExitStack:
-        """Enter the enqueue chain of every call; the block that follows stores them."""
+        """Enter the enqueue chain of every call; the block that follows stores them.
+
+        When it has, no middleware makes the enqueue fail, except inside a transaction of the caller, who can undo it.
+        """
         with ExitStack() as stack:
             for call in calls:
-                for manager in self._enqueue:
-                    stack.enter_context(manager(call))
+                for name, manager in self._enqueue:
+                    entered = manager(call)
+                    entered.__enter__()
+                    stack.push(entered.__exit__ if call.connection is not None else _Behind(name, entered))
             return stack.pop_all()
 
     def wrap(self, body: Body) -> Body:
@@ -101,6 +113,23 @@ class Middleware:
             else:
                 body = _wrap_mixed(contextmanager(cast("Callable[[JobContext], Iterator[None]]", fn)), body)
         return body
+
+
+class _Behind:
+    """The way out of a middleware: an error of its own ends here when what it wraps has gone well."""
+
+    def __init__(self, name: str, entered: AbstractContextManager[None]) -> None:
+        self._name = name
+        self._entered = entered
+
+    def __call__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if error is not None:
+            return self._entered.__exit__(kind, error, trace)
+        with Shield(logger, STORED, self._name):
+            self._entered.__exit__(None, None, None)
+        return None
 
 
 def _wrap(manager: Callable[[JobContext], AbstractContextManager[None]], body: Body) -> Body:

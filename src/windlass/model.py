@@ -541,6 +541,15 @@ class Recovery(Struct, frozen=True):
     attempts: int
 
 
+class BlockedRow(Struct, frozen=True):
+    """How many jobs of a queue are blocked at a gate, such as ``circuit:stripe``, and how long one has been due."""
+
+    queue: str
+    gate: str
+    jobs: int
+    due_ms: int
+
+
 class QueueRow(Struct, frozen=True):
     """One queue as it stands. ``latency_ms`` is how long the job at its head has been due.
 

@@ -196,8 +196,11 @@ def redact(value: object, fn: Callable[..., object], takes_context: bool, where:
     names = list(inspect.signature(fn).parameters)[takes_context:]
     redact = tuple(dict.fromkeys(texts(value, f"{where}: redact")))
     for name in redact:
-        if name not in names:
-            raise ConfigError(f"{where}: redact names {name!r}, which is not a parameter{nearest(name, names)}")
+        if name not in names and name != "return":
+            raise ConfigError(
+                f"{where}: redact names {name!r}, which is not a parameter{nearest(name, [*names, 'return'])}; "
+                "'return' is the result"
+            )
     return redact
 
 

@@ -5,9 +5,10 @@ Must not claim or settle. Invariants: lengths of time that leave here are second
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from heapq import nlargest
 from typing import TYPE_CHECKING, Final
 
 from windlass import caps
@@ -16,7 +17,7 @@ from windlass.codec import clean_reason
 from windlass.engines.base import Inspector
 from windlass.errors import ConfigError
 from windlass.handle import hop
-from windlass.model import PoolInfo, QueueBound, QueueRow, RateBound, WorkerRow
+from windlass.model import BlockedRow, PoolInfo, QueueBound, QueueRow, RateBound, WorkerRow
 from windlass.patterns import matches
 from windlass.settings import Settings
 from windlass.spelling import spelled
@@ -25,8 +26,19 @@ from windlass.units import check_name, count_per, duration_ms, format_rate, inst
 if TYPE_CHECKING:
     from windlass.definition import Duration
 
-__all__ = ["Cleared", "Queue", "QueueInfo", "WorkerStatus", "bounds_of", "this_person"]
+__all__ = [
+    "BLOCKED_SHOWN",
+    "Cleared",
+    "Queue",
+    "QueueInfo",
+    "WorkerStatus",
+    "bounds_of",
+    "by_queue",
+    "read_queues",
+    "this_person",
+]
 
+BLOCKED_SHOWN: Final = 10  # gates of a queue
 CLEAR_STEP: Final = 10_000  # jobs per write, so that a long clear does not hold up claims
 
 
@@ -34,6 +46,8 @@ CLEAR_STEP: Final = 10_000  # jobs per write, so that a long clear does not hold
 class QueueInfo:
     """One queue at one moment. ``latency`` is how long the job at its head has been due, in seconds.
 
+    ``blocked`` jobs are due and wait at a guard; ``blocked_by`` says how many at which, such as ``circuit:stripe``, the
+    ten at which most wait. Their time counts in ``latency``.
     ``held`` jobs have been claimed by a worker that is about to start them; they are not among the ``running``.
     ``limit`` is how many of its jobs may run at once and ``rate`` how many may start in a time, such as ``"100/m"``,
     over all workers: what was set at run time, or else what the settings say. ``started`` of ``rate`` have started.
@@ -52,12 +66,14 @@ class QueueInfo:
     rate: str | None = None
     started: int = 0
     held: int = 0
+    blocked: int = 0
+    blocked_by: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, row: QueueRow) -> QueueInfo:
-        """Turn what an engine says into what people see."""
+    def of(cls, row: QueueRow, blocked: Sequence[BlockedRow] = ()) -> QueueInfo:
+        """Turn what an engine says of a queue into what people see."""
         until = None if row.paused_until is None else from_ms(row.paused_until)
-        latency = row.latency_ms / 1_000
+        latency = max([row.latency_ms, *(one.due_ms for one in blocked)]) / 1_000
         return cls(
             row.name,
             row.ready,
@@ -72,7 +88,28 @@ class QueueInfo:
             None if row.rate is None else format_rate(row.rate.count, row.rate.per_ms),
             row.started,
             row.held,
+            sum(one.jobs for one in blocked),
+            most_blocked(blocked),
         )
+
+
+def most_blocked(rows: Sequence[BlockedRow]) -> dict[str, int]:
+    """How many jobs wait at each gate: those at which most do."""
+    return {row.gate: row.jobs for row in nlargest(BLOCKED_SHOWN, rows, key=lambda row: row.jobs)}
+
+
+def by_queue(rows: Iterable[BlockedRow]) -> dict[str, list[BlockedRow]]:
+    """Where jobs are blocked, by the name of their queue."""
+    found: dict[str, list[BlockedRow]] = {}
+    for row in rows:
+        found.setdefault(row.queue, []).append(row)
+    return found
+
+
+def read_queues(engine: Inspector, bounds: Sequence[QueueBound]) -> list[QueueInfo]:
+    """Every queue as it stands. *Blocking.*"""
+    blocked = by_queue(engine.blocked())
+    return [QueueInfo.of(row, blocked.get(row.name, ())) for row in engine.queues(bounds)]
 
 
 class Cleared(int):
@@ -190,9 +227,9 @@ class Queue:
 
     def info(self) -> QueueInfo:
         """Give the queue as it stands; one that nothing was ever put into is empty."""
-        for row in self._engine().queues(self._bounds):
-            if row.name == self.name:
-                return QueueInfo.of(row)
+        for info in read_queues(self._engine(), self._bounds):
+            if info.name == self.name:
+                return info
         bound = next((one for one in self._bounds if one.name == self.name), QueueBound(self.name))
         return QueueInfo.of(QueueRow(self.name, 0, 0, 0, 0, paused=False, limit=bound.limit, rate=bound.rate))
 
@@ -202,12 +239,13 @@ class Queue:
 
     @property
     def size(self) -> int:
-        """How many jobs are ready. *Blocking*; async code asks ``ainfo``."""
-        return self.info().ready
+        """How many jobs are due and wait: those that are ready, and those that are blocked at a guard. *Blocking*."""
+        info = self.info()
+        return info.ready + info.blocked
 
     @property
     def latency(self) -> float:
-        """Seconds that the job at the head has been due. *Blocking*; async code asks ``ainfo``."""
+        """Seconds that the job at the head has been due, ready or blocked. *Blocking*; async code asks ``ainfo``."""
         return self.info().latency
 
     def pause(self, reason: str | None = None, until: Duration | datetime | None = None, by: str | None = None) -> None:

@@ -1,26 +1,37 @@
 """Which arguments of a job nobody may see, and how they are kept out of what people read.
 
-Pure. Whoever shows or writes something that a job's code could have put an argument into (arguments, errors, reasons,
-log lines) goes through here. Invariants: what is redacted by the stored job or by the code of today is hidden; of a job
-whose code is not at hand all positional arguments are, since nobody can tell which is which.
+Whoever shows or writes something that a job's code could have put an argument into (arguments, results, progress,
+errors, reasons, log lines) goes through here. Invariants: what is redacted by the stored job or by the code of today is
+hidden, in whatever form it stands in a text (``disguises``); of a job whose code is not at hand all positional
+arguments are, since nobody can tell which is which.
+
+Not hidden: what a job derives from a redacted value, such as its half, its hash or its base64.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol
+from uuid import UUID
+
+from msgspec import Struct
 
 from windlass.codec import decode_meta, decode_plain
+from windlass.disguises import LEAST, cover
 from windlass.errors import PayloadError
 
 if TYPE_CHECKING:
     from windlass.definition import JobSpec
 
-__all__ = ["MASK", "Stored", "arguments", "hide", "mask", "redacted", "secrets_in"]
+__all__ = ["MASK", "RESULT", "Stored", "arguments", "hide", "hide_in", "mask", "redacted", "secrets_in"]
 
 MASK: Final = "•••"
-SHORTEST_SECRET: Final = 3  # characters; masking shorter texts in a message would eat the message
+RESULT: Final = "return"  # among the names that are redacted: what the job returns, as in its annotations
 
 
 class Stored(Protocol):
@@ -55,9 +66,9 @@ def redacted(row: Stored, spec: JobSpec | None) -> frozenset[str]:
 
 
 def mask(
-    args: tuple[object, ...], kwargs: dict[str, object], redact: frozenset[str], spec: JobSpec | None
+    args: tuple[object, ...], kwargs: dict[str, object], redact: frozenset[str], spec: JobSpec | None, payload: bytes
 ) -> tuple[tuple[object, ...], dict[str, object], tuple[str, ...]]:
-    """Hide arguments by name; give also the texts that must not show up elsewhere."""
+    """Hide arguments by name; give also the texts that must not show up elsewhere. ``payload`` is what they came in."""
     names = None if spec is None else _positional_names(spec, len(args))
     hide_position = [names is None or names[i] in redact for i in range(len(args))]
     named = None if spec is None else {p.name for p in inspect.signature(spec.fn).parameters.values()}
@@ -65,12 +76,18 @@ def mask(
         name: name in redact or (named is not None and name not in named and bool(_var_keyword(spec) & redact))
         for name in kwargs
     }
-    hidden = [arg for arg, veiled in zip(args, hide_position, strict=True) if veiled]
-    hidden += [arg for name, arg in kwargs.items() if hide_name[name]]
+
+    def chosen(args: Sequence[object], kwargs: Mapping[str, object]) -> list[object]:
+        hidden = [arg for arg, veiled in zip(args, hide_position, strict=False) if veiled]
+        return hidden + [arg for name, arg in kwargs.items() if hide_name[name]]
+
+    typed = _typed(spec, payload) if True in (*hide_position, *hide_name.values()) else None
+    leaves = {*_leaves(chosen(args, kwargs), keys=typed is None), *_leaves(typed and chosen(*typed), keys=True)}
     return (
         tuple(MASK if veiled else arg for arg, veiled in zip(args, hide_position, strict=True)),
         {name: MASK if hide_name[name] else arg for name, arg in kwargs.items()},
-        _secrets(hidden),
+        # Longest first, or a short one inside a long one would leave the rest of it in sight.
+        tuple(sorted((text for text in leaves if len(text) >= LEAST), key=len, reverse=True)),
     )
 
 
@@ -78,20 +95,36 @@ def secrets_in(row: Stored, spec: JobSpec | None) -> tuple[str, ...]:
     """Give the texts that must not show up in what a job says; none where nothing is redacted or can be read."""
     redact = redacted(row, spec)
     args, kwargs, _ = arguments(row) if redact else (None, None, None)
-    return () if args is None or kwargs is None else mask(args, kwargs, redact, spec)[2]
+    return () if args is None or kwargs is None else mask(args, kwargs, redact, spec, row.payload)[2]
 
 
 def hide(text: str, secrets: tuple[str, ...]) -> str:
     """Put the mask over every secret in a text."""
-    for secret in secrets:
-        text = text.replace(secret, MASK)
-    return text
+    return cover(text, secrets, MASK) if secrets else text
 
 
-def _secrets(hidden: list[object]) -> tuple[str, ...]:
-    texts = {text for text in map(str, _leaves(hidden)) if len(text) >= SHORTEST_SECRET}
-    # Longest first, or a short one inside a long one would leave the rest of it in sight.
-    return tuple(sorted(texts, key=len, reverse=True))
+def hide_in(value: object, secrets: tuple[str, ...]) -> object:
+    """Put the mask over every secret in a plain value, its keys and numbers included."""
+    match value:
+        case str():
+            return hide(value, secrets)
+        case dict():
+            return {hide(str(key), secrets): hide_in(each, secrets) for key, each in value.items()}
+        case list():
+            return [hide_in(each, secrets) for each in value]
+        case int() | float() if str(value) in secrets:
+            return MASK
+    return value
+
+
+def _typed(spec: JobSpec | None, payload: bytes) -> tuple[Sequence[object], Mapping[str, object]] | None:
+    """The arguments as the job gets them: a date looks different there. None where they cannot be had."""
+    if spec is None:
+        return None
+    try:
+        return spec.signature.decode(payload)
+    except PayloadError:
+        return None
 
 
 def _positional_names(spec: JobSpec, count: int) -> list[str]:
@@ -108,14 +141,31 @@ def _var_keyword(spec: JobSpec | None) -> frozenset[str]:
     return frozenset(p.name for p in inspect.signature(spec.fn).parameters.values() if p.kind is p.VAR_KEYWORD)
 
 
-def _leaves(values: list[object]) -> Iterator[object]:
-    for value in values:
-        match value:
-            case dict():
-                yield from _leaves(list(value.values()))
-            case list():
-                yield from _leaves(value)
-            case bool() | None:
-                pass  # masking every "True" would hide nothing and garble everything
-            case _:
-                yield value
+def _leaves(value: object, *, keys: bool) -> Iterator[str]:
+    """The texts in a value, each in every way that it is usually written; ``keys``: those of dicts are data too."""
+    match value:
+        case bool() | None:
+            pass  # masking every "True" would hide nothing and garble everything
+        case str():
+            yield value
+        case Enum():
+            yield from _leaves(value.value, keys=keys)
+        case date() | time():
+            yield str(value)
+            yield value.isoformat()
+        case int() | float() | Decimal() | UUID() | timedelta():
+            yield str(value)
+        case dict():
+            for key, each in value.items():
+                if keys:
+                    yield from _leaves(key, keys=True)
+                yield from _leaves(each, keys=keys)
+        case list() | tuple() | set() | frozenset():
+            for each in value:
+                yield from _leaves(each, keys=keys)
+        case Struct():
+            yield from _leaves([getattr(value, name) for name in value.__struct_fields__], keys=keys)
+        case _ if is_dataclass(value):
+            yield from _leaves([getattr(value, field.name, None) for field in fields(value)], keys=keys)
+        case _ if hasattr(value, "model_fields_set") or hasattr(value, "__attrs_attrs__"):  # of pydantic and attrs
+            yield from _leaves(list(vars(value).values()), keys=keys)

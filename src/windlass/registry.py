@@ -51,7 +51,7 @@ class Registry:
         spec = self._specs.get(name)
         if spec is None:
             raise ConfigError(
-                f"no job is named {name!r}{nearest(name, self._specs)}; import the module that defines it"
+                f"no job is named {name!r}{nearest(name, self._specs) or '; import the module that defines it'}"
             )
         return spec
 

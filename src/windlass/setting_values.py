@@ -19,6 +19,7 @@ from windlass.errors import ConfigError
 from windlass.patterns import check_pattern, parse_queues
 from windlass.recovery import RecoveryRule
 from windlass.units import check_name, count_per, duration_ms, format_duration, format_rate, nearest, shown, size_bytes
+from windlass.urls import mask_url, parse_url
 
 __all__ = [
     "COUNTS",
@@ -33,7 +34,6 @@ __all__ = [
 ]
 
 COUNT_MAX: Final = 2**31 - 1  # of what has no bound of its own
-SCHEMES: Final = ("sqlite", "memory", "redis", "rediss", "redis+cluster", "redis+sentinel", "postgresql")
 
 
 class PoolSettings(Struct, frozen=True, kw_only=True):
@@ -141,14 +141,7 @@ def _app(value: object, name: str) -> str:
 
 def _url(value: object, name: str) -> str:
     text = _text(value, name)
-    scheme, separator, rest = text.partition("://")
-    if not separator or scheme not in SCHEMES:
-        raise ConfigError(
-            f"{name} is {mask_url(text)!r}: unknown engine; a URL begins with "
-            f"{', '.join(f'{one}://' for one in SCHEMES)}{nearest(scheme, SCHEMES)}"
-        )
-    if scheme == "sqlite" and not re.match(r"/[^?]", rest):
-        raise ConfigError(f"{name} is {text!r}; write sqlite:///relative.db or sqlite:////absolute.db")
+    parse_url(text, name)
     return text
 
 
@@ -346,10 +339,3 @@ FLAG_WORDS: Final = {
     "no": False,
     "off": False,
 }
-
-
-def mask_url(url: str) -> str:
-    """Hide the secrets of a URL for logs and errors: the password, and query values that look like one."""
-    # Up to the last "@", since people forget to escape one in a password; too much hidden is better than too little.
-    url = re.sub(r"(?s)^([^:/]*://[^:/?#@]*):.*@", r"\1:•••@", url)
-    return re.sub(r"(?i)([?&][^=&#]*(?:pass|secret|token)[^=&#]*=)[^&#]*", r"\1•••", url)

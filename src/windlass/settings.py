@@ -1,8 +1,8 @@
 """Settings: one frozen record, read in layers, and where every value came from.
 
 Layers, later ones win: default, settings file, environment, arguments. The file is ``windlass.toml`` (root table
-``[windlass]``) or ``[tool.windlass]`` of ``pyproject.toml``, looked for from the current directory upwards to a
-directory with ``.git``; ``[windlass.env.NAME]`` is laid over it when ``WINDLASS_ENV`` is ``NAME``.
+``[windlass]``) or ``[tool.windlass]`` of ``pyproject.toml``, looked for in the project (``settings_file``);
+``[windlass.env.NAME]`` is laid over it when ``WINDLASS_ENV`` is ``NAME``.
 
 Must not open stores, import applications or know the wishes of one module: a value is checked once
 (``setting_values``) and handed on. Invariants: lengths are whole milliseconds, sizes whole bytes, a ``sqlite:///`` URL
@@ -35,8 +35,10 @@ from windlass.setting_values import (
     WrongEntry,
     mask_url,
 )
+from windlass.settings_file import find_table, read_file
 from windlass.toml_lines import line_of
 from windlass.units import format_duration, nearest
+from windlass.urls import absolute
 
 __all__ = ["Loaded", "PoolSettings", "QueueSettings", "Settings", "load_settings", "mask_url"]
 
@@ -105,6 +107,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     circuits: dict[str, dict[str, object]] = {}
     pools: dict[str, PoolSettings] = {}
 
+    def __repr__(self) -> str:
+        shown = msgspec.structs.asdict(self) | {"url": mask_url(self.url)}
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
 
 class Loaded(Struct, frozen=True):
     """Settings with their history. ``origin`` says for each key where its value came from."""
@@ -135,7 +141,7 @@ def place(file: Path | None, source: str, path: Sequence[str]) -> str:
         return source
     root = ["tool", "windlass"] if file.name == "pyproject.toml" else ["windlass"]
     env = re.search(r" \[env\.(.+)\]$", source)
-    line = line_of(file.read_text(errors="replace"), [*root, *(["env", env[1]] if env else []), *path])
+    line = line_of(read_file(file)[0].decode(errors="replace"), [*root, *(["env", env[1]] if env else []), *path])
     return source if line is None else f"{source}, line {line}"
 
 
@@ -177,7 +183,7 @@ def load_settings(
         # Below the file on purpose: platforms set it, nobody asked us to use it.
         lay({"url": inherited}, INHERITED)
 
-    file, table = _find_file(here, environ.get("WINDLASS_CONFIG"))
+    file, table = find_table(here, environ.get("WINDLASS_CONFIG"), warnings)
     if file is not None:
         base, per_env = _split_table(table, file.name)
         lay(base, file.name)
@@ -200,7 +206,7 @@ def load_settings(
     _check_keys(arguments, "argument")
     lay(arguments, "argument")
 
-    values["url"] = _absolute(str(values.get("url", DEFAULT_URL)), file.parent if file else here)
+    values["url"] = absolute(str(values.get("url", DEFAULT_URL)), file.parent if file else here)
     if isinstance(archive := values.get("dead_archive"), str):
         values["dead_archive"] = os.path.normpath((file.parent if file else here) / archive)
     settings = msgspec.convert(values, Settings)
@@ -230,54 +236,6 @@ def _check_keys(table: Iterable[str], where: str) -> None:
             raise UnknownOption(f"unknown setting {key!r} ({where}){nearest(key, [*READERS, *others])}")
 
 
-def _find_file(here: Path, explicit: str | None) -> tuple[Path | None, Mapping[str, object]]:
-    if explicit:
-        file = here / explicit
-        table = _read_table(file)
-        if table is None:
-            raise ConfigError(f"{file} (WINDLASS_CONFIG) has no [tool.windlass] table; add one or name another file")
-        return file, table
-    for folder in (here, *here.parents):
-        for name in ("windlass.toml", "pyproject.toml"):
-            file = folder / name
-            # os.path: a folder that may not be searched is one without settings.
-            if os.path.isfile(file) and (table := _read_table(file)) is not None:
-                return file, table
-        if os.path.exists(folder / ".git"):
-            break
-    return None, {}
-
-
-def _read_table(file: Path) -> Mapping[str, object] | None:
-    """Our table of a settings file, or None for a ``pyproject.toml`` that has none."""
-    is_project = file.name == "pyproject.toml"
-    try:
-        raw = file.read_bytes()
-        if is_project and b"windlass" not in raw:
-            return None  # and whatever is wrong with it is not ours to report
-        import tomllib  # late: many applications have no settings file
-
-        content = tomllib.loads(raw.decode())
-    except OSError as error:
-        raise ConfigError(f"the settings file {file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"the settings file {file} is not valid TOML: {error}") from error
-    if is_project:
-        tool = content.get("tool")
-        content = {key: tool[key] for key in ("windlass",) if isinstance(tool, dict) and key in tool}
-        if not content:
-            return None
-    for key in content:
-        if key != "windlass":
-            raise ConfigError(
-                f"{file.name} has {key!r} at its root; settings stand under [windlass]{nearest(key, ['windlass'])}"
-            )
-    table = content.get("windlass", {})
-    if not isinstance(table, dict):
-        raise ConfigError(f"{file.name}: windlass is {table!r}; it must be a table")
-    return table
-
-
 def _split_table(table: Mapping[str, object], name: str) -> tuple[dict[str, object], dict[str, dict[str, object]]]:
     """The settings of a file, and those per environment. A wrong key in any of them is an error, chosen or not."""
     base = dict(table)
@@ -290,13 +248,6 @@ def _split_table(table: Mapping[str, object], name: str) -> tuple[dict[str, obje
             raise ConfigError(f"{name}: env.{env} is {layer!r}; it must be a table of settings")
         _check_keys(layer, f"{name} [env.{env}]")
     return base, tables
-
-
-def _absolute(url: str, base: Path) -> str:
-    if not url.startswith("sqlite:///"):
-        return url
-    path, mark, query = url.removeprefix("sqlite:///").partition("?")
-    return f"sqlite:///{os.path.normpath(base / path)}{mark}{query}"
 
 
 def _check_together(settings: Settings, origin: Mapping[str, str], warnings: list[str]) -> None:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from windlass.engines.base import Inspector
-from windlass.model import QueueFlow, QueueRow, WorkerRow
-from windlass.queues import WorkerStatus, bounds_of
+from windlass.model import BlockedRow, QueueFlow, QueueRow, WorkerRow
+from windlass.queues import QueueInfo, WorkerStatus, bounds_of, by_queue
 from windlass.settings import QueueSettings, Settings
-from windlass.units import format_rate
 
 __all__ = ["FLOW_WINDOW", "QueueStats", "Stats", "advise", "measure"]
 
@@ -44,6 +43,8 @@ class QueueStats:
     limit: int | None = None  # how many may run at once
     rate: str | None = None
     held: int = 0  # claimed by a worker and about to start; not among the running
+    blocked: int = 0  # due, and waiting at a guard; their time counts in the latency
+    blocked_by: dict[str, int] = field(default_factory=dict)  # at which, such as circuit:stripe
 
     @property
     def late(self) -> bool:
@@ -71,8 +72,10 @@ def advise(
     flows: Iterable[QueueFlow],
     workers: Iterable[WorkerRow],
     settings: Mapping[str, QueueSettings],
+    blocked: Iterable[BlockedRow] = (),
 ) -> list[QueueStats]:
-    """Put together what an engine says of queues, of what came and went, and of workers. Pure."""
+    """Put together what an engine says of queues, of what came and went, of workers and of blocked jobs. Pure."""
+    at = by_queue(blocked)
     flow = {one.name: one for one in flows}
     rows_alive = [row for row in workers if row.lease_left_ms > 0]
     alive = [WorkerStatus.of(row) for row in rows_alive]
@@ -83,6 +86,7 @@ def advise(
         busy[work.queue] = busy.get(work.queue, 0) + work.busy_ms
     found = []
     for row in rows:
+        info = QueueInfo.of(row, at.get(row.name, ()))
         went = flow.get(row.name)
         arrival = went.arrived * 1_000 / went.span_ms if went else 0.0
         drain = went.claimed * 1_000 / went.span_ms if went else 0.0
@@ -103,9 +107,9 @@ def advise(
             needed = 0
         found.append(
             QueueStats(
-                row.name, row.ready, row.scheduled, row.running, row.latency_ms / 1_000,
+                row.name, row.ready, row.scheduled, row.running, info.latency,
                 round(arrival, 3), round(drain, 3), runtime, len(slots), max_wait, needed, row.limit,
-                None if row.rate is None else format_rate(row.rate.count, row.rate.per_ms), row.held,
+                info.rate, row.held, info.blocked, info.blocked_by,
             )
         )  # fmt: skip
     return found
@@ -113,5 +117,6 @@ def advise(
 
 def measure(engine: Inspector, settings: Settings) -> Stats:
     """Ask an engine and put it together. *Blocking.*"""
-    rows = engine.queues(bounds_of(settings))
-    return Stats(engine.counts(), advise(rows, engine.flow(FLOW_WINDOW), engine.workers(), settings.queues))
+    rows, blocked = engine.queues(bounds_of(settings)), engine.blocked()
+    queues = advise(rows, engine.flow(FLOW_WINDOW), engine.workers(), settings.queues, blocked)
+    return Stats(engine.counts(), queues)

@@ -48,6 +48,7 @@ SIZE_UNITS: Final = {
 NUMBER_TEXT: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?")
 PART: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]+)\s*")
 RATE: Final = re.compile(r"\s*([0-9]{1,9})\s*/\s*([0-9]{0,6})\s*([A-Za-z]+)\s*")
+NAME_MAX: Final = 300  # characters of a word that are compared with names
 NAME: Final = re.compile(rf"[A-Za-z0-9_.:-]{{1,{caps.NAME}}}")
 
 
@@ -55,7 +56,7 @@ def nearest(word: str, words: Iterable[str]) -> str:
     """Give ``" (did you mean 'x'?)"`` for the closest of ``words``, or an empty text."""
     from difflib import get_close_matches  # late: only an error needs it
 
-    close = get_close_matches(word, list(words), n=1, cutoff=0.6)
+    close = get_close_matches(word[:NAME_MAX], list(words), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

@@ -10,32 +10,28 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
-import typing
-from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from math import copysign
-from typing import Final, TypeGuard
+from pathlib import PurePath
+from typing import Final
 from uuid import UUID
 
 from msgspec import UNSET, Struct, UnsetType
 
 from windlass.errors import PayloadError
+from windlass.hints import is_model
 
 __all__ = [
     "INT_MAX",
     "INT_MIN",
     "SCALARS",
-    "Model",
     "Refused",
     "TooLarge",
     "ValueCheck",
     "check_depth",
     "compare",
-    "is_model",
-    "is_model_type",
 ]
 
 MAX_DEPTH: Final = 64
@@ -44,31 +40,11 @@ INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
 SCALARS: Final[frozenset[type]] = frozenset({int, str, bool, float, type(None)})
 LEAVES: Final[frozenset[type]] = frozenset({bool, type(None), date, timedelta, UUID, UnsetType})
+KEYS: Final = (str, int, float, date, time, timedelta, Decimal, UUID, Enum)
 SURROGATE: Final = re.compile("[\ud800-\udfff]")
 STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 BRACES_AS_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
 NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
-
-
-class Model(typing.Protocol):
-    """The part of a pydantic model that is used here."""
-
-    model_extra: Mapping[str, object] | None
-
-    def model_dump(self, *, mode: str) -> dict[str, object]: ...
-
-    @classmethod
-    def model_validate(cls, value: object) -> Model: ...
-
-
-def is_model_type(kind: object) -> TypeGuard[type[Model]]:
-    # A value can only be a pydantic model when somebody else has imported pydantic already.
-    base = getattr(sys.modules.get("pydantic"), "BaseModel", None)
-    return base is not None and isinstance(kind, type) and issubclass(kind, base)
-
-
-def is_model(value: object) -> TypeGuard[Model]:
-    return is_model_type(type(value))
 
 
 class Refused(Exception):
@@ -109,7 +85,11 @@ def fields_of(value: object) -> list[tuple[str, object]] | None:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [(field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value)]
     if is_model(value):
-        return [*vars(value).items(), *(value.model_extra or {}).items()]
+        held = vars(value)  # cached properties too, which are no fields
+        named = [(name, held[name]) for name in type(value).model_fields if name in held]
+        return [*named, *(value.model_extra or {}).items()]
+    if (of_attrs := getattr(type(value), "__attrs_attrs__", None)) is not None:
+        return [(field.name, getattr(value, field.name, None)) for field in of_attrs]
     return None
 
 
@@ -174,13 +154,19 @@ class ValueCheck:
                 for key, item in value.items():
                     part = key_text(key)
                     self.check(key, depth)
+                    if isinstance(key, bool) or not isinstance(key, KEYS):
+                        raise Refused(
+                            f"has {show(key)} as its key, which JSON cannot have; use text or numbers as keys, or pass "
+                            "a list of pairs"
+                        )
                     self.check(item, depth)
             elif (fields := fields_of(value)) is not None:
                 for name, item in fields:
                     part = f".{name}"
                     self.check(item, depth)
             else:
-                raise Refused(f"is a {type(value).__qualname__}, which cannot be stored; pass an id or plain data")
+                instead = "it as text: str(path)" if isinstance(value, PurePath) else "an id or plain data"
+                raise Refused(f"is a {type(value).__qualname__}, which cannot be stored; pass {instead}")
         except Refused as refused:
             raise refused.at(part) if part else refused  # noqa: B904  it is the same error on its way out
 
@@ -236,6 +222,8 @@ def compare(before: object, after: object) -> None:
             keys = {key: key for key in after}
             for key, item in before.items():
                 part = key_text(key)
+                if key not in keys and isinstance(key, str):
+                    raise Refused("would not come back: the annotation has no such key; leave it out, or annotate it")
                 if key not in keys:
                     raise Refused("would not come back under this key; annotate the dict, or use keys that are text")
                 compare(key, keys[key])

@@ -116,6 +116,7 @@ def check(shop: Shop, body: str, code: int) -> str:
 
 
 def test_an_application_in_order_passes_and_its_store_is_not_touched(shop: Shop) -> None:
+    (shop.folder / "shop.db").unlink()
     assert "2 jobs in cli_shop_jobs" in shop.run("check").stdout
     assert not (shop.folder / "shop.db").exists()
     assert levels(shop.json("check")) == {"jobs": "ok"}

@@ -47,6 +47,46 @@ def test_one_line_tells_that_a_circuit_was_opened(shop: Shop) -> None:
     assert len(stderr.splitlines()) == 1
 
 
+def test_blocked_jobs_are_shown_wherever_queues_are(shop: Shop) -> None:
+    with shop.store() as app:
+        app.circuit("stripe")
+        pay = app.job(name="pay", queue="pay", circuit="stripe")(lambda n: n)
+        slow = app.job(name="slow", queue="pay", limits=Concurrency(1, key="slow"))(lambda n: n)
+        for n in range(8):
+            pay.enqueue(n)
+        assert "Blocked" not in shop.run("queues", "ls").stdout + shop.run("stats").stdout
+        app.circuit("stripe").open()
+        slow.enqueue(1)
+        slow.enqueue(2)
+        worker = register(app, "pay")
+        assert len(app.engine.claim(Want(worker=worker.id, limit=20)).leases) == 1
+        info = app.queue("pay").info()
+        assert (info.ready, info.blocked, app.queue("pay").size) == (0, 9, 9)
+        assert info.blocked_by == {"circuit:stripe": 8, "concurrency:slow": 1}
+        assert info.latency > 0
+        assert app.stats().queues["pay"].blocked == 9
+        assert app.stats().queues["pay"].latency > 0
+    head, line = shop.run("queues", "ls").stdout.splitlines()
+    assert (head.split()[:3], line.split()[:3]) == (["Queue", "Ready", "Blocked"], ["pay", "0", "9"])
+    assert "8 at circuit:stripe and 1 more" in line
+    of_queues = shop.run("stats").stdout.splitlines()[-2:]
+    assert (of_queues[0].split()[2], of_queues[1].split()[2]) == ("Blocked", "9")
+    assert "8 at circuit:stripe and 1 more" in of_queues[1]
+    picture = shop.run("top", "--once").stdout
+    assert "9 blocked" in picture
+    assert "8 at circuit:stripe and 1 more" in picture
+    for command in (("stats",), ("top",)):
+        found = shop.json(*command)
+        assert isinstance(found, dict)
+        assert found["blocked"] == 9
+        assert found["queues"][0]["blocked_by"] == {"circuit:stripe": 8, "concurrency:slow": 1}
+    listed = shop.json("queues", "ls")
+    assert isinstance(listed, list)
+    assert listed[0]["blocked"] == 9
+    asked = shop.run("queues", "clear", "pay", code=2).stderr
+    assert "Delete 9 waiting jobs" in asked
+
+
 def test_locks_ls_and_release(shop: Shop) -> None:
     assert "No lock is held" in shop.run("locks", "ls").stderr
     with shop.store() as app, app.lock("payment:42"):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from cli_shop import Shop
 
+from windlass import Windlass
 from windlass.cli.loading import load_app
 from windlass.errors import ConfigError
 
@@ -83,3 +86,74 @@ def test_what_a_module_prints_does_not_mix_with_the_answer(shop: Shop) -> None:
     result = shop.run("stats", "-A", "cli_shop_loud", "--json", app=False)
     assert result.stdout.startswith("{")
     assert "hello" in result.stderr
+
+
+SHADOWS = ["msgspec", "click", "json", "apsw", "cronsim", "setproctitle", "heapq", "rich"]
+
+
+def test_a_file_in_the_folder_replaces_nothing_that_is_installed(tmp_path: Path) -> None:
+    """Neither in the command nor in the processes of a worker, the children of executor="process" among them."""
+    for name in SHADOWS:
+        (tmp_path / f"{name}.py").write_text(f"import os; open('shadowed-{name}', 'w').close(); os._exit(99)\n")
+    (tmp_path / "helper.py").write_text("FACTOR = 2\n")
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "jobs.py").write_text(
+        "import importlib, json, heapq, msgspec, click\n"
+        "from windlass import Windlass\n"
+        "from helper import FACTOR\n"
+        f"app = Windlass('sqlite:///{tmp_path}/w.db')\n"
+        "@app.job(executor='process')\n"
+        f"def where() -> list[str]: return [importlib.import_module(name).__file__ for name in {SHADOWS}]\n"
+    )
+    windlass = str(Path(sys.executable).parent / "windlass")
+    for words in (["enqueue", "shop.jobs.where"], ["worker", "--burst"], ["stats"]):
+        done = subprocess.run([windlass, "-A", "shop.jobs", *words], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("shadowed-*")) == []
+    with Windlass(f"sqlite:///{tmp_path}/w.db") as app:
+        (job,) = app.jobs()
+        assert job.state == "done", job.errors
+        assert isinstance(job.result, list)
+        assert not any(str(file).startswith(str(tmp_path)) for file in job.result)
+
+
+def test_python_m_does_not_put_the_folder_first_either(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise SystemExit('shadowed')\n")
+    (tmp_path / "shop.py").write_text("from windlass import Windlass\napp = Windlass('memory://')\n")
+    command = [sys.executable, "-m", "windlass", "-A", "shop", "stats"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_application_itself_is_the_one_in_the_folder(shop: Shop) -> None:
+    """Also where something installed has its name: whoever gave the name stands here."""
+    installed = shop.folder / "site-packages"
+    installed.mkdir()
+    (installed / "cli_shop_same.py").write_text("app = 'installed'\n")
+    (installed / "cli_shop_other.py").write_text("WHICH = 'installed'\n")
+    shop.write("cli_shop_other.py", "WHICH = 'here'\n")
+    shop.write(
+        "cli_shop_same.py",
+        "from windlass import Windlass, on\nfrom cli_shop_other import WHICH\n"
+        "app = Windlass('memory://', namespace=WHICH)\n"
+        "@app.job(retry=[on('cli_shop_same.Later').dead()])\ndef job() -> None: ...\n"
+        "class Later(Exception): ...\n",  # a module on its way is told apart from one that is there
+    )
+    sys.path.insert(0, str(installed))
+    before = list(sys.meta_path)
+    assert load_app("cli_shop_same").settings.namespace == "installed"
+    assert sys.meta_path == before
+
+
+def test_a_folder_that_only_has_the_name_of_a_package_is_not_one(shop: Shop) -> None:
+    (shop.folder / "cli_shop_data").mkdir()
+    installed = shop.folder / "site-packages" / "cli_shop_data"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").write_text("from windlass import Windlass\napp = Windlass('memory://')\n")
+    sys.path.insert(0, str(installed.parent))
+    assert load_app("cli_shop_data").settings.url == "memory://"
+
+
+def test_a_name_of_pythons_own_library_is_not_taken_from_the_folder(shop: Shop) -> None:
+    shop.write("heapq.py", "from windlass import Windlass\napp = Windlass('memory://')\n")
+    assert "heapq has no 'app'" in refusal("heapq:app")

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from windlass import State
+from dead_shop import worker_of
+from windlass import Dead, JobContext, State, Windlass
+from windlass.cli.main import cli
 from windlass.cli.output import (
     Column,
     ago,
     count,
     emit_json,
     fit,
+    inline,
     length,
     lines,
     moment,
@@ -121,3 +127,51 @@ def test_json_takes_what_the_api_gives(capsys: pytest.CaptureFixture[str]) -> No
 def test_control_characters_are_shown_and_counts_have_their_noun() -> None:
     assert printable("a\x1b[2Jé\u202e") == "a\\x1b[2Jé\\u202e"
     assert (count(1, "job"), count(1_200, "job")) == ("1 job", "1,200 jobs")
+
+
+STEERING = "\x07\x1b\x7f\x85\x9b\u061c\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069\n"
+
+
+def test_json_is_the_same_value_without_what_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {f"key{STEERING}": [STEERING, "é 日本語", "😀", "\U000e0041"]}
+    emit_json(value)
+    text = capsys.readouterr().out
+    assert json.loads(text) == value
+    assert not set(text.replace("\n", "")) & set(STEERING)
+    assert "é 日本語" in text
+    assert all(mark.isprintable() or mark == "\n" for mark in text)
+    assert json.loads(inline(value)) == value
+    assert "\n" not in inline(value)
+    assert inline(value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["jobs", "show"],
+        ["jobs", "show", "--json"],
+        ["jobs", "ls", "--json"],
+        ["jobs", "watch"],
+        ["explain"],
+        ["dead", "ls"],
+        ["dead", "groups"],
+        ["dead", "show"],
+        ["dead", "export", "-"],
+        ["dead", "export", "/dev/stdout"],
+    ],
+)
+def test_nothing_that_a_job_says_steers_the_terminal(words: list[str], tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/w.db"
+    with Windlass(url, attempts=1, reap="50ms") as app:
+
+        @app.job(name="evil", tags=["x"])
+        def evil(ctx: JobContext, text: str) -> None:
+            ctx.progress(1, message=text)
+            raise Dead(text)
+
+        job_id = evil.enqueue(STEERING).id
+        worker_of(app, burst=True).run()
+    takes_id = {"show", "watch", "explain"} & set(words)
+    result = CliRunner().invoke(cli, ["--url", url, *words, *([job_id] if takes_id else [])])
+    assert "x1b" in result.stdout or "u001b" in result.stdout, result.stderr
+    assert not set(result.output.replace("\n", "")) & set(STEERING)

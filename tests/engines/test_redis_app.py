@@ -9,19 +9,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 import pytest
 import redis.asyncio
 from redis import Redis
-from redis.exceptions import NoPermissionError
+from redis.exceptions import ResponseError
 
-from servers import RedisServer, until
+import windlass.engines.redis
+from servers import GUIDE, RedisServer, of_the_guide, until
 from windlass import State, Windlass
-from windlass.errors import ConfigError
+from windlass.errors import ConfigError, EngineError, EngineUnavailable
 from windlass.events import StoreRolledBack
 from windlass.worker.worker import Worker
-
-GUIDE = Path(__file__).parents[2] / "docs" / "redis.md"
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +87,8 @@ def test_a_worker_with_processes_of_its_own_asks_for_a_url(server: RedisServer, 
     assert "WINDLASS_URL" in done.stderr
 
 
-def test_the_user_of_the_guide_can_do_what_a_worker_does_and_no_more(server: RedisServer, client: Redis) -> None:
-    (rule,) = re.findall(r"^ACL SETUSER jobs .*$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
-    (password,) = re.findall(r" >(\S+)", rule)
-    client.execute_command(*rule.split())
-    with Windlass(f"redis://jobs:{password}@127.0.0.1:{server.port}/0", reap="100ms", threads=1) as app:
+def test_the_user_of_the_guide_can_do_what_a_worker_does(server: RedisServer, client: Redis) -> None:
+    with Windlass(of_the_guide(server), reap="100ms", threads=1) as app:
         job = app.job(name="double")(double)
         worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares)
         worker.start()
@@ -103,14 +100,48 @@ def test_the_user_of_the_guide_can_do_what_a_worker_does_and_no_more(server: Red
             assert app.cancel([late.id])[0].applied
             assert app.workers()
             assert app.jobs()
-            assert {finding.level for finding in app.engine.doctor()} <= {"ok", "warning"}
+            with app.lock("one", wait="1s") as lock:
+                lock.check()
+            findings = {finding.check: finding for finding in app.engine.doctor(repair=True)}
+            assert {finding.level for finding in findings.values()} <= {"ok", "warning"}
+            assert findings["eviction"].level == "ok"  # seen without CONFIG
+            assert "no append-only file" in findings["persistence"].message
         finally:
             worker.stop()
             worker.shut_down()
-    with closing(Redis(port=server.port, username="jobs", password=password)) as small:
-        for command in (("SET", "other", "1"), ("FLUSHALL",), ("CONFIG", "SET", "maxmemory", "1"), ("KEYS", "*")):
-            with pytest.raises(NoPermissionError):
-                small.execute_command(*command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "CONFIG GET requirepass", "CONFIG GET *", "CONFIG GET appendfsync", "CONFIG SET maxmemory 1", "KEYS *",
+        "SCAN 0", "FLUSHALL", "FLUSHDB", "ACL LIST", "ACL WHOAMI", "DEBUG SLEEP 0", "SCRIPT FLUSH", "SCRIPT KILL",
+        "SCRIPT LOAD x", "FUNCTION LIST", "CLIENT LIST", "CLIENT KILL TYPE normal", "SHUTDOWN", "MONITOR", "SAVE",
+        "REPLICAOF NO ONE", "MODULE LIST", "SLOWLOG GET", "SWAPDB 0 1", "RENAME {windlass}:a {windlass}:b",
+        "SET other 1", "GET other", "HGET other 1", "HSET other 1 1", "ZADD other 1 1", "PUBLISH other 1",
+        "SUBSCRIBE other", "DEL other", "EXISTS other", "GETDEL {windlass}:meta",
+        "EVAL return(redis.call('config','get','requirepass')) 0",
+        "EVAL return(redis.call('hget','other','x')) 0", "COMMAND", "CLUSTER NODES", "LATENCY DOCTOR", "MEMORY DOCTOR",
+    ],
+)  # fmt: skip
+def test_the_user_of_the_guide_can_do_no_more(server: RedisServer, client: Redis, command: str) -> None:
+    user = urlsplit(of_the_guide(server))
+    with (
+        closing(Redis(port=server.port, username=user.username, password=user.password)) as small,
+        pytest.raises(ResponseError, match=r"(?i)permission|user executing the script can't|not allowed"),
+    ):
+        small.execute_command(*command.split())
+
+
+def test_no_right_of_the_guide_is_one_too_many() -> None:
+    """Every command that it allows stands in the scripts or in the engine, or is the driver's."""
+    (rule, _) = re.findall(r"^ACL SETUSER .*$", GUIDE.read_text("utf-8"), re.MULTILINE)
+    allowed = {word[1:] for word in rule.split() if word.startswith("+")}
+    folder = Path(windlass.engines.redis.__file__).parent
+    code = "".join(file.read_text("utf-8") for file in folder.rglob("*") if file.suffix in (".lua", ".py"))
+    named = {word.lower() for word in re.findall(r"""["']([A-Za-z]+)["']""", code)}
+    of_the_driver = {"ping", "select", "client|setname", "info", "subscribe", "unsubscribe"}
+    assert allowed - named - of_the_driver == set()
 
 
 def test_a_rollback_is_an_event_of_the_worker_and_shows_in_anybodys_doctor() -> None:
@@ -138,3 +169,31 @@ def test_a_rollback_is_an_event_of_the_worker_and_shows_in_anybodys_doctor() -> 
             found = [finding for finding in other.engine.doctor() if finding.check == "rollback"]
         assert [finding.level for finding in found] == ["error"]
         assert "UTC" in found[0].message
+
+
+def test_a_unix_socket_serves_as_a_store_by_url_and_by_client(tmp_path: Path) -> None:
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    socket, password = folder / "redis.sock", "s/e?c#r@t"
+    with closing(RedisServer("--unixsocket", str(socket), "--requirepass", password, password=password)):
+        at = f"{quote(str(socket))}?db=1"
+        ids = []
+        for scheme in ("redis+unix", "unix"):
+            with Windlass(f"{scheme}://:{quote(password, safe='')}@{at}", reap="100ms") as app:
+                double = app.job(name="double")(lambda n: 2 * n)
+                ids.append(double.enqueue(4).id)
+                assert [app.get(one) is not None for one in ids] == [True] * len(ids)
+                assert password not in app.engine.info.target
+        with (
+            closing(redis.Redis(unix_socket_path=str(socket), db=1, password=password)) as client,
+            Windlass(client=client) as app,
+        ):
+            assert app.stats()["ready"] == 2
+            assert str(socket) in app.engine.info.target
+
+
+def test_a_socket_that_is_not_there_is_an_engine_that_is_away(tmp_path: Path) -> None:
+    with Windlass(f"unix://{tmp_path}/none.sock") as app, pytest.raises(EngineUnavailable, match=r"none\.sock"):
+        app.stats()
+    with Windlass("rediss://127.0.0.1:1/0?ssl_ca_certs=/no/such.pem") as app, pytest.raises(EngineError):
+        app.stats()

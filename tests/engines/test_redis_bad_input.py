@@ -15,7 +15,7 @@ import redis
 import redis.asyncio
 
 from proxy import Proxy
-from servers import RedisServer, plain, until
+from servers import RedisServer, of_the_guide, plain, until
 from windlass.clock import ManualClock
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.startup import CAPABILITIES, Server
@@ -135,6 +135,14 @@ def test_a_user_that_may_not_do_enough_is_unusable(server: RedisServer) -> None:
         client.execute_command("ACL", "SETUSER", "small", "on", ">pw", "~*", "&*", "+info", "+ping", "+client")
     with pytest.raises(EngineUnusable, match="does not allow this user"):
         RedisEngine(f"redis://small:pw@127.0.0.1:{server.port}/0").open()
+
+
+def test_a_user_that_lacks_a_right_of_a_script_is_told_of_the_guide(server: RedisServer) -> None:
+    url = of_the_guide(server)
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "jobs", "-zadd")
+    with closing(RedisEngine(url)) as engine, pytest.raises(EngineUnusable, match="give it the rights of the guide"):
+        add(engine, "a")
 
 
 def test_tls_to_a_server_without_it_is_unusable(server: RedisServer) -> None:

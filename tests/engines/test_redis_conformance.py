@@ -1,4 +1,7 @@
-"""The conformance suite and the state machine on Redis: one server, a cluster, and a master behind Sentinel."""
+"""The conformance suite and the state machine on Redis: one server, a cluster, and a master behind Sentinel.
+
+They run as the user of the guide, so that its rights are enough for all there is.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from contextlib import closing
 import msgspec
 import pytest
 
-from servers import Cluster, RedisServer, Replicated
+from servers import Cluster, RedisServer, Replicated, of_the_guide
 from windlass.clock import ManualClock
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.wire import PREFIX, SUFFIX, decode_rest, pack
@@ -20,6 +23,7 @@ class RedisHarness:
 
     def __init__(self, server: RedisServer | Cluster | Replicated) -> None:
         self._server = server
+        self._url = of_the_guide(server)
         self._engines: list[RedisEngine] = []
         self.flush()
         self.clock = ManualClock()
@@ -34,7 +38,7 @@ class RedisHarness:
             client.flushall()
 
     def second(self) -> RedisEngine:
-        engine = RedisEngine(self._server.url, clock=self.clock)
+        engine = RedisEngine(self._url, clock=self.clock)
         engine.open()
         self._engines.append(engine)
         return engine

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 from pathlib import Path
 
 import apsw
 import pytest
 
+from windlass import Windlass
 from windlass.engines.sqlite import SqliteEngine
-from windlass.engines.sqlite.schema import MIGRATIONS, VERSION
+from windlass.engines.sqlite.schema import MIGRATIONS, VERSION, prefix_of
 from windlass.errors import EngineUnusable
 from windlass.model import State, WorkerInfo
 from windlass.testing.conformance.harness import take
@@ -18,6 +20,34 @@ OLD_JOB = """
 INSERT INTO windlass_jobs (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts)
 VALUES ('old', 'n', 'default', 'ready', '[1,[],{}]', 0, 1, 1, 1, 3)
 """
+
+
+SIMILAR = ("shop", "Shop", "SHOP", "shop_jobs", "shop_Jobs", "shop_jobs_jobs", "sqlite", "SQLite", "sqlite_jobs",
+           "sqlite_x", "s.q:l-1")  # fmt: skip
+
+
+def test_namespaces_that_sqlite_would_mix_up_are_kept_apart(tmp_path: Path) -> None:
+    apps = {name: Windlass(f"sqlite:///{tmp_path}/jobs.db", namespace=name) for name in SIMILAR}
+    for name, app in apps.items():
+        app.job(name="noop")(noop).options(id=name).enqueue()
+    for name, app in apps.items():
+        assert [job.id for job in app.jobs()] == [name]
+        app.engine.migrate()
+        app.close()
+
+
+def noop() -> None:
+    pass
+
+
+def test_no_name_of_one_namespace_is_a_name_of_another() -> None:
+    own = [name for text in MIGRATIONS for name in re.findall(r'CREATE (?:TABLE|INDEX|TRIGGER) "windlass_(\w+)"', text)]
+    seen: dict[str, str] = {}
+    for namespace in (*SIMILAR, *(f"shop_{name}" for name in own)):
+        for name in own:
+            full = f"{prefix_of(namespace)}_{name}".lower()
+            assert not full.startswith("sqlite_")
+            assert seen.setdefault(full, namespace) == namespace
 
 
 def of_schema(path: Path, version: int) -> None:

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from windlass import Circuit, CircuitOpen, ConfigError, JobCancelled, LockBusy, Windlass
+from servers import RedisServer
+from windlass import (
+    Circuit,
+    CircuitOpen,
+    ConfigError,
+    Dead,
+    Discard,
+    JobCancelled,
+    LockBusy,
+    RetryAfter,
+    Snooze,
+    Windlass,
+)
 from windlass.clock import ManualClock
-from windlass.errors import EngineUnavailable, GuardUnavailable
+from windlass.errors import Control, EngineUnavailable, GuardUnavailable
 from windlass.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, Event
 from windlass.guards import circuit as module
 from windlass.guards.verdict import retry_after_ms
+from windlass.worker.worker import Worker, WorkerOptions
 
 
 class StripeError(Exception):
@@ -263,3 +277,147 @@ def test_settings_declare_circuits_and_win_over_code(tmp_path: Path, monkeypatch
     (tmp_path / "windlass.toml").write_text("[windlass.circuits.stripe]\nfailurs = 7\n")
     with pytest.raises(ConfigError, match=r"no option 'failurs' .did you mean 'failures'"):
         Windlass("memory://")
+
+
+class CardError(StripeError):
+    """An answer of the service about one customer."""
+
+
+def raised_while(handled: Exception, raised: Exception, cause: Exception | None = None) -> Exception:
+    """An error that was raised while another was handled; ``cause`` is what it says that it comes from."""
+    try:
+        try:
+            raise handled
+        except Exception:
+            if cause is None:
+                raise raised  # noqa: B904
+            raise raised from cause
+    except Exception as error:
+        return error
+
+
+def alone(raised: Exception) -> Exception:
+    """An error that says that it comes from no other."""
+    try:
+        try:
+            raise StripeError("in between")
+        except StripeError:
+            raise raised from None
+    except Exception as error:
+        return error
+
+
+ENDINGS = [lambda: RetryAfter(30), lambda: Snooze("5m"), lambda: Discard("no"), lambda: Dead("never")]
+
+
+@pytest.mark.parametrize("make", ENDINGS, ids=["retry after", "snooze", "discard", "dead"])
+def test_what_ends_a_run_counts_as_the_error_that_it_was_raised_from(
+    app: Windlass, make: Callable[[], Control]
+) -> None:
+    circuit = app.circuit("s", failures=1, trip_on=(StripeError,), ignore=(CardError,))
+    verdicts = {
+        "alone": (make(), None),
+        "from none": (alone(make()), None),
+        "while it failed": (raised_while(StripeError("down"), make()), False),
+        "from a failure": (raised_while(KeyError(), make(), StripeError("down")), False),
+        "from another error": (raised_while(StripeError("down"), make(), KeyError()), True),
+        "while an ignored one": (raised_while(CardError("declined"), make()), None),
+        "from a busy lock": (raised_while(LockBusy("busy", "k"), make()), None),
+        "from a chain": (raised_while(raised_while(StripeError("down"), Snooze(1)), make()), False),
+    }
+    assert {what: circuit.judge(0.0, error).ok for what, (error, _) in verdicts.items()} == {
+        what: ok for what, (_, ok) in verdicts.items()
+    }
+
+
+def test_a_retry_after_of_its_own_counts_where_it_is_named_and_by_default(app: Windlass) -> None:
+    assert app.circuit("default").judge(0.0, RetryAfter(30)).ok is False
+    assert app.circuit("named", trip_on=(RetryAfter,)).judge(0.0, RetryAfter(30)).retry_after_ms == 30_000
+    assert app.circuit("other", trip_on=(StripeError,)).judge(0.0, RetryAfter(30)).ok is None
+    assert app.circuit("snooze").judge(0.0, Snooze(30)).ok is None
+
+
+def test_one_customers_retry_after_leaves_the_circuit_closed_for_others(stripe: Circuit) -> None:
+    for _ in range(5):
+        with pytest.raises(RetryAfter), stripe:
+            raise RetryAfter(30)
+
+    @stripe
+    async def called() -> None:
+        raise RetryAfter(30)
+
+    for _ in range(5):
+        with pytest.raises(RetryAfter):
+            asyncio.run(called())
+    assert (stripe.state, stripe.info().calls) == ("closed", 0)
+
+
+def test_an_error_that_was_handled_before_the_call_is_not_what_it_was_raised_from(stripe: Circuit) -> None:
+    async def wait() -> None:
+        async with stripe:
+            raise Snooze("5m")
+
+    for _ in range(3):
+        try:
+            raise StripeError("of another call")
+        except StripeError:
+            with pytest.raises(Snooze), stripe:
+                raise Snooze("5m")  # noqa: B904
+            with pytest.raises(Snooze):
+                asyncio.run(wait())
+    assert (stripe.state, stripe.info().calls) == ("closed", 0)
+
+
+def test_a_group_counts_as_the_errors_in_it(app: Windlass) -> None:
+    circuit = app.circuit("s", failures=1, trip_on=(StripeError,), ignore=(CardError,))
+    groups = [
+        ([StripeError("down"), ValueError()], False),
+        ([ExceptionGroup("inner", [StripeError("down")])], False),
+        ([CardError("declined"), StripeError("down")], False),
+        ([ValueError(), CardError("declined")], None),
+        ([ValueError()], True),
+        ([RetryAfter(5)], None),
+    ]
+    for errors, ok in groups:
+        assert circuit.judge(0.0, ExceptionGroup("all", errors)).ok is ok, errors
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with closing(RedisServer()) as made:
+        yield made
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "redis"])
+def test_a_job_of_a_circuit_counts_as_the_error_that_its_end_was_raised_from(
+    engine: str, request: pytest.FixtureRequest
+) -> None:
+    url = "memory://" if engine == "sqlite" else request.getfixturevalue("server").url
+    with Windlass(url) as app:
+        app.circuit("stripe", failures=2, open_for="1h", trip_on=(StripeError,))
+
+        @app.job(name="pay", circuit="stripe", retry=0)
+        def pay(down: bool) -> None:
+            if not down:
+                raise RetryAfter(30)
+            try:
+                raise StripeError("down")
+            except StripeError:
+                raise Discard("gave up")  # noqa: B904
+
+        @app.job(name="apay", circuit="stripe", retry=0)
+        async def apay(down: bool) -> None:
+            pay.__wrapped__(down)  # type: ignore[attr-defined]
+
+        def run() -> str:
+            options = WorkerOptions(burst=True)
+            Worker(app.engine, app.registry, app.settings, app.events, app.middlewares, options).run()
+            return app.circuit("stripe").state
+
+        for _ in range(3):
+            pay.enqueue(False)
+            apay.enqueue(False)
+        assert run() == "closed"
+        pay.enqueue(True)
+        apay.enqueue(True)
+        assert run() == "open"

@@ -90,6 +90,40 @@ def test_a_lock_is_renewed_while_its_block_runs(app: Windlass) -> None:
             raise AssertionError
 
 
+def test_a_lock_that_nothing_here_can_renew_is_given_back(app: Windlass, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def no_room(thread: threading.Thread) -> None:
+        if thread.name == "windlass-locks":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", no_room)
+    with pytest.raises(GuardUnavailable, match="can't start new thread"), app.lock("k"):
+        raise AssertionError
+    assert app.locks() == []
+
+
+def test_waiters_of_a_machine_without_room_for_threads_find_out_by_looking(
+    app: Windlass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def no_room(thread: threading.Thread) -> None:
+        if thread.name == "windlass-endings":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", no_room)
+    order: list[int] = []
+    with app.lock("k"):
+        thread = threading.Thread(target=enter, args=(app, order, 1))
+        thread.start()
+        wait_for(lambda: app.locks()[0].waiting == 1)
+    thread.join(30)
+    assert order == [1]
+
+
 def test_a_lock_that_was_taken_away_is_lost_at_the_next_check_and_leaving_it_is_no_error(app: Windlass) -> None:
     with app.lock("k", lease=0.3) as lock:
         assert app.release_lock("k")

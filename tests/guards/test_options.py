@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,22 @@ def app() -> Iterator[Windlass]:
 
 
 def pay(payment_id: int, currency: str = "EUR") -> None: ...
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+def anything(a, b=None): ...  # type: ignore[no-untyped-def]
+
+
+def with_defaults(
+    amount: float = 10,
+    rates: list[float] = [1],  # noqa: B006
+    level: Level = Level.LOW,
+    *rest: int,
+    **more: int,
+) -> None: ...
 
 
 def keys(app: Windlass, *options: object, name: str = "j") -> list[str]:
@@ -52,6 +69,61 @@ def test_values_are_escaped_so_that_different_calls_have_different_keys(app: Win
     assert job.bind("x:y", "z").new.guards != job.bind("x", "y:z").new.guards
     assert job.bind("x%3Ay", "z").new.guards != job.bind("x:y", "z").new.guards
     assert job.bind("a\nb", "ü").new.guards[0].key == "a%0Ab:ü"
+
+
+APART: list[object] = [
+    None, "None", True, "True", False, "False", 1, "1", 1.0, "1.0", -1, "-1", "", " ", "0", 0, 1e30, "1e+30", '"1"',
+    [1], "[1]", ["1"], '["1"]', [None], {"a": 1}, '{"a":1}', '{"a":"1"}', {"a": None}, "null", "a", '"a"', "%22a%22",
+    [], "[]", {}, "{}", "{None}", "none", "a:b", "a%3Ab",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("redact", [[], ["a"]], ids=["shown", "redacted"])
+def test_different_values_have_different_keys(app: Windlass, redact: list[str]) -> None:
+    job = app.job(name="any", once=Once("k:{a}"), redact=redact)(anything)
+    assert len({job.bind(value).new.guards[0].key for value in APART}) == len(APART)
+
+
+def test_plain_text_and_numbers_are_shown_as_they_are(app: Windlass) -> None:
+    job = app.job(name="any", once=Once("k:{a}"))(anything)
+    shown = {
+        "p-1": "p-1",
+        42: "42",
+        -7: "-7",
+        1.5: "1.5",
+        "ü b": "ü b",
+        None: "None",
+        "42": '"42"',
+        "2026-03-01": "2026-03-01",
+    }
+    assert {value: job.bind(value).new.guards[0].key for value in shown} == {v: f"k:{key}" for v, key in shown.items()}
+
+
+PAIRS = ["a", "", "b", "a-b", "-", "a-", "-b", "%", "a:b", ":", '"', '"-"', "1", "x", "-1", "%2D", "a/-b"]
+
+
+@pytest.mark.parametrize(
+    "template", ["{a}-{b}", "{a}/{b}", "{b}, {a}", "<{a}|-{b}>", '{a}"-"{b}', "{a}x-{b}", "{a}:{b}:{a}"]
+)
+def test_what_stands_between_two_arguments_does_not_mix_them_up(app: Windlass, template: str) -> None:
+    job = app.job(name="two", once=Once(template))(anything)
+    calls = [(a, b) for a in PAIRS for b in PAIRS]
+    assert len({job.bind(*call).new.guards[0].key for call in calls}) == len(calls)
+
+
+@pytest.mark.parametrize("template", ["{a}{b}", "k:{a}{b}", "{a}x{b}", "{a}%{b}", '{a}"{b}', "{a}:{b}{a}"])
+def test_a_key_that_does_not_part_its_arguments_is_an_error_at_definition(app: Windlass, template: str) -> None:
+    with pytest.raises(ConfigError, match=r"does not part \{[ab]\} from \{[ab]\}.*put a mark such as ':'"):
+        app.job(name="two", unique=Unique(template))(anything)
+
+
+def test_a_default_has_the_key_that_it_has_when_it_is_passed(app: Windlass) -> None:
+    key = "{amount}:{rates}:{level}:{rest}:{more}"
+    job = app.job(name="pay", once=Once(key), limits=Concurrency(1, key=key))(with_defaults)
+    given = [job.bind(), job.bind(10), job.bind(10.0, [1.0]), job.bind(level=Level.LOW)]
+    assert len({call.new.guards for call in given}) == 1
+    assert given[0].new.guards[0].key == "10.0:[1.0]:1:[]:%7B%7D"
+    assert job.bind(11).new.guards != given[0].new.guards
 
 
 def test_a_context_is_no_argument_of_a_key(app: Windlass) -> None:

@@ -472,6 +472,23 @@ def test_an_error_cannot_forge_a_line(shop: Shop) -> None:
     assert "\x1b" not in log
 
 
+@pytest.mark.parametrize("form", ["text", "json", "logfmt"])
+def test_the_functions_of_logging_cannot_forge_a_line_either(shop: Shop, form: str) -> None:
+    """They make a handler of their own where nothing is configured, which would write what it gets as it is."""
+    shop.write(body="logging.exception('\\x1b]0;x\\x07\\u202e\\x9b\\n2026-01-01T00:00:00.000+00:00 INFO    1 fake')")
+    shop.enqueue("fine")
+    log = shop.burst(WINDLASS_LOG_FORMAT=form)
+    assert "1 fake" in log
+    assert not any(line.startswith("2026-01-01") for line in log.splitlines())
+    assert not set(log) & set("\x1b\x07\u202e\x9b")
+
+
+def test_a_configuration_of_the_applications_own_holds(shop: Shop) -> None:
+    shop.write(prelude="logging.basicConfig()", body="logging.warning('hello')")
+    shop.enqueue("fine")
+    assert "WARNING:root:hello" in shop.burst().splitlines()
+
+
 @pytest.mark.parametrize("how", ["option", "setting", "keyword"])
 def test_quiet_jobs_leave_out_the_lines_of_those_that_ended_well(shop: Shop, how: str) -> None:
     shop.write(settings=", quiet_jobs=True" if how == "keyword" else "")

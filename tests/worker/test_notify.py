@@ -47,3 +47,27 @@ def test_the_watchdog_is_patted_twice_as_often_as_it_asks(
     monkeypatch.setenv("WATCHDOG_USEC", usec)
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()) if pid == "mine" else pid)
     assert watchdog_s() == every
+
+
+def test_a_socket_that_nobody_reads_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("windlass.worker.notify.PATIENCE", 0.01)
+    path = str(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(path)
+        for _ in range(2_000):  # more than any queue of datagrams holds
+            notify("WATCHDOG=1")
+            if not waits(path):
+                break
+        notify("READY=1")
+
+
+def waits(path: str) -> bool:
+    """Whether the socket still takes a datagram without waiting."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.sendto(b"x", path)
+        except BlockingIOError:
+            return False
+        return True

@@ -101,3 +101,50 @@ def test_a_request_may_come_in_pieces(served: Served) -> None:
 def test_a_port_that_is_taken_says_so(served: Served) -> None:
     with pytest.raises(ConfigError, match=f"--http-port {served.probe.port} on 127.0.0.1 cannot be had"):
         Probe("127.0.0.1", served.probe.port, {})
+
+
+def ask(port: int, head: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
+        client.sendall(b"GET /livez HTTP/1.1\r\n" + head + b"\r\n")
+        return client.recv(200).partition(b"\r\n")[0]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"",
+        b"Host: 127.0.0.1\r\n",
+        b"host:localhost:80\r\n",
+        b"HOST:  LocalHost.\r\n",
+        b"Host: [::1]:8\r\n",
+        b"Host: 10.1.2.3:8\r\n",
+    ],
+)
+def test_a_request_to_an_address_or_localhost_is_answered(served: Served, host: bytes) -> None:
+    assert ask(served.probe.port, host) == b"HTTP/1.1 200 OK"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"Host: evil.example\r\n",
+        b"Host: localhost.evil.example:80\r\n",
+        b"A: b\r\nHost: 127.0.0.1.nip.io\r\n",
+    ],
+)
+def test_a_name_that_was_pointed_here_is_not_answered(served: Served, host: bytes) -> None:
+    assert ask(served.probe.port, host) == b"HTTP/1.1 421 Misdirected Request"
+    served.gate.set()
+    with socket.create_connection(("127.0.0.1", served.probe.port), DEADLINE) as client:
+        client.sendall(b"GET /figures HTTP/1.1\r\n" + host + b"\r\n")
+        assert b"ready" not in client.makefile("rb").read()
+
+
+def test_on_another_address_names_are_not_known_and_answered() -> None:
+    probe = Probe("0.0.0.0", 0, {"/livez": lambda: None})
+    probe.start()
+    try:
+        assert not probe.local
+        assert ask(probe.port, b"Host: worker:80\r\n") == b"HTTP/1.1 200 OK"
+    finally:
+        probe.close()

@@ -258,3 +258,48 @@ def daemon() -> None:
     pid = int(world.ledger()[0])
     if alive(pid):
         os.kill(pid, signal.SIGKILL)
+
+
+FORKING = """
+@app.job(name="forked", retry=0)
+def forked() -> int:
+    pid = os.fork()
+    note(f"{os.getpid()}")
+    if pid:
+        os.waitpid(pid, 0)
+    return pid
+
+
+@app.job(name="aforked", retry=0)
+async def aforked() -> int:
+    return forked.__wrapped__()
+
+
+@app.job(name="cforked", executor="process", retry=0)
+def cforked() -> int:
+    return forked.__wrapped__()
+
+
+@app.job(name="sforked", retry=0)
+def sforked() -> int:
+    pid = os.fork()
+    note(f"{os.getpid()}")
+    if not pid:
+        raise SystemExit(3)
+    os.waitpid(pid, 0)
+    return pid
+"""
+
+
+@pytest.mark.parametrize("name", ["forked", "aforked", "cforked", "sforked"])
+def test_a_copy_that_comes_back_from_the_job_ends_there(world: World, name: str) -> None:
+    world.write(FORKING, max_crashes=1)
+    worker = world.start()
+    job = world.enqueue(name)
+    copy = world.value(job)
+    assert isinstance(copy, int)
+    assert str(copy) in world.ledger()
+    assert not alive(copy)
+    assert world.value(world.enqueue("quick")) is not None
+    world.stop(worker)
+    assert world.info(job).attempt == 1

@@ -17,6 +17,7 @@ from windlass.bench.scenarios import SCENARIOS, Figure
 from windlass.cli.common import Session, pass_session
 from windlass.cli.output import Column, emit_json, note, record, table
 from windlass.errors import ConfigError
+from windlass.files import make_folder
 
 __all__ = ["bench"]
 
@@ -40,7 +41,7 @@ def bench(session: Session, names: tuple[str, ...], jobs: int | None, quick: boo
     """
     if session.url is not None and session.url.startswith("memory:"):
         raise ConfigError(f"--url {session.url}: the measured worker is another process and cannot see it; name a file")
-    FOLDER.mkdir(exist_ok=True)
+    make_folder(str(FOLDER))
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=FOLDER))
     try:
         lab = Lab(session.url, folder, jobs=jobs or (2_000 if quick else 50_000), quick=quick)

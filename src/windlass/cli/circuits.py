@@ -7,7 +7,7 @@ import logging
 import click
 
 from windlass.cli.common import Commands, Session, pass_session
-from windlass.cli.output import Column, emit_json, length, moment, note, table
+from windlass.cli.output import Column, emit_json, length, moment, note, say, table
 from windlass.errors import ConfigError
 from windlass.guards import Circuit, CircuitInfo
 from windlass.units import nearest
@@ -53,7 +53,7 @@ def _row(one: CircuitInfo, now: int) -> list[str]:
 @pass_session
 def open_(session: Session, name: str, for_: str | None, reason: str | None) -> None:
     """Open a circuit: no call goes through, and its jobs wait in their place."""
-    circuit = _circuit(session, name)
+    circuit = _circuit(session, name, create=True)
     circuit.open(for_, reason)
     _report(session, circuit, f"Circuit {name} is open{f' for {for_}' if for_ else ' until it is closed'}.")
 
@@ -68,12 +68,12 @@ def close(session: Session, name: str) -> None:
     _report(session, circuit, f"Circuit {name} is closed.")
 
 
-def _circuit(session: Session, name: str) -> Circuit:
+def _circuit(session: Session, name: str, *, create: bool = False) -> Circuit:
     """The circuit of that name. Raises ConfigError for one that no application has.
 
     A circuit lives in the application that declares it. Without one, the store may not have heard of it yet.
     """
-    app = session.store()
+    app = session.store(create=create)
     known = sorted({*app.circuits.names, *(one.name for one in app.circuit_states())})
     if name not in known:
         what = f"no circuit {name!r} is declared by the application or known to the store{nearest(name, known)}"
@@ -89,4 +89,4 @@ def _report(session: Session, circuit: Circuit, text: str) -> None:
     if session.json:
         emit_json(circuit.info())
     else:
-        click.echo(text)
+        say(text)

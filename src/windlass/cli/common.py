@@ -1,7 +1,8 @@
 """What every command shares: the options that stand before or behind it, and the application they lead to.
 
 A Session is made once per invocation. Invariants: nothing is imported and no store is opened until a command asks for
-it; an option behind the command wins over the same one before it; whatever was opened is closed when the command ends.
+it; an option behind the command wins over the same one before it; whatever was opened is closed when the command ends;
+only a command that is there to put something into a store makes one that is not there.
 """
 
 from __future__ import annotations
@@ -42,8 +43,16 @@ class Session:
             self._app = load_app(self._needed())
         return self._app
 
-    def store(self) -> Windlass:
-        """Give an application for commands that need only its store: the user's where one is named, else a bare one."""
+    def store(self, *, create: bool = False, needs_app: bool = False) -> Windlass:
+        """Give an application with its store: the user's where one is named or needed, else a bare one.
+
+        Without ``create`` a store that is not there is an error, so that a look into the wrong folder leaves nothing.
+        """
+        app = self.app() if needs_app else self._any_app()
+        app.engine.may_create = create
+        return app
+
+    def _any_app(self) -> Windlass:
         if self._app is None and self.app_target() is None:
             from windlass.app import Windlass
 
@@ -52,7 +61,7 @@ class Session:
 
     def loaded(self) -> Loaded:
         """Give the settings in force and where each came from."""
-        return self.store().loaded
+        return self._any_app().loaded
 
     def close(self) -> None:
         """Close what was opened. *Idempotent.*"""

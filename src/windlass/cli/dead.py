@@ -16,7 +16,8 @@ import click
 from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.exits import FAILED, INTERRUPTED, WRONG_USE
 from windlass.cli.instants import instant
-from windlass.cli.output import Column, ago, confirm, count, emit_json, note, record, table
+from windlass.cli.output import Column, ago, confirm, count, emit_json, escaped, note, record, say, table
+from windlass.files import descriptor_of
 
 if TYPE_CHECKING:
     from windlass.app import Windlass
@@ -204,9 +205,9 @@ def retry(
     if session.json:
         emit_json(info)
     elif info.state == "running":
-        click.echo(f"Redrive {info.id}: {info.done:,} of {count(info.total, 'job')}; the workers go on with it.")
+        say(f"Redrive {info.id}: {info.done:,} of {count(info.total, 'job')}; the workers go on with it.")
     else:
-        click.echo(f"{count(info.done, 'job')} retried.")
+        say(f"{count(info.done, 'job')} retried.")
     return code or _missing(ids, info.total)
 
 
@@ -278,7 +279,7 @@ def edit(session: Session, job_id: str, args_json: str, again: bool) -> int:
     """
     from windlass.cli.enqueue import _arguments
 
-    app = session.app()
+    app = session.store(needs_app=True)
     job = app.get(job_id)
     if job is None or job.state != "dead":
         note(f"windlass: job {job_id} is {'not kept here' if job is None else f'{job.state}, not dead'}")
@@ -289,7 +290,7 @@ def edit(session: Session, job_id: str, args_json: str, again: bool) -> int:
     if session.json:
         emit_json(info)
     else:
-        click.echo(f"{job_id} edited, {info.state}")
+        say(f"{job_id} edited, {info.state}")
     return 0
 
 
@@ -314,7 +315,7 @@ def discard(session: Session, /, ids: tuple[str, ...], everything: bool, yes: bo
     if session.json:
         emit_json({"discarded": gone})
     else:
-        click.echo(f"{count(gone, 'job')} discarded.")
+        say(f"{count(gone, 'job')} discarded.")
     return _missing(ids, found)
 
 
@@ -330,16 +331,16 @@ def export(session: Session, /, path: str, reveal: bool, **options: str | None) 
     """Write dead jobs to FILE as lines of JSON. They stay in the store; - is stdout."""
     app = session.store()
     filters = filters_of(options)
-    if path == "-":
+    if path == "-" or descriptor_of(path) == 1:
         for line in app.dead.lines(reveal=reveal, **filters):
-            click.echo(line, nl=False)
+            click.echo(escaped(line.decode()), nl=False)
         return
     with _bar("Export") as advance, _file_errors(path):
         written = app.dead.export(path, reveal=reveal, on_progress=advance, **filters)
     if session.json:
         emit_json({"exported": written, "path": path})
     else:
-        click.echo(f"{count(written, 'job')} exported to {path}.")
+        say(f"{count(written, 'job')} exported to {path}.")
 
 
 @dead.command()
@@ -347,7 +348,7 @@ def export(session: Session, /, path: str, reveal: bool, **options: str | None) 
 @pass_session
 def load(session: Session, path: str) -> None:
     """Put the dead jobs of FILE back into the store. Jobs that are in the store already are left alone."""
-    app = session.store()
+    app = session.store(create=True)
     seen = 0
     with _bar("Load") as advance, _file_errors(path):
 
@@ -361,7 +362,7 @@ def load(session: Session, path: str) -> None:
         emit_json({"loaded": stored, "present": seen - stored})
     else:
         also = f"; {count(seen - stored, 'job')} had a record" if seen > stored else ""
-        click.echo(f"{count(stored, 'job')} loaded{also}.")
+        say(f"{count(stored, 'job')} loaded{also}.")
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import click
 from windlass.cli.common import Session, pass_session
 from windlass.cli.exits import NoLiveWorker
 from windlass.cli.instants import instant
-from windlass.cli.output import emit_json, inline, note
+from windlass.cli.output import emit_json, inline, note, say
 from windlass.codec import decode_plain
 from windlass.definition import CallOptions, JobSpec, job_of
 from windlass.errors import ConfigError, PayloadError, ResultError, ResultTimeout
@@ -83,10 +83,10 @@ def enqueue(
         if session.json:
             emit_json({"id": handle.id, "duplicate": handle.duplicate})
         else:
-            click.echo(handle.id)
+            say(handle.id)
         return
     if not session.json:
-        click.echo(handle.id)
+        say(handle.id)
     try:
         result = _wait(app, handle, call.queue)
     except ResultError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from windlass.errors import ConfigError, EngineUnavailable, PayloadError, WindlassError
+from windlass.errors import ConfigError, EngineUnavailable, FileRefused, PayloadError, WindlassError
 
 __all__ = ["ENGINE_AWAY", "FAILED", "INTERRUPTED", "NO_WORKER", "WRONG_USE", "NoLiveWorker", "exit_code"]
 
@@ -26,7 +26,7 @@ class NoLiveWorker(WindlassError):
 def exit_code(error: WindlassError) -> int:
     """Give the exit code of an error that ends a command."""
     match error:
-        case ConfigError() | PayloadError():
+        case ConfigError() | PayloadError() | FileRefused():
             return WRONG_USE
         case EngineUnavailable():
             return ENGINE_AWAY

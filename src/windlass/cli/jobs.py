@@ -15,7 +15,7 @@ import click
 
 from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.exits import FAILED
-from windlass.cli.output import Column, ago, confirm, count, emit_json, inline, length, moment, note, record, table
+from windlass.cli.output import Column, ago, confirm, count, emit_json, inline, length, moment, note, record, say, table
 from windlass.clock import from_ms
 from windlass.errors import ConfigError, TransitionRefused
 from windlass.handle import JobInfo, JobProgress, refuse
@@ -167,7 +167,7 @@ def watch(session: Session, job_id: str, every: str) -> int:
         now = app.clock.wall_ms()
         line = [job.state, f"attempt {job.attempt} of {job.max_attempts}", _watched(job, now)]
         if line != shown and not session.json:
-            click.echo(f"{from_ms(now):%H:%M:%S}  {'  '.join(filter(None, line))}")
+            say(f"{from_ms(now):%H:%M:%S}  {'  '.join(filter(None, line))}")
         shown = line
         if job.state in FINISHED:
             if session.json:
@@ -325,7 +325,7 @@ def _move_ids(session: Session, app: Windlass, action: Action, ids: Sequence[str
             continue
         if not session.json:
             asked = action is Action.CANCEL and one.before is State.RUNNING
-            click.echo(f"{one.id} {'asked to stop' if asked else DONE_TO[action]}")
+            say(f"{one.id} {'asked to stop' if asked else DONE_TO[action]}")
     return code
 
 
@@ -350,7 +350,7 @@ def _move_all(session: Session, app: Windlass, action: Action, state: str, name:
         if not applied and not refused and (hint := _spelling(app, name, queue)) != ".":
             note(f"No such jobs{hint}")
         also = f"; {count(refused, 'job')} had moved on meanwhile" if refused else ""
-        click.echo(f"{count(applied, 'job')} {DONE_TO[action]}{also}.")
+        say(f"{count(applied, 'job')} {DONE_TO[action]}{also}.")
     return 0
 
 

@@ -1,8 +1,9 @@
 """From ``module:attr`` to the application of the user.
 
 The text comes from the operator (argument, environment, settings), never from a store. Invariants: the current
-directory and that of the settings file are importable from here on; what the user's module prints while it is imported
-goes to stderr, since stdout belongs to the command; a failing import is one error that names the user's file and line.
+directory and that of the settings file are importable from here on, behind all that is installed, so that a file of the
+user's that happens to be called ``click.py`` replaces nothing; what the user's module prints while it is imported goes
+to stderr, since stdout belongs to the command; a failing import is one error that names the user's file and line.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import pkgutil
 import sys
 import sysconfig
 import traceback
+from collections.abc import Iterator, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Final
@@ -39,23 +43,24 @@ FOREIGN: Final = (
 def load_app(target: str) -> Windlass:
     """Import ``module:attr`` (``attr`` is ``app`` when left out) and give the application.
 
-    Puts the current directory first on the import path, and then that of the settings file, so that a command in a
-    folder below finds what the file names. Raises ConfigError for a module that is not there or fails, with the file
-    and line of the failure, and for an attribute that is missing or no Windlass.
+    Puts the current directory on the import path, and then that of the settings file, so that a command in a folder
+    below finds what the file names: last, but the application itself is looked for there first. Raises ConfigError for
+    a module that is not there or fails, with the file and line of the failure, and for an attribute that is missing or
+    no Windlass.
     """
     module_name, _, attribute = target.partition(":")
     if not module_name or "/" in module_name or module_name.endswith(".py"):
         dotted = module_name.removeprefix("./").removesuffix(".py").replace("/", ".").strip(".") or "shop.jobs"
         raise ConfigError(f"application {target!r} is not a module: write module:attr, such as {dotted}:app")
     file = load_settings().file
-    folders = [os.getcwd(), *([str(file.parent)] if file else [])]
-    sys.path[:0] = [folder for folder in dict.fromkeys(folders) if folder not in sys.path]
-    return _pick(_import(module_name, target), attribute or DEFAULT_ATTRIBUTE, target)
+    folders = list(dict.fromkeys([os.getcwd(), *([str(file.parent)] if file else [])]))
+    sys.path += [folder for folder in folders if folder not in sys.path]
+    return _pick(_import(module_name, target, folders), attribute or DEFAULT_ATTRIBUTE, target)
 
 
-def _import(name: str, target: str) -> ModuleType:
+def _import(name: str, target: str, folders: list[str]) -> ModuleType:
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), _first_in(folders, name.partition(".")[0]):
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
@@ -66,6 +71,29 @@ def _import(name: str, target: str) -> ModuleType:
         ) from error
     except (Exception, SystemExit) as error:  # the user's module may raise anything
         raise _failed(name, target, error) from error
+
+
+@contextlib.contextmanager
+def _first_in(folders: list[str], name: str) -> Iterator[None]:
+    """Look for one module or package in these folders before anywhere else, since the operator named it.
+
+    What is loaded already and what is Python's own stay what they are.
+    """
+
+    class First(MetaPathFinder):
+        def find_spec(
+            self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        ) -> ModuleSpec | None:
+            found = PathFinder.find_spec(name, folders) if fullname == name else None
+            return None if found is None or found.loader is None else found  # a folder without __init__ may be anything
+
+    first = First()
+    if name not in sys.stdlib_module_names:
+        sys.meta_path.insert(0, first)
+    try:
+        yield
+    finally:
+        sys.meta_path[:] = [each for each in sys.meta_path if each is not first]
 
 
 def _siblings(name: str) -> list[str]:

@@ -6,7 +6,7 @@ import click
 
 from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.exits import FAILED
-from windlass.cli.output import Column, confirm, emit_json, length, moment, note, table
+from windlass.cli.output import Column, confirm, emit_json, length, moment, note, say, table
 from windlass.units import nearest
 
 __all__ = ["locks"]
@@ -63,7 +63,7 @@ def release(session: Session, key: str, yes: bool) -> int:
     if session.json:
         emit_json({"key": key, "released": released})
     elif released:
-        click.echo(f"Lock {key} is released.")
+        say(f"Lock {key} is released.")
     else:
         note(f"Nobody holds lock {key}{nearest(key, held)}")
     return 0 if released else FAILED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from windlass.cli.common import Session, pass_session
-from windlass.cli.output import emit_json
+from windlass.cli.output import emit_json, say
 
 __all__ = ["migrate"]
 
@@ -14,9 +14,9 @@ __all__ = ["migrate"]
 @pass_session
 def migrate(session: Session) -> None:
     """Upgrade the tables of the store to this version. Safe to repeat, and while workers run."""
-    engine = session.store().engine
+    engine = session.store(create=True).engine
     version = engine.migrate()
     if session.json:
         emit_json({"name": engine.info.name, "target": engine.info.target, "version": version})
     else:
-        click.echo(f"{engine.info.name} {engine.info.target} is at schema {version}.")
+        say(f"{engine.info.name} {engine.info.target} is at schema {version}.")

@@ -1,8 +1,8 @@
 """How the command speaks: tables and records for people, one JSON value for programs.
 
 Only answers go to stdout; notes go to stderr. Must not ask a store anything. Invariants: text that came out of a store
-cannot steer the terminal (control characters are shown, not sent); JSON keys are the attribute names of the API, and
-instants are ISO 8601.
+cannot steer the terminal, in JSON neither (control characters and marks of direction are shown, not sent); JSON keys
+are the attribute names of the API, and instants are ISO 8601.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 import click
 import msgspec
 
-from windlass.logs.lines import printable
+from windlass.logs.lines import escaped, printable
 from windlass.units import show_duration
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "confirm",
     "count",
     "emit_json",
+    "escaped",
     "fit",
     "inline",
     "length",
@@ -35,6 +36,7 @@ __all__ = [
     "note",
     "printable",
     "record",
+    "say",
     "table",
 ]
 
@@ -75,7 +77,7 @@ class Column:
 def emit_json(value: object) -> None:
     """Print one value as JSON on stdout. Takes what the API gives: dataclasses, Structs, datetimes, enums."""
     text = msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain), indent=2)
-    click.echo(text.decode())
+    click.echo(escaped(text.decode()))
 
 
 def _plain(value: object) -> object:
@@ -85,7 +87,12 @@ def _plain(value: object) -> object:
 
 def inline(value: object) -> str:
     """Write a value as JSON in one line."""
-    return msgspec.json.encode(value, enc_hook=_plain).decode()
+    return escaped(msgspec.json.encode(value, enc_hook=_plain).decode())
+
+
+def say(text: str) -> None:
+    """Print a line of the answer."""
+    click.echo(printable(text))
 
 
 def note(text: str) -> None:
@@ -199,7 +206,7 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     try:
-        agreed = click.confirm(question, err=True)
+        agreed = click.confirm(printable(question), err=True)
     except click.Abort:
         if sys.stdin.isatty():
             raise

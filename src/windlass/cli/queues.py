@@ -10,8 +10,8 @@ import click
 from windlass import caps
 from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.instants import instant
-from windlass.cli.output import Column, confirm, count, emit_json, length, moment, note, table
-from windlass.cli.stats import running
+from windlass.cli.output import Column, confirm, count, emit_json, length, moment, note, say, table
+from windlass.cli.stats import BLOCKED, blocked_at, running, without_blocked
 from windlass.queues import Queue, QueueInfo, WorkerStatus
 from windlass.units import nearest, shown, whole_number
 
@@ -29,7 +29,10 @@ def queues() -> None:
 @queues.command("ls")
 @pass_session
 def ls(session: Session) -> None:
-    """List the queues. Held jobs are about to start. Latency is how long the next job has been waiting."""
+    """List the queues. Held jobs are about to start, blocked ones wait at a guard such as an open circuit.
+
+    Latency is how long the next job has been waiting.
+    """
     app = session.store()
     found = app.queues()
     if session.json:
@@ -42,19 +45,20 @@ def ls(session: Session) -> None:
     workers = [worker for worker in app.workers() if worker.alive]
     columns = [
         Column("Queue"),
-        *(Column(each, right=True) for each in ("Ready", "Scheduled", "Running", "Held", "Latency")),
+        *(Column(each, right=True) for each in ("Ready", BLOCKED, "Scheduled", "Running", "Held", "Latency")),
     ]
     columns += [Column("Workers", right=True), Column("State"), Column("Note")]
-    table(columns, [_row(queue, workers, now) for queue in found])
+    table(*without_blocked(columns, [_row(queue, workers, now) for queue in found], found))
 
 
 def _row(queue: QueueInfo, workers: list[WorkerStatus], now: int) -> list[str]:
-    numbers = [f"{queue.ready:,}", f"{queue.scheduled:,}", running(queue), f"{queue.held:,}"]
+    numbers = [f"{queue.ready:,}", f"{queue.blocked:,}", f"{queue.scheduled:,}", running(queue), f"{queue.held:,}"]
     serving = sum(worker.serves(queue.name) for worker in workers)
     until = [f"until {moment(queue.paused_until, now)}"] if queue.paused_until else []
     by = [f"by {queue.paused_by}"] if queue.paused_by else []
     rate = [f"{queue.started:,} of {queue.rate} started"] if queue.rate else []
-    remark = ", ".join([*([queue.paused_reason] if queue.paused_reason else []), *until, *by, *rate])
+    at = [blocked_at(queue)] if queue.blocked_by else []
+    remark = ", ".join([*([queue.paused_reason] if queue.paused_reason else []), *until, *by, *rate, *at])
     if not queue.paused and not serving and queue.ready:
         remark = "no live worker serves it"
     state = "paused" if queue.paused else "open"
@@ -68,7 +72,7 @@ def _row(queue: QueueInfo, workers: list[WorkerStatus], now: int) -> list[str]:
 @pass_session
 def pause(session: Session, name: str, reason: str | None, until: str | None) -> None:
     """Pause a queue: no job of it starts until it is resumed. Running jobs finish."""
-    app = session.store()
+    app = session.store(create=True)
     queue = _queue(app, name)
     queue.pause(reason, _until(until))
     _report(session, queue, f"Queue {name} is paused.")
@@ -102,7 +106,7 @@ def limit(session: Session, name: str, most: str | None, rate: str | None) -> No
     """
     if most is None and rate is None:
         raise click.UsageError("give a limit: `windlass queues limit NAME 4`, or --rate 100/m; `none` removes one")
-    app = session.store()
+    app = session.store(create=True)
     queue = _queue(app, name)
     if most is not None:
         queue.limit(_count(most))
@@ -156,18 +160,18 @@ def clear(session: Session, name: str, yes: bool) -> None:
     queue = app.queue(name)
     info = queue.info()
     where = app.engine.info
-    waiting = count(info.ready + info.scheduled, "waiting job")
+    waiting = count(info.ready + info.blocked + info.scheduled, "waiting job")
     confirm(f"Delete {waiting} of queue {name} in {where.name} {where.target}?", yes)
     gone = queue.clear()
     if session.json:
         emit_json({"name": name, "deleted": int(gone), "held": gone.held})
     else:
         held = f" {count(gone.held, 'more is', 'more are')} held by workers and about to start." if gone.held else ""
-        click.echo(f"{count(gone, 'job')} deleted.{held}")
+        say(f"{count(gone, 'job')} deleted.{held}")
 
 
 def _report(session: Session, queue: Queue, text: str) -> None:
     if session.json:
         emit_json(queue.info())
     else:
-        click.echo(text)
+        say(text)

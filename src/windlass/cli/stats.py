@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import click
@@ -9,17 +10,23 @@ import click
 from windlass.cli.common import Session, pass_session
 from windlass.cli.output import Column, emit_json, length, table
 from windlass.model import State
-from windlass.queues import QueueInfo
+from windlass.queues import BLOCKED_SHOWN, QueueInfo
 from windlass.stats import QueueStats, Stats
 
-__all__ = ["QUEUE_COLUMNS", "by_state", "queue_row", "stats"]
+__all__ = ["BLOCKED", "blocked_at", "by_state", "queue_table", "running", "stats", "without_blocked"]
 
 TOTAL: Final = "total_"
+BLOCKED: Final = "Blocked"  # this column and the last are shown where jobs are blocked
+BLOCKED_AT: Final = "Blocked at"
 QUEUE_COLUMNS: Final = (
     Column("Queue", least=8),
-    *(Column(each, right=True) for each in ("Ready", "Running", "Held", "Latency", "In/s", "Out/s", "Workers")),
+    *(
+        Column(each, right=True)
+        for each in ("Ready", BLOCKED, "Running", "Held", "Latency", "In/s", "Out/s", "Workers")
+    ),
     Column("Max wait", right=True, extra=True),
     Column("Needed", right=True, extra=True),
+    Column(BLOCKED_AT, extra=True),
 )
 
 
@@ -38,7 +45,7 @@ def stats(session: Session) -> None:
     table([Column("Since the store was made"), Column("Times", right=True)], ever)
     if counts.queues:
         click.echo()
-        table(QUEUE_COLUMNS, [queue_row(queue) for queue in counts.queues.values()])
+        table(*queue_table(list(counts.queues.values())))
 
 
 def by_state(stats: Stats) -> dict[str, int]:
@@ -47,11 +54,25 @@ def by_state(stats: Stats) -> dict[str, int]:
     return found | {State.RUNNING.value: found[State.RUNNING] - found["held"]}
 
 
-def queue_row(queue: QueueStats) -> list[str]:
-    """One line of a table with QUEUE_COLUMNS."""
+def queue_table(queues: Sequence[QueueStats]) -> tuple[list[Column], list[list[str]]]:
+    """Columns and rows of the table of queues."""
+    return without_blocked(QUEUE_COLUMNS, [_row(queue) for queue in queues], queues)
+
+
+def without_blocked(
+    columns: Sequence[Column], rows: list[list[str]], queues: Sequence[QueueInfo | QueueStats]
+) -> tuple[list[Column], list[list[str]]]:
+    """A table without the columns about blocked jobs where there are none."""
+    any_blocked = any(queue.blocked for queue in queues)
+    kept = [at for at, column in enumerate(columns) if any_blocked or column.name not in (BLOCKED, BLOCKED_AT)]
+    return [columns[at] for at in kept], [[row[at] for at in kept] for row in rows]
+
+
+def _row(queue: QueueStats) -> list[str]:
     return [
         queue.name,
         f"{queue.ready:,}",
+        f"{queue.blocked:,}",
         running(queue),
         f"{queue.held:,}",
         length(queue.latency * 1_000) + ("!" if queue.late else ""),
@@ -60,7 +81,17 @@ def queue_row(queue: QueueStats) -> list[str]:
         str(queue.workers),
         "" if queue.max_wait is None else length(queue.max_wait * 1_000),
         "" if queue.workers_needed is None else str(queue.workers_needed),
+        blocked_at(queue),
     ]
+
+
+def blocked_at(queue: QueueInfo | QueueStats) -> str:
+    """Where jobs of the queue are blocked: the gate at which most wait, and at how many others."""
+    gates = list(queue.blocked_by.items())
+    if not gates:
+        return ""
+    others = f" and {len(gates) - 1:,}{'+' if len(gates) == BLOCKED_SHOWN else ''} more" if gates[1:] else ""
+    return f"{gates[0][1]:,} at {gates[0][0]}{others}"
 
 
 def running(queue: QueueInfo | QueueStats) -> str:

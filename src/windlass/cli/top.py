@@ -16,7 +16,7 @@ import click
 
 from windlass.cli.common import Session, pass_session
 from windlass.cli.output import Column, count, emit_json, fit, length, lines
-from windlass.cli.stats import QUEUE_COLUMNS, by_state, queue_row
+from windlass.cli.stats import by_state, queue_table
 from windlass.errors import EngineUnavailable
 from windlass.model import State
 from windlass.units import duration_ms
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["top"]
 
 RUNNING_MOST: Final = 10  # running jobs that are shown
-STATES: Final = (State.READY, State.SCHEDULED, State.RUNNING, "held", State.DONE, State.DEAD, State.CANCELLED)
+STATES: Final = (
+    State.READY, State.SCHEDULED, State.RUNNING, "held", State.BLOCKED, State.DONE, State.DEAD, State.CANCELLED,
+)  # fmt: skip
 RUNNING_COLUMNS: Final = (
     Column("Running"),
     Column("Job", least=8),
@@ -119,9 +121,9 @@ def picture(
         head = [fit(line, columns) for line in head]
     queues = list(seen.stats.queues.values())
     if rows is not None and len(queues) > rows // 2:  # some may be left out, so the busy ones come first
-        queues.sort(key=lambda queue: queue.ready + queue.running, reverse=True)
+        queues.sort(key=lambda queue: queue.ready + queue.blocked + queue.running, reverse=True)
     running = [_running(job, seen) for job in seen.running]
-    of_queues = lines(QUEUE_COLUMNS, [queue_row(queue) for queue in queues], columns) if queues else []
+    of_queues = lines(*queue_table(queues), columns) if queues else []
     of_running = lines(RUNNING_COLUMNS, running, columns) if running else []
     if rows is not None:
         # Running jobs have half of the window at most, or what the queues leave.

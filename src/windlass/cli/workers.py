@@ -9,7 +9,7 @@ from itertools import groupby
 import click
 
 from windlass.cli.common import Commands, Session, pass_session
-from windlass.cli.output import Column, ago, count, emit_json, length, note, table
+from windlass.cli.output import Column, ago, count, emit_json, length, note, say, table
 from windlass.errors import ConfigError
 from windlass.queues import WorkerStatus
 from windlass.units import nearest, show_duration
@@ -115,7 +115,7 @@ def _ask(session: Session, ids: tuple[str, ...], everyone: bool, word: str) -> N
     what = "claim no more" if word == "quiet" else "stop"
     for group, number in asked.items():
         size = count(number, "process", "processes")
-        click.echo(f"Worker {group} ({size}) was asked to {what}; it obeys within {show_duration(app.settings.renew)}.")
+        say(f"Worker {group} ({size}) was asked to {what}; it obeys within {show_duration(app.settings.renew)}.")
 
 
 def _group(text: str, found: list[WorkerStatus]) -> str:

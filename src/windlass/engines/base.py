@@ -25,6 +25,7 @@ from msgspec import Struct
 from windlass.errors import ConfigError
 from windlass.model import (
     Action,
+    BlockedRow,
     Buried,
     CircuitPolicy,
     CircuitRow,
@@ -109,6 +110,9 @@ class Engine(Protocol):
 
     @property
     def info(self) -> EngineInfo: ...
+
+    may_create: bool
+    """Whether ``open`` makes a store that is not there. Else a file without our tables is EngineUnusable."""
 
     def open(self) -> None:
         """Open handles, create or migrate the schema. *Idempotent.* Raises EngineUnavailable or EngineUnusable."""
@@ -240,6 +244,10 @@ class Inspector(Protocol):
 
     def queues(self, bounds: Sequence[QueueBound] = ()) -> list[QueueRow]:
         """Every queue the store knows, by name; ``bounds`` hold where the store has none of its own."""
+        ...
+
+    def blocked(self) -> list[BlockedRow]:
+        """How many jobs of each queue are blocked, by gate, in order of both."""
         ...
 
     def workers(self) -> list[WorkerRow]:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-from urllib.parse import unquote
 
 from windlass.clock import Clock
 from windlass.engines.base import Store
 from windlass.errors import ConfigError
 from windlass.model import Rules
 from windlass.settings import Settings, mask_url
-from windlass.units import nearest
+from windlass.urls import parse_url
 
 __all__ = ["connect", "rules_of"]
-
-REDIS_SCHEMES = ("redis", "rediss", "redis+cluster", "redis+sentinel")
-SCHEMES = ("sqlite", "memory", *REDIS_SCHEMES)
 
 
 def connect(settings: Settings, clock: Clock | None = None, client: object = None) -> Store:
@@ -24,24 +20,19 @@ def connect(settings: Settings, clock: Clock | None = None, client: object = Non
     ``client`` is a ``redis.Redis`` or ``redis.RedisCluster``; address, credentials and TLS are its, timeouts and
     retries are ours. Raises ConfigError for a wrong URL or another object.
     """
-    scheme, separator, rest = settings.url.partition("://")
-    if not separator:
-        raise ConfigError(f"url {mask_url(settings.url)!r} has no scheme: write sqlite:///path.db, for example")
+    address = parse_url(settings.url)
     engine: Store
-    match scheme:
+    match address.scheme:
         case _ if client is not None:
             engine = redis(settings, clock, client)
         case "memory":
             engine = sqlite(None, settings, clock)
         case "sqlite":
-            engine = sqlite(sqlite_path(rest, settings.url), settings, clock)
-        case _ if scheme in REDIS_SCHEMES:
-            engine = redis(settings, clock)
+            engine = sqlite(address.path, settings, clock)
+        case "postgresql":
+            raise ConfigError(f"url {mask_url(settings.url)!r}: there is no engine for postgresql:// yet")
         case _:
-            raise ConfigError(
-                f"url {mask_url(settings.url)!r}: no engine for {scheme}://{nearest(scheme, SCHEMES)}; "
-                f"known are {', '.join(SCHEMES)}"
-            )
+            engine = redis(settings, clock)
     if os.environ.get("WINDLASS_CRASHPOINT"):
         from windlass.engines.crashpoint import crashing
 
@@ -82,14 +73,6 @@ def redis(settings: Settings, clock: Clock | None, client: object = None) -> Sto
         network_timeout_ms=settings.network_timeout,
         pool_timeout_ms=settings.pool_timeout,
     )
-
-
-def sqlite_path(rest: str, url: str) -> str:
-    """The file of ``sqlite:///relative`` or ``sqlite:////absolute``."""
-    path = unquote(rest)
-    if not path.startswith("/") or path == "/":
-        raise ConfigError(f"url {url!r} names no file: write sqlite:///relative.db or sqlite:////absolute/path.db")
-    return os.path.abspath(path[1:])
 
 
 def rules_of(settings: Settings) -> Rules:

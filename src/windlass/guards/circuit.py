@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,16 +22,18 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeAlias, TypeVar, cast
 
 from msgspec import Struct
 
 from windlass.clock import from_ms
 from windlass.codec import clean_reason
+from windlass.context import hide_in_job
 from windlass.engines.base import Coordinator
 from windlass.errors import (
     CircuitOpen,
     ConfigError,
+    Control,
     EngineError,
     GuardUnavailable,
     JobTimeout,
@@ -99,6 +102,10 @@ class Passed(Struct, frozen=True):
     probe: str | None = None
 
 
+# A call in a ``with`` block, what restores the context behind it, and the error that was being handled before it.
+Entry: TypeAlias = tuple[Passed, Token[object], BaseException | None]
+
+
 class Count:
     """Calls of one epoch that are not reported yet."""
 
@@ -140,9 +147,7 @@ class Circuit:
         self._ignore = ignore
         self._slow = None if slow_ms is None else slow_ms / 1_000
         self._hub = hub
-        self._passes: ContextVar[tuple[Passed, Token[object]] | None] = ContextVar(
-            f"windlass_circuit_{name}", default=None
-        )
+        self._passes: ContextVar[Entry | None] = ContextVar(f"windlass_circuit_{name}", default=None)
         self.start_anew()
 
     def start_anew(self) -> None:
@@ -205,7 +210,8 @@ class Circuit:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Count the call."""
-        self.leave(self._pop(), error)
+        passed, handled = self._pop()
+        self.note(passed, self.judge(passed.began, error, handled=handled))
 
     async def __aenter__(self) -> Self:
         """Begin a call without blocking the event loop; see ``__enter__``."""
@@ -216,7 +222,8 @@ class Circuit:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Count the call."""
-        await self.aleave(self._pop(), error)
+        passed, handled = self._pop()
+        await self.anote(passed, self.judge(passed.began, error, handled=handled))
 
     def __call__(self, fn: F) -> F:
         """Guard every call of a function or coroutine function."""
@@ -241,14 +248,14 @@ class Circuit:
     def _push(self, passed: Passed) -> None:
         # The token of ``set`` is kept beside the call, so that leaving restores the context to what it was.
         token = cast("Token[object]", self._passes.set(None))
-        self._passes.set((passed, token))
+        self._passes.set((passed, token, sys.exception()))
 
-    def _pop(self) -> Passed:
+    def _pop(self) -> tuple[Passed, BaseException | None]:
         entry = self._passes.get()
         if entry is None:
             raise ConfigError(f"circuit {self.name!r} is left in another task or thread than it was entered in")
-        self._passes.reset(cast("Token[tuple[Passed, Token[object]] | None]", entry[1]))
-        return entry[0]
+        self._passes.reset(cast("Token[Entry | None]", entry[1]))
+        return entry[0], entry[2]
 
     def enter(self, job: LeaseRef | None = None) -> Passed:
         """Begin a call, of anybody or of a running job that has this circuit; end it with ``leave``. *Blocking.*"""
@@ -330,19 +337,55 @@ class Circuit:
             None if left_ms is None else left_ms / 1_000,
         )
 
-    def judge(self, began: float, error: BaseException | None, timed_out: bool = False) -> Verdict:
-        """Say what a call that began at ``began`` (monotonic seconds) and ended so tells. Pure."""
+    def judge(
+        self,
+        began: float,
+        error: BaseException | None,
+        timed_out: bool = False,
+        handled: BaseException | None = None,
+        hide: Callable[[str], str] = hide_in_job,
+    ) -> Verdict:
+        """Say what a call that began at ``began`` (monotonic seconds) and ended so tells. Pure.
+
+        ``handled`` was being handled already when the call began, so nothing that the call raises was raised from it.
+        ``hide`` masks what its job redacts; without it that is the job that runs here.
+        """
         if timed_out:
-            return Verdict(False, "timeout" if error is None else reason_of(error), retry_after_ms(error))
+            return Verdict(False, "timeout" if error is None else reason_of(error, hide), retry_after_ms(error))
         if error is not None:
             if not isinstance(error, Exception) or is_any(error, self._ignore):
                 return Verdict(None)
-            if isinstance(error, WindlassError) and not isinstance(error, JobTimeout | RetryAfter):
+            if isinstance(error, ExceptionGroup):
+                return self._judge_group(began, error, handled, hide)
+            if isinstance(error, Control):
+                return self._judge_control(began, error, handled, hide)
+            if isinstance(error, WindlassError) and not isinstance(error, JobTimeout):
                 return Verdict(None)
-            if isinstance(error, JobTimeout | RetryAfter) or is_any(error, self._trip_on):
-                return Verdict(False, reason_of(error), retry_after_ms(error))
+            if isinstance(error, JobTimeout) or is_any(error, self._trip_on):
+                return Verdict(False, reason_of(error, hide), retry_after_ms(error))
         slow = self._slow is not None and time.monotonic() - began >= self._slow
-        return Verdict(False, reason_of(error), retry_after_ms(error)) if slow else Verdict(True)
+        return Verdict(False, reason_of(error, hide), retry_after_ms(error)) if slow else Verdict(True)
+
+    def _judge_group(
+        self, began: float, group: ExceptionGroup[Exception], handled: BaseException | None, hide: Callable[[str], str]
+    ) -> Verdict:
+        """A group fails where one of its errors does; where one says nothing, so do all."""
+        verdicts = [self.judge(began, each, handled=handled, hide=hide) for each in group.exceptions]
+        order = {False: 0, None: 1, True: 2}
+        return min(verdicts, key=lambda verdict: order[verdict.ok])
+
+    def _judge_control(
+        self, began: float, error: Control, handled: BaseException | None, hide: Callable[[str], str]
+    ) -> Verdict:
+        """What ends a job's run is about the job; the service is judged by the error that it was raised from."""
+        behind = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if behind is not None and behind is not handled:
+            verdict = self.judge(began, behind, handled=handled, hide=hide)
+            asked_ms = max(verdict.retry_after_ms, retry_after_ms(error)) if verdict.ok is False else 0
+            return Verdict(verdict.ok, verdict.reason, asked_ms)
+        if isinstance(error, RetryAfter) and is_any(error, self._trip_on):
+            return Verdict(False, reason_of(error, hide), retry_after_ms(error))
+        return Verdict(None)
 
     def _count(self, epoch: int, verdict: Verdict) -> None:
         with self._lock:

@@ -1,14 +1,17 @@
 """Guard keys: from a template over a job's arguments, or a callable, to one text per call.
 
-A template names arguments and nothing else, so it cannot reach into objects or run code. Values are escaped, so that
-two different calls never render to one key by where a colon stands. Must not know engines. Invariants: what is wrong
-with a template is an error where it is written; a rendered key is printable, at most ``caps.KEY`` characters, and the
-same for the same arguments whether they came by position, by name or by default.
+A template names arguments and nothing else, so it cannot reach into objects or run code. Must not know engines.
+Invariants: what is wrong with a template is an error where it is written; a rendered key is printable, at most
+``caps.KEY`` characters, and the same for the same arguments whether they came by position, by name or by default. Two
+different calls never render to one key: in a value the marks are escaped that stand between the arguments, and text
+that reads like another value (``None``, ``42``, ``[1]``) stands in quotes.
 """
 
 from __future__ import annotations
 
 import inspect
+import itertools
+import re
 import string
 from collections.abc import Callable, Mapping
 from datetime import date, time, timedelta
@@ -20,6 +23,7 @@ from uuid import UUID
 import msgspec
 
 from windlass import caps
+from windlass.codec import Signature
 from windlass.errors import ConfigError, PayloadError
 from windlass.foreign import kind_name, said
 from windlass.units import nearest
@@ -28,6 +32,10 @@ __all__ = ["KeyTemplate", "check_key", "fit"]
 
 KEPT: Final = 120  # characters of a key that is too long that stay readable, before its hash
 HASH: Final = 32  # hex digits: 128 bits
+MARKS: Final = frozenset(":%{}")
+QUOTE: Final = frozenset('"')
+# Text that another value renders to: None, a bool, a number, a list or a dict.
+ALIKE: Final = re.compile(r"None|True|False|[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?|[\[{].*", re.DOTALL)
 
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
@@ -35,19 +43,17 @@ _encode: Final = msgspec.json.Encoder(order="sorted").encode
 class KeyTemplate:
     """One key of one job, checked against its parameters."""
 
-    def __init__(
-        self, key: object, what: str, fn: Callable[..., object], parameters: inspect.Signature, redact: tuple[str, ...]
-    ) -> None:
+    def __init__(self, key: object, what: str, signature: Signature, redact: tuple[str, ...]) -> None:
         """``what`` names job and option for errors. Raises ConfigError for a key that cannot be rendered."""
         self._what = what
-        self._fn = fn
-        self._signature = parameters
+        self._arguments = signature.arguments
         self._redact = frozenset(redact)
         self._call: Callable[..., object] | None = None
         self._parts: list[tuple[str, str | None]] = []
         self._constant: str | None = None
         if isinstance(key, str):
-            self._parts = _parse(key, list(parameters.parameters), what)
+            self._parts = _parse(key, signature.names, what)
+            self._marks = _marks(key, self._parts, what)
             if all(field is None for _, field in self._parts):
                 self._constant = fit("".join(text for text, _ in self._parts))
         elif callable(key) and not isinstance(key, type) and not inspect.iscoroutinefunction(key):
@@ -64,23 +70,25 @@ class KeyTemplate:
             return self._constant
         if self._call is not None:
             return self._from_call(args, kwargs)
-        bound = self._signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        values = bound.arguments
+        values = self._arguments(args, kwargs)
         return fit(
             "".join(text + ("" if field is None else self._value(field, values[field])) for text, field in self._parts)
         )
 
     def _value(self, name: str, value: object) -> str:
         text = _text(value)
-        return _digest(text) if name in self._redact else _escape(text)
+        is_text = isinstance(value, str)
+        quote = '"' if is_text and ALIKE.fullmatch(text) else ""
+        shown = f"{quote}{_escape(text, self._marks | QUOTE if is_text else self._marks)}{quote}"
+        return _digest(shown) if name in self._redact else shown
 
     def _from_call(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:
         assert self._call is not None
         try:
             text = self._call(*args, **kwargs)
         except Exception as error:
-            raise PayloadError(f"{self._what}: the key function failed: {kind_name(error)}: {said(error)}") from error
+            words = "" if self._redact else f": {said(error)}"  # it may have a hidden argument in it
+            raise PayloadError(f"{self._what}: the key function failed: {kind_name(error)}{words}") from error
         if not isinstance(text, str) or not text:
             raise PayloadError(f"{self._what}: the key function gave {text!r}; it must give text")
         if self._redact:  # it may have used a hidden argument
@@ -142,13 +150,28 @@ def _text(value: object) -> str:
         return repr(value)
 
 
-def _escape(text: str) -> str:
-    """Hide what separates the parts of a key, and what is not printable."""
+def _marks(template: str, parts: list[tuple[str, str | None]], what: str) -> frozenset[str]:
+    """What is escaped in values: what stands between the arguments of a template, so that they can be told apart."""
+    marks = set(MARKS)
+    fields = [index for index, (_, field) in enumerate(parts) if field is not None]
+    for before, index in itertools.pairwise(fields):
+        between = {mark for mark in "".join(text for text, _ in parts[before + 1 : index + 1]) if not mark.isalnum()}
+        if not between - {"%", *QUOTE}:
+            raise ConfigError(
+                f"{what}: the key {template!r} does not part {{{parts[before][1]}}} from {{{parts[index][1]}}}, so "
+                "different arguments would have one key; put a mark such as ':' between them"
+            )
+        marks |= between - QUOTE
+    return frozenset(marks)
+
+
+def _escape(text: str, marks: frozenset[str]) -> str:
+    """Hide the marks, and what is not printable."""
     if text.isalnum():
         return text
     return "".join(
         mark
-        if mark.isprintable() and mark not in ":%{}"
+        if mark.isprintable() and mark not in marks
         else "".join(f"%{byte:02X}" for byte in mark.encode("utf-8", "surrogatepass"))
         for mark in text
     )

@@ -159,7 +159,13 @@ class Lock:
                 f"lock {self.key!r} could not ask its store, so it was not taken: {error}"
             ) from error
         self._fence, self._lost = fence, False
-        self._keeper.add(self)
+        try:
+            self._keeper.add(self)
+        except RuntimeError as error:  # no room for a thread, so nobody would renew it
+            self._release()
+            raise GuardUnavailable(
+                f"lock {self.key!r} was given back, since nothing here can renew it: {error}"
+            ) from error
         if given_up.is_set():  # whoever asked has gone in the meantime
             self._release()
 

@@ -7,7 +7,6 @@ what leaves here is data of ``model``.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeAlias, get_args
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 from msgspec.structs import force_setattr
 
 from windlass import caps
+from windlass.codec import Signature
 from windlass.errors import ConfigError
 from windlass.guards.keys import KeyTemplate
 from windlass.model import Gates, Guard, OnConflict, UniqueKey, Until
@@ -174,8 +174,7 @@ class GuardPlan:
 
 def compile_guards(
     options: Mapping[str, object],
-    fn: Callable[..., object],
-    takes_context: bool,
+    signature: Signature,
     redact: tuple[str, ...],
     circuits: Iterable[str],
     where: str,
@@ -185,10 +184,9 @@ def compile_guards(
     circuit = _circuit(options.get("circuit"), list(circuits), where)
     if once is None and unique is None and circuit is None and not limits:
         return None
-    parameters = inspect.Signature(list(inspect.signature(fn).parameters.values())[takes_context:])
 
     def template(key: object, option: str) -> KeyTemplate:
-        return KeyTemplate(key, f"{where}: {option}", fn, parameters, redact)
+        return KeyTemplate(key, f"{where}: {option}", signature, redact)
 
     if once is not None and not isinstance(once, Once):
         raise ConfigError(f"{where}: once is {once!r}; give Once('payment:{{payment_id}}', keep='24h')")

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from windlass.errors import ConfigError, RetryAfter
 from windlass.foreign import is_ctrl_c, kind_name, said
+from windlass.logs.lines import printable
 
 __all__ = ["Kinds", "Verdict", "is_any", "reason_of", "retry_after_ms", "to_kinds"]
 
@@ -59,12 +60,12 @@ def _is(error: BaseException, kind: type[BaseException] | str) -> bool:
         return False
 
 
-def reason_of(error: BaseException | None) -> str:
-    """Say on one line what went wrong."""
+def reason_of(error: BaseException | None, hide: Callable[[str], str] = str) -> str:
+    """Say on one line what went wrong; ``hide`` masks what must not be seen, before anything is cut."""
     if error is None:
         return "slow calls"
-    text = f"{kind_name(error)}: {said(error)}"
-    return ascii(text.partition("\n")[0][:200])[1:-1]
+    text = hide(f"{kind_name(error)}: {said(error)}")
+    return printable(text.partition("\n")[0][:200])
 
 
 def retry_after_ms(error: BaseException | None) -> int:

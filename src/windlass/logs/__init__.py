@@ -22,12 +22,13 @@ The zygote writes to the descriptor alone, since it must not start threads.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, Final
 
 from windlass.logs.lines import Entry, Voice
 from windlass.logs.outlet import Outlet
@@ -49,7 +50,7 @@ class Untouched(int):
 
 
 class Log:
-    """Says things under a logger's name. *Thread-safe, never raises* in a process of the command."""
+    """Says things under a logger's name. *Thread-safe.* What a handler or filter raises decides about nothing."""
 
     names: ClassVar[set[str]] = set()  # of all there are
 
@@ -100,10 +101,25 @@ class Log:
         elif voice is None:
             logger = logging.getLogger(self.name)
             for each in entries:
-                logger.log(each.level, each.message, *each.args, exc_info=each.error, extra=each.fields, stacklevel=4)
+                try:
+                    logger.log(
+                        each.level, each.message, *each.args, exc_info=each.error, extra=each.fields, stacklevel=4
+                    )
+                except Exception as error:  # noqa: BLE001  of the application, and whoever speaks has done its work already
+                    _last_words(self.name, each, error)
 
     def _say(self, level: int, message: str, args: tuple[object, ...], error: BaseException | None = None) -> None:
         self.tell((Entry(level, time.time(), message, args, None, error),))
+
+
+def _last_words(name: str, entry: Entry, error: Exception) -> None:
+    """Say on stderr what could not be logged."""
+    with contextlib.suppress(Exception):
+        print(
+            f"windlass: a log handler or filter failed with {type(error).__name__}: {error}; it was to log for {name}: "
+            f"{entry.message % entry.args if entry.args else entry.message}",
+            file=sys.__stderr__,
+        )
 
 
 class Unheard(logging.Handler):
@@ -115,6 +131,7 @@ class Unheard(logging.Handler):
             voice.show(record)
 
 
+BASIC_CONFIG: Final = logging.basicConfig
 # The logger above the root logger. It is in no table of ``logging``, so nothing that is configured there reaches it.
 ABOVE = logging.Logger("windlass (above root)")
 
@@ -129,6 +146,18 @@ def speak(form: str, level: str, hushed: Sequence[str] = ()) -> None:
     State.voice = Voice(State.outlet, form, number, dict.fromkeys(hushed, logging.ERROR))
     ABOVE.handlers[:] = [Unheard(number)]
     logging.root.parent = ABOVE
+    logging.basicConfig = basic_config
+
+
+def basic_config(**options: Any) -> None:
+    """Stand in for ``logging.basicConfig`` in a process of the command: do nothing when ``logging`` itself calls it.
+
+    Its functions (``logging.error`` and the like) do that where nothing is configured. The handler that it makes writes
+    what it is given to the console as it is, so a message could steer a terminal and forge lines of ours; without it
+    the record is shown by us.
+    """
+    if options or sys._getframe(1).f_globals is not vars(logging):
+        BASIC_CONFIG(**options)
 
 
 def apart() -> bool:
@@ -139,6 +168,7 @@ def apart() -> bool:
 def leave_alone() -> None:
     """Write nothing ourselves: the configuration of the application decides."""
     State.voice = None
+    logging.basicConfig = BASIC_CONFIG
     if logging.root.parent is ABOVE:
         logging.root.parent = None
 

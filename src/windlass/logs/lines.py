@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from windlass.logs.outlet import Outlet
 
-__all__ = ["Entry", "Voice", "printable"]
+__all__ = ["Entry", "Voice", "escaped", "printable"]
 
 CONTEXT: Final = ("job_id", "job_name", "attempt")  # what ctx.log adds to a record
 UNSHOWN: Final = "<a message that cannot be shown>"
@@ -93,7 +93,8 @@ def as_text(level: int, stamp: str, pid: int, _name: str, message: str, _fields:
 
 def as_json(level: int, stamp: str, pid: int, name: str, message: str, fields: Fields, error: str | None) -> str:
     """One JSON object a line."""
-    return msgspec.json.encode(facts(level, stamp, pid, name, message, fields, error), enc_hook=str).decode() + "\n"
+    data = msgspec.json.encode(facts(level, stamp, pid, name, message, fields, error), enc_hook=str)
+    return escaped(data.decode()) + "\n"
 
 
 def as_logfmt(level: int, stamp: str, pid: int, name: str, message: str, fields: Fields, error: str | None) -> str:
@@ -126,7 +127,7 @@ def quoted(value: object) -> str:
     """A value of logfmt."""
     text = str(value)
     plain = text and text.isprintable() and not any(mark in text for mark in ' "=')
-    return text if plain else msgspec.json.encode(clean(text)).decode()
+    return text if plain else escaped(msgspec.json.encode(clean(text)).decode())
 
 
 def printable(text: str) -> str:
@@ -134,6 +135,22 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in text)
+
+
+def escaped(text: str) -> str:
+    """Show what is not printable in JSON as JSON can, the line ends between its values excepted.
+
+    JSON may have C1 controls, DEL and marks that turn the direction of a text as they are, and a terminal obeys them.
+    """
+    if text.isascii() and "\x7f" not in text:  # JSON escapes the other controls itself
+        return text
+    return "".join(mark if mark.isprintable() or mark == "\n" else utf16_escapes(mark) for mark in text)
+
+
+def utf16_escapes(mark: str) -> str:
+    """A character as JSON escapes it."""
+    units = mark.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
 
 
 def expand(message: object, args: object) -> str:

@@ -4,7 +4,8 @@ Must not remove what it could not write. Invariants: a line is on disk (fsync) b
 whole, also when a disk fills up in the middle of one; the workers of one machine take turns (a file lock), so each job
 has one line. After a crash between the two writes it may have two.
 
-The file has the arguments in clear, as the store had them; it is readable for its owner only.
+The file has the arguments in clear, as the store had them. A new one is readable for its owner only; one that is not
+ours, or no regular file, is refused.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from windlass.engines.base import Store
+from windlass.files import open_own, sync_folder
 from windlass.model import JobFilter, LeaseRef, State
 from windlass.records import to_line
 
@@ -55,11 +57,10 @@ class Archive:
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
-        fresh = not os.path.exists(self.path)
-        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd, new = open_own(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            if fresh:
+            if new:
                 sync_folder(self.path)
             yield fd
         finally:
@@ -77,12 +78,3 @@ def append(fd: int, data: bytes) -> None:
     except OSError:
         os.ftruncate(fd, size)
         raise
-
-
-def sync_folder(path: str) -> None:
-    """Put the name of a new file on disk."""
-    fd = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -7,12 +7,14 @@ here, ``SystemExit`` and ``KeyboardInterrupt`` included: they are that job's fai
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import assert_never, cast
+from typing import NoReturn, assert_never, cast
 
 from msgspec import structs
 
@@ -67,6 +69,19 @@ CIRCUIT_DELAY = 30.0  # one that was opened by hand says nothing of when it clos
 UNRUN = (CoroutineType, GeneratorType, AsyncGeneratorType)
 
 
+COPIES: list[int] = []  # grows in every fork of a process that has this module, and in no process that forks
+os.register_at_fork(after_in_child=lambda: COPIES.append(os.getpid()))
+
+
+def end_copy(run: JobRun) -> NoReturn:
+    """End a copy of this process that the body made with ``os.fork()`` and came back in: the run is not its to end."""
+    lease = run.lease
+    text = f"job {lease.name} {lease.id} forked its process, and the copy came back from the job's body: it ends here\n"
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode("utf-8", "replace"))
+    os._exit(1)
+
+
 def prepare(spec: JobSpec, middleware: Middleware, circuits: Circuits | None = None) -> Prepared:
     """Compose a job's body with its middleware. Raises ConfigError for async middleware around a sync job."""
     fn = spec.fn
@@ -90,9 +105,14 @@ def run_sync(run: JobRun) -> Outcome | None:
         return failed(run, error)
     ctx = begin(run)
     token = CURRENT.set(ctx)
+    copies = len(COPIES)
     try:
         value = cast("Body", run.prepared.body)(ctx, args, kwargs)
+        if len(COPIES) != copies:
+            end_copy(run)
     except BaseException as error:  # noqa: BLE001 - whatever a job raises is that job's failure
+        if len(COPIES) != copies:
+            end_copy(run)
         return failed(run, error)
     finally:
         CURRENT.reset(token)
@@ -110,9 +130,14 @@ async def run_async(run: JobRun) -> Outcome | None:
         return failed(run, error)
     ctx = begin(run)
     token = CURRENT.set(ctx)
+    copies = len(COPIES)
     try:
         value = await cast("AsyncBody", run.prepared.async_body)(ctx, args, kwargs)
+        if len(COPIES) != copies:
+            end_copy(run)
     except BaseException as error:  # noqa: BLE001
+        if len(COPIES) != copies:
+            end_copy(run)
         return failed(run, error)
     finally:
         CURRENT.reset(token)
@@ -303,7 +328,8 @@ def again(run: JobRun, decision: RunAgain, text: str, error: BaseException) -> O
     """The outcome of a failed run that another one follows."""
     lease, delay = run.lease, decision.delay_ms
     if decision.trouble is not None:
-        log.error("job %s %s uses the default wait instead, because of its %s", lease.name, lease.id, decision.trouble)
+        trouble = clean_reason(run.hide(decision.trouble))
+        log.error("job %s %s uses the default wait instead, because of its %s", lease.name, lease.id, trouble)
     tell(run, JobRetrying, lease.attempt, delay / 1000)
     return Outcome(lease.id, lease.fence, Kind.RETRY, error=text, delay_ms=delay)
 

@@ -34,7 +34,8 @@ class Generation:
         self.control, theirs = Line.pair(PATIENCE)
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "windlass.cli.preload", str(theirs.fileno())],
+                # -P: the current folder comes behind what is installed; the zygote puts it there itself.
+                [sys.executable, "-P", "-m", "windlass.cli.preload", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )

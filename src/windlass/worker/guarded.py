@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from msgspec import structs
-
 from windlass.errors import CircuitOpen, EngineError
 from windlass.foreign import Shield
 from windlass.guards.circuit import Circuit
@@ -70,8 +68,7 @@ async def run_async_guarded(run: JobRun) -> Outcome | None:
 
 def verdict_of(run: JobRun, circuit: Circuit, began: float) -> Verdict:
     """What a run that began at ``began`` says of its dependency; redacted arguments are not in it."""
-    verdict = circuit.judge(began, run.error, run.timed_out)
-    return verdict if verdict.reason is None else structs.replace(verdict, reason=run.hide(verdict.reason))
+    return circuit.judge(began, run.error, run.timed_out, hide=run.hide)
 
 
 def circuit_of(run: JobRun) -> Circuit | None:

@@ -175,11 +175,11 @@ class LoopThread:
         if handle is None or context is None:
             log.error("a callback on the event loop of the coroutine jobs raised %s; the loop goes on", words)
             return
+        run = cast("JobRun", context._run)
         log.error(
             "job %s %s raised %s in a task or callback of its own; the event loop goes on",
-            context.name, context.id, words,
+            context.name, context.id, run.hide(words),
         )  # fmt: skip
-        run = cast("JobRun", context._run)
         task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
         if not isinstance(task, asyncio.Task):
             run.pool.loop.exit(run, error)

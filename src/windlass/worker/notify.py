@@ -11,8 +11,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
 
 __all__ = ["notify", "pat_watchdog", "watchdog_s"]
+
+PATIENCE: Final = 1.0  # seconds
 
 
 def notify(text: str) -> None:
@@ -20,6 +23,7 @@ def notify(text: str) -> None:
     path = os.environ.get("NOTIFY_SOCKET", "")
     if path:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(PATIENCE)  # a reader that does not read must not hold up a worker
             sock.sendto(text.encode(), "\0" + path[1:] if path.startswith("@") else path)
 
 

@@ -3,16 +3,22 @@
 No framework: a request is read as it comes, answered with one line, and the connection is closed. A client that sends
 nothing is dropped after ``PATIENCE``. An answer must not ask the store anything: what it tells, the worker processes
 have left in shared memory. Pages may; a second thread makes them, one by one, so that an answer waits for none of them.
+
+On a loopback address only requests to an address or to a name without a dot, such as ``localhost``, are answered: a web
+page whose name was pointed at this machine brings that name as the Host, and it has a dot. On other addresses it is not
+known here by which names others come, and all are answered.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import selectors
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from queue import Full, Queue
 
 from windlass.errors import ConfigError, EngineError
@@ -23,6 +29,8 @@ PATIENCE = 5.0  # seconds a client may take to send its request
 REQUEST_MAX = 8_192  # bytes of a request that are read
 CLIENTS_MAX = 64  # at once; probes come one by one, and who is silent makes room for them
 REST = 1.0  # seconds between tries to take clients when there are no descriptors
+
+HOST = re.compile(rb"(?im)^host:([^\r\n]*)")
 
 Answer = Callable[[], str | None]  # None: all is well, else what is wrong
 Page = Callable[[], bytes]  # JSON; raises EngineError when the store is away
@@ -45,6 +53,7 @@ class Probe:
         except OSError as error:
             raise ConfigError(f"--http-port {port} on {host} cannot be had: {error.strerror or error}") from error
         self._listener.setblocking(False)
+        self.local = is_local(host)
         self.port: int = self._listener.getsockname()[1]
         self._wake_r, self._wake_w = socket.socketpair()
         self._closed = False
@@ -121,7 +130,8 @@ class Probe:
         method, _, rest = request.split(b"\n", 1)[0].partition(b" ")
         path = rest.split(b" ", 1)[0].split(b"?", 1)[0].decode("latin-1")
         whole, page = method != b"HEAD", self._pages.get(path)
-        if page is not None and method in (b"GET", b"HEAD"):
+        misdirected = self.local and not is_for_here(request)
+        if page is not None and method in (b"GET", b"HEAD") and not misdirected:
             del self._clients[client]
             self._selector.unregister(client)
             try:
@@ -129,8 +139,11 @@ class Probe:
             except Full:
                 client.close()
             return
+        refusal = response("421 Misdirected Request", b"ask for localhost, or for an address", whole)
         with contextlib.suppress(OSError):
-            client.send(self._respond(method, path, whole))  # one packet; a client that cannot take it gets none
+            client.send(
+                refusal if misdirected else self._respond(method, path, whole)
+            )  # one packet; a client that cannot take it gets none
         self._drop(client)
 
     def _respond(self, method: bytes, path: str, whole: bool) -> bytes:
@@ -174,6 +187,27 @@ def response(status: str, body: bytes, whole: bool, kind: str = "text/plain; cha
     """A response and its end of line; without its body unless ``whole``."""
     head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body) + 1}\r\n"
     return f"{head}Cache-Control: no-store\r\nConnection: close\r\n\r\n".encode() + (body + b"\n" if whole else b"")
+
+
+def is_local(host: str) -> bool:
+    """Whether only programs of this machine can reach an address."""
+    return host == "localhost" or is_address(host, lambda address: address.is_loopback)
+
+
+def is_for_here(request: bytes) -> bool:
+    """Whether a request names no host, an address, or a name that nobody out in the world can have."""
+    found = HOST.search(request)
+    host = "" if found is None else found[1].strip().decode("latin-1")
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return "." not in name.rstrip(".") or is_address(name, lambda _: True)
+
+
+def is_address(text: str, fits: Callable[[IPv4Address | IPv6Address], bool]) -> bool:
+    """Whether a text is an address that fits."""
+    try:
+        return fits(ip_address(text))
+    except ValueError:
+        return False
 
 
 def family_of(host: str) -> socket.AddressFamily:

@@ -91,6 +91,7 @@ class JobRun:
         "passed",
         "pool",
         "prepared",
+        "secrets",
         "settled",
         "slot",
         "timed_out",
@@ -114,6 +115,7 @@ class JobRun:
         self.began_ns = 0
         self.ended_ns = 0
         self.took_ns = 0  # of its slot, once it has ended
+        self.secrets: tuple[str, ...] | None = None  # once something had to be masked
         self.outcome: Outcome | None = None  # once it has ended; None: a transaction of the job settled it
         self.deferred = False  # its retry waits longer, since the retry budget of its queue is used up
         self.cancelled = False  # a cancel was asked for
@@ -140,7 +142,11 @@ class JobRun:
 
     def hide(self, text: str) -> str:
         """Mask the redacted arguments in what the job says, before it is stored or logged."""
-        return hide(text, secrets_in(self.lease, self.spec)) if self.redacts else text
+        if not self.redacts:
+            return text
+        if self.secrets is None:
+            self.secrets = secrets_in(self.lease, self.spec)
+        return hide(text, self.secrets)
 
     @property
     def origin(self) -> Origin:

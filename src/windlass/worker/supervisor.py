@@ -159,6 +159,10 @@ class Supervisor:
                 self._probe = Probe(host, port, answers, {"/api/v1/stats": self._stats})
                 self._probe.start()
                 log.info("/livez, /readyz and /api/v1/stats on http://%s:%d", host, self._probe.port)
+                if not self._probe.local:
+                    log.warning(
+                        "whoever reaches port %d can read the names and figures of your queues", self._probe.port
+                    )
             if self._files is not None:
                 self._files.start()
                 self._selector.register(self._files.socket, selectors.EVENT_READ, lambda _: self._on_files())

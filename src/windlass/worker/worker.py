@@ -90,7 +90,8 @@ __all__ = ["Worker", "WorkerOptions"]
 log = Log("windlass.worker")
 
 CANCEL_GRACE = 1.0  # seconds for coroutines to end after they were cancelled at shutdown
-UNKNOWN_DELAY_MS = 30_000  # how long a job that nobody here knows is put back; source: reliability constants
+UNKNOWN_FIRST_MS = 1_000  # how long a job that nobody here knows is put back; another worker may know it
+UNKNOWN_DELAY_MS = 30_000  # likewise, once nobody has known it for long; source: reliability constants
 HELD_TOLD = 0.5  # seconds that a held job runs before the store is told that it has started: most have ended by then
 UNKNOWN_SINCE = "no job of this name is registered; first met at "
 
@@ -584,7 +585,8 @@ class Worker:
             since = int(lease.reason.removeprefix(UNKNOWN_SINCE))
         if now - since < self.settings.unknown_grace:
             log.warning("no job named %s is registered here: job %s waits", lease.name, lease.id)
-            delay = min(UNKNOWN_DELAY_MS, max(1, self.settings.unknown_grace // 30))
+            longest = min(UNKNOWN_DELAY_MS, max(1, self.settings.unknown_grace // 30))
+            delay = min(longest, max(UNKNOWN_FIRST_MS, now - since))  # so the time since then doubles at most
             return Outcome(lease.id, lease.fence, Kind.SNOOZE, reason=f"{UNKNOWN_SINCE}{since}", delay_ms=delay)
         error = LookupError(
             f"no job is registered under {lease.name!r}; import its module in the worker's application, "

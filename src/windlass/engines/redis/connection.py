@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from hiredis import pack_command
 from redis import BlockingConnectionPool, ConnectionPool, Redis, RedisCluster
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
-from redis.connection import Connection
+from redis.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
@@ -25,7 +24,7 @@ from redis.sentinel import Sentinel, SentinelConnectionPool
 from windlass.engines.base import no_text
 from windlass.errors import ConfigError, EngineUnavailable
 from windlass.settings import mask_url
-from windlass.units import nearest
+from windlass.urls import parse_url
 
 __all__ = ["Client", "Command", "Spares", "hang_up", "make_client", "node_of", "send", "target_of"]
 
@@ -36,8 +35,6 @@ CONNECTIONS_MAX: Final = 64  # of one engine object; a caller beyond that waits 
 HEALTH_CHECK_S: Final = 25  # an idle connection is tried before use: load balancers drop idle ones after 30 s or more
 SPARES_MAX: Final = 4  # few: a caller that waits for the pool is served from the pool alone
 FRESH_S: Final = 0.05  # how long a connection that has just answered is trusted without a look at its socket
-OPTIONS: Final = ("ssl",)
-SENTINEL_PORT: Final = 26379
 
 
 def common(timeout: float) -> dict[str, Any]:
@@ -74,36 +71,43 @@ def make_client(url: str | None, user_client: object, timeout: float, pool_timeo
     settings = common(timeout)
     if url is None:
         return after(user_client, settings, pool_timeout)
-    scheme = url.partition("://")[0]
+    address = parse_url(url)
+    made = settings | dict(address.options) | {"db": address.database}
+    if address.username is not None:
+        made["username"] = address.username
+    if address.password is not None:
+        made["password"] = address.password
     try:
-        match scheme:
-            case "redis" | "rediss":
-                pool = BlockingConnectionPool.from_url(
-                    url, max_connections=CONNECTIONS_MAX, timeout=pool_timeout, **settings
-                )
-                pool.connection_class(**pool.connection_kwargs)  # a wrong option of the URL shows here, not in a job
-                return Redis(connection_pool=pool)
+        match address.scheme:
             case "redis+cluster":
-                hosts, path, settings = several(url, settings, 6379)
-                if path not in ("", "0"):
-                    raise ValueError("a cluster has no databases: end the URL after the hosts")
-                return cluster(hosts, settings)
+                del made["db"]  # a cluster has one
+                return cluster(address.hosts, made)
             case "redis+sentinel":
-                hosts, path, settings = several(url, settings, SENTINEL_PORT)
-                service, _, db = path.partition("/")
-                if not service or not (db or "0").isdigit():
-                    raise ValueError("name the master and the database: redis+sentinel://h1:26379,h2:26379/mymaster/0")
                 asking = {key: settings[key] for key in ("socket_timeout", "socket_connect_timeout", "retry")}
-                sentinel = Sentinel(hosts, sentinel_kwargs=asking, **(settings | {"db": int(db or 0)}))  # type: ignore[no-untyped-call]
-                made: Redis = sentinel.master_for(service, redis_class=Redis)  # type: ignore[no-untyped-call]
-                return made
+                sentinel = Sentinel(address.hosts, sentinel_kwargs=asking, **made)  # type: ignore[no-untyped-call]
+                master: Redis = sentinel.master_for(address.service, redis_class=Redis)  # type: ignore[no-untyped-call]
+                return master
+            case "redis" | "rediss":
+                host, port = address.hosts[0]
+                kind = Connection if address.scheme == "redis" else SSLConnection
+                return pooled(kind, made | {"host": host, "port": port}, pool_timeout)
             case _:
-                known = ("redis", "rediss", "redis+cluster", "redis+sentinel")
-                raise ConfigError(f"url {mask_url(url)!r}: no Redis engine for {scheme}://{nearest(scheme, known)}")
+                return pooled(UnixDomainSocketConnection, made | {"path": address.path}, pool_timeout)
     except (ValueError, TypeError) as error:
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(f"url {mask_url(url)!r}: {error}") from error
+
+
+def pooled(kind: Callable[..., AbstractConnection], settings: Mapping[str, Any], pool_timeout: float) -> Redis:
+    """A client of one server. A wrong setting is an error here, and not in a job."""
+    settings = dict(settings)
+    if isinstance(kind, type) and issubclass(kind, UnixDomainSocketConnection):
+        settings.pop("socket_keepalive", None)  # nobody between the two ends could drop it
+    kind(**settings)
+    return Redis(
+        connection_pool=BlockingConnectionPool(  # type: ignore[no-untyped-call]
+            connection_class=kind, max_connections=CONNECTIONS_MAX, timeout=pool_timeout, **settings
+        )
+    )
 
 
 def cluster(hosts: Sequence[tuple[str, int]], settings: Mapping[str, Any]) -> RedisCluster:
@@ -198,33 +202,6 @@ def send(client: Client, *command: Command, spares: Spares | None = None) -> obj
     return reply
 
 
-def several(
-    url: str, settings: Mapping[str, Any], usual_port: int
-) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
-    """The hosts of a URL that names several, its path, and the settings with user, password and options."""
-    parts = urlsplit(url)
-    who, _, where = parts.netloc.rpartition("@")
-    hosts = []
-    for one in where.split(","):
-        host, colon, port = one.rpartition(":") if not one.endswith("]") else (one, "", "")
-        if not colon:
-            host, port = one, str(usual_port)
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ValueError(f"{one!r} is not host:port")
-        hosts.append((host.strip("[]"), int(port)))
-    made = dict(settings)
-    user, colon, password = who.partition(":")
-    if colon:
-        made["password"] = unquote(password)
-    if user:
-        made["username"] = unquote(user)
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if name not in OPTIONS or value not in ("true", "false"):
-            raise ValueError(f"option {name}={value}{nearest(name, OPTIONS)}; known is ssl=true")
-        made["ssl"] = value == "true"
-    return hosts, parts.path.strip("/"), made
-
-
 def after(client: object, settings: dict[str, Any], pool_timeout: float) -> Client:
     """A client to the same place as the user's, with our settings."""
     if isinstance(client, RedisCluster):
@@ -242,11 +219,7 @@ def after(client: object, settings: dict[str, Any], pool_timeout: float) -> Clie
                 pool.service_name, pool.sentinel_manager, connection_class=pool.connection_class, **made
             )
         )
-    return Redis(
-        connection_pool=BlockingConnectionPool(  # type: ignore[no-untyped-call]
-            connection_class=pool.connection_class, max_connections=CONNECTIONS_MAX, timeout=pool_timeout, **made
-        )
-    )
+    return pooled(pool.connection_class, made, pool_timeout)
 
 
 def is_plain(key: str) -> bool:

@@ -28,11 +28,11 @@ from windlass.clock import Clock, SystemClock
 from windlass.engines.base import EngineInfo
 from windlass.engines.redis.connection import Client, Command, Spares, hang_up, make_client, node_of, send, target_of
 from windlass.engines.redis.errors import raised_by_driver, translate
-from windlass.engines.redis.records import FIXED_INDEXES, QUEUE_INDEXES, QUEUE_KEYS, SCHEMA, TYPES, Mender
-from windlass.engines.redis.scripts import FIXED_KEYS, READ_ONLY, Script, script
+from windlass.engines.redis.records import FIXED_INDEXES, QUEUE_INDEXES, QUEUE_KEYS, SCHEMA, Mender
+from windlass.engines.redis.scripts import FIXED_KEYS, READ_ONLY, TYPES, Script, script
 from windlass.engines.redis.startup import Server, examine
 from windlass.engines.redis.wire import as_int, as_list, pack
-from windlass.errors import ConfigError, EngineDamaged, EngineUnavailable, EngineUnusable, WindlassError
+from windlass.errors import ConfigError, EngineDamaged, EngineError, EngineUnavailable, EngineUnusable, WindlassError
 from windlass.logs import Log
 from windlass.model import Rules
 
@@ -67,6 +67,7 @@ class RedisCore:
         if (url is None) == (client is None):
             raise ConfigError("the Redis engine takes either a url or client=, and exactly one of them")
         self.target = target_of(url, client)
+        self.may_create = True
         self.alarms: list[str] = []  # rollbacks that were seen and that no upkeep has told of yet
         self._url = url
         self._user_client = client
@@ -178,7 +179,8 @@ class RedisCore:
             self._check_types(client, names[first : first + QUEUES_A_CALL])
         have = self._asked(lambda: send(node, "HGET", self._key("meta"), "schema"))
         if have is None:
-            self._asked(lambda: send(node, "HSETNX", self._key("meta"), "schema", SCHEMA))
+            if self.may_create:
+                self._asked(lambda: send(node, "HSETNX", self._key("meta"), "schema", SCHEMA))
         elif not isinstance(have, bytes) or not re.fullmatch(rb"\d{1,4}", have):
             self._is_spoiled = True
         elif as_int(have) > SCHEMA:
@@ -387,6 +389,8 @@ class RedisCore:
     def _watch(self, seen: Seen, least: int, reply: object) -> None:
         """Compare a counter of the store with the least it can be after what it gave before this call was sent."""
         now = as_int(reply)
+        if now < 0:  # something else has written it, so it says nothing
+            return
         if now < least:
             self._seen[seen] = now
             self._alarm(
@@ -406,8 +410,11 @@ class RedisCore:
         alarms = tuple(self.alarms)
         if alarms:
             note = f"{self._wall_ms()} {alarms[-1]}"
-            client = node_of(self._client(), self._key("meta"))
-            self._asked(lambda: send(client, "HSET", self._key("meta"), "rollback", note))
+            try:
+                client = node_of(self._client(), self._key("meta"))
+                self._asked(lambda: send(client, "HSET", self._key("meta"), "rollback", note))
+            except EngineError:
+                return ()  # what this upkeep has done stands; the alarms are told with the next one
             del self.alarms[: len(alarms)]
         return alarms
 

@@ -11,10 +11,12 @@ from functools import partial
 from typing import Final
 
 from redis import Redis
+from redis.connection import SSLConnection
 
 from windlass.clock import from_ms
 from windlass.engines.base import REPAIR, Finding
 from windlass.engines.damage import LAST_MS
+from windlass.engines.redis.access import look_at_access, look_at_version
 from windlass.engines.redis.connection import Command, node_of, send
 from windlass.engines.redis.inspector import RedisInspector
 from windlass.engines.redis.records import DETAIL_HASHES
@@ -26,6 +28,7 @@ __all__ = ["RedisDoctor"]
 
 STEP: Final = 500
 SPOILED_SHOWN: Final = 5
+NEARLY_FULL: Final = 0.9  # of maxmemory
 ROLLBACK_SHOWN_MS: Final = 86_400_000
 LOOK: Final = "enqueue the jobs of that time again where they are missing; with ids of your own that is safe"
 
@@ -42,6 +45,9 @@ class RedisDoctor(RedisInspector):
             policy(server),
             persistence(server),
             evictions(server),
+            memory(server),
+            look_at_version(server.version, valkey=server.valkey),
+            *look_at_access(node.connection_pool.connection_kwargs, is_tls(node)),
             self._records(repair),
         ]
         if findings[-1].level != "error":  # else calls fall over what is damaged, and would mend it
@@ -135,10 +141,29 @@ def persistence(server: Server) -> Finding:
     """What a restart of the server would lose."""
     if server.persistence.startswith("aof"):
         return Finding("persistence", "ok", server.persistence)
-    lost = {"rdb": "a restart loses what came after the last snapshot", "memory": "a restart loses every job"}
+    lost = {
+        "rdb": "a restart loses what came after the last snapshot",
+        "memory": "a restart loses every job",
+        "no-aof": "there is no append-only file, so a restart loses what came after the last snapshot, if there is one",
+    }
     return Finding(
         "persistence", "warning", lost.get(server.persistence, "not readable"), "run CONFIG SET appendonly yes"
     )
+
+
+def memory(server: Server) -> Finding:
+    """Whether there is room for more jobs."""
+    if server.maxmemory == 0:
+        return Finding("memory", "ok", f"{server.used / 2**20:,.0f} MiB are used, and there is no bound")
+    words = f"{server.used / 2**20:,.0f} of {server.maxmemory / 2**20:,.0f} MiB are used"
+    if server.used < server.maxmemory * NEARLY_FULL:
+        return Finding("memory", "ok", words)
+    return Finding("memory", "warning", words, "raise maxmemory; a full server makes enqueue raise EngineFull")
+
+
+def is_tls(node: Redis) -> bool:
+    """Whether the connections to a node are encrypted."""
+    return issubclass(node.connection_pool.connection_class, SSLConnection)
 
 
 def evictions(server: Server) -> Finding:

@@ -17,7 +17,10 @@ __all__ = ["raised_by_driver", "translate"]
 ANSWERS: Final[dict[str, tuple[type[EngineError], str]]] = {
     "WRONGPASS": (EngineUnusable, "refused user name or password: correct them in the URL"),
     "NOAUTH": (EngineUnusable, "wants a password: put it into the URL, redis://:PASSWORD@host"),
-    "NOPERM": (EngineUnusable, "does not allow this user what it must do: give it +@all on keys and channels of ours"),
+    "NOPERM": (
+        EngineUnusable,
+        "does not allow this user what it must do: give it the rights of the guide to Redis, those of this version",
+    ),
     "LOADING": (EngineUnavailable, "is loading its data: the same call works once it is done"),
     "BUSY": (EngineUnavailable, "is busy with a script that does not end: look for it, then SCRIPT KILL"),
     "READONLY": (EngineUnavailable, "is a read-only replica now: connect to the master"),
@@ -70,6 +73,8 @@ def translate(error: BaseException, target: str) -> EngineError | ConfigError:
     word = next((word for name, word in by_class.items() if name in names), None)
     if word == "WRONGPASS" and ("NOAUTH" in text or "required" in text):
         word = "NOAUTH"
+    if "user executing the script can't" in text:  # a right that a command in a script needs
+        word = "NOPERM"
     found = WORD.search(text)
     if word is None and found is not None:
         word = found[1]

@@ -22,6 +22,7 @@ from windlass.model import (
     FINISHED,
     UNKNOWN_GROUP,
     Action,
+    BlockedRow,
     JobFilter,
     JobRow,
     Moved,
@@ -38,6 +39,7 @@ __all__ = ["RedisInspector"]
 
 STEP_MAX: Final = 200  # rows read in one step of a listing: a payload may have a megabyte
 INDEX_MAX: Final = 10_000  # jobs of one state up to which its index is read instead of every job
+BLOCKED_PAGE: Final = 500  # pairs of gate and queue
 FLOW_STEP_MS: Final = 10_000  # as in scripts/lib/base.lua
 TOTAL_NAMES: Final = ("enqueued", "done", "retried", "dead", "cancelled", "stale", "recovered", "crashed", "trimmed")
 
@@ -122,6 +124,19 @@ class RedisInspector(RedisWaiting):
                 )
             )
         return sorted(rows, key=lambda row: row.name)
+
+    @mending
+    def blocked(self) -> list[BlockedRow]:
+        rows: list[BlockedRow] = []
+        cursor: Command = "-"
+        while cursor:
+            following, flat = self._call("blocked", (), (cursor, BLOCKED_PAGE))
+            values = as_list(flat)
+            for gate, queue, jobs, due in zip(*(values[part::4] for part in range(4)), strict=True):
+                place = strings((queue, gate))
+                rows.append(BlockedRow(place[0], place[1], as_int(jobs), max(0, as_int(due))))
+            cursor = following if isinstance(following, bytes) else b""
+        return sorted(rows, key=lambda row: (row.queue, row.gate))
 
     @mending
     def workers(self) -> list[WorkerRow]:

@@ -38,7 +38,7 @@ from windlass.fingerprint import DAMAGED
 from windlass.logs import Log
 from windlass.model import JobError, Rules, Until
 
-__all__ = ["HASHES", "QUEUE_INDEXES", "QUEUE_KEYS", "TYPES", "Mender", "Store"]
+__all__ = ["HASHES", "QUEUE_INDEXES", "QUEUE_KEYS", "Mender", "Store"]
 
 log = Log("windlass.engine")
 
@@ -46,14 +46,6 @@ STEP: Final = 500
 CALLS_A_LOOK: Final = 4  # of the store, in one step of upkeep: some 2 ms every few seconds
 MARKER_MS: Final = 86_400_000  # how long a Once marker with a spoiled time stays
 SCHEMA: Final = 1
-TYPES: Final = {
-    "arrivals": "zset", "running": "zset", "cancels": "zset", "dead": "zset", "dead-purge": "zset", "leases": "zset",
-    "tombs": "zset", "expiring": "zset", "awaited": "zset", "wake": "list", "wake-loop": "list",
-    "busy": "zset", "dues": "zset", "lone": "zset",
-    "died": "zset", "documents-over": "zset",
-    "blocked": "zset", "holds": "zset", "carriers": "zset", "markers": "zset", "gates": "zset",
-    "unique-expiring": "zset", "rate-ends": "zset",
-}  # fmt: skip
 QUEUE_KEYS: Final = ("ready", "due", "alone", "done", "cancelled", "wake", "wake-loop")
 DETAIL_HASHES: Final = ("body", "rec", "result", "errors", "reason", "progress", "cause", "recoveries")
 # Index -> where the id begins in a member (0: behind a NUL), and the states in a record that belong there.

@@ -27,13 +27,23 @@ FIXED_KEYS: Final = (
     "guards", "blocked", "blocked-by", "holds", "once", "carriers", "markers", "gates", "rates", "unique",
     "unique-expiring", "locks", "lines", "circuits", "probes", "bounds", "starved", "rate-ends", "damaged",
 )  # fmt: skip
+TYPES: Final = {
+    "arrivals": "zset", "running": "zset", "cancels": "zset", "dead": "zset", "dead-purge": "zset", "leases": "zset",
+    "tombs": "zset", "expiring": "zset", "awaited": "zset", "wake": "list", "wake-loop": "list",
+    "busy": "zset", "dues": "zset", "lone": "zset",
+    "died": "zset", "documents-over": "zset",
+    "blocked": "zset", "holds": "zset", "carriers": "zset", "markers": "zset", "gates": "zset",
+    "unique-expiring": "zset", "rate-ends": "zset",
+}  # fmt: skip
+# Keys by which workers hear of jobs, and counts for people. What is wrong with them decides about no call.
+HINTS: Final = frozenset({"wake", "wake-loop", "awaited", "totals", "flow"})
 GUARD_KEYS: Final = frozenset(FIXED_KEYS[FIXED_KEYS.index("guards") : FIXED_KEYS.index("damaged")])
 
 # Scripts that change nothing, so a call whose answer was lost may be made again.
 READ_ONLY: Final = frozenset(
     {
         "rows", "page", "queues", "workers", "counts", "check", "names", "deaths", "read", "keys", "locks", "circuits",
-        "limits",
+        "limits", "blocked",
     }
 )  # fmt: skip
 
@@ -70,13 +80,19 @@ def script(name: str, *, guarded: bool = True) -> Script:
         text = "\n".join((*parts, text))
         words = set(re.findall(r"\w+", text))
         keys = tuple(key for key in FIXED_KEYS if name in WHOLE or constant(key) in words)
-        text = f"{declared(keys)}{text}"
+        checked = keys if name not in READ_ONLY else ()
+        text = f"{declared(keys)}local KINDS = '{kinds(checked)}'\n{text}"
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), keys)
 
 
 def constant(key: str) -> str:
     """What the scripts call a fixed key."""
     return key.upper().replace("-", "_")
+
+
+def kinds(keys: Sequence[str]) -> str:
+    """A letter for each key: of what type it must be before a script writes, "-" where that decides nothing."""
+    return "".join("-" if key in HINTS else TYPES.get(key, "hash")[0] for key in keys)
 
 
 def declared(keys: Sequence[str]) -> str:

@@ -30,6 +30,8 @@ class Server(Struct, frozen=True):
     maxmemory: int = 0
     persistence: str = "unknown"
     evicted: int = 0
+    used: int = 0  # bytes of memory
+    valkey: bool = False
     warnings: tuple[str, ...] = ()
 
     @property
@@ -68,7 +70,9 @@ def examine(node: Redis, target: str, durability: str | None) -> Server:
             "CONFIG SET maxmemory-policy noeviction"
         )
     persistence = persistence_of(node, about)
-    if persistence == "memory":
+    if persistence == "no-aof":
+        warnings.append("it has no append-only file, so a restart may lose jobs: run CONFIG SET appendonly yes")
+    elif persistence == "memory":
         warnings.append("it keeps nothing on disk, so a restart loses every job: run CONFIG SET appendonly yes")
     if durability == "fsync":
         need = CAPABILITIES["fsync"]
@@ -89,21 +93,26 @@ def examine(node: Redis, target: str, durability: str | None) -> Server:
         maxmemory=maxmemory,
         persistence=persistence,
         evicted=int(about.get("evicted_keys", "0")),
+        used=int(about.get("used_memory", "0")),
+        valkey="valkey_version" in about,
         warnings=tuple(warnings),
     )
 
 
 def persistence_of(node: Redis, about: dict[str, str]) -> str:
-    """What of a server's writes outlives it: aof-always, aof-everysec, aof-no, rdb, memory or unknown."""
+    """What of a server's writes outlives it: aof-always, -everysec, -no or -unknown, rdb, memory, no-aof or unknown.
+
+    Only a user with many rights may read how often it syncs, and whether it saves: see the guide.
+    """
     try:
         settings = {**node.config_get("appendfsync"), **node.config_get("save")}
     except ResponseError:
-        settings = {}  # a managed server that hides CONFIG
+        settings = {}  # a user with few rights, or a managed server that hides CONFIG
     if about.get("aof_enabled") == "1":
         return f"aof-{text(settings.get('appendfsync')) or 'unknown'}"
     if "save" in settings:
         return "rdb" if text(settings["save"]) else "memory"
-    return "unknown"
+    return "no-aof" if about.get("aof_enabled") == "0" else "unknown"
 
 
 def text(value: object) -> str:

@@ -22,11 +22,15 @@ from windlass.engines.redis.connection import send
 from windlass.engines.redis.core import BLOCK_SLICE_S, RedisCore
 from windlass.engines.redis.errors import raised_by_driver, translate
 from windlass.engines.redis.scripts import script
-from windlass.errors import EngineError, EngineUnavailable
+from windlass.errors import EngineError, EngineUnavailable, EngineUnusable
+from windlass.logs import Log
 from windlass.model import Slot, Watch
 
 __all__ = ["RedisWaiting"]
 
+log = Log("windlass.engine")
+
+BLIND_S: Final = 0.5  # between looks of a worker that nobody can wake
 TOKEN_LIFE_MS: Final = 60_000
 SHORTEST_BLOCK_S: Final = 0.001
 LOOK_AGAIN_S: Final = 2.0  # the most a lost message can delay wait_finished
@@ -41,6 +45,7 @@ class RedisWaiting(RedisCore):
         self._wakes = threading.Lock()
         self._woken = False
         self._waiting = 0
+        self._said_blind = False
 
     def wait(self, queues: Sequence[str | Watch] | None, timeout: float) -> bool:
         self._client()
@@ -82,7 +87,19 @@ class RedisWaiting(RedisCore):
         client = self._blocks
         if client is None:
             raise EngineUnavailable(f"{self.target} was closed while a thread waited on it")
-        return self._asked(lambda: send(client, "BLPOP", *keys, f"{seconds:.3f}")) is not None
+        try:
+            return self._asked(lambda: send(client, "BLPOP", *keys, f"{seconds:.3f}")) is not None
+        except EngineUnusable as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            if not self._said_blind:
+                self._said_blind = True
+                log.warning(
+                    "a list by which workers hear of jobs is something else, so they look by themselves: %s", error
+                )
+        # Only our own inbox is sure to be a list.
+        self._asked(lambda: send(client, "BLPOP", keys[0], f"{min(seconds, BLIND_S):.3f}"))
+        return True
 
     def wake(self) -> None:
         with self._wakes:

@@ -9,7 +9,7 @@ Durability. In WAL mode ``synchronous=FULL`` syncs the log at each commit, so a 
 cut. A group is committed that way if any write in it asks for it. A claim does not: losing one only means that the job
 is claimed again.
 
-No connection writes when it is closed: ``core`` says why.
+No connection writes when it is closed, but for one that ``end`` closes: ``core`` says why.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ import apsw
 
 from windlass.engines.base import no_text
 from windlass.engines.holding import holds_here
+from windlass.engines.sqlite.place import Place
 from windlass.errors import ConfigError, EngineDamaged, EngineFull, EngineUnavailable, EngineUnusable, WindlassError
 
-__all__ = ["Reader", "Writer", "connect", "damaged", "leak", "translated"]
+__all__ = ["Reader", "Writer", "connect", "damaged", "end", "leak", "start_log", "translated"]
 
 T = TypeVar("T")
 Work = Callable[[apsw.Connection], T]
@@ -51,7 +52,10 @@ def leak(*handles: object) -> None:
 
 
 def connect(path: str | None, busy_timeout_ms: int) -> apsw.Connection:
-    """Open one connection to a file (None: in memory) with our pragmas. Raises EngineUnusable or EngineUnavailable."""
+    """Open one connection to a file (None: in memory). Changes nothing in a file that is there; see ``start_log``.
+
+    Raises EngineUnusable or EngineUnavailable.
+    """
     with translated(path):
         if path is None:
             db = apsw.Connection(":memory:")
@@ -63,16 +67,32 @@ def connect(path: str | None, busy_timeout_ms: int) -> apsw.Connection:
         db.execute("PRAGMA temp_store = MEMORY")
         db.execute("PRAGMA mmap_size = 0")
         db.execute("PRAGMA cache_size = -8000")
-        if path is not None:
-            mode = patiently(lambda: db.execute("PRAGMA journal_mode = WAL").fetchall())
-            if mode != [("wal",)]:
-                raise EngineUnusable(
-                    f"{path} cannot use a write-ahead log: is it on a network file system? Use a local disk"
-                )
-            db.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
-            db.execute(f"PRAGMA journal_size_limit = {WAL_KEEP_BYTES}")
         db.execute("PRAGMA synchronous = FULL")
         return db
+
+
+def start_log(db: apsw.Connection, path: str | None) -> None:
+    """Have a file keep a write-ahead log. Raises EngineUnusable where it cannot."""
+    if path is None:
+        return
+    with translated(path):
+        mode = patiently(lambda: db.execute("PRAGMA journal_mode = WAL").fetchall())
+        if mode != [("wal",)]:
+            raise EngineUnusable(
+                f"{path} cannot use a write-ahead log: is it on a network file system? Use a local disk"
+            )
+        db.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+        db.execute(f"PRAGMA journal_size_limit = {WAL_KEEP_BYTES}")
+        patiently(lambda: db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall())  # opens the log
+
+
+def end(db: apsw.Connection) -> None:
+    """Close a connection of this process. The last one of a file writes its log back, so that the file alone is whole.
+
+    SQLite decides whether it is the last one, and does nothing in a file that has lost its name.
+    """
+    db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+    db.close()
 
 
 def create_private(path: str) -> None:
@@ -184,6 +204,7 @@ class Writer:
     def __init__(self, db: apsw.Connection, path: str | None) -> None:
         self.db = db
         self.path = path
+        self.place: Place | None = None  # given once the file is known to be the store
         self.lock = threading.RLock()
         self.commits = 0
         self._holder: int | None = None  # the thread whose transaction is open
@@ -194,7 +215,8 @@ class Writer:
         """Run ``work`` inside a write transaction and commit it. *Atomic, blocking.*
 
         ``work`` may be run again after a rollback, so it must do nothing but use the connection it is given. Raises
-        what ``work`` raises, or EngineFull, EngineUnavailable; ConfigError inside a transaction of this thread.
+        what ``work`` raises, or EngineFull, EngineUnavailable, of these StoreMoved when the file is not the store any
+        more; ConfigError inside a transaction of this thread.
         """
         self._refuse_nesting()  # before others wait for it together with theirs
         ticket: Ticket[T] = Ticket(work, durable)
@@ -252,12 +274,14 @@ class Writer:
     def transaction(self, durable: bool) -> Iterator[apsw.Connection]:
         """Hold the writer for one transaction. Rolls back on any error. *Atomic, blocking.*
 
-        Raises ConfigError inside another one of this thread or coroutine, and EngineUnavailable when the writer is held
-        by others for too long.
+        Raises ConfigError inside another one of this thread or coroutine, EngineUnavailable when the writer is held by
+        others for too long, and StoreMoved when the file is not the store any more, also after the commit.
         """
         self._refuse_nesting()
-        db = self.db
+        db, place = self.db, self.place
         with holding(self.lock, self.path), translated(self.path):
+            if place is not None:
+                place.check()
             if durable is not self._full:
                 db.execute("PRAGMA synchronous = FULL" if durable else "PRAGMA synchronous = NORMAL")
                 self._full = durable
@@ -266,13 +290,17 @@ class Writer:
             try:
                 yield db
                 patiently(lambda: db.execute("COMMIT"))
-            except BaseException:
+            except BaseException as error:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
+                if place is not None and isinstance(error, apsw.Error):
+                    place.confirm(durable=True)  # that may be why
                 raise
             finally:
                 self._holder = None
             self.commits += 1
+            if place is not None:
+                place.confirm(durable=durable)
 
     @property
     def is_held_here(self) -> bool:
@@ -329,10 +357,11 @@ def patiently(call: Callable[[], T]) -> T:
 class Reader:
     """A connection for questions, beside the writer, so that a long look does not hold up a claim. Thread-safe."""
 
-    def __init__(self, db: apsw.Connection, path: str | None, writer: Writer | None = None) -> None:
+    def __init__(self, db: apsw.Connection, path: str | None, writer: Writer | None, place: Place | None) -> None:
         """``writer`` is given where both are one connection: in memory."""
         self.db = db
         self.path = path
+        self.place = place
         self.lock = threading.RLock() if writer is None else writer.lock
         self._writer = writer
 
@@ -342,13 +371,20 @@ class Reader:
         return self._writer is not None and self._writer.is_held_here
 
     def run(self, work: Work[T]) -> T:
-        """Run ``work`` on one consistent snapshot. *Blocking.*"""
+        """Run ``work`` on one consistent snapshot. *Blocking.* Raises StoreMoved when the file is not the store."""
         if self.is_held_here:
             with translated(self.path):
                 return work(self.db)
         with holding(self.lock, self.path), translated(self.path):
-            self.db.execute("BEGIN")
+            if self.place is not None:
+                self.place.check()
             try:
-                return work(self.db)
-            finally:
-                self.db.execute("ROLLBACK")
+                self.db.execute("BEGIN")
+                try:
+                    return work(self.db)
+                finally:
+                    self.db.execute("ROLLBACK")
+            except apsw.Error:
+                if self.place is not None:
+                    self.place.confirm(durable=True)  # that may be why
+                raise

@@ -19,7 +19,6 @@ from windlass.engines.sqlite.claim import next_fence
 from windlass.engines.sqlite.connection import leak
 from windlass.engines.sqlite.core import Endings
 from windlass.engines.sqlite.guards import RateMeter, Stored, decode_stored
-from windlass.engines.sqlite.signals import FileSignal, MemorySignal, Signal
 from windlass.engines.sqlite.transaction import SqliteTransactions
 from windlass.model import CircuitPolicy, CircuitRow, Gates, Grip, LeaseRef, LimitRow, LockRow, Tally
 
@@ -61,7 +60,7 @@ class SqliteCoordinator(SqliteTransactions):
 
     def _forget_handles(self) -> None:
         super()._forget_handles()
-        self._freed: Signal = FileSignal(f"{self.path}-lock") if self.path else MemorySignal()
+        self._freed = self._make_signal("lock")
         self._releases = Endings(self._freed)
 
     def close(self) -> None:
@@ -98,7 +97,7 @@ class SqliteCoordinator(SqliteTransactions):
             left = 0 if held is None else max(0, int(held[2]) - now)
             return Grip(None, left, "" if held is None else str(held[3]))
 
-        if wait_ms > 0 and isinstance(self._freed, FileSignal):
+        if wait_ms > 0:
             self._freed.listen()  # from now on: a release after this try must not be missed
         seen = self._releases.count
         return msgspec.structs.replace(self._write(write, durable=False), seen=seen)

@@ -4,12 +4,19 @@ The engine opens at first use. A forked child opens its own handles at its next 
 the locks of a process in memory, which a fork copies while the locks themselves stay behind. A child that opened the
 file beside its inherited handles would believe it holds locks that it does not have, and another process could delete
 the log under it. So a fork waits until no transaction of ours is open, and the child closes what it inherited before it
-opens anything; as no connection of ours writes when it is closed (``SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE``), that touches
-nothing of the parent's.
+opens anything; as no connection of ours writes when it is closed there (``SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE``), that
+touches nothing of the parent's. The process that opened a file ends otherwise: the last one to close it writes the log
+back, so that a copy of the file alone is whole once everybody has stopped.
+
+The store is the file that has the name, not the one that was opened. When these part (``place``), the engine follows:
+it opens what is there now, if that has our tables, and does the call again there. A file that is gone is not made anew:
+its volume may be away for a moment, and jobs in a new one would be hidden when it comes back.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import threading
 import time
@@ -25,21 +32,24 @@ from windlass.clock import Clock, SystemClock
 from windlass.engines.base import EngineInfo
 from windlass.engines.sqlite import schema
 from windlass.engines.sqlite.connection import (
+    BUSY_GIVE_UP,
     Reader,
     Work,
     Writer,
     acquired,
     connect,
     damaged,
-    holding,
+    end,
     leak,
     patiently,
+    start_log,
     translated,
 )
+from windlass.engines.sqlite.place import Place, StoreMoved
 from windlass.engines.sqlite.records import Mender
-from windlass.engines.sqlite.signals import FileSignal, MemorySignal, Signal
+from windlass.engines.sqlite.signals import BLIND_POLL, FileSignal, MemorySignal, Signal
 from windlass.engines.sqlite.steady import Steady
-from windlass.errors import EngineDamaged, EngineUnavailable, WindlassError
+from windlass.errors import EngineDamaged, EngineUnavailable, EngineUnusable, WindlassError
 from windlass.logs import Log
 from windlass.model import Rules
 
@@ -52,6 +62,9 @@ DAMAGE: Final = (
 )  # fmt: skip
 MEND_PAUSE_S: Final = 10.0
 log = Log("windlass.engine")
+
+FOLLOW_MAX: Final = 3  # how often one call follows a store that moves
+PATIENCE_S: Final = 1.0  # how long closing waits for a transaction that nobody needs any more
 
 FOREIGN: Final = "another SQLite library in this process has {path} open; two of them on one file break its locks"
 FOREIGN_ADVICE: Final = "keep the job database in its own file, or open it through apsw or app.transaction()"
@@ -73,10 +86,8 @@ class Endings:
         with self._changed:
             self._waiters += 1
             if self._thread is None and not self._closed:
-                if isinstance(self._signal, FileSignal):
-                    self._signal.listen()
-                self._thread = threading.Thread(target=self._listen, name="windlass-endings", daemon=True)
-                self._thread.start()
+                self._signal.listen()
+                self._start()
         try:
             yield self
         finally:
@@ -86,9 +97,20 @@ class Endings:
             if last:
                 self._signal.wake()
 
+    def _start(self) -> None:
+        """Start the listener, where the machine has room for another thread; without it waiters look by themselves."""
+        thread = threading.Thread(target=self._listen, name="windlass-endings", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return
+        self._thread = thread
+
     def wait(self, seen: int, timeout: float) -> None:
         """Block until ``count`` is beyond ``seen`` or ``timeout`` seconds pass."""
         with self._changed:
+            if self._thread is None:
+                timeout = min(timeout, BLIND_POLL)
             self._changed.wait_for(lambda: self.count != seen, timeout)
 
     def close(self) -> None:
@@ -125,12 +147,15 @@ class SqliteCore:
         rules: Rules | None = None,
     ) -> None:
         self.path = path
+        self.may_create = True
         self._clock: Clock = clock or SystemClock()
         self._durable = durability == "fsync" and path is not None
         self._busy_timeout_ms = busy_timeout_ms
         self._rules = rules or Rules()
         self._q = schema.Sql(namespace)
         self._boot = boot_id()
+        self._had = False  # this object has had the store open, and has not been closed since
+        self._alarms: list[str] = []  # stores that were followed, and that no upkeep has told of yet
         self._forget_handles()
         ENGINES.add(self)
 
@@ -139,13 +164,23 @@ class SqliteCore:
         self._mending = threading.Lock()
         self._writer: Writer | None = None
         self._reader: Reader | None = None
-        self._ready: Signal = FileSignal(f"{self.path}-ready") if self.path else MemorySignal()
-        self._ended: Signal = FileSignal(f"{self.path}-done") if self.path else MemorySignal()
+        self._signals: list[Signal] = []
+        self._ready = self._make_signal("ready")
+        self._ended = self._make_signal("done")
         self._endings = Endings(self._ended)
-        self._steady = Steady(self._q, self._clock, self._boot)
+        self._forget_store()
         self._mender = Mender(self._q, self._clock, self._boot, self._rules)
         self._mended_at = -MEND_PAUSE_S
         self._quieted: list[Writer | Reader] = []  # whose locks a fork that is under way has
+
+    def _forget_store(self) -> None:
+        """Forget what was read in a store."""
+        self._steady = Steady(self._q, self._clock, self._boot)
+
+    def _make_signal(self, name: str) -> Signal:
+        signal: Signal = MemorySignal() if self.path is None else FileSignal(f"{self.path}-{name}", self.path)
+        self._signals.append(signal)
+        return signal
 
     @property
     def info(self) -> EngineInfo:
@@ -163,36 +198,92 @@ class SqliteCore:
         with self._opening:
             if self._writer is not None:
                 return
+            create = self.may_create and not self._had
+            if self.path is not None and not create and not os.path.exists(self.path):
+                raise self._absent("there is no such file")
             if self.path is not None and foreign_handle(self.path):
                 log.warning("%s: %s", FOREIGN.format(path=self.path), FOREIGN_ADVICE)
             db = connect(self.path, self._busy_timeout_ms)
-            writer = Writer(db, self.path)
-            with translated(self.path):
-                have = patiently(lambda: schema.version_of(db, self._q))
-            if have > schema.VERSION:
-                db.close()
-                raise schema.newer(self.info.target, have)
-            if have < schema.VERSION:
-                writer.run(lambda db: schema.migrate(db, self._q, self.info.target), durable=True)
-            if self.path is None:
-                self._reader = Reader(db, None, writer)
-            else:
-                self._reader = Reader(connect(self.path, self._busy_timeout_ms), self.path)
-            self._writer = writer
+            try:
+                writer, reader = self._begin(db, create)
+            except BaseException:
+                end(db)
+                raise
+            self._reader, self._writer = reader, writer
+            self._pid = os.getpid()
+            self._had = self.path is not None
+
+    def _begin(self, db: apsw.Connection, create: bool) -> tuple[Writer, Reader]:
+        """Migrate what a connection has open, and give it and one beside it."""
+        with translated(self.path):
+            have = patiently(lambda: schema.version_of(db, self._q))
+        if have == 0 and not create and self.path is not None:
+            raise self._absent(f"it has no job tables of namespace {self._q.namespace!r}")
+        if have > schema.VERSION:
+            raise schema.newer(self.info.target, have)
+        start_log(db, self.path)
+        writer = Writer(db, self.path)
+        if have < schema.VERSION:
+            writer.run(lambda db: schema.migrate(db, self._q, self.info.target), durable=True)
+        if self.path is None:
+            return writer, Reader(db, None, writer, None)
+        place = Place(self.path, db)
+        other = connect(self.path, self._busy_timeout_ms)
+        start_log(other, self.path)
+        writer.place = place
+        return writer, Reader(other, self.path, None, place)
+
+    def _absent(self, why: str) -> EngineUnavailable:
+        """The error for a store that has to be there and is not."""
+        if self._had:
+            return EngineUnavailable(
+                f"the store {self.path} is gone: {why}. It was removed or replaced, or its volume is not mounted. Put "
+                "it back, and calls go on; to begin with an empty one, start every process anew"
+            )
+        return EngineUnusable(
+            f"no store at {self.path}: {why}. Name the right one with --url, WINDLASS_URL or the settings file; to "
+            "make one here, run `windlass migrate`, start a worker, or enqueue a job"
+        )
 
     def close(self) -> None:
         """Close the connections. *Idempotent.* An in-memory store is gone afterwards."""
         with self._opening:
-            writer, reader = self._writer, self._reader
-            self._writer = self._reader = None
-            if writer is not None and reader is not None:
-                with holding(writer.lock, self.path), holding(reader.lock, self.path):
-                    reader.db.close()
-                    writer.db.close()
+            self._shut(BUSY_GIVE_UP)
+            self._had = False
             self._endings.close()
             self._endings = Endings(self._ended)
             self._ready.close()
             self._ended.close()
+
+    def _shut(self, patience: float) -> None:
+        """Close the connections, or leave them open when they are in use for longer than ``patience`` seconds."""
+        writer, reader = self._writer, self._reader
+        self._writer = self._reader = None
+        if writer is None or reader is None:
+            return
+        if self._pid != os.getpid():  # forked in a way that Python did not see, so the handles are the parent's
+            leak(writer, reader)
+            return
+        if not writer.lock.acquire(timeout=patience):
+            leak(writer, reader)
+            return
+        try:
+            if not reader.lock.acquire(timeout=patience):
+                leak(writer, reader)
+                return
+            try:
+                if reader.db is not writer.db:
+                    reader.db.close()
+                end(writer.db)
+            finally:
+                reader.lock.release()
+        finally:
+            writer.lock.release()
+
+    def __del__(self) -> None:
+        """As ``close``, for one that nobody closed: its file is to be whole too."""
+        with contextlib.suppress(Exception):  # half made, or Python is on its way out
+            self._shut(0)
 
     def migrate(self) -> int:
         """Bring the schema up to date; give its version. *Idempotent.*"""
@@ -201,25 +292,44 @@ class SqliteCore:
 
     def _ask(self, work: Work[T]) -> T:
         """Answer a question on one snapshot; what is damaged is mended first."""
-        reader = self._open_reader()
         try:
-            return reader.run(work)
+            return self._ask_file(work)
         except DAMAGE as error:
             self._mend(error)
-            return self._told(lambda: reader.run(work))
+            return self._told(lambda: self._ask_file(work))
 
     def _write(self, work: Work[T], *, durable: bool) -> T:
         """Do one atomic write; ``durable`` asks for a sync where the engine's setting is fsync.
 
         One that falls over a damaged record was rolled back, and is done again when that is mended.
         """
-        writer = self._open_writer()
-        durable = durable and self._durable
         try:
-            return writer.run(work, durable=durable)
+            return self._write_file(work, durable=durable)
         except DAMAGE as error:
             self._mend(error)
-            return self._told(lambda: writer.run(work, durable=durable))
+            return self._told(lambda: self._write_file(work, durable=durable))
+
+    def _ask_file(self, work: Work[T]) -> T:
+        """Answer a question on one snapshot of the file that has the name."""
+        tries = FOLLOW_MAX
+        while True:
+            reader = self._open_reader()
+            try:
+                return reader.run(work)
+            except StoreMoved as moved:
+                tries -= 1
+                self._follow(reader.place, moved, tries)
+
+    def _write_file(self, work: Work[T], *, durable: bool) -> T:
+        """Do one atomic write in the file that has the name."""
+        tries = FOLLOW_MAX
+        while True:
+            writer = self._open_writer()
+            try:
+                return writer.run(work, durable=durable and self._durable)
+            except StoreMoved as moved:
+                tries -= 1
+                self._follow(writer.place, moved, tries)
 
     def _mend(self, error: BaseException) -> None:
         """Mend what is damaged in the store. Raises EngineDamaged from ``error`` when there is nothing to be mended."""
@@ -232,8 +342,8 @@ class SqliteCore:
 
     def _mend_now(self) -> int:
         """Look through the store and mend what is damaged; give how many records that were."""
-        chunks = self._open_reader().run(self._mender.find)
-        mended = self._open_writer().run(lambda db: self._mender.mend(db, chunks), durable=self._durable)
+        chunks = self._ask_file(self._mender.find)
+        mended = self._write_file(lambda db: self._mender.mend(db, chunks), durable=True)
         self._ready.touch()
         self._ended.touch()
         return mended
@@ -264,6 +374,42 @@ class SqliteCore:
             if writer is None:
                 raise EngineUnavailable(f"{self.info.target} was closed by another thread: open it again")
         return writer
+
+    def _follow(self, place: Place | None, moved: StoreMoved, tries: int) -> None:
+        """Leave the files that are not the store any more, and open those that are. Raises when there are none."""
+        if tries <= 0:
+            raise moved
+        with self._opening:
+            writer = self._writer
+            if writer is not None and place is not None and writer.place is place:
+                rescued = place.keeps_its_log and rescue(writer)
+                self._shut(PATIENCE_S)
+                self._forget_store()
+                if not place.take_log_along():
+                    log.error(
+                        "the log of the file that was %s before lies beside the new one, and is used as its log: jobs "
+                        "of both may be mixed up. Stop every process, remove it (-wal, -shm), and restore the file",
+                        self.path,
+                    )
+                self.open()
+                what = f"{moved}; windlass goes on in the file that is there now"
+                self._alarms.append(f"{what}, and has written back what was in the log" if rescued else what)
+                log.warning("%s", self._alarms[-1])
+        self.open()
+
+    def _tell_alarms(self) -> tuple[str, ...]:
+        """Give what was seen of a store that moved, once."""
+        alarms = tuple(self._alarms)
+        del self._alarms[: len(alarms)]
+        return alarms
+
+    def _end(self) -> None:
+        """At the end of the process: leave a whole file behind, without waiting for anybody."""
+        if self._opening.acquire(timeout=PATIENCE_S):
+            try:
+                self._shut(PATIENCE_S)
+            finally:
+                self._opening.release()
 
     def _before_fork(self) -> None:
         """Wait until no transaction is open, and let none begin; but not for one that waits for the code that forks."""
@@ -318,6 +464,30 @@ def after_fork_in_child() -> None:
         FORKING.pop()._after_fork_in_child()
 
 
+def rescue(writer: Writer) -> bool:
+    """Write back the log of a database that was cut short, or whose log was removed: here it is still open.
+
+    False when not all of it was.
+    """
+    if not writer.lock.acquire(timeout=PATIENCE_S):
+        return False
+    try:
+        ((busy, frames, written),) = writer.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        return not busy and frames == written
+    except apsw.Error as error:
+        log.error("%s: its log could not be written back: %s", writer.path, error)
+        return False
+    finally:
+        writer.lock.release()
+
+
+def end_all() -> None:
+    """At the end of the process, end every engine."""
+    for engine in list(ENGINES):
+        engine._end()
+
+
+atexit.register(end_all)
 os.register_at_fork(before=before_fork, after_in_parent=after_fork, after_in_child=after_fork_in_child)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import apsw
+import msgspec
 
 from windlass.engines.sqlite import upkeep
 from windlass.engines.sqlite.bounds import make_room, take_note
@@ -46,8 +47,8 @@ OPENED: Final = 'SELECT 1 FROM "windlass_gates" WHERE at = 0 LIMIT 1'  # somethi
 class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
     """A store in one SQLite file (``path``), or in memory (None). Fulfils ``engines.base.Store``. *Thread-safe.*"""
 
-    def _forget_handles(self) -> None:
-        super()._forget_handles()
+    def _forget_store(self) -> None:
+        super()._forget_store()
         self._claimer = Claimer(self._q, self._boot, self._steady)
 
     def enqueue(self, jobs: Sequence[NewJob]) -> list[Placed]:
@@ -142,6 +143,8 @@ class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
         now = clock.wall_ms()
         names = self._ask(lambda db: unneeded_names(db, self._q, now))
         done, mended = self._write(write, durable=False)
+        if self._alarms:
+            done = msgspec.structs.replace(done, rollbacks=self._tell_alarms())
         if done.promoted or done.recovered or mended:
             self._ready.touch()
         if done.died or done.pruned or done.trimmed or mended:

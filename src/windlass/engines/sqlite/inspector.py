@@ -21,11 +21,13 @@ from windlass.engines.sqlite.connection import translated
 from windlass.engines.sqlite.core import FOREIGN, FOREIGN_ADVICE, SqliteCore, foreign_handle
 from windlass.engines.sqlite.flow import read_flow
 from windlass.engines.sqlite.guards import as_guards
+from windlass.engines.sqlite.surroundings import look_around
 from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.upkeep import release_strays
 from windlass.errors import ConfigError
 from windlass.model import (
     Action,
+    BlockedRow,
     JobFilter,
     JobRow,
     Moved,
@@ -72,6 +74,10 @@ SELECT queue, sum(run_at > ?1), sum(run_at <= ?1), min(run_at) FROM "windlass_jo
 GROUP BY queue
 """
 RUNNING: Final = "SELECT queue, count(*), count(held) FROM \"windlass_jobs\" WHERE state = 'running' GROUP BY queue"
+BLOCKED: Final = """
+SELECT queue, blocked_by, count(*), min(run_at) FROM "windlass_jobs" WHERE state = 'blocked'
+GROUP BY blocked_by, queue ORDER BY queue, blocked_by
+"""
 WORKERS: Final = """
 SELECT info, beat_at, lease_until, boot, control, (SELECT count(*) FROM "windlass_jobs" WHERE state = 'running'
     AND worker = workers.id) FROM "windlass_workers" AS workers ORDER BY beat_at, id
@@ -201,6 +207,11 @@ class SqliteInspector(SqliteCore):
         """How many jobs of a queue were claimed in the window of its rate."""
         return rate.count - meter_of(db, self._q, queue, rate, self._steady.now(db)).room()
 
+    def blocked(self) -> list[BlockedRow]:
+        now = self._clock.wall_ms()
+        rows: list[Any] = self._ask(lambda db: db.execute(self._q(BLOCKED)).fetchall())
+        return [BlockedRow(queue, gate or "", jobs, max(0, now - since)) for queue, gate, jobs, since in rows]
+
     def workers(self) -> list[WorkerRow]:
         boot_now = self._clock.boot_ms()
         return self._ask(
@@ -307,7 +318,8 @@ class SqliteInspector(SqliteCore):
         return gone
 
     def wait_finished(self, ids: Sequence[str], timeout: float) -> bool:
-        wanted = encode(list(ids)).decode()
+        with translated("looking for ends"):
+            wanted = encode(list(ids)).decode()
         deadline = time.monotonic() + timeout
         with self._endings.listening() as endings:
             while True:
@@ -333,6 +345,9 @@ class SqliteInspector(SqliteCore):
             )
         findings.append(self._records(repair))
         findings.append(self._strays(repair))
+        if self.path is not None:
+            findings += look_around(self.path)
+        findings += self._wake_ups()
         if self.path is not None and foreign_handle(self.path):
             findings.append(Finding("handles", "error", FOREIGN.format(path=self.path), FOREIGN_ADVICE))
         return findings
@@ -346,6 +361,12 @@ class SqliteInspector(SqliteCore):
             return Finding("records", "error", what, f"mend them: `{REPAIR}`; any live worker does it too")
         self._mend_now()
         return Finding("records", "warning", f"{what}; mended just now")
+
+    def _wake_ups(self) -> list[Finding]:
+        troubles = [trouble for signal in self._signals if (trouble := signal.trouble()) is not None]
+        if not troubles:
+            return [Finding("wake-ups", "ok", "processes hear at once what there is to do")]
+        return [Finding("wake-ups", "warning", trouble) for trouble in troubles]
 
     def _strays(self, repair: bool) -> Finding:
         row = self._ask(lambda db: db.execute(self._q(STRAYS)).fetchone())

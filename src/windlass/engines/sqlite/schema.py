@@ -2,7 +2,7 @@
 
 Each migration is a text that only adds; an old worker keeps running while a newer one has migrated. The version lives
 in a table of ours and not in ``user_version``, because the file may hold the user's own tables too. All names carry
-the namespace as prefix, so several applications can share one file.
+the namespace as prefix (``prefix_of``), so several applications can share one file.
 
 How a job moves: ``state`` says where it is, and each state that something searches has a partial index that holds
 just the jobs in it. So a claim reads the head of ``ready`` however long the backlog or the history is.
@@ -10,6 +10,7 @@ just the jobs in it. So a claim reads the head of ``ready`` however long the bac
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import apsw
@@ -320,24 +321,38 @@ VERSION_MAX: Final = 9_999
 
 
 class Sql:
-    """Puts the namespace into a statement's table names, once per statement."""
+    """Puts the prefix of a namespace into a statement's table names, once per statement."""
 
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
+        self.prefix = prefix_of(namespace)
         self._made: dict[str, str] = {}
 
     def __call__(self, text: str) -> str:
         try:
             return self._made[text]
         except KeyError:
-            made = text.replace('"windlass_', f'"{self.namespace}_')
+            made = text.replace('"windlass_', f'"{self.prefix}_')
             self._made[text] = made
             return made
 
 
+def prefix_of(namespace: str) -> str:
+    """What the names of a namespace's tables begin with: the namespace itself, but for three kinds of them.
+
+    SQLite takes ``Shop`` for ``shop``, keeps names that begin with ``sqlite_`` for itself, and has one set of names for
+    tables and indexes, so that an index of ``shop`` would be a table of ``shop_jobs``. No namespace has a ``^``, so no
+    two get the same prefix.
+    """
+    prefix = re.sub("[A-Z]", lambda letter: f"^{letter[0].lower()}", namespace)
+    if prefix == "sqlite" or prefix.startswith("sqlite_"):
+        prefix = f"^^{prefix}"
+    return re.sub("_jobs$", "^_jobs", prefix)
+
+
 def version_of(db: apsw.Connection, q: Sql) -> int:
     """The schema version the file has; 0 when it has none of our tables."""
-    if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (f"{q.namespace}_meta",)).fetchall():
+    if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (f"{q.prefix}_meta",)).fetchall():
         return 0
     value = "CASE typeof(value) WHEN 'integer' THEN value END"  # a text may be no UTF-8
     rows = db.execute(q(f"SELECT {value} FROM \"windlass_meta\" WHERE key = 'schema'")).fetchall()

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import apsw
 
 from windlass.engines.base import Tx
+from windlass.engines.sqlite.core import FOLLOW_MAX
 from windlass.engines.sqlite.enqueue import insert
 from windlass.engines.sqlite.inspector import SqliteInspector
+from windlass.engines.sqlite.place import StoreMoved, has_moved
 from windlass.engines.sqlite.settle import settle
-from windlass.errors import ConfigError
+from windlass.errors import ConfigError, EngineUnavailable
 from windlass.model import NewJob, Outcome, Placed, Settled
 
 __all__ = ["SqliteTransactions", "SqliteTx"]
@@ -44,11 +46,22 @@ class SqliteTransactions(SqliteInspector):
     @contextmanager
     def transaction(self) -> Iterator[SqliteTx]:
         """Hold the writer; commit at the end of the block, roll back on an error. *Atomic, blocking.*"""
-        writer = self._open_writer()
-        with writer.transaction(self._durable) as db:
+        with ExitStack() as stack:
+            db = self._enter(stack)
             yield SqliteTx(db)
         self._ready.touch()
         self._ended.touch()
+
+    def _enter(self, stack: ExitStack) -> apsw.Connection:
+        """Begin a transaction, in the file that is the store now."""
+        tries = FOLLOW_MAX
+        while True:
+            writer = self._open_writer()
+            try:
+                return stack.enter_context(writer.transaction(self._durable))
+            except StoreMoved as moved:
+                tries -= 1
+                self._follow(writer.place, moved, tries)
 
     def enqueue_within(self, connection: object, jobs: Sequence[NewJob]) -> list[Placed]:
         db = connection.connection if isinstance(connection, SqliteTx) else connection
@@ -71,6 +84,11 @@ class SqliteTransactions(SqliteInspector):
             raise ConfigError(
                 f"connection= is open on {db.filename or ':memory:'}, and the jobs live in {self.info.target}: "
                 "a transaction cannot span two databases"
+            )
+        if has_moved(db):
+            raise EngineUnavailable(
+                f"connection= is open on a file that is not {self.path} any more: it was removed or replaced; "
+                "connect anew"
             )
         if not db.in_transaction:
             raise ConfigError(

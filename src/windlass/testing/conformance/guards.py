@@ -544,6 +544,36 @@ class GuardSuite:
         end(store, leases, Kind.RELEASE)
         assert got(take(store)) == ["a"]
 
+    def test_blocked_jobs_are_counted_by_queue_and_gate(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, *"abc", guards=(circuit(),), queue="pay")
+        put(store, "d", guards=(circuit(),), queue="mail")
+        put(store, "e", "f", "g", guards=(slots(1),), queue="pay")
+        put(store, *[f"t{n}" for n in range(30)], guards=(slots(1, "x:y"),), queue="a.b:c")
+        store.tally("stripe", CircuitPolicy(failures=1, open_for_ms=60_000), Tally(failed=1, reason="down"))
+        assert store.blocked() == []
+        assert sorted(got(take(store)) + got(take(store))) == ["e", "t0"]
+        harness.clock.advance(4_000)
+        found = [(row.queue, row.gate, row.jobs, row.due_ms >= 4_000) for row in store.blocked()]
+        assert found == [
+            ("a.b:c", "concurrency:x:y", 29, True),
+            ("mail", "circuit:stripe", 1, True),
+            ("pay", "circuit:stripe", 3, True),
+            ("pay", "concurrency:k", 2, True),
+        ]
+        assert store.counts()["blocked"] == sum(row.jobs for row in store.blocked())
+
+    def test_jobs_blocked_at_very_many_gates_are_all_counted(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        gates = [f"tenant:{n:03}" for n in range(600)]
+        for way in ("run", "wait"):
+            store.enqueue([guarded(f"{way}-{gate}", (slots(1, gate),)) for gate in gates])
+        while take(store, limit=1_000):
+            pass
+        assert [(row.gate, row.jobs) for row in store.blocked()] == [(f"concurrency:{gate}", 1) for gate in gates]
+
     def test_jobs_flow_again_when_the_probe_has_closed_the_circuit(self, harness: Harness) -> None:
         store, policy = harness.engine, CircuitPolicy(failures=1, open_for_ms=5_000)
         join(store)

@@ -13,8 +13,7 @@ local left = 0
 for _, id in ipairs(ids) do
   if jobs[id] and jobs[id][STATE] <= sRUNNING then
     left = left + 1
-    zadd(AWAITED, wall + tonumber(ARGV[4]), id)
+    redis.pcall('ZADD', AWAITED, wall + tonumber(ARGV[4]), id)
   end
 end
-flush()
 return left

@@ -16,6 +16,10 @@ local budget, max_interruptions, head = tonumber(ARGV[4]), tonumber(ARGV[5]), AR
 local keep_done, keep_dead = tonumber(ARGV[7]), tonumber(ARGV[8])
 local done_max, dead_max, id_keep = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 
+local pauses = G.some_queues()
+for _, queue in ipairs(names) do
+  for kind = kREADY, kCANCELLED do G.sound(KEYS[at[queue] + kind]) end
+end
 local promoted = 0
 for _, queue in ipairs(call('ZRANGEBYSCORE', DUES, '-inf', wall, 'LIMIT', 0, budget)) do
   promoted = promoted + promote(queue, budget - promoted)
@@ -62,7 +66,6 @@ end
 total('cancelled', expired)
 flush()
 
-local pauses = G.some_queues()
 local pruned, seen = G.past_or_over(done_max, budget)
 local trimmed = {}
 G.collect(trimmed, seen, G.overdue_in(DEAD_PURGE, '-inf', wall, budget))
@@ -88,7 +91,7 @@ total('trimmed', #trimmed)
 
 local buried = call('ZRANGEBYSCORE', TOMBS, '-inf', wall, 'LIMIT', 0, budget)
 for _, id in ipairs(buried) do zrem(TOMBS, id) end
-call('ZREMRANGEBYSCORE', AWAITED, '-inf', wall)
+redis.pcall('ZREMRANGEBYSCORE', AWAITED, '-inf', wall)
 -- Unique keys past their time, and Once markers whose key no record carries; others are looked at again in an hour.
 local keys = call('ZRANGEBYSCORE', K.UNIQUE_EXPIRING, '-inf', wall, 'LIMIT', 0, budget)
 for _, key in ipairs(keys) do
@@ -122,7 +125,7 @@ for i = 1, #slice[2], 2 do
 end
 
 local oldest = math.floor(wall / STEP_MS) - 13 -- two minutes, and the step that has begun before them
-for _, field in ipairs(call('HKEYS', FLOW)) do
+for _, field in ipairs(redis.pcall('HKEYS', FLOW)) do
   if tonumber(string.match(field, '^%a(%d+):') or 0) < oldest then hdel(FLOW, field) end
 end
 flush()

@@ -8,7 +8,7 @@
 
 for _, key in ipairs(KEYS) do
   if redis.call('LLEN', key) == 0 then
-    redis.call('RPUSH', key, '1')
+    redis.pcall('RPUSH', key, '1')
     redis.call('PEXPIRE', key, ARGV[1])
   end
 end

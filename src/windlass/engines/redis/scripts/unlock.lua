@@ -23,6 +23,6 @@ if text then
   end
   if #line == 0 then call('HDEL', K.LINES, key) else call('HSET', K.LINES, key, cmsgpack.pack(line)) end
 end
-G.raise(META, 'unlocks', 1)
+pcall(G.raise, META, 'unlocks', 1)
 redis.pcall('PUBLISH', K.LOCKS, key)
 return { good and 1 or 0 }

@@ -12,6 +12,9 @@
 --
 -- Writes are collected and sent by `flush`, removals first: so the first write is one that a full server allows, and a
 -- job that was accepted once can be claimed and settled in a full server too.
+--
+-- Redis undoes nothing of a script that fails. So no key is written before it is known that each has the type it should:
+-- KINDS says it of the fixed keys, `flush` looks at those of queues. What only tells or counts goes through `pcall`.
 
 local G = { known = {}, ran = {} } -- what scripts share about guards: in a table, since a script has room for 200 locals
 local OF_QUEUE = { 'ready:', 'due:', 'alone:', 'done:', 'cancelled:', 'wake:', 'wake-loop:' }
@@ -128,6 +131,23 @@ local function mget(key, fields)
   return found
 end
 
+-- The types of keys, before any write. ---------------------------------------------------------------
+
+local sure = {} -- keys that are of the right type
+for i = 1, #KINDS do
+  local kind = string.byte(KINDS, i)
+  if kind == 104 then call('HLEN', KEYS[i]) elseif kind == 122 then call('ZCARD', KEYS[i]) end
+  sure[KEYS[i]] = true
+end
+
+-- Of a queue's key, all of which are sorted sets but for those that wake.
+function G.sound(key)
+  if not sure[key] then
+    call('ZCARD', key)
+    sure[key] = true
+  end
+end
+
 -- Writes, collected. -------------------------------------------------------------------------------
 
 local zrems, hdels, zadds, hsets = {}, {}, {}, {}
@@ -217,7 +237,14 @@ local function register(queue)
   call('HDEL', IDLE, queue)
 end
 
+-- Before the first write: what is collected so far can be sent.
+function G.sound_all()
+  for key in pairs(zrems) do G.sound(key) end
+  for key in pairs(zadds) do G.sound(key) end
+end
+
 local function flush()
+  G.sound_all()
   for queue, run_at in pairs(soonest) do
     local head = call('ZRANGE', KEYS[at[queue] + kDUE], 0, 0, 'WITHSCORES')
     if not head[2] or tonumber(head[2]) > run_at then G.rouse(queue) end
@@ -241,7 +268,7 @@ end
 
 -- One token wakes one idle worker. A list holds one token at most, so it does not grow when nobody listens.
 local function wake(key)
-  if call('LLEN', key) == 0 then call('RPUSH', key, '1') end
+  if redis.pcall('LLEN', key) == 0 then redis.pcall('RPUSH', key, '1') end
 end
 
 local function zscores(key, members)
@@ -257,16 +284,17 @@ end
 local function finish_script()
   flush()
   for name, count in pairs(totals) do
-    if count ~= 0 then G.raise(TOTALS, name, count) end
+    if count ~= 0 then pcall(G.raise, TOTALS, name, count) end
   end
-  for field, count in pairs(flow) do G.raise(FLOW, field, count) end
+  for field, count in pairs(flow) do pcall(G.raise, FLOW, field, count) end
   for id, why in pairs(G.damaged) do call('HSET', DAMAGED, id, why) end
   -- Who serves named queues waits at their lists, who serves any at those of all.
   for i, key in ipairs({ kWAKE, kWAKE_LOOP }) do
     for queue in pairs(G.woken[i]) do wake(KEYS[at[queue] + key]) end
     if next(G.woken[i]) then wake(i == 1 and WAKE or WAKE_LOOP) end
   end
-  if #ended > 0 and call('ZCARD', AWAITED) > 0 then
+  local asked = #ended > 0 and redis.pcall('ZCARD', AWAITED)
+  if type(asked) == 'number' and asked > 0 then
     for i, score in ipairs(zscores(AWAITED, ended)) do
       if score then
         redis.pcall('PUBLISH', AWAITED, ended[i])
@@ -276,8 +304,9 @@ local function finish_script()
   end
 end
 
--- As finish_script; gives the mark: a number that only grows while the store keeps its writes.
+-- As finish_script; gives the mark: a number that only grows while the store keeps its writes. -1 when it is none.
 local function finish_marked()
   finish_script()
-  return G.raise(META, 'mark', 1)
+  local good, mark = pcall(G.raise, META, 'mark', 1)
+  return good and mark or -1
 end

@@ -207,7 +207,9 @@ local function heads(open, look, alone, further, places)
     room = room - 1
   end
   local function take(queue, count, share)
-    local key = KEYS[at[queue] + (alone and kALONE or kREADY)]
+    local base = at[queue]
+    for kind = kREADY, kCANCELLED do G.sound(KEYS[base + kind]) end
+    local key = KEYS[base + (alone and kALONE or kREADY)]
     taken[key] = taken[key] or { [0] = 0, 0, 0 }
     local mine = taken[key]
     local have = mine[0] + mine[1] + mine[2]

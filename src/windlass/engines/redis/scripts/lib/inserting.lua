@@ -31,7 +31,8 @@ local function spec_of(text)
     expires_at = expires >= 0 and run_at + expires or nil,
     caller = caller == '1',
   }
-  call('ZCARD', KEYS[base + (run_at <= wall and kREADY or kDUE)]) -- another type must show before the first write
+  G.sound(KEYS[base + kREADY])
+  G.sound(KEYS[base + kDUE])
   specs[text] = spec
   return spec
 end
@@ -67,9 +68,6 @@ local function insert(list, first, runs, unique, guarded, look)
   local ids = {}
   for i = 1, n do ids[i] = list[first + i - 1] end
   local known = mget(BODY, ids)
-  for command, keys in pairs({ ZCARD = { ARRIVALS, BUSY, DUES }, HLEN = { QUEUES } }) do
-    for _, key in ipairs(keys) do call(command, key) end
-  end
   local taken = {}
   for i, until_ms in ipairs(zscores(TOMBS, chosen)) do
     if until_ms and tonumber(until_ms) > wall then taken[chosen[i]] = true end
@@ -97,6 +95,7 @@ local function insert(list, first, runs, unique, guarded, look)
   end
   if look and #lapsed > 0 then return false, lapsed end
   if guarded and G.new.raised then return end
+  G.sound_all()
   -- The first write. A full server refuses it, and then nothing was stored.
   local last = G.raise(META, 'seq', count, G.last_seq)
   local bodies, arrivals, pack = into(hsets, BODY), into(zadds, ARRIVALS), struct.pack

@@ -78,7 +78,7 @@ function G.earliest(index, kind, budget)
   for _ = 1, budget do
     head = call('ZRANGE', index, 0, 0, 'WITHSCORES')
     if not head[2] then return end
-    local first = call('ZRANGE', KEYS[at[head[1]] + kind], 0, 0, 'WITHSCORES')[2]
+    local first = redis.pcall('ZRANGE', KEYS[at[head[1]] + kind], 0, 0, 'WITHSCORES')[2]
     if first == head[2] then break end
     if first then call('ZADD', index, first, head[1]) else call('ZREM', index, head[1]) end
   end

@@ -381,6 +381,7 @@ local function promote(queue, limit)
       G.promoted[queue][G.lane(args[n + 1])] = true
     end
   end
+  G.sound(KEYS[base + kREADY])
   call('ZREMRANGEBYRANK', KEYS[base + kDUE], 0, #due - 1)
   send('ZADD', { [KEYS[base + kREADY]] = args })
   call('ZADD', BUSY, 0, queue)

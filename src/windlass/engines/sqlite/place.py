@@ -1,0 +1,142 @@
+"""Whether the open handles are still those of the store: is the file that was opened the one that has its name now?
+
+Files are removed, replaced by a backup, cut short, or hidden by a volume that is mounted over them. SQLite goes on in
+the file that was opened, and what it commits there is lost without a word. So the file that the path names is compared
+with the one that was opened: after each commit, before anything is confirmed, and now and then before a call. The log
+and its index count as well, since a log that was removed takes its commits with it.
+
+A look costs a ``stat`` a file. Invariant: a commit is confirmed only when, after it, the path named the file it is in.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import time
+from typing import Final
+
+import apsw
+
+from windlass.errors import EngineUnavailable
+
+__all__ = ["Place", "StoreMoved", "has_moved"]
+
+LOOK_EVERY: Final = 0.001  # seconds between whole looks; each commit looks at the database itself
+
+NOTHING: Final = (0, 0, 0)
+SHARED_FIRST: Final = 0x40000002  # the bytes of a database on which whoever has it open has a lock
+SHARED_SIZE: Final = 510
+
+
+class StoreMoved(EngineUnavailable):
+    """The open file is not the store any more. ``core`` follows to the one that is, where there is one."""
+
+
+class Place:
+    """The files of one engine object, as they were when it opened them. *Thread-safe.*"""
+
+    def __init__(self, path: str, db: apsw.Connection) -> None:
+        """``db`` has read from the file, so that its log is there. Raises StoreMoved when the file has just changed."""
+        self.path = path
+        self.log = db.filename_wal
+        self._moved: str | None = None  # what was seen, once something was
+        self._dev, self._ino, self._size = look(path)
+        self._beside = {name: look(name)[:2] for name in (self.log, f"{db.filename}-shm")}
+        self._look_at = 0.0
+        if has_moved(db):
+            raise self._now(f"{path} was replaced while it was opened")
+
+    def check(self) -> None:
+        """Look before a call, if the last look is not a moment ago. Raises StoreMoved."""
+        if self._moved is not None or time.monotonic() >= self._look_at:
+            self._look()
+
+    def confirm(self, *, durable: bool) -> None:
+        """Look after a commit; one that is to be durable depends on its log too. Raises StoreMoved."""
+        if durable:
+            self._look()
+        else:
+            self._see()
+
+    @property
+    def keeps_its_log(self) -> bool:
+        """Whether the database is in its place, and no other process has begun another log beside it."""
+        log = look(self.log)[:2]
+        return look(self.path)[:2] == (self._dev, self._ino) and log in (self._beside[self.log], NOTHING[:2])
+
+    def take_log_along(self) -> bool:
+        """Remove the log of the file that was opened from beside another one that has its name now.
+
+        SQLite would take it for the log of that one, and write pages of the old into the new. False when it has to
+        stay, since somebody has the new file open and so uses it as its log already.
+        """
+        now = look(self.path)
+        mine = [name for name, opened in self._beside.items() if look(name)[:2] == opened]
+        if now == NOTHING or now[:2] == (self._dev, self._ino) or not mine:
+            return True
+        if is_open_here(self.path):  # and a descriptor of ours would drop its locks
+            return False
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, SHARED_SIZE, SHARED_FIRST)  # whoever opens it now waits
+                for name in mine:
+                    os.unlink(name)
+            finally:
+                os.close(fd)
+        except OSError:
+            return False
+        return True
+
+    def _look(self) -> None:
+        self._see()
+        for name, opened in self._beside.items():
+            if look(name)[:2] != opened:
+                raise self._now(f"{name} was removed or replaced while {self.path} was open")
+        self._look_at = time.monotonic() + LOOK_EVERY
+
+    def _see(self) -> None:
+        if self._moved is not None:
+            raise StoreMoved(self._moved)
+        least = self._size
+        dev, ino, size = look(self.path)
+        if ino != self._ino or dev != self._dev:
+            raise self._now(f"{self.path} is not the file that was opened any more: it was removed, replaced or moved")
+        if size < least:
+            raise self._now(f"{self.path} was cut short while it was open")
+        self._size = size
+
+    def _now(self, what: str) -> StoreMoved:
+        self._moved = what
+        return StoreMoved(what)
+
+
+def look(path: str) -> tuple[int, int, int]:
+    """Device, number and size of the file that a path names; zeros when there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return NOTHING
+    return found.st_dev, found.st_ino, found.st_size
+
+
+def is_open_here(path: str) -> bool:
+    """Whether this process has a file of this name open through SQLite."""
+    real = os.path.realpath(path)
+    for db in apsw.connections():
+        try:
+            if db.filename and os.path.realpath(db.filename) == real:
+                return True
+        except apsw.ThreadingViolationError:  # it is at work in another thread and does not say
+            return True
+        except apsw.ConnectionClosedError:
+            continue
+    return False
+
+
+def has_moved(db: apsw.Connection) -> bool:
+    """Whether the file of a connection has lost its name, as SQLite itself sees it."""
+    moved = ctypes.c_int()
+    db.file_control("main", apsw.SQLITE_FCNTL_HAS_MOVED, ctypes.addressof(moved))
+    return bool(moved.value)

@@ -1,0 +1,134 @@
+"""A key of another type: a script that fails has changed nothing, and what only tells or counts makes none fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import msgspec
+import pytest
+import redis
+
+from servers import RedisServer
+from windlass.engines.redis import RedisEngine
+from windlass.engines.redis.scripts import FIXED_KEYS
+from windlass.errors import EngineError
+from windlass.model import Action, Gates, Guard, Kind, Outcome, QueueShare, Rules, UniqueKey, Want
+from windlass.testing.conformance.harness import add, info, job
+
+HINTS = ("awaited", "flow", "totals", "wake", "wake-loop")
+QUEUE_KEYS = ("ready", "due", "alone", "done", "cancelled")
+HINT_KEYS = (*HINTS, "wake:default", "wake-loop:default")
+DECIDING = (*(key for key in FIXED_KEYS if key not in HINTS), *(f"{key}:default" for key in QUEUE_KEYS))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with closing(RedisServer()) as made:
+        yield made
+
+
+@pytest.fixture
+def client(server: RedisServer) -> Iterator[redis.Redis]:
+    with server.client() as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def engine(server: RedisServer, client: redis.Redis) -> Iterator[RedisEngine]:
+    with closing(RedisEngine(server.url)) as made:
+        yield made
+
+
+def stored(client: redis.Redis) -> dict[bytes, object]:
+    """All there is, but for what says how many scripts have run and where upkeep goes on."""
+    found: dict[bytes, object] = {}
+    for key in client.keys("*"):
+        found[key] = client.hgetall(key) if client.type(key) == b"hash" else client.dump(key)
+        if isinstance(found[key], dict):
+            for name in (b"mark", b"queues-cursor"):
+                found[key].pop(name, None)  # type: ignore[attr-defined]
+    return found
+
+
+WANT = Want("w1", 1, (QueueShare("default", 1),))
+LIMITED = (Guard(Gates.CONCURRENCY, "c", 1), Guard(Gates.RATE, "r", 5, 60_000), Guard(Gates.ONCE, "o", keep_ms=1_000))
+
+
+def fill(engine: RedisEngine, delay_ms: int) -> Outcome:
+    """Put a job of every kind into the store; gives the outcome of one that runs."""
+    add(engine, "dead", "running", "one", "two", "three")
+    engine.extend(info("w1"), [], 60_000)
+    dead, running = engine.claim(Want("w1", 2, (QueueShare("default", 2),))).leases
+    engine.settle([Outcome(dead.id, dead.fence, Kind.DEAD, error='{"type":"X","message":"","traceback":"","at":')])
+    engine.enqueue([job("later", delay_ms=delay_ms), job("expiring", expires_ms=1, priority=9)])
+    engine.lock("k", "t", 60_000, "me", 0)
+    engine.swap("document", 0, "{}")
+    return Outcome(running.id, running.fence, Kind.DONE, result="1", then=(job("then"),))
+
+
+def verbs(engine: RedisEngine, outcome: Outcome) -> dict[str, Callable[[], object]]:
+    dead = engine.job("dead")
+    assert dead is not None
+    guarded = msgspec.structs.replace(job("guarded"), guards=LIMITED)
+    unique = msgspec.structs.replace(job("unique"), unique=UniqueKey("key", "done", None, "replace"))
+    another = msgspec.structs.replace(unique, id="another")
+    return {
+        "enqueue": lambda: add(engine, "new"),
+        "enqueue later": lambda: engine.enqueue([job("new later", delay_ms=60_000, expires_ms=60_000, caller_id=True)]),
+        "claim": lambda: engine.claim(WANT),
+        "settle": lambda: engine.settle([outcome]),
+        "exchange": lambda: engine.exchange([outcome], None),
+        "extend": lambda: engine.extend(info("w1"), [], 60_000),
+        "maintain": lambda: engine.maintain(Rules(), 100),
+        "enqueue guarded": lambda: engine.enqueue([guarded]),
+        "enqueue unique": lambda: engine.enqueue([unique]),
+        "claim guarded": lambda: engine.claim(WANT),
+        "replace unique": lambda: engine.enqueue([another]),
+        "cancel": lambda: engine.transition(Action.CANCEL, ["one"]),
+        "retry": lambda: engine.transition(Action.RETRY, ["dead"]),
+        "delete": lambda: engine.transition(Action.DELETE, ["two"]),
+        "lock": lambda: engine.lock("k2", "t2", 60_000, "me", 0),
+        "unlock": lambda: engine.unlock("k", "t"),
+        "swap": lambda: engine.swap("other", 0, "{}"),
+        "restore": lambda: engine.restore([dead]),
+        "pause": lambda: engine.pause("default", None, None),
+        "resume": lambda: engine.resume("default"),
+        "limit": lambda: engine.set_limit("default", 3),
+        "clear": lambda: engine.clear("default", 2),
+        "depart": lambda: engine.depart("w1"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("key", DECIDING)
+def test_a_call_that_meets_a_key_of_another_type_changes_nothing_or_is_done(
+    engine: RedisEngine, client: redis.Redis, key: str
+) -> None:
+    # A claim that makes due jobs ready has done that, whole, when it meets another key of the queue.
+    calls = verbs(engine, fill(engine, 1 if key == "ready:default" else 60_000))
+    client.delete(f"{{windlass}}:{key}")
+    client.set(f"{{windlass}}:{key}", "of somebody else")
+    before = stored(client)
+    for name, call in calls.items():
+        try:
+            call()
+        except EngineError:
+            assert (name, stored(client)) == (name, before)
+        else:
+            before = stored(client)
+
+
+@pytest.mark.parametrize("key", HINT_KEYS)
+def test_a_key_that_only_tells_or_counts_makes_no_call_fail(engine: RedisEngine, client: redis.Redis, key: str) -> None:
+    calls = verbs(engine, fill(engine, 1))
+    client.delete(f"{{windlass}}:{key}")
+    client.set(f"{{windlass}}:{key}", "of somebody else")
+    for name, call in calls.items():
+        call()
+        assert name != "enqueue" or engine.job("new") is not None
+    engine.wait(None, 0.01)
+    engine.wait_finished(["new"], 0.01)
+    assert [finding.message for finding in engine.doctor() if finding.check == "keys"] != []
+    with closing(RedisEngine(engine._url)) as late:
+        late.open()
