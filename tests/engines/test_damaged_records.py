@@ -14,8 +14,8 @@ from servers import RedisServer
 from spoiled import guarded
 from windlass.clock import ManualClock
 from windlass.engines.redis import RedisEngine
-from windlass.engines.redis.records import HASHES, TYPES
-from windlass.engines.redis.scripts import FIXED_KEYS
+from windlass.engines.redis.records import HASHES
+from windlass.engines.redis.scripts import FIXED_KEYS, TYPES
 from windlass.engines.sqlite import SqliteEngine
 from windlass.engines.sqlite.records import HARMLESS, TABLES
 from windlass.engines.sqlite.schema import MIGRATIONS, NEWEST, VERSION

@@ -362,7 +362,7 @@ def version_of(db: apsw.Connection, q: Sql) -> int:
         return number
     # What the last migration made says more than a number that is too low or none: such a one was damaged.
     table, column = NEWEST
-    found = db.execute(q("SELECT 1 FROM pragma_table_info(?) WHERE name = ?"), (f"{q.namespace}_{table}", column))
+    found = db.execute(q("SELECT 1 FROM pragma_table_info(?) WHERE name = ?"), (f"{q.prefix}_{table}", column))
     if found.fetchall():
         return VERSION
     if number is not None:

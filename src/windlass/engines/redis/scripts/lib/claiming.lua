@@ -2,10 +2,11 @@
 -- The fences of a claim come from one counter: max(last + 1, now in microseconds). So no two claims ever share one, and
 -- after a store lost its tail the clock is already past every fence that was given.
 
-local PROMOTE_MAX = 2000 -- due jobs made ready by one claim
-local SCAN_MAX, SCAN_STEP, ALONE_MAX = 1000, 64, 10 -- jobs that one claim looks at when guards are closed
-local FEW = 16 -- queues that one claim of any takes from at least, if there are more
-local MANY = 64 -- queues from which on it is cheaper to ask which of them have something
+G.PROMOTE_MAX = 2000 -- due jobs made ready by one claim
+local SCAN_MAX, SCAN_STEP = 1000, 64 -- jobs that one claim looks at when guards are closed
+G.ALONE_MAX = 10
+G.FEW = 16 -- queues that one claim of any takes from at least, if there are more
+G.MANY = 64 -- queues from which on it is cheaper to ask which of them have something
 
 -- What the record of a job that nothing has touched yet bears behind its SEQ, without the fence, as `text`; false when the
 -- job must go the long way. `tails` remembers it within a batch, by the head.
@@ -58,7 +59,7 @@ end
 function G.named_queues(shares, alone)
   local wanted, open, share_of = {}, {}, {}
   for i = 1, #shares, 2 do wanted[#wanted + 1], share_of[shares[i]] = shares[i], shares[i + 1] end
-  if #wanted > MANY then
+  if #wanted > G.MANY then
     local scores, all = zscores(alone and LONE or BUSY, wanted), wanted
     wanted = {}
     for i, queue in ipairs(all) do
@@ -121,11 +122,11 @@ end
 -- Without `shares` of every queue.
 function G.promote_due(shares, alone)
   local due_at
-  local budget = PROMOTE_MAX
+  local budget = G.PROMOTE_MAX
   local function sooner(time)
     if time and (not due_at or time < due_at) then due_at = time end
   end
-  if not shares or #shares > 2 * MANY then
+  if not shares or #shares > 2 * G.MANY then
     for _, queue in ipairs(call('ZRANGEBYSCORE', DUES, '-inf', wall, 'LIMIT', 0, SCAN_MAX)) do
       budget = budget - promote(queue, budget)
     end
@@ -309,7 +310,7 @@ local function claim(from)
 
   local guarded = call('HLEN', K.GUARDS) > 0
   local walk = every and G.walk(every, alone)
-  local open = walk and walk.more(math.min(limit, FEW)) or G.named_queues(shares, alone)
+  local open = walk and walk.more(math.min(limit, G.FEW)) or G.named_queues(shares, alone)
   local first_open = walk and open[1] and open[1][1] or every
   if walk and guarded and not alone then
     local known = {}
@@ -342,7 +343,7 @@ local function claim(from)
   local new, new_held = fresh(0), fresh(HELD_BIT)
   local look, scanned, expired, doubles, unknown = limit, 0, 0, 0, false
   local emptied = {} -- queues that gave something
-  if alone and guarded then look = ALONE_MAX end
+  if alone and guarded then look = G.ALONE_MAX end
 
   -- One look at the heads. Gives how many jobs left the ready queues without being leased.
   local function round()
@@ -476,7 +477,7 @@ local function claim(from)
     else
       -- These have nothing more: on to others.
       for _, share in ipairs(open) do visited[#visited + 1] = share end
-      open = walk and walk.more(math.min(places.left, FEW)) or {}
+      open = walk and walk.more(math.min(places.left, G.FEW)) or {}
       if #open == 0 then break end
       if bound then
         local more = {}
