@@ -43,8 +43,11 @@ local function plans_of(runs)
   return runs
 end
 
--- Whether a job has ended in a queue and its record was to stay until now.
-local function is_past(base, id)
+-- Whether a job, whose body this is, has ended in its queue and its record was to stay until now.
+local function is_past(body, id)
+  local good, head = pcall(function() return cmsgpack.unpack(string.sub(body, 15, 14 + struct.unpack('>H', body, 13))) end)
+  if not good or type(head) ~= 'table' or type(head[1]) ~= 'string' then return false end
+  local base = at[head[1]]
   for _, kind in ipairs({ kDONE, kCANCELLED }) do
     local score = call('ZSCORE', KEYS[base + kind], id)
     if score and tonumber(score) % G.KEPT <= wall then return true end
@@ -74,12 +77,8 @@ local function insert(list, first, runs, unique, guarded, look)
   end
   local lapsed = look and {}
   if guarded then G.new.lapsed = lapsed end
-  local j = 0
-  for r = 1, look and #runs or 0, 2 do
-    for i = j + 1, j + runs[r + 1] do
-      if known[i] and is_past(at[runs[r].queue], ids[i]) then lapsed[#lapsed + 1] = ids[i] end
-    end
-    j = j + runs[r + 1]
+  for i = 1, look and n or 0 do
+    if known[i] and is_past(known[i], ids[i]) then lapsed[#lapsed + 1] = ids[i] end
   end
   local count = 0
   for i = 1, n do
