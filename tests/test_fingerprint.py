@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from windlass.fingerprint import INTERRUPTED, POISON, _cause, cause_of, type_name
+from windlass.errors import RecordDamaged
+from windlass.fingerprint import DAMAGED, INTERRUPTED, POISON, _cause, cause_of, type_name
 from windlass.model import Cause
 
 
@@ -98,3 +99,4 @@ def test_builtins_stand_without_a_module() -> None:
 def test_the_causes_that_are_written_out_are_those_that_would_be_made() -> None:
     assert _cause("WorkerCrashed") == POISON
     assert _cause("windlass.errors.JobInterrupted") == INTERRUPTED
+    assert _cause(type_name(RecordDamaged)) == DAMAGED

@@ -9,7 +9,8 @@
     │   ├── EngineUnavailable       the store cannot be reached or is busy; the same call may work later
     │   │   ├── EngineUnusable      it never will: not a database, a newer schema, a wrong password
     │   │   └── GuardUnavailable    a lock or circuit could not ask its store; a job that it leaves is put back
-    │   └── EngineFull              the store refused a write for want of space; nothing was half-stored
+    │   ├── EngineFull              the store refused a write for want of space; nothing was half-stored
+    │   └── EngineDamaged           the store holds what is not sound, and it could not be mended
     ├── Duplicate                   a unique key is taken and the conflict rule says raise
     ├── ResultError
     │   ├── JobFailed               the job is dead; carries its JobInfo errors
@@ -19,6 +20,7 @@
     │   └── ResultNotStored         the job is done but its result could not be stored
     ├── JobTimeout                  the run took longer than its timeout
     ├── JobInterrupted              the run was interrupted more often than max_interruptions allows
+    ├── RecordDamaged               the job's record was damaged in the store; what could be kept of it is kept
     ├── LeaseLost                   another worker owns the job now
     ├── LockBusy                    somebody else holds the lock; a job that it leaves is put back
     ├── LockLost                    the lock's lease ran out, and somebody else may hold it
@@ -96,6 +98,10 @@ class EngineFull(EngineError):
     """The store refused the write for want of space. Nothing was half-stored."""
 
 
+class EngineDamaged(EngineError):
+    """A call failed over what the store holds, and nothing was found that could be mended. ``doctor`` tells more."""
+
+
 class Duplicate(WindlassError):
     """A unique key is taken by a live job and the conflict rule is ``raise``."""
 
@@ -138,6 +144,10 @@ class JobTimeout(WindlassError, TimeoutError):
 
 class JobInterrupted(WindlassError):
     """The run was interrupted by stopping workers more often than ``max_interruptions``; an attempt is used."""
+
+
+class RecordDamaged(WindlassError):
+    """The record of the job was damaged in the store. The job is dead, with what could be kept of it."""
 
 
 class LeaseLost(WindlassError):

@@ -14,7 +14,7 @@ from windlass import caps
 from windlass.foreign import kind_name
 from windlass.model import Cause
 
-__all__ = ["INTERRUPTED", "POISON", "cause_of", "type_name"]
+__all__ = ["DAMAGED", "INTERRUPTED", "POISON", "cause_of", "type_name"]
 
 LIBRARIES: Final = tuple({sysconfig.get_path(name) + "/" for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 OURS: Final = __name__.partition(".")[0]
@@ -80,7 +80,9 @@ def _name(frame: FrameType) -> str:
     return f"{_module(frame)}.{frame.f_code.co_qualname}"
 
 
-# Deaths that nobody saw from within: the process died too often, or was taken away too often. Their fingerprints are
-# written out, since making them would load OpenSSL into every process that imports us; a test makes them.
+# Deaths that nobody saw from within: the process died too often or was taken away too often, or the record was damaged.
+# Their fingerprints are written out, since making them would load OpenSSL into every process that imports us; a test
+# makes them.
 POISON: Final = Cause("WorkerCrashed", "12847a95e5d0", "")
 INTERRUPTED: Final = Cause("windlass.errors.JobInterrupted", "805e2c17a76d", "")
+DAMAGED: Final = Cause("windlass.errors.RecordDamaged", "200c2301b2e0", "")

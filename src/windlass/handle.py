@@ -194,7 +194,10 @@ class Reader:
         masked_args, masked_kwargs, secrets = mask(args, kwargs, redact, spec, row.payload)
         if (masked_args, masked_kwargs) == (args, kwargs):
             return row, ()
-        errors = [_cover(error, secrets) for error in decode_errors(row.errors)]
+        try:
+            errors = [_cover(error, secrets) for error in decode_errors(row.errors)]
+        except PayloadError:  # nobody can tell what is in there
+            errors = []
         veiled = replace(
             row,
             payload=_encode((1, masked_args, masked_kwargs)),

@@ -173,7 +173,7 @@ def count_per(value: object, name: str) -> tuple[int, int]:
 
 def format_rate(count: int, per_ms: int) -> str:
     """Write a rate as ``count_per`` reads it."""
-    unit = next(one for one in reversed(RATE_UNITS) if per_ms % DURATION_UNITS[one] == 0)
+    unit = next((one for one in reversed(RATE_UNITS) if per_ms % DURATION_UNITS[one] == 0), "ms")
     times = per_ms // DURATION_UNITS[unit]
     return f"{count}/{'' if times == 1 else times}{unit}"
 

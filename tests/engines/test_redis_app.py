@@ -117,7 +117,7 @@ def test_the_user_of_the_guide_can_do_what_a_worker_does(server: RedisServer, cl
         "CONFIG GET requirepass", "CONFIG GET *", "CONFIG GET appendfsync", "CONFIG SET maxmemory 1", "KEYS *",
         "SCAN 0", "FLUSHALL", "FLUSHDB", "ACL LIST", "ACL WHOAMI", "DEBUG SLEEP 0", "SCRIPT FLUSH", "SCRIPT KILL",
         "SCRIPT LOAD x", "FUNCTION LIST", "CLIENT LIST", "CLIENT KILL TYPE normal", "SHUTDOWN", "MONITOR", "SAVE",
-        "REPLICAOF NO ONE", "MODULE LIST", "SLOWLOG GET", "SWAPDB 0 1", "RENAME {windlass}:a {windlass}:b",
+        "REPLICAOF NO ONE", "MODULE LIST", "SLOWLOG GET", "SWAPDB 0 1", "RENAME other:a other:b",
         "SET other 1", "GET other", "HGET other 1", "HSET other 1 1", "ZADD other 1 1", "PUBLISH other 1",
         "SUBSCRIBE other", "DEL other", "EXISTS other", "GETDEL {windlass}:meta",
         "EVAL return(redis.call('config','get','requirepass')) 0",

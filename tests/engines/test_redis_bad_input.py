@@ -21,9 +21,9 @@ from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.startup import CAPABILITIES, Server
 from windlass.engines.url import connect
 from windlass.errors import ConfigError, EngineError, EngineUnavailable, EngineUnusable
-from windlass.model import Action, JobFilter, Kind, NewJob, Settled, State
+from windlass.model import Action, JobFilter, Kind, NewJob, Rules, Settled, State
 from windlass.settings import Settings
-from windlass.testing.conformance.harness import add, ended, job, join, state_of, take
+from windlass.testing.conformance.harness import add, ended, history, job, join, row_of, state_of, take
 
 SECRET = "s3cr3t-pass"
 SRC = Path(__file__).parents[2] / "src"
@@ -187,22 +187,23 @@ def test_a_key_of_another_type_is_unusable_at_open(engine: RedisEngine, server: 
 
 
 @pytest.mark.parametrize("key", ["body", "queues", "arrivals", "ready:default", "meta", "busy", "dues"])
-def test_a_key_that_changed_its_type_stops_an_enqueue_before_its_first_write(
-    engine: RedisEngine, server: RedisServer, key: str
+@pytest.mark.parametrize("opens", [False, True])
+def test_a_key_of_a_store_of_ours_that_changed_its_type_is_set_aside_and_what_it_held_is_put_back(
+    engine: RedisEngine, server: RedisServer, key: str, opens: bool
 ) -> None:
-    with server.client() as client:
+    with server.client() as client, closing(RedisEngine(server.url)) as other:
         add(engine, "a")
         client.delete(f"{{windlass}}:{key}")
         client.set(f"{{windlass}}:{key}", "1")
-        before = everything(client)
-        with pytest.raises(EngineUnusable, match="another type"):
-            add(engine, "b")
-        assert everything(client) == before
-
-
-def everything(client: redis.Redis) -> dict[object, object]:
-    """All keys of a server and what they hold."""
-    return {key: client.dump(key) for key in client.scan_iter()}
+        used = other if opens else engine
+        add(used, "b")
+        assert client.get(f"{{windlass}}:damaged:{key}") == b"1"
+        join(used)
+        used.maintain(Rules(), 1_000)
+        rows = {row.id: (row.state, row.reason) for row in used.jobs(JobFilter(), None, 10)[0]}
+        lost = (State.DEAD, "its record was damaged: its body is gone")
+        assert rows == {"a": lost if key == "body" else (State.READY, None), "b": (State.READY, None)}
+        assert {lease.id for lease in take(used)} == ({"b"} if key == "body" else {"a", "b"})
 
 
 def test_a_newer_schema_is_unusable(engine: RedisEngine, server: RedisServer) -> None:
@@ -281,15 +282,24 @@ def test_a_body_that_is_not_ours_harms_no_neighbour(engine: RedisEngine, server:
 
 
 @pytest.mark.parametrize("body", [b"", b"junk", b"\x00" * 26, b"\xff" * 40])
-def test_a_body_of_garbage_is_passed_over_and_reported(engine: RedisEngine, server: RedisServer, body: bytes) -> None:
+def test_a_job_with_a_body_of_garbage_is_dead_with_its_bytes_and_its_neighbours_run(
+    engine: RedisEngine, server: RedisServer, body: bytes
+) -> None:
     join(engine)
     add(engine, "a", "bad", "b")
     with server.client() as client:
         client.hset("{windlass}:body", "bad", body)
     assert [lease.id for lease in take(engine)] == ["a", "b"]
-    assert engine.job("bad") is None
-    assert [row.id for row in engine.jobs(JobFilter(), None, 10)[0]] == ["b", "a"]
-    assert any(finding.check == "orphans" for finding in engine.doctor(repair=True) if finding.level == "warning")
+    assert any(finding.check == "records" and "bad" in finding.message for finding in engine.doctor())
+    engine.maintain(Rules(), 1_000)
+    row = row_of(engine, "bad")
+    assert (row.state, row.reason, row.payload) == (
+        State.DEAD, "its record was damaged: its body is not readable", body,
+    )  # fmt: skip
+    assert history(row)[0].type == row.error_type == "windlass.errors.RecordDamaged"
+    assert [row.id for row in engine.jobs(JobFilter(), None, 10)[0]] == ["b", "bad", "a"]
+    assert [group.sample for group in engine.groups(JobFilter(), 10)] == ["bad"]
+    assert all(finding.level == "ok" for finding in engine.doctor() if finding.check in ("records", "orphans"))
 
 
 def test_thousands_of_jobs_in_one_call_are_stored_and_settled(engine: RedisEngine) -> None:

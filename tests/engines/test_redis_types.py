@@ -129,6 +129,7 @@ def test_a_key_that_only_tells_or_counts_makes_no_call_fail(engine: RedisEngine,
         assert name != "enqueue" or engine.job("new") is not None
     engine.wait(None, 0.01)
     engine.wait_finished(["new"], 0.01)
-    assert [finding.message for finding in engine.doctor() if finding.check == "keys"] != []
+    named = [finding.message for finding in engine.doctor() if finding.check == "records"]
+    assert client.exists(f"{{windlass}}:damaged:{key}") or any(key in message for message in named)
     with closing(RedisEngine(engine._url)) as late:
         late.open()

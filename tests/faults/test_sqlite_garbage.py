@@ -59,7 +59,7 @@ def test_raw_garbage_as_payload_is_dead_with_its_bytes_kept_and_neighbours_run(
     assert verdict.executed == len(fleet.acked) - len(bad)
 
 
-@pytest.mark.parametrize("column", ["meta", "tags", "errors", "progress", "name", "reason"])
+@pytest.mark.parametrize("column", ["meta", "tags", "errors", "progress", "name", "reason", "attempt", "guards"])
 def test_raw_garbage_elsewhere_in_a_job_never_holds_up_its_neighbours(sqlite_fleet: Fleet, column: str) -> None:
     fleet = sqlite_fleet
     bad = fleet.enqueue("pay", 1, times=5)

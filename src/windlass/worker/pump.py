@@ -30,7 +30,7 @@ from random import Random
 from typing import Protocol
 
 from windlass.engines.base import Store
-from windlass.errors import EngineError
+from windlass.errors import EngineDamaged, EngineError
 from windlass.logs import Log
 from windlass.model import Claimed, Outcome, Progress, Room, Settled, Want, Watch
 from windlass.queues import bounds_of
@@ -446,7 +446,8 @@ class Pump:
     def _outage(self, error: EngineError) -> None:
         if self._away_since is None:
             self._away_since = time.monotonic()
-            log.error("the store is away, and the worker keeps trying: %s", error)
+            what = "holds what it cannot use" if isinstance(error, EngineDamaged) else "is away"
+            log.error("the store %s, and the worker keeps trying: %s", what, error)
         for feed in self._feeds:
             feed.rouse()
         time.sleep(OUTAGE_PAUSE * self._rng.uniform(0.5, 1.0))

@@ -12,7 +12,9 @@ from typing import Final
 
 from redis.client import PubSub
 
+from windlass.engines.damage import made
 from windlass.engines.redis.connection import Command
+from windlass.engines.redis.core import mending
 from windlass.engines.redis.doctor import RedisDoctor
 from windlass.engines.redis.errors import raised_by_driver
 from windlass.engines.redis.wire import as_int, as_list, none_below_zero, strings
@@ -62,18 +64,20 @@ class RedisCoordinator(RedisDoctor):
                 if not raised_by_driver(error):
                     raise
 
+    @mending
     def locks(self) -> list[LockRow]:
         flat = as_list(self._call("locks", (), ())[1])
         rows = []
         for at in range(0, len(flat), 6):
             key, owner = strings(flat[at : at + 2])
             fence, since, left, waiting = (as_int(one) for one in flat[at + 2 : at + 6])
-            rows.append(LockRow(key, owner, fence, since, left, waiting))
+            rows.append(made(LockRow, key=key, owner=owner, fence=fence, since=since, left_ms=left, waiting=waiting))
         return sorted(rows, key=lambda row: row.key)
 
     def circuit(self, name: str) -> CircuitRow:
         return to_circuit(as_list(self._call("circuits", (), [name])[0])[0])
 
+    @mending
     def circuits(self) -> list[CircuitRow]:
         rows = [to_circuit(one) for one in as_list(self._call("circuits", (), ())[0])]
         return sorted(rows, key=lambda row: row.name)
@@ -104,6 +108,7 @@ class RedisCoordinator(RedisDoctor):
         args: list[Command] = [name, int(opened), -1 if open_ms is None else open_ms, reason or "", half_open]
         return to_circuit(self._call("switch", (), args)[0])
 
+    @mending
     def limits(self) -> list[LimitRow]:
         flat = as_list(self._call("limits", (), [LIMITS_MAX])[0])
         rows = []
@@ -121,7 +126,8 @@ def to_circuit(reply: object) -> CircuitRow:
     reason, changed = strings([values[5], values[12]])
     epoch, since, left = (as_int(one) for one in values[2:5])
     by_hand, calls, failures, successes, probes, waiting = (as_int(one) for one in values[6:12])
-    return CircuitRow(
+    return made(
+        CircuitRow,
         name=name,
         state=state,
         epoch=epoch,

@@ -11,37 +11,41 @@ queue that there is.
 from __future__ import annotations
 
 import os
+import re
+import struct
 import threading
 import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Literal, TypeAlias, TypeVar
+from functools import partial, wraps
+from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeAlias, TypeVar
 
+import msgspec
 from redis.exceptions import NoScriptError
 
 from windlass.clock import Clock, SystemClock
 from windlass.engines.base import EngineInfo
 from windlass.engines.redis.connection import Client, Command, Spares, hang_up, make_client, node_of, send, target_of
 from windlass.engines.redis.errors import raised_by_driver, translate
-from windlass.engines.redis.scripts import FIXED_KEYS, HINTS, READ_ONLY, TYPES, Script, script
+from windlass.engines.redis.records import FIXED_INDEXES, QUEUE_INDEXES, QUEUE_KEYS, SCHEMA, Mender
+from windlass.engines.redis.scripts import FIXED_KEYS, READ_ONLY, TYPES, Script, script
 from windlass.engines.redis.startup import Server, examine
 from windlass.engines.redis.wire import as_int, as_list, pack
-from windlass.errors import ConfigError, EngineError, EngineUnavailable, EngineUnusable
+from windlass.errors import ConfigError, EngineDamaged, EngineError, EngineUnavailable, EngineUnusable, WindlassError
 from windlass.logs import Log
 from windlass.model import Rules
 
-__all__ = ["QUEUE_KEYS", "SCHEMA", "RedisCore"]
+__all__ = ["UNSOUND", "RedisCore", "mending"]
 
 T = TypeVar("T")
 Seen: TypeAlias = Literal["writes", "jobs"]  # the counters by which a rollback shows
 
 log = Log("windlass.engine")
 
-SCHEMA: Final = 1
-QUEUE_KEYS: Final = ("ready", "due", "alone", "done", "cancelled", "wake", "wake-loop")
 GUARDED_S: Final = 10.0  # how long a store that had guards is taken to have some still
 QUEUES_A_CALL: Final = 500  # whose keys are looked at in one call
+MEND_PAUSE_S: Final = 10.0  # between two looks through the store that found nothing
 BLOCK_SLICE_S: Final = 4.0  # longest single block on the server, so that a half-open connection is noticed
 
 
@@ -78,6 +82,7 @@ class RedisCore:
         self._fixed = [f"{self._prefix}{name}".encode() for name in FIXED_KEYS]
         self._keys_for: dict[str, list[bytes]] = {}  # the fixed keys of a script
         self._server = Server()
+        self._is_spoiled = False  # something is to be mended as soon as the store is open
         if url is not None and not url.startswith("redis+cluster"):
             make_client(url, None, self._timeout, self._pool_timeout)  # a wrong URL shows where it is written
         self._forget_handles()
@@ -92,6 +97,10 @@ class RedisCore:
         self._flying = 0  # calls under way
         self._guarded_until = 0.0  # monotonic seconds; until then scripts are called in their long form
         self._seen: dict[Seen, int] = {"writes": 0, "jobs": 0}
+        self._mender = Mender(self)
+        self._mending = threading.RLock()
+        self._mends = False  # the thread that has the lock above is at it
+        self._mended_at = -MEND_PAUSE_S
         self._inbox = f"{self._prefix}inbox:{uuid.uuid4()}"
 
     @property
@@ -126,6 +135,8 @@ class RedisCore:
                 log.warning("%s: %s", self.target, warning)
             log.info("%s: version %s, persistence %s", self.target, server.version, server.persistence)
             self._calls = calls
+            if self._is_spoiled:
+                self._mend_now()
 
     def close(self) -> None:
         """Close the connections, once the calls under way have ended; a ``wait`` is cut off. *Idempotent.*"""
@@ -158,8 +169,11 @@ class RedisCore:
 
     def _look(self, client: Client) -> None:
         """Check types and schema of what is stored under our keys, and learn the queues."""
+        self._is_spoiled = False
         self._check_types(client, ())
         node = node_of(client, self._fixed[0])
+        if self._is_spoiled:
+            return
         names = self._queue_names(node)
         for first in range(0, len(names), QUEUES_A_CALL):
             self._check_types(client, names[first : first + QUEUES_A_CALL])
@@ -167,32 +181,44 @@ class RedisCore:
         if have is None:
             if self.may_create:
                 self._asked(lambda: send(node, "HSETNX", self._key("meta"), "schema", SCHEMA))
+        elif not isinstance(have, bytes) or not re.fullmatch(rb"\d{1,4}", have):
+            self._is_spoiled = True
         elif as_int(have) > SCHEMA:
             raise EngineUnusable(
                 f"{self.target} has jobs of schema {as_int(have)} in namespace {self._namespace!r}, and this windlass "
                 f"knows schemas up to {SCHEMA}: upgrade windlass here, or choose another namespace"
             )
 
-    def _check_types(self, client: Client, names: Sequence[str]) -> None:
-        for key, have, wanted, is_hint in self._other_types(client, names):
-            if not is_hint:
-                raise EngineUnusable(
-                    f"{self.target}: key {key} is a {have} and not the {wanted} that windlass keeps there: "
-                    "something else writes it; choose another namespace or database"
-                )
-            log.warning("%s: %s", self.target, other_type(key, have, wanted))
-
-    def _other_types(self, client: Client, names: Sequence[str]) -> Iterator[tuple[str, str, str, bool]]:
-        """Keys of ours that something else has written: what each is and should be, and whether jobs go on without."""
+    def _types(self, client: Client, names: Sequence[str]) -> Iterator[tuple[bytes, str, str]]:
+        """Of our keys that there are: the name, the type that it has, and the type that it must have."""
         keys = self._fixed + [key for name in names for key in self._keys_of(name)]
-        found = as_list(self._run(client, script("check"), keys, self._sent(())))
+        found = as_list(self._send(client, script("check"), keys, self._sent(())))
         fixed = [TYPES.get(name, "hash") for name in FIXED_KEYS]
         of_queue = ["list" if name.startswith("wake") else "zset" for name in QUEUE_KEYS]
-        hints = [name in HINTS for name in FIXED_KEYS] + [name.startswith("wake") for name in QUEUE_KEYS] * len(names)
-        for key, kind, wanted, is_hint in zip(keys, found, fixed + of_queue * len(names), hints, strict=True):
+        for key, kind, wanted in zip(keys, found, fixed + of_queue * len(names), strict=True):
             have = kind.decode() if isinstance(kind, bytes) else str(kind)
-            if have not in ("none", wanted):
-                yield key.decode(), have, wanted, is_hint
+            if have != "none":
+                yield key, have, wanted
+
+    def _check_types(self, client: Client, names: Sequence[str]) -> None:
+        """Refuse keys that others write. A store that has been ours is mended instead."""
+        wrong = [one for one in self._types(client, names) if one[1] != one[2]]
+        if not wrong or self._is_ours(client):
+            self._is_spoiled = self._is_spoiled or bool(wrong)
+            return
+        key, have, wanted = wrong[0]
+        raise EngineUnusable(
+            f"{self.target}: key {key.decode()} is a {have} and not the {wanted} that windlass keeps there: "
+            "something else writes it; choose another namespace or database"
+        )
+
+    def _is_ours(self, client: Client) -> bool:
+        """Whether this was a store of ours before, by two keys of which one may be spoiled."""
+        node = node_of(client, self._fixed[0])
+        kinds = [self._asked(partial(send, node, "TYPE", self._key(name))) for name in ("meta", "body")]
+        if kinds[0] == b"hash":
+            return self._asked(lambda: send(node, "HEXISTS", self._key("meta"), "schema")) == 1
+        return kinds[1] == b"hash"
 
     def _key(self, name: str) -> bytes:
         return self._fixed[FIXED_KEYS.index(name)]
@@ -253,7 +279,12 @@ class RedisCore:
         with self._landed:
             self._flying += 1
         try:
-            return self._send(client, what, keys, args)
+            try:
+                return self._send(client, what, keys, args)
+            except EngineDamaged:
+                if not self._mend():
+                    raise
+                return self._send(client, what, keys, args)
         finally:
             with self._landed:
                 self._flying -= 1
@@ -277,6 +308,58 @@ class RedisCore:
                 if tries and isinstance(ours, EngineUnavailable) and not isinstance(ours, EngineUnusable):
                     continue
                 raise ours from error
+
+    # -- mending --------------------------------------------------------------------------------------
+
+    def _mend(self) -> bool:
+        """Mend what is damaged in the store; false when that is under way in this thread, or found nothing lately."""
+        with self._mending:
+            if self._mends or time.monotonic() - self._mended_at < MEND_PAUSE_S:
+                return False
+            if not self._mend_now():
+                self._mended_at = time.monotonic()  # a whole look for nothing is not to be had at every call
+            return True
+
+    def _mend_now(self) -> int:
+        """Look through the store and mend what is damaged; give how much that was."""
+        with self._mending:
+            self._mends = True
+            try:
+                return self._mender.mend()
+            finally:
+                self._mends = False
+
+    def _ask_plainly(self, *command: Command) -> object:
+        node = node_of(self._calls or self._client(), self._fixed[0])
+        return self._asked(lambda: send(node, *command))
+
+    def _script(self, name: str, args: Sequence[Command], names: Sequence[str] = ()) -> list[object]:
+        return self._call(name, names, args)
+
+    def _correct(self, key: bytes, field: bytes, value: bytes, fresh: bytes | None) -> bool:
+        args: list[Command] = [field, value] if fresh is None else [field, value, fresh]
+        return as_int(self._send(self._client(), script("correct"), [key], args)) == 1
+
+    def _kinds_of_keys(self) -> Iterator[tuple[bytes, str, str]]:
+        """The keys that there are, each with the type it has and the one it must have."""
+        client, queues, good = self._client(), self._key("queues"), True
+        for key, have, wanted in self._types(client, ()):
+            good = good and (key != queues or have == wanted)
+            yield key, have, wanted
+        if not good:
+            return
+        names, fixed = self._queue_names(node_of(client, self._fixed[0])), set(self._fixed)
+        for first in range(0, len(names), QUEUES_A_CALL):
+            yield from (one for one in self._types(client, names[first : first + QUEUES_A_CALL]) if one[0] not in fixed)
+
+    def _index_keys(self) -> Iterator[tuple[bytes, tuple[str, ...], int, int, str]]:
+        """Every index: its key, its queue, its number among the keys of a script or queue, how to read its members."""
+        for name, (cut, states) in FIXED_INDEXES.items():
+            yield self._key(name), (), FIXED_KEYS.index(name) + 1, cut, states
+        for queue in self._queue_names(node_of(self._client(), self._fixed[0])):
+            for name, (cut, states) in QUEUE_INDEXES.items():
+                place = QUEUE_KEYS.index(name)
+                yield self._keys_of(queue)[place], (queue,), place + 1, cut, states
 
     def _run_to_disk(self, client: Client, what: Script, keys: Sequence[bytes], args: Sequence[Command]) -> object:
         """Run a script and wait, on the same connection, until the server has synced it to its disk."""
@@ -344,12 +427,24 @@ class RedisCore:
         self._forget_handles()
 
 
-def other_type(key: str, have: str, wanted: str) -> str:
-    """Say that a key which only tells of jobs, or counts them, belongs to something else."""
-    return (
-        f"key {key} is a {have} and not the {wanted} that windlass keeps there, so workers hear of jobs later, or "
-        "counts are not kept; jobs are stored and run all the same. Delete it, and find out what writes it"
-    )
+# What reading an answer raises when what is stored is not sound.
+UNSOUND: Final = (ValueError, TypeError, LookupError, OverflowError, msgspec.MsgspecError, struct.error)
+P = ParamSpec("P")
+
+
+def mending(ask: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """A question that is asked again, once the store is mended, when its answer cannot be read."""
+
+    @wraps(ask)
+    def asked(self: RedisCore, *args: P.args, **more: P.kwargs) -> T:
+        try:
+            return ask(self, *args, **more)
+        except UNSOUND as error:
+            if isinstance(error, WindlassError) or not self._mend():
+                raise
+            return ask(self, *args, **more)
+
+    return asked  # type: ignore[return-value]  # methods of an engine object, and of nothing else
 
 
 LEAKED: Final[list[object]] = []

@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from windlass.engines.redis.core import mending
 from windlass.engines.redis.inspector import RedisInspector, fits, is_error
 from windlass.engines.redis.wire import (
     PREFIX,
@@ -62,6 +63,7 @@ class Tally:
 class RedisDead(RedisInspector):
     """The part of the Inspector that is about dead jobs."""
 
+    @mending
     def count(self, where: JobFilter) -> int:
         if where.state is State.DEAD or where.group is not None:
             return sum(1 for _ in self._deaths(where))
@@ -72,6 +74,7 @@ class RedisDead(RedisInspector):
             if cursor is None:
                 return number
 
+    @mending
     def groups(self, where: JobFilter, limit: int) -> list[GroupRow]:
         found: dict[str, Tally] = {}
         for death in self._deaths(where):

@@ -15,37 +15,22 @@ from redis.connection import SSLConnection
 
 from windlass.clock import from_ms
 from windlass.engines.base import REPAIR, Finding
+from windlass.engines.damage import LAST_MS
 from windlass.engines.redis.access import look_at_access, look_at_version
 from windlass.engines.redis.connection import Command, node_of, send
-from windlass.engines.redis.core import QUEUE_KEYS, QUEUES_A_CALL, other_type
 from windlass.engines.redis.inspector import RedisInspector
-from windlass.engines.redis.scripts import FIXED_KEYS
+from windlass.engines.redis.records import DETAIL_HASHES
 from windlass.engines.redis.startup import Server, examine
 from windlass.engines.redis.wire import as_int, as_list
+from windlass.errors import EngineDamaged
 
 __all__ = ["RedisDoctor"]
 
 STEP: Final = 500
+SPOILED_SHOWN: Final = 5
 NEARLY_FULL: Final = 0.9  # of maxmemory
 ROLLBACK_SHOWN_MS: Final = 86_400_000
 LOOK: Final = "enqueue the jobs of that time again where they are missing; with ids of your own that is safe"
-DETAIL_HASHES: Final = ("body", "rec", "result", "errors", "reason", "progress", "cause", "recoveries")
-# Index -> where the id begins in a member (0: behind a NUL), and the states in a record that belong there.
-FIXED_INDEXES: Final = {
-    "arrivals": (1, "01234"),
-    "running": (0, "1"),
-    "cancels": (0, "1"),
-    "dead": (1, "3"),
-    "dead-purge": (1, "3"),
-    "expiring": (1, "0"),
-}
-QUEUE_INDEXES: Final = {
-    "ready": (13, "0"),
-    "due": (21, "0"),
-    "alone": (13, "0"),
-    "done": (1, "2"),
-    "cancelled": (1, "4"),
-}
 
 
 class RedisDoctor(RedisInspector):
@@ -63,31 +48,38 @@ class RedisDoctor(RedisInspector):
             memory(server),
             look_at_version(server.version, valkey=server.valkey),
             *look_at_access(node.connection_pool.connection_kwargs, is_tls(node)),
-            *self._strangers(),
-            self._orphans("jobs that are in no index", self._audit(repair), repair),
-            self._orphans("index entries without a job", self._sweep(repair), repair),
+            self._records(repair),
         ]
+        if findings[-1].level != "error":  # else calls fall over what is damaged, and would mend it
+            findings += [
+                self._orphans("jobs that are in no index", self._audit(repair), repair),
+                self._orphans("index entries without a job", self._sweep(repair), repair),
+            ]
         findings += [Finding("rollback", "error", alarm, LOOK) for alarm in self.alarms]
         return findings + self._noted_rollback(node)
 
-    def _strangers(self) -> Iterator[Finding]:
-        """Keys of ours that something else has written, and without which jobs go on."""
-        client = self._client()
-        names = self._queue_names(node_of(client, self._fixed[0]))
-        for first in range(0, max(1, len(names)), QUEUES_A_CALL):
-            for key, have, wanted, is_hint in self._other_types(client, names[first : first + QUEUES_A_CALL]):
-                if is_hint:
-                    yield Finding("keys", "warning", other_type(key, have, wanted))
-
     def _noted_rollback(self, node: Redis) -> list[Finding]:
         """The last rollback that a worker saw, for a day."""
-        note = self._asked(lambda: send(node, "HGET", self._key("meta"), "rollback"))
+        try:
+            note = self._asked(lambda: send(node, "HGET", self._key("meta"), "rollback"))
+        except EngineDamaged:
+            return []  # of another type, as ``_records`` has said
         if not isinstance(note, bytes):
             return []
-        when, _, what = note.decode().partition(" ")
-        if int(when) < self._wall_ms() - ROLLBACK_SHOWN_MS:
+        when, _, what = note.decode("utf-8", "replace").partition(" ")
+        if not when.isdecimal() or not 0 <= int(when) <= LAST_MS or int(when) < self._wall_ms() - ROLLBACK_SHOWN_MS:
             return []
         return [Finding("rollback", "error", f"{from_ms(int(when)):%Y-%m-%d %H:%M:%S} UTC: {what}", LOOK)]
+
+    def _records(self, repair: bool) -> Finding:
+        spoiled = self._mender.spoiled()
+        if not spoiled:
+            return Finding("records", "ok", "every record is sound")
+        what = f"{len(spoiled)} records are damaged: {'; '.join(spoiled[:SPOILED_SHOWN])}"
+        if not repair:
+            return Finding("records", "error", what, f"mend them: `{REPAIR}`; any live worker does it too")
+        self._mend_now()
+        return Finding("records", "warning", f"{what}; mended just now")
 
     def _orphans(self, what: str, count: int, repaired: bool) -> Finding:
         if count == 0:
@@ -102,35 +94,29 @@ class RedisDoctor(RedisInspector):
         for name in DETAIL_HASHES:
             for ids in self._scan("HSCAN", self._key(name)):
                 args: list[Command] = [int(repair), self._rules.keep_done_ms, *ids]
-                (count,) = self._call("audit", (), args)
+                count, _ = self._call("audit", (), args)
                 wrong += as_int(count)
         return wrong
 
     def _sweep(self, repair: bool) -> int:
         """Entries of indexes whose job is gone or in another state."""
         wrong = 0
-        for key, queue, place, cut, states in self._indexes():
+        for key, queue, place, cut, states in self._index_keys():
             for members in self._scan("ZSCAN", key):
                 args: list[Command] = [int(repair), place, cut, states, *members]
                 (count,) = self._call("sweep", queue, args)
                 wrong += as_int(count)
         return wrong
 
-    def _indexes(self) -> Iterator[tuple[bytes, tuple[str, ...], int, int, str]]:
-        """Every index: its key, its queue, its number among the keys of a script or queue, how to read its members."""
-        for name, (cut, states) in FIXED_INDEXES.items():
-            yield self._key(name), (), FIXED_KEYS.index(name) + 1, cut, states
-        for queue in self._queue_names(node_of(self._client(), self._fixed[0])):
-            for name, (cut, states) in QUEUE_INDEXES.items():
-                place = QUEUE_KEYS.index(name)
-                yield self._keys_of(queue)[place], (queue,), place + 1, cut, states
-
     def _scan(self, command: str, key: bytes) -> Iterator[list[bytes]]:
         """The fields or members of one key, in chunks."""
         cursor = 0
         while True:
             client = node_of(self._client(), key)
-            following, flat = as_list(self._asked(partial(send, client, command, key, cursor, "COUNT", STEP)))
+            try:
+                following, flat = as_list(self._asked(partial(send, client, command, key, cursor, "COUNT", STEP)))
+            except EngineDamaged:
+                return  # of another type, as ``_records`` has said
             cursor = as_int(following)
             names = [name for name in as_list(flat)[::2] if isinstance(name, bytes)]
             if names:

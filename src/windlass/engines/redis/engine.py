@@ -282,6 +282,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             cause_text(INTERRUPTED),
             int(rules.dead_held),
         ]
+        self._mender.look_on()
         _, promoted, expired, recovered, died, pruned, trimmed, overdue, alone, due, more = self._call(
             "maintain", (), args
         )

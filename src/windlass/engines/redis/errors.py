@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from windlass.errors import ConfigError, EngineError, EngineFull, EngineUnavailable, EngineUnusable
+from windlass.errors import ConfigError, EngineDamaged, EngineError, EngineFull, EngineUnavailable, EngineUnusable
 
 __all__ = ["raised_by_driver", "translate"]
 
@@ -30,7 +30,7 @@ ANSWERS: Final[dict[str, tuple[type[EngineError], str]]] = {
     "NOREPLICAS": (EngineUnavailable, "has too few replicas for its min-replicas-to-write"),
     "MISCONF": (EngineUnavailable, "takes no writes since it cannot save to its disk: see its log"),
     "OOM": (EngineFull, "has used its maxmemory and stored nothing: raise maxmemory, or let workers drain the queues"),
-    "WRONGTYPE": (EngineUnusable, "has a key of ours with another type: choose another namespace or database"),
+    "WRONGTYPE": (EngineDamaged, "has a key of ours with another type, and it could not be set aside"),
     "MOVED": (EngineUnusable, "is a node of a cluster: write redis+cluster:// instead of redis://"),
     "CROSSSLOT": (EngineUnusable, "is a cluster and our keys are in several slots: report this as a bug"),
 }
@@ -91,5 +91,7 @@ def translate(error: BaseException, target: str) -> EngineError | ConfigError:
         hint = "; a server with TLS needs rediss://" if "closed" in text or "reset" in text else ""
         return EngineUnavailable(f"{target} cannot be reached ({text}): start it, or correct the URL{hint}")
     if "ResponseError" in names:
-        return EngineUnusable(f"{target} refused a call ({text})")
+        return EngineDamaged(
+            f"{target} refused a call, over what it holds or what was asked ({text}): see `windlass doctor`"
+        )
     return EngineUnavailable(f"{target}: {type(error).__name__}: {text}")

@@ -12,7 +12,9 @@ from typing import Final
 from msgspec import structs
 
 from windlass import caps
+from windlass.engines.damage import made
 from windlass.engines.redis.connection import Command
+from windlass.engines.redis.core import UNSOUND, mending
 from windlass.engines.redis.waiting import RedisWaiting
 from windlass.engines.redis.wire import as_int, as_list, none_below_zero, pack_bounds, strings, to_row, to_worker
 from windlass.errors import ConfigError
@@ -53,15 +55,24 @@ class RedisInspector(RedisWaiting):
         """The jobs that there are of these, in order."""
         if not ids:
             return []
-        wall, *columns = self._call("rows", (), list(ids))
-        found = []
-        for place, id in enumerate(ids):
-            values = [as_list(column)[place] for column in columns]
-            row = to_row(id, values, as_int(wall))
-            if row is not None:
-                found.append(row)
+        for tries in range(3):
+            wall, *columns = self._call("rows", (), list(ids))
+            found, spoiled = [], []
+            for place, id in enumerate(ids):
+                values = [as_list(column)[place] for column in columns]
+                try:
+                    row = to_row(id, values, as_int(wall))
+                except UNSOUND as error:
+                    spoiled.append((id.encode(), str(error)))
+                else:
+                    found += [] if row is None else [row]
+            if not spoiled:
+                break
+            # What the scripts find nothing wrong with is made dead all the same when it cannot be shown.
+            self._mender.bury(spoiled, believed=tries > 0)
         return found
 
+    @mending
     def jobs(self, where: JobFilter, cursor: str | None, limit: int) -> tuple[list[JobRow], str | None]:
         if where.ids is not None and not where.ids:
             return [], None
@@ -81,6 +92,7 @@ class RedisInspector(RedisWaiting):
         rows = [row for _, row in found[:limit]]
         return rows, str(found[limit - 1][0]) if len(found) > limit else None
 
+    @mending
     def queues(self, bounds: Sequence[QueueBound] = ()) -> list[QueueRow]:
         wall, flat = self._call("queues", (), [pack_bounds(bounds)])
         now, values = as_int(wall), as_list(flat)
@@ -94,7 +106,8 @@ class RedisInspector(RedisWaiting):
             until = int(until_text or 0) or None
             paused = bool(bar) and (until is None or until > now)
             rows.append(
-                QueueRow(
+                made(
+                    QueueRow,
                     name=name,
                     ready=ready,
                     scheduled=scheduled,
@@ -112,6 +125,7 @@ class RedisInspector(RedisWaiting):
             )
         return sorted(rows, key=lambda row: row.name)
 
+    @mending
     def blocked(self) -> list[BlockedRow]:
         rows: list[BlockedRow] = []
         cursor: Command = "-"
@@ -124,6 +138,7 @@ class RedisInspector(RedisWaiting):
             cursor = following if isinstance(following, bytes) else b""
         return sorted(rows, key=lambda row: (row.queue, row.gate))
 
+    @mending
     def workers(self) -> list[WorkerRow]:
         boot, flat = self._call("workers", (), ())
         values = as_list(flat)
@@ -134,6 +149,7 @@ class RedisInspector(RedisWaiting):
         ]
         return sorted(rows, key=lambda row: (row.info.started_at, row.info.id))
 
+    @mending
     def counts(self) -> dict[str, int]:
         *numbers, stored, totals = self._call("counts", (), ())
         states = (
@@ -145,6 +161,7 @@ class RedisInspector(RedisWaiting):
         known = dict(zip(strings(flat[::2]), flat[1::2], strict=True)) | {"enqueued": stored}
         return found | {f"total_{name}": as_int(known.get(name, 0)) for name in TOTAL_NAMES}
 
+    @mending
     def transition(self, action: Action, ids: Sequence[str]) -> list[Moved]:
         if not ids:
             return []
@@ -154,6 +171,9 @@ class RedisInspector(RedisWaiting):
         if told:
             self._nudge(told)  # the workers that run them look for cancels at once
         values = as_list(flat)
+        unseen = [id.encode() for id, before in zip(ids, values[::2], strict=True) if before == b""]
+        if unseen and self._mender.bury([(id, "it is not readable") for id in unseen]):
+            return self.transition(action, ids)
         moved = [
             Moved(id, State(before) if before else None, bool(as_int(applied)))
             for id, before, applied in zip(ids, strings(values[::2]), values[1::2], strict=True)
@@ -162,6 +182,7 @@ class RedisInspector(RedisWaiting):
         reasons = {row.id: row.reason for row in self._rows([one.id for one in refused])}
         return [structs.replace(one, reason=reasons.get(one.id)) if one in refused else one for one in moved]
 
+    @mending
     def flow(self, window_ms: int) -> list[QueueFlow]:
         wall, _, flat = self._call("names", (), ())
         now, values = as_int(wall), as_list(flat)

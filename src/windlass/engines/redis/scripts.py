@@ -25,7 +25,7 @@ FIXED_KEYS: Final = (
     "busy", "dues", "lone", "idle",
     "cause", "died", "recoveries", "documents", "documents-over", "flow",
     "guards", "blocked", "blocked-by", "holds", "once", "carriers", "markers", "gates", "rates", "unique",
-    "unique-expiring", "locks", "lines", "circuits", "probes", "bounds", "starved", "rate-ends",
+    "unique-expiring", "locks", "lines", "circuits", "probes", "bounds", "starved", "rate-ends", "damaged",
 )  # fmt: skip
 TYPES: Final = {
     "arrivals": "zset", "running": "zset", "cancels": "zset", "dead": "zset", "dead-purge": "zset", "leases": "zset",
@@ -37,7 +37,7 @@ TYPES: Final = {
 }  # fmt: skip
 # Keys by which workers hear of jobs, and counts for people. What is wrong with them decides about no call.
 HINTS: Final = frozenset({"wake", "wake-loop", "awaited", "totals", "flow"})
-GUARD_KEYS: Final = frozenset(FIXED_KEYS[FIXED_KEYS.index("guards") :])
+GUARD_KEYS: Final = frozenset(FIXED_KEYS[FIXED_KEYS.index("guards") : FIXED_KEYS.index("damaged")])
 
 # Scripts that change nothing, so a call whose answer was lost may be made again.
 READ_ONLY: Final = frozenset(

@@ -15,6 +15,7 @@ from typing import Final, TypedDict
 import msgspec
 from msgspec import Struct
 
+from windlass.engines.damage import made
 from windlass.engines.redis.connection import Command
 from windlass.errors import ConfigError
 from windlass.model import (
@@ -163,7 +164,8 @@ decode_worker = msgspec.msgpack.Decoder(WorkerRecord).decode
 def to_worker(record: bytes, until: int, held: int, boot: int) -> WorkerRow:
     """A worker as the store sees it."""
     one = decode_worker(record)
-    return WorkerRow(
+    return made(
+        WorkerRow,
         info=decode_info(one.info),
         running=held,
         beat_at=one.beat_at,
@@ -273,6 +275,14 @@ def read_guards(packed: bytes) -> tuple[Guard, ...]:
         )
         for one in decode_guards(packed)[0]
     )
+
+
+def guards_in(packed: object) -> tuple[Guard, ...]:
+    """The guards of a lease. It has been claimed, so what cannot be read is left out; the next listing tells of it."""
+    try:
+        return read_guards(packed) if isinstance(packed, bytes) else ()
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ()
 
 
 def read_unique(packed: bytes) -> UniqueKey | None:
@@ -395,7 +405,7 @@ def to_lease(given: Sequence[object], fence: int, heads: dict[bytes, Head], guar
         head = heads[text] = decode_head(text)
     rest = rest_of(body, end)
     return Lease(
-        id.decode(),
+        id.decode("utf-8", "replace"),
         rest.name,
         head.queue,
         rest.payload,
@@ -410,26 +420,28 @@ def to_lease(given: Sequence[object], fence: int, heads: dict[bytes, Head], guar
         snoozes,
         rest.tags,
         rest.meta,
-        reason.decode() or None,
+        reason.decode("utf-8", "replace") or None,
         max(0, started - retrying) if retrying else 0,
-        read_guards(guards) if isinstance(guards, bytes) else (),
+        guards_in(guards),
         head.slot,
         bool(flags & HELD),
     )
 
 
 def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
-    """A row of what ``scripts/rows.lua`` has for one id, or None when there is no such job."""
-    record, body, result, errors, reason, progress, cause, recoveries, gate, guards = (
+    """A row of what ``scripts/rows.lua`` has for one id, or None when there is no such job.
+
+    Raises ValueError or its like for a record that is not sound.
+    """
+    record, body, result, errors, reason, progress, cause, recoveries, gate, guards, seq = (
         one if isinstance(one, bytes) else None for one in values
     )
-    if body is None or len(body) < PREFIX + SUFFIX:
+    if body is None and record is None and seq is None:
         return None
+    if body is None or len(body) < PREFIX + SUFFIX or len(body) < PREFIX + SUFFIX + head_size(body):
+        raise ValueError("its body is gone" if body is None else "its body is not readable")
     end = PREFIX + head_size(body)
-    try:
-        head, rest = decode_head(body[PREFIX:end]), rest_of(body, end)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None  # not bytes of ours; the doctor tells of it
+    head, rest = decode_head(body[PREFIX:end]), rest_of(body, end)
     if record is None:
         run_at = int.from_bytes(body[6:12], "big")
         expires_at = 0 if head.expires_ms < 0 else run_at + head.expires_ms
@@ -448,7 +460,8 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
         state = State.BLOCKED
     if cancel & NULL_RESULT:
         result = b"null"
-    return JobRow(
+    return made(
+        JobRow,
         id=id,
         name=rest.name,
         queue=head.queue,
@@ -466,7 +479,7 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
         worker=worker.decode() or None,
         result=result,
         errors=None if errors is None else b"[%b]" % errors,
-        reason=None if reason is None else reason.decode(),
+        reason=None if reason is None else reason.decode("utf-8", "replace"),
         progress=progress,
         tags=rest.tags,
         meta=rest.meta,
@@ -474,10 +487,10 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
         interruptions=interruptions,
         snoozes=snoozes,
         cancel_requested=bool(cancel & CANCEL_ASKED),
-        recoveries=int(recoveries or 0),
+        recoveries=int(recoveries) if recoveries is not None and recoveries.isdigit() else 0,
         expires_ms=None if head.expires_ms < 0 else head.expires_ms,
         caller_id=bool(head.caller_id),
-        blocked_by=gate.decode() if gate is not None and state is State.BLOCKED else None,
+        blocked_by=gate.decode("utf-8", "replace") if gate is not None and state is State.BLOCKED else None,
         guards=() if guards is None else read_guards(guards),
         unique=None if guards is None else read_unique(guards),
         held=state is State.RUNNING and bool(cancel & HELD),
@@ -497,8 +510,8 @@ def cause_of(text: bytes | None) -> Died:
     """Read a cause back; a job that is not dead has none."""
     if not text:
         return {}
-    error_type, fingerprint, frame = text.decode().split("\0")
-    return {"error_type": error_type, "fingerprint": fingerprint, "frame": frame}
+    parts = text.decode("utf-8", "replace").split("\0")
+    return {"error_type": parts[0], "fingerprint": parts[1], "frame": parts[2]} if len(parts) == 3 else {}
 
 
 def with_payload(body: bytes, payload: bytes) -> bytes:
@@ -547,7 +560,7 @@ def as_list(reply: object) -> list[object]:
 
 def strings(replies: Sequence[object]) -> list[str]:
     """Texts that a script gave."""
-    return [one.decode() for one in replies if isinstance(one, bytes)]
+    return [one.decode("utf-8", "replace") for one in replies if isinstance(one, bytes)]
 
 
 def as_int(reply: object) -> int:

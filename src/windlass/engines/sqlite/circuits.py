@@ -9,12 +9,13 @@ Must not know thresholds: they come with each report.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import apsw
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from windlass.engines.damage import LAST_MS
 from windlass.engines.sqlite.schema import Sql
 from windlass.model import CircuitPolicy, CircuitRow, LeaseRef, Tally
 
@@ -48,17 +49,17 @@ FORGET_GATE: Final = 'DELETE FROM "windlass_gates" WHERE gate = ?'
 class Doc(Struct, omit_defaults=True):
     """One circuit. Times are steady ms; ``slices`` are [number, ok, failed]."""
 
-    state: str = "closed"
+    state: Literal["closed", "open", "half_open"] = "closed"
     epoch: int = 0
     since: int | None = None
-    wall: int | None = None  # ``since`` for people
+    wall: Annotated[int, Meta(ge=0, le=LAST_MS)] | None = None  # ``since`` for people
     open_until: int | None = None
     half_open: int = 1
     successes: int = 0
     reason: str | None = None
     by_hand: bool = False
     slices: list[tuple[int, int, int]] = []
-    slice_ms: int = 3_000
+    slice_ms: Annotated[int, Meta(ge=1)] = 3_000
 
     def state_at(self, now: int) -> str:
         """closed, open or half_open."""
@@ -90,7 +91,7 @@ class Doc(Struct, omit_defaults=True):
             ok, failed = ok + before, failed + failed_before
         self.slices = [*kept, (number, ok, failed)]
 
-    def turn(self, state: str, now: int, wall: int) -> None:
+    def turn(self, state: Literal["closed", "open", "half_open"], now: int, wall: int) -> None:
         """Enter a state; what was counted before it is over."""
         self.state, self.epoch, self.since, self.wall = state, self.epoch + 1, now, wall
         self.successes, self.slices, self.open_until, self.by_hand = 0, [], None, False

@@ -16,11 +16,11 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import apsw
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from windlass.engines.sqlite.bounds import Bounds, merged
 from windlass.engines.sqlite.flow import count_flow
@@ -100,30 +100,33 @@ WHERE seq IN (SELECT value FROM json_each(?3))
 """
 
 
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+
+
 class Row(Struct, array_like=True):
-    """One ready job as PACKED gives it."""
+    """One ready job as PACKED gives it. One that is not sound fails the claim, which is made again without it."""
 
     seq: int
     id: str
     name: str
     queue: str
     payload: str
-    fence: int
-    attempt: int
-    max_attempts: int
+    fence: Count
+    attempt: Count
+    max_attempts: Count
     priority: int
-    enqueued_at: int
-    run_at: int
-    crashes: int
-    interruptions: int
-    snoozes: int
+    enqueued_at: Count
+    run_at: Count
+    crashes: Count
+    interruptions: Count
+    snoozes: Count
     tags: str | None
     meta: str | None
-    expires_at: int | None
+    expires_at: Count | None
     reason: str | None
-    retrying_since: int | None
+    retrying_since: Count | None
     guards: str | None
-    slot: int
+    slot: Annotated[int, Meta(ge=0, lt=len(SLOTS))]
     level: int = 0
     place: int = 0
     held: bool = False  # decided by the claim
@@ -509,4 +512,4 @@ def read_tags(raw: object) -> tuple[str, ...]:
 def salvage(found: tuple[object, ...]) -> Row:
     """A row read column by column, its payload kept byte for byte whatever it is."""
     values = [value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value for value in found]
-    return Row(*values)  # type: ignore[arg-type]
+    return msgspec.convert(values, Row)

@@ -29,9 +29,9 @@ import apsw
 from windlass.engines.base import no_text
 from windlass.engines.holding import holds_here
 from windlass.engines.sqlite.place import Place
-from windlass.errors import ConfigError, EngineFull, EngineUnavailable, EngineUnusable, WindlassError
+from windlass.errors import ConfigError, EngineDamaged, EngineFull, EngineUnavailable, EngineUnusable, WindlassError
 
-__all__ = ["Reader", "Writer", "connect", "end", "leak", "start_log", "translated"]
+__all__ = ["Reader", "Writer", "connect", "damaged", "end", "leak", "start_log", "translated"]
 
 T = TypeVar("T")
 Work = Callable[[apsw.Connection], T]
@@ -40,6 +40,8 @@ BUSY_GIVE_UP: Final = 30.0  # seconds until a busy file is an outage; source: re
 GROUP_MAX: Final = 64  # writes that share one commit at most
 WAL_PAGES: Final = 4_000  # checkpoint after 16 MiB of log: one sync of the database for many commits
 WAL_KEEP_BYTES: Final = 16 * 1024 * 1024
+
+DAMAGE: Final = ("JSON", "integer overflow")  # in what SQLite says of a value that a statement cannot use
 
 LEAKED: Final[list[object]] = []
 
@@ -167,8 +169,20 @@ def translate(error: apsw.Error, path: str | None) -> WindlassError:
             return EngineUnusable(
                 f"cannot write {where} ({error}): check the owner and mode of the file and its folder"
             )
+        case apsw.MismatchError() | apsw.ConstraintError() | apsw.TooBigError() | apsw.RangeError():
+            return damaged(where, error)
+        case apsw.SQLError() if any(word in str(error) for word in DAMAGE):
+            return damaged(where, error)
         case _:
             return EngineUnavailable(f"{where} failed: {type(error).__name__}: {error}; nothing was stored")
+
+
+def damaged(where: str | None, error: BaseException) -> EngineDamaged:
+    """The error for a call that fell over what is stored."""
+    return EngineDamaged(
+        f"{where or 'the in-memory database'} holds something that is not sound ({type(error).__name__}: {error}), and "
+        "nothing was stored; `windlass doctor` looks for it"
+    )
 
 
 class Ticket(Generic[T]):

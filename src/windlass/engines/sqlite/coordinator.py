@@ -13,6 +13,7 @@ from typing import Final
 import apsw
 import msgspec
 
+from windlass.engines.damage import made
 from windlass.engines.sqlite import circuits
 from windlass.engines.sqlite.claim import next_fence
 from windlass.engines.sqlite.connection import leak
@@ -131,7 +132,8 @@ class SqliteCoordinator(SqliteTransactions):
 
     def locks(self) -> list[LockRow]:
         def ask(db: apsw.Connection) -> list[LockRow]:
-            return [LockRow(*found) for found in db.execute(self._q(LOCKS), (self._steady.now(db),))]
+            found = db.execute(self._q(LOCKS), (self._steady.now(db),))
+            return [made(LockRow, **dict(zip(LockRow.__struct_fields__, one, strict=True))) for one in found]
 
         return self._ask(ask)
 

@@ -19,12 +19,14 @@ import atexit
 import contextlib
 import os
 import threading
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import apsw
+import msgspec
 
 from windlass.clock import Clock, SystemClock
 from windlass.engines.base import EngineInfo
@@ -36,6 +38,7 @@ from windlass.engines.sqlite.connection import (
     Writer,
     acquired,
     connect,
+    damaged,
     end,
     leak,
     patiently,
@@ -43,15 +46,21 @@ from windlass.engines.sqlite.connection import (
     translated,
 )
 from windlass.engines.sqlite.place import Place, StoreMoved
+from windlass.engines.sqlite.records import Mender
 from windlass.engines.sqlite.signals import BLIND_POLL, FileSignal, MemorySignal, Signal
 from windlass.engines.sqlite.steady import Steady
-from windlass.errors import EngineUnavailable, EngineUnusable
+from windlass.errors import EngineDamaged, EngineUnavailable, EngineUnusable, WindlassError
 from windlass.logs import Log
 from windlass.model import Rules
 
 __all__ = ["FOREIGN", "FOREIGN_ADVICE", "Endings", "SqliteCore", "foreign_handle"]
 
 T = TypeVar("T")
+# What a call raises that falls over what is stored.
+DAMAGE: Final = (
+    EngineDamaged, msgspec.MsgspecError, UnicodeDecodeError, TypeError, ValueError, OverflowError, ZeroDivisionError,
+)  # fmt: skip
+MEND_PAUSE_S: Final = 10.0
 log = Log("windlass.engine")
 
 FOLLOW_MAX: Final = 3  # how often one call follows a store that moves
@@ -152,6 +161,7 @@ class SqliteCore:
 
     def _forget_handles(self) -> None:
         self._opening = threading.RLock()
+        self._mending = threading.Lock()
         self._writer: Writer | None = None
         self._reader: Reader | None = None
         self._signals: list[Signal] = []
@@ -159,6 +169,8 @@ class SqliteCore:
         self._ended = self._make_signal("done")
         self._endings = Endings(self._ended)
         self._forget_store()
+        self._mender = Mender(self._q, self._clock, self._boot, self._rules)
+        self._mended_at = -MEND_PAUSE_S
         self._quieted: list[Writer | Reader] = []  # whose locks a fork that is under way has
 
     def _forget_store(self) -> None:
@@ -279,23 +291,37 @@ class SqliteCore:
         return schema.VERSION
 
     def _ask(self, work: Work[T]) -> T:
-        """Answer a question on one snapshot."""
+        """Answer a question on one snapshot; what is damaged is mended first."""
+        try:
+            return self._ask_file(work)
+        except DAMAGE as error:
+            self._mend(error)
+            return self._told(lambda: self._ask_file(work))
+
+    def _write(self, work: Work[T], *, durable: bool) -> T:
+        """Do one atomic write; ``durable`` asks for a sync where the engine's setting is fsync.
+
+        One that falls over a damaged record was rolled back, and is done again when that is mended.
+        """
+        try:
+            return self._write_file(work, durable=durable)
+        except DAMAGE as error:
+            self._mend(error)
+            return self._told(lambda: self._write_file(work, durable=durable))
+
+    def _ask_file(self, work: Work[T]) -> T:
+        """Answer a question on one snapshot of the file that has the name."""
         tries = FOLLOW_MAX
         while True:
-            reader = self._reader
-            if reader is None:
-                self.open()
-                reader = self._reader
-                if reader is None:
-                    raise EngineUnavailable(f"{self.info.target} was closed by another thread: open it again")
+            reader = self._open_reader()
             try:
                 return reader.run(work)
             except StoreMoved as moved:
                 tries -= 1
                 self._follow(reader.place, moved, tries)
 
-    def _write(self, work: Work[T], *, durable: bool) -> T:
-        """Do one atomic write; ``durable`` asks for a sync where the engine's setting is fsync."""
+    def _write_file(self, work: Work[T], *, durable: bool) -> T:
+        """Do one atomic write in the file that has the name."""
         tries = FOLLOW_MAX
         while True:
             writer = self._open_writer()
@@ -304,6 +330,41 @@ class SqliteCore:
             except StoreMoved as moved:
                 tries -= 1
                 self._follow(writer.place, moved, tries)
+
+    def _mend(self, error: BaseException) -> None:
+        """Mend what is damaged in the store. Raises EngineDamaged from ``error`` when there is nothing to be mended."""
+        writer = self._open_writer()
+        if writer.is_held_here or (isinstance(error, WindlassError) and not isinstance(error, EngineDamaged)):
+            raise error
+        with self._mending:
+            if time.monotonic() - self._mended_at >= MEND_PAUSE_S and not self._mend_now():
+                self._mended_at = time.monotonic()  # a whole look for nothing is not to be had at every call
+
+    def _mend_now(self) -> int:
+        """Look through the store and mend what is damaged; give how many records that were."""
+        chunks = self._ask_file(self._mender.find)
+        mended = self._write_file(lambda db: self._mender.mend(db, chunks), durable=True)
+        self._ready.touch()
+        self._ended.touch()
+        return mended
+
+    def _told(self, work: Callable[[], T]) -> T:
+        """Do it again after mending."""
+        try:
+            return work()
+        except EngineDamaged:
+            raise
+        except DAMAGE as error:
+            raise damaged(self.path, error) from error
+
+    def _open_reader(self) -> Reader:
+        reader = self._reader
+        if reader is None:
+            self.open()
+            reader = self._reader
+            if reader is None:
+                raise EngineUnavailable(f"{self.info.target} was closed by another thread: open it again")
+        return reader
 
     def _open_writer(self) -> Writer:
         writer = self._writer

@@ -130,20 +130,24 @@ class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
         return buried
 
     def maintain(self, rules: Rules, budget: int) -> Upkeep:
-        def write(db: apsw.Connection) -> Upkeep:
+        def write(db: apsw.Connection) -> tuple[Upkeep, int]:
             self._steady.start(db)
             steady = self._steady.now(db)
-            return upkeep.maintain(db, self._q, rules, budget, self._boot, clock.boot_ms(), now, steady, names)
+            mended = self._mender.look_on(db, budget)
+            return (
+                upkeep.maintain(db, self._q, rules, budget, self._boot, clock.boot_ms(), now, steady, names),
+                mended,
+            )
 
         clock = self._clock
         now = clock.wall_ms()
         names = self._ask(lambda db: unneeded_names(db, self._q, now))
-        done = self._write(write, durable=False)
+        done, mended = self._write(write, durable=False)
         if self._alarms:
             done = msgspec.structs.replace(done, rollbacks=self._tell_alarms())
-        if done.promoted or done.recovered:
+        if done.promoted or done.recovered or mended:
             self._ready.touch()
-        if done.died or done.pruned or done.trimmed:
+        if done.died or done.pruned or done.trimmed or mended:
             self._ended.touch()
         return done
 

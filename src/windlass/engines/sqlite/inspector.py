@@ -14,6 +14,7 @@ import msgspec
 
 from windlass import caps
 from windlass.engines.base import REPAIR, Finding
+from windlass.engines.damage import made, whole
 from windlass.engines.sqlite.bounds import merged, meter_of, set_limit, set_rate
 from windlass.engines.sqlite.claim import read_tags
 from windlass.engines.sqlite.connection import translated
@@ -48,6 +49,7 @@ decode_unique = msgspec.json.Decoder(UniqueKey).decode
 decode_words = msgspec.json.Decoder(tuple[str, ...]).decode
 decode_info = msgspec.json.Decoder(WorkerInfo).decode
 
+SPOILED_SHOWN: Final = 5
 LOOK_AGAIN: Final = 1.0  # seconds: the most a lost wake-up can delay wait_finished
 
 ROW: Final = """
@@ -138,8 +140,9 @@ class SqliteInspector(SqliteCore):
     """The Inspector half of the engine."""
 
     def job(self, job_id: str) -> JobRow | None:
-        rows = self._ask(lambda db: db.execute(self._q(ROW) + "id = ?", (job_id,)).fetchall())
-        return to_row(rows[0], self._clock.wall_ms()) if rows else None
+        sql, now = self._q(ROW) + "id = ?", self._clock.wall_ms()
+        rows = self._ask(lambda db: [to_row(found, now) for found in db.execute(sql, (job_id,))])
+        return rows[0] if rows else None
 
     def jobs(self, where: JobFilter, cursor: str | None, limit: int) -> tuple[list[JobRow], str | None]:
         now = self._clock.wall_ms()
@@ -147,9 +150,13 @@ class SqliteInspector(SqliteCore):
         if cursor is not None:
             clause, bindings = f"{clause} AND seq < ?", [*bindings, parse_cursor(cursor)]
         sql = f"{self._q(ROW)} {clause} ORDER BY seq DESC LIMIT ?"
-        rows = self._ask(lambda db: db.execute(sql, (*bindings, limit + 1)).fetchall())
-        more = str(rows[limit - 1][-1]) if len(rows) > limit else None
-        return [to_row(row, now) for row in rows[:limit]], more
+
+        def ask(db: apsw.Connection) -> tuple[list[JobRow], str | None]:
+            rows = db.execute(sql, (*bindings, limit + 1)).fetchall()
+            more = str(rows[limit - 1][-1]) if len(rows) > limit else None
+            return [to_row(row, now) for row in rows[:limit]], more
+
+        return self._ask(ask)
 
     def queues(self, bounds: Sequence[QueueBound] = ()) -> list[QueueRow]:
         now = self._clock.wall_ms()
@@ -175,7 +182,8 @@ class SqliteInspector(SqliteCore):
                 stopped = bool(paused) and (until is None or until > now)
                 mine = bound.get(name) or QueueBound(name)
                 rows.append(
-                    QueueRow(
+                    made(
+                        QueueRow,
                         name=name,
                         ready=count,
                         scheduled=scheduled.get(name, 0),
@@ -206,17 +214,19 @@ class SqliteInspector(SqliteCore):
 
     def workers(self) -> list[WorkerRow]:
         boot_now = self._clock.boot_ms()
-        rows = self._ask(lambda db: db.execute(self._q(WORKERS)).fetchall())
-        return [
-            WorkerRow(
-                info=decode_info(str(info)),
-                running=int(str(running)),
-                beat_at=int(str(beat_at)),
-                lease_left_ms=int(str(until)) - boot_now if boot == self._boot else -1,
-                control=decode_words(str(control)) if control else (),
-            )
-            for info, beat_at, until, boot, control, running in rows
-        ]
+        return self._ask(
+            lambda db: [
+                made(
+                    WorkerRow,
+                    info=decode_info(str(info)),
+                    running=running,
+                    beat_at=beat_at,
+                    lease_left_ms=until - boot_now if boot == self._boot else -1,
+                    control=decode_words(str(control)) if control else (),
+                )
+                for info, beat_at, until, boot, control, running in db.execute(self._q(WORKERS))
+            ]
+        )
 
     def counts(self) -> dict[str, int]:
         found = dict.fromkeys((*(state.value for state in State), "held"), 0) | {
@@ -229,7 +239,7 @@ class SqliteInspector(SqliteCore):
             for state, count in db.execute(self._q(COUNTS), (now,)):
                 found[state] = found.get(state, 0) + count
             for name, value in db.execute(self._q(TOTALS)):
-                found[f"total_{name}"] = value
+                found[f"total_{name}"] = whole(value)
 
         self._ask(ask)
         return found
@@ -333,6 +343,7 @@ class SqliteInspector(SqliteCore):
                     "integrity", "error", "; ".join(damage), "restore a backup, or salvage it with SQLite's .recover"
                 )
             )
+        findings.append(self._records(repair))
         findings.append(self._strays(repair))
         if self.path is not None:
             findings += look_around(self.path)
@@ -340,6 +351,16 @@ class SqliteInspector(SqliteCore):
         if self.path is not None and foreign_handle(self.path):
             findings.append(Finding("handles", "error", FOREIGN.format(path=self.path), FOREIGN_ADVICE))
         return findings
+
+    def _records(self, repair: bool) -> Finding:
+        spoiled = self._open_reader().run(self._mender.spoiled)
+        if not spoiled:
+            return Finding("records", "ok", "every record is sound")
+        what = f"{len(spoiled)} records are damaged: {'; '.join(spoiled[:SPOILED_SHOWN])}"
+        if not repair:
+            return Finding("records", "error", what, f"mend them: `{REPAIR}`; any live worker does it too")
+        self._mend_now()
+        return Finding("records", "warning", f"{what}; mended just now")
 
     def _wake_ups(self) -> list[Finding]:
         troubles = [trouble for signal in self._signals if (trouble := signal.trouble()) is not None]
@@ -404,7 +425,7 @@ def state_at(stored: object, run_at: object, now: int) -> State:
 
 
 def to_row(found: tuple[object, ...], now: int) -> JobRow:
-    """A JobRow of one line of ROW."""
+    """A JobRow of one line of ROW. Raises ValidationError where it is not sound."""
     values = list(found[:-1])
     values[3] = state_at(values[3], values[10], now)
     values[19] = read_tags(values[19])
@@ -413,4 +434,4 @@ def to_row(found: tuple[object, ...], now: int) -> JobRow:
     values[32] = () if values[32] is None else as_guards(str(values[32]))
     values[33] = None if values[33] is None else decode_unique(str(values[33]))
     values[34] = bool(values[34])
-    return JobRow(*values)  # type: ignore[arg-type]
+    return made(JobRow, **dict(zip(JobRow.__struct_fields__, values, strict=True)))

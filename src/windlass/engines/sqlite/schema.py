@@ -316,6 +316,8 @@ MIGRATIONS: Final = (
     """,
 )
 VERSION: Final = len(MIGRATIONS)
+NEWEST: Final = ("queues", "idle_since")  # a column that the last of them has made
+VERSION_MAX: Final = 9_999
 
 
 class Sql:
@@ -352,8 +354,23 @@ def version_of(db: apsw.Connection, q: Sql) -> int:
     """The schema version the file has; 0 when it has none of our tables."""
     if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (f"{q.prefix}_meta",)).fetchall():
         return 0
-    rows = db.execute(q("SELECT value FROM \"windlass_meta\" WHERE key = 'schema'")).fetchall()
-    return int(str(rows[0][0])) if rows else 0
+    value = "CASE typeof(value) WHEN 'integer' THEN value END"  # a text may be no UTF-8
+    rows = db.execute(q(f"SELECT {value} FROM \"windlass_meta\" WHERE key = 'schema'")).fetchall()
+    have = rows[0][0] if rows else 0
+    number = have if isinstance(have, int) and 0 <= have <= VERSION_MAX else None
+    if number is not None and number >= VERSION:
+        return number
+    # What the last migration made says more than a number that is too low or none: such a one was damaged.
+    table, column = NEWEST
+    found = db.execute(q("SELECT 1 FROM pragma_table_info(?) WHERE name = ?"), (f"{q.prefix}_{table}", column))
+    if found.fetchall():
+        return VERSION
+    if number is not None:
+        return number
+    raise EngineUnusable(
+        "the number of the schema in the meta table is damaged, and the tables are not those of this windlass: restore "
+        "a backup, or open the file with the windlass that made it"
+    )
 
 
 def migrate(db: apsw.Connection, q: Sql, target: str) -> int:

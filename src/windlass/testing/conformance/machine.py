@@ -111,7 +111,9 @@ class EngineMachine(RuleBasedStateMachine):
         placed = self.store.enqueue(batch)
         for new, answer in zip(batch, placed, strict=True):
             mine = OracleJob(new.id, new.queue, new.priority, self.now + new.delay_ms, new.max_attempts, slot=new.slot)
-            assert (answer.id, answer.duplicate) == (new.id, not self.oracle.enqueue(mine))
+            assert (answer.id, answer.duplicate) == (new.id, not self.oracle.enqueue(mine, self.now))
+            if not answer.duplicate:
+                self.seen.pop(new.id, None)  # a record past its time has made way
 
     @rule(
         worker=workers,

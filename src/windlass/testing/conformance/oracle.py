@@ -48,9 +48,10 @@ class Oracle:
     limits: dict[str, int] = field(default_factory=dict)  # how many of a queue may run at once
     fences: dict[str, int] = field(default_factory=dict)  # the last fence of an id, beyond its record
 
-    def enqueue(self, job: OracleJob) -> bool:
-        """Store a job; false for a duplicate."""
-        if job.id in self.jobs:
+    def enqueue(self, job: OracleJob, now: int) -> bool:
+        """Store a job; false for a duplicate. A record past its time is none, though no sweep has met it yet."""
+        old = self.jobs.get(job.id)
+        if old is not None and (old.state is State.DEAD or old.purge_at is None or old.purge_at > now):
             return False
         self.jobs[job.id] = job
         return True

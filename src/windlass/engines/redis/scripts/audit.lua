@@ -3,7 +3,7 @@
 --
 -- KEYS     fixed
 -- ARGV     4 "1" to repair  5 ms to keep ended jobs  6... ids, from the bodies or the records
--- Returns  how many were wrong
+-- Returns  how many were wrong, ids of those whose record is not sound
 -- Cost     O(ids log stored)
 
 local repair, keep = ARGV[4] == '1', tonumber(ARGV[5])
@@ -13,41 +13,78 @@ local bodies = mget(BODY, ids)
 local wrong = 0
 if repair then allow_growth() end
 
+-- Whether a job may wait at a gate at all, or does so for nobody.
+local function waits_at(id, gate)
+  local g = G.of(id)
+  for _, guard in ipairs(g and g[1] or {}) do
+    if guard[2] == gate then return true end
+  end
+  local key = g and g[3][1]
+  local u = key and gate == 'unique:' .. key and G.holder(key)
+  return u and u[2] == id
+end
+
 local function indexed(id, job)
   local base = at[job[INFO][QUEUE]]
   if job[STATE] == sRUNNING then return call('ZSCORE', RUNNING, job[WORKER] .. '\0' .. id) end
-  if job[STATE] == sDEAD then return call('ZSCORE', DEAD, id) and call('ZSCORE', DEAD_PURGE, id) end
-  if job[STATE] == sDONE then return call('ZSCORE', KEYS[base + kDONE], id) end
-  if job[STATE] == sCANCELLED then return call('ZSCORE', KEYS[base + kCANCELLED], id) end
+  local function goes_when_due(key)
+    local found = tonumber(call('ZSCORE', key, id) or -1)
+    return found % 2 ^ 51 == job[PURGE] % 2 ^ 51 and found >= 0
+  end
+  if job[STATE] == sDEAD then
+    return tonumber(call('ZSCORE', DEAD, id) or -1) == job[FINISHED] and goes_when_due(DEAD_PURGE)
+  end
+  if job[STATE] == sDONE then return goes_when_due(KEYS[base + kDONE]) end
+  if job[STATE] == sCANCELLED then return goes_when_due(KEYS[base + kCANCELLED]) end
   local gate = G.gate_of(id)
-  if gate then return call('ZSCORE', K.BLOCKED, G.place(gate, id, job)) end
-  if job[CRASHES] >= ALONE_FROM then return call('ZSCORE', KEYS[base + kALONE], spot(id, job)) end
-  return call('ZSCORE', KEYS[base + kREADY], spot(id, job)) or call('ZSCORE', KEYS[base + kDUE], due_spot(id, job))
+  if gate then
+    if not waits_at(id, gate) then return false end
+    if repair then zadd(K.GATES, 0, gate) end -- the next claim looks at it, whatever is noted of it
+    return call('ZSCORE', K.BLOCKED, G.place(gate, id, job))
+  end
+  local function stands(key, member, score)
+    local found = call('ZSCORE', KEYS[base + key], member)
+    return found and tonumber(found) == score
+  end
+  if job[CRASHES] >= ALONE_FROM then return stands(kALONE, spot(id, job), job[RUN_AT]) end
+  return stands(kREADY, spot(id, job), level(job)) or stands(kDUE, due_spot(id, job), job[RUN_AT])
 end
 
 for i, id in ipairs(ids) do
   local job = jobs[id]
-  if not bodies[i] then
+  if not job or not bodies[i] then
+    wrong = wrong + 1 -- made dead by mend.lua, unless nothing but a trace is left of it
+    if not (bodies[i] or call('HEXISTS', REC, id) == 1 or call('ZSCORE', ARRIVALS, id)) then
+      if repair then remove(id) end
+    elseif not bodies[i] then
+      G.note_damage(id, 'its body is gone')
+    end
+  elseif not G.fits(bodies[i]) then
     wrong = wrong + 1
-    if repair then remove(id) end
-  elseif not job then
-    wrong = wrong + 1 -- not bytes of ours; a person decides
-  elseif not (indexed(id, job) and call('ZSCORE', ARRIVALS, id)) then
+    G.note_damage(id, 'its body is not readable')
+  elseif not (indexed(id, job) and tonumber(call('ZSCORE', ARRIVALS, id) or -1) == job[SEQ]) then
     wrong = wrong + 1
     if repair then
       zadd(ARRIVALS, job[SEQ], id)
       if not indexed(id, job) then
         if job[STATE] <= sRUNNING then
+          if job[STATE] == sWAITING then
+            leave_waiting(id, job) -- where its score says another place
+            flush()
+          end
           put_back(id, job, keep)
         else
           local finished, purge = job[FINISHED], job[PURGE]
           finish(id, job, job[STATE], purge - wall, purge - finished > keep)
           job[FINISHED] = finished
+          if job[STATE] == sDEAD then zadd(DEAD, finished, id) end
         end
         save(id)
       end
     end
   end
 end
+local noted = {}
+for id in pairs(G.damaged) do noted[#noted + 1] = id end
 if repair then finish_script() end
-return { wrong }
+return { wrong, noted }

@@ -9,7 +9,8 @@
 allow_growth()
 local queue, number = ARGV[4], tonumber(ARGV[6])
 local text = call('HGET', K.BOUNDS, queue)
-local bound = text and cmsgpack.unpack(text) or { -1, 0, 0 }
+local bound = G.unpacked(text, 'n')
+if not bound or #bound ~= 3 then bound = { -1, 0, 0 } end
 if ARGV[5] == 'limit' then
   bound[1] = number
 elseif bound[2] ~= number or bound[3] ~= tonumber(ARGV[7]) then

@@ -10,9 +10,9 @@ local target, word = ARGV[4], ARGV[5]
 local all = call('HGETALL', WORKERS)
 local count = 0
 for i = 1, #all, 2 do
-  local record = cmsgpack.unpack(all[i + 1])
+  local record = G.unpacked(all[i + 1], 'nsss') or { wall, '', '', '' }
   local good, info = pcall(cjson.decode, record[3])
-  if all[i] == target or (good and info.group == target) then
+  if all[i] == target or (good and type(info) == 'table' and info.group == target) then
     local asked = record[4] or ''
     if not string.find(' ' .. asked .. ' ', ' ' .. word .. ' ', 1, true) then
       record[4] = asked == '' and word or (asked .. ' ' .. word)

@@ -20,4 +20,4 @@ end
 local held = 0
 for _, count in pairs(select(2, running_by_queue())) do held = held + count end
 return { ready, scheduled, call('ZCARD', RUNNING), done, call('ZCARD', DEAD), cancelled,
-  call('ZCARD', K.BLOCKED), held, tonumber(call('HGET', META, 'seq') or 0), call('HGETALL', TOTALS) }
+  call('ZCARD', K.BLOCKED), held, G.number('seq'), call('HGETALL', TOTALS) }

@@ -15,8 +15,8 @@ local function name_of(body)
   local start = 16 + (struct.unpack('>H', body, 13)) -- behind the head, and the mark of the list
   local kind = string.byte(body, start) or 0
   if kind >= 0xa0 and kind <= 0xbf then return string.sub(body, start + 1, start + kind - 0xa0) end
-  if kind == 0xd9 then return string.sub(body, start + 2, start + 1 + string.byte(body, start + 1)) end
-  if kind == 0xda then return string.sub(body, start + 3, start + 2 + (struct.unpack('>H', body, start + 1))) end
+  if kind == 0xd9 and #body > start then return string.sub(body, start + 2, start + 1 + string.byte(body, start + 1)) end
+  if kind == 0xda and #body > start + 1 then return string.sub(body, start + 3, start + 2 + (struct.unpack('>H', body, start + 1))) end
   return ''
 end
 

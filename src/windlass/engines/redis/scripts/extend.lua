@@ -19,6 +19,6 @@ for _, id in ipairs(held_by(worker, -1)) do
 end
 zadd(LEASES, boot + tonumber(ARGV[6]), worker)
 local record = call('HGET', WORKERS, worker)
-local asked = record and cmsgpack.unpack(record)[4] or ''
+local asked = (G.unpacked(record, 'nsss') or {})[4] or ''
 hset(WORKERS, worker, cmsgpack.pack({ wall, ARGV[7], ARGV[5], asked }))
 return { finish_marked(), known and 1 or 0, boot, reply, asked }

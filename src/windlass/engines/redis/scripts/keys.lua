@@ -9,7 +9,7 @@ local prefix, found = ARGV[4], {}
 local all = call('HGETALL', DOCUMENTS)
 for i = 1, #all, 2 do
   if string.sub(all[i], 1, #prefix) == prefix then
-    local over = cmsgpack.unpack(all[i + 1])[2]
+    local over = (G.unpacked(all[i + 1], 'nns') or { 0, 1 })[2]
     if over == 0 or over > wall then found[#found + 1] = all[i] end
   end
 end

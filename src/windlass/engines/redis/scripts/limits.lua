@@ -18,12 +18,12 @@ local function learn(id)
   local g = G.of(id)
   for _, guard in ipairs(g and g[1] or {}) do know(guard) end
 end
-for _, member in ipairs(call('ZRANGE', K.HOLDS, 0, tonumber(ARGV[4]))) do learn(string.match(member, '%z(.*)$')) end
+for _, member in ipairs(call('ZRANGE', K.HOLDS, 0, tonumber(ARGV[4]))) do learn(string.match(member, '%z(.*)$') or '') end
 local from = '-'
 for _ = 1, tonumber(ARGV[4]) do
   local member = call('ZRANGEBYLEX', K.BLOCKED, from, '+', 'LIMIT', 0, 1)[1]
   if not member then break end
-  local gate = string.match(member, '^(.-)%z')
+  local gate = string.match(member, '^(.-)%z') or member
   learn(G.id_at(member, gate))
   from = '(' .. gate .. '\1'
 end

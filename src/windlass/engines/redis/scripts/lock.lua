@@ -7,9 +7,9 @@
 
 allow_growth()
 local key, token, lease, keep = ARGV[4], ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[8])
-local seen = tonumber(call('HGET', META, 'unlocks') or 0)
+local seen = G.number('unlocks')
 local text = call('HGET', K.LOCKS, key)
-local held = text and cmsgpack.unpack(text) -- token, fence, until, since, owner
+local held = G.unpacked(text, 'snnns') -- token, fence, until, since, owner
 if held and held[1] == token then
   held[3] = boot + lease
   call('HSET', K.LOCKS, key, cmsgpack.pack(held))
@@ -17,7 +17,7 @@ if held and held[1] == token then
 end
 local line, mine = {}, false
 text = call('HGET', K.LINES, key)
-local all = text and cmsgpack.unpack(text) or {}
+local all = G.pairs_of(text)
 for i = 1, #all, 2 do
   if all[i + 1] > boot then
     line[#line + 1] = all[i]
@@ -26,7 +26,7 @@ for i = 1, #all, 2 do
 end
 local fence = -1
 if (not held or held[3] <= boot) and (not line[1] or line[1] == token) then
-  fence = math.max(tonumber(call('HGET', META, 'fence') or 0) + 1, micros, held and held[2] + 1 or 0)
+  fence = math.max(G.number('fence') + 1, micros, held and held[2] + 1 or 0)
   call('HSET', META, 'fence', string.format('%.0f', fence))
   call('HSET', K.LOCKS, key, cmsgpack.pack({ token, fence, boot + lease, wall, ARGV[7] }))
   if line[1] == token then line = tail(line, 3) end

@@ -8,10 +8,10 @@
 local reply = {}
 local all = call('HGETALL', K.LOCKS)
 for i = 1, #all, 2 do
-  local held = cmsgpack.unpack(all[i + 1])
+  local held = G.unpacked(all[i + 1], 'snnns') or { '', 0, boot, 0, '' }
   local waiting = 0
   local text = call('HGET', K.LINES, all[i])
-  local line = text and cmsgpack.unpack(text) or {}
+  local line = G.pairs_of(text)
   for j = 2, #line, 2 do
     if line[j] > boot then waiting = waiting + 1 end
   end
@@ -19,4 +19,4 @@ for i = 1, #all, 2 do
     reply[#reply + 1] = value
   end
 end
-return { tonumber(call('HGET', META, 'unlocks') or 0), reply }
+return { G.number('unlocks'), reply }

@@ -68,10 +68,10 @@ flush()
 
 local pruned, seen = G.past_or_over(done_max, budget)
 local trimmed = {}
-G.collect(trimmed, seen, DEAD_PURGE, 'ZRANGEBYSCORE', '-inf', wall, 'LIMIT', 0, budget)
+G.collect(trimmed, seen, G.overdue_in(DEAD_PURGE, '-inf', wall, budget))
 local over = dead_max >= 0 and call('ZCARD', DEAD) - dead_max or 0
 if over > 0 and #trimmed < budget then
-  G.collect(trimmed, seen, DEAD, 'ZRANGE', 0, math.min(over, budget - #trimmed) - 1)
+  G.collect(trimmed, seen, call('ZRANGE', DEAD, 0, math.min(over, budget - #trimmed) - 1))
 end
 local overdue = {}
 if ARGV[13] == '1' then
@@ -114,11 +114,11 @@ for _, gate in ipairs(spent) do
   call('HDEL', K.RATES, gate)
   call('ZREM', K.RATE_ENDS, gate)
 end
-local slice = call('HSCAN', K.LOCKS, call('HGET', META, 'locks-cursor') or '0', 'COUNT', 100)
+local slice = call('HSCAN', K.LOCKS, string.match(call('HGET', META, 'locks-cursor') or '0', '^%d%d?%d?%d?%d?%d?%d?%d?%d?$') or '0', 'COUNT', 100)
 call('HSET', META, 'locks-cursor', slice[1])
 for i = 1, #slice[2], 2 do
-  local lock = cmsgpack.unpack(slice[2][i + 1])
-  if lock[3] <= boot - 3600000 then
+  local lock = G.unpacked(slice[2][i + 1], 'snnns')
+  if not lock or lock[3] <= boot - 3600000 then
     call('HDEL', K.LOCKS, slice[2][i])
     call('HDEL', K.LINES, slice[2][i]) -- whoever still waits takes its place anew
   end

@@ -41,7 +41,7 @@ end
 local ids = tail(ARGV, 9)
 for _, one in ipairs(ids[1] and {} or indexes) do
   for _, member in ipairs(call('ZRANGE', one[1], 0, -1)) do
-    ids[#ids + 1] = one[2] < 0 and string.sub(string.match(member, '^.-%z.-%z(.*)$'), 21) or one[2] == 0 and string.match(member, '%z(.*)$') or string.sub(member, one[2])
+    ids[#ids + 1] = one[2] < 0 and string.sub(string.match(member, '^.-%z.-%z(.*)$') or '', 21) or one[2] == 0 and string.match(member, '%z(.*)$') or string.sub(member, one[2])
   end
 end
 local found, limit = {}, below == '+inf' and math.huge or tonumber(below)

@@ -9,7 +9,7 @@ allow_growth()
 local answers = {}
 for i = 5, #ARGV, 2 do
   local text = call('HGET', K.LOCKS, ARGV[i])
-  local held = text and cmsgpack.unpack(text)
+  local held = G.unpacked(text, 'snnns')
   local good = held and held[1] == ARGV[i + 1]
   if good then
     held[3] = boot + tonumber(ARGV[4])

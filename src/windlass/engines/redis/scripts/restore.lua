@@ -17,7 +17,7 @@ for i = 5, #ARGV, 8 do
   if free then
     local numbers = {}
     for number in string.gmatch(ARGV[i + 2], '[^|]+') do numbers[#numbers + 1] = tonumber(number) end
-    local seq = call('HINCRBY', META, 'seq', 1)
+    local seq = G.raise(META, 'seq', 1, function() return tonumber(call('ZREVRANGE', ARRIVALS, 0, 0, 'WITHSCORES')[2] or 0) end)
     local body = ARGV[i + 1] .. struct.pack('>I6I6', numbers[7] + BIAS, seq)
     local job = born(body)
     job[STATE], job[ATTEMPT], job[CRASHES], job[INTERRUPTIONS], job[SNOOZES], job[STARTED], job[FINISHED] =
@@ -36,7 +36,7 @@ for i = 5, #ARGV, 8 do
     if ARGV[i + 7] ~= '' then G.keep(id, ARGV[i + 7], cmsgpack.unpack(ARGV[i + 7])) end
     zrem(TOMBS, id)
     save(id)
-    call('HSET', META, 'fence', text_of(math.max(tonumber(call('HGET', META, 'fence') or 0), job[FENCE])))
+    call('HSET', META, 'fence', text_of(math.max(G.number('fence'), job[FENCE])))
   end
 end
 return { finish_marked(), table.concat(answers) }

@@ -29,7 +29,8 @@ local function cancel(id, job)
     job[CANCEL] = 1
     zadd(CANCELS, 0, job[WORKER] .. '\0' .. id)
     local worker = call('HGET', WORKERS, job[WORKER])
-    if worker then inboxes[#inboxes + 1] = cmsgpack.unpack(worker)[2] end
+    worker = G.unpacked(worker, 'nsss')
+    if worker then inboxes[#inboxes + 1] = worker[2] end
   else
     return false
   end

@@ -8,13 +8,13 @@
 allow_growth()
 local key, token = ARGV[4], ARGV[5]
 local text = call('HGET', K.LOCKS, key)
-local held = text and cmsgpack.unpack(text)
-local good = held and (token == '' or held[1] == token)
+local held = G.unpacked(text, 'snnns')
+local good = text and not held and token == '' or held and (token == '' or held[1] == token)
 if good then call('HDEL', K.LOCKS, key) end
 text = token ~= '' and call('HGET', K.LINES, key)
 if text then
   local line = {}
-  local all = cmsgpack.unpack(text)
+  local all = G.pairs_of(text)
   for i = 1, #all, 2 do
     if all[i] ~= token then
       line[#line + 1] = all[i]
@@ -23,6 +23,6 @@ if text then
   end
   if #line == 0 then call('HDEL', K.LINES, key) else call('HSET', K.LINES, key, cmsgpack.pack(line)) end
 end
-redis.pcall('HINCRBY', META, 'unlocks', 1)
+pcall(G.raise, META, 'unlocks', 1)
 redis.pcall('PUBLISH', K.LOCKS, key)
 return { good and 1 or 0 }

@@ -22,6 +22,7 @@ local kREADY, kDUE, kALONE, kDONE, kCANCELLED, kWAKE, kWAKE_LOOP = 1, 2, 3, 4, 5
 
 local BIAS = 1e13 -- makes every place positive, so that its bytes sort as it does
 local PLACE_MAX = 2 ^ 48 - 1
+G.NUMBER_MAX = 2 ^ 53 - 2 ^ 40 -- fences and counters stay below, with room to count on
 local STEP_MS = 10000 -- of the counts in FLOW
 local CHUNK = 4000 -- even; unpack() takes no more than 8,000 values
 
@@ -30,7 +31,7 @@ local call = redis.call
 -- The kind of slot that a job runs in is its lane: 1 thread, 2 event loop, 0 when nobody knows. A level bears it, LANE
 -- for each number, so that each lane is a stretch of a queue's ready jobs with an order of its own.
 G.LANE = 2 ^ 51
-function G.lane(level) return math.floor(level / G.LANE + 0.5) end
+function G.lane(level) return math.max(0, math.min(2, math.floor(level / G.LANE + 0.5))) end
 
 -- Ended jobs of a queue are in order of when their record may go. Those that are kept longer than all are stand behind all
 -- others, KEPT further on: so the first ones are those that a count may trim.
@@ -45,6 +46,53 @@ local function tail(list, from)
   local rest = {}
   for i = from, #list do rest[#rest + 1] = list[i] end
   return rest
+end
+
+-- What others have packed, of the kinds of values that `kinds` names by their first letters ("sn": a string, a number,
+-- ...; the last letter stands for all that follow); nil for bytes that are not that. Nothing that is stored is trusted:
+-- a script that stops half-way has half happened.
+function G.unpacked(text, kinds)
+  if not text then return nil end
+  local good, found = pcall(cmsgpack.unpack, text)
+  if not good or type(found) ~= 'table' then return nil end
+  for i = 1, math.max(#found, #kinds) do
+    local kind = string.sub(kinds, math.min(i, #kinds), math.min(i, #kinds))
+    if kind ~= '*' and string.sub(type(found[i]), 1, 1) ~= kind then return nil end
+    if kind == 'n' and not G.is_number(found[i]) then return nil end
+  end
+  return found
+end
+
+-- A list of strings and numbers in turn; empty for bytes that are no such list.
+function G.pairs_of(text)
+  local found = G.unpacked(text, '*') or {}
+  for i = 1, #found, 2 do
+    if type(found[i]) ~= 'string' or not G.is_number(found[i + 1]) then return {} end
+  end
+  return found
+end
+
+function G.is_number(value)
+  return type(value) == 'number' and value > -2 ^ 53 and value < 2 ^ 53
+end
+
+-- A whole number that a field of META bears, if it is there and can be one; 0 otherwise.
+function G.number(field)
+  local found = tonumber(call('HGET', META, field) or nil)
+  return found and found >= 0 and found < G.NUMBER_MAX and math.floor(found) or 0
+end
+
+-- Raise a counter and give it. What is no number begins anew, above `least`; a full server refuses it as any first write.
+function G.raise(key, field, by, least)
+  local found = redis.pcall('HINCRBY', key, field, by)
+  if type(found) == 'table' then
+    if not string.find(found.err, 'not an integer') and not string.find(found.err, 'overflow') then error(found.err) end
+  elseif found >= by and found < G.NUMBER_MAX then
+    return found
+  end
+  found = (least and least() or 0) + by
+  call('HSET', key, field, string.format('%.0f', found))
+  return found
 end
 
 local wall, boot, micros
@@ -108,6 +156,12 @@ local busy, soonest, lone = {}, {}, {} -- queues that got ready jobs; queue -> e
 G.woken = { {}, {} } -- queues in which something became ready: for threads or an unknown lane, for the event loop
 local ended = {} -- ids that finished or went
 local jobs = {} -- id -> record, as this script has left it; false when it is gone
+
+-- Jobs whose record is not sound, and why: noted, and made dead by the next step of upkeep (mend.lua). Nobody claims them.
+G.damaged = {}
+function G.note_damage(id, why)
+  G.damaged[id] = why
+end
 
 local function into(lists, key)
   local list = lists[key]
@@ -174,7 +228,7 @@ end
 -- Whether a queue may be claimed from, by what QUEUES has of it.
 function G.is_open(pause)
   local until_ms = pause and tonumber(string.match(pause, '^(%d+)|') or '')
-  return not pause or pause == '' or (until_ms and until_ms > 0 and until_ms <= wall)
+  return not until_ms or (until_ms > 0 and until_ms <= wall) -- what is no pause is none
 end
 
 -- A queue has work: it is known by name from now on.
@@ -230,9 +284,10 @@ end
 local function finish_script()
   flush()
   for name, count in pairs(totals) do
-    if count ~= 0 then redis.pcall('HINCRBY', TOTALS, name, count) end
+    if count ~= 0 then pcall(G.raise, TOTALS, name, count) end
   end
-  for field, count in pairs(flow) do redis.pcall('HINCRBY', FLOW, field, count) end
+  for field, count in pairs(flow) do pcall(G.raise, FLOW, field, count) end
+  for id, why in pairs(G.damaged) do call('HSET', DAMAGED, id, why) end
   -- Who serves named queues waits at their lists, who serves any at those of all.
   for i, key in ipairs({ kWAKE, kWAKE_LOOP }) do
     for queue in pairs(G.woken[i]) do wake(KEYS[at[queue] + key]) end
@@ -252,6 +307,6 @@ end
 -- As finish_script; gives the mark: a number that only grows while the store keeps its writes. -1 when it is none.
 local function finish_marked()
   finish_script()
-  local mark = redis.pcall('HINCRBY', META, 'mark', 1)
-  return type(mark) == 'number' and mark or -1
+  local good, mark = pcall(G.raise, META, 'mark', 1)
+  return good and mark or -1
 end

@@ -7,12 +7,17 @@ function G.bound_meter(queue, count, per)
   return G.meter({ 'rate', 'queue:' .. queue, count, per, -1, 0 })
 end
 
+function G.bound_in(text)
+  local bound = G.unpacked(text, 'n')
+  return bound and #bound == 3 and (bound[2] <= 0 or bound[3] > 0) and bound or nil
+end
+
 -- The bounds of queues: the store's own, else those given as {name, limit or -1, count or 0, window, ...}.
 function G.bounds_of(queues, given)
   local others, found = {}, {}
   for i = 1, #given, 4 do others[given[i]] = { given[i + 1], given[i + 2], given[i + 3] } end
   for i, text in ipairs(mget(K.BOUNDS, queues)) do
-    local own, other = text and cmsgpack.unpack(text) or { -1, 0, 0 }, others[queues[i]] or { -1, 0, 0 }
+    local own, other = G.bound_in(text) or { -1, 0, 0 }, others[queues[i]] or { -1, 0, 0 }
     local limit = own[1] >= 0 and own[1] or other[1]
     local rate = own[2] > 0 and own or other
     if limit >= 0 or rate[2] > 0 then found[queues[i]] = { limit, rate[2], rate[3] } end

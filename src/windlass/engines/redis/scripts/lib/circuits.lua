@@ -4,11 +4,25 @@
 
 local SLICES = 20
 
+G.CIRCUIT_STATES = { closed = true, open = true, half_open = true }
+-- The document in a text, or nil.
+function G.circuit_in(text)
+  local doc = G.unpacked(text, '*')
+  if not doc or not G.CIRCUIT_STATES[doc.state] or type(doc.reason) ~= 'string' or type(doc.slices) ~= 'table' then return nil end
+  for _, name in ipairs({ 'epoch', 'since', 'wall', 'open_until', 'half_open', 'successes', 'by_hand', 'slice_ms' }) do
+    if not G.is_number(doc[name]) then return nil end
+  end
+  for _, one in ipairs(doc.slices) do
+    if type(one) ~= 'table' or not (G.is_number(one[1]) and G.is_number(one[2]) and G.is_number(one[3])) then return nil end
+  end
+  return doc.slice_ms > 0 and doc.wall <= 253402300799999 and doc or nil
+end
+
 function G.circuit(name)
   G.docs = G.docs or {}
   if not G.docs[name] then
     local text = call('HGET', K.CIRCUITS, name)
-    G.docs[name] = text and cmsgpack.unpack(text) or {
+    G.docs[name] = G.circuit_in(text) or {
       state = 'closed', epoch = 0, since = -1, wall = -1, open_until = -1, half_open = 1, successes = 0, reason = '',
       by_hand = 0, slices = {}, slice_ms = 3000,
     }
@@ -28,7 +42,7 @@ end
 function G.outside(name)
   local text = call('HGET', K.PROBES, name)
   local live = {}
-  local all = text and cmsgpack.unpack(text) or {}
+  local all = G.pairs_of(text)
   for i = 1, #all, 2 do
     if all[i + 1] > boot then
       live[#live + 1] = all[i]

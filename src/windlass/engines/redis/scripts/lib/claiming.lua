@@ -2,16 +2,18 @@
 -- The fences of a claim come from one counter: max(last + 1, now in microseconds). So no two claims ever share one, and
 -- after a store lost its tail the clock is already past every fence that was given.
 
-local PROMOTE_MAX = 2000 -- due jobs made ready by one claim
-local SCAN_MAX, SCAN_STEP, ALONE_MAX = 1000, 64, 10 -- jobs that one claim looks at when guards are closed
-local FEW = 16 -- queues that one claim of any takes from at least, if there are more
-local MANY = 64 -- queues from which on it is cheaper to ask which of them have something
+G.PROMOTE_MAX = 2000 -- due jobs made ready by one claim
+local SCAN_MAX, SCAN_STEP = 1000, 64 -- jobs that one claim looks at when guards are closed
+G.ALONE_MAX = 10
+G.FEW = 16 -- queues that one claim of any takes from at least, if there are more
+G.MANY = 64 -- queues from which on it is cheaper to ask which of them have something
 
 -- What the record of a job that nothing has touched yet bears behind its SEQ, without the fence, as `text`; false when the
 -- job must go the long way. `tails` remembers it within a batch, by the head.
 local function tail_of(body, worker, tails)
   if #body < 26 then return false end
   local high, low = string.byte(body, 13, 14)
+  if #body < 26 + high * 256 + low then return false end -- as G.fits has it, without a call
   local sized = sub(body, 13, 14 + high * 256 + low)
   local tail = tails[sized]
   if tail == nil then
@@ -21,6 +23,19 @@ local function tail_of(body, worker, tails)
     tails[sized] = tail
   end
   return tail
+end
+
+-- A waiting job and its guards (false: none); false for one that does not wait, or that is not sound, which is noted.
+function G.opened(id, body, record, guards)
+  local fits = body and G.fits(body)
+  local job = fits and (record and read(record) or not record and born(body))
+  local g = guards and G.sound(guards) or false
+  if job and (g or not guards) then return job[STATE] == sWAITING and job, g end
+  if body or record or call('ZSCORE', ARRIVALS, id) then
+    G.note_damage(id, not body and 'its body is gone' or job and 'its guards are not readable'
+      or record and fits and 'its record is not readable' or 'its body is not readable')
+  end
+  return false, false
 end
 
 -- The jobs of a worker that were asked to be cancelled: id, fence, ...
@@ -44,7 +59,7 @@ end
 function G.named_queues(shares, alone)
   local wanted, open, share_of = {}, {}, {}
   for i = 1, #shares, 2 do wanted[#wanted + 1], share_of[shares[i]] = shares[i], shares[i + 1] end
-  if #wanted > MANY then
+  if #wanted > G.MANY then
     local scores, all = zscores(alone and LONE or BUSY, wanted), wanted
     wanted = {}
     for i, queue in ipairs(all) do
@@ -107,11 +122,11 @@ end
 -- Without `shares` of every queue.
 function G.promote_due(shares, alone)
   local due_at
-  local budget = PROMOTE_MAX
+  local budget = G.PROMOTE_MAX
   local function sooner(time)
     if time and (not due_at or time < due_at) then due_at = time end
   end
-  if not shares or #shares > 2 * MANY then
+  if not shares or #shares > 2 * G.MANY then
     for _, queue in ipairs(call('ZRANGEBYSCORE', DUES, '-inf', wall, 'LIMIT', 0, SCAN_MAX)) do
       budget = budget - promote(queue, budget)
     end
@@ -295,7 +310,7 @@ local function claim(from)
 
   local guarded = call('HLEN', K.GUARDS) > 0
   local walk = every and G.walk(every, alone)
-  local open = walk and walk.more(math.min(limit, FEW)) or G.named_queues(shares, alone)
+  local open = walk and walk.more(math.min(limit, G.FEW)) or G.named_queues(shares, alone)
   local first_open = walk and open[1] and open[1][1] or every
   if walk and guarded and not alone then
     local known = {}
@@ -320,7 +335,7 @@ local function claim(from)
   end
   if guarded and not alone then G.let_on(roomy, wide, limit, every) end
   local leases, n, guards_of, finished = {}, 0, {}, {}
-  local fence = math.max(tonumber(call('HGET', META, 'fence') or 0), micros - 1)
+  local fence = math.max(G.number('fence'), micros - 1)
   local first = fence + 1
   local running, recs = into(zadds, RUNNING), into(hsets, REC)
   local owner, pack = worker .. '\0', struct.pack
@@ -328,7 +343,7 @@ local function claim(from)
   local new, new_held = fresh(0), fresh(HELD_BIT)
   local look, scanned, expired, doubles, unknown = limit, 0, 0, 0, false
   local emptied = {} -- queues that gave something
-  if alone and guarded then look = ALONE_MAX end
+  if alone and guarded then look = G.ALONE_MAX end
 
   -- One look at the heads. Gives how many jobs left the ready queues without being leased.
   local function round()
@@ -355,8 +370,8 @@ local function claim(from)
       if tail and bound then
         if G.lets_through(tail.queue, at_once) then G.take(tail.queue) else tail = false end
       end
-      local job = body and not tail and (records[i] and read(records[i]) or born(body))
-      if job and job[STATE] ~= sWAITING then job = false end
+      local job, g = false, false
+      if not tail then job, g = G.opened(id, body, records[i], guards[i]) end
       if tail then
         fence = fence + 1
         places.take(lane)
@@ -375,7 +390,6 @@ local function claim(from)
         n = n + 4
       elseif job then
         jobs[id] = job
-        local g = guards[i] and cmsgpack.unpack(guards[i]) or false
         if guarded then G.any, G.known[id] = true, g end
         local expires_at = job[EXPIRES_AT]
         if expires_at > 0 and expires_at <= wall then
@@ -463,7 +477,7 @@ local function claim(from)
     else
       -- These have nothing more: on to others.
       for _, share in ipairs(open) do visited[#visited + 1] = share end
-      open = walk and walk.more(math.min(places.left, FEW)) or {}
+      open = walk and walk.more(math.min(places.left, G.FEW)) or {}
       if #open == 0 then break end
       if bound then
         local more = {}

@@ -14,13 +14,28 @@ local function forget(ids, id_keep)
   end
 end
 
-function G.collect(list, seen, key, command, first, last, ...)
-  for _, id in ipairs(call(command, key, first, last, ...)) do
+function G.collect(list, seen, ids)
+  for _, id in ipairs(ids) do
     if not seen[id] then
       seen[id] = true
       list[#list + 1] = id
     end
   end
+end
+
+-- Those of an index whose time to go has come by its score; one whose record says otherwise gets its place back.
+function G.overdue_in(key, from, to, limit, kept)
+  local ids, found = call('ZRANGEBYSCORE', key, from, to, 'LIMIT', 0, limit), {}
+  load(ids)
+  for _, id in ipairs(ids) do
+    local job = jobs[id]
+    if job and job[STATE] >= sDONE and job[PURGE] > wall then
+      zadd(key, G.ended_at(job[PURGE], kept), id)
+    else
+      found[#found + 1] = id
+    end
+  end
+  return found
 end
 
 -- Of the queues `names`: finished records past their age, or past their count where they were not promised to stay longer
@@ -33,12 +48,12 @@ function G.past_or_over(done_max, budget)
       for _, kept in ipairs({ false, true }) do
         if #pruned < budget then
           local from, to = kept and text_of(G.KEPT) or '-inf', G.ended_at(wall, kept)
-          G.collect(pruned, seen, key, 'ZRANGEBYSCORE', from, to, 'LIMIT', 0, budget - #pruned)
+          G.collect(pruned, seen, G.overdue_in(key, from, to, budget - #pruned, kept))
         end
       end
       local over = done_max >= 0 and call('ZCOUNT', key, '-inf', '(' .. text_of(G.KEPT)) - done_max or 0
       if over > 0 and #pruned < budget then
-        G.collect(pruned, seen, key, 'ZRANGE', 0, math.min(over, budget - #pruned) - 1)
+        G.collect(pruned, seen, call('ZRANGE', key, 0, math.min(over, budget - #pruned) - 1))
       end
     end
   end

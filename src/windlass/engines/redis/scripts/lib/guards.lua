@@ -14,10 +14,36 @@ function G.of(id)
   local g = G.known[id]
   if g == nil then
     local text = call('HGET', K.GUARDS, id)
-    g = text and cmsgpack.unpack(text) or false
+    g = text and G.sound(text) or false
+    if text and not g then G.note_damage(id, 'its guards are not readable') end
     G.known[id] = g
   end
   return g
+end
+
+G.KINDS = { once = true, concurrency = true, rate = true, circuit = true }
+G.RULES = { ["return"] = true, raise = true, replace = true, keep_latest = true }
+G.UNTIL = { start = true, done = true, expiry = true }
+
+-- The guards that a text has, or nil.
+function G.sound(text)
+  local g = G.unpacked(text, 'tst')
+  if not g or #g ~= 3 then return nil end
+  for _, guard in ipairs(g[1]) do
+    if type(guard) ~= 'table' or not G.KINDS[guard[1]] or type(guard[2]) ~= 'string'
+      or string.sub(guard[2], 1, #guard[1] + 1) ~= guard[1] .. ':' then
+      return nil
+    end
+    for i = 3, 6 do
+      if not G.is_number(guard[i]) then return nil end
+    end
+    local least = guard[1] == 'concurrency' and guard[3] or guard[1] == 'rate' and math.min(guard[3], guard[4]) or 1
+    if least < 1 or guard[5] == 0 then return nil end
+  end
+  local key = g[3]
+  if key[1] == nil then return g end
+  local good = type(key[1]) == 'string' and G.UNTIL[key[2]] and G.is_number(key[3]) and G.RULES[key[4]]
+  return good and g or nil
 end
 
 function G.place(gate, id, job)
@@ -26,12 +52,12 @@ function G.place(gate, id, job)
 end
 
 function G.id_at(member, gate)
-  return string.sub(member, string.find(member, '\0', #gate + 2, true) + 21)
+  return string.sub(member, (string.find(member, '\0', #gate + 2, true) or #member) + 21)
 end
 
 function G.first_waiter(gate)
   local found = call('ZRANGEBYLEX', K.BLOCKED, '[' .. gate .. '\0', '(' .. gate .. '\1', 'LIMIT', 0, 1)[1]
-  return found and G.id_at(found, gate), found and string.match(found, '^.-%z(.-)%z')
+  return found and G.id_at(found, gate), found and string.match(found, '^.-%z(.-)%z') or ''
 end
 
 function G.count(key, prefix)
@@ -119,7 +145,8 @@ end
 
 function G.holder(key)
   local text = call('HGET', K.UNIQUE, key)
-  local u = text and cmsgpack.unpack(text)
+  local u = G.unpacked(text, 'sssn')
+  if u and (#u ~= 4 or not G.UNTIL[u[3]]) then u = nil end
   return u and (u[4] < 0 or u[4] > wall) and u or nil
 end
 
@@ -156,7 +183,8 @@ end
 -- Forget Once markers whose time is over and whose key no record carries.
 local function forget_marker(key)
   local text = call('HGET', K.ONCE, key)
-  if text and cmsgpack.unpack(text)[3] <= wall and G.count(K.CARRIERS, key) == 0 then
+  local marker = G.unpacked(text, 'ssn')
+  if text and (not marker or marker[3] <= wall) and G.count(K.CARRIERS, key) == 0 then
     call('HDEL', K.ONCE, key)
     call('ZREM', K.MARKERS, key)
   end

@@ -4,6 +4,10 @@
 
 local specs = {}
 
+function G.last_seq()
+  return tonumber(call('ZREVRANGE', ARRIVALS, 0, 0, 'WITHSCORES')[2] or 0)
+end
+
 local function spec_of(text)
   local spec = specs[text]
   if spec then return spec end
@@ -39,8 +43,11 @@ local function plans_of(runs)
   return runs
 end
 
--- Whether a job has ended in a queue and its record was to stay until now.
-local function is_past(base, id)
+-- Whether a job, whose body this is, has ended in its queue and its record was to stay until now.
+local function is_past(body, id)
+  local good, head = pcall(function() return cmsgpack.unpack(string.sub(body, 15, 14 + struct.unpack('>H', body, 13))) end)
+  if not good or type(head) ~= 'table' or type(head[1]) ~= 'string' then return false end
+  local base = at[head[1]]
   for _, kind in ipairs({ kDONE, kCANCELLED }) do
     local score = call('ZSCORE', KEYS[base + kind], id)
     if score and tonumber(score) % G.KEPT <= wall then return true end
@@ -70,12 +77,8 @@ local function insert(list, first, runs, unique, guarded, look)
   end
   local lapsed = look and {}
   if guarded then G.new.lapsed = lapsed end
-  local j = 0
-  for r = 1, look and #runs or 0, 2 do
-    for i = j + 1, j + runs[r + 1] do
-      if known[i] and is_past(at[runs[r].queue], ids[i]) then lapsed[#lapsed + 1] = ids[i] end
-    end
-    j = j + runs[r + 1]
+  for i = 1, look and n or 0 do
+    if known[i] and is_past(known[i], ids[i]) then lapsed[#lapsed + 1] = ids[i] end
   end
   local count = 0
   for i = 1, n do
@@ -93,7 +96,7 @@ local function insert(list, first, runs, unique, guarded, look)
   if guarded and G.new.raised then return end
   G.sound_all()
   -- The first write. A full server refuses it, and then nothing was stored.
-  local last = call('HINCRBY', META, 'seq', count)
+  local last = G.raise(META, 'seq', count, G.last_seq)
   local bodies, arrivals, pack = into(hsets, BODY), into(zadds, ARRIVALS), struct.pack
   local seq, m, at_body = last - count, 0, first + n - 1
   local answers, i = {}, 0

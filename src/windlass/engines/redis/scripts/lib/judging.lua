@@ -23,7 +23,8 @@ function G.meter(guard)
   local m = G.meters[gate]
   if not m then
     local text = call('HGET', K.RATES, gate)
-    m = { log = text and cmsgpack.unpack(text) or {}, given = 0 }
+    m = { log = G.unpacked(text, 'n') or {}, given = 0 }
+    if #m.log % 2 == 1 then m.log = {} end
     local n = #m.log
     m.last, m.total = m.log[n - 1] or boot, m.log[n] or 0
     m.now = guard[5] < 0 and math.max(boot, m.last) or boot
@@ -108,8 +109,8 @@ function G.refuse(id, g, at_once)
   for _, guard in ipairs(g[1]) do
     local kind, gate = guard[1], guard[2]
     if kind == 'once' then
-      local marker = call('HGET', K.ONCE, g[2])
-      if marker then return 'done', cmsgpack.unpack(marker) end
+      local text = call('HGET', K.ONCE, g[2])
+      if text then return 'done', G.unpacked(text, 'ssn') or { 'a job whose id was damaged', '' } end
       local holder = G.once_holder(gate)
       if holder and holder ~= id then return 'wait', gate end
     elseif kind == 'concurrency' then
@@ -176,7 +177,9 @@ function G.queues_at(gate, most)
   while #found < most do
     local member = call('ZRANGEBYLEX', K.BLOCKED, from, '(' .. gate .. '\1', 'LIMIT', 0, 1)[1]
     if not member then break end
-    found[#found + 1] = string.match(member, '^.-%z(.-)%z')
+    local queue = string.match(member, '^.-%z(.-)%z')
+    if not queue then break end -- no entry of ours
+    found[#found + 1] = queue
     from = '(' .. gate .. '\0' .. found[#found] .. '\1'
   end
   return found
@@ -229,8 +232,10 @@ function G.let_on(queues, lanes, limit, every)
       for _, lane in ipairs(lanes) do
         for _, member in ipairs(call('ZRANGEBYLEX', K.BLOCKED, '[' .. edge(lane), '(' .. edge(lane + 1), 'LIMIT', 0, free)) do
           local spot = string.sub(member, #prefix + 1)
-          local order = struct.pack('>I8', (struct.unpack('>I8', spot)) - lane * G.LANE) .. string.sub(spot, 9)
-          found[#found + 1] = { order, queue, spot }
+          if #spot > 20 then
+            local order = struct.pack('>I8', (struct.unpack('>I8', spot)) - lane * G.LANE) .. string.sub(spot, 9)
+            found[#found + 1] = { order, queue, spot }
+          end
         end
       end
     end

@@ -1,16 +1,17 @@
 -- Names of queues. Upkeep looks at a slice of them in each step; the place where the next one begins is in META.
 
-local QUEUES_A_STEP = 200 -- looked at for records to prune and names to forget
-local NAME_KEPT_MS = 3600000
-local BLOCKED_LOOK = 1000 -- queues at gates; with more, no name is forgotten for now
+G.QUEUES_A_STEP = 200 -- looked at for records to prune and names to forget
+G.NAME_KEPT_MS = 3600000
+G.BLOCKED_LOOK = 1000 -- queues at gates; with more, no name is forgotten for now
 
 -- The queues that have blocked jobs; nothing when there are too many to tell.
-local function queues_blocked(most)
+function G.queues_blocked(most)
   local found, from = {}, '-'
   for _ = 1, most do
     local member = call('ZRANGEBYLEX', K.BLOCKED, from, '+', 'LIMIT', 0, 1)[1]
     if not member then return found end
     local gate, queue = string.match(member, '^(.-)%z(.-)%z')
+    if not gate then return nil end -- no entry of ours: until it is gone nobody can tell
     found[queue] = true
     from = '(' .. gate .. '\0' .. queue .. '\1'
   end
@@ -18,8 +19,8 @@ end
 
 -- The names of the next slice become `names`; gives the pause of each.
 function G.some_queues()
-  local before = call('HGET', META, 'queues-cursor') or '0'
-  local found = call('HSCAN', QUEUES, before, 'COUNT', QUEUES_A_STEP)
+  local before = string.match(call('HGET', META, 'queues-cursor') or '0', '^%d%d?%d?%d?%d?%d?%d?%d?%d?%d?$') or '0'
+  local found = call('HSCAN', QUEUES, before, 'COUNT', G.QUEUES_A_STEP)
   if found[1] ~= before then call('HSET', META, 'queues-cursor', found[1]) end
   local pauses = {}
   names = {}
@@ -51,13 +52,13 @@ function G.forget_names(pauses)
       if idle_since[i] then hdel(IDLE, queue) end
     elseif not idle_since[i] then
       hset(IDLE, queue, text_of(wall))
-    elseif tonumber(idle_since[i]) <= wall - NAME_KEPT_MS then
+    elseif (tonumber(idle_since[i]) or 0) <= wall - G.NAME_KEPT_MS then
       forgettable[#forgettable + 1] = queue
     end
   end
   if #forgettable > 0 then
     local running = running_by_queue()
-    local blocked = queues_blocked(BLOCKED_LOOK)
+    local blocked = G.queues_blocked(G.BLOCKED_LOOK)
     for _, queue in ipairs(forgettable) do
       hdel(IDLE, queue)
       if blocked and not running[queue] and not blocked[queue] then

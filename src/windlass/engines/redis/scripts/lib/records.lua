@@ -23,24 +23,37 @@ local SHIFT = 6 -- only of a job that ages: ms that its place is put off by its 
 -- States. A waiting job is ready when its RUN_AT has come, and scheduled before.
 local sWAITING, sRUNNING, sDONE, sDEAD, sCANCELLED = 0, 1, 2, 3, 4
 
+G.LAST_MS = 253402300799999 -- the last instant that people can be shown
 local HISTORY = 2 ^ 20 -- bytes of the errors of a job; as caps.HISTORY
 local ALONE_FROM = 2 -- crash charges from which a job runs with no neighbours
+
+function G.is_head(head)
+  if (#head ~= 5 and #head ~= 6) or type(head[1]) ~= 'string' or #head[1] > 128 or not string.find(head[1], '^[%w_.:-]+$') then
+    return false
+  end
+  for i = 2, #head do
+    if not G.is_number(head[i]) or head[i] ~= math.floor(head[i]) then return false end
+  end
+  local lane = math.floor(head[2] / G.LANE + 0.5)
+  return lane >= 0 and lane <= 2 and head[3] >= 0 and (head[5] == 0 or head[5] == 1)
+end
 
 local heads = {} -- most jobs of a batch share one head
 local function head_of(text)
   local head = heads[text]
   if head == nil then
     local good, found = pcall(cmsgpack.unpack, text)
-    head = good and type(found) == 'table' and (#found == 5 or #found == 6) and found or false
+    head = good and type(found) == 'table' and G.is_head(found) and found or false
     heads[text] = head
   end
   return head
 end
 
--- Both give false for bytes that are not ours: such a job is passed over and its neighbours run.
+-- Both give false for bytes that are not ours: such a job is noted as damaged, and its neighbours run.
 local function born(body)
   if #body < 26 then return false end
-  local _, run_at, size = struct.unpack('>I6I6H', body)
+  local stored_at, run_at, size = struct.unpack('>I6I6H', body)
+  if #body < 26 + size or stored_at > G.LAST_MS or run_at > G.LAST_MS then return false end
   local place, seq = struct.unpack('>I6I6', body, #body - 11)
   local text = string.sub(body, 15, 14 + size)
   local head = head_of(text)
@@ -52,17 +65,36 @@ local function born(body)
   }
 end
 
+-- Whether the parts of a body have room in it.
+function G.fits(body)
+  if #body < 26 then return false end
+  local high, low = string.byte(body, 13, 14)
+  return #body >= 26 + high * 256 + low
+end
+
 local function read(record)
   if #record < FORMAT_SIZE + 8 then return false end
   local job = { struct.unpack(FORMAT, record) }
   local size = job[FENCE]
   local ends = #record - 8
+  if FORMAT_SIZE + size > ends then return false end
   job[FENCE] = struct.unpack('>I8', record, ends + 1)
   job[HEAD] = string.sub(record, FORMAT_SIZE + 1, FORMAT_SIZE + size)
   job[WORKER] = string.sub(record, FORMAT_SIZE + 1 + size, ends)
   job[INFO] = head_of(job[HEAD])
+  local state = job[STATE]
+  if not job[INFO] or job[CANCEL] > 7 or state > sCANCELLED or (state >= sDONE) ~= (job[PURGE] > 0)
+    or state == sRUNNING and job[WORKER] == '' or state >= sDONE and job[FINISHED] == 0 then
+    return false
+  end
+  for field = STARTED, RETRYING do
+    if job[field] >= 2 ^ 53 or field ~= PURGE and field ~= PLACE and field ~= EXPIRES_AT and job[field] > G.LAST_MS then
+      return false
+    end
+  end
+  if job[FENCE] >= G.NUMBER_MAX then return false end
   if job[CANCEL] >= HELD_BIT then job[CANCEL], job[HELD] = job[CANCEL] - HELD_BIT, true end
-  return job[INFO] and job
+  return job
 end
 
 -- The fence is last, and the sequence number is last in a body: older Lua hashes only a few bytes of a long string, the
@@ -77,11 +109,19 @@ local function load(ids)
   local bare = {}
   for i, id in ipairs(ids) do
     if jobs[id] == nil then
-      if records[i] then jobs[id] = read(records[i]) else bare[#bare + 1] = id end
+      if records[i] then
+        jobs[id] = read(records[i])
+        if not jobs[id] then G.note_damage(id, 'its record is not readable') end
+      else
+        bare[#bare + 1] = id
+      end
     end
   end
   for i, body in ipairs(mget(BODY, bare)) do
-    if body then jobs[bare[i]] = born(body) end
+    if body then
+      jobs[bare[i]] = born(body)
+      if not jobs[bare[i]] then G.note_damage(bare[i], 'its body is not readable') end
+    end
   end
 end
 
@@ -105,7 +145,7 @@ function G.lane_from(lane)
 end
 
 function G.lane_to(lane)
-  return string.format('%.0f', (lane + 0.5) * G.LANE)
+  return lane == 2 and '+inf' or string.format('%.0f', (lane + 0.5) * G.LANE)
 end
 
 -- Put a job that is in no index into another lane.
@@ -190,19 +230,19 @@ local function death_spot(id, job, kind, recoveries)
 end
 
 local function recoveries_of(id)
-  return tonumber(call('HGET', RECOVERIES, id) or 0)
+  return math.max(0, math.min(65535, math.floor(tonumber(call('HGET', RECOVERIES, id) or 0) or 0)))
 end
 
 local function set_cause(id, job, text)
   hset(CAUSE, id, text)
-  zadd(DIED, 0, death_spot(id, job, string.match(text, '^(.-)%z'), recoveries_of(id)))
+  zadd(DIED, 0, death_spot(id, job, string.match(text, '^(.-)%z') or '', recoveries_of(id)))
 end
 
 local function drop_cause(id, job)
   local text = call('HGET', CAUSE, id)
   if text then
     hdel(CAUSE, id)
-    zrem(DIED, death_spot(id, job, string.match(text, '^(.-)%z'), recoveries_of(id)))
+    zrem(DIED, death_spot(id, job, string.match(text, '^(.-)%z') or '', recoveries_of(id)))
   end
 end
 
@@ -332,11 +372,14 @@ local function promote(queue, limit)
   if next_at > wall or limit <= 0 then return 0, next_at end
   local due = call('ZRANGEBYSCORE', KEYS[base + kDUE], '-inf', wall, 'LIMIT', 0, limit)
   local args = {}
-  for i, member in ipairs(due) do
-    args[2 * i - 1] = (struct.unpack('>i8', member))
-    G.promoted[queue] = G.promoted[queue] or {}
-    G.promoted[queue][G.lane(args[2 * i - 1])] = true
-    args[2 * i] = string.sub(member, 9)
+  for _, member in ipairs(due) do
+    if #member > 20 then -- what is shorter is no entry of ours
+      local n = #args
+      args[n + 1] = (struct.unpack('>i8', member))
+      args[n + 2] = string.sub(member, 9)
+      G.promoted[queue] = G.promoted[queue] or {}
+      G.promoted[queue][G.lane(args[n + 1])] = true
+    end
   end
   G.sound(KEYS[base + kREADY])
   call('ZREMRANGEBYRANK', KEYS[base + kDUE], 0, #due - 1)

@@ -6,7 +6,7 @@ local function running_by_queue()
     local held = call('ZRANGEBYLEX', RUNNING, from, '+', 'LIMIT', 0, CHUNK)
     if #held == 0 then return found, ahead end
     local ids = {}
-    for i, member in ipairs(held) do ids[i] = string.match(member, '%z(.*)$') end
+    for i, member in ipairs(held) do ids[i] = string.match(member, '%z(.*)$') or '' end
     for _, record in ipairs(mget(REC, ids)) do
       local high, low = string.byte(record or '', bHEAD_SIZE, bHEAD_SIZE + 1)
       local head = low and head_of(sub(record, FORMAT_SIZE + 1, FORMAT_SIZE + high * 256 + low))

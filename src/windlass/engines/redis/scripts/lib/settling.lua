@@ -3,9 +3,9 @@
 -- 32 a result that is null and not sent, 64 and 128 that it waits again in the lane of threads or of the event loop, 256
 -- that its record is kept longer than all are.
 
-local ENDS = { done = sDONE, dead = sDEAD, cancelled = sCANCELLED }
-local TOTAL_OF = { done = 'done', retry = 'retried', dead = 'dead', cancelled = 'cancelled', crash = 'crashed' }
-local USES_ATTEMPT = { done = true, retry = true, dead = true, cancelled = true }
+G.ENDS = { done = sDONE, dead = sDEAD, cancelled = sCANCELLED }
+G.TOTAL_OF = { done = 'done', retry = 'retried', dead = 'dead', cancelled = 'cancelled', crash = 'crashed' }
+G.USES_ATTEMPT = { done = true, retry = true, dead = true, cancelled = true }
 
 local settle_specs = {}
 
@@ -16,9 +16,9 @@ local function settle_spec(text)
   flags = tonumber(flags)
   spec = {
     kind = kind,
-    ends = ENDS[kind],
-    total = TOTAL_OF[kind],
-    used = USES_ATTEMPT[kind] and 1 or 0,
+    ends = G.ENDS[kind],
+    total = G.TOTAL_OF[kind],
+    used = G.USES_ATTEMPT[kind] and 1 or 0,
     interrupted = bit.band(flags, 1) ~= 0,
     result = bit.band(flags, 2) ~= 0,
     error = bit.band(flags, 4) ~= 0,
@@ -136,6 +136,7 @@ local function settle(from)
     else
       if job == nil then
         job = record and read(record) or false -- one that has no record never ran
+        if record and not job then G.note_damage(id, 'its record is not readable') end
         jobs[id] = job
       end
       if job and job[STATE] == sRUNNING and job[FENCE] == struct.unpack('>I8', fence) then

@@ -1,0 +1,55 @@
+-- uses: records guards
+-- Let go what is held for jobs that do not run any more, and places of jobs that do not wait there.
+--
+-- KEYS     fixed
+-- ARGV     4 "holds", "unique" or "blocked"  5... members of that
+-- Returns  how many were let go
+-- Cost     O(members log stored)
+
+local gone, names_of = 0, tail(ARGV, 5)
+if ARGV[4] == 'holds' then
+  local ids = {}
+  for i, member in ipairs(names_of) do ids[i] = string.match(member, '%z(.*)$') or '' end
+  load(ids)
+  for i, member in ipairs(names_of) do
+    local job, gate = jobs[ids[i]], string.match(member, '^(.-)%z') or member
+    if not job or job[STATE] > sRUNNING or job[STATE] == sWAITING and string.sub(gate, 1, 5) ~= 'once:' then
+      call('ZREM', K.HOLDS, member)
+      G.open(gate, 0)
+      gone = gone + 1
+    end
+  end
+elseif ARGV[4] == 'blocked' then
+  for _, member in ipairs(names_of) do
+    local gate = string.match(member, '^(.-)%z') or ''
+    local id = G.id_at(member, gate)
+    load({ id })
+    local job = jobs[id]
+    if not job or job[STATE] ~= sWAITING or call('HGET', K.BLOCKED_BY, id) ~= gate or G.place(gate, id, job) ~= member then
+      call('ZREM', K.BLOCKED, member)
+      gone = gone + 1
+    end
+  end
+else
+  for _, key in ipairs(names_of) do
+    local text = call('HGET', K.UNIQUE, key)
+    local u = G.holder(key)
+    if u then load({ u[1], u[2] }) end
+    local function waits(id) return id ~= '' and jobs[id] and jobs[id][STATE] <= sRUNNING end
+    if text and not u or u and u[3] ~= 'expiry' and not waits(u[1]) then
+      if u and waits(u[2]) then
+        G.hold_key(key, { u[2], '', u[3], -1 })
+      else
+        call('HDEL', K.UNIQUE, key)
+        call('ZREM', K.UNIQUE_EXPIRING, key)
+      end
+      gone = gone + 1
+    elseif u and u[2] ~= '' and not waits(u[2]) then
+      u[2] = ''
+      G.hold_key(key, u)
+      gone = gone + 1
+    end
+  end
+end
+finish_script()
+return { gone }
