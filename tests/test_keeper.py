@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dead_shop import Shop
+from servers import until
 from windlass.events import DeadRecovered, DeadTrimmed
 from windlass.model import JobFilter, LeaseRef, State
 from windlass.records import from_line
@@ -75,6 +76,7 @@ def test_a_mended_world_lets_a_recovered_job_succeed() -> None:
     shop.burst()
     shop.app.dead.edit(handle.id, kwargs={}, args=[1, "fine"])
     with shop.working():
+        until(lambda: shop.states([handle.id]) == ["done"], "the rule does not let it live again")
         assert handle.result(timeout=DEADLINE) == 1
     shop.app.close()
 

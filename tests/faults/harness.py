@@ -43,6 +43,7 @@ SHORT: dict[str, str | int] = {
     "keep_done_max": "none",
 }
 NS = 1_000_000_000
+OF_THE_SERVER = {"advisories", "access", "disk"}  # what the doctor says of the machine, and no fault here changes
 
 
 def until(condition: Callable[[], T], timeout: float, what: str) -> T:
@@ -457,7 +458,9 @@ def check(fleet: Fleet, unacked: Iterable[str] = ()) -> Verdict:
     finished = {run.job for run in runs if run.ended is not None}
     lost = {job for job in acked - finished if not has_ended(fleet.app, job)}
     ghosts = [
-        f"{found.check}: {found.message}" for found in fleet.app.engine.doctor() if found.level in ("warning", "error")
+        f"{found.check}: {found.message}"
+        for found in fleet.app.engine.doctor()
+        if found.level in ("warning", "error") and found.check not in OF_THE_SERVER
     ]
     open_jobs = fleet.open_jobs()
     if open_jobs:

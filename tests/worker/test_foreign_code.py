@@ -644,14 +644,19 @@ def test_ctrl_c_reaches_the_person_who_pressed_it_through_a_subscriber(app: Wind
         job.enqueue()
 
 
-def test_ctrl_c_and_an_exit_reach_the_person_through_a_middleware(app: Windlass) -> None:
+@pytest.mark.parametrize("leaves", [SystemExit, KeyboardInterrupt])
+def test_ctrl_c_and_an_exit_reach_the_person_through_a_middleware(app: Windlass, leaves: type[BaseException]) -> None:
+    """An exit before anything is stored; Ctrl-C, which is the person's, also behind that."""
+
     def leaving(call: object) -> Iterator[None]:
+        if leaves is SystemExit:
+            sys.exit(4)
         yield
-        sys.exit(4)
+        raise leaves
 
     job = app.job(name="quick")(lambda: None)
     app.middleware("enqueue")(leaving)
-    with pytest.raises(SystemExit):
+    with pytest.raises(leaves):
         job.enqueue()
 
 

@@ -76,7 +76,8 @@ def listeners(client: Redis) -> int:
 
 
 def tokens(client: Redis) -> int:
-    return sum(client.llen(key) for key in client.keys("*wake*"))
+    """In the lists at which workers of any queue wait."""
+    return sum(client.llen(f"{{windlass}}:{name}") for name in ("wake", "wake-loop"))
 
 
 def test_a_worker_without_a_free_slot_leaves_wake_ups_to_others(server: RedisServer, client: Redis) -> None:
