@@ -51,7 +51,7 @@ class Oracle:
     def enqueue(self, job: OracleJob, now: int) -> bool:
         """Store a job; false for a duplicate. A record past its time is none, though no sweep has met it yet."""
         old = self.jobs.get(job.id)
-        if old is not None and (old.state is State.DEAD or old.purge_at is None or old.purge_at > now):
+        if old is not None and (old.state not in (State.DONE, State.CANCELLED) or (old.purge_at or now + 1) > now):
             return False
         self.jobs[job.id] = job
         return True

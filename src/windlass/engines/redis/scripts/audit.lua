@@ -50,8 +50,35 @@ local function indexed(id, job)
   return stands(kREADY, spot(id, job), level(job)) or stands(kDUE, due_spot(id, job), job[RUN_AT])
 end
 
+-- A queue with a job that is not dead is known by name, and by what it has: else nobody claims from it.
+local looked = {}
+local function known(queue)
+  if looked[queue] ~= nil then return looked[queue] end
+  local base, good = at[queue], call('HEXISTS', QUEUES, queue) == 1
+  if not good and repair then call('HSETNX', QUEUES, queue, '') end
+  if call('EXISTS', KEYS[base + kREADY]) == 1 and not call('ZSCORE', BUSY, queue) then
+    good = false
+    if repair then call('ZADD', BUSY, 0, queue) end
+  end
+  for kind, index in pairs({ [kDUE] = DUES, [kALONE] = LONE }) do
+    local head = call('ZRANGE', KEYS[base + kind], 0, 0, 'WITHSCORES')[2]
+    local found = head and tonumber(call('ZSCORE', index, queue) or nil)
+    if head and not (found and found <= tonumber(head)) then
+      good = false
+      if repair then call('ZADD', index, head, queue) end
+    end
+  end
+  looked[queue] = good
+  if repair and not good then G.rouse(queue) end
+  return good
+end
+
 for i, id in ipairs(ids) do
   local job = jobs[id]
+  if job and bodies[i] and job[STATE] ~= sDEAD and not known(job[INFO][QUEUE]) then
+    wrong = wrong + 1
+    looked[job[INFO][QUEUE]] = true
+  end
   if not job or not bodies[i] then
     wrong = wrong + 1 -- made dead by mend.lua, unless nothing but a trace is left of it
     if not (bodies[i] or call('HEXISTS', REC, id) == 1 or call('ZSCORE', ARRIVALS, id)) then

@@ -73,7 +73,7 @@ for i = 7, #ARGV, 4 do
   local body, record, guards = call('HGET', BODY, id), call('HGET', REC, id), call('HGET', K.GUARDS, id)
   local seq = call('ZSCORE', ARRIVALS, id)
   local fresh, moved = body and born(body), record and read(record)
-  local g = guards and G.sound(guards)
+  local g = guards and G.sound_guards(guards)
   local sound = body and fresh and (moved or not record) and kept == id
   if sound and guards and not g then
     if moved and moved[STATE] >= sDONE then drop_guards(id) else sound = false end

@@ -109,7 +109,7 @@ local function replace(id, spec, text, body_text, g)
     return
   end
   local u = G.holder(key)
-  if u and g[3][3] >= 0 then
+  if u and u[2] == "" and g[3][3] >= 0 then
     u[4] = spec.run_at + g[3][3]
     G.hold_key(key, u)
   end

@@ -29,7 +29,7 @@ end
 function G.opened(id, body, record, guards)
   local fits = body and G.fits(body)
   local job = fits and (record and read(record) or not record and born(body))
-  local g = guards and G.sound(guards) or false
+  local g = guards and G.sound_guards(guards) or false
   if job and (g or not guards) then return job[STATE] == sWAITING and job, g end
   if body or record or call('ZSCORE', ARRIVALS, id) then
     G.note_damage(id, not body and 'its body is gone' or job and 'its guards are not readable'
@@ -315,7 +315,7 @@ local function claim(from)
   if walk and guarded and not alone then
     local known = {}
     for _, share in ipairs(open) do known[share[1]] = true end
-    local waiting = G.queues_waiting(limit)
+    local waiting = G.queues_waiting()
     for i, pause in ipairs(mget(QUEUES, waiting)) do
       if not known[waiting[i]] and G.is_open(pause) then open[#open + 1] = { waiting[i] } end
     end
@@ -520,11 +520,11 @@ local function claim(from)
       end
     end
   end
-  if walk and not walk.ended then G.rouse(walk.last) end -- others may have something, and another worker room
   for _, share in ipairs(visited) do
     if emptied[share[1]] then G.has_some(share[1], alone) end
   end
   local paced_in = bound and G.unbind()
+  if walk and not walk.ended then G.rouse(walk.last) end -- others may have something, and another worker room
   if paced_in and (due_in < 0 or paced_in < due_in) then due_in = paced_in end
   return { 0, due_in, cancels, first, leases, guards_of, finished,
     walk and (walk.ended and first_open or walk.last) or '' }

@@ -14,7 +14,7 @@ function G.of(id)
   local g = G.known[id]
   if g == nil then
     local text = call('HGET', K.GUARDS, id)
-    g = text and G.sound(text) or false
+    g = text and G.sound_guards(text) or false
     if text and not g then G.note_damage(id, 'its guards are not readable') end
     G.known[id] = g
   end
@@ -26,7 +26,7 @@ G.RULES = { ["return"] = true, raise = true, replace = true, keep_latest = true 
 G.UNTIL = { start = true, done = true, expiry = true }
 
 -- The guards that a text has, or nil.
-function G.sound(text)
+function G.sound_guards(text)
   local g = G.unpacked(text, 'tst')
   if not g or #g ~= 3 then return nil end
   for _, guard in ipairs(g[1]) do

@@ -1,5 +1,6 @@
 -- Judging the guards of jobs inside a claim; see engines/sqlite/guards.py, whose rules these are.
 
+local QUEUES_AT, QUEUES_LOOKED_AT = 64, 1024
 local SLACK_MS, LATE_MS, GATES_MAX, STAGGER_MS, PROBE_LOOK_MS = 1000, 4, 64, 100, 1000
 
 G.meters, G.held, G.holders, G.opens, G.let, G.visited, G.generous = {}, {}, {}, {}, {}, {}, {}
@@ -171,25 +172,31 @@ function G.free_at(guard, g)
   return doc.half_open * 2 ^ math.min(steps, 16)
 end
 
--- The queues in which jobs wait at a gate, up to so many.
-function G.queues_at(gate, most)
+-- The queues in which jobs wait at a gate and that `serves` says may be claimed from, up to QUEUES_AT.
+function G.queues_at(gate, serves)
   local found, from = {}, '[' .. gate .. '\0'
-  while #found < most do
+  for _ = 1, QUEUES_LOOKED_AT do
+    if #found >= QUEUES_AT then break end
     local member = call('ZRANGEBYLEX', K.BLOCKED, from, '(' .. gate .. '\1', 'LIMIT', 0, 1)[1]
     if not member then break end
     local queue = string.match(member, '^.-%z(.-)%z')
     if not queue then break end -- no entry of ours
-    found[#found + 1] = queue
-    from = '(' .. gate .. '\0' .. found[#found] .. '\1'
+    if serves(queue) then found[#found + 1] = queue end
+    from = '(' .. gate .. '\0' .. queue .. '\1'
   end
   return found
 end
 
--- Queues in which jobs wait at gates that may have opened, up to `most` a gate.
-function G.queues_waiting(most)
+-- Queues that are open and in which jobs wait at gates that may have opened.
+function G.queues_waiting()
+  local open = {}
+  local function serves(queue)
+    if open[queue] == nil then open[queue] = G.is_open(call('HGET', QUEUES, queue)) end
+    return open[queue]
+  end
   local found, known = {}, {}
   for _, gate in ipairs(call('ZRANGEBYSCORE', K.GATES, '-inf', boot, 'LIMIT', 0, GATES_MAX)) do
-    for _, queue in ipairs(G.queues_at(gate, most)) do
+    for _, queue in ipairs(G.queues_at(gate, serves)) do
       if not known[queue] then
         known[queue] = true
         found[#found + 1] = queue
@@ -204,13 +211,7 @@ end
 function G.let_on(queues, lanes, limit, every)
   local serves = {}
   for _, queue in ipairs(every and queues or {}) do serves[queue] = true end
-  local function served_of(names)
-    local found = {}
-    for _, queue in ipairs(names) do
-      if serves[queue] then found[#found + 1] = queue end
-    end
-    return found
-  end
+  local function served(queue) return serves[queue] end
   local due = call('ZRANGE', K.GATES, 0, GATES_MAX - 1, 'WITHSCORES')
   for i = 1, #due, 2 do
     local gate, at_ms = due[i], tonumber(due[i + 1])
@@ -224,7 +225,7 @@ function G.let_on(queues, lanes, limit, every)
     local free = math.min(allowed, limit)
     if allowed > limit then G.generous[gate] = true end
     local found = {}
-    for _, queue in ipairs(free > 0 and (every and served_of(G.queues_at(gate, limit)) or queues) or {}) do
+    for _, queue in ipairs(free > 0 and (every and G.queues_at(gate, served) or queues) or {}) do
       local prefix = gate .. '\0' .. queue .. '\0'
       local function edge(lane)
         return prefix .. (lane == 0 and '' or struct.pack('>I8', (lane - 0.5) * G.LANE + BIAS))
