@@ -171,7 +171,7 @@ def _check_numbers(line: Line) -> None:
         ("priority", line.priority, -caps.PRIORITY, caps.PRIORITY),
         ("attempt", line.attempt, 0, caps.ATTEMPTS),
         ("max_attempts", line.max_attempts, 1, caps.ATTEMPTS),
-        ("fence", line.fence, 0, caps.NUMBER - 1),
+        ("fence", line.fence, 0, caps.NUMBER // 2),
         ("recoveries", line.recoveries, 0, caps.RECOVERIES),
         ("expires_ms", line.expires_ms, 0, caps.DURATION_MS),
         *((name, getattr(line, name), 0, caps.INSTANT_MS - 1) for name in instants),

@@ -25,7 +25,7 @@ from msgspec import Meta, Struct
 from windlass.engines.sqlite.bounds import Bounds, merged
 from windlass.engines.sqlite.flow import count_flow
 from windlass.engines.sqlite.guards import UNBOUNDED, Judge, as_guards
-from windlass.engines.sqlite.schema import SLOT_CODES, SLOTS, Sql
+from windlass.engines.sqlite.schema import FENCE_MAX, SLOT_CODES, SLOTS, Sql
 from windlass.engines.sqlite.steady import Steady
 from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.walk import FEW, Walk, busy_among
@@ -37,6 +37,7 @@ PROMOTE_MAX: Final = 2_000  # due jobs made ready by one claim: 5,000 due at one
 
 SCAN_MAX: Final = 1_000  # jobs that one claim looks at, however many of them meet a closed guard
 SCAN_STEP: Final = 64
+LOOK_SOON_MS: Final = 50
 ALONE_MAX: Final = 10  # of those that run alone, the first whose guards are open
 
 PROMOTE: Final = """
@@ -111,7 +112,7 @@ class Row(Struct, array_like=True):
     name: str
     queue: str
     payload: str
-    fence: Count
+    fence: Annotated[int, Meta(ge=0, le=FENCE_MAX)]
     attempt: Count
     max_attempts: Count
     priority: int
@@ -266,7 +267,7 @@ class Claimer:
             judge.let_on(lambda gate: self._served_at(db, gate, names, closed), places.slots(), want.limit)
         leases: list[Lease] = []
         ended: list[str] = []
-        look, scanned = ALONE_MAX if want.alone else places.left(), 0
+        look, scanned, progress = ALONE_MAX if want.alone else places.left(), 0, False
         while places.left() > 0:
             served, kinds, more = self._busy(db, shares, look, places, closed, alone=want.alone)
             heads = self._heads(db, served, kinds, look, places, bounds, alone=want.alone, again=scanned > 0)
@@ -279,10 +280,12 @@ class Claimer:
             if fresh:
                 leases += self._take(db, want.worker, fresh, now)
             scanned += max(len(heads), len(served))
+            progress = progress or bool(moved or expired or fresh)
             if not (moved or expired or more) or places.left() <= 0 or want.alone:
                 break
             if scanned >= SCAN_MAX:
-                due_in = 0  # there may be some that can run behind those: look again at once
+                # There may be some that can run behind those: look again at once, or soon where nothing has moved.
+                due_in = 0 if progress else min(LOOK_SOON_MS, LOOK_SOON_MS if due_in is None else due_in)
                 break
             if shares is not None:
                 shares = less(shares, fresh)

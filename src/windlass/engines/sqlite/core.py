@@ -442,26 +442,28 @@ class SqliteCore:
 ENGINES: Final[weakref.WeakSet[SqliteCore]] = weakref.WeakSet()
 
 
-FORKING: Final[list[SqliteCore]] = []  # the engines that wait for a fork to be over
+FORKING: Final[dict[int, list[SqliteCore]]] = {}  # thread: the engines that wait for its fork to be over
 
 
 def before_fork() -> None:
     """Quiet every engine of this process."""
-    FORKING[:] = sorted(ENGINES, key=id)
-    for engine in FORKING:
+    mine = FORKING[threading.get_ident()] = sorted(ENGINES, key=id)
+    for engine in mine:
         engine._before_fork()
 
 
 def after_fork() -> None:
     """Let every engine of the parent go on."""
-    while FORKING:
-        FORKING.pop()._after_fork()
+    for engine in reversed(FORKING.pop(threading.get_ident(), [])):
+        engine._after_fork()
 
 
 def after_fork_in_child() -> None:
     """Every engine of the child starts afresh."""
-    while FORKING:
-        FORKING.pop()._after_fork_in_child()
+    mine = FORKING.pop(threading.get_ident(), [])
+    FORKING.clear()
+    for engine in reversed(mine):
+        engine._after_fork_in_child()
 
 
 def rescue(writer: Writer) -> bool:

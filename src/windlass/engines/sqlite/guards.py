@@ -228,6 +228,7 @@ class Judge:
         self._opens: dict[str, int] = {}
         self._duplicates: list[tuple[int, str, str | None]] = []
         self._let_on: list[int] = []
+        self._let_on_at: dict[int, str] = {}
         self._generous: set[str] = set()  # gates that would let more on than this claim can take
         self._went_on = False  # one that was let on has found another place than the gate it waited at
         self._visited: list[str] = []
@@ -264,6 +265,7 @@ class Judge:
                 served = encode(queues).decode()
                 found = [int(seq) for (seq,) in db.execute(q(LET_ON), (gate, served, free, kinds))]
                 self._let_on += found
+                self._let_on_at.update(dict.fromkeys(found, gate))
                 free -= len(found)
                 if free <= 0:
                     break
@@ -352,7 +354,7 @@ class Judge:
         guards = decode_stored(text)
         refused = self._refuse(seq, guards, at_once)
         if refused is not NO_PLACE and seq in self._let_on:
-            self._went_on = True
+            self._went_on = self._went_on or refused is None or refused.gate != self._let_on_at.get(seq)
         if refused is not None:
             if refused.first is not None:
                 self._duplicates.append((seq, refused.first, refused.result))

@@ -14,6 +14,7 @@ import ctypes
 import fcntl
 import os
 import time
+from collections.abc import Callable
 from typing import Final
 
 import apsw
@@ -40,6 +41,7 @@ class Place:
         """``db`` has read from the file, so that its log is there. Raises StoreMoved when the file has just changed."""
         self.path = path
         self.log = db.filename_wal
+        self._read = db.read
         self._moved: str | None = None  # what was seen, once something was
         self._dev, self._ino, self._size = look(path)
         self._beside = {name: look(name)[:2] for name in (self.log, f"{db.filename}-shm")}
@@ -103,13 +105,30 @@ class Place:
         dev, ino, size = look(self.path)
         if ino != self._ino or dev != self._dev:
             raise self._now(f"{self.path} is not the file that was opened any more: it was removed, replaced or moved")
-        if size < least:
+        whole = whole_size(self._read) if size < least else 0  # SQLite shortens it too: VACUUM, auto_vacuum
+        if whole is None:
+            return  # the connection is at work in another thread, which looks after its commit
+        if size < whole:
             raise self._now(f"{self.path} was cut short while it was open")
         self._size = size
 
     def _now(self, what: str) -> StoreMoved:
         self._moved = what
         return StoreMoved(what)
+
+
+def whole_size(read: Callable[[str, int, int, int], tuple[bool, bytes]]) -> int | None:
+    """How many bytes a database has by its own header; more than there can be when it cannot be read, None not now."""
+    try:
+        complete, head = read("main", 0, 0, 32)
+    except apsw.ThreadingViolationError:
+        return None
+    except apsw.Error:
+        return 2**62
+    if not complete:
+        return 2**62
+    page = int.from_bytes(head[16:18], "big")
+    return (65_536 if page == 1 else page) * int.from_bytes(head[28:32], "big")
 
 
 def look(path: str) -> tuple[int, int, int]:
@@ -122,15 +141,17 @@ def look(path: str) -> tuple[int, int, int]:
 
 
 def is_open_here(path: str) -> bool:
-    """Whether this process has a file of this name open through SQLite."""
-    real = os.path.realpath(path)
-    for db in apsw.connections():
+    """Whether this process has the file open that has this name now; one that had the name before does not count."""
+    try:
+        now = os.stat(path)
+        fds = os.listdir("/proc/self/fd")
+    except OSError:
+        return True  # nobody can tell
+    for fd in fds:
         try:
-            if db.filename and os.path.realpath(db.filename) == real:
+            if os.path.samestat(os.stat(f"/proc/self/fd/{fd}"), now):
                 return True
-        except apsw.ThreadingViolationError:  # it is at work in another thread and does not say
-            return True
-        except apsw.ConnectionClosedError:
+        except OSError:
             continue
     return False
 

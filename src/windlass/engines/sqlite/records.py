@@ -27,8 +27,9 @@ from windlass.clock import Clock
 from windlass.engines.damage import LAST_MS, NAME_OF_DAMAGED, QUEUE_OF_DAMAGED, QueueName, described
 from windlass.engines.sqlite.circuits import Doc
 from windlass.engines.sqlite.guards import Stored
-from windlass.engines.sqlite.schema import FOREVER, SLOTS, VERSION, Sql
+from windlass.engines.sqlite.schema import FENCE_MAX, FOREVER, SLOTS, VERSION, VERSION_MAX, Sql, version_of
 from windlass.engines.sqlite.totals import add_total
+from windlass.engines.sqlite.upkeep import decode_swept
 from windlass.fingerprint import DAMAGED
 from windlass.logs import Log
 from windlass.model import FINISHED, Gates, JobError, Rules, State, UniqueKey, Until, WorkerInfo
@@ -43,7 +44,6 @@ GATES_STEP: Final = 32
 LEASE_MAX_MS: Final = 30 * 86_400_000
 GRACE_MS: Final = 30_000  # how long a worker with a spoiled lease is believed to live
 MARKER_MS: Final = 86_400_000  # how long a Once marker with a spoiled time stays
-FENCE_MAX: Final = 2**53 - 2**40
 
 Count: Final = Annotated[int, Meta(ge=0, le=2**53)]
 Signed: Final = Annotated[int, Meta(ge=-(2**62), le=2**62)]
@@ -104,7 +104,7 @@ def job_rule(row: Any) -> list[str]:
     """What of a job does not go together: the derived columns, and those that belong to a state."""
     wrong = []
     finished = row.state in FINISHED
-    if finished != (row.purge_at is not None) or (row.purge_at or LAST_MS) < (row.finished_at or 0):
+    if finished != (row.purge_at is not None):
         wrong.append("purge_at")
     if finished and row.finished_at is None:
         wrong.append("finished_at")
@@ -146,12 +146,24 @@ def meta_rule(row: Any) -> list[str]:
         case "fence" | "document":
             good = isinstance(row.value, int) and 0 <= row.value <= FENCE_MAX
         case "schema":
-            good = row.value == VERSION
+            good = isinstance(row.value, int) and VERSION <= row.value <= VERSION_MAX
+        case "swept":
+            good = is_swept(row.value)
         case "steady":
             good = isinstance(row.value, str) and re.fullmatch(r"\S+ -?\d{1,18}", row.value) is not None
         case _:
             good = True
     return [] if good else ["value"]
+
+
+def is_swept(value: object) -> bool:
+    """Whether upkeep can go on from there."""
+    try:
+        swept = decode_swept(str(value))
+        bytes.fromhex(swept.queue)
+    except (ValueError, msgspec.MsgspecError):
+        return False
+    return swept.state in ("", *FINISHED)
 
 
 def unknown_worker(row: dict[str, Any], now: Now) -> str:
@@ -401,8 +413,10 @@ class Mender:
     # -- looking --
 
     def find(self, db: apsw.Connection) -> list[Chunk]:
-        """Chunks with rows that are not sound. Changes nothing."""
-        found = []
+        """Chunks with rows that are not sound, if these are the rules for them. Changes nothing."""
+        found: list[Chunk] = []
+        if version_of(db, self._q) > VERSION:  # a newer windlass writes here, and what it writes we do not know
+            return found
         for table in TABLES:
             at, count = 0, CHUNK
             while count == CHUNK:
@@ -484,6 +498,8 @@ class Mender:
     def look_on(self, db: apsw.Connection, budget: int) -> int:
         """Look at some rows, at most ``budget``, from where the last call ended on; give how many were mended."""
         mended, budget = 0, min(budget, LOOK_MAX)
+        if version_of(db, self._q) > VERSION:
+            return 0
         for _ in TABLES:
             number, at = self._place
             chunk = Chunk(TABLES[number], at, budget)

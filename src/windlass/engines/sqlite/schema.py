@@ -21,6 +21,7 @@ from windlass.model import Slot
 
 __all__ = ["HISTORY", "SLOTS", "SLOT_CODES", "VERSION", "Sql", "migrate"]
 
+FENCE_MAX: Final = 2**53 - 2**40  # a greater fence is none that we gave
 FOREVER: Final = 9_000_000_000_000_000  # a purge_at that never comes; under 2**53
 
 # The errors of a job, with room for one more: of a very long history the errors behind the first one go, two for each
