@@ -179,9 +179,7 @@ class FileSignal:
             return 0
 
     def wait(self, timeout: float) -> bool:
-        if not self._listening:
-            self.listen()
-            return True  # what came before that nobody has heard
+        self.listen()
         if self._notify < 0 and time.monotonic() >= self._try_again:
             with self._lock:
                 self._watch()
