@@ -87,6 +87,7 @@ class TestRedisCluster(EngineConformance):
             yield made
 
 
+@pytest.mark.soak  # it differs from the plain server by how a connection is found; the failover tests are in every run
 class TestRedisSentinel(EngineConformance):
     @pytest.fixture
     def harness(self, replicated: Replicated) -> Iterator[Harness]:
