@@ -8,7 +8,5 @@
 
 allow_growth()
 local answers = settle(13)
--- What was settled is said even if the claim meets a key of another type: the next claim says so.
-local good, claimed = pcall(claim, 4)
-if not good then claimed = { 0, 0, {}, 0, {}, {}, {}, '' } end
+local claimed = claim(4)
 return { finish_marked(), answers, claimed }
