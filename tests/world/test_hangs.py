@@ -80,7 +80,18 @@ async def c_call_below() -> None:
 @app.job(name="c_call_untimed", retry=0)
 def c_call_untimed() -> None:
     note("c_call")
-    ctypes.PyDLL(None).sleep(12)
+    ctypes.PyDLL(None).sleep(8)
+
+
+@app.job(name="keeps_out", retry=0)
+def keeps_out(how: str) -> None:
+    note(how)
+    if open("ledger").read().count(how) == 1:
+        with app.transaction():
+            if how == "c_call":
+                ctypes.PyDLL(None).sleep(600)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(600)  # the other threads stop a moment later
 
 
 @app.job(name="innocent", retry=0)
@@ -227,6 +238,19 @@ def test_a_long_job_without_a_timeout_may_hold_the_interpreter_lock(world: World
     info = world.ended(job)
     assert info.state is State.DONE
     assert world.ledger() == ["c_call"]
+
+
+@pytest.mark.parametrize("how", ["c_call", "is stopped"])
+def test_a_process_that_stands_still_in_a_write_is_ended_and_keeps_nobody_out(world: World, how: str) -> None:
+    world.start("-t", "2", "-p", "2")
+    world.value(world.enqueue("quick"))
+    job = world.enqueue("keeps_out", how)
+    world.until(lambda: how in world.ledger())
+    assert world.value(world.enqueue("quick"))
+    info = world.ended(job)
+    assert (info.state, info.attempt, info.errors) == (State.DONE, 1, ())
+    assert world.ledger() == [how, how]
+    assert "stands still in the middle of a write" in world.said()
 
 
 def test_a_job_that_closes_the_descriptors_of_its_process_does_not_wedge_it(world: World) -> None:

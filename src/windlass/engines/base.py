@@ -230,6 +230,13 @@ class Engine(Protocol):
         """End a ``wait`` of this engine object in this process, now or the next one."""
         ...
 
+    def writer(self) -> int | None:
+        """The process that keeps all others from writing at this moment; None: there is none, or nobody can tell.
+
+        Takes no lock and asks no server, so it can be asked while the store is held up.
+        """
+        ...
+
 
 class Inspector(Protocol):
     """The cold path: people and dashboards. Workers never use it. Every list is bounded."""

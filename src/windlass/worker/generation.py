@@ -86,6 +86,7 @@ class Process:
         self.broken = False  # it does not take what it is told
         self.pinged_at = 0  # when it was asked whether its threads run, since its beats are missing
         self.asked_at = 0  # when it was asked about jobs that are past their time
+        self.writes_at = 0  # when it was asked whether its threads run, since it keeps others from writing
         self.switches: dict[int, int] = {}  # then: how often each thread of those had waited
         self.suspect = False  # the last look found it wedged
         self.told_starved = 0  # when it was last told of, in ms of the boot clock

@@ -53,11 +53,17 @@ class Keeper:
         self._redriver = redriver
         self._recoveries = recoveries
         self._archive = archive
+        self._pause = 0.0  # seconds until the next step
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="windlass-keeper", daemon=True)
 
     def start(self) -> None:
-        """Begin with a step at once: what a dead fleet left behind should not wait."""
+        """Do the first step, for what a dead fleet left behind, then go on in the thread. *Blocking.*
+
+        Nothing is claimed before it is over. A first job that holds the interpreter lock would stop its write halfway,
+        and with it every other writer of an embedded store.
+        """
+        self._pause = self._turn()
         self._thread.start()
 
     def stop(self) -> None:
@@ -66,12 +72,15 @@ class Keeper:
         self._thread.join(5)
 
     def _run(self) -> None:
-        pause = 0.0
-        while not self._closed.wait(pause):
-            pause = self._reap_ms / 1000 * self._rng.uniform(0.8, 1.2)
-            with Shield(log, "upkeep failed; it goes on with the next step"):
-                if self._step():
-                    pause = 0.0
+        while not self._closed.wait(self._pause):
+            self._pause = self._turn()
+
+    def _turn(self) -> float:
+        """Do a step whatever happens in it; give the seconds until the next."""
+        with Shield(log, "upkeep failed; it goes on with the next step"):
+            if self._step():
+                return 0.0
+        return self._reap_ms / 1000 * self._rng.uniform(0.8, 1.2)
 
     def _step(self) -> bool:
         """Do one step; true when there is more to do at once."""

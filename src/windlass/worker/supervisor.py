@@ -1,7 +1,7 @@
 """The supervisor: starts, watches, replaces and stops the processes of one ``windlass worker``.
 
 Thin on purpose: one loop, and it never imports the application, so nothing a job does can take it down. It never waits
-for the store either: ``reports`` does. It keeps four promises:
+for the store either: ``reports`` does. It keeps five promises:
 
 - When a process dies, its jobs are released at once, and only those it had started are charged with the crash; the slot
   table it left behind tells which. A job that killed its process twice runs alone in a process of its own.
@@ -12,6 +12,7 @@ for the store either: ``reports`` does. It keeps four promises:
   grace is given up.
 - A process that is alive and cannot do its work is replaced: one whose job is past its timeout and cannot be stopped
   from within (it holds the interpreter lock), one whose pump or heart has hung. Only the job to blame is charged.
+- A process that stands still in the middle of a write, and so keeps everybody from the store, is ended.
 
 Nothing that the system refuses for a while (a process, memory, a descriptor) ends it: it says so and tries again, later
 each time. Processes that never come to their work end it, with a code that says so.
@@ -85,6 +86,7 @@ LOOK = 2.0  # seconds between looks whether every process does its work
 BROKEN_AFTER = 30_000  # ms, for a process whose threads run: it may still be ending the job
 WAITING_RATE = 20  # turns that a thread gives up a second from which on it waits for the interpreter lock; it is 200
 HANG_AFTER = 5_000  # ms past its timeout from which a job is its process's fault: the process itself takes 2,000
+WRITES_FOR = 5_000  # ms, at most a third of a lease, that a process may write while its threads do not run
 LAST_LOOK = 0.5  # seconds for a process that hangs to show its stacks, before it is killed
 JUDGED_WITHIN = 15.0  # seconds for another process to say what becomes of a job that had to be killed
 FAREWELL = 10.0  # seconds for a process to end after it has said that it does
@@ -606,12 +608,20 @@ class Supervisor:
     def _look_at_processes(self) -> None:
         self._after(LOOK, self._look_at_processes)
         now = self._clock.boot_ms()
+        writer = self._reports.store.writer() if self._reports is not None else None
         for process in list(self._processes.values()):
             if process.killed or not process.ready:
                 continue
             suspect, process.suspect = process.suspect, False
             if process.broken:
                 log.error("worker process %d does not take what it is told; it is killed", process.pid)
+                self._end_hung(process)
+            elif self._keeps_others_out(process, writer, now):
+                log.error(
+                    "worker process %d stands still in the middle of a write, and nobody else can write to the store: "
+                    "a job may hold the interpreter lock. The process is killed, and its jobs run elsewhere with "
+                    'nothing charged. Give such a job executor="process"', process.pid,
+                )  # fmt: skip
                 self._end_hung(process)
             elif culprits := self._culprits(process, now):
                 self._blame(process, culprits)
@@ -622,6 +632,15 @@ class Supervisor:
                     self._succeed(process)
                     process.show()
                     self._retire(process)
+
+    def _keeps_others_out(self, process: Process, writer: int | None, now: int) -> bool:
+        """Whether a process has a write open and gives no sign of life meanwhile. It is asked when it is first seen."""
+        if writer != process.pid or process.table.answered_at >= process.writes_at > 0:
+            process.writes_at = 0
+        if writer == process.pid and not process.writes_at:
+            process.writes_at = now
+            process.command("ping")
+        return process.writes_at > 0 and now - process.writes_at >= min(WRITES_FOR, self._settings.lease / 3)
 
     def _culprits(self, process: Process, now: int) -> list[Running]:
         """The jobs past their time that keep a process from ending them.

@@ -108,6 +108,9 @@ class RedisWaiting(RedisCore):
         if blocked:
             self._nudge([self._inbox])
 
+    def writer(self) -> int | None:
+        return None  # no client can keep another from writing
+
     def _nudge(self, inboxes: Sequence[str]) -> None:
         """Put a token into inboxes. A hint: a server that is away is no error here, since waits end by themselves."""
         keys = [inbox.encode() for inbox in dict.fromkeys(inboxes)]

@@ -260,6 +260,7 @@ class Claimer:
         judge = Judge(db, q, steady_now, want.late_ms)
         bounds, closed = self._closed(db, want, now, steady_now)
         places = Places(want)
+        wide = set(places.slots())
         self._walk.go_on()
         shares = None if want.queues is None else [share for share in want.queues if share.name not in closed]
         if not want.alone:
@@ -293,8 +294,8 @@ class Claimer:
         for opens_in in (judge.finish(filled=places.left() <= 0), None if bounds is None else bounds.finish()):
             if opens_in is not None:
                 due_in = opens_in if due_in is None else min(due_in, opens_in)
-        if want.rooms and any(lease.slot is None for lease in leases):
-            due_in = 0  # which kind of slot they need shows only now: there may be room left
+        if want.rooms and any(lease.slot is None for lease in leases) and set(places.slots()) < wide:
+            due_in = 0  # which kind of slot they need shows only now: there may be room for more
         count_flow(db, q, now, claimed=[lease.queue for lease in leases])
         return Claimed(leases, cancels, due_in, ended=(*ended, *judge.duplicates))
 

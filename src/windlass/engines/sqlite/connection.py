@@ -28,7 +28,7 @@ import apsw
 
 from windlass.engines.base import no_text
 from windlass.engines.holding import holds_here
-from windlass.engines.sqlite.place import Place
+from windlass.engines.sqlite.place import Place, writer_of
 from windlass.errors import ConfigError, EngineDamaged, EngineFull, EngineUnavailable, EngineUnusable, WindlassError
 
 __all__ = ["Reader", "Writer", "connect", "damaged", "end", "leak", "start_log", "translated"]
@@ -163,7 +163,8 @@ def translate(error: apsw.Error, path: str | None) -> WindlassError:
             )
         case apsw.BusyError() | apsw.LockedError():
             return EngineUnavailable(
-                f"{where} is busy: another process has held its write lock for {BUSY_GIVE_UP:.0f} s; nothing was stored"
+                f"{where} is busy: {holder_of(path)} has held its write lock for {BUSY_GIVE_UP:.0f} s; nothing was "
+                "stored"
             )
         case apsw.ReadOnlyError() | apsw.CantOpenError() | apsw.PermissionsError():
             return EngineUnusable(
@@ -175,6 +176,12 @@ def translate(error: apsw.Error, path: str | None) -> WindlassError:
             return damaged(where, error)
         case _:
             return EngineUnavailable(f"{where} failed: {type(error).__name__}: {error}; nothing was stored")
+
+
+def holder_of(path: str | None) -> str:
+    """Who keeps others from writing, for people to look after it."""
+    pid = writer_of(path) if path else None
+    return "another process" if pid is None else f"process {pid}"
 
 
 def damaged(where: str | None, error: BaseException) -> EngineDamaged:

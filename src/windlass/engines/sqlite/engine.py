@@ -20,6 +20,7 @@ from windlass.engines.sqlite.dead import SqliteDead
 from windlass.engines.sqlite.documents import SqliteDocuments
 from windlass.engines.sqlite.enqueue import insert
 from windlass.engines.sqlite.names import unneeded_names
+from windlass.engines.sqlite.place import writer_of
 from windlass.engines.sqlite.settle import report, settle
 from windlass.model import (
     Buried,
@@ -160,3 +161,6 @@ class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
 
     def wake(self) -> None:
         self._ready.wake()
+
+    def writer(self) -> int | None:
+        return writer_of(self.path) if self.path else None

@@ -21,13 +21,14 @@ import apsw
 
 from windlass.errors import EngineUnavailable
 
-__all__ = ["Place", "StoreMoved", "has_moved"]
+__all__ = ["Place", "StoreMoved", "has_moved", "writer_of"]
 
 LOOK_EVERY: Final = 0.001  # seconds between whole looks; each commit looks at the database itself
 
 NOTHING: Final = (0, 0, 0)
 SHARED_FIRST: Final = 0x40000002  # the bytes of a database on which whoever has it open has a lock
 SHARED_SIZE: Final = 510
+WRITE_LOCK: Final = 120  # the byte of the log's index on which a connection has a lock while it writes
 
 
 class StoreMoved(EngineUnavailable):
@@ -161,3 +162,22 @@ def has_moved(db: apsw.Connection) -> bool:
     moved = ctypes.c_int()
     db.file_control("main", apsw.SQLITE_FCNTL_HAS_MOVED, ctypes.addressof(moved))
     return bool(moved.value)
+
+
+def writer_of(path: str) -> int | None:
+    """The process that has a write transaction open in a database, where the system tells (Linux).
+
+    Asked of the system, since a descriptor of ours on the file would drop the locks of this process when it is closed.
+    """
+    number = look(f"{path}-shm")[1]
+    try:
+        with open("/proc/locks", encoding="ascii", errors="replace") as file:
+            for line in file:
+                match line.split():
+                    case [_, "POSIX", _, "WRITE", pid, where, first, last] if (
+                        where.rpartition(":")[2] == str(number) and int(first) <= WRITE_LOCK <= int(last)
+                    ):
+                        return int(pid) if int(pid) > 0 else None  # of another namespace
+    except (OSError, ValueError):
+        pass
+    return None

@@ -147,6 +147,15 @@ class SlotSuite:
         (lease,) = take(store, limit=1)
         assert lease.slot is None
 
+    def test_a_claim_asks_for_another_only_when_unknown_jobs_took_the_room_of_a_kind(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        for free, due_in in ((1, 0), (2, 0), (3, None)):
+            store_kinds(store, None, f"a{free}", f"b{free}")
+            want = Want("w1", 100, rooms=(Room(THREAD, free), Room(LOOP, 1)))
+            assert store.claim(want).due_in_ms == due_in
+            store.clear("default", 100)
+
     def test_unknown_and_known_jobs_share_the_room_of_their_kind(self, harness: Harness) -> None:
         store = harness.engine
         join(store)

@@ -489,8 +489,12 @@ local function claim(from)
   end
   for _, share in ipairs(open) do visited[#visited + 1] = share end
   if n > 0 then hset(META, 'fence', fence) end
-  -- Which kind of slot the jobs of an unknown lane need shows only now: there may be room left.
-  if unknown and places.mixed then due_in = 0 end
+  -- Which kind of slot the jobs of an unknown lane need shows only now: there may be room for more.
+  if unknown and places.mixed then
+    for _, lane in ipairs(wide) do
+      if places.more(lane) <= 0 then due_in = 0 end
+    end
+  end
   if n == 0 and #finished > 0 then due_in = 0 end -- only ended ones were at the head: look again at once
   total('cancelled', expired)
   total('done', doubles)
