@@ -174,9 +174,9 @@ def writer_of(path: str) -> int | None:
         with open("/proc/locks", encoding="ascii", errors="replace") as file:
             for line in file:
                 match line.split():
-                    case [_, "POSIX", _, "WRITE", pid, where, first, last] if (
-                        where.rpartition(":")[2] == str(number) and int(first) <= WRITE_LOCK <= int(last)
-                    ):
+                    case [_, "POSIX", _, "WRITE", pid, where, first, last] if where.rpartition(":")[2] == str(
+                        number
+                    ) and int(first) <= WRITE_LOCK <= int(last):
                         return int(pid) if int(pid) > 0 else None  # of another namespace
     except (OSError, ValueError):
         pass
