@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from windlass import State
-from world import World, world_in
+from world import World, alive, world_in
 
 
 @pytest.fixture
@@ -167,3 +168,28 @@ def test_what_an_application_does_to_its_process_does_not_reach_our_lines(world:
     assert len(pids) == 1, world.said()
     world.stop(worker)
     assert "Traceback" not in world.said(), world.said()
+
+
+ENDLESS = "import atexit; atexit.register(threading.Event().wait)\n"
+
+
+def test_nothing_stays_of_an_application_whose_exit_handlers_hang(world: World) -> None:
+    world.write(ENDLESS)
+    worker = world.start()
+    world.value(world.enqueue("quick"))
+    before = world.tree(worker)
+    worker.send_signal(signal.SIGHUP)
+    world.until(lambda: not any(map(alive, before)))
+    world.value(world.enqueue("quick"))
+    after = world.tree(worker)
+    world.stop(worker)
+    assert not any(map(alive, after))
+
+
+def test_nothing_stays_of_it_when_its_supervisor_is_killed(world: World) -> None:
+    world.write(ENDLESS)
+    worker = world.start()
+    world.value(world.enqueue("quick"))
+    tree = world.tree(worker)
+    worker.kill()
+    world.until(lambda: not any(map(alive, tree)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import faulthandler
 import logging
 import os
 import sys
@@ -22,6 +23,7 @@ from windlass import logs
 
 __all__ = ["FAILED", "end", "live"]
 
+END_WITHIN = 12.0  # seconds for handlers and threads; the supervisor is less patient, but it may be gone
 FAILED = 70  # EX_SOFTWARE: something raised that nobody expected
 
 
@@ -40,6 +42,8 @@ def live(life: Callable[[], int]) -> NoReturn:
 def end(code: int, *, in_order: bool = True, join: bool = True) -> NoReturn:
     """End this process; ``in_order``: after its exit handlers; ``join``: and after its threads that are no daemons."""
     if in_order:
+        with contextlib.suppress(BaseException):
+            faulthandler.dump_traceback_later(END_WITHIN, exit=True, file=logs.own_stderr())
         if join:
             with contextlib.suppress(BaseException):
                 module: Any = threading

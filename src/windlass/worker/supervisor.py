@@ -89,6 +89,7 @@ HANG_AFTER = 5_000  # ms past its timeout from which a job is its process's faul
 WRITES_FOR = 5_000  # ms, at most a third of a lease, that a process may write while its threads do not run
 LAST_LOOK = 0.5  # seconds for a process that hangs to show its stacks, before it is killed
 JUDGED_WITHIN = 15.0  # seconds for another process to say what becomes of a job that had to be killed
+ZYGOTE_ENDS = 2.0  # seconds for a zygote to end that is not needed any more: exit handlers of the application may hang
 FAREWELL = 10.0  # seconds for a process to end after it has said that it does
 ALONE_MOST = 4  # quarantine processes at once: a crash also sends the neighbours of the culprit there
 SETTLED_IN = 10.0  # seconds of life after which a death is not part of a crash loop
@@ -126,6 +127,7 @@ class Supervisor:
         self._tokens = 0
         self._generation: Generation | None = None  # the one that new processes come from
         self._successor: Generation | None = None  # loading, after a HUP
+        self._zygotes: list[Generation] = []  # those that have not ended for certain
         self._reports: Reports | None = None  # made before the first process
         self._settings = Settings()
         self._stopping = False
@@ -208,12 +210,16 @@ class Supervisor:
             self._files.close()
         for process in self._processes.values():
             process.control.close()
-        for generation in (self._generation, self._successor):
-            if generation is not None:
-                if not generation.gone:
-                    generation.close()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    generation.process.wait(5)
+        until = time.monotonic() + ZYGOTE_ENDS
+        for generation in self._zygotes:
+            if not generation.gone:
+                generation.close()
+        for generation in self._zygotes:
+            try:
+                generation.process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                generation.process.kill()
+                generation.process.wait()
         if self._reports is not None:
             self._reports.close()
         self._selector.close()
@@ -251,6 +257,7 @@ class Supervisor:
             self._try_later(error, lambda: self._load(successor=successor))
             return
         self._refusals = 0
+        self._zygotes.append(generation)
         if successor:
             self._successor = generation
         else:
@@ -360,6 +367,17 @@ class Supervisor:
     def _forget(self, generation: Generation) -> None:
         self._selector.unregister(generation.control)
         generation.close()
+        self._after(ZYGOTE_ENDS, lambda: self._end_zygote(generation))
+
+    def _end_zygote(self, generation: Generation) -> None:
+        """See to it that a zygote does not stay when nothing of it is left."""
+        if self._processes_of(generation):
+            self._after(ZYGOTE_ENDS, lambda: self._end_zygote(generation))
+            return
+        if generation.process.poll() is None:
+            log.warning("zygote %d does not end, and is killed", generation.process.pid)
+            generation.process.kill()
+        self._zygotes.remove(generation)
 
     # -- worker processes --
 
