@@ -261,8 +261,10 @@ def test_a_job_that_closes_the_descriptors_of_its_process_does_not_wedge_it(worl
     later = [world.enqueue("quick") for _ in range(20)]
     for one in later:
         world.value(one)
-    world.open_gate()
-    assert world.ended(job).state is State.DEAD
+    info = world.ended(job)
+    assert (info.state, info.reason) == (State.DEAD, "poison")
+    assert "closed the descriptors" in info.errors[-1].message
+    assert world.ledger() == ["closes"]
 
 
 def test_stacks_show_where_coroutines_and_children_are(world: World) -> None:

@@ -83,6 +83,7 @@ class Process:
         self.stopping = False
         self.ended = False
         self.silent = False  # its end of the line is closed
+        self.strayed = False  # and it was not by us: it has ended, or something in it has closed its descriptors
         self.broken = False  # it does not take what it is told
         self.pinged_at = 0  # when it was asked whether its threads run, since its beats are missing
         self.asked_at = 0  # when it was asked about jobs that are past their time

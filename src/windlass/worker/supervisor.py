@@ -92,6 +92,7 @@ JUDGED_WITHIN = 15.0  # seconds for another process to say what becomes of a job
 ZYGOTE_ENDS = 2.0  # seconds for a zygote to end that is not needed any more: exit handlers of the application may hang
 FAREWELL = 10.0  # seconds for a process to end after it has said that it does
 ALONE_MOST = 4  # quarantine processes at once: a crash also sends the neighbours of the culprit there
+STRAYED = "had to be killed: a job has closed the descriptors of its process, or they were closed for it"
 SETTLED_IN = 10.0  # seconds of life after which a death is not part of a crash loop
 
 SIGNALS = (
@@ -435,6 +436,7 @@ class Supervisor:
         except (EOFError, OSError):
             self._selector.unregister(process.control)
             process.silent = True
+            process.strayed = not process.killed
             self._miss(process)
             self._kill_later(process)  # it ends, or a job of it has closed its descriptors
             return
@@ -521,11 +523,12 @@ class Supervisor:
                 self._stop_all()
         elif process.culprits and bye is None:
             self._have_judged(process)
-        elif bye is not None or process.killed:
+        elif bye is not None or (process.killed and not process.strayed):
             reports.departed(process)
         else:
-            log.error("worker process %d %s", process.pid, describe(status))
-            reports.died(process, started, describe(status))
+            how = STRAYED if process.killed else describe(status)
+            log.error("worker process %d %s", process.pid, how)
+            reports.died(process, started, how)
         if process.alone:
             reports.look_for_lonely()
         else:
