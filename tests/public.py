@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 import windlass
-from windlass.dead import DeadList
+from windlass.dead.deadlist import DeadList
 
 # Modules of the worker, the command line and the engines are not for users, and neither are these.
 HIDDEN = re.compile(r"windlass\.(worker|cli|bench|testing|__main__|engines\.(sqlite|redis))\b")

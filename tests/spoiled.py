@@ -13,14 +13,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from windlass.clock import ManualClock
-from windlass.dead import DeadList
-from windlass.engines.base import Store
-from windlass.explain import explain
-from windlass.guards.circuit import CircuitInfo
-from windlass.guards.limits import LimitInfo, LockInfo
-from windlass.handle import Reader
-from windlass.model import (
+from windlass.core.clock import ManualClock
+from windlass.core.model import (
     Action,
     Cause,
     CircuitPolicy,
@@ -42,10 +36,16 @@ from windlass.model import (
     UniqueKey,
     Want,
 )
-from windlass.queues import QueueInfo, WorkerStatus
-from windlass.registry import Registry
+from windlass.dead.deadlist import DeadList
+from windlass.engines.base import Store
+from windlass.guards.circuit import CircuitInfo
+from windlass.guards.limits import LimitInfo, LockInfo
+from windlass.insight.explain import explain
+from windlass.insight.queues import QueueInfo, WorkerStatus
+from windlass.insight.stats import measure
+from windlass.jobs.handle import Reader
+from windlass.jobs.registry import Registry
 from windlass.settings import Settings
-from windlass.stats import measure
 from windlass.testing.conformance.harness import ended, error, info, job
 
 ROUNDS: Final = 7

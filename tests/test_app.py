@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from windlass import Job, Windlass
-from windlass.clock import ManualClock
-from windlass.codec import encode_error
+from windlass.core.clock import ManualClock
+from windlass.core.codec import encode_error
+from windlass.core.model import Kind, Lease, NewJob, Outcome, QueueShare, State, Want, WorkerInfo
 from windlass.engines.url import rules_of
 from windlass.errors import ConfigError
-from windlass.model import Kind, Lease, NewJob, Outcome, QueueShare, State, Want, WorkerInfo
-from windlass.queues import QueueInfo
+from windlass.insight.queues import QueueInfo
 
 
 def charge(n: int) -> int:

@@ -13,11 +13,11 @@ import pytest
 
 from windlass import Call, Duplicate, EngineFull, Job, Unique, Windlass
 from windlass.client import CHUNK
+from windlass.core.model import NewJob, Placed
 from windlass.engines.base import TransactionalEnqueue
 from windlass.errors import ConfigError
 from windlass.events import JobEnqueued
-from windlass.handle import JobHandle
-from windlass.model import NewJob, Placed
+from windlass.jobs.handle import JobHandle
 
 
 def charge(n: int) -> int:

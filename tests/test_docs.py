@@ -21,9 +21,9 @@ import click
 import pytest
 
 from windlass.cli.main import COMMANDS, cli
-from windlass.model import TRANSITIONS, State
-from windlass.setting_values import READERS
+from windlass.core.model import TRANSITIONS, State
 from windlass.settings import Settings
+from windlass.settings.values import READERS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

@@ -26,7 +26,7 @@ HEAVY = set(
     asyncio concurrent.futures multiprocessing subprocess socket ssl http.client email.utils logging.config tempfile
     shutil hashlib hmac secrets base64 difflib tomllib getpass importlib.util sqlite3
     windlass.engines.sqlite windlass.engines.redis windlass.worker windlass.cli windlass.bench windlass.testing
-    windlass.explain windlass.stats windlass.records windlass.guards.limits
+    windlass.insight.explain windlass.insight.stats windlass.dead.lines windlass.guards.limits
     """.split()  # noqa: SIM905
 )
 

@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 
 from servers import RedisServer
 from windlass import Constant, Dead, Discard, JobInfo, Retry, RetryAfter, Snooze, State, Windlass, current_job, on
-from windlass.clock import Clock, ManualClock
-from windlass.codec import NOWHERE
+from windlass.core.clock import Clock, ManualClock
+from windlass.core.codec import NOWHERE
+from windlass.core.model import Settled, Want, WorkerInfo
 from windlass.engines.base import Store
 from windlass.events import Events
-from windlass.model import Settled, Want, WorkerInfo
 from windlass.settings import Settings
-from windlass.worker.endings import Endings
-from windlass.worker.execute import prepare, run_async, run_sync
-from windlass.worker.run import JobRun
+from windlass.worker.attempt.endings import Endings
+from windlass.worker.attempt.execute import prepare, run_async, run_sync
+from windlass.worker.attempt.run import JobRun
 
 WORKER = "w1"
 STEPS_MAX = 60

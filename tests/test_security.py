@@ -25,7 +25,7 @@ SOURCE = Path(windlass.__file__).parent
 # What makes code or objects out of bytes.
 FORBIDDEN = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "jsonpickle", "yaml"}
 # They import what the operator or the code of the application names, and never what is stored.
-IMPORTERS = {"cli/main.py", "cli/loading.py", "errornames.py"}
+IMPORTERS = {"cli/main.py", "cli/loading.py", "core/errornames.py"}
 
 
 # -- the table ---------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def look(event, args):
         ran.append(event)
 sys.addaudithook(look)
 from windlass import Windlass
-from windlass.model import NewJob
+from windlass.core.model import NewJob
 from windlass.worker.worker import Worker, WorkerOptions
 
 names = ["os.system", "antigravity", "this.s", "shop.__class__.__mro__", "builtins.eval", "subprocess:Popen", "../evil"]

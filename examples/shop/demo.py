@@ -32,7 +32,7 @@ from shop import ledger  # noqa: E402
 from windlass import JobHandle, State, Windlass  # noqa: E402
 
 if TYPE_CHECKING:
-    from windlass.queues import WorkerStatus
+    from windlass.insight.queues import WorkerStatus
 
 PROCESSES = 2
 LOOK_EVERY = 0.02  # seconds between looks at the payments table

@@ -5,8 +5,8 @@ what user code catches or raises is also here. Importing this package loads no d
 """
 
 from windlass.app import Windlass
-from windlass.context import JobContext, current_job
-from windlass.definition import AsyncJob, Call, Job
+from windlass.core.model import State
+from windlass.core.retry import Constant, Exponential, Linear, Retry, on
 from windlass.errors import (
     CircuitOpen,
     ConfigError,
@@ -31,9 +31,9 @@ from windlass.errors import (
     WindlassError,
 )
 from windlass.guards import Circuit, Concurrency, Once, Rate, Unique
-from windlass.handle import JobError, JobHandle, JobInfo, Page
-from windlass.model import State
-from windlass.retry import Constant, Exponential, Linear, Retry, on
+from windlass.jobs.context import JobContext, current_job
+from windlass.jobs.definition import AsyncJob, Call, Job
+from windlass.jobs.handle import JobError, JobHandle, JobInfo, Page
 
 __all__ = [
     "AsyncJob",

@@ -14,10 +14,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
 
 from windlass.client import Client
-from windlass.clock import Clock, SystemClock
-from windlass.context import JobContext
-from windlass.dead import DeadList
-from windlass.definition import AsyncJob, Call, Duration, Job, JobDecorator, JobOptions, define
+from windlass.core.clock import Clock, SystemClock
+from windlass.core.model import Action, CircuitRow, JobFilter, Moved, State
+from windlass.core.spelling import spelled
+from windlass.core.units import duration_ms, nearest, shown
+from windlass.dead.deadlist import DeadList
 from windlass.engines.base import Store, TransactionalEnqueue, Tx
 from windlass.engines.url import connect
 from windlass.errors import ConfigError
@@ -25,22 +26,21 @@ from windlass.events import Event, Events
 from windlass.events import check_kind as check_event
 from windlass.guards import Circuit, CircuitInfo, Circuits, Lock, LockKeeper
 from windlass.guards.keys import check_key
-from windlass.handle import JobHandle, JobInfo, Page, hop
-from windlass.hooks import Hook, Hooks, Moment
+from windlass.insight.queues import Queue, QueueInfo, WorkerStatus, bounds_of, read_queues
+from windlass.jobs.context import JobContext
+from windlass.jobs.definition import AsyncJob, Call, Duration, Job, JobDecorator, JobOptions, define
+from windlass.jobs.handle import JobHandle, JobInfo, Page, hop
+from windlass.jobs.hooks import Hook, Hooks, Moment
+from windlass.jobs.middleware import Middleware
+from windlass.jobs.middleware import check_kind as check_chain
+from windlass.jobs.registry import Registry
+from windlass.jobs.transactions import AsyncTx, Transaction
 from windlass.logs import Log
-from windlass.middleware import Middleware
-from windlass.middleware import check_kind as check_chain
-from windlass.model import Action, CircuitRow, JobFilter, Moved, State
-from windlass.queues import Queue, QueueInfo, WorkerStatus, bounds_of, read_queues
-from windlass.registry import Registry
 from windlass.settings import Loaded, Settings, load_settings
-from windlass.spelling import spelled
-from windlass.transactions import AsyncTx, Transaction
-from windlass.units import duration_ms, nearest, shown
 
 if TYPE_CHECKING:  # what answers questions of people is loaded when one is asked
     from windlass.guards.limits import LimitInfo, LockInfo
-    from windlass.stats import Stats
+    from windlass.insight.stats import Stats
 
 __all__ = ["Windlass"]
 
@@ -348,7 +348,7 @@ class Windlass:
         ``stats().queues`` has every queue in figures: depth, latency, arrival and drain rate, and how many workers keep
         its ``max_wait``.
         """
-        from windlass.stats import measure
+        from windlass.insight.stats import measure
 
         return measure(self.engine, self.settings)
 
@@ -358,7 +358,7 @@ class Windlass:
 
     def explain(self, job_id: str) -> str:
         """Say in words where a job stands and why it is not running."""
-        from windlass.explain import explain
+        from windlass.insight.explain import explain
 
         client = self.client
         return explain(job_id, client.engine, client.reader, self.registry, self.clock, self.settings)

@@ -42,7 +42,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from windlass.spelling import spelled
+from windlass.core.spelling import spelled
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -207,14 +207,14 @@ class Delayed(Control):
     """Root of those with a delay: seconds, a timedelta or text such as ``"5m"``. Raises ConfigError for another."""
 
     def __init__(self, delay: float | str | timedelta, reason: str | None = None) -> None:
-        from windlass.units import duration_ms  # late: units raise errors of this module
+        from windlass.core.units import duration_ms  # late: units raise errors of this module
 
         super().__init__(reason)
         self.args = (delay, reason)  # what a copy in another process is made from
         self.delay_ms = duration_ms(delay, f"{type(self).__name__}(delay)")
 
     def __str__(self) -> str:
-        from windlass.units import show_duration
+        from windlass.core.units import show_duration
 
         return self.reason or f"again in {show_duration(self.delay_ms)}"
 

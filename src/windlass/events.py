@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
+from windlass.core.foreign import Shield, name_of
+from windlass.core.units import nearest
 from windlass.errors import ConfigError
-from windlass.foreign import Shield, name_of
 from windlass.logs import Log
-from windlass.units import nearest
 
 __all__ = [
     "CircuitClosed",

@@ -16,10 +16,10 @@ from click.testing import CliRunner, Result
 
 from windlass import Windlass
 from windlass.cli.main import cli
-from windlass.codec import encode_error
-from windlass.fingerprint import cause_of
-from windlass.ids import new_id
-from windlass.model import Kind, Lease, Outcome, Want, WorkerInfo
+from windlass.core.codec import encode_error
+from windlass.core.fingerprint import cause_of
+from windlass.core.ids import new_id
+from windlass.core.model import Kind, Lease, Outcome, Want, WorkerInfo
 
 MODULE = """
 from datetime import datetime

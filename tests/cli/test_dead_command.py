@@ -10,8 +10,8 @@ import pytest
 from cli_shop import Shop
 
 from windlass.cli import dead as dead_module
-from windlass.dead import DeadGroup, RedriveInfo
-from windlass.model import Kind
+from windlass.core.model import Kind
+from windlass.dead.deadlist import DeadGroup, RedriveInfo
 from windlass.worker.redriver import STEP, Redriver
 
 
@@ -115,7 +115,7 @@ def test_retry_at_a_rate_is_left_to_the_workers(shop: Shop) -> None:
 
 
 def test_retry_at_a_rate_waits_for_the_end(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    from windlass.dead import Redrive
+    from windlass.dead.deadlist import Redrive
 
     dead_jobs(shop, 4)
     wait = Redrive.wait
@@ -134,7 +134,7 @@ def test_retry_at_a_rate_waits_for_the_end(shop: Shop, monkeypatch: pytest.Monke
 
 
 def test_an_interrupted_watch_leaves_the_redrive(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    from windlass.dead import Redrive
+    from windlass.dead.deadlist import Redrive
 
     def interrupt(redrive: Redrive, timeout: object = None) -> bool:
         raise KeyboardInterrupt

@@ -10,10 +10,10 @@ import pytest
 from cli_shop import Shop, register
 
 from windlass.cli.config import written
-from windlass.clock import SystemClock
-from windlass.model import NewJob, Want
-from windlass.setting_values import READERS, TABLES
+from windlass.core.clock import SystemClock
+from windlass.core.model import NewJob, Want
 from windlass.settings import Settings, load_settings
+from windlass.settings.values import READERS, TABLES
 
 numbers = itertools.count()
 

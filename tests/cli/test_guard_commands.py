@@ -5,9 +5,9 @@ from __future__ import annotations
 from cli_shop import Shop, register
 
 from windlass import Concurrency, Windlass
+from windlass.core.model import Want
 from windlass.guards import CircuitInfo
 from windlass.guards.limits import LimitInfo, LockInfo
-from windlass.model import Want
 
 
 def test_circuits_ls_open_and_close(shop: Shop) -> None:

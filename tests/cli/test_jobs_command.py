@@ -12,8 +12,8 @@ from cli_shop import DEADLINE, Shop, register
 
 from windlass import JobInfo
 from windlass.cli import jobs as jobs_module
-from windlass.handle import JobError
-from windlass.model import Kind, Outcome, Progress, Want
+from windlass.core.model import Kind, Outcome, Progress, Want
+from windlass.jobs.handle import JobError
 
 FIELDS = list(JobInfo.__dataclass_fields__)
 

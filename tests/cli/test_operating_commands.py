@@ -8,8 +8,8 @@ import pytest
 from cli_shop import Shop, register
 
 from windlass import State
-from windlass.model import Kind, Want
-from windlass.queues import QueueInfo, WorkerStatus
+from windlass.core.model import Kind, Want
+from windlass.insight.queues import QueueInfo, WorkerStatus
 
 
 def queue(shop: Shop, name: str = "payments") -> QueueInfo:

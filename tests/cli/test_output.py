@@ -27,7 +27,7 @@ from windlass.cli.output import (
     record,
     table,
 )
-from windlass.clock import to_ms
+from windlass.core.clock import to_ms
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from cli_shop import DEADLINE, Shop
 
-from windlass.model import NewJob, WorkerInfo
+from windlass.core.model import NewJob, WorkerInfo
 
 LONG = "shop.jobs.international.charge_a_customer_with_a_very_long_name_indeed"
 HOME = b"\x1b[H"

@@ -12,7 +12,8 @@ from test_spoiled_sqlite import connection, spoil
 
 from servers import RedisServer
 from spoiled import guarded
-from windlass.clock import ManualClock
+from windlass.core.clock import ManualClock
+from windlass.core.model import Action, Gates, Guard, JobFilter, Kind, Moved, Rules, State, UniqueKey
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.records import HASHES
 from windlass.engines.redis.scripts import FIXED_KEYS, TYPES
@@ -20,7 +21,6 @@ from windlass.engines.sqlite import SqliteEngine
 from windlass.engines.sqlite.records import HARMLESS, TABLES
 from windlass.engines.sqlite.schema import MIGRATIONS, NEWEST, VERSION
 from windlass.errors import EngineDamaged
-from windlass.model import Action, Gates, Guard, JobFilter, Kind, Moved, Rules, State, UniqueKey
 from windlass.testing.conformance.harness import add, ended, error, history, job, join, row_of, state_of, take
 
 RULES = Rules()

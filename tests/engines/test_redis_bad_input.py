@@ -16,12 +16,12 @@ import redis.asyncio
 
 from proxy import Proxy
 from servers import RedisServer, of_the_guide, plain, until
-from windlass.clock import ManualClock
+from windlass.core.clock import ManualClock
+from windlass.core.model import Action, JobFilter, Kind, NewJob, Rules, Settled, State
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.startup import CAPABILITIES, Server
 from windlass.engines.url import connect
 from windlass.errors import ConfigError, EngineError, EngineUnavailable, EngineUnusable
-from windlass.model import Action, JobFilter, Kind, NewJob, Rules, Settled, State
 from windlass.settings import Settings
 from windlass.testing.conformance.harness import add, ended, history, job, join, row_of, state_of, take
 

@@ -10,9 +10,9 @@ import pytest
 from redis import Redis
 
 from servers import RedisServer, until
+from windlass.core.model import Kind, Settled, State
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.connection import CONNECTIONS_MAX
-from windlass.model import Kind, Settled, State
 from windlass.testing.conformance.harness import add, ended, job, join, row_of, take
 
 

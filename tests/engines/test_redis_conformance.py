@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from servers import Cluster, RedisServer, Replicated, of_the_guide
-from windlass.clock import ManualClock
+from windlass.core.clock import ManualClock
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.wire import PREFIX, SUFFIX, decode_rest, pack
 from windlass.testing.conformance import EngineConformance, GuardMachine, Harness, build_machine

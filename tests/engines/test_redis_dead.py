@@ -1,4 +1,4 @@
-"""Dead letters on Redis, through workers: what ``tests/test_dead.py`` shows on SQLite."""
+"""Dead letters on Redis, through workers: what ``tests/dead/test_dead.py`` shows on SQLite."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from dead_shop import Shop
 from servers import RedisServer
+from windlass.core.model import JobFilter
 from windlass.events import DeadRecovered, DeadTrimmed
-from windlass.model import JobFilter
 
 DEADLINE = 30.0
 

@@ -13,11 +13,23 @@ from redis.exceptions import RedisError
 
 from proxy import Proxy
 from servers import RedisServer, Replicated, until
-from windlass.clock import ManualClock
+from windlass.core.clock import ManualClock
+from windlass.core.model import (
+    Action,
+    Buried,
+    JobFilter,
+    Kind,
+    LeaseRef,
+    Outcome,
+    Progress,
+    Rules,
+    Settled,
+    State,
+    Want,
+)
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.scripts import script
 from windlass.errors import EngineError, EngineFull, EngineUnavailable, EngineUnusable
-from windlass.model import Action, Buried, JobFilter, Kind, LeaseRef, Outcome, Progress, Rules, Settled, State, Want
 from windlass.testing.conformance.harness import add, ended, error, info, job, join, row_of, state_of, take, upkeep
 
 SHORT_MS = 300  # network timeout of tests that wait for it

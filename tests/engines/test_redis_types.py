@@ -10,10 +10,10 @@ import pytest
 import redis
 
 from servers import RedisServer
+from windlass.core.model import Action, Gates, Guard, Kind, Outcome, QueueShare, Rules, UniqueKey, Want
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.scripts import FIXED_KEYS
 from windlass.errors import EngineError
-from windlass.model import Action, Gates, Guard, Kind, Outcome, QueueShare, Rules, UniqueKey, Want
 from windlass.testing.conformance.harness import add, info, job
 
 HINTS = ("awaited", "flow", "totals", "wake", "wake-loop")

@@ -18,7 +18,7 @@ from redis import Redis
 
 from servers import RedisServer
 from spoiled import GARBAGE, Scene, Verdict, build, flipped, judge
-from windlass.clock import ManualClock
+from windlass.core.clock import ManualClock
 from windlass.engines.redis import RedisEngine
 
 SEED = int(os.environ.get("WINDLASS_SEED", "11"))

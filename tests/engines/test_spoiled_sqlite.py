@@ -15,7 +15,7 @@ import apsw
 import pytest
 
 from spoiled import GARBAGE, Scene, Verdict, build, flipped, judge
-from windlass.clock import ManualClock
+from windlass.core.clock import ManualClock
 from windlass.engines.sqlite import SqliteEngine
 
 SEED = int(os.environ.get("WINDLASS_SEED", "11"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from windlass.clock import ManualClock
+from windlass.core.clock import ManualClock
 from windlass.engines.sqlite import SqliteEngine
 from windlass.testing.conformance import EngineConformance, GuardMachine, Harness, build_machine
 

@@ -14,8 +14,8 @@ import apsw
 import pytest
 
 from windlass import Windlass
-from windlass.definition import Job
 from windlass.engines.sqlite import SqliteEngine
+from windlass.jobs.definition import Job
 
 VICTIM = b"somebody else's words\n"
 NAMES = ("ready", "done", "lock")

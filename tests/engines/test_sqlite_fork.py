@@ -9,8 +9,8 @@ from pathlib import Path
 import apsw
 import pytest
 
+from windlass.core.model import NewJob
 from windlass.engines.sqlite import SqliteEngine
-from windlass.model import NewJob
 
 # A fork of a process with threads is what users do and Python warns of (from 3.12); it is the case under test.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

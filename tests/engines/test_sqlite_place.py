@@ -16,11 +16,11 @@ import apsw
 import pytest
 
 from windlass import EngineUnavailable, Windlass
-from windlass.definition import Job
+from windlass.core.model import Kind, Outcome, QueueShare, Rules, Settled, Want, WorkerInfo
 from windlass.engines.sqlite import SqliteEngine
 from windlass.engines.sqlite.place import LOOK_EVERY
 from windlass.errors import EngineUnusable
-from windlass.model import Kind, Outcome, QueueShare, Rules, Settled, Want, WorkerInfo
+from windlass.jobs.definition import Job
 
 
 @pytest.fixture

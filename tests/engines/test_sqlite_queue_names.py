@@ -7,9 +7,9 @@ from contextlib import closing
 
 import pytest
 
-from windlass.clock import ManualClock
+from windlass.core.clock import ManualClock
+from windlass.core.model import Action, Kind, QueueShare, Want
 from windlass.engines.sqlite import SqliteEngine, upkeep
-from windlass.model import Action, Kind, QueueShare, Want
 from windlass.testing.conformance.harness import add, all_jobs, ended, error, job, join, take
 from windlass.testing.conformance.harness import upkeep as maintain
 

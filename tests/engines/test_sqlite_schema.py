@@ -10,10 +10,10 @@ import apsw
 import pytest
 
 from windlass import Windlass
+from windlass.core.model import State, WorkerInfo
 from windlass.engines.sqlite import SqliteEngine
 from windlass.engines.sqlite.schema import MIGRATIONS, VERSION, prefix_of
 from windlass.errors import EngineUnusable
-from windlass.model import State, WorkerInfo
 from windlass.testing.conformance.harness import take
 
 OLD_JOB = """

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 
 from faults import jobs
 from windlass import Windlass
+from windlass.core.ids import new_id
+from windlass.core.model import Kind, Outcome, QueueShare, Want, WorkerInfo
 from windlass.engines.base import TransactionalEnqueue
-from windlass.ids import new_id
-from windlass.model import Kind, Outcome, QueueShare, Want, WorkerInfo
 
 LEASE_MS = 1_000
 

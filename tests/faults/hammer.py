@@ -17,9 +17,9 @@ from collections import Counter
 from faults import jobs
 from faults.client import tell
 from windlass import Windlass
+from windlass.core.ids import new_id
+from windlass.core.model import Kind, Outcome, Rules, Want, WorkerInfo
 from windlass.errors import WindlassError
-from windlass.ids import new_id
-from windlass.model import Kind, Outcome, Rules, Want, WorkerInfo
 
 BATCH = 20
 

@@ -26,7 +26,7 @@ import apsw
 
 from faults import jobs
 from windlass import JobInfo, Windlass
-from windlass.model import JobRow, State
+from windlass.core.model import JobRow, State
 
 T = TypeVar("T")
 

@@ -21,9 +21,9 @@ from typing import Any
 import apsw
 
 from windlass import JobContext, Windlass
-from windlass.clock import SystemClock
+from windlass.core.clock import SystemClock
+from windlass.core.model import Lease
 from windlass.events import StoreRolledBack
-from windlass.model import Lease
 
 DEFINED: list[tuple[Callable[..., Any], dict[str, Any]]] = []
 HOARD_LIMIT = 512 * 1024 * 1024  # bytes beyond what the process has, for the job that wants too much

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from faults.harness import Fleet, Sink, check, environment, until
+from windlass.core.model import State
 from windlass.engines.base import TransactionalSettle
 from windlass.engines.crashpoint import CRASH_POINTS
-from windlass.model import State
 
 CRASHED = 137
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from faults.harness import NS, Fleet, Nemesis, check
-from windlass.ids import new_id
-from windlass.model import Want, WorkerInfo
+from windlass.core.ids import new_id
+from windlass.core.model import Want, WorkerInfo
 
 
 def ledger(fleet: Fleet, *lines: tuple[str, str, int, int, float]) -> None:

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from windlass import Concurrency, JobContext, Once, Rate, Retry, Windlass
+from windlass.core.retry import Exponential
 from windlass.events import CircuitClosed, CircuitEvent, CircuitHalfOpened, CircuitOpened
-from windlass.retry import Exponential
 
 FOLDER = Path(os.environ["GUARDS_DIR"])
 

@@ -23,7 +23,7 @@ from windlass import (
     Snooze,
     Windlass,
 )
-from windlass.clock import ManualClock
+from windlass.core.clock import ManualClock
 from windlass.errors import Control, EngineUnavailable, GuardUnavailable
 from windlass.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, Event
 from windlass.guards import circuit as module

@@ -18,7 +18,7 @@ import pytest
 
 from guards.fleet import Fleet, elapse, running, until
 from windlass import Concurrency, Job, JobInfo, Once, Rate, State, Windlass
-from windlass.retry import Exponential, Retry
+from windlass.core.retry import Exponential, Retry
 
 NS = 1_000_000_000
 STALE = 0.25  # seconds that a process may believe in an old state of a circuit

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from windlass import ConfigError, LockBusy, LockLost, Windlass
-from windlass.clock import ManualClock
+from windlass.core.clock import ManualClock
 from windlass.errors import EngineUnavailable, GuardUnavailable
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from windlass import Concurrency, ConfigError, JobContext, Once, PayloadError, Rate, Unique, Windlass, caps
-from windlass.model import Gates, Guard
+from windlass import Concurrency, ConfigError, JobContext, Once, PayloadError, Rate, Unique, Windlass
+from windlass.core import caps
+from windlass.core.model import Gates, Guard
 
 
 @pytest.fixture

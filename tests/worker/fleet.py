@@ -95,8 +95,8 @@ class Fleet:
 
     def enqueue(self, name: str, queue: str, count: int, args: str = "[[], {}]") -> list[str]:
         """Store jobs by name, as another program would."""
-        from windlass.ids import new_id
-        from windlass.model import NewJob
+        from windlass.core.ids import new_id
+        from windlass.core.model import NewJob
 
         ids = [new_id() for _ in range(count)]
         payload = json.dumps([1, *json.loads(args)])

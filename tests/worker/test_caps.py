@@ -14,15 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inside import end_of, until, worker_of
 
-from windlass import CircuitOpen, Once, Rate, State, Unique, Windlass, caps, on
-from windlass.clock import FIRST, LAST, from_ms, to_ms
+from windlass import CircuitOpen, Once, Rate, State, Unique, Windlass, on
+from windlass.core import caps
+from windlass.core.clock import FIRST, LAST, from_ms, to_ms
+from windlass.core.fingerprint import cause_of
+from windlass.core.model import NewJob
+from windlass.core.patterns import parse_queues
+from windlass.core.retry import Facts, Retry, RunAgain, decide
+from windlass.core.units import instant_ms
 from windlass.errors import ConfigError, PayloadError, ResultExpired
-from windlass.fingerprint import cause_of
-from windlass.model import NewJob
-from windlass.patterns import parse_queues
-from windlass.retry import Facts, Retry, RunAgain, decide
-from windlass.setting_values import READERS
-from windlass.units import instant_ms
+from windlass.settings.values import READERS
 from windlass.worker.layout import split_pool
 
 WEST = timezone(-timedelta(hours=5))

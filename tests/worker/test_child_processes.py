@@ -11,10 +11,10 @@ import pytest
 from fleet import DEADLINE, Fleet, fleet_in
 
 from windlass import State, Windlass
-from windlass.model import Kind, Outcome, Want, WorkerInfo
+from windlass.core.model import Kind, Outcome, Want, WorkerInfo
+from windlass.worker.attempt.deadlines import Deadlines
+from windlass.worker.attempt.run import JobRun
 from windlass.worker.children import Answer, ChildLine, Children
-from windlass.worker.deadlines import Deadlines
-from windlass.worker.run import JobRun
 from windlass.worker.wire import Line
 from windlass.worker.worker import Worker
 

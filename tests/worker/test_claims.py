@@ -14,8 +14,8 @@ from redis import Redis
 
 from servers import RedisServer, until
 from windlass import Constant, Retry, State, Windlass
+from windlass.core.model import Action, Room, Slot, Watch
 from windlass.engines.redis import RedisEngine
-from windlass.model import Action, Room, Slot, Watch
 from windlass.testing.conformance.harness import join, take
 from windlass.worker import pump
 from windlass.worker import worker as worker_module

@@ -11,8 +11,8 @@ from queue import Queue
 import pytest
 
 from windlass import Windlass
-from windlass.worker.deadlines import SLACK, Deadlines
-from windlass.worker.run import JobRun
+from windlass.worker.attempt.deadlines import SLACK, Deadlines
+from windlass.worker.attempt.run import JobRun
 from windlass.worker.worker import Worker, WorkerOptions
 
 DEADLINE = 30.0

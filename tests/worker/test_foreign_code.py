@@ -21,9 +21,9 @@ from inside import DEADLINE, end_of, until, worker_of
 from msgspec import Struct
 
 from windlass import Constant, JobContext, JobInfo, Retry, State, Windlass, events, on
+from windlass.core.foreign import is_ctrl_c, name_of, said
 from windlass.errors import PayloadError
-from windlass.foreign import is_ctrl_c, name_of, said
-from windlass.worker.run import JobRun
+from windlass.worker.attempt.run import JobRun
 from windlass.worker.worker import Worker
 
 
@@ -672,7 +672,7 @@ class Reads(Struct):
 
 
 def test_ctrl_c_reaches_the_person_while_values_are_encoded_and_decoded() -> None:
-    from windlass.codec import encode_result
+    from windlass.core.codec import encode_result
 
     app = Windlass("memory://")
 

@@ -86,8 +86,8 @@ class Shop:
         (self.folder / "logged.py").write_text(text.replace("OWN", repr(str(self.own))))
 
     def enqueue(self, *names: str, payload: str = "[1,[],{}]") -> list[str]:
-        from windlass.ids import new_id
-        from windlass.model import NewJob
+        from windlass.core.ids import new_id
+        from windlass.core.model import NewJob
 
         jobs = [NewJob(new_id(), name, "default", payload, max_attempts=1 + (name == "again")) for name in names]
         self.client.engine.enqueue(jobs)

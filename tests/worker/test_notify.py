@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from windlass.worker.notify import notify, watchdog_s
+from windlass.worker.process.notify import notify, watchdog_s
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -50,7 +50,7 @@ def test_the_watchdog_is_patted_twice_as_often_as_it_asks(
 
 
 def test_a_socket_that_nobody_reads_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("windlass.worker.notify.PATIENCE", 0.01)
+    monkeypatch.setattr("windlass.worker.process.notify.PATIENCE", 0.01)
     path = str(tmp_path / "notify")
     monkeypatch.setenv("NOTIFY_SOCKET", path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:

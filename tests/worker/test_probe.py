@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from windlass.errors import ConfigError, EngineUnavailable
-from windlass.worker.probe import CLIENTS_MAX, Probe
+from windlass.worker.process.probe import CLIENTS_MAX, Probe
 
 DEADLINE = 10.0
 

@@ -11,8 +11,8 @@ from redis import Redis
 
 from servers import RedisServer, until
 from windlass import State, Windlass
+from windlass.core.model import Claimed, Outcome, Settled, Want
 from windlass.engines.redis import RedisEngine
-from windlass.model import Claimed, Outcome, Settled, Want
 from windlass.worker import pump
 from windlass.worker.heart import Trust
 from windlass.worker.worker import Worker

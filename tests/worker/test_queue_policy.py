@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
+from windlass.core.model import QueueShare
 from windlass.errors import ConfigError
-from windlass.model import QueueShare
 from windlass.worker.queues import QueuePolicy
 
 

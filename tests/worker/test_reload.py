@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 from pathlib import Path
 
-from windlass.worker.reload import FileWatch, changed_files, snapshot
+from windlass.worker.process.reload import FileWatch, changed_files, snapshot
 
 
 def test_sources_are_seen_and_what_is_not_ours_is_left_out(tmp_path: Path) -> None:

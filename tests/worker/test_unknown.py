@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from windlass import State, Windlass
-from windlass.clock import ManualClock
+from windlass.core.clock import ManualClock
 from windlass.worker.worker import Worker, WorkerOptions
 
 

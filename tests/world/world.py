@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from windlass import JobInfo, State, Windlass
-from windlass.ids import new_id
-from windlass.model import NewJob
+from windlass.core.ids import new_id
+from windlass.core.model import NewJob
 
 T = TypeVar("T")
 

@@ -19,10 +19,10 @@ from typing import Final
 
 from windlass.app import Windlass
 from windlass.bench.jobs import QUEUE
+from windlass.core.model import FINISHED, JobFilter
 from windlass.engines.base import TransactionalEnqueue
 from windlass.errors import WindlassError
-from windlass.model import FINISHED, JobFilter
-from windlass.queues import WorkerStatus
+from windlass.insight.queues import WorkerStatus
 
 __all__ = ["Lab"]
 

@@ -19,11 +19,11 @@ from msgspec import Struct
 from windlass.app import Windlass
 from windlass.bench.jobs import QUEUE, AsyncJobs, SyncJobs
 from windlass.bench.lab import Lab, last_settle
-from windlass.clock import from_ms
-from windlass.definition import Call
+from windlass.core.clock import from_ms
+from windlass.core.ids import new_id
+from windlass.core.model import Kind, LeaseRef, Outcome, Want, WorkerInfo
 from windlass.errors import ConfigError
-from windlass.ids import new_id
-from windlass.model import Kind, LeaseRef, Outcome, Want, WorkerInfo
+from windlass.jobs.definition import Call
 
 __all__ = ["SCENARIOS", "Figure"]
 

@@ -8,9 +8,9 @@ import click
 
 from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.output import Column, emit_json, length, moment, note, say, table
+from windlass.core.units import nearest
 from windlass.errors import ConfigError
 from windlass.guards import Circuit, CircuitInfo
-from windlass.units import nearest
 
 __all__ = ["circuits"]
 

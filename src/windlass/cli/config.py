@@ -9,9 +9,9 @@ import msgspec
 
 from windlass.cli.common import Session, pass_session
 from windlass.cli.output import Column, emit_json, inline, note, table
-from windlass.setting_values import COUNTS
+from windlass.core.units import format_duration
 from windlass.settings import Settings, mask_url
-from windlass.units import format_duration
+from windlass.settings.values import COUNTS
 
 __all__ = ["config", "written"]
 

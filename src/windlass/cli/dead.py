@@ -17,12 +17,12 @@ from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.exits import FAILED, INTERRUPTED, WRONG_USE
 from windlass.cli.instants import instant
 from windlass.cli.output import Column, ago, confirm, count, emit_json, escaped, note, record, say, table
-from windlass.files import descriptor_of
+from windlass.core.files import descriptor_of
 
 if TYPE_CHECKING:
     from windlass.app import Windlass
-    from windlass.dead import DeadFilters, DeadGroup, Redrive
-    from windlass.handle import JobInfo
+    from windlass.dead.deadlist import DeadFilters, DeadGroup, Redrive
+    from windlass.jobs.handle import JobInfo
 
 __all__ = ["dead"]
 

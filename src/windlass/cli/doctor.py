@@ -16,11 +16,11 @@ from windlass.cli.common import Session, pass_session
 from windlass.cli.exits import FAILED
 from windlass.cli.findings import ERROR, OK, WARNING, report
 from windlass.cli.output import count, length, note
-from windlass.clock import to_ms
+from windlass.core.clock import to_ms
+from windlass.core.units import format_duration
 from windlass.engines.base import Finding
 from windlass.errors import EngineError
-from windlass.queues import QueueInfo, WorkerStatus
-from windlass.units import format_duration
+from windlass.insight.queues import QueueInfo, WorkerStatus
 
 if TYPE_CHECKING:
     from windlass.app import Windlass

@@ -15,16 +15,16 @@ from windlass.cli.common import Session, pass_session
 from windlass.cli.exits import NoLiveWorker
 from windlass.cli.instants import instant
 from windlass.cli.output import emit_json, inline, note, say
-from windlass.codec import decode_plain
-from windlass.definition import CallOptions, JobSpec, job_of
+from windlass.core.codec import decode_plain
+from windlass.core.model import State
 from windlass.errors import ConfigError, PayloadError, ResultError, ResultTimeout
-from windlass.model import State
+from windlass.jobs.definition import CallOptions, JobSpec, job_of
 from windlass.settings import mask_url
 
 if TYPE_CHECKING:
     from windlass.app import Windlass
-    from windlass.definition import Call
-    from windlass.handle import JobHandle
+    from windlass.jobs.definition import Call
+    from windlass.jobs.handle import JobHandle
 
 __all__ = ["enqueue"]
 

@@ -24,9 +24,9 @@ from typing import Final
 
 import windlass
 from windlass.app import Windlass
+from windlass.core.units import nearest
 from windlass.errors import ConfigError
 from windlass.settings import load_settings
-from windlass.units import nearest
 
 __all__ = ["DEFAULT_ATTRIBUTE", "load_app"]
 

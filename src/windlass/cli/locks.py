@@ -7,7 +7,7 @@ import click
 from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.exits import FAILED
 from windlass.cli.output import Column, confirm, emit_json, length, moment, note, say, table
-from windlass.units import nearest
+from windlass.core.units import nearest
 
 __all__ = ["locks"]
 

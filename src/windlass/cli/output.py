@@ -18,8 +18,8 @@ from typing import Final
 import click
 import msgspec
 
+from windlass.core.units import show_duration
 from windlass.logs.lines import escaped, printable
-from windlass.units import show_duration
 
 __all__ = [
     "Column",

@@ -20,11 +20,13 @@ from windlass.cli.output import count
 from windlass.errors import ConfigError, WindlassError
 from windlass.logs import Log
 from windlass.settings import Settings, load_settings, mask_url
+from windlass.worker.attempt.execute import prepare
+from windlass.worker.attempt.run import Prepared
 from windlass.worker.children import ChildHost, ChildLine, serve_child
-from windlass.worker.execute import prepare
-from windlass.worker.farewell import end
 from windlass.worker.layout import alone_plan, lay_out
-from windlass.worker.messages import (
+from windlass.worker.process.farewell import end
+from windlass.worker.process.life import ControlLine, serve_worker
+from windlass.worker.process.messages import (
     Alone,
     Asked,
     Failed,
@@ -36,14 +38,12 @@ from windlass.worker.messages import (
     decode_launch,
     encode,
 )
-from windlass.worker.process import ControlLine, serve_worker
+from windlass.worker.process.title import set_title
+from windlass.worker.process.zygote import Zygote, ZygoteFork
 from windlass.worker.recycle import FORK_COST, resident
-from windlass.worker.run import Prepared
 from windlass.worker.slots import SlotTable
-from windlass.worker.title import set_title
 from windlass.worker.wire import Line
 from windlass.worker.worker import Worker, WorkerOptions
-from windlass.worker.zygote import Zygote, ZygoteFork
 
 __all__ = ["main"]
 

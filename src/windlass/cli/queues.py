@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from windlass import caps
 from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.instants import instant
 from windlass.cli.output import Column, confirm, count, emit_json, length, moment, note, say, table
 from windlass.cli.stats import BLOCKED, blocked_at, running, without_blocked
-from windlass.queues import Queue, QueueInfo, WorkerStatus
-from windlass.units import nearest, shown, whole_number
+from windlass.core import caps
+from windlass.core.units import nearest, shown, whole_number
+from windlass.insight.queues import Queue, QueueInfo, WorkerStatus
 
 if TYPE_CHECKING:
     from windlass.app import Windlass

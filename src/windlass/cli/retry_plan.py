@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from windlass.cli.common import Session, pass_session
 from windlass.cli.output import emit_json, printable
-from windlass.retry import (
+from windlass.core.retry import (
     UNLIMITED,
     After,
     Again,
@@ -25,10 +25,10 @@ from windlass.retry import (
     Rule,
     Withdraw,
 )
-from windlass.units import duration_ms, show_duration
+from windlass.core.units import duration_ms, show_duration
 
 if TYPE_CHECKING:
-    from windlass.definition import JobSpec
+    from windlass.jobs.definition import JobSpec
 
 __all__ = ["plan_of", "retry_plan"]
 

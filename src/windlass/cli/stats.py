@@ -9,9 +9,9 @@ import click
 
 from windlass.cli.common import Session, pass_session
 from windlass.cli.output import Column, emit_json, length, table
-from windlass.model import State
-from windlass.queues import BLOCKED_SHOWN, QueueInfo
-from windlass.stats import QueueStats, Stats
+from windlass.core.model import State
+from windlass.insight.queues import BLOCKED_SHOWN, QueueInfo
+from windlass.insight.stats import QueueStats, Stats
 
 __all__ = ["BLOCKED", "blocked_at", "by_state", "queue_table", "running", "stats", "without_blocked"]
 

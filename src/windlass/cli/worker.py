@@ -7,15 +7,15 @@ from typing import cast
 
 import click
 
-from windlass import caps
 from windlass.cli.common import app_target
 from windlass.cli.logs import configure_logs
-from windlass.ids import new_id
-from windlass.setting_values import READERS
+from windlass.core import caps
+from windlass.core.ids import new_id
 from windlass.settings import Settings, load_settings
+from windlass.settings.values import READERS
 from windlass.worker.layout import check_layout
-from windlass.worker.messages import Launch
-from windlass.worker.supervisor import Supervisor
+from windlass.worker.process.messages import Launch
+from windlass.worker.process.supervisor import Supervisor
 
 __all__ = ["worker"]
 

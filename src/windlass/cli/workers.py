@@ -10,9 +10,9 @@ import click
 
 from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.output import Column, ago, count, emit_json, length, note, say, table
+from windlass.core.units import nearest, show_duration
 from windlass.errors import ConfigError
-from windlass.queues import WorkerStatus
-from windlass.units import nearest, show_duration
+from windlass.insight.queues import WorkerStatus
 
 __all__ = ["workers"]
 

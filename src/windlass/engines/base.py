@@ -22,8 +22,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from windlass.errors import ConfigError
-from windlass.model import (
+from windlass.core.model import (
     Action,
     BlockedRow,
     Buried,
@@ -59,6 +58,7 @@ from windlass.model import (
     WorkerInfo,
     WorkerRow,
 )
+from windlass.errors import ConfigError
 
 __all__ = [
     "Coordinator",

@@ -12,14 +12,14 @@ import os
 from collections.abc import Callable
 from typing import Final, cast
 
+from windlass.core.units import nearest
 from windlass.engines.base import Store
 from windlass.errors import ConfigError
-from windlass.units import nearest
 
 __all__ = ["CRASH_POINTS", "crashing"]
 
 # Every call that changes the store, or on whose answer a process acts, but those on dead jobs: a death is named in each
-# of them, so repeating one is safe by itself (tests/test_redriver.py loses their answers).
+# of them, so repeating one is safe by itself (tests/worker/test_redriver.py loses their answers).
 CRASH_POINTS: Final = (
     "enqueue",
     "claim",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-from windlass.clock import Clock
+from windlass.core.clock import Clock
+from windlass.core.model import Rules
+from windlass.core.urls import parse_url
 from windlass.engines.base import Store
 from windlass.errors import ConfigError
-from windlass.model import Rules
 from windlass.settings import Settings, mask_url
-from windlass.urls import parse_url
 
 __all__ = ["connect", "rules_of"]
 

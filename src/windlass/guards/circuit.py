@@ -26,9 +26,11 @@ from typing import TYPE_CHECKING, Final, Protocol, Self, TypeAlias, TypeVar, cas
 
 from msgspec import Struct
 
-from windlass.clock import from_ms
-from windlass.codec import clean_reason
-from windlass.context import hide_in_job
+from windlass.core.clock import from_ms
+from windlass.core.codec import clean_reason
+from windlass.core.model import CircuitPolicy, CircuitRow, LeaseRef, Tally
+from windlass.core.spelling import spelled
+from windlass.core.units import duration_ms, show_duration, shown
 from windlass.engines.base import Coordinator
 from windlass.errors import (
     CircuitOpen,
@@ -42,14 +44,12 @@ from windlass.errors import (
 )
 from windlass.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, Events
 from windlass.guards.verdict import Kinds, Verdict, is_any, reason_of, retry_after_ms
-from windlass.handle import hop
+from windlass.jobs.context import hide_in_job
+from windlass.jobs.handle import hop
 from windlass.logs import Log
-from windlass.model import CircuitPolicy, CircuitRow, LeaseRef, Tally
-from windlass.spelling import spelled
-from windlass.units import duration_ms, show_duration, shown
 
 if TYPE_CHECKING:
-    from windlass.definition import Duration
+    from windlass.jobs.definition import Duration
 
 __all__ = ["Circuit", "CircuitInfo", "Hub", "Passed"]
 

@@ -11,17 +11,17 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
-from windlass import caps
+from windlass.core import caps
+from windlass.core.foreign import Shield, start_thread
+from windlass.core.model import CircuitPolicy
+from windlass.core.spelling import unknown_option
+from windlass.core.units import check_name, duration_ms, shown
 from windlass.engines.base import Coordinator
 from windlass.errors import ConfigError, EngineError
 from windlass.events import Events
-from windlass.foreign import Shield, start_thread
 from windlass.guards.circuit import Circuit
 from windlass.guards.verdict import to_kinds
 from windlass.logs import Log
-from windlass.model import CircuitPolicy
-from windlass.spelling import unknown_option
-from windlass.units import check_name, duration_ms, shown
 
 __all__ = ["OPTIONS", "Circuits"]
 

@@ -22,11 +22,11 @@ from uuid import UUID
 
 import msgspec
 
-from windlass import caps
-from windlass.codec import Signature
+from windlass.core import caps
+from windlass.core.codec import Signature
+from windlass.core.foreign import kind_name, said
+from windlass.core.units import nearest
 from windlass.errors import ConfigError, PayloadError
-from windlass.foreign import kind_name, said
-from windlass.units import nearest
 
 __all__ = ["KeyTemplate", "check_key", "fit"]
 

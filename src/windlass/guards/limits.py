@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from windlass.clock import from_ms
-from windlass.model import LimitRow, LockRow
+from windlass.core.clock import from_ms
+from windlass.core.model import LimitRow, LockRow
 
 __all__ = ["LimitInfo", "LockInfo"]
 

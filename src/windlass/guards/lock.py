@@ -15,14 +15,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
-from windlass.clock import Clock
-from windlass.context import current_job
+from windlass.core.clock import Clock
+from windlass.core.foreign import Shield, start_thread
+from windlass.core.units import show_duration
 from windlass.engines.base import Coordinator
 from windlass.errors import ConfigError, EngineError, GuardUnavailable, LockBusy, LockLost, NotInJob
-from windlass.foreign import Shield, start_thread
-from windlass.handle import hop, own_thread
+from windlass.jobs.context import current_job
+from windlass.jobs.handle import hop, own_thread
 from windlass.logs import Log
-from windlass.units import show_duration
 
 __all__ = ["Lock", "LockKeeper"]
 

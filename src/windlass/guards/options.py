@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
 from msgspec.structs import force_setattr
 
-from windlass import caps
-from windlass.codec import Signature
+from windlass.core import caps
+from windlass.core.codec import Signature
+from windlass.core.model import Gates, Guard, OnConflict, UniqueKey, Until
+from windlass.core.spelling import Spelled
+from windlass.core.units import count_per, duration_ms, format_duration, nearest, shown
 from windlass.errors import ConfigError
 from windlass.guards.keys import KeyTemplate
-from windlass.model import Gates, Guard, OnConflict, UniqueKey, Until
-from windlass.spelling import Spelled
-from windlass.units import count_per, duration_ms, format_duration, nearest, shown
 
 if TYPE_CHECKING:
     Duration = int | float | str | timedelta

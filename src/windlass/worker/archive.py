@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
+from windlass.core.files import open_own, sync_folder
+from windlass.core.model import JobFilter, LeaseRef, State
+from windlass.dead.lines import to_line
 from windlass.engines.base import Store
-from windlass.files import open_own, sync_folder
-from windlass.model import JobFilter, LeaseRef, State
-from windlass.records import to_line
 
 __all__ = ["Archive"]
 

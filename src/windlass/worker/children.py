@@ -27,26 +27,35 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
-from windlass.clock import Clock
-from windlass.codec import NOWHERE, Origin, encode_error
+from windlass.core.clock import Clock
+from windlass.core.codec import NOWHERE, Origin, encode_error
+from windlass.core.fingerprint import POISON
+from windlass.core.foreign import shield_logs
+from windlass.core.model import Kind, Lease, Outcome, Rules
 from windlass.engines.base import Store
 from windlass.engines.url import rules_of
 from windlass.errors import WindlassError
 from windlass.events import Events, JobDead
-from windlass.fingerprint import POISON
-from windlass.foreign import shield_logs
 from windlass.guards.verdict import Verdict
 from windlass.logs import Log
-from windlass.model import Kind, Lease, Outcome, Rules
 from windlass.settings import Settings
-from windlass.worker.deadlines import Deadlines
-from windlass.worker.execute import escaped, failure, interrupted, run_alone, run_sync, tell, timeout_of, withdrawn
-from windlass.worker.guarded import circuit_of, verdict_of
+from windlass.worker.attempt.deadlines import Deadlines
+from windlass.worker.attempt.execute import (
+    escaped,
+    failure,
+    interrupted,
+    run_alone,
+    run_sync,
+    tell,
+    timeout_of,
+    withdrawn,
+)
+from windlass.worker.attempt.guarded import circuit_of, verdict_of
+from windlass.worker.attempt.run import JobRun, Prepared
+from windlass.worker.process.zygote import NoProcess
 from windlass.worker.recycle import resident
-from windlass.worker.run import JobRun, Prepared
 from windlass.worker.stacks import dump_on_signals
 from windlass.worker.wire import Line
-from windlass.worker.zygote import NoProcess
 
 __all__ = ["ChildHost", "ChildLine", "Children", "Fork", "ProcessDied", "serve_child"]
 

@@ -18,12 +18,12 @@ import threading
 from collections.abc import Callable
 from enum import IntEnum
 
-from windlass.clock import Clock
+from windlass.core.clock import Clock
+from windlass.core.foreign import start_thread
+from windlass.core.model import Heartbeat, LeaseRef, WorkerInfo
 from windlass.engines.base import Engine
 from windlass.errors import EngineError
-from windlass.foreign import start_thread
 from windlass.logs import Log
-from windlass.model import Heartbeat, LeaseRef, WorkerInfo
 from windlass.worker.slots import SlotTable
 
 __all__ = ["Heart", "Trust"]

@@ -10,16 +10,16 @@ import threading
 from collections.abc import Iterable
 from queue import SimpleQueue
 
+from windlass.core.foreign import Shield, start_thread
+from windlass.core.model import State
+from windlass.core.units import show_duration
 from windlass.engines.base import Store
 from windlass.errors import EngineError
 from windlass.events import Events, JobDead
-from windlass.foreign import Shield, start_thread
-from windlass.handle import Reader
-from windlass.hooks import Hooks, Moment
+from windlass.jobs.handle import Reader
+from windlass.jobs.hooks import Hooks, Moment
+from windlass.jobs.registry import Registry
 from windlass.logs import Log
-from windlass.model import State
-from windlass.registry import Registry
-from windlass.units import show_duration
 
 __all__ = ["HookThread"]
 

@@ -10,13 +10,13 @@ import threading
 from collections.abc import Callable, Sequence
 from random import Random
 
+from windlass.core.foreign import Shield
+from windlass.core.model import Recovery, Rules, Upkeep
+from windlass.core.recovery import RecoveryRule
 from windlass.engines.base import Store
 from windlass.errors import EngineError
 from windlass.events import DeadRecovered, DeadTrimmed, Events
-from windlass.foreign import Shield
 from windlass.logs import Log
-from windlass.model import Recovery, Rules, Upkeep
-from windlass.recovery import RecoveryRule
 from windlass.worker.archive import Archive
 from windlass.worker.redriver import Redriver
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 
-from windlass.model import Slot
-from windlass.worker.run import JobRun
+from windlass.core.model import Slot
+from windlass.worker.attempt.run import JobRun
 
 __all__ = ["Lane"]
 

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from windlass import caps
+from windlass.core import caps
+from windlass.core.patterns import check_pattern, matches, overlap, parse_queues
+from windlass.core.units import nearest, shown, whole_number
 from windlass.errors import ConfigError
-from windlass.patterns import check_pattern, matches, overlap, parse_queues
 from windlass.settings import PoolSettings, Settings
-from windlass.units import nearest, shown, whole_number
 from windlass.worker.queues import QueuePolicy
 
 __all__ = ["Crew", "PoolPlan", "alone_plan", "check_layout", "lay_out", "serves"]

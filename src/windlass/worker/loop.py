@@ -21,12 +21,12 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from typing import Final, TypeVar, cast
 
-from windlass.context import CURRENT
-from windlass.foreign import Shield, kind_name, said, start_thread
+from windlass.core.foreign import Shield, kind_name, said, start_thread
+from windlass.core.model import Slot
+from windlass.jobs.context import CURRENT
 from windlass.logs import Log
-from windlass.model import Slot
+from windlass.worker.attempt.run import JobRun
 from windlass.worker.lane import Lane
-from windlass.worker.run import JobRun
 
 __all__ = ["JobTask", "Loop", "LoopThread"]
 

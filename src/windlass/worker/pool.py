@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 
-from windlass.model import PoolInfo
+from windlass.core.model import PoolInfo
+from windlass.worker.attempt.run import JobRun
 from windlass.worker.lane import Lane
 from windlass.worker.layout import PoolPlan
 from windlass.worker.loop import Loop, LoopThread
-from windlass.worker.run import JobRun
 from windlass.worker.threads import Threads
 
 __all__ = ["Pool"]

@@ -29,13 +29,13 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Protocol
 
+from windlass.core.model import Claimed, Outcome, Progress, Room, Settled, Want, Watch
+from windlass.core.units import show_duration
 from windlass.engines.base import Store
 from windlass.errors import EngineDamaged, EngineError
+from windlass.insight.queues import bounds_of
 from windlass.logs import Log
-from windlass.model import Claimed, Outcome, Progress, Room, Settled, Want, Watch
-from windlass.queues import bounds_of
 from windlass.settings import Settings
-from windlass.units import show_duration
 from windlass.worker.heart import Trust
 from windlass.worker.lane import Lane
 from windlass.worker.pool import Pool

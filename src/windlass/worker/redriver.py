@@ -16,13 +16,13 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from windlass.core.foreign import start_thread
+from windlass.core.model import LeaseRef
+from windlass.core.units import show_duration
+from windlass.dead.redrive import DONE, PREFIX, RUNNING, Operation, find, save
 from windlass.engines.base import Store, Versioned
 from windlass.errors import EngineError
-from windlass.foreign import start_thread
 from windlass.logs import Log
-from windlass.model import LeaseRef
-from windlass.redrive import DONE, PREFIX, RUNNING, Operation, find, save
-from windlass.units import show_duration
 
 __all__ = ["Redriver"]
 

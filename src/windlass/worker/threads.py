@@ -11,11 +11,11 @@ from collections.abc import Callable
 from contextvars import Context
 from queue import Empty, SimpleQueue
 
-from windlass.foreign import Shield
+from windlass.core.foreign import Shield
+from windlass.core.model import Slot
 from windlass.logs import Log
-from windlass.model import Slot
+from windlass.worker.attempt.run import JobRun
 from windlass.worker.lane import Lane
-from windlass.worker.run import JobRun
 
 __all__ = ["Threads"]
 

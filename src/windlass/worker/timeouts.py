@@ -20,12 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from windlass.clock import Clock
+from windlass.core.clock import Clock
 from windlass.logs import Log
-from windlass.worker.deadlines import Deadlines
-from windlass.worker.execute import run_async
+from windlass.worker.attempt.deadlines import Deadlines
+from windlass.worker.attempt.execute import run_async
+from windlass.worker.attempt.run import JobRun
 from windlass.worker.loop import LoopThread
-from windlass.worker.run import JobRun
 from windlass.worker.slots import SlotTable
 from windlass.worker.stacks import where
 

@@ -31,19 +31,12 @@ from random import Random
 
 from msgspec import structs
 
-from windlass.clock import Clock, SystemClock
-from windlass.codec import Origin, encode_error
-from windlass.engines.base import Store
-from windlass.engines.url import rules_of
-from windlass.errors import EngineError, PayloadError
-from windlass.events import Events, JobDead, LeaseExpired, SettleDropped, StoreRolledBack, WorkerStarted, WorkerStopped
-from windlass.fingerprint import cause_of
-from windlass.foreign import shield_logs
-from windlass.hooks import Hooks, Moment
-from windlass.ids import new_id
-from windlass.logs import Log
-from windlass.middleware import Middleware
-from windlass.model import (
+from windlass.core.clock import Clock, SystemClock
+from windlass.core.codec import Origin, encode_error
+from windlass.core.fingerprint import cause_of
+from windlass.core.foreign import shield_logs
+from windlass.core.ids import new_id
+from windlass.core.model import (
     Claimed,
     Heartbeat,
     JobRow,
@@ -59,17 +52,25 @@ from windlass.model import (
     Upkeep,
     WorkerInfo,
 )
-from windlass.recovery import rules_in
-from windlass.registry import Registry
+from windlass.core.recovery import rules_in
+from windlass.core.units import show_duration
+from windlass.engines.base import Store
+from windlass.engines.url import rules_of
+from windlass.errors import EngineError, PayloadError
+from windlass.events import Events, JobDead, LeaseExpired, SettleDropped, StoreRolledBack, WorkerStarted, WorkerStopped
+from windlass.jobs.hooks import Hooks, Moment
+from windlass.jobs.middleware import Middleware
+from windlass.jobs.registry import Registry
+from windlass.logs import Log
 from windlass.settings import Settings
-from windlass.units import show_duration
 from windlass.worker.archive import Archive
-from windlass.worker.budget import RetryBudget, budgets_of
+from windlass.worker.attempt.budget import RetryBudget, budgets_of
+from windlass.worker.attempt.deadlines import Deadlines
+from windlass.worker.attempt.endings import Endings
+from windlass.worker.attempt.execute import escaped, failure, prepare, run_async, run_sync, timeout_of
+from windlass.worker.attempt.guarded import count_outlived, run_async_guarded, run_guarded
+from windlass.worker.attempt.run import JobRun, Prepared
 from windlass.worker.children import Children, Fork
-from windlass.worker.deadlines import Deadlines
-from windlass.worker.endings import Endings
-from windlass.worker.execute import escaped, failure, prepare, run_async, run_sync, timeout_of
-from windlass.worker.guarded import count_outlived, run_async_guarded, run_guarded
 from windlass.worker.heart import Heart, Trust
 from windlass.worker.hooks import HookThread
 from windlass.worker.keeper import Keeper
@@ -80,7 +81,6 @@ from windlass.worker.pool import Pool
 from windlass.worker.pump import Pump
 from windlass.worker.recycle import Recycler
 from windlass.worker.redriver import Redriver
-from windlass.worker.run import JobRun, Prepared
 from windlass.worker.settler import Settler
 from windlass.worker.slots import Running, SlotTable, monotonic_ms
 from windlass.worker.timeouts import GRACE, Timeouts

@@ -24,7 +24,8 @@ from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeAlias, TypeV
 import msgspec
 from redis.exceptions import NoScriptError
 
-from windlass.clock import Clock, SystemClock
+from windlass.core.clock import Clock, SystemClock
+from windlass.core.model import Rules
 from windlass.engines.base import EngineInfo
 from windlass.engines.redis.connection import Client, Command, Spares, hang_up, make_client, node_of, send, target_of
 from windlass.engines.redis.errors import raised_by_driver, translate
@@ -34,7 +35,6 @@ from windlass.engines.redis.startup import Server, examine
 from windlass.engines.redis.wire import as_int, as_list, pack
 from windlass.errors import ConfigError, EngineDamaged, EngineError, EngineUnavailable, EngineUnusable, WindlassError
 from windlass.logs import Log
-from windlass.model import Rules
 
 __all__ = ["UNSOUND", "RedisCore", "mending"]
 

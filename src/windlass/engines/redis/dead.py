@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from windlass.core.model import UNKNOWN_GROUP, GroupRow, Guard, JobFilter, JobRow, LeaseRef, Recovery, State, UniqueKey
 from windlass.engines.redis.core import mending
 from windlass.engines.redis.inspector import RedisInspector, fits, is_error
 from windlass.engines.redis.wire import (
@@ -25,7 +26,6 @@ from windlass.engines.redis.wire import (
     strings,
     with_payload,
 )
-from windlass.model import UNKNOWN_GROUP, GroupRow, Guard, JobFilter, JobRow, LeaseRef, Recovery, State, UniqueKey
 
 __all__ = ["RedisDead"]
 

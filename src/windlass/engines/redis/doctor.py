@@ -13,7 +13,7 @@ from typing import Final
 from redis import Redis
 from redis.connection import SSLConnection
 
-from windlass.clock import from_ms
+from windlass.core.clock import from_ms
 from windlass.engines.base import REPAIR, Finding
 from windlass.engines.damage import LAST_MS
 from windlass.engines.redis.access import look_at_access, look_at_version

@@ -9,6 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from windlass.core.fingerprint import INTERRUPTED, POISON
+from windlass.core.model import (
+    Buried,
+    Claimed,
+    Heartbeat,
+    JobError,
+    LeaseRef,
+    NewJob,
+    Outcome,
+    Placed,
+    Progress,
+    Rules,
+    Settled,
+    Upkeep,
+    Want,
+    WorkerInfo,
+)
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.coordinator import RedisCoordinator
 from windlass.engines.redis.dead import RedisDead
@@ -33,23 +50,6 @@ from windlass.engines.redis.wire import (
     to_lease,
 )
 from windlass.errors import ConfigError, Duplicate
-from windlass.fingerprint import INTERRUPTED, POISON
-from windlass.model import (
-    Buried,
-    Claimed,
-    Heartbeat,
-    JobError,
-    LeaseRef,
-    NewJob,
-    Outcome,
-    Placed,
-    Progress,
-    Rules,
-    Settled,
-    Upkeep,
-    Want,
-    WorkerInfo,
-)
 
 __all__ = ["RedisEngine"]
 

@@ -11,14 +11,8 @@ from typing import Final
 
 from msgspec import structs
 
-from windlass import caps
-from windlass.engines.damage import made
-from windlass.engines.redis.connection import Command
-from windlass.engines.redis.core import UNSOUND, mending
-from windlass.engines.redis.waiting import RedisWaiting
-from windlass.engines.redis.wire import as_int, as_list, none_below_zero, pack_bounds, strings, to_row, to_worker
-from windlass.errors import ConfigError
-from windlass.model import (
+from windlass.core import caps
+from windlass.core.model import (
     FINISHED,
     UNKNOWN_GROUP,
     Action,
@@ -33,7 +27,13 @@ from windlass.model import (
     State,
     WorkerRow,
 )
-from windlass.units import shown, whole_number
+from windlass.core.units import shown, whole_number
+from windlass.engines.damage import made
+from windlass.engines.redis.connection import Command
+from windlass.engines.redis.core import UNSOUND, mending
+from windlass.engines.redis.waiting import RedisWaiting
+from windlass.engines.redis.wire import as_int, as_list, none_below_zero, pack_bounds, strings, to_row, to_worker
+from windlass.errors import ConfigError
 
 __all__ = ["RedisInspector"]
 

@@ -20,6 +20,8 @@ from typing import Annotated, Any, Final, Protocol, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
+from windlass.core.fingerprint import DAMAGED
+from windlass.core.model import JobError, Rules, Until
 from windlass.engines.damage import LAST_MS
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.wire import (
@@ -34,9 +36,7 @@ from windlass.engines.redis.wire import (
     pack,
     strings,
 )
-from windlass.fingerprint import DAMAGED
 from windlass.logs import Log
-from windlass.model import JobError, Rules, Until
 
 __all__ = ["HASHES", "QUEUE_INDEXES", "QUEUE_KEYS", "Mender", "Store"]
 

@@ -15,10 +15,7 @@ from typing import Final, TypedDict
 import msgspec
 from msgspec import Struct
 
-from windlass.engines.damage import made
-from windlass.engines.redis.connection import Command
-from windlass.errors import ConfigError
-from windlass.model import (
+from windlass.core.model import (
     Cause,
     Gates,
     Guard,
@@ -38,6 +35,9 @@ from windlass.model import (
     WorkerInfo,
     WorkerRow,
 )
+from windlass.engines.damage import made
+from windlass.engines.redis.connection import Command
+from windlass.errors import ConfigError
 
 __all__ = [
     "FOREVER",

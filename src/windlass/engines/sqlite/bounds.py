@@ -15,9 +15,9 @@ from typing import Final
 import apsw
 import msgspec
 
+from windlass.core.model import Gates, Outcome, QueueBound, RateBound, Want
 from windlass.engines.sqlite.guards import LATE_MS, PREFETCH_SLACK_MS, UNBOUNDED, RateMeter, Stored
 from windlass.engines.sqlite.schema import Sql
-from windlass.model import Gates, Outcome, QueueBound, RateBound, Want
 
 __all__ = ["Bounds", "make_room", "merged", "meter_of", "set_limit", "set_rate", "take_note"]
 

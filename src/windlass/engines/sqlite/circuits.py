@@ -15,9 +15,9 @@ import apsw
 import msgspec
 from msgspec import Meta, Struct
 
+from windlass.core.model import CircuitPolicy, CircuitRow, LeaseRef, Tally
 from windlass.engines.damage import LAST_MS
 from windlass.engines.sqlite.schema import Sql
-from windlass.model import CircuitPolicy, CircuitRow, LeaseRef, Tally
 
 __all__ = ["PROBE_LOOK_MS", "Doc", "outside_probes", "probe", "read", "rows", "switch", "tally"]
 

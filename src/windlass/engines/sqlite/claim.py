@@ -22,6 +22,7 @@ import apsw
 import msgspec
 from msgspec import Meta, Struct
 
+from windlass.core.model import Claimed, Lease, LeaseRef, QueueShare, Want
 from windlass.engines.sqlite.bounds import Bounds, merged
 from windlass.engines.sqlite.flow import count_flow
 from windlass.engines.sqlite.guards import UNBOUNDED, Judge, as_guards
@@ -29,7 +30,6 @@ from windlass.engines.sqlite.schema import FENCE_MAX, SLOT_CODES, SLOTS, Sql
 from windlass.engines.sqlite.steady import Steady
 from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.walk import FEW, Walk, busy_among
-from windlass.model import Claimed, Lease, LeaseRef, QueueShare, Want
 
 __all__ = ["Claimer", "next_fence", "promote"]
 

@@ -13,6 +13,7 @@ from typing import Final
 import apsw
 import msgspec
 
+from windlass.core.model import CircuitPolicy, CircuitRow, Gates, Grip, LeaseRef, LimitRow, LockRow, Tally
 from windlass.engines.damage import made
 from windlass.engines.sqlite import circuits
 from windlass.engines.sqlite.claim import next_fence
@@ -20,7 +21,6 @@ from windlass.engines.sqlite.connection import leak
 from windlass.engines.sqlite.core import Endings
 from windlass.engines.sqlite.guards import RateMeter, Stored, decode_stored
 from windlass.engines.sqlite.transaction import SqliteTransactions
-from windlass.model import CircuitPolicy, CircuitRow, Gates, Grip, LeaseRef, LimitRow, LockRow, Tally
 
 __all__ = ["SqliteCoordinator"]
 

@@ -28,7 +28,8 @@ from typing import Final, TypeVar
 import apsw
 import msgspec
 
-from windlass.clock import Clock, SystemClock
+from windlass.core.clock import Clock, SystemClock
+from windlass.core.model import Rules
 from windlass.engines.base import EngineInfo
 from windlass.engines.sqlite import schema
 from windlass.engines.sqlite.connection import (
@@ -51,7 +52,6 @@ from windlass.engines.sqlite.signals import BLIND_POLL, FileSignal, MemorySignal
 from windlass.engines.sqlite.steady import Steady
 from windlass.errors import EngineDamaged, EngineUnavailable, EngineUnusable, WindlassError
 from windlass.logs import Log
-from windlass.model import Rules
 
 __all__ = ["FOREIGN", "FOREIGN_ADVICE", "Endings", "SqliteCore", "foreign_handle"]
 

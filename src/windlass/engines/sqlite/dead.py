@@ -12,12 +12,12 @@ from typing import Final
 import apsw
 import msgspec
 
+from windlass.core.model import GroupRow, Guard, JobFilter, JobRow, LeaseRef, Recovery, UniqueKey
 from windlass.engines.sqlite.core import SqliteCore
 from windlass.engines.sqlite.enqueue import ADD_QUEUES, forget_markers, guard_bindings
 from windlass.engines.sqlite.inspector import condition
 from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.upkeep import dead_keep, forget
-from windlass.model import GroupRow, Guard, JobFilter, JobRow, LeaseRef, Recovery, UniqueKey
 
 __all__ = ["SqliteDead"]
 

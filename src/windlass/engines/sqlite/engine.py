@@ -12,17 +12,7 @@ from typing import Final
 import apsw
 import msgspec
 
-from windlass.engines.sqlite import upkeep
-from windlass.engines.sqlite.bounds import make_room, take_note
-from windlass.engines.sqlite.claim import Claimer
-from windlass.engines.sqlite.coordinator import SqliteCoordinator
-from windlass.engines.sqlite.dead import SqliteDead
-from windlass.engines.sqlite.documents import SqliteDocuments
-from windlass.engines.sqlite.enqueue import insert
-from windlass.engines.sqlite.names import unneeded_names
-from windlass.engines.sqlite.place import writer_of
-from windlass.engines.sqlite.settle import report, settle
-from windlass.model import (
+from windlass.core.model import (
     Buried,
     Claimed,
     Heartbeat,
@@ -38,6 +28,16 @@ from windlass.model import (
     Watch,
     WorkerInfo,
 )
+from windlass.engines.sqlite import upkeep
+from windlass.engines.sqlite.bounds import make_room, take_note
+from windlass.engines.sqlite.claim import Claimer
+from windlass.engines.sqlite.coordinator import SqliteCoordinator
+from windlass.engines.sqlite.dead import SqliteDead
+from windlass.engines.sqlite.documents import SqliteDocuments
+from windlass.engines.sqlite.enqueue import insert
+from windlass.engines.sqlite.names import unneeded_names
+from windlass.engines.sqlite.place import writer_of
+from windlass.engines.sqlite.settle import report, settle
 
 __all__ = ["SqliteEngine"]
 

@@ -13,8 +13,8 @@ from typing import Final
 import apsw
 import msgspec
 
+from windlass.core.model import QueueFlow
 from windlass.engines.sqlite.schema import Sql
-from windlass.model import QueueFlow
 
 __all__ = ["count_flow", "forget_flow", "read_flow"]
 

@@ -20,10 +20,10 @@ import apsw
 import msgspec
 from msgspec import Struct
 
+from windlass.core.model import Gates, Guard
 from windlass.engines.sqlite import circuits
 from windlass.engines.sqlite.schema import Sql
 from windlass.engines.sqlite.totals import add_total
-from windlass.model import Gates, Guard
 
 __all__ = ["PREFETCH_SLACK_MS", "Judge", "Stored", "as_guards", "decode_stored", "encode_stored", "forget_rates"]
 

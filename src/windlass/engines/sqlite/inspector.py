@@ -12,20 +12,8 @@ from typing import Any, Final
 import apsw
 import msgspec
 
-from windlass import caps
-from windlass.engines.base import REPAIR, Finding
-from windlass.engines.damage import made, whole
-from windlass.engines.sqlite.bounds import merged, meter_of, set_limit, set_rate
-from windlass.engines.sqlite.claim import read_tags
-from windlass.engines.sqlite.connection import translated
-from windlass.engines.sqlite.core import FOREIGN, FOREIGN_ADVICE, SqliteCore, foreign_handle
-from windlass.engines.sqlite.flow import read_flow
-from windlass.engines.sqlite.guards import as_guards
-from windlass.engines.sqlite.surroundings import look_around
-from windlass.engines.sqlite.totals import add_total
-from windlass.engines.sqlite.upkeep import release_strays
-from windlass.errors import ConfigError
-from windlass.model import (
+from windlass.core import caps
+from windlass.core.model import (
     Action,
     BlockedRow,
     JobFilter,
@@ -40,7 +28,19 @@ from windlass.model import (
     WorkerInfo,
     WorkerRow,
 )
-from windlass.units import shown, whole_number
+from windlass.core.units import shown, whole_number
+from windlass.engines.base import REPAIR, Finding
+from windlass.engines.damage import made, whole
+from windlass.engines.sqlite.bounds import merged, meter_of, set_limit, set_rate
+from windlass.engines.sqlite.claim import read_tags
+from windlass.engines.sqlite.connection import translated
+from windlass.engines.sqlite.core import FOREIGN, FOREIGN_ADVICE, SqliteCore, foreign_handle
+from windlass.engines.sqlite.flow import read_flow
+from windlass.engines.sqlite.guards import as_guards
+from windlass.engines.sqlite.surroundings import look_around
+from windlass.engines.sqlite.totals import add_total
+from windlass.engines.sqlite.upkeep import release_strays
+from windlass.errors import ConfigError
 
 __all__ = ["SqliteInspector"]
 

@@ -23,16 +23,16 @@ import apsw
 import msgspec
 from msgspec import Meta, Struct
 
-from windlass.clock import Clock
+from windlass.core.clock import Clock
+from windlass.core.fingerprint import DAMAGED
+from windlass.core.model import FINISHED, Gates, JobError, Rules, State, UniqueKey, Until, WorkerInfo
 from windlass.engines.damage import LAST_MS, NAME_OF_DAMAGED, QUEUE_OF_DAMAGED, QueueName, described
 from windlass.engines.sqlite.circuits import Doc
 from windlass.engines.sqlite.guards import Stored
 from windlass.engines.sqlite.schema import FENCE_MAX, FOREVER, SLOTS, VERSION, VERSION_MAX, Sql, version_of
 from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.upkeep import decode_swept
-from windlass.fingerprint import DAMAGED
 from windlass.logs import Log
-from windlass.model import FINISHED, Gates, JobError, Rules, State, UniqueKey, Until, WorkerInfo
 
 __all__ = ["HARMLESS", "TABLES", "Mender"]
 

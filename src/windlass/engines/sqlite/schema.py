@@ -15,9 +15,9 @@ from typing import Final
 
 import apsw
 
-from windlass import caps
+from windlass.core import caps
+from windlass.core.model import Slot
 from windlass.errors import EngineUnusable
-from windlass.model import Slot
 
 __all__ = ["HISTORY", "SLOTS", "SLOT_CODES", "VERSION", "Sql", "migrate"]
 

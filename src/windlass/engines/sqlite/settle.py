@@ -13,10 +13,10 @@ from typing import Final
 import apsw
 import msgspec
 
+from windlass.core.model import Kind, NewJob, Outcome, Progress, Rules, Settled, State
 from windlass.engines.sqlite.enqueue import insert
 from windlass.engines.sqlite.schema import FOREVER, HISTORY, SLOT_CODES, Sql
 from windlass.engines.sqlite.totals import add_total
-from windlass.model import Kind, NewJob, Outcome, Progress, Rules, Settled, State
 
 __all__ = ["report", "settle"]
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import apsw
 
-from windlass.clock import Clock
+from windlass.core.clock import Clock
 from windlass.engines.sqlite.schema import Sql
 
 __all__ = ["Steady"]

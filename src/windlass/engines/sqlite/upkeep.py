@@ -12,14 +12,14 @@ from typing import Final
 import apsw
 import msgspec
 
+from windlass.core.fingerprint import INTERRUPTED, POISON
+from windlass.core.model import Buried, Heartbeat, JobError, LeaseRef, Rules, Upkeep, WorkerInfo
 from windlass.engines.sqlite.claim import promote
 from windlass.engines.sqlite.flow import forget_flow
 from windlass.engines.sqlite.guards import forget_rates
 from windlass.engines.sqlite.names import forget_names, note_idle_names
 from windlass.engines.sqlite.schema import FOREVER, HISTORY, Sql
 from windlass.engines.sqlite.totals import add_total
-from windlass.fingerprint import INTERRUPTED, POISON
-from windlass.model import Buried, Heartbeat, JobError, LeaseRef, Rules, Upkeep, WorkerInfo
 
 __all__ = ["bury", "dead_keep", "depart", "extend", "forget", "lapse", "maintain"]
 

@@ -8,8 +8,7 @@ from random import Random
 import pytest
 from msgspec import structs
 
-from windlass.engines.base import Store
-from windlass.model import (
+from windlass.core.model import (
     Claimed,
     Gates,
     Guard,
@@ -23,6 +22,7 @@ from windlass.model import (
     State,
     Want,
 )
+from windlass.engines.base import Store
 from windlass.testing.conformance.harness import (
     LEASE_MS,
     Harness,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from windlass.core.model import Action, Kind, Lease, QueueShare, Rules, State, Want
 from windlass.engines.base import Store
-from windlass.model import Action, Kind, Lease, QueueShare, Rules, State, Want
 from windlass.testing.conformance.harness import (
     LEASE_MS,
     Harness,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
+from windlass.core.model import CircuitPolicy, CircuitRow, Grip, Tally
 from windlass.engines.base import Store
-from windlass.model import CircuitPolicy, CircuitRow, Grip, Tally
 from windlass.testing.conformance.harness import DEADLINE_S, Harness, job, join, take_one, together, upkeep
 
 TEN = 10_000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from windlass.fingerprint import INTERRUPTED, POISON
-from windlass.model import (
+from windlass.core.fingerprint import INTERRUPTED, POISON
+from windlass.core.model import (
     UNKNOWN_GROUP,
     Action,
     Cause,

@@ -6,7 +6,7 @@ from threading import Event
 
 import pytest
 
-from windlass.model import Action, Kind, Placed, Rules, State
+from windlass.core.model import Action, Kind, Placed, Rules, State
 from windlass.testing.conformance.harness import (
     Harness,
     add,

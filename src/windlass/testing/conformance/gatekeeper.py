@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from windlass.model import FINISHED, CircuitRow, Gates, Guard, JobRow, Lease, RateBound, State
+from windlass.core.model import FINISHED, CircuitRow, Gates, Guard, JobRow, Lease, RateBound, State
 
 DUPLICATE = "duplicate of "
 

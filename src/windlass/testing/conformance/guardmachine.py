@@ -19,7 +19,7 @@ from typing import ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from windlass.model import (
+from windlass.core.model import (
     FINISHED,
     Action,
     CircuitPolicy,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
-from windlass.clock import ManualClock
-from windlass.engines.base import Store
-from windlass.model import (
+from windlass.core.clock import ManualClock
+from windlass.core.model import (
     Action,
     CircuitPolicy,
     Gates,
@@ -23,6 +22,7 @@ from windlass.model import (
     Tally,
     Want,
 )
+from windlass.engines.base import Store
 from windlass.testing.conformance.harness import (
     LEASE_MS,
     Harness,

@@ -11,9 +11,8 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from windlass.clock import ManualClock
-from windlass.engines.base import Store
-from windlass.model import (
+from windlass.core.clock import ManualClock
+from windlass.core.model import (
     Cause,
     JobError,
     JobFilter,
@@ -33,6 +32,7 @@ from windlass.model import (
     Want,
     WorkerInfo,
 )
+from windlass.engines.base import Store
 
 T = TypeVar("T")
 

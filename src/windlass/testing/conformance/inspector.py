@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from windlass.model import TRANSITIONS, Action, JobFilter, Kind, Moved, QueueShare, Settled, State, can_move
+from windlass.core.model import TRANSITIONS, Action, JobFilter, Kind, Moved, QueueShare, Settled, State, can_move
 from windlass.testing.conformance.harness import (
     LEASE_MS,
     NOTHING,

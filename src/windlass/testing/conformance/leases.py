@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from windlass.model import Action, Buried, Kind, Lease, LeaseRef, Rules, Settled, State, Want
+from windlass.core.model import Action, Buried, Kind, Lease, LeaseRef, Rules, Settled, State, Want
 from windlass.testing.conformance.harness import (
     LEASE_MS,
     Harness,

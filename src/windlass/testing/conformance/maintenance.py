@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from windlass.model import Action, JobFilter, Kind, QueueShare, Rules, State, Upkeep
+from windlass.core.model import Action, JobFilter, Kind, QueueShare, Rules, State, Upkeep
 from windlass.testing.conformance.harness import (
     LEASE_MS,
     Harness,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from windlass.model import FINISHED, Action, Kind, Outcome, Room, Rules, Slot, State
+from windlass.core.model import FINISHED, Action, Kind, Outcome, Room, Rules, Slot, State
 
 WAITING = State.SCHEDULED  # the model keeps ready as "scheduled and due"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from windlass.model import JobFilter, Kind, Progress
+from windlass.core.model import JobFilter, Kind, Progress
 from windlass.testing.conformance.harness import Harness, all_jobs, ended, job, join, row_of, take, take_one
 
 TEXTS = {

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import pytest
 from msgspec import structs
 
-from windlass.engines.base import Store
-from windlass.model import (
+from windlass.core.model import (
     Action,
     Cause,
     Gates,
@@ -29,6 +28,7 @@ from windlass.model import (
     State,
     Want,
 )
+from windlass.engines.base import Store
 from windlass.testing.conformance.harness import (
     Harness,
     add,

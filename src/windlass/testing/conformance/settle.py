@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from windlass.model import Action, Claimed, Kind, Lease, Outcome, Progress, Rules, Settled, State, Want
+from windlass.core.model import Action, Claimed, Kind, Lease, Outcome, Progress, Rules, Settled, State, Want
 from windlass.testing.conformance.harness import (
     Harness,
     add,

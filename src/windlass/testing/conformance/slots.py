@@ -7,8 +7,7 @@ from threading import Thread
 
 import pytest
 
-from windlass.engines.base import Store
-from windlass.model import (
+from windlass.core.model import (
     Action,
     Gates,
     Guard,
@@ -28,6 +27,7 @@ from windlass.model import (
     Want,
     Watch,
 )
+from windlass.engines.base import Store
 from windlass.testing.conformance.harness import (
     LEASE_MS,
     Harness,

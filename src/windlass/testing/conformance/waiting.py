@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from threading import Event, Thread
 
-from windlass.model import Action
+from windlass.core.model import Action
 from windlass.testing.conformance.harness import DEADLINE_S, Harness, add, ended, finish, job, join, take_one
 
 LONG_S = 600.0  # longer than any test: a wait that is not ended is seen as such

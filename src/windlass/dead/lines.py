@@ -1,0 +1,223 @@
+"""A dead job as one line of JSON: what ``export`` and the archive write and ``load`` reads back.
+
+Pure. A line holds everything that the store knows of the job, so that it can be put back as it was. Invariants: what
+``to_line`` writes, ``from_line`` reads back equal, whatever bytes the payload is; a line whose arguments were hidden
+says so and is refused, since it would come back as a job that pays with ``•••``. What a line brings is held to the same
+bounds as what is enqueued: a line may come from anywhere.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from windlass.core import caps
+from windlass.core.codec import clean_reason, decode_errors
+from windlass.core.ids import check_id
+from windlass.core.model import Guard, JobRow, State, UniqueKey
+from windlass.core.units import check_name, check_text, shown
+from windlass.errors import PayloadError, WindlassError
+
+__all__ = ["from_line", "to_line"]
+
+NULL: Final = Raw(b"null")
+
+
+class Line(Struct, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+    """The fields of a line; instants are milliseconds. JSON stays as it is, a payload that is none is base64."""
+
+    id: str
+    name: str
+    queue: str
+    hidden: tuple[str, ...] = ()
+    payload: Raw = NULL
+    payload_base64: str | None = None
+    error_type: str | None = None
+    fingerprint: str | None = None
+    frame: str | None = None
+    reason: str | None = None
+    errors: Raw = NULL
+    priority: int = 0
+    attempt: int = 0
+    max_attempts: int = 1
+    fence: int = 0
+    enqueued_at: int = 0
+    run_at: int = 0
+    started_at: int | None = None
+    finished_at: int | None = None
+    expires_ms: int | None = None
+    caller_id: bool = False
+    progress: Raw = NULL
+    tags: tuple[str, ...] = ()
+    meta: Raw = NULL
+    crashes: int = 0
+    interruptions: int = 0
+    snoozes: int = 0
+    recoveries: int = 0
+    guards: tuple[Guard, ...] = ()
+    unique: UniqueKey | None = None
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Line)
+
+
+def to_line(row: JobRow, hidden: Sequence[str] = ()) -> bytes:
+    """Write a dead job as one line, its newline included. ``hidden`` names the arguments that are masked in ``row``."""
+    line = Line(
+        id=row.id,
+        name=row.name,
+        queue=row.queue,
+        hidden=tuple(hidden),
+        payload=_raw(row.payload),
+        payload_base64=None if _is_json(row.payload) else b64encode(row.payload).decode(),
+        error_type=row.error_type,
+        fingerprint=row.fingerprint,
+        frame=row.frame,
+        reason=row.reason,
+        errors=_raw(row.errors),
+        priority=row.priority,
+        attempt=row.attempt,
+        max_attempts=row.max_attempts,
+        fence=row.fence,
+        enqueued_at=row.enqueued_at,
+        run_at=row.run_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        expires_ms=row.expires_ms,
+        caller_id=row.caller_id,
+        progress=_raw(row.progress),
+        tags=row.tags,
+        meta=_raw(row.meta),
+        crashes=row.crashes,
+        interruptions=row.interruptions,
+        snoozes=row.snoozes,
+        recoveries=row.recoveries,
+        guards=row.guards,
+        unique=row.unique,
+    )
+    return _encoder.encode(line) + b"\n"
+
+
+def from_line(raw: bytes, where: str, payload_max: int = caps.VALUE_SIZE) -> JobRow:
+    """Read a line back. ``where`` names it in an error, such as ``"dead.jsonl line 3"``. Raises PayloadError."""
+    try:
+        line = _decoder.decode(raw)
+        payload = bytes(line.payload) if line.payload_base64 is None else b64decode(line.payload_base64, validate=True)
+        errors, progress, meta = _bytes(line.errors), _bytes(line.progress), _bytes(line.meta)
+        _check_numbers(line)
+        _check_texts(line)
+        for what, data, most in (
+            ("payload", payload, payload_max),
+            ("errors", errors, caps.HISTORY_SIZE),
+            ("progress", progress, caps.FACTS_SIZE),
+            ("meta", meta, caps.FACTS_SIZE),
+        ):
+            if len(data or b"") > most:
+                raise PayloadError(f"{what} takes {len(data or b''):,} bytes; the most is {most:,}")
+        decode_errors(errors)
+    except (msgspec.MsgspecError, ValueError, OverflowError, WindlassError) as error:
+        raise PayloadError(f"{where} is not a dead job: {error}") from error
+    if line.hidden:
+        raise PayloadError(
+            f"{where}: the arguments {', '.join(line.hidden)} of job {line.id} are hidden, so it cannot be run; "
+            "export it with reveal=True"
+        )
+    return JobRow(
+        id=line.id,
+        name=line.name,
+        queue=line.queue,
+        state=State.DEAD,
+        payload=payload,
+        priority=line.priority,
+        attempt=line.attempt,
+        max_attempts=line.max_attempts,
+        fence=line.fence,
+        enqueued_at=line.enqueued_at,
+        run_at=line.run_at,
+        started_at=line.started_at,
+        finished_at=line.run_at if line.finished_at is None else line.finished_at,
+        expires_at=None,
+        worker=None,
+        result=None,
+        errors=errors,
+        reason=clean_reason(line.reason),
+        progress=progress,
+        tags=line.tags,
+        meta=meta,
+        crashes=line.crashes,
+        interruptions=line.interruptions,
+        snoozes=line.snoozes,
+        cancel_requested=False,
+        error_type=clean_reason(line.error_type),
+        fingerprint=line.fingerprint,
+        frame=clean_reason(line.frame),
+        recoveries=line.recoveries,
+        expires_ms=line.expires_ms,
+        caller_id=line.caller_id,
+        guards=line.guards,
+        unique=line.unique,
+    )
+
+
+def _check_numbers(line: Line) -> None:
+    instants = ("enqueued_at", "run_at", "started_at", "finished_at")
+    charges = ("crashes", "interruptions", "snoozes")
+    bounds = [
+        ("priority", line.priority, -caps.PRIORITY, caps.PRIORITY),
+        ("attempt", line.attempt, 0, caps.ATTEMPTS),
+        ("max_attempts", line.max_attempts, 1, caps.ATTEMPTS),
+        ("fence", line.fence, 0, caps.NUMBER // 2),
+        ("recoveries", line.recoveries, 0, caps.RECOVERIES),
+        ("expires_ms", line.expires_ms, 0, caps.DURATION_MS),
+        *((name, getattr(line, name), 0, caps.INSTANT_MS - 1) for name in instants),
+        *((name, getattr(line, name), 0, caps.CHARGES) for name in charges),
+    ]
+    for guard in line.guards:
+        bounds += [
+            ("the limit of a guard", guard.limit, 0, caps.COUNT),
+            ("the window of a guard", guard.per_ms, 0, caps.DURATION_MS),
+            ("the burst of a guard", guard.burst, 0, caps.COUNT),
+            ("the keep of a guard", guard.keep_ms, 0, caps.DURATION_MS),
+        ]
+    if line.unique is not None:
+        bounds.append(("the ttl of the unique key", line.unique.ttl_ms, 0, caps.DURATION_MS))
+    for name, number, least, most in bounds:
+        if number is not None and not least <= number <= most:
+            raise PayloadError(f"{name} is {shown(number)}; it must be from {least:,} to {most:,}")
+
+
+def _check_texts(line: Line) -> None:
+    check_id(line.id)
+    check_name(line.queue, "queue")
+    check_text(line.name, "name", caps.JOB_NAME)
+    if len(line.tags) > caps.TAGS or len(line.guards) > caps.GUARDS:
+        raise PayloadError(f"it has {len(line.tags):,} tags and {len(line.guards):,} guards")
+    for tag in line.tags:
+        check_text(tag, "a tag")
+    for key in [guard.key for guard in line.guards] + ([] if line.unique is None else [line.unique.key]):
+        check_text(key, "the key of a guard", caps.KEY)
+    if line.fingerprint is not None:
+        check_text(line.fingerprint, "fingerprint")
+
+
+def _is_json(raw: bytes) -> bool:
+    """Whether it may stand in a line and come back the same: JSON on one line, with nothing around it."""
+    try:
+        msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+    return b"\n" not in raw and b"\r" not in raw and raw.strip() == raw != b"null"
+
+
+def _raw(raw: bytes | None) -> Raw:
+    return Raw(raw) if raw is not None and _is_json(raw) else NULL
+
+
+def _bytes(raw: Raw) -> bytes | None:
+    data = bytes(raw)
+    return None if data == b"null" else data

@@ -1,0 +1,322 @@
+"""What a running job knows of itself, and the few things it may ask of its worker.
+
+One context is built per run, so building it is cheap and everything else is lazy. It talks to the run through the
+``Run`` protocol only; it must not know the worker. Invariants: every write carries the fence of the claim; progress
+never blocks; after ``transaction()`` has settled the attempt nothing the function does can undo it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+
+from windlass.core.clock import Clock, from_ms
+from windlass.core.codec import encode_result
+from windlass.core.model import Gates, Kind, Lease, NewJob, Outcome, Settled, State
+from windlass.core.spelling import spelled
+from windlass.engines.base import Store, TransactionalEnqueue, TransactionalSettle, Tx
+from windlass.errors import ConfigError, JobCancelled, LeaseLost, NotInJob, TransactionTooLong
+from windlass.jobs.transactions import Transaction
+from windlass.settings import Settings
+
+if TYPE_CHECKING:
+    from windlass.jobs.definition import Call
+
+__all__ = ["CURRENT", "JobContext", "JobLog", "Run", "current_job", "hide_in_job"]
+
+PROGRESS_EVERY_MS: Final = 500  # two writes a second are enough for an eye
+MESSAGE_MAX: Final = 1_000  # characters of a progress message that are kept
+
+logger = logging.getLogger("windlass.job")
+
+
+class Run(Protocol):
+    """What a worker offers the context of one run."""
+
+    @property
+    def engine(self) -> Store: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def keep_ms(self) -> int | None:
+        """How long the finished record stays; None: the engine's setting."""
+        ...
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the worker is shutting down."""
+        ...
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether a cancel of this job was requested."""
+        ...
+
+    def hide(self, text: str) -> str:
+        """Mask what the job redacts."""
+        ...
+
+    def report(self, text: str) -> None:
+        """Queue a progress write; must not block."""
+        ...
+
+    def note_settled(self) -> None:
+        """Take note that a transaction has settled this attempt; there is nothing left to settle."""
+        ...
+
+
+class JobLog(logging.LoggerAdapter[logging.Logger]):
+    """The logger of one run: adds ``job_id``, ``job_name`` and ``attempt`` to every record."""
+
+
+@spelled
+class JobContext:
+    """The running job: who it is, which attempt this is, and what it may ask for.
+
+    ``result`` is for middleware: set behind the ``yield``, it replaces what the job returned. ``follow_ups`` is for
+    the worker: what ``then`` collected.
+    """
+
+    __slots__ = (
+        "_lease",
+        "_log",
+        "_pending",
+        "_reported_at",
+        "_run",
+        "_settled",
+        "_transacting",
+        "follow_ups",
+        "result",
+    )
+
+    def __init__(self, lease: Lease, run: Run) -> None:
+        self._lease = lease
+        self._run = run
+        self.result: object = None
+        self.follow_ups: tuple[NewJob, ...] = ()
+        self._log: JobLog | None = None
+        self._pending: str | None = None
+        self._reported_at: int | None = None
+        self._transacting = False
+        self._settled = False
+
+    def __repr__(self) -> str:
+        return f"<JobContext {self.name} {self.id} attempt {self.attempt}>"
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self._lease.id
+
+    @property
+    def name(self) -> str:
+        """The name the job was enqueued under."""
+        return self._lease.name
+
+    @property
+    def queue(self) -> str:
+        """The queue it was claimed from."""
+        return self._lease.queue
+
+    @property
+    def attempt(self) -> int:
+        """The number of this run; 1 is the first."""
+        return self._lease.attempt
+
+    @property
+    def max_attempts(self) -> int:
+        """How many runs the job has in all."""
+        return self._lease.max_attempts
+
+    @property
+    def enqueued_at(self) -> datetime:
+        """When the job was stored (UTC)."""
+        return from_ms(self._lease.enqueued_at)
+
+    @property
+    def scheduled_for(self) -> datetime:
+        """When this run was due (UTC); not when it began."""
+        return from_ms(self._lease.run_at)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The job's tags."""
+        return self._lease.tags
+
+    @property
+    def fence(self) -> int:
+        """A number that grows with every claim of the job: a sink that remembers the highest can refuse late writes."""
+        return self._lease.fence
+
+    @property
+    def idempotency_key(self) -> str:
+        """A key that is the same in every run of this job, to hand to a service that drops repeats.
+
+        It is the job's Once key where it has one, so that two jobs for one payment carry the same; else the job's id.
+        """
+        return next((guard.key for guard in self._lease.guards if guard.kind is Gates.ONCE), self._lease.id)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the worker is shutting down; a long job should end soon."""
+        return self._run.stopping
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether a cancel of this job was requested."""
+        return self._run.cancelled
+
+    @property
+    def log(self) -> JobLog:
+        """The logger ``windlass.job`` with this run's id, name and attempt."""
+        logger.disabled = False  # by ``logging.config``, which does that to every logger it is not told of
+        if self._log is None:
+            self._log = JobLog(logger, {"job_id": self.id, "job_name": self.name, "attempt": self.attempt})
+        return self._log
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Report how far the job is; seen in ``JobInfo.progress``. Never blocks.
+
+        Written at most twice a second, the last value always. Raises JobCancelled when a cancel was requested, and
+        ConfigError for numbers that are not finite or beyond 2**53.
+        """
+        if self._run.cancelled:
+            raise JobCancelled(f"job {self.id} was cancelled while it ran", self.id)
+        for what, value in (("done", done), ("total", total)):
+            # Beyond 2**53 a number is not exact in every reader of JSON; NaN compares false.
+            if value is not None and not (isinstance(value, int | float) and abs(value) <= 2**53):
+                raise ConfigError(f"progress({what}={value!r}) of job {self.id}: give a finite number below 2**53")
+        if message is not None:
+            message = self._run.hide(str(message))[:MESSAGE_MAX].encode("utf-8", "replace").decode()
+        text = msgspec.json.encode({"done": done, "total": total, "message": message}).decode()
+        now = self._run.clock.boot_ms()
+        if self._reported_at is None or now - self._reported_at >= PROGRESS_EVERY_MS:
+            self._reported_at, self._pending = now, None
+            self._run.report(text)
+        else:
+            self._pending = text
+
+    async def aprogress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Report how far the job is; see ``progress``."""
+        self.progress(done, total, message)
+
+    def flush(self) -> None:
+        """Write the progress that the throttle held back. For the worker, at the end of a run."""
+        if self._pending is not None:
+            text, self._pending = self._pending, None
+            self._run.report(text)
+
+    def then(self, call: Call[object]) -> None:
+        """Enqueue ``call`` when this run succeeds, in the write that completes the job. *Atomic.*
+
+        Nothing is enqueued when the run fails. Raises ConfigError after ``transaction()`` has completed the job.
+        """
+        from windlass.jobs.definition import check_call  # late: it knows contexts
+
+        check_call(call, f"ctx.then() in job {self.id}")
+        if self._settled:
+            raise ConfigError(f"job {self.id} is completed already: call then() before the transaction's block ends")
+        self.follow_ups += (call.new,)
+
+    def ensure_owner(self) -> None:
+        """Ask the engine whether this run still owns the job. *Blocking.* Raises LeaseLost when it does not."""
+        row = self._run.engine.job(self.id)
+        if row is None or row.fence != self.fence or row.state is not State.RUNNING:
+            raise LeaseLost(
+                f"job {self.id} is not owned by this run (fence {self.fence}) any more; stop without writing"
+            )
+
+    async def aensure_owner(self) -> None:
+        """Ask the engine whether this run still owns the job; see ``ensure_owner``."""
+        import asyncio  # late: a sync worker need not load it
+
+        await asyncio.to_thread(self.ensure_owner)
+
+    def transaction(self) -> Transaction:
+        """Commit your writes and this job's completion together at the end of the block. *Atomic, fenced, blocking.*
+
+        ``with ctx.transaction() as tx``, or in a coroutine ``async with``, which leaves the event loop free and has
+        ``await tx.aexecute(...)``. Once per attempt, on SQL engines, in the engine's own database. What is assigned to
+        ``tx.result`` is the job's result. An error in the block, or a cancel, rolls everything back.
+
+        Raises ConfigError on an engine without transactions and for a second one, LeaseLost (and rolls back) when
+        another worker owns the job, PayloadError for a result that cannot be stored. Where a transaction holds the
+        store's only writer (SQLite), it must end within half of ``renew``, since no lease can be renewed meanwhile:
+        TransactionTooLong (and rolls back) when it did not.
+        """
+        return Transaction(self._transaction)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Tx]:
+        engine = self._run.engine
+        if not (isinstance(engine, TransactionalEnqueue) and isinstance(engine, TransactionalSettle)):
+            raise ConfigError(
+                f"ctx.transaction() in job {self.id}: the engine {engine.info.name!r} has none; it needs a SQL engine. "
+                "Use ctx.idempotency_key or ctx.fence at the sink instead"
+            )
+        if self._transacting or self._settled:
+            raise ConfigError(f"ctx.transaction() in job {self.id}: one per attempt, and it was opened before")
+        self._transacting = True
+        try:
+            with engine.transaction() as tx:
+                began = self._run.clock.boot_ms()
+                yield tx
+                if engine.info.one_writer:
+                    self._check_length(self._run.clock.boot_ms() - began)
+                if engine.settle_within(tx, self._completion(tx)) is Settled.STALE:
+                    raise LeaseLost(f"another worker owns job {self.id} now; the transaction was rolled back")
+            self._settled = True
+        finally:
+            self._transacting = False
+        self._run.note_settled()
+
+    def _check_length(self, took_ms: int) -> None:
+        most_ms = self._run.settings.renew // 2
+        if took_ms > most_ms:
+            raise TransactionTooLong(
+                f"ctx.transaction() of job {self.id} was open for {took_ms / 1000:g} s and holds the store's only "
+                f"writer, so it must end within {most_ms / 1000:g} s (half of renew); it was rolled back. "
+                "Do slow work before it"
+            )
+
+    def _completion(self, tx: Tx) -> Outcome:
+        return Outcome(
+            self.id,
+            self.fence,
+            Kind.DONE,
+            result=encode_result(tx.result, self._run.settings.result_max),
+            keep_ms=self._run.keep_ms,
+            then=self.follow_ups,
+        )
+
+
+CURRENT: Final[ContextVar[JobContext]] = ContextVar("windlass_job")
+"""The context of the run in this thread or coroutine. Set by the worker."""
+
+
+def hide_in_job(text: str) -> str:
+    """Mask what the job redacts that runs here, if one does."""
+    context = CURRENT.get(None)
+    return text if context is None else context._run.hide(text)
+
+
+def current_job() -> JobContext:
+    """Give the context of the job that is running here. Raises NotInJob outside of one."""
+    try:
+        return CURRENT.get()
+    except LookupError:
+        raise NotInJob(
+            "there is no running job here: current_job() works inside a job that a worker runs and in what that calls. "
+            "A thread that a job starts has none of its own; hand it the context"
+        ) from None

@@ -1,0 +1,534 @@
+"""Jobs as user code sees them: a function with its options, and calls of it that are not stored yet.
+
+Options are checked where they are written, arguments where they are bound. Must not know an engine: everything that
+stores goes through the ``Enqueuer`` that made the job. Invariants: a Job, its spec and a Call never change; a Call is
+one job-to-be, so its id is made by ``bind`` and storing it twice stores it once.
+
+A stored job carries what ``options()`` changed in timeout, keep, backoff and version; where it carries nothing the
+worker uses the definition of its own code, so a corrected timeout also counts for jobs that already wait.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import (
+    Concatenate,
+    Final,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
+
+from msgspec import Struct, structs
+
+from windlass.core.codec import Meta, Signature, encode_meta
+from windlass.core.ids import check_id, new_id
+from windlass.core.model import Guard, NewJob, Slot
+from windlass.core.retry import Backoff, Retry, Rule, encode_backoff
+from windlass.core.spelling import spelled, unknown_option
+from windlass.core.units import duration_ms
+from windlass.errors import ConfigError, NotInJob, UnknownOption
+from windlass.guards.circuit import Circuit
+from windlass.guards.options import GuardPlan, Limit, Once, Unique, compile_guards
+from windlass.jobs import options as check
+from windlass.jobs.context import JobContext, current_job
+from windlass.jobs.handle import JobHandle
+from windlass.jobs.hooks import Hook, Hooks, Moment
+from windlass.settings import Settings
+
+__all__ = [
+    "AsyncJob",
+    "Call",
+    "CallOptions",
+    "Duration",
+    "Enqueuer",
+    "Job",
+    "JobDecorator",
+    "JobOptions",
+    "JobSpec",
+    "define",
+    "guard_plan",
+    "job_of",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+Duration: TypeAlias = int | float | str | timedelta
+"""Seconds, a timedelta, or text such as ``"90s"``, ``"10m"``, ``"24h"``."""
+
+DEFAULT_QUEUE: Final = "default"
+
+
+class SharedOptions(TypedDict, total=False):
+    """What may be said at the definition and at a call."""
+
+    queue: str
+    priority: int
+    retry: int | Retry | Sequence[Rule]
+    timeout: Duration | None
+    expires: Duration | None
+    keep: Duration | None
+    durability: Literal["fsync", "normal"] | None
+    tags: Iterable[str]
+    version: str | None
+    once: Once | None
+    unique: Unique | None
+    circuit: str | Circuit | None
+    limits: Limit | Iterable[Limit] | None
+
+
+class JobOptions(SharedOptions, total=False):
+    """What ``app.job`` takes."""
+
+    name: str
+    aliases: Iterable[str]
+    executor: Literal["thread", "process"] | None
+    redact: Iterable[str]
+
+
+class CallOptions(SharedOptions, total=False):
+    """What ``job.options`` takes. None for ``delay``, ``at`` and ``id`` is as if they were not given."""
+
+    delay: Duration | None
+    at: datetime | None
+    id: str | None
+    at_front: bool
+    connection: object
+
+
+GUARD_KEYS: Final = ("once", "unique", "circuit", "limits")
+SHARED_KEYS: Final = (
+    "queue", "priority", "retry", "timeout", "expires", "keep", "durability", "tags", "version", *GUARD_KEYS,
+)  # fmt: skip
+JOB_KEYS: Final = frozenset({*SHARED_KEYS, "name", "aliases", "executor", "redact"})
+CALL_KEYS: Final = frozenset({*SHARED_KEYS, "delay", "at", "id", "at_front", "connection"})
+
+
+class JobSpec(Struct, frozen=True, eq=False):
+    """A registered function with its options resolved. Lengths are milliseconds; ``retry.attempts`` is set."""
+
+    name: str
+    fn: Callable[..., object]
+    is_async: bool
+    takes_context: bool
+    signature: Signature
+    queue: str
+    priority: int
+    retry: Retry
+    timeout_ms: int | None
+    expires_ms: int | None
+    executor: Literal["thread", "process"] | None  # None: the loop for async jobs, a thread for others
+    keep_ms: int | None
+    durability: Literal["fsync", "normal"] | None
+    tags: tuple[str, ...]
+    redact: tuple[str, ...]
+    version: str | None
+    aliases: tuple[str, ...]
+    guards: Mapping[str, object]  # the guard options, as they were written
+    circuits: tuple[str, ...]  # those that were declared before the job
+
+    @property
+    def slot(self) -> Slot:
+        """The kind of slot that it runs in."""
+        return Slot.LOOP if self.is_async and self.executor != "process" else Slot.THREAD
+
+
+class Plan(Struct, frozen=True):
+    """The options of the next call, ready to be copied into a NewJob."""
+
+    queue: str
+    priority: int
+    max_attempts: int
+    expires_ms: int | None
+    tags: tuple[str, ...]
+    durable: bool | None
+    facts: Meta
+    meta: str | None
+    run_at: int | None = None
+    delay_ms: int = 0
+    at_front: bool = False
+    id: str | None = None
+    connection: object | None = None
+    guards: GuardPlan | None = None
+
+
+# Made by the thousand in a bulk enqueue, and part of no cycle that its own arguments do not make.
+class Call(Struct, Generic[R_co], frozen=True, eq=False, gc=False):
+    """A job, its arguments and options, not yet stored. ``new`` is the request an engine will get."""
+
+    spec: JobSpec
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+    new: NewJob
+    connection: object | None = None
+
+    @property
+    def id(self) -> str:
+        """The id the job will have."""
+        return self.new.id
+
+    @property
+    def name(self) -> str:
+        """The name of the job."""
+        return self.new.name
+
+    @property
+    def queue(self) -> str:
+        """The queue it goes to."""
+        return self.new.queue
+
+    def __repr__(self) -> str:
+        # Arguments stay out of it: they may be redacted.
+        return f"<Call {self.new.name} {self.new.id} to {self.new.queue}>"
+
+
+class Enqueuer(Protocol):
+    """What stores the calls of a job and knows its hooks: the application that the job belongs to."""
+
+    @property
+    def hooks(self) -> Hooks: ...
+
+    def enqueue(self, call: Call[R]) -> JobHandle[R]: ...
+
+    async def aenqueue(self, call: Call[R]) -> JobHandle[R]: ...
+
+
+@spelled
+class BaseJob(Generic[P, R]):
+    """What sync and async jobs have in common."""
+
+    __name__: str
+    __qualname__: str
+
+    def __init__(self, spec: JobSpec, enqueuer: Enqueuer, plan: Plan, settings: Settings) -> None:
+        functools.update_wrapper(cast("Callable[..., object]", self), spec.fn)
+        self.spec = spec
+        self._enqueuer = enqueuer
+        self._plan = plan
+        self._settings = settings
+        self._encode = spec.signature.encode
+        self._slot = spec.slot
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.spec.name}>"
+
+    @property
+    def name(self) -> str:
+        """The name that is stored with every call."""
+        return self.spec.name
+
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+        """Make a Call: checked, encoded, with an id, not stored. Raises PayloadError for arguments that do not fit."""
+        plan = self._plan
+        payload = self._encode(args, kwargs)
+        guards: tuple[Guard, ...] = ()
+        unique = None
+        if plan.guards is not None:
+            guards, unique = plan.guards.render(*self.spec.signature.as_run(args, kwargs, payload))
+        new = NewJob(
+            plan.id or new_id(),
+            self.spec.name,
+            plan.queue,
+            payload,
+            plan.priority,
+            plan.run_at,
+            plan.delay_ms,
+            plan.at_front,
+            plan.max_attempts,
+            plan.expires_ms,
+            plan.tags,
+            plan.meta,
+            plan.id is not None,
+            plan.durable,
+            self._settings.aging or 0,
+            guards,
+            unique,
+            self._slot,
+        )
+        return Call(self.spec, args, kwargs, new, plan.connection)
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Store one job. *Atomic, idempotent by id, blocking.* Raises PayloadError, EngineUnavailable, EngineFull."""
+        return self._enqueuer.enqueue(self.bind(*args, **kwargs))
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Store one job without blocking the event loop; see ``enqueue``."""
+        return await self._enqueuer.aenqueue(self.bind(*args, **kwargs))
+
+    def enqueue_in(self, delay: Duration, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Store one job that is due after ``delay``; see ``enqueue``."""
+        return self._enqueuer.enqueue(self._with({"delay": delay}).bind(*args, **kwargs))
+
+    async def aenqueue_in(self, delay: Duration, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Store one job that is due after ``delay``; see ``enqueue``."""
+        return await self._enqueuer.aenqueue(self._with({"delay": delay}).bind(*args, **kwargs))
+
+    def enqueue_at(self, when: datetime, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Store one job that is due at ``when``, an aware datetime; see ``enqueue``."""
+        return self._enqueuer.enqueue(self._with({"at": when}).bind(*args, **kwargs))
+
+    async def aenqueue_at(self, when: datetime, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Store one job that is due at ``when``, an aware datetime; see ``enqueue``."""
+        return await self._enqueuer.aenqueue(self._with({"at": when}).bind(*args, **kwargs))
+
+    def on_dead(self, fn: Hook) -> Hook:
+        """Call ``fn`` with the JobInfo of each call of this job that died: ``@charge.on_dead``; see ``hooks``."""
+        return self._enqueuer.hooks.add(Moment.DEAD, fn, self.spec.name)
+
+    def on_retry(self, fn: Hook) -> Hook:
+        """Call ``fn`` with the JobInfo of each call of this job that failed and will run again; see ``hooks``."""
+        return self._enqueuer.hooks.add(Moment.RETRY, fn, self.spec.name)
+
+    def _with(self, options: Mapping[str, object]) -> BaseJob[P, R]:
+        plan = _replan(self.spec, self._plan, options, self._settings)
+        return type(self)(self.spec, self._enqueuer, plan, self._settings)
+
+    def _arguments(self, args: tuple[object, ...]) -> tuple[object, ...]:
+        if not self.spec.takes_context:
+            return args
+        try:
+            return (current_job(), *args)
+        except NotInJob:
+            name, called = self.spec.name, self.spec.fn.__name__
+            raise NotInJob(
+                f"job {name!r} takes a JobContext, and there is no running job here whose context it could be given: "
+                f"store it with {called}.enqueue(...), or call it from inside a job. To try it with a context of your "
+                f"own, call {called}.__wrapped__(ctx, ...)"
+            ) from None
+
+
+class Job(BaseJob[P, R]):
+    """A registered function. Calling it runs it here and now; ``enqueue`` and ``bind`` make it a job."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the plain function, with the current context if it takes one. Raises NotInJob when there is none."""
+        return cast(R, self.spec.fn(*self._arguments(args), **kwargs))
+
+    def options(self, **options: Unpack[CallOptions]) -> Job[P, R]:
+        """Give the same job with other options for its calls. Raises ConfigError for a wrong one."""
+        return cast("Job[P, R]", self._with(options))
+
+
+class AsyncJob(BaseJob[P, R]):
+    """A registered coroutine function; see ``Job``."""
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the plain coroutine function; see ``Job``."""
+        return cast(R, await cast(Coroutine[object, object, object], self.spec.fn(*self._arguments(args), **kwargs)))
+
+    def options(self, **options: Unpack[CallOptions]) -> AsyncJob[P, R]:
+        """Give the same job with other options for its calls. Raises ConfigError for a wrong one."""
+        return cast("AsyncJob[P, R]", self._with(options))
+
+
+def check_call(given: object, where: str) -> None:
+    """Raise ConfigError for what is no Call: a job itself, the result of calling one, a handle."""
+    if not isinstance(given, Call):
+        hint = f"write {given.spec.fn.__name__}.bind(...)" if isinstance(given, BaseJob) else "job.bind(...) makes one"
+        raise ConfigError(f"{where}: {given!r} is not a call; {hint}")
+
+
+class JobDecorator(Protocol):
+    """What ``app.job(...)`` gives: turns a function into a job, typed after its signature without the context."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, fn: Callable[Concatenate[JobContext, P], Coroutine[object, object, R]], /
+    ) -> AsyncJob[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[JobContext, P], R], /) -> Job[P, R]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, fn: Callable[P, Coroutine[object, object, R]], /
+    ) -> AsyncJob[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Job[P, R]: ...
+
+
+def define(
+    fn: Callable[..., object],
+    options: Mapping[str, object],
+    enqueuer: Enqueuer,
+    settings: Settings,
+    circuits: Iterable[str] = (),
+) -> Job[..., object] | AsyncJob[..., object]:
+    """Make a job of a function. ``circuits`` are those it may name.
+
+    Raises ConfigError for a wrong option or a function that cannot be one.
+    """
+    if not inspect.isfunction(fn):
+        raise ConfigError(f"{fn!r} cannot be a job; decorate a function made with def")
+    where = f"job {fn.__module__}.{fn.__qualname__}"
+    _check_keys(options, JOB_KEYS, where)
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise ConfigError(f"{where} is a generator; its body would never run. Return a value instead")
+    if check.is_method(fn):
+        raise ConfigError(
+            f"{where} is a method, and a worker has no object to call it on; make it a function, or put @staticmethod "
+            "above @app.job"
+        )
+    name = check.job_name(options["name"], where) if "name" in options else check.default_name(fn)
+    where = f"job {name!r}"
+    is_async, takes_context = inspect.iscoroutinefunction(fn), check.takes_context(fn)
+    retry = _policy(options.get("retry"), settings, where)
+    redact = check.redact(options.get("redact", ()), fn, takes_context, where)
+    spec = JobSpec(
+        name=name,
+        fn=fn,
+        is_async=is_async,
+        takes_context=takes_context,
+        signature=Signature(
+            fn, skip_first=takes_context, job_name=name, payload_max=settings.payload_max, redact=redact
+        ),
+        queue=check.queue(options.get("queue", DEFAULT_QUEUE), where, settings),
+        priority=check.priority(options.get("priority", 0), where),
+        retry=retry,
+        timeout_ms=check.length(options.get("timeout"), f"{where}: timeout"),
+        expires_ms=check.length(options.get("expires"), f"{where}: expires"),
+        executor=check.executor(options.get("executor"), is_async, where),
+        keep_ms=check.length(options.get("keep"), f"{where}: keep", least=0),
+        durability=check.durability(options.get("durability"), where),
+        tags=check.tags(options.get("tags", ()), where),
+        redact=redact,
+        version=check.version(options.get("version"), where),
+        aliases=tuple(
+            check.job_name(alias, where) for alias in check.texts(options.get("aliases", ()), f"{where}: aliases")
+        ),
+        guards={key: options[key] for key in GUARD_KEYS if options.get(key) is not None},
+        circuits=tuple(circuits),
+    )
+    return job_of(spec, enqueuer, settings)
+
+
+def job_of(spec: JobSpec, enqueuer: Enqueuer, settings: Settings) -> Job[..., object] | AsyncJob[..., object]:
+    """Make the job of a spec, for who knows it by name only. Raises ConfigError for a wrong guard."""
+    facts = Meta(redact=spec.redact, version=spec.version)
+    plan = Plan(
+        queue=spec.queue,
+        priority=spec.priority,
+        max_attempts=spec.retry.max_attempts,
+        expires_ms=spec.expires_ms,
+        tags=spec.tags,
+        durable=check.durable(spec.durability),
+        facts=facts,
+        meta=encode_meta(facts),
+        guards=guard_plan(spec),
+    )
+    if spec.is_async:
+        return AsyncJob(spec, enqueuer, plan, settings)
+    return Job(spec, enqueuer, plan, settings)
+
+
+def _replan(spec: JobSpec, plan: Plan, options: Mapping[str, object], settings: Settings) -> Plan:
+    where = f"options of job {spec.name!r}"
+    _check_keys(options, CALL_KEYS, where)
+    options = {key: value for key, value in options.items() if value is not None or key not in ("delay", "at", "id")}
+    if "delay" in options and "at" in options:
+        raise ConfigError(f"{where}: delay and at are both given; give one of them")
+    changes: dict[str, object] = {}
+    facts: dict[str, object] = {}
+    if any(key in GUARD_KEYS for key in options):
+        given: dict[str, object] = {key: options[key] for key in GUARD_KEYS if key in options}
+        changes["guards"] = _guards(spec, {**spec.guards, **given}, where)
+    for key, value in options.items():
+        match key:
+            case "queue":
+                changes[key] = check.queue(value, where, settings)
+            case "priority":
+                changes[key] = check.priority(value, where)
+            case "retry":
+                changes["max_attempts"], said = _own_retry(value, spec, settings, where)
+                facts |= said
+            case "timeout":
+                facts["timeout_ms"] = check.unlifted(
+                    check.length(value, f"{where}: timeout"), spec.timeout_ms, key, where
+                )
+            case "expires":
+                changes["expires_ms"] = check.length(value, f"{where}: expires")
+            case "keep":
+                facts["keep_ms"] = check.unlifted(
+                    check.length(value, f"{where}: keep", least=0), spec.keep_ms, key, where
+                )
+            case "durability":
+                changes["durable"] = check.durable(check.durability(value, where))
+            case "tags":
+                changes[key] = check.tags(value, where)
+            case "version":
+                facts[key] = check.version(value, where)
+            case "delay":
+                changes |= {"delay_ms": duration_ms(value, f"{where}: delay"), "run_at": None}
+            case "at":
+                changes |= {"delay_ms": 0, "run_at": check.instant(value, where)}
+            case "id":
+                changes[key] = check_id(value)
+            case "at_front":
+                if not isinstance(value, bool):
+                    raise ConfigError(f"{where}: at_front is {value!r}; it is True or False")
+                changes[key] = value
+            case "once" | "unique" | "circuit" | "limits":
+                pass  # together, above
+            case _:
+                changes[key] = value
+    if facts:
+        changed = structs.replace(plan.facts, **facts)
+        changes |= {"facts": changed, "meta": encode_meta(changed)}
+    return structs.replace(plan, **changes)
+
+
+def guard_plan(spec: JobSpec) -> GuardPlan | None:
+    """The guards that a job is defined with, ready to be rendered for a call. Raises ConfigError for a wrong one."""
+    return _guards(spec, spec.guards, f"job {spec.name!r}")
+
+
+def _guards(spec: JobSpec, guards: Mapping[str, object], where: str) -> GuardPlan | None:
+    return compile_guards(guards, spec.signature, spec.redact, spec.circuits, where)
+
+
+def _policy(value: object, settings: Settings, where: str) -> Retry:
+    try:
+        return Retry.of(cast("int | Retry | None", value), settings.attempts, settings.backoff)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _own_retry(value: object, spec: JobSpec, settings: Settings, where: str) -> tuple[int, dict[str, object]]:
+    """What the ``retry=`` of a call says: how many runs, and what is stored with the job."""
+    retry = Retry.of(cast("int | Retry | None", value), settings.attempts, settings.backoff)
+    if not isinstance(value, Retry):
+        if retry.rules:
+            raise ConfigError(f"{where}: rules cannot be stored with a job; give them to @app.job(retry=...)")
+        # A bare number changes how often, not how long to wait or for how long.
+        return retry.max_attempts, {"capped": isinstance(value, int) and bool(spec.retry.rules)}
+    if retry.rules or not isinstance(retry.backoff, Backoff):
+        raise ConfigError(
+            f"{where}: rules and functions cannot be stored with a job; give them to @app.job(retry=Retry(...)). "
+            "A call may change attempts, within and a shipped backoff"
+        )
+    return retry.max_attempts, {
+        "backoff": encode_backoff(retry.backoff),
+        "within_ms": retry.within_ms,
+        "capped": isinstance(value.attempts, int) and bool(spec.retry.rules),
+    }
+
+
+def _check_keys(options: Mapping[str, object], valid: frozenset[str], where: str) -> None:
+    for key in options:
+        if key in valid:
+            continue
+        if key in JOB_KEYS:
+            raise UnknownOption(f"{where}: {key} belongs to the definition; give it to @app.job({key}=...)")
+        if key in CALL_KEYS:
+            raise UnknownOption(f"{where}: {key} belongs to a call; give it to .options({key}=...)")
+        raise unknown_option(where, key, sorted(valid))

@@ -1,0 +1,188 @@
+"""One attempt of one job, from its lease to its outcome.
+
+A JobRun is the record that travels through a worker: the fetcher makes it, a thread, the loop or a child process runs
+it, the pump settles what came out. It is also what the job's context talks to (``context.Run``). Flags are set by other
+threads and only ever go from false to true.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
+
+from windlass.core.clock import Clock
+from windlass.core.codec import Meta, Origin, decode_meta
+from windlass.core.model import Lease, Outcome
+from windlass.engines.base import Store
+from windlass.events import Events
+from windlass.guards.circuit import Passed
+from windlass.guards.circuits import Circuits
+from windlass.guards.verdict import Verdict
+from windlass.jobs.context import JobContext
+from windlass.jobs.definition import JobSpec
+from windlass.jobs.middleware import AsyncBody, Body
+from windlass.jobs.redaction import hide, secrets_in
+from windlass.settings import Settings
+
+if TYPE_CHECKING:
+    from windlass.worker.lane import Lane
+    from windlass.worker.pool import Pool
+
+__all__ = ["Host", "JobRun", "Prepared"]
+
+NO_META = Meta()
+
+
+class Prepared(Struct, frozen=True):
+    """A job as this process runs it: its spec, and its body with the middleware around it."""
+
+    spec: JobSpec
+    body: Body | None  # of a sync job
+    async_body: AsyncBody | None  # of an async one
+    circuits: Circuits | None = None  # those that its jobs may name
+
+    @property
+    def in_child(self) -> bool:
+        """Whether it runs in a child process of its own."""
+        return self.spec.executor == "process"
+
+
+class Host(Protocol):
+    """What a worker offers to the runs in it."""
+
+    engine: Store
+    clock: Clock
+    settings: Settings
+    events: Events
+    rng: Random
+    stopping: bool
+    origin: Origin
+
+    def report(self, run: JobRun, text: str) -> None:
+        """Queue a progress write."""
+        ...
+
+    def prolong(self, run: JobRun, ms: float) -> None:
+        """Note that a run with a timeout has so much time from now on."""
+        ...
+
+
+class JobRun:
+    """One claimed job on its way."""
+
+    __slots__ = (
+        "began_ns",
+        "cancelled",
+        "context",
+        "deferred",
+        "ended_ns",
+        "error",
+        "exited",
+        "given",
+        "host",
+        "interrupted",
+        "lane",
+        "lease",
+        "lost",
+        "meta",
+        "outcome",
+        "passed",
+        "pool",
+        "prepared",
+        "secrets",
+        "settled",
+        "slot",
+        "timed_out",
+        "took_ns",
+        "verdict",
+    )
+
+    pool: Pool  # in whose slots it runs, and in which kind of them; set when it is put there
+    lane: Lane
+
+    def __init__(self, lease: Lease, prepared: Prepared, host: Host) -> None:
+        self.lease = lease
+        self.prepared = prepared
+        self.host = host
+        self.meta: Meta = NO_META if lease.meta is None else decode_meta(lease.meta)
+        self.context: JobContext | None = None
+        self.error: BaseException | None = None  # what the body raised
+        self.exited: BaseException | None = None  # what a callback or task of the job raised to end its loop
+        self.slot = -1  # its place in the slot table, once it has started and if it has a timeout
+        self.given = 0.0  # seconds that it got again, since others held the event loop
+        self.began_ns = 0
+        self.ended_ns = 0
+        self.took_ns = 0  # of its slot, once it has ended
+        self.secrets: tuple[str, ...] | None = None  # once something had to be masked
+        self.outcome: Outcome | None = None  # once it has ended; None: a transaction of the job settled it
+        self.deferred = False  # its retry waits longer, since the retry budget of its queue is used up
+        self.cancelled = False  # a cancel was asked for
+        self.interrupted = False  # the worker stops and cannot wait for it
+        self.timed_out = False
+        self.lost = False  # another worker owns it now
+        self.settled = False  # a transaction of the job settled it
+        self.passed: Passed | None = None  # its circuit, in a thread, and is not counted there yet
+        self.verdict: Verdict | None = None  # on the dependency of its circuit, where a child process ran it
+
+    @property
+    def spec(self) -> JobSpec:
+        return self.prepared.spec
+
+    @property
+    def timeout_ms(self) -> int | None:
+        """How long this run may take: what the call said, else the job."""
+        return self.meta.timeout_ms if self.meta.timeout_ms is not None else self.prepared.spec.timeout_ms
+
+    @property
+    def redacts(self) -> bool:
+        """Whether some arguments of this job may not be seen."""
+        return bool(self.meta.redact or self.spec.redact)
+
+    def hide(self, text: str) -> str:
+        """Mask the redacted arguments in what the job says, before it is stored or logged."""
+        if not self.redacts:
+            return text
+        if self.secrets is None:
+            self.secrets = secrets_in(self.lease, self.spec)
+        return hide(text, self.secrets)
+
+    @property
+    def origin(self) -> Origin:
+        """Where this attempt runs, for its error."""
+        host = self.host.origin
+        version = self.prepared.spec.version or host.version
+        return host if version == host.version else Origin(host.host, host.worker, version)
+
+    # -- context.Run --
+
+    @property
+    def engine(self) -> Store:
+        return self.host.engine
+
+    @property
+    def clock(self) -> Clock:
+        return self.host.clock
+
+    @property
+    def settings(self) -> Settings:
+        return self.host.settings
+
+    @property
+    def keep_ms(self) -> int | None:
+        return self.meta.keep_ms if self.meta.keep_ms is not None else self.prepared.spec.keep_ms
+
+    @property
+    def stopping(self) -> bool:
+        return self.host.stopping
+
+    def report(self, text: str) -> None:
+        self.host.report(self, text)
+
+    def note_settled(self) -> None:
+        self.settled = True
+
+    def prolong(self, ms: float) -> None:
+        """Note that it has so much time from now on."""
+        self.host.prolong(self, ms)

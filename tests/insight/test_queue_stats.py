@@ -1,0 +1,139 @@
+"""Rates of queues and the advice on workers, from what an engine says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from msgspec import structs
+
+from windlass import Windlass
+from windlass.core.clock import ManualClock
+from windlass.core.model import PoolInfo, QueueFlow, QueueRow, QueueWork, RateBound, WorkerInfo, WorkerRow
+from windlass.errors import ConfigError
+from windlass.insight.queues import WorkerStatus
+from windlass.insight.stats import QueueStats, advise
+from windlass.settings import QueueSettings
+
+
+def queue(name: str = "mail", ready: int = 0, latency_ms: int = 0) -> QueueRow:
+    return QueueRow(name, ready, 0, 0, latency_ms, paused=False)
+
+
+def worker(
+    *serves: str, slots: int = 5, work: tuple[QueueWork, ...] = (), left: int = 9, without: tuple[str, ...] = ()
+) -> WorkerRow:
+    pool = PoolInfo("p", ",".join(serves), serves, slots, slots, without)
+    info = WorkerInfo("w", "g", "host", 1, pool.queues, 2 * slots, "1", 0, (pool,), work)
+    return WorkerRow(info, 0, 0, left)
+
+
+def only(*args: object, max_wait: int | None = 10_000) -> QueueStats:
+    (found,) = advise(*args, {"mail": QueueSettings(max_wait=max_wait)})  # type: ignore[arg-type]
+    return found
+
+
+BUSY = (QueueWork("mail", ended=100, busy_ms=50_000),)  # half a second each
+
+
+def test_rates_are_per_second_and_the_runtime_is_of_one_job() -> None:
+    found = only([queue(ready=3, latency_ms=1_500)], [QueueFlow("mail", 550, 110, 55_000)], [worker("mail", work=BUSY)])
+    assert (found.arrival, found.drain, found.runtime, found.latency) == (10.0, 2.0, 0.5, 1.5)
+    assert (found.ready, found.workers, found.max_wait, found.late) == (3, 1, 10.0, False)
+
+
+@pytest.mark.parametrize(
+    ("arrived", "ready", "needed"),
+    [
+        (0, 0, 0),  # nothing to do
+        (60, 0, 1),  # 1/s of half a second: half a slot
+        (600, 0, 1),  # 10/s: five slots are one worker
+        (601, 0, 2),
+        (600, 100, 2),  # and a hundred more within ten seconds: five slots more
+        (0, 1_000, 10),
+    ],
+)
+def test_as_many_workers_as_what_comes_and_what_waits_needs(arrived: int, ready: int, needed: int) -> None:
+    flows = [QueueFlow("mail", arrived, 0, 60_000)]
+    assert only([queue(ready=ready)], flows, [worker("mail", work=BUSY)]).workers_needed == needed
+
+
+@pytest.mark.parametrize(
+    ("limit", "rate", "needed"),
+    [(None, None, 10), (7, None, 2), (1, None, 1), (None, RateBound(10, 1_000), 1), (None, RateBound(11, 1_000), 2)],
+)
+def test_no_more_workers_are_asked_for_than_limit_and_rate_let_work(
+    limit: int | None, rate: RateBound | None, needed: int
+) -> None:
+    row = structs.replace(queue(ready=1_000), limit=limit, rate=rate)
+    assert only([row], [], [worker("mail", work=BUSY)]).workers_needed == needed
+
+
+def test_without_a_promise_or_a_runtime_there_is_no_advice() -> None:
+    flows = [QueueFlow("mail", 600, 0, 60_000)]
+    assert only([queue()], flows, [worker("mail", work=BUSY)], max_wait=None).workers_needed is None
+    assert only([queue()], flows, [worker("mail")]).workers_needed is None
+    assert only([queue(ready=1)], [], []).workers_needed is None
+
+
+def test_only_live_workers_that_serve_the_queue_count() -> None:
+    workers = [
+        worker("ma*", slots=2, work=BUSY),
+        worker("*", slots=8),
+        worker("other"),
+        worker("mail", left=-5, work=(QueueWork("mail", 1, 10**9),)),
+        worker("*", without=("mail",)),
+    ]
+    found = only([queue()], [QueueFlow("mail", 1_200, 0, 60_000)], workers)
+    assert (found.workers, found.runtime, found.workers_needed) == (2, 0.5, 2)  # ten slots, of five a worker
+
+
+def test_a_queue_that_waits_too_long_is_late() -> None:
+    assert only([queue(ready=1, latency_ms=10_001)], [], []).late
+
+
+def test_a_worker_of_a_version_without_pools_serves_what_it_wrote() -> None:
+    info = WorkerInfo("w", "g", "host", 1, "a=3,b", 10, "0", 0)
+    status = WorkerStatus.of(WorkerRow(info, 0, 0, 9))
+    assert [status.serves(name) for name in ("a", "b", "c")] == [True, True, False]
+
+
+@pytest.fixture
+def app() -> Iterator[Windlass]:
+    with Windlass("memory://", clock=ManualClock(), queues={"mail": {"max_wait": "10s", "paused": True}}) as made:
+        yield made
+
+
+def test_stats_are_a_dictionary_of_jobs_and_have_the_queues(app: Windlass) -> None:
+    @app.job(name="send", queue="mail")
+    def send() -> None: ...
+
+    job = send.enqueue()
+    stats = app.stats()
+    assert stats["ready"] == 1
+    assert list(stats.queues) == ["mail"]
+    assert (stats.queues["mail"].ready, stats.queues["mail"].max_wait) == (1, 10.0)
+    assert stats.queues["mail"].arrival > 0
+    assert "Workers with these settings do not serve queue mail: paused in the settings." in app.explain(job.id)
+
+
+def test_a_pause_says_who(app: Windlass) -> None:
+    app.queue("mail").pause("deploy")
+    assert "@" in (app.queue("mail").info().paused_by or "")
+    app.queue("mail").pause("deploy", by="ada")
+    assert app.queue("mail").info().paused_by == "ada"
+
+
+def test_a_worker_knows_two_words(app: Windlass) -> None:
+    with pytest.raises(ConfigError, match="'quite'.*did you mean 'quiet'"):  # noqa: RUF043
+        app.control("g", "quite")
+    assert app.control("g", "quiet") == 0
+
+
+def test_aging_goes_with_every_job(app: Windlass) -> None:
+    with Windlass("memory://", aging="10m") as aging:
+
+        @aging.job(name="late", priority=3)
+        def late() -> None: ...
+
+        assert late.bind().new.aging_ms == 600_000

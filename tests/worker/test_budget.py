@@ -1,0 +1,81 @@
+"""The retry budget of a queue: what is let through, and what waits."""
+
+from __future__ import annotations
+
+from windlass import Constant, Retry, Windlass
+from windlass.worker.attempt.budget import BURST, RetryBudget
+from windlass.worker.worker import Worker, WorkerOptions
+
+
+class Hand:
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_retries_beyond_the_budget_of_their_queue_wait_and_none_is_lost() -> None:
+    with Windlass("memory://", queues={"payments": {"retry_budget": 0.2}}) as app:
+
+        @app.job(name="charge", retry=Retry(attempts=2, backoff=Constant(0)))
+        def charge() -> None:
+            raise ValueError
+
+        for queue in ("payments", "other"):
+            app.enqueue_many([charge.options(queue=queue).bind() for _ in range(60)])
+        Worker(app.engine, app.registry, app.settings, app.events, app.middlewares, WorkerOptions(burst=True)).run()
+        waiting = app.jobs(state="scheduled").items
+        dead = app.jobs(state="dead", limit=200).items
+    assert {job.queue for job in waiting} == {"payments"}
+    assert {job.attempt for job in waiting} == {1}
+    assert len(waiting) + len(dead) == 120
+
+
+def traffic(budget: RetryBudget, clock: Hand, seconds: int, rate: int) -> None:
+    for _ in range(seconds):
+        for _ in range(rate):
+            budget.count()
+        clock.now += 1
+
+
+def test_a_few_retries_wait_no_longer_than_their_backoff() -> None:
+    budget = RetryBudget(0.2, Hand())
+    assert [budget.defer(250) for _ in range(int(BURST))] == [250] * int(BURST)
+
+
+def test_a_storm_is_spread_to_the_share_of_the_traffic() -> None:
+    clock = Hand()
+    budget = RetryBudget(0.2, clock)
+    traffic(budget, clock, 60, 50)
+    waits = [budget.defer(0) for _ in range(600)]
+    # 0.2 of 50 a second: ten retries fall due in each second behind the burst.
+    assert sum(wait == 0 for wait in waits) == 101
+    for second in range(1, 40):
+        assert sum(second * 1000 < wait <= (second + 1) * 1000 for wait in waits) == 10
+
+
+def test_waits_never_shrink_below_the_backoff_and_grow_in_order() -> None:
+    budget = RetryBudget(0.2, Hand())
+    waits = [budget.defer(3_000) for _ in range(50)]
+    assert waits == sorted(waits)
+    assert min(waits) == 3_000
+
+
+def test_a_quiet_queue_still_has_one_retry_a_second() -> None:
+    clock = Hand()
+    budget = RetryBudget(0.01, clock)
+    for _ in range(int(BURST) + 1):
+        budget.defer(0)
+    assert [budget.defer(0) for _ in range(3)] == [1_000, 2_000, 3_000]
+
+
+def test_a_storm_that_is_over_leaves_nothing_behind() -> None:
+    clock = Hand()
+    budget = RetryBudget(0.2, clock)
+    for _ in range(100):
+        budget.defer(0)
+    clock.now += 1_000
+    assert budget.defer(500) == 500

@@ -1,0 +1,167 @@
+"""What workers do for dead jobs by themselves: recovery by rules, and the archive."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dead_shop import Shop
+from servers import until
+from windlass.core.model import JobFilter, LeaseRef, State
+from windlass.dead.lines import from_line
+from windlass.events import DeadRecovered, DeadTrimmed
+from windlass.worker.archive import Archive, append
+
+DEADLINE = 30.0
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
+
+
+def deaths(shop: Shop) -> list[LeaseRef]:
+    rows, _ = shop.app.engine.jobs(JobFilter(state=State.DEAD), None, 10_000)
+    return [LeaseRef(row.id, row.fence) for row in rows]
+
+
+# -- recovery ----------------------------------------------------------------------------------------------
+
+
+def test_fail_recover_fail_ends_dead_after_exactly_the_cap() -> None:
+    shop = Shop()
+    shop.app.dead.recover(on=(TimeoutError,), after=0, attempts=3)
+    recovered: list[str] = []
+    shop.app.on(DeadRecovered)(lambda event: recovered.extend(event.ids))
+    job_id, other = shop.enqueue("late", "lost")
+    with shop.working():
+        wait_for(lambda: len(shop.runs) == 5 and shop.states([job_id]) == ["dead"])
+    shop.burst()  # a burst begins with an upkeep
+    assert recovered == [job_id] * 3
+    assert shop.runs.count(0) == 4  # the first run and three recoveries
+    assert shop.runs.count(1) == 1
+    info = shop.app.get(job_id)
+    assert info is not None
+    assert (info.state, len(info.errors)) == (State.DEAD, 4)
+    assert shop.states([other]) == ["dead"]
+    shop.app.close()
+
+
+def test_settings_have_rules_too_and_a_person_begins_anew() -> None:
+    shop = Shop(recover=[{"on": ["TimeoutError"], "after": 0, "attempts": 1}])
+    (job_id,) = shop.enqueue("late")
+    with shop.working():
+        wait_for(lambda: len(shop.runs) == 2 and shop.states([job_id]) == ["dead"])
+        shop.app.dead.retry(job_id)
+        wait_for(lambda: len(shop.runs) == 4 and shop.states([job_id]) == ["dead"])
+    row = shop.app.engine.job(job_id)
+    assert row is not None
+    assert row.recoveries == 1
+    shop.app.close()
+
+
+def test_a_mended_world_lets_a_recovered_job_succeed() -> None:
+    shop = Shop()
+    shop.app.dead.recover(on="TimeoutError", after=0)
+    handle = shop.ship.enqueue(1, "late")
+    shop.burst()
+    shop.app.dead.edit(handle.id, kwargs={}, args=[1, "fine"])
+    with shop.working():
+        until(lambda: shop.states([handle.id]) == ["done"], "the rule does not let it live again")
+        assert handle.result(timeout=DEADLINE) == 1
+    shop.app.close()
+
+
+# -- bounds ------------------------------------------------------------------------------------------------
+
+
+def test_trimming_is_logged_counted_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    shop = Shop(dead_max=2)
+    told: list[str] = []
+    shop.app.on(DeadTrimmed)(lambda event: told.extend(event.ids))
+    ids = shop.die(*["late"] * 5)
+    with shop.working():
+        wait_for(lambda: len(told) == 3)
+    assert set(told) < set(ids)
+    assert (shop.app.stats()["total_trimmed"], shop.app.dead.count()) == (3, 2)
+    assert "removed 3 dead jobs past dead_keep or dead_max" in caplog.text
+    shop.app.close()
+
+
+def test_what_is_trimmed_is_in_the_archive_first_and_can_be_loaded(tmp_path: Path) -> None:
+    file = tmp_path / "dead.jsonl"
+    shop = Shop(dead_max=1, dead_archive=str(file))
+    told: list[str] = []
+    shop.app.on(DeadTrimmed)(lambda event: told.extend(event.ids))
+    shop.die("late", "late", "lost")
+    with shop.working():
+        wait_for(lambda: len(told) == 2)
+    assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == sorted(told, reverse=True)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert shop.app.stats()["total_trimmed"] == 2
+    assert shop.app.dead.load(file) == 2
+    assert shop.app.dead.count() == 3
+    shop.app.close()
+
+
+def test_what_cannot_be_archived_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shop = Shop(dead_max=0, dead_archive=str(tmp_path / "no" / "dead.jsonl"))
+    shop.die("late")
+    with shop.working():
+        wait_for(lambda: "dead_archive" in caplog.text)
+    assert shop.app.dead.count() == 1
+    assert "cannot be written" in caplog.text
+    shop.app.close()
+
+
+def test_archives_add_to_the_file_and_hold_each_job_once(tmp_path: Path) -> None:
+    shop, file = Shop(), tmp_path / "dead.jsonl"
+    shop.die(*["late"] * 250)
+    archive = Archive(str(file), shop.app.engine)
+    first, rest = deaths(shop)[:10], deaths(shop)
+    assert len(archive.take(first)) == 10
+    assert len(archive.take(rest)) == 240  # the first ten are gone, and are not written again
+    assert archive.take(rest) == []
+    rows = [from_line(line, "line") for line in file.read_bytes().splitlines()]
+    assert len({row.id for row in rows}) == len(rows) == 250
+    shop.app.close()
+
+
+def test_a_death_that_is_over_is_not_archived(tmp_path: Path) -> None:
+    shop = Shop()
+    shop.die("late")
+    archive, (death,) = Archive(str(tmp_path / "f"), shop.app.engine), deaths(shop)
+    shop.app.dead.retry()
+    shop.burst()  # it died again
+    assert archive.take([death]) == []
+    assert (tmp_path / "f").read_bytes() == b""
+    shop.app.close()
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "f"
+    file.write_bytes(b"a whole line\n")
+    fd = os.open(file, os.O_WRONLY | os.O_APPEND)
+    write = os.write
+    calls: list[int] = []
+
+    def part(fd: int, data: bytes) -> int:
+        if calls:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        calls.append(fd)
+        return write(fd, data[:5])
+
+    monkeypatch.setattr(os, "write", part)
+    with pytest.raises(OSError, match="No space"):
+        append(fd, b"another line\n")
+    os.close(fd)
+    assert file.read_bytes() == b"a whole line\n"
