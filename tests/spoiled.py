@@ -43,7 +43,7 @@ from windlass.guards.limits import LimitInfo, LockInfo
 from windlass.insight.explain import explain
 from windlass.insight.queues import QueueInfo, WorkerStatus
 from windlass.insight.stats import measure
-from windlass.jobs.handle import Reader
+from windlass.jobs.reader import Reader
 from windlass.jobs.registry import Registry
 from windlass.settings import Settings
 from windlass.testing.conformance.harness import ended, error, info, job

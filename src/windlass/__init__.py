@@ -31,9 +31,11 @@ from windlass.errors import (
     WindlassError,
 )
 from windlass.guards import Circuit, Concurrency, Once, Rate, Unique
+from windlass.jobs.call import Call
 from windlass.jobs.context import JobContext, current_job
-from windlass.jobs.definition import AsyncJob, Call, Job
-from windlass.jobs.handle import JobError, JobHandle, JobInfo, Page
+from windlass.jobs.definition import AsyncJob, Job
+from windlass.jobs.handle import JobHandle
+from windlass.jobs.info import JobError, JobInfo, Page
 
 __all__ = [
     "AsyncJob",

@@ -14,26 +14,30 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
 
 from windlass.client import Client
+from windlass.core.aio import hop
 from windlass.core.clock import Clock, SystemClock
+from windlass.core.errors import ConfigError
 from windlass.core.model import Action, CircuitRow, JobFilter, Moved, State
 from windlass.core.spelling import spelled
-from windlass.core.units import duration_ms, nearest, shown
+from windlass.core.units import Duration, duration_ms, nearest, shown
 from windlass.dead.deadlist import DeadList
 from windlass.engines.base import Store, TransactionalEnqueue, Tx
 from windlass.engines.url import connect
-from windlass.errors import ConfigError
 from windlass.events import Event, Events
 from windlass.events import check_kind as check_event
 from windlass.guards import Circuit, CircuitInfo, Circuits, Lock, LockKeeper
 from windlass.guards.keys import check_key
 from windlass.insight.queues import Queue, QueueInfo, WorkerStatus, bounds_of, read_queues
+from windlass.jobs.call import Call
 from windlass.jobs.context import JobContext
-from windlass.jobs.definition import AsyncJob, Call, Duration, Job, JobDecorator, JobOptions, define
-from windlass.jobs.handle import JobHandle, JobInfo, Page, hop
+from windlass.jobs.definition import AsyncJob, Job, JobDecorator, define
+from windlass.jobs.handle import JobHandle
 from windlass.jobs.hooks import Hook, Hooks, Moment
+from windlass.jobs.info import JobInfo, Page
 from windlass.jobs.middleware import Middleware
 from windlass.jobs.middleware import check_kind as check_chain
 from windlass.jobs.registry import Registry
+from windlass.jobs.spec import JobOptions
 from windlass.jobs.transactions import AsyncTx, Transaction
 from windlass.logs import Log
 from windlass.settings import Loaded, Settings, load_settings
@@ -401,7 +405,7 @@ class Windlass:
     # -- hooks -----------------------------------------------------------------------------------------
 
     def middleware(self, kind: str) -> Callable[[F], F]:
-        """Register a generator function around ``"enqueue"`` or ``"execute"``; see ``windlass.middleware``."""
+        """Register a generator function around ``"enqueue"`` or ``"execute"``; see ``windlass.jobs.middleware``."""
         check_chain(kind)
 
         def register(fn: F) -> F:
@@ -421,11 +425,11 @@ class Windlass:
         return register
 
     def on_dead(self, fn: Hook) -> Hook:
-        """Call ``fn`` with the JobInfo of every job that died: ``@app.on_dead``; see ``windlass.hooks``."""
+        """Call ``fn`` with the JobInfo of every job that died: ``@app.on_dead``; see ``windlass.jobs.hooks``."""
         return self.hooks.add(Moment.DEAD, fn)
 
     def on_retry(self, fn: Hook) -> Hook:
-        """Call ``fn`` with the JobInfo of every job that failed and will run again; see ``windlass.hooks``."""
+        """Call ``fn`` with the JobInfo of every job that failed and will run again; see ``windlass.jobs.hooks``."""
         return self.hooks.add(Moment.RETRY, fn)
 
     # -- the engine ------------------------------------------------------------------------------------

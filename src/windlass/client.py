@@ -14,15 +14,17 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from windlass.core.aio import hop
+from windlass.core.errors import ConfigError, Duplicate, EngineError, EngineUnavailable
 from windlass.core.foreign import Shield
 from windlass.core.model import Placed
 from windlass.engines.base import Store, TransactionalEnqueue
 from windlass.engines.holding import HOLDERS
-from windlass.errors import ConfigError, Duplicate, EngineError, EngineUnavailable
 from windlass.events import Events, JobEnqueued
-from windlass.jobs.definition import Call, check_call
-from windlass.jobs.handle import JobHandle, Reader, hop
+from windlass.jobs.call import Call, check_call
+from windlass.jobs.handle import JobHandle
 from windlass.jobs.middleware import Middleware
+from windlass.jobs.reader import Reader
 from windlass.jobs.registry import Registry
 from windlass.jobs.transactions import AsyncTx
 from windlass.logs import Log

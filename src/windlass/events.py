@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
+from windlass.core.errors import ConfigError
 from windlass.core.foreign import Shield, name_of
 from windlass.core.units import nearest
-from windlass.errors import ConfigError
 from windlass.logs import Log
 
 __all__ = [

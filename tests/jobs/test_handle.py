@@ -22,7 +22,8 @@ from windlass.errors import (
     ResultTimeout,
     TransitionRefused,
 )
-from windlass.jobs.handle import JobHandle, JobProgress, Page
+from windlass.jobs.handle import JobHandle
+from windlass.jobs.info import JobProgress, Page
 
 
 def charge(payment_id: int, card: str = "") -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import assert_type
 from windlass import Call, Constant, JobContext, JobHandle, Once, Retry, Snooze, Windlass, on
 from windlass.engines.base import Tx
 from windlass.events import JobDead, JobEnqueued
-from windlass.jobs.handle import JobInfo, Page
+from windlass.jobs.info import JobInfo, Page
 from windlass.jobs.transactions import AsyncTx
 
 app = Windlass("memory://", namespace="shop", keep_done="10m")

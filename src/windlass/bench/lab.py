@@ -19,9 +19,9 @@ from typing import Final
 
 from windlass.app import Windlass
 from windlass.bench.jobs import QUEUE
+from windlass.core.errors import WindlassError
 from windlass.core.model import FINISHED, JobFilter
 from windlass.engines.base import TransactionalEnqueue
-from windlass.errors import WindlassError
 from windlass.insight.queues import WorkerStatus
 
 __all__ = ["Lab"]

@@ -20,10 +20,10 @@ from windlass.app import Windlass
 from windlass.bench.jobs import QUEUE, AsyncJobs, SyncJobs
 from windlass.bench.lab import Lab, last_settle
 from windlass.core.clock import from_ms
+from windlass.core.errors import ConfigError
 from windlass.core.ids import new_id
 from windlass.core.model import Kind, LeaseRef, Outcome, Want, WorkerInfo
-from windlass.errors import ConfigError
-from windlass.jobs.definition import Call
+from windlass.jobs.call import Call
 
 __all__ = ["SCENARIOS", "Figure"]
 

@@ -16,8 +16,8 @@ from windlass.bench.lab import Lab
 from windlass.bench.scenarios import SCENARIOS, Figure
 from windlass.cli.common import Session, pass_session
 from windlass.cli.output import Column, emit_json, note, record, table
+from windlass.core.errors import ConfigError
 from windlass.core.files import make_folder
-from windlass.errors import ConfigError
 
 __all__ = ["bench"]
 

@@ -14,14 +14,14 @@ from windlass.cli.common import Session, pass_session
 from windlass.cli.exits import FAILED
 from windlass.cli.findings import ADVICE, ERROR, OK, WARNING, report
 from windlass.cli.output import count
+from windlass.core.errors import ConfigError
 from windlass.core.recovery import rules_in
 from windlass.engines.base import Finding
-from windlass.errors import ConfigError
 from windlass.worker.layout import lay_out, serves
 
 if TYPE_CHECKING:
     from windlass.app import Windlass
-    from windlass.jobs.definition import JobSpec
+    from windlass.jobs.spec import JobSpec
 
 __all__ = ["check"]
 

@@ -8,8 +8,8 @@ import click
 
 from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.output import Column, emit_json, length, moment, note, say, table
+from windlass.core.errors import ConfigError
 from windlass.core.units import nearest
-from windlass.errors import ConfigError
 from windlass.guards import Circuit, CircuitInfo
 
 __all__ = ["circuits"]

@@ -69,7 +69,7 @@ class Session:
             self._app.close()
 
     def _needed(self) -> str:
-        from windlass.errors import ConfigError
+        from windlass.core.errors import ConfigError
 
         if self.target is not None and self.url is not None:
             raise ConfigError("-A and --url are both given: an application names its own store; leave one of them out")

@@ -22,7 +22,7 @@ from windlass.core.files import descriptor_of
 if TYPE_CHECKING:
     from windlass.app import Windlass
     from windlass.dead.deadlist import DeadFilters, DeadGroup, Redrive
-    from windlass.jobs.handle import JobInfo
+    from windlass.jobs.info import JobInfo
 
 __all__ = ["dead"]
 

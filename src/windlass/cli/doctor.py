@@ -17,9 +17,9 @@ from windlass.cli.exits import FAILED
 from windlass.cli.findings import ERROR, OK, WARNING, report
 from windlass.cli.output import count, length, note
 from windlass.core.clock import to_ms
+from windlass.core.errors import EngineError
 from windlass.core.units import format_duration
 from windlass.engines.base import Finding
-from windlass.errors import EngineError
 from windlass.insight.queues import QueueInfo, WorkerStatus
 
 if TYPE_CHECKING:

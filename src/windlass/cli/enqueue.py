@@ -16,14 +16,15 @@ from windlass.cli.exits import NoLiveWorker
 from windlass.cli.instants import instant
 from windlass.cli.output import emit_json, inline, note, say
 from windlass.core.codec import decode_plain
+from windlass.core.errors import ConfigError, PayloadError, ResultError, ResultTimeout
 from windlass.core.model import State
-from windlass.errors import ConfigError, PayloadError, ResultError, ResultTimeout
-from windlass.jobs.definition import CallOptions, JobSpec, job_of
+from windlass.jobs.definition import job_of
+from windlass.jobs.spec import CallOptions, JobSpec
 from windlass.settings import mask_url
 
 if TYPE_CHECKING:
     from windlass.app import Windlass
-    from windlass.jobs.definition import Call
+    from windlass.jobs.call import Call
     from windlass.jobs.handle import JobHandle
 
 __all__ = ["enqueue"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from windlass.errors import ConfigError, EngineUnavailable, FileRefused, PayloadError, WindlassError
+from windlass.core.errors import ConfigError, EngineUnavailable, FileRefused, PayloadError, WindlassError
 
 __all__ = ["ENGINE_AWAY", "FAILED", "INTERRUPTED", "NO_WORKER", "WRONG_USE", "NoLiveWorker", "exit_code"]
 

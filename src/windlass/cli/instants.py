@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from windlass.errors import ConfigError
+from windlass.core.errors import ConfigError
 
 __all__ = ["instant"]
 

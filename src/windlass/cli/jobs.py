@@ -17,10 +17,11 @@ from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.exits import FAILED
 from windlass.cli.output import Column, ago, confirm, count, emit_json, inline, length, moment, note, record, say, table
 from windlass.core.clock import from_ms
+from windlass.core.errors import ConfigError, TransitionRefused
 from windlass.core.model import FINISHED, Action, Moved, State
 from windlass.core.units import duration_ms, nearest
-from windlass.errors import ConfigError, TransitionRefused
-from windlass.jobs.handle import JobInfo, JobProgress, refuse
+from windlass.jobs.info import JobInfo, JobProgress
+from windlass.jobs.reader import refuse
 
 if TYPE_CHECKING:
     from windlass.app import Windlass

@@ -24,8 +24,8 @@ from typing import Final
 
 import windlass
 from windlass.app import Windlass
+from windlass.core.errors import ConfigError
 from windlass.core.units import nearest
-from windlass.errors import ConfigError
 from windlass.settings import load_settings
 
 __all__ = ["DEFAULT_ATTRIBUTE", "load_app"]

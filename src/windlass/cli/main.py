@@ -17,7 +17,7 @@ from windlass import __version__
 from windlass.cli.common import GLOBAL_OPTIONS, Commands, Session
 from windlass.cli.exits import INTERRUPTED, exit_code
 from windlass.cli.output import note
-from windlass.errors import WindlassError
+from windlass.core.errors import WindlassError
 
 __all__ = ["COMMANDS", "cli", "main"]
 

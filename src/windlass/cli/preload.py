@@ -17,7 +17,7 @@ from windlass.app import Windlass
 from windlass.cli.loading import load_app
 from windlass.cli.logs import configure_logs
 from windlass.cli.output import count
-from windlass.errors import ConfigError, WindlassError
+from windlass.core.errors import ConfigError, WindlassError
 from windlass.logs import Log
 from windlass.settings import Settings, load_settings, mask_url
 from windlass.worker.attempt.execute import prepare

@@ -28,7 +28,7 @@ from windlass.core.retry import (
 from windlass.core.units import duration_ms, show_duration
 
 if TYPE_CHECKING:
-    from windlass.jobs.definition import JobSpec
+    from windlass.jobs.spec import JobSpec
 
 __all__ = ["plan_of", "retry_plan"]
 

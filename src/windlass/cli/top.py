@@ -17,15 +17,15 @@ import click
 from windlass.cli.common import Session, pass_session
 from windlass.cli.output import Column, count, emit_json, fit, length, lines
 from windlass.cli.stats import by_state, queue_table
+from windlass.core.errors import EngineUnavailable
 from windlass.core.model import State
 from windlass.core.units import duration_ms
-from windlass.errors import EngineUnavailable
 
 if TYPE_CHECKING:
     from windlass.app import Windlass
     from windlass.insight.queues import WorkerStatus
     from windlass.insight.stats import Stats
-    from windlass.jobs.handle import JobInfo
+    from windlass.jobs.info import JobInfo
 
 __all__ = ["top"]
 

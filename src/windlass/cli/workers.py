@@ -10,8 +10,8 @@ import click
 
 from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.output import Column, ago, count, emit_json, length, note, say, table
+from windlass.core.errors import ConfigError
 from windlass.core.units import nearest, show_duration
-from windlass.errors import ConfigError
 from windlass.insight.queues import WorkerStatus
 
 __all__ = ["workers"]

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import msgspec
 from msgspec.structs import force_setattr
 
+from windlass.core.errors import ConfigError
 from windlass.core.spelling import Spelled
 from windlass.core.units import duration_ms, nearest, shown
-from windlass.errors import ConfigError
 
 if TYPE_CHECKING:
     Duration = int | float | str | timedelta

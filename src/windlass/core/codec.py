@@ -28,6 +28,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from windlass.core import caps
+from windlass.core.errors import PayloadError
 from windlass.core.fingerprint import type_name
 from windlass.core.foreign import is_ctrl_c, kind_name, said
 from windlass.core.hints import Decode, decoder_of
@@ -44,7 +45,6 @@ from windlass.core.values import (
     check_depth,
     compare,
 )
-from windlass.errors import PayloadError
 
 __all__ = [
     "NOWHERE",

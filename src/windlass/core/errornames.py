@@ -14,9 +14,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from windlass.core.errors import ConfigError, WindlassError
 from windlass.core.foreign import is_ctrl_c, kind_name, said
 from windlass.core.units import nearest
-from windlass.errors import ConfigError, WindlassError
 from windlass.logs import Log
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO, Final
 
-from windlass.errors import FileRefused
+from windlass.core.errors import FileRefused
 
 __all__ = ["PRIVATE", "descriptor_of", "kind_of", "make_folder", "open_own", "open_source", "replacing", "sync_folder"]
 

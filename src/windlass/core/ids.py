@@ -15,7 +15,7 @@ from time import time_ns
 from typing import Final
 
 from windlass.core import caps
-from windlass.errors import ConfigError
+from windlass.core.errors import ConfigError
 
 __all__ = ["check_id", "new_id"]
 

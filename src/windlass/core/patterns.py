@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from windlass.core.errors import ConfigError
 from windlass.core.units import check_name, whole_number
-from windlass.errors import ConfigError
 
 __all__ = ["check_pattern", "is_pattern", "matches", "overlap", "parse_queues"]
 

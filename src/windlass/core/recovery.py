@@ -14,20 +14,19 @@ from typing import Final
 
 from msgspec import Struct
 
-from windlass import errors
-from windlass.core import caps
+from windlass.core import caps, control, errors
+from windlass.core.errors import ConfigError
 from windlass.core.fingerprint import POISON, type_name
 from windlass.core.model import Recovery
 from windlass.core.spelling import unknown_option
 from windlass.core.units import duration_ms, nearest, shown
-from windlass.errors import ConfigError
 
 __all__ = ["RecoveryRule", "rules_in"]
 
 # Exceptions that can be named without a module.
 BARE: Final[Mapping[str, type[BaseException]]] = {
     name: kind
-    for module in (builtins, errors)
+    for module in (builtins, errors, control)
     for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, BaseException)
 }

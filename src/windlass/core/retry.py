@@ -30,11 +30,12 @@ from windlass.core.backoff import (
     decode_backoff,
     encode_backoff,
 )
+from windlass.core.control import Control, Dead, Discard, RetryAfter, Snooze
 from windlass.core.errornames import NamedError
+from windlass.core.errors import ConfigError, JobInterrupted
 from windlass.core.foreign import kind_name, name_of, said
 from windlass.core.spelling import Spelled, spelled
 from windlass.core.units import duration_ms, instant_ms, show_duration, shown
-from windlass.errors import ConfigError, Control, Dead, Discard, JobInterrupted, RetryAfter, Snooze
 
 __all__ = [
     "UNLIMITED",

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec import Struct
 
-if TYPE_CHECKING:
-    from windlass.errors import UnknownOption
+from windlass.core.errors import UnknownOption
+from windlass.core.units import nearest
 
 __all__ = ["Spelled", "spelled", "unknown_option"]
 
@@ -28,9 +28,6 @@ COROUTINE: Final = 0x80
 
 def unknown_option(where: str, word: str, words: Iterable[str]) -> UnknownOption:
     """Make the error about a keyword that does not exist. ``words`` are those that do."""
-    from windlass.core.units import nearest
-    from windlass.errors import UnknownOption  # late: it is a module whose classes are spelled
-
     words = list(words)
     hint = nearest(word, words) or f"; it takes {', '.join(words)}"
     return UnknownOption(f"{where}: there is no option {word!r}{hint}")

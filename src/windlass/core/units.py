@@ -10,13 +10,14 @@ import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from fractions import Fraction
-from typing import Final
+from typing import Final, TypeAlias
 
 from windlass.core import caps
 from windlass.core.clock import to_ms
-from windlass.errors import ConfigError
+from windlass.core.errors import ConfigError
 
 __all__ = [
+    "Duration",
     "check_name",
     "check_text",
     "count_per",
@@ -31,6 +32,9 @@ __all__ = [
     "size_bytes",
     "whole_number",
 ]
+
+Duration: TypeAlias = int | float | str | timedelta
+"""Seconds, a timedelta, or text such as ``"90s"``, ``"10m"``, ``"24h"``."""
 
 DURATION_UNITS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 RATE_UNITS: Final = ("s", "m", "h", "d")

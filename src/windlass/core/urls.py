@@ -14,8 +14,8 @@ from urllib.parse import parse_qsl, unquote
 
 from msgspec import Struct
 
+from windlass.core.errors import ConfigError
 from windlass.core.units import nearest
-from windlass.errors import ConfigError
 
 __all__ = ["SCHEMES", "Address", "absolute", "mask_url", "parse_url"]
 

@@ -20,8 +20,8 @@ from uuid import UUID
 
 from msgspec import UNSET, Struct, UnsetType
 
+from windlass.core.errors import PayloadError
 from windlass.core.hints import is_model
-from windlass.errors import PayloadError
 
 __all__ = [
     "INT_MAX",

@@ -14,29 +14,28 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Final, TypeAlias, TypedDict, Unpack
+from typing import Final, TypeAlias, TypedDict, Unpack
 
 from windlass.core import caps
+from windlass.core.aio import hop
 from windlass.core.clock import Clock, from_ms, to_ms
+from windlass.core.errors import ConfigError, PayloadError, TransitionRefused, WindlassError
 from windlass.core.files import open_source, replacing
 from windlass.core.fingerprint import type_name
 from windlass.core.ids import new_id
 from windlass.core.model import JobFilter, JobRow, LeaseRef, State
 from windlass.core.recovery import RecoveryRule
 from windlass.core.spelling import spelled, unknown_option
-from windlass.core.units import duration_ms, per_second, shown
+from windlass.core.units import Duration, duration_ms, per_second, shown
 from windlass.dead import redrive as operations
 from windlass.dead.redrive import Operation
 from windlass.engines.base import Store
-from windlass.errors import ConfigError, PayloadError, TransitionRefused, WindlassError
 from windlass.guards.options import Arguments
 from windlass.jobs.definition import guard_plan
-from windlass.jobs.handle import JobInfo, Page, Reader, hop
+from windlass.jobs.info import JobInfo, Page
+from windlass.jobs.reader import Reader
 from windlass.jobs.redaction import MASK
 from windlass.jobs.registry import Registry
-
-if TYPE_CHECKING:
-    from windlass.jobs.definition import Duration
 
 __all__ = ["DeadFilters", "DeadGroup", "DeadList", "Redrive", "RedriveInfo"]
 

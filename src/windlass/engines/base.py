@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from msgspec import Struct
 
+from windlass.core.errors import ConfigError
 from windlass.core.model import (
     Action,
     BlockedRow,
@@ -58,7 +59,6 @@ from windlass.core.model import (
     WorkerInfo,
     WorkerRow,
 )
-from windlass.errors import ConfigError
 
 __all__ = [
     "Coordinator",

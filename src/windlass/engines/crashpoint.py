@@ -12,9 +12,9 @@ import os
 from collections.abc import Callable
 from typing import Final, cast
 
+from windlass.core.errors import ConfigError
 from windlass.core.units import nearest
 from windlass.engines.base import Store
-from windlass.errors import ConfigError
 
 __all__ = ["CRASH_POINTS", "crashing"]
 

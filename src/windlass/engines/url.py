@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 from windlass.core.clock import Clock
+from windlass.core.errors import ConfigError
 from windlass.core.model import Rules
 from windlass.core.urls import parse_url
 from windlass.engines.base import Store
-from windlass.errors import ConfigError
 from windlass.settings import Settings, mask_url
 
 __all__ = ["connect", "rules_of"]

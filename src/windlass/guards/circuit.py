@@ -22,34 +22,23 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Protocol, Self, TypeAlias, TypeVar, cast
+from typing import Final, Protocol, Self, TypeAlias, TypeVar, cast
 
 from msgspec import Struct
 
+from windlass.core.aio import hop
 from windlass.core.clock import from_ms
 from windlass.core.codec import clean_reason
+from windlass.core.control import Control, RetryAfter
+from windlass.core.current import hide_in_job
+from windlass.core.errors import CircuitOpen, ConfigError, EngineError, GuardUnavailable, JobTimeout, WindlassError
 from windlass.core.model import CircuitPolicy, CircuitRow, LeaseRef, Tally
 from windlass.core.spelling import spelled
-from windlass.core.units import duration_ms, show_duration, shown
+from windlass.core.units import Duration, duration_ms, show_duration, shown
 from windlass.engines.base import Coordinator
-from windlass.errors import (
-    CircuitOpen,
-    ConfigError,
-    Control,
-    EngineError,
-    GuardUnavailable,
-    JobTimeout,
-    RetryAfter,
-    WindlassError,
-)
 from windlass.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, Events
 from windlass.guards.verdict import Kinds, Verdict, is_any, reason_of, retry_after_ms
-from windlass.jobs.context import hide_in_job
-from windlass.jobs.handle import hop
 from windlass.logs import Log
-
-if TYPE_CHECKING:
-    from windlass.jobs.definition import Duration
 
 __all__ = ["Circuit", "CircuitInfo", "Hub", "Passed"]
 

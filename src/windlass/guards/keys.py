@@ -24,9 +24,9 @@ import msgspec
 
 from windlass.core import caps
 from windlass.core.codec import Signature
+from windlass.core.errors import ConfigError, PayloadError
 from windlass.core.foreign import kind_name, said
 from windlass.core.units import nearest
-from windlass.errors import ConfigError, PayloadError
 
 __all__ = ["KeyTemplate", "check_key", "fit"]
 

@@ -15,13 +15,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
+from windlass.core.aio import hop, own_thread
 from windlass.core.clock import Clock
+from windlass.core.current import RUNNING
+from windlass.core.errors import ConfigError, EngineError, GuardUnavailable, LockBusy, LockLost
 from windlass.core.foreign import Shield, start_thread
 from windlass.core.units import show_duration
 from windlass.engines.base import Coordinator
-from windlass.errors import ConfigError, EngineError, GuardUnavailable, LockBusy, LockLost, NotInJob
-from windlass.jobs.context import current_job
-from windlass.jobs.handle import hop, own_thread
 from windlass.logs import Log
 
 __all__ = ["Lock", "LockKeeper"]
@@ -226,8 +226,5 @@ def owner() -> str:
     import socket  # late: few programs take locks
 
     place = f"{socket.gethostname()}:{os.getpid()}"
-    try:
-        job = current_job()
-    except NotInJob:
-        return place
-    return f"job {job.id} on {place}"
+    job = RUNNING.get(None)
+    return place if job is None else f"job {job.id} on {place}"

@@ -15,10 +15,10 @@ from msgspec.structs import force_setattr
 
 from windlass.core import caps
 from windlass.core.codec import Signature
+from windlass.core.errors import ConfigError
 from windlass.core.model import Gates, Guard, OnConflict, UniqueKey, Until
 from windlass.core.spelling import Spelled
 from windlass.core.units import count_per, duration_ms, format_duration, nearest, shown
-from windlass.errors import ConfigError
 from windlass.guards.keys import KeyTemplate
 
 if TYPE_CHECKING:

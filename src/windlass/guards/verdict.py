@@ -11,8 +11,9 @@ from typing import Final
 
 from msgspec import Struct
 
+from windlass.core.control import RetryAfter
+from windlass.core.errors import ConfigError
 from windlass.core.foreign import is_ctrl_c, kind_name, said
-from windlass.errors import ConfigError, RetryAfter
 from windlass.logs.lines import printable
 
 __all__ = ["Kinds", "Verdict", "is_any", "reason_of", "retry_after_ms", "to_kinds"]

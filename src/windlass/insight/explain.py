@@ -13,7 +13,8 @@ from windlass.core.model import JobRow, State
 from windlass.core.units import format_rate, nearest, show_duration
 from windlass.engines.base import Inspector, Store
 from windlass.insight.queues import WorkerStatus, bounds_of
-from windlass.jobs.handle import JobInfo, Reader
+from windlass.jobs.info import JobInfo
+from windlass.jobs.reader import Reader
 from windlass.jobs.registry import Registry
 from windlass.settings import Settings
 

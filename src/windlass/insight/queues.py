@@ -9,22 +9,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from heapq import nlargest
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from windlass.core import caps
+from windlass.core.aio import hop
 from windlass.core.clock import Clock, from_ms
 from windlass.core.codec import clean_reason
+from windlass.core.errors import ConfigError
 from windlass.core.model import BlockedRow, PoolInfo, QueueBound, QueueRow, RateBound, WorkerRow
 from windlass.core.patterns import matches
 from windlass.core.spelling import spelled
-from windlass.core.units import check_name, count_per, duration_ms, format_rate, instant_ms, shown
+from windlass.core.units import Duration, check_name, count_per, duration_ms, format_rate, instant_ms, shown
 from windlass.engines.base import Inspector
-from windlass.errors import ConfigError
-from windlass.jobs.handle import hop
 from windlass.settings import Settings
-
-if TYPE_CHECKING:
-    from windlass.jobs.definition import Duration
 
 __all__ = [
     "BLOCKED_SHOWN",

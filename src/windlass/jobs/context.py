@@ -12,23 +12,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol, cast
 
 import msgspec
 
 from windlass.core.clock import Clock, from_ms
 from windlass.core.codec import encode_result
+from windlass.core.current import RUNNING
+from windlass.core.errors import ConfigError, JobCancelled, LeaseLost, NotInJob, TransactionTooLong
 from windlass.core.model import Gates, Kind, Lease, NewJob, Outcome, Settled, State
 from windlass.core.spelling import spelled
 from windlass.engines.base import Store, TransactionalEnqueue, TransactionalSettle, Tx
-from windlass.errors import ConfigError, JobCancelled, LeaseLost, NotInJob, TransactionTooLong
+from windlass.jobs.call import Call, check_call
 from windlass.jobs.transactions import Transaction
 from windlass.settings import Settings
 
-if TYPE_CHECKING:
-    from windlass.jobs.definition import Call
-
-__all__ = ["CURRENT", "JobContext", "JobLog", "Run", "current_job", "hide_in_job"]
+__all__ = ["CURRENT", "JobContext", "JobLog", "Run", "current_job"]
 
 PROGRESS_EVERY_MS: Final = 500  # two writes a second are enough for an eye
 MESSAGE_MAX: Final = 1_000  # characters of a progress message that are kept
@@ -123,6 +122,9 @@ class JobContext:
     def name(self) -> str:
         """The name the job was enqueued under."""
         return self._lease.name
+
+    def _hide(self, text: str) -> str:
+        return self._run.hide(text)
 
     @property
     def queue(self) -> str:
@@ -222,8 +224,6 @@ class JobContext:
 
         Nothing is enqueued when the run fails. Raises ConfigError after ``transaction()`` has completed the job.
         """
-        from windlass.jobs.definition import check_call  # late: it knows contexts
-
         check_call(call, f"ctx.then() in job {self.id}")
         if self._settled:
             raise ConfigError(f"job {self.id} is completed already: call then() before the transaction's block ends")
@@ -301,14 +301,8 @@ class JobContext:
         )
 
 
-CURRENT: Final[ContextVar[JobContext]] = ContextVar("windlass_job")
+CURRENT: Final = cast("ContextVar[JobContext]", RUNNING)
 """The context of the run in this thread or coroutine. Set by the worker."""
-
-
-def hide_in_job(text: str) -> str:
-    """Mask what the job redacts that runs here, if one does."""
-    context = CURRENT.get(None)
-    return text if context is None else context._run.hide(text)
 
 
 def current_job() -> JobContext:

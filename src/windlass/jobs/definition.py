@@ -12,186 +12,42 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import datetime
 from typing import (
     Concatenate,
-    Final,
     Generic,
-    Literal,
     ParamSpec,
     Protocol,
-    TypeAlias,
-    TypedDict,
     TypeVar,
     Unpack,
     cast,
     overload,
 )
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from windlass.core.codec import Meta, Signature, encode_meta
+from windlass.core.errors import ConfigError, NotInJob, UnknownOption
 from windlass.core.ids import check_id, new_id
-from windlass.core.model import Guard, NewJob, Slot
-from windlass.core.retry import Backoff, Retry, Rule, encode_backoff
+from windlass.core.model import Guard, NewJob
+from windlass.core.retry import Backoff, Retry, encode_backoff
 from windlass.core.spelling import spelled, unknown_option
-from windlass.core.units import duration_ms
-from windlass.errors import ConfigError, NotInJob, UnknownOption
-from windlass.guards.circuit import Circuit
-from windlass.guards.options import GuardPlan, Limit, Once, Unique, compile_guards
+from windlass.core.units import Duration, duration_ms
+from windlass.guards.options import GuardPlan, compile_guards
 from windlass.jobs import options as check
+from windlass.jobs.call import Call, Plan
 from windlass.jobs.context import JobContext, current_job
 from windlass.jobs.handle import JobHandle
 from windlass.jobs.hooks import Hook, Hooks, Moment
+from windlass.jobs.spec import CALL_KEYS, DEFAULT_QUEUE, GUARD_KEYS, JOB_KEYS, CallOptions, JobSpec
 from windlass.settings import Settings
 
-__all__ = [
-    "AsyncJob",
-    "Call",
-    "CallOptions",
-    "Duration",
-    "Enqueuer",
-    "Job",
-    "JobDecorator",
-    "JobOptions",
-    "JobSpec",
-    "define",
-    "guard_plan",
-    "job_of",
-]
+__all__ = ["AsyncJob", "Enqueuer", "Job", "JobDecorator", "define", "guard_plan", "job_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
-
-Duration: TypeAlias = int | float | str | timedelta
-"""Seconds, a timedelta, or text such as ``"90s"``, ``"10m"``, ``"24h"``."""
-
-DEFAULT_QUEUE: Final = "default"
-
-
-class SharedOptions(TypedDict, total=False):
-    """What may be said at the definition and at a call."""
-
-    queue: str
-    priority: int
-    retry: int | Retry | Sequence[Rule]
-    timeout: Duration | None
-    expires: Duration | None
-    keep: Duration | None
-    durability: Literal["fsync", "normal"] | None
-    tags: Iterable[str]
-    version: str | None
-    once: Once | None
-    unique: Unique | None
-    circuit: str | Circuit | None
-    limits: Limit | Iterable[Limit] | None
-
-
-class JobOptions(SharedOptions, total=False):
-    """What ``app.job`` takes."""
-
-    name: str
-    aliases: Iterable[str]
-    executor: Literal["thread", "process"] | None
-    redact: Iterable[str]
-
-
-class CallOptions(SharedOptions, total=False):
-    """What ``job.options`` takes. None for ``delay``, ``at`` and ``id`` is as if they were not given."""
-
-    delay: Duration | None
-    at: datetime | None
-    id: str | None
-    at_front: bool
-    connection: object
-
-
-GUARD_KEYS: Final = ("once", "unique", "circuit", "limits")
-SHARED_KEYS: Final = (
-    "queue", "priority", "retry", "timeout", "expires", "keep", "durability", "tags", "version", *GUARD_KEYS,
-)  # fmt: skip
-JOB_KEYS: Final = frozenset({*SHARED_KEYS, "name", "aliases", "executor", "redact"})
-CALL_KEYS: Final = frozenset({*SHARED_KEYS, "delay", "at", "id", "at_front", "connection"})
-
-
-class JobSpec(Struct, frozen=True, eq=False):
-    """A registered function with its options resolved. Lengths are milliseconds; ``retry.attempts`` is set."""
-
-    name: str
-    fn: Callable[..., object]
-    is_async: bool
-    takes_context: bool
-    signature: Signature
-    queue: str
-    priority: int
-    retry: Retry
-    timeout_ms: int | None
-    expires_ms: int | None
-    executor: Literal["thread", "process"] | None  # None: the loop for async jobs, a thread for others
-    keep_ms: int | None
-    durability: Literal["fsync", "normal"] | None
-    tags: tuple[str, ...]
-    redact: tuple[str, ...]
-    version: str | None
-    aliases: tuple[str, ...]
-    guards: Mapping[str, object]  # the guard options, as they were written
-    circuits: tuple[str, ...]  # those that were declared before the job
-
-    @property
-    def slot(self) -> Slot:
-        """The kind of slot that it runs in."""
-        return Slot.LOOP if self.is_async and self.executor != "process" else Slot.THREAD
-
-
-class Plan(Struct, frozen=True):
-    """The options of the next call, ready to be copied into a NewJob."""
-
-    queue: str
-    priority: int
-    max_attempts: int
-    expires_ms: int | None
-    tags: tuple[str, ...]
-    durable: bool | None
-    facts: Meta
-    meta: str | None
-    run_at: int | None = None
-    delay_ms: int = 0
-    at_front: bool = False
-    id: str | None = None
-    connection: object | None = None
-    guards: GuardPlan | None = None
-
-
-# Made by the thousand in a bulk enqueue, and part of no cycle that its own arguments do not make.
-class Call(Struct, Generic[R_co], frozen=True, eq=False, gc=False):
-    """A job, its arguments and options, not yet stored. ``new`` is the request an engine will get."""
-
-    spec: JobSpec
-    args: tuple[object, ...]
-    kwargs: dict[str, object]
-    new: NewJob
-    connection: object | None = None
-
-    @property
-    def id(self) -> str:
-        """The id the job will have."""
-        return self.new.id
-
-    @property
-    def name(self) -> str:
-        """The name of the job."""
-        return self.new.name
-
-    @property
-    def queue(self) -> str:
-        """The queue it goes to."""
-        return self.new.queue
-
-    def __repr__(self) -> str:
-        # Arguments stay out of it: they may be redacted.
-        return f"<Call {self.new.name} {self.new.id} to {self.new.queue}>"
 
 
 class Enqueuer(Protocol):
@@ -331,13 +187,6 @@ class AsyncJob(BaseJob[P, R]):
     def options(self, **options: Unpack[CallOptions]) -> AsyncJob[P, R]:
         """Give the same job with other options for its calls. Raises ConfigError for a wrong one."""
         return cast("AsyncJob[P, R]", self._with(options))
-
-
-def check_call(given: object, where: str) -> None:
-    """Raise ConfigError for what is no Call: a job itself, the result of calling one, a handle."""
-    if not isinstance(given, Call):
-        hint = f"write {given.spec.fn.__name__}.bind(...)" if isinstance(given, BaseJob) else "job.bind(...) makes one"
-        raise ConfigError(f"{where}: {given!r} is not a call; {hint}")
 
 
 class JobDecorator(Protocol):

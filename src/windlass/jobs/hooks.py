@@ -14,9 +14,9 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import TypeVar
 
+from windlass.core.errors import ConfigError
 from windlass.core.foreign import Shield, name_of
-from windlass.errors import ConfigError
-from windlass.jobs.handle import JobInfo
+from windlass.jobs.info import JobInfo
 from windlass.logs import Log
 
 __all__ = ["Hook", "Hooks", "Moment"]

@@ -18,16 +18,14 @@ from contextlib import (
     contextmanager,
 )
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import Final, TypeAlias, cast
 
+from windlass.core.errors import ConfigError
 from windlass.core.foreign import Shield, name_of
 from windlass.core.units import nearest
-from windlass.errors import ConfigError
+from windlass.jobs.call import Call
 from windlass.jobs.context import JobContext
 from windlass.logs import Log
-
-if TYPE_CHECKING:
-    from windlass.jobs.definition import Call
 
 __all__ = ["AsyncBody", "Body", "EnqueueMiddleware", "ExecuteMiddleware", "Middleware"]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from windlass.core import caps
+from windlass.core.errors import ConfigError
 from windlass.core.units import check_name, check_text, duration_ms, instant_ms, nearest, shown
-from windlass.errors import ConfigError
 from windlass.jobs.context import JobContext
 from windlass.logs import Log
 from windlass.settings import Settings

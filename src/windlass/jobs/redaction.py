@@ -16,17 +16,15 @@ from dataclasses import fields, is_dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 from msgspec import Struct
 
 from windlass.core.codec import decode_meta, decode_plain
 from windlass.core.disguises import LEAST, cover
-from windlass.errors import PayloadError
-
-if TYPE_CHECKING:
-    from windlass.jobs.definition import JobSpec
+from windlass.core.errors import PayloadError
+from windlass.jobs.spec import JobSpec
 
 __all__ = ["MASK", "RESULT", "Stored", "arguments", "hide", "hide_in", "mask", "redacted", "secrets_in"]
 

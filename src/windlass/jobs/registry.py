@@ -7,15 +7,12 @@ means one job; looking one up never changes anything.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from windlass.core.errors import ConfigError
+from windlass.core.recovery import RecoveryRule
 from windlass.core.units import nearest
-from windlass.errors import ConfigError
-
-if TYPE_CHECKING:
-    from windlass.core.recovery import RecoveryRule
-    from windlass.guards.circuits import Circuits
-    from windlass.jobs.definition import JobSpec
+from windlass.guards.circuits import Circuits
+from windlass.jobs.spec import JobSpec
 
 __all__ = ["Registry"]
 

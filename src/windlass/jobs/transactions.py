@@ -18,10 +18,10 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from windlass.core.errors import ConfigError
 from windlass.core.spelling import spelled
 from windlass.engines.base import Tx
 from windlass.engines.holding import HOLDERS, Holder
-from windlass.errors import ConfigError
 
 if TYPE_CHECKING:
     import asyncio

@@ -22,10 +22,10 @@ import msgspec
 from msgspec import Struct
 
 from windlass.core.backoff import Backoff, Exponential
+from windlass.core.errors import ConfigError, UnknownOption
 from windlass.core.patterns import overlap, parse_queues
 from windlass.core.units import format_duration, nearest
 from windlass.core.urls import absolute
-from windlass.errors import ConfigError, UnknownOption
 from windlass.settings.file import find_table, read_file
 from windlass.settings.toml_lines import line_of
 from windlass.settings.values import (

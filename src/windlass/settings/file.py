@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from windlass.core.errors import ConfigError
 from windlass.core.files import open_source
 from windlass.core.units import nearest
-from windlass.errors import ConfigError
 
 __all__ = ["find_table", "read_file"]
 

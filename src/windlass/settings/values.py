@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from windlass.core import caps
 from windlass.core.backoff import read_backoff
+from windlass.core.errors import ConfigError
 from windlass.core.patterns import check_pattern, parse_queues
 from windlass.core.recovery import RecoveryRule
 from windlass.core.units import (
@@ -28,7 +29,6 @@ from windlass.core.units import (
     size_bytes,
 )
 from windlass.core.urls import mask_url, parse_url
-from windlass.errors import ConfigError
 
 __all__ = [
     "COUNTS",

@@ -29,12 +29,12 @@ from msgspec import Struct
 
 from windlass.core.clock import Clock
 from windlass.core.codec import NOWHERE, Origin, encode_error
+from windlass.core.errors import WindlassError
 from windlass.core.fingerprint import POISON
 from windlass.core.foreign import shield_logs
 from windlass.core.model import Kind, Lease, Outcome, Rules
 from windlass.engines.base import Store
 from windlass.engines.url import rules_of
-from windlass.errors import WindlassError
 from windlass.events import Events, JobDead
 from windlass.guards.verdict import Verdict
 from windlass.logs import Log
@@ -52,12 +52,11 @@ from windlass.worker.attempt.execute import (
 )
 from windlass.worker.attempt.guarded import circuit_of, verdict_of
 from windlass.worker.attempt.run import JobRun, Prepared
-from windlass.worker.process.zygote import NoProcess
 from windlass.worker.recycle import resident
 from windlass.worker.stacks import dump_on_signals
 from windlass.worker.wire import Line
 
-__all__ = ["ChildHost", "ChildLine", "Children", "Fork", "ProcessDied", "serve_child"]
+__all__ = ["ChildHost", "ChildLine", "Children", "Fork", "NoProcess", "ProcessDied", "serve_child"]
 
 log = Log("windlass.worker")
 
@@ -70,6 +69,10 @@ NO_PROCESS_DELAY_MAX = 10.0
 
 class ProcessDied(WindlassError):
     """The process that ran the job died."""
+
+
+class NoProcess(Exception):
+    """The system has no process to give, for now."""
 
 
 class Fork(Protocol):

@@ -19,10 +19,10 @@ from collections.abc import Callable
 from enum import IntEnum
 
 from windlass.core.clock import Clock
+from windlass.core.errors import EngineError
 from windlass.core.foreign import start_thread
 from windlass.core.model import Heartbeat, LeaseRef, WorkerInfo
 from windlass.engines.base import Engine
-from windlass.errors import EngineError
 from windlass.logs import Log
 from windlass.worker.slots import SlotTable
 

@@ -10,14 +10,14 @@ import threading
 from collections.abc import Iterable
 from queue import SimpleQueue
 
+from windlass.core.errors import EngineError
 from windlass.core.foreign import Shield, start_thread
 from windlass.core.model import State
 from windlass.core.units import show_duration
 from windlass.engines.base import Store
-from windlass.errors import EngineError
 from windlass.events import Events, JobDead
-from windlass.jobs.handle import Reader
 from windlass.jobs.hooks import Hooks, Moment
+from windlass.jobs.reader import Reader
 from windlass.jobs.registry import Registry
 from windlass.logs import Log
 

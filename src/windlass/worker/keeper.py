@@ -10,11 +10,11 @@ import threading
 from collections.abc import Callable, Sequence
 from random import Random
 
+from windlass.core.errors import EngineError
 from windlass.core.foreign import Shield
 from windlass.core.model import Recovery, Rules, Upkeep
 from windlass.core.recovery import RecoveryRule
 from windlass.engines.base import Store
-from windlass.errors import EngineError
 from windlass.events import DeadRecovered, DeadTrimmed, Events
 from windlass.logs import Log
 from windlass.worker.archive import Archive

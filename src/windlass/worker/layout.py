@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from windlass.core import caps
+from windlass.core.errors import ConfigError
 from windlass.core.patterns import check_pattern, matches, overlap, parse_queues
 from windlass.core.units import nearest, shown, whole_number
-from windlass.errors import ConfigError
 from windlass.settings import PoolSettings, Settings
 from windlass.worker.queues import QueuePolicy
 

@@ -182,10 +182,10 @@ class LoopThread:
         )  # fmt: skip
         task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
         if not isinstance(task, asyncio.Task):
-            run.pool.loop.exit(run, error)
+            loop_of(run).exit(run, error)
         elif task.done():
             # Whoever awaits the task gets the error from there, and that takes two turns of the loop.
-            loop.call_soon(loop.call_soon, run.pool.loop.exit_unless_known, run, error, task)
+            loop.call_soon(loop.call_soon, loop_of(run).exit_unless_known, run, error, task)
 
 
 def _handle_of(error: BaseException) -> asyncio.Handle | None:
@@ -325,3 +325,9 @@ class Loop(Lane):
         task = self._tasks.get(run)
         if task is not None:
             task.cancel()
+
+
+def loop_of(run: JobRun) -> Loop:
+    """The lane of a run that is a coroutine."""
+    assert isinstance(run.lane, Loop)
+    return run.lane

@@ -29,13 +29,14 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Protocol
 
+from windlass.core.errors import EngineDamaged, EngineError
 from windlass.core.model import Claimed, Outcome, Progress, Room, Settled, Want, Watch
 from windlass.core.units import show_duration
 from windlass.engines.base import Store
-from windlass.errors import EngineDamaged, EngineError
 from windlass.insight.queues import bounds_of
 from windlass.logs import Log
 from windlass.settings import Settings
+from windlass.worker.attempt.run import Stand
 from windlass.worker.heart import Trust
 from windlass.worker.lane import Lane
 from windlass.worker.pool import Pool
@@ -229,7 +230,7 @@ class Pump:
         if self._listening:
             self._engine.wake()
 
-    def poke(self, lane: Lane, *, full: bool) -> None:
+    def poke(self, lane: Stand, *, full: bool) -> None:
         """Tell the pump that a run of a lane has ended. Wakes it only when there is something to do."""
         if self.sleeping and (full or lane.is_low):
             self.sleeping = False  # one ring is enough, and it may take a while until the pump gets its turn

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from heapq import heapify, heapreplace
 
+from windlass.core.errors import ConfigError
 from windlass.core.model import QueueShare
 from windlass.core.patterns import is_pattern, matches, parse_queues
-from windlass.errors import ConfigError
 
 __all__ = ["QueuePolicy"]
 

@@ -16,12 +16,12 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from windlass.core.errors import EngineError
 from windlass.core.foreign import start_thread
 from windlass.core.model import LeaseRef
 from windlass.core.units import show_duration
 from windlass.dead.redrive import DONE, PREFIX, RUNNING, Operation, find, save
 from windlass.engines.base import Store, Versioned
-from windlass.errors import EngineError
 from windlass.logs import Log
 
 __all__ = ["Redriver"]

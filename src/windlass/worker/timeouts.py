@@ -25,7 +25,7 @@ from windlass.logs import Log
 from windlass.worker.attempt.deadlines import Deadlines
 from windlass.worker.attempt.execute import run_async
 from windlass.worker.attempt.run import JobRun
-from windlass.worker.loop import LoopThread
+from windlass.worker.loop import LoopThread, loop_of
 from windlass.worker.slots import SlotTable
 from windlass.worker.stacks import where
 
@@ -130,7 +130,7 @@ class Timeouts:
         elif self._holds(run):
             run.timed_out = True
             over.at = time.monotonic()  # its grace begins now
-            run.pool.loop.cancel_here(run)
+            loop_of(run).cancel_here(run)
 
     def _look_at(self, over: Overtime) -> None:
         """A grace after its time: it does not listen, or it holds the loop, or something else does."""

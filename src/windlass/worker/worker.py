@@ -33,6 +33,7 @@ from msgspec import structs
 
 from windlass.core.clock import Clock, SystemClock
 from windlass.core.codec import Origin, encode_error
+from windlass.core.errors import EngineError, PayloadError
 from windlass.core.fingerprint import cause_of
 from windlass.core.foreign import shield_logs
 from windlass.core.ids import new_id
@@ -56,7 +57,6 @@ from windlass.core.recovery import rules_in
 from windlass.core.units import show_duration
 from windlass.engines.base import Store
 from windlass.engines.url import rules_of
-from windlass.errors import EngineError, PayloadError
 from windlass.events import Events, JobDead, LeaseExpired, SettleDropped, StoreRolledBack, WorkerStarted, WorkerStopped
 from windlass.jobs.hooks import Hooks, Moment
 from windlass.jobs.middleware import Middleware
@@ -76,7 +76,7 @@ from windlass.worker.hooks import HookThread
 from windlass.worker.keeper import Keeper
 from windlass.worker.lane import Lane
 from windlass.worker.layout import PoolPlan
-from windlass.worker.loop import LoopThread
+from windlass.worker.loop import LoopThread, loop_of
 from windlass.worker.pool import Pool
 from windlass.worker.pump import Pump
 from windlass.worker.recycle import Recycler
@@ -430,7 +430,7 @@ class Worker:
 
     def _end_body(self, run: JobRun) -> None:
         if self._on_loop(run.prepared):
-            run.pool.loop.cancel(run)
+            loop_of(run).cancel(run)
         elif run.prepared.in_child and self._children is not None:
             self._children.kill(run)
 
@@ -495,15 +495,15 @@ class Worker:
             run = self._make_run(lease)
             if run is None:
                 continue
-            run.pool, run.lane = pool, pool.loop if self._on_loop(run.prepared) else pool.threads
+            run.lane = lane = pool.loop if self._on_loop(run.prepared) else pool.threads
             # Where its record says another kind than the code, the store has given it without a place for it.
-            misfiled = lease.slot is not run.lane.slot and len(pool.lanes) > 1
-            if misfiled and run.lane.room <= (len(tasks) if run.lane is pool.loop else 0):
+            misfiled = lease.slot is not lane.slot and len(pool.lanes) > 1
+            if misfiled and lane.room <= (len(tasks) if lane is pool.loop else 0):
                 self._settler.add(released(run))
                 continue
-            run.lane.last_start = time.monotonic()
+            lane.last_start = time.monotonic()
             self._held[lease.id] = run
-            if run.lane is pool.loop:
+            if lane is pool.loop:
                 tasks.append(run)
             else:
                 pool.threads.put(run)

@@ -21,9 +21,9 @@ from redis.exceptions import ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
+from windlass.core.errors import ConfigError, EngineUnavailable
 from windlass.core.urls import parse_url
 from windlass.engines.base import no_text
-from windlass.errors import ConfigError, EngineUnavailable
 from windlass.settings import mask_url
 
 __all__ = ["Client", "Command", "Spares", "hang_up", "make_client", "node_of", "send", "target_of"]

@@ -12,6 +12,7 @@ from typing import Final
 
 from redis.client import PubSub
 
+from windlass.core.errors import EngineUnavailable
 from windlass.core.model import CircuitPolicy, CircuitRow, Gates, Grip, LeaseRef, LimitRow, LockRow, Tally
 from windlass.engines.damage import made
 from windlass.engines.redis.connection import Command
@@ -19,7 +20,6 @@ from windlass.engines.redis.core import mending
 from windlass.engines.redis.doctor import RedisDoctor
 from windlass.engines.redis.errors import raised_by_driver
 from windlass.engines.redis.wire import as_int, as_list, none_below_zero, strings
-from windlass.errors import EngineUnavailable
 
 __all__ = ["RedisCoordinator"]
 

@@ -25,6 +25,14 @@ import msgspec
 from redis.exceptions import NoScriptError
 
 from windlass.core.clock import Clock, SystemClock
+from windlass.core.errors import (
+    ConfigError,
+    EngineDamaged,
+    EngineError,
+    EngineUnavailable,
+    EngineUnusable,
+    WindlassError,
+)
 from windlass.core.model import Rules
 from windlass.engines.base import EngineInfo
 from windlass.engines.redis.connection import Client, Command, Spares, hang_up, make_client, node_of, send, target_of
@@ -33,7 +41,6 @@ from windlass.engines.redis.records import FIXED_INDEXES, QUEUE_INDEXES, QUEUE_K
 from windlass.engines.redis.scripts import FIXED_KEYS, READ_ONLY, TYPES, Script, script
 from windlass.engines.redis.startup import Server, examine
 from windlass.engines.redis.wire import as_int, as_list, pack
-from windlass.errors import ConfigError, EngineDamaged, EngineError, EngineUnavailable, EngineUnusable, WindlassError
 from windlass.logs import Log
 
 __all__ = ["UNSOUND", "RedisCore", "mending"]

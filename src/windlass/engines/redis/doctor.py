@@ -14,6 +14,7 @@ from redis import Redis
 from redis.connection import SSLConnection
 
 from windlass.core.clock import from_ms
+from windlass.core.errors import EngineDamaged
 from windlass.engines.base import REPAIR, Finding
 from windlass.engines.damage import LAST_MS
 from windlass.engines.redis.access import look_at_access, look_at_version
@@ -22,7 +23,6 @@ from windlass.engines.redis.inspector import RedisInspector
 from windlass.engines.redis.records import DETAIL_HASHES
 from windlass.engines.redis.startup import Server, examine
 from windlass.engines.redis.wire import as_int, as_list
-from windlass.errors import EngineDamaged
 
 __all__ = ["RedisDoctor"]
 

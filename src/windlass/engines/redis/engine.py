@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from windlass.core.errors import ConfigError, Duplicate
 from windlass.core.fingerprint import INTERRUPTED, POISON
 from windlass.core.model import (
     Buried,
@@ -49,7 +50,6 @@ from windlass.engines.redis.wire import (
     strings,
     to_lease,
 )
-from windlass.errors import ConfigError, Duplicate
 
 __all__ = ["RedisEngine"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from windlass.errors import ConfigError, EngineDamaged, EngineError, EngineFull, EngineUnavailable, EngineUnusable
+from windlass.core.errors import ConfigError, EngineDamaged, EngineError, EngineFull, EngineUnavailable, EngineUnusable
 
 __all__ = ["raised_by_driver", "translate"]
 

@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import structs
 
 from windlass.core import caps
+from windlass.core.errors import ConfigError
 from windlass.core.model import (
     FINISHED,
     UNKNOWN_GROUP,
@@ -33,7 +34,6 @@ from windlass.engines.redis.connection import Command
 from windlass.engines.redis.core import UNSOUND, mending
 from windlass.engines.redis.waiting import RedisWaiting
 from windlass.engines.redis.wire import as_int, as_list, none_below_zero, pack_bounds, strings, to_row, to_worker
-from windlass.errors import ConfigError
 
 __all__ = ["RedisInspector"]
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from windlass.errors import ConfigError, EngineUnusable
+from windlass.core.errors import ConfigError, EngineUnusable
 
 __all__ = ["CAPABILITIES", "VERSION_MIN", "Server", "examine"]
 

@@ -18,12 +18,12 @@ from typing import Final
 
 from redis.client import PubSub
 
+from windlass.core.errors import EngineError, EngineUnavailable, EngineUnusable
 from windlass.core.model import Slot, Watch
 from windlass.engines.redis.connection import send
 from windlass.engines.redis.core import BLOCK_SLICE_S, RedisCore
 from windlass.engines.redis.errors import raised_by_driver, translate
 from windlass.engines.redis.scripts import script
-from windlass.errors import EngineError, EngineUnavailable, EngineUnusable
 from windlass.logs import Log
 
 __all__ = ["RedisWaiting"]

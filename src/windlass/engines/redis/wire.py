@@ -15,6 +15,7 @@ from typing import Final, TypedDict
 import msgspec
 from msgspec import Struct
 
+from windlass.core.errors import ConfigError
 from windlass.core.model import (
     Cause,
     Gates,
@@ -37,7 +38,6 @@ from windlass.core.model import (
 )
 from windlass.engines.damage import made
 from windlass.engines.redis.connection import Command
-from windlass.errors import ConfigError
 
 __all__ = [
     "FOREVER",

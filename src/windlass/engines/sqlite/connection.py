@@ -26,10 +26,17 @@ from typing import Final, Generic, TypeVar
 
 import apsw
 
+from windlass.core.errors import (
+    ConfigError,
+    EngineDamaged,
+    EngineFull,
+    EngineUnavailable,
+    EngineUnusable,
+    WindlassError,
+)
 from windlass.engines.base import no_text
 from windlass.engines.holding import holds_here
 from windlass.engines.sqlite.place import Place, writer_of
-from windlass.errors import ConfigError, EngineDamaged, EngineFull, EngineUnavailable, EngineUnusable, WindlassError
 
 __all__ = ["Reader", "Writer", "connect", "damaged", "end", "leak", "start_log", "translated"]
 

@@ -29,6 +29,7 @@ import apsw
 import msgspec
 
 from windlass.core.clock import Clock, SystemClock
+from windlass.core.errors import EngineDamaged, EngineUnavailable, EngineUnusable, WindlassError
 from windlass.core.model import Rules
 from windlass.engines.base import EngineInfo
 from windlass.engines.sqlite import schema
@@ -50,7 +51,6 @@ from windlass.engines.sqlite.place import Place, StoreMoved
 from windlass.engines.sqlite.records import Mender
 from windlass.engines.sqlite.signals import BLIND_POLL, FileSignal, MemorySignal, Signal
 from windlass.engines.sqlite.steady import Steady
-from windlass.errors import EngineDamaged, EngineUnavailable, EngineUnusable, WindlassError
 from windlass.logs import Log
 
 __all__ = ["FOREIGN", "FOREIGN_ADVICE", "Endings", "SqliteCore", "foreign_handle"]

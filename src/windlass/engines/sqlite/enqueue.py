@@ -13,13 +13,13 @@ from typing import Final
 import apsw
 import msgspec
 
+from windlass.core.errors import Duplicate
 from windlass.core.model import WAITING, Gates, Guard, NewJob, Placed, Rules, State, UniqueKey
 from windlass.engines.sqlite.flow import count_flow
 from windlass.engines.sqlite.guards import encode_stored
 from windlass.engines.sqlite.schema import SLOT_CODES, Sql
 from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.upkeep import lapse
-from windlass.errors import Duplicate
 
 __all__ = ["ADD_QUEUES", "forget_markers", "guard_bindings", "insert"]
 

@@ -13,6 +13,7 @@ import apsw
 import msgspec
 
 from windlass.core import caps
+from windlass.core.errors import ConfigError
 from windlass.core.model import (
     Action,
     BlockedRow,
@@ -40,7 +41,6 @@ from windlass.engines.sqlite.guards import as_guards
 from windlass.engines.sqlite.surroundings import look_around
 from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.upkeep import release_strays
-from windlass.errors import ConfigError
 
 __all__ = ["SqliteInspector"]
 

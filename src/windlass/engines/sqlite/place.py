@@ -19,7 +19,7 @@ from typing import Final
 
 import apsw
 
-from windlass.errors import EngineUnavailable
+from windlass.core.errors import EngineUnavailable
 
 __all__ = ["Place", "StoreMoved", "has_moved", "writer_of"]
 

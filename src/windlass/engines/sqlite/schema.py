@@ -16,8 +16,8 @@ from typing import Final
 import apsw
 
 from windlass.core import caps
+from windlass.core.errors import EngineUnusable
 from windlass.core.model import Slot
-from windlass.errors import EngineUnusable
 
 __all__ = ["HISTORY", "SLOTS", "SLOT_CODES", "VERSION", "Sql", "migrate"]
 

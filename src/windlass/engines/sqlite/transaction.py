@@ -13,6 +13,7 @@ from typing import Any
 
 import apsw
 
+from windlass.core.errors import ConfigError, EngineUnavailable
 from windlass.core.model import NewJob, Outcome, Placed, Settled
 from windlass.engines.base import Tx
 from windlass.engines.sqlite.core import FOLLOW_MAX
@@ -20,7 +21,6 @@ from windlass.engines.sqlite.enqueue import insert
 from windlass.engines.sqlite.inspector import SqliteInspector
 from windlass.engines.sqlite.place import StoreMoved, has_moved
 from windlass.engines.sqlite.settle import settle
-from windlass.errors import ConfigError, EngineUnavailable
 
 __all__ = ["SqliteTransactions", "SqliteTx"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
+from windlass.core.errors import Duplicate
 from windlass.core.model import Action, Cause, Kind, LeaseRef, NewJob, OnConflict, Recovery, State, UniqueKey, Until
 from windlass.engines.base import Store, TransactionalEnqueue
-from windlass.errors import Duplicate
 from windlass.testing.conformance.harness import (
     Harness,
     ended,

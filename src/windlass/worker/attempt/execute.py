@@ -20,15 +20,10 @@ from msgspec import structs
 
 from windlass.core import caps
 from windlass.core.codec import clean_reason, encode_error, encode_result
-from windlass.core.fingerprint import cause_of
-from windlass.core.foreign import Shield, kind_name, said
-from windlass.core.model import RESULT_NOT_STORED, Kind, Outcome
-from windlass.core.retry import Buried, Facts, PutOff, Retry, RunAgain, Withdrawn, decide, decode_backoff, leaf
-from windlass.core.units import show_duration
-from windlass.errors import (
+from windlass.core.control import Discard
+from windlass.core.errors import (
     CircuitOpen,
     ConfigError,
-    Discard,
     GuardUnavailable,
     JobCancelled,
     JobInterrupted,
@@ -36,6 +31,11 @@ from windlass.errors import (
     LockBusy,
     PayloadError,
 )
+from windlass.core.fingerprint import cause_of
+from windlass.core.foreign import Shield, kind_name, said
+from windlass.core.model import RESULT_NOT_STORED, Kind, Outcome
+from windlass.core.retry import Buried, Facts, PutOff, Retry, RunAgain, Withdrawn, decide, decode_backoff, leaf
+from windlass.core.units import show_duration
 from windlass.events import (
     Event,
     JobDead,
@@ -48,9 +48,9 @@ from windlass.events import (
 )
 from windlass.guards.circuits import Circuits
 from windlass.jobs.context import CURRENT, JobContext
-from windlass.jobs.definition import JobSpec
 from windlass.jobs.middleware import AsyncBody, Body, Middleware
 from windlass.jobs.redaction import MASK
+from windlass.jobs.spec import JobSpec
 from windlass.logs import Log
 from windlass.worker.attempt.run import JobRun, Prepared
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from windlass.core.errors import CircuitOpen, EngineError
 from windlass.core.foreign import Shield
 from windlass.core.model import Gates, Kind, LeaseRef, Outcome
-from windlass.errors import CircuitOpen, EngineError
 from windlass.guards.circuit import Circuit
 from windlass.guards.verdict import Verdict
 from windlass.logs import Log

@@ -8,29 +8,25 @@ threads and only ever go from false to true.
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
 from windlass.core.clock import Clock
 from windlass.core.codec import Meta, Origin, decode_meta
-from windlass.core.model import Lease, Outcome
+from windlass.core.model import Lease, Outcome, Slot
 from windlass.engines.base import Store
 from windlass.events import Events
 from windlass.guards.circuit import Passed
 from windlass.guards.circuits import Circuits
 from windlass.guards.verdict import Verdict
 from windlass.jobs.context import JobContext
-from windlass.jobs.definition import JobSpec
 from windlass.jobs.middleware import AsyncBody, Body
 from windlass.jobs.redaction import hide, secrets_in
+from windlass.jobs.spec import JobSpec
 from windlass.settings import Settings
 
-if TYPE_CHECKING:
-    from windlass.worker.lane import Lane
-    from windlass.worker.pool import Pool
-
-__all__ = ["Host", "JobRun", "Prepared"]
+__all__ = ["Host", "JobRun", "Prepared", "Stand"]
 
 NO_META = Meta()
 
@@ -69,6 +65,17 @@ class Host(Protocol):
         ...
 
 
+class Stand(Protocol):
+    """Where a run has its slot; see ``worker.lane``."""
+
+    slot: Slot
+    ended: int
+    last_start: float
+
+    @property
+    def is_low(self) -> bool: ...
+
+
 class JobRun:
     """One claimed job on its way."""
 
@@ -89,7 +96,6 @@ class JobRun:
         "meta",
         "outcome",
         "passed",
-        "pool",
         "prepared",
         "secrets",
         "settled",
@@ -99,8 +105,7 @@ class JobRun:
         "verdict",
     )
 
-    pool: Pool  # in whose slots it runs, and in which kind of them; set when it is put there
-    lane: Lane
+    lane: Stand  # in whose slots it runs; set when it is put there
 
     def __init__(self, lease: Lease, prepared: Prepared, host: Host) -> None:
         self.lease = lease

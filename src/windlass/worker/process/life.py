@@ -12,10 +12,10 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 
+from windlass.core.errors import EngineError, EngineUnusable
 from windlass.core.foreign import start_thread
 from windlass.core.model import LeaseRef, Outcome
 from windlass.core.units import show_duration
-from windlass.errors import EngineError, EngineUnusable
 from windlass.events import WorkerCrashed
 from windlass.jobs.hooks import Moment
 from windlass.logs import Log

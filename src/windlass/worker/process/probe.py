@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from queue import Full, Queue
 
-from windlass.errors import ConfigError, EngineError
+from windlass.core.errors import ConfigError, EngineError
 
 __all__ = ["Probe"]
 

@@ -24,11 +24,11 @@ from msgspec.structs import replace
 
 from windlass.core.clock import Clock
 from windlass.core.codec import Origin
+from windlass.core.errors import EngineError, EngineUnusable
 from windlass.core.model import Kind, Outcome, Settled, WorkerInfo
 from windlass.core.units import show_duration
 from windlass.engines.base import Store
 from windlass.engines.url import connect, rules_of
-from windlass.errors import EngineError, EngineUnusable
 from windlass.logs import Log
 from windlass.settings import Settings
 from windlass.worker.children import ProcessDied, crash_error

@@ -32,9 +32,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from windlass.core.clock import Clock, SystemClock
+from windlass.core.errors import EngineUnavailable
 from windlass.core.model import LeaseRef, Outcome
 from windlass.core.units import show_duration
-from windlass.errors import EngineUnavailable
 from windlass.insight.stats import measure
 from windlass.logs import Log
 from windlass.settings import Settings

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from selectors import EVENT_READ, DefaultSelector
 
 from windlass.logs import Log
+from windlass.worker.children import NoProcess
 from windlass.worker.process.family import end_family
 from windlass.worker.process.farewell import live
 from windlass.worker.process.messages import (
@@ -43,7 +44,7 @@ from windlass.worker.process.messages import (
 from windlass.worker.stacks import LAST_LOOK
 from windlass.worker.wire import Line
 
-__all__ = ["NoProcess", "Zygote", "ZygoteFork"]
+__all__ = ["Zygote", "ZygoteFork"]
 
 log = Log("windlass.worker")
 
@@ -297,10 +298,6 @@ def tell(line: Line, message: Forked | NotForked | Died | ChildDied) -> None:
         line.hang_up()  # half a message is worse than none
     except OSError:
         pass
-
-
-class NoProcess(Exception):
-    """The system has no process to give, for now."""
 
 
 class ZygoteFork:

@@ -1,0 +1,48 @@
+"""Blocking code from coroutines: on a thread of the loop's pool, or on one of its own where it may take long."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+__all__ = ["hop", "own_thread"]
+
+T = TypeVar("T")
+
+
+async def hop(fn: Callable[[], T]) -> T:
+    """Run blocking code on a thread of the running loop's pool."""
+    import asyncio  # late: sync programs need not load it
+
+    return await asyncio.to_thread(fn)
+
+
+async def own_thread(fn: Callable[[], T]) -> T:
+    """Run code that blocks for long on a thread of its own."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(value: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast(T, value))
+
+    def run() -> None:
+        value, trouble = None, None
+        try:
+            value = fn()
+        except BaseException as error:  # noqa: BLE001  it belongs to the waiter
+            trouble = error
+        try:
+            loop.call_soon_threadsafe(settle, value, trouble)
+        except RuntimeError:  # the loop is closed, so nobody waits
+            pass
+
+    threading.Thread(target=run, name="windlass-result", daemon=True).start()
+    return await future
