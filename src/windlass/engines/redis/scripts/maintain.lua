@@ -71,7 +71,7 @@ local trimmed = {}
 G.collect(trimmed, seen, G.overdue_in(DEAD_PURGE, '-inf', wall, budget))
 local over = dead_max >= 0 and call('ZCARD', DEAD) - dead_max or 0
 if over > 0 and #trimmed < budget then
-  G.collect(trimmed, seen, call('ZRANGE', DEAD, 0, math.min(over, budget - #trimmed) - 1))
+  G.collect(trimmed, seen, G.ended_of(DEAD, call('ZRANGE', DEAD, 0, math.min(over, budget - #trimmed) - 1)))
 end
 local overdue = {}
 if ARGV[13] == '1' then
