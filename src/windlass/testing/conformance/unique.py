@@ -257,6 +257,17 @@ class UniqueSuite:
         store.settle([ended(second)])
         assert put(store, unique("c", "keep_latest", "done")) == ("c", False)
 
+    @pytest.mark.parametrize("rule", ["replace", "keep_latest"])
+    def test_a_key_that_outlives_its_job_replaces_no_other_job_of_its_id(
+        self, harness: Harness, rule: OnConflict
+    ) -> None:
+        store = harness.engine
+        put(store, unique("a", until="expiry", ttl_ms=60_000))
+        store.transition(Action.DELETE, ["a"])
+        store.enqueue([job("a", payload="[1]")])
+        assert put(store, unique("b", rule, "expiry", 60_000, payload="[2]")) == ("a", True)
+        assert row_of(store, "a").payload == b"[1]"
+
     @pytest.mark.parametrize("action", [Action.CANCEL, Action.DELETE])
     def test_a_holder_and_what_waits_behind_it_go_in_one_call_and_leave_no_trace(
         self, harness: Harness, action: Action

@@ -57,10 +57,14 @@ local expired = 0
 for _, id in ipairs(expiring) do
   local job = jobs[id]
   zrem(EXPIRING, id)
-  if job and job[STATE] == sWAITING then
-    leave_waiting(id, job)
-    expire(id, job, keep_done)
-    expired = expired + 1
+  if job and job[STATE] == sWAITING and job[EXPIRES_AT] > 0 then
+    if job[EXPIRES_AT] > wall then
+      zadd(EXPIRING, job[EXPIRES_AT], id)
+    else
+      leave_waiting(id, job)
+      expire(id, job, keep_done)
+      expired = expired + 1
+    end
   end
 end
 total('cancelled', expired)
