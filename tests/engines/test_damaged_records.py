@@ -13,7 +13,7 @@ from test_spoiled_sqlite import connection, spoil
 from servers import RedisServer
 from spoiled import guarded
 from windlass.core.clock import ManualClock
-from windlass.core.model import Action, Gates, Guard, JobFilter, Kind, Moved, Rules, State, UniqueKey
+from windlass.core.model import Action, Cause, Gates, Guard, JobFilter, Kind, Moved, Recovery, Rules, State, UniqueKey
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.records import HASHES
 from windlass.engines.redis.scripts import FIXED_KEYS, TYPES
@@ -284,3 +284,88 @@ def test_a_job_with_a_damaged_record_can_be_deleted(redis: RedisEngine, server: 
         client.hset("{windlass}:rec", "bad", b"junk")
     assert redis.transition(Action.DELETE, ["bad"]) == [Moved("bad", State.DEAD, applied=True)]
     assert redis.job("bad") is None
+
+
+# -- Redis: what a key of its own tells, and nothing else --------------------------------------------------------------
+
+
+ONCE = Guard(Gates.ONCE, "once", keep_ms=1_000)
+LIMITED = Guard(Gates.CONCURRENCY, "limited", 1)
+
+
+def lose(redis: RedisEngine, *keys: str) -> None:
+    """Have a key as another type has it, which sets it aside, and look through the store."""
+    for key in keys:
+        redis._ask_plainly("DEL", redis._key(key))
+        redis._ask_plainly("SET", redis._key(key), "x")
+    redis._mend_now()
+
+
+@pytest.mark.parametrize("key", ["holds", "carriers"])
+def test_what_a_running_job_holds_is_held_again_when_its_key_was_lost(redis: RedisEngine, key: str) -> None:
+    join(redis)
+    redis.enqueue([guarded("a", ONCE), guarded("b", LIMITED)])
+    leases = take(redis)
+    lose(redis, key)
+    redis.enqueue([guarded("c", ONCE), guarded("d", LIMITED)])
+    assert take(redis) == []
+    redis.settle([ended(lease) for lease in leases])
+    assert [lease.id for lease in take(redis)] == ["d"]
+    assert row_of(redis, "c").reason == "duplicate of a"
+
+
+def test_a_marker_stays_for_a_dead_job_whose_carrier_was_lost(redis: RedisEngine) -> None:
+    join(redis)
+    redis.enqueue([guarded("a", ONCE), guarded("b", ONCE)])
+    (lease,) = take(redis)
+    redis.settle([ended(lease)])
+    lose(redis, "carriers")
+    redis._clock.advance(60_000)  # type: ignore[attr-defined]
+    redis.enqueue([guarded("c", ONCE)])  # forgets a marker that nobody needs
+    join(redis)
+    assert take(redis) == []
+    assert row_of(redis, "b").reason == "duplicate of a"
+
+
+def test_dead_jobs_are_recovered_and_waiting_ones_expire_when_these_keys_were_lost(redis: RedisEngine) -> None:
+    join(redis)
+    add(redis, "a")
+    redis.settle([ended(lease, Kind.DEAD, error=error("X"), cause=Cause("X", "p", "f")) for lease in take(redis)])
+    redis.enqueue([job("b", delay_ms=1_000, expires_ms=1_000)])
+    lose(redis, "died", "expiring")
+    redis._clock.advance(3_000)  # type: ignore[attr-defined]
+    redis.maintain(RULES, 1_000)
+    assert state_of(redis, "b") is State.CANCELLED
+    assert redis.recover(Recovery(("X",), 0, 1), 10) == ["a"]
+
+
+def test_a_lost_count_of_recoveries_brings_no_job_back_for_ever(redis: RedisEngine) -> None:
+    join(redis)
+    add(redis, "a")
+    back = []
+    for _ in range(6):
+        join(redis)
+        redis.settle([ended(lease, Kind.DEAD, error=error("X"), cause=Cause("X", "p", "f")) for lease in take(redis)])
+        if len(back) == 1:
+            redis._ask_plainly("DEL", redis._key("recoveries"))
+        redis._clock.advance(1_000)  # type: ignore[attr-defined]
+        back += redis.recover(Recovery(("X",), 0, 2), 10)
+    assert len(back) <= 3
+
+
+@pytest.mark.parametrize(("index", "score"), [("done:default", 1), ("dead-purge", 1), ("expiring", 1)])
+def test_an_entry_in_an_index_ends_no_job_that_is_not_in_that_state(redis: RedisEngine, index: str, score: int) -> None:
+    add(redis, "a")
+    redis._ask_plainly("ZADD", b"{windlass}:" + index.encode(), score, "a")
+    redis.maintain(RULES, 1_000)
+    assert state_of(redis, "a") is State.READY
+
+
+def test_clearing_a_queue_leaves_alone_what_only_an_entry_says_is_waiting(redis: RedisEngine) -> None:
+    join(redis)
+    add(redis, "a")
+    ready = redis._ask_plainly("ZRANGE", b"{windlass}:ready:default", 0, -1)
+    (lease,) = take(redis)
+    redis._ask_plainly("ZADD", b"{windlass}:ready:default", 0, *ready)  # type: ignore[misc]
+    assert redis.clear("default", 100) == 0
+    assert [str(one) for one in redis.settle([ended(lease)])] == ["applied"]

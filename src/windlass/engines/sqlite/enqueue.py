@@ -47,6 +47,8 @@ WHERE id = ?1
 """
 HOLDER: Final = 'SELECT id, next, expires_at FROM "windlass_unique" WHERE key = ?'
 STATE_OF: Final = 'SELECT state FROM "windlass_jobs" WHERE id = ?'
+# A key until expiry may outlive its job, and another job have its id by now.
+STATE_OF_HOLDER: Final = 'SELECT state FROM "windlass_jobs" WHERE id = ? AND uniq ->> 0 = ?'
 TAKE_KEY: Final = """
 INSERT OR REPLACE INTO "windlass_unique" (key, id, until, expires_at) VALUES (?, ?, ?, ?)
 """
@@ -231,7 +233,7 @@ def taken(db: apsw.Connection, q: Sql, job: NewJob, unique: UniqueKey, now: int,
     if unique.rule == "keep_latest" and behind is not None:
         replace(db, q, str(behind), job, now, behind=True)
         return Placed(str(behind), duplicate=True)
-    state = db.execute(q(STATE_OF), (holder,)).fetchone()
+    state = db.execute(q(STATE_OF_HOLDER), (holder, unique.key)).fetchone()
     if state is not None and State(state[0]) in WAITING:
         replace(db, q, holder, job, now, behind=False)
         if unique.ttl_ms is not None:

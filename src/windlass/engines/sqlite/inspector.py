@@ -307,7 +307,7 @@ class SqliteInspector(SqliteCore):
     def clear(self, queue: str, limit: int) -> int:
         def write(db: apsw.Connection) -> int:
             gone = 0
-            for state in ("ready", "scheduled", "blocked"):
+            for state in ("blocked", "ready", "scheduled"):  # else one would take the place of what it waits behind
                 db.execute(self._q(CLEAR), (queue, state, limit - gone))
                 gone += db.changes()
             return gone

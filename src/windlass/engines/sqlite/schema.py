@@ -161,9 +161,13 @@ GUARDS: Final = """
             SELECT next FROM "windlass_unique" WHERE key = OLD.uniq ->> 0 AND id = OLD.id);
         INSERT INTO "windlass_gates" (gate, at) SELECT 'unique:' || key, 0 FROM "windlass_unique"
             WHERE key = OLD.uniq ->> 0 AND id = OLD.id AND next IS NOT NULL ON CONFLICT (gate) DO NOTHING;
-        UPDATE "windlass_unique" SET next = NULL WHERE key = OLD.uniq ->> 0 AND next = OLD.id;
-        UPDATE "windlass_unique" SET id = next, next = NULL
-            WHERE key = OLD.uniq ->> 0 AND id = OLD.id AND next IS NOT NULL;
+        UPDATE "windlass_unique" SET next = NULL, expires_at = CASE until WHEN 'expiry' THEN (
+                SELECT run_at + (uniq ->> 2) FROM "windlass_jobs" AS holder WHERE holder.id = "windlass_unique".id) END
+            WHERE key = OLD.uniq ->> 0 AND next = OLD.id;
+        UPDATE "windlass_unique" SET id = behind.id, next = NULL, until = behind.uniq ->> 1,
+                expires_at = CASE behind.uniq ->> 1 WHEN 'expiry' THEN behind.run_at + (behind.uniq ->> 2) END
+            FROM "windlass_jobs" AS behind
+            WHERE key = OLD.uniq ->> 0 AND "windlass_unique".id = OLD.id AND behind.id = next;
         DELETE FROM "windlass_unique" WHERE key = OLD.uniq ->> 0 AND id = OLD.id AND until != 'expiry';
     """,
 )

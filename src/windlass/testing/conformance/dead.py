@@ -349,6 +349,19 @@ class DeadSuite:
         assert (again.payload, again.tags, again.meta) == (before.payload, ("x",), b'{"version":"2"}')
         assert again.fence > lease.fence
 
+    def test_a_restored_job_that_does_not_say_when_it_died_is_sound(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        add(store, "a")
+        lease = take_one(store)
+        store.settle([ended(lease, Kind.DEAD, error=error())])
+        before = msgspec.structs.replace(row_of(store, "a"), run_at=0, finished_at=0)
+        store.discard([LeaseRef("a", lease.fence)])
+        assert store.restore([before]) == [True]
+        assert row_of(store, "a").state is State.DEAD
+        assert store.redrive([LeaseRef("a", lease.fence)]) == [True]
+        assert take_one(store).id == "a"
+
     def test_a_restored_job_has_its_guards_and_its_unique_key_again(self, harness: Harness) -> None:
         store = harness.engine
         join(store)

@@ -212,6 +212,90 @@ class UniqueSuite:
         upkeep(store)
         assert [(lease.id, lease.payload) for lease in take(store)] == [("b", b"[3]")]
 
+    @pytest.mark.parametrize("ttl_ms", [5_000, 50_000])
+    def test_what_waits_behind_a_key_until_expiry_runs_and_the_key_is_free_in_its_time(
+        self, harness: Harness, ttl_ms: int
+    ) -> None:
+        store = harness.engine
+        join(store)
+        put(store, unique("a", "keep_latest", "expiry", ttl_ms))
+        (first,) = take(store)
+        harness.clock.advance(3_000)
+        assert put(store, unique("b", "keep_latest", "expiry", ttl_ms)) == ("b", False)
+        harness.clock.advance(4_000)
+        store.settle([ended(first)])
+        (second,) = take(store)
+        assert second.id == "b"
+        store.settle([ended(second)])
+        harness.clock.advance(ttl_ms - 4_001)
+        assert put(store, unique("c", "keep_latest", "expiry", ttl_ms)) == ("b", True)
+        harness.clock.advance(1)
+        assert put(store, unique("c", "keep_latest", "expiry", ttl_ms)) == ("c", False)
+
+    def test_a_key_until_expiry_is_free_in_its_time_when_what_waited_behind_it_went(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, unique("a", "keep_latest", "expiry", 10_000))
+        (lease,) = take(store)
+        put(store, unique("b", "keep_latest", "expiry", 10_000))
+        store.transition(Action.CANCEL, ["b"])
+        store.settle([ended(lease)])
+        harness.clock.advance(9_999)
+        assert put(store, unique("c", "keep_latest", "expiry", 10_000)) == ("a", True)
+        harness.clock.advance(1)
+        assert put(store, unique("c", "keep_latest", "expiry", 10_000)) == ("c", False)
+
+    def test_a_key_is_held_as_the_job_that_has_it_says(self, harness: Harness) -> None:
+        """What waited behind a holder with other options holds the key by its own."""
+        store = harness.engine
+        join(store)
+        put(store, unique("a", until="expiry", ttl_ms=60_000))
+        (first,) = take(store)
+        put(store, unique("b", "keep_latest", "done"))
+        store.settle([ended(first)])
+        (second,) = take(store)
+        store.settle([ended(second)])
+        assert put(store, unique("c", "keep_latest", "done")) == ("c", False)
+
+    @pytest.mark.parametrize("rule", ["replace", "keep_latest"])
+    def test_a_key_that_outlives_its_job_replaces_no_other_job_of_its_id(
+        self, harness: Harness, rule: OnConflict
+    ) -> None:
+        store = harness.engine
+        put(store, unique("a", until="expiry", ttl_ms=60_000))
+        store.transition(Action.DELETE, ["a"])
+        store.enqueue([job("a", payload="[1]")])
+        assert put(store, unique("b", rule, "expiry", 60_000, payload="[2]")) == ("a", True)
+        assert row_of(store, "a").payload == b"[1]"
+
+    @pytest.mark.parametrize("action", [Action.CANCEL, Action.DELETE])
+    def test_a_holder_and_what_waits_behind_it_go_in_one_call_and_leave_no_trace(
+        self, harness: Harness, action: Action
+    ) -> None:
+        store = harness.engine
+        join(store)
+        put(store, structs.replace(unique("a", "keep_latest"), expires_ms=5_000))
+        (lease,) = take(store)
+        put(store, structs.replace(unique("b", "keep_latest"), expires_ms=5_000))
+        store.settle([ended(lease, Kind.RETRY, error=error(), delay_ms=1_000)])
+        assert [moved.applied for moved in store.transition(action, ["a", "b"])] == [True, True]
+        assert all(finding.level != "error" for finding in store.doctor() if finding.check in ("orphans", "records"))
+        store.transition(Action.DELETE, ["a", "b"])
+        store.enqueue([job("b", delay_ms=60_000)])
+        harness.clock.advance(6_000)
+        upkeep(store)
+        assert state_of(store, "b") is State.SCHEDULED
+
+    def test_clearing_a_queue_takes_what_waits_behind_a_retry_too(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, unique("a", "keep_latest"))
+        (lease,) = take(store)
+        put(store, unique("b", "keep_latest"))
+        store.settle([ended(lease, Kind.RETRY, error=error(), delay_ms=1_000)])
+        assert store.clear("default", 100) == 2
+        assert [state_of(store, "a"), state_of(store, "b")] == [None, None]
+
     def test_two_that_replace_in_one_batch_leave_one_job_that_runs_once(self, harness: Harness) -> None:
         store = harness.engine
         join(store)

@@ -50,6 +50,39 @@ local function indexed(id, job)
   return stands(kREADY, spot(id, job), level(job)) or stands(kDUE, due_spot(id, job), job[RUN_AT])
 end
 
+-- What else has to stand somewhere because of a job, each as {key, score, member}: there is no other trace of it when a
+-- key is lost. A Once key that another job has taken since is that one's.
+local function ties_of(id, job)
+  local found = {}
+  local function add(key, score, member) found[#found + 1] = { key, score, member } end
+  local state, cause = job[STATE], job[STATE] == sDEAD and call('HGET', CAUSE, id)
+  if state == sWAITING and job[EXPIRES_AT] > 0 then add(EXPIRING, job[EXPIRES_AT], id) end
+  if cause then add(DIED, 0, death_spot(id, job, string.match(cause, '^(.-)%z') or '', recoveries_of(id))) end
+  local g = G.of(id)
+  if not g then return found end
+  if g[2] ~= '' and state ~= sDONE then add(K.CARRIERS, 0, g[2] .. '\0' .. id) end
+  local ran = job[ATTEMPT] + job[CRASHES] + job[INTERRUPTIONS] + job[SNOOZES] > 0
+  for _, guard in ipairs(g[1]) do
+    local gate = guard[2]
+    if guard[1] == 'concurrency' and state == sRUNNING
+      or guard[1] == 'once' and (state == sRUNNING or state == sWAITING and ran) and G.count(K.HOLDS, gate) == 0 then
+      add(K.HOLDS, 0, gate .. '\0' .. id)
+    end
+  end
+  return found
+end
+
+local function tied(id, job)
+  local good = true
+  for _, tie in ipairs(ties_of(id, job)) do
+    if not call('ZSCORE', tie[1], tie[3]) then
+      good = false
+      if repair then call('ZADD', tie[1], tie[2], tie[3]) end
+    end
+  end
+  return good
+end
+
 -- A queue with a job that is not dead is known by name, and by what it has: else nobody claims from it.
 local looked = {}
 local function known(queue)
@@ -75,6 +108,7 @@ end
 
 for i, id in ipairs(ids) do
   local job = jobs[id]
+  if job and bodies[i] and not tied(id, job) then wrong = wrong + 1 end
   if job and bodies[i] and job[STATE] ~= sDEAD and not known(job[INFO][QUEUE]) then
     wrong = wrong + 1
     looked[job[INFO][QUEUE]] = true

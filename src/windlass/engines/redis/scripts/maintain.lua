@@ -57,10 +57,14 @@ local expired = 0
 for _, id in ipairs(expiring) do
   local job = jobs[id]
   zrem(EXPIRING, id)
-  if job and job[STATE] == sWAITING then
-    leave_waiting(id, job)
-    expire(id, job, keep_done)
-    expired = expired + 1
+  if job and job[STATE] == sWAITING and job[EXPIRES_AT] > 0 then
+    if job[EXPIRES_AT] > wall then
+      zadd(EXPIRING, job[EXPIRES_AT], id)
+    else
+      leave_waiting(id, job)
+      expire(id, job, keep_done)
+      expired = expired + 1
+    end
   end
 end
 total('cancelled', expired)
@@ -71,7 +75,7 @@ local trimmed = {}
 G.collect(trimmed, seen, G.overdue_in(DEAD_PURGE, '-inf', wall, budget))
 local over = dead_max >= 0 and call('ZCARD', DEAD) - dead_max or 0
 if over > 0 and #trimmed < budget then
-  G.collect(trimmed, seen, call('ZRANGE', DEAD, 0, math.min(over, budget - #trimmed) - 1))
+  G.collect(trimmed, seen, G.ended_of(DEAD, call('ZRANGE', DEAD, 0, math.min(over, budget - #trimmed) - 1)))
 end
 local overdue = {}
 if ARGV[13] == '1' then

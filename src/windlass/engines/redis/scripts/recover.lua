@@ -15,7 +15,7 @@ for i = 7, #ARGV do
     local size = #group
     local last = '(' .. group .. struct.pack('>I8', before + 1)
     for _, member in ipairs(call('ZRANGEBYLEX', DIED, '[' .. group, last, 'LIMIT', 0, limit)) do
-      found[#found + 1] = { string.sub(member, size + 1, size + 8), string.sub(member, size + 9), recoveries, member }
+      found[#found + 1] = { string.sub(member, size + 1, size + 8), string.sub(member, size + 9), recoveries, member, ARGV[i] }
     end
   end
 end
@@ -29,7 +29,8 @@ load(ids)
 local taken = {}
 for i, id in ipairs(ids) do
   local job = jobs[id]
-  if not job or job[STATE] ~= sDEAD then
+  local mine = job and job[STATE] == sDEAD and death_spot(id, job, found[i][5], recoveries_of(id))
+  if mine ~= found[i][4] then
     zrem(DIED, found[i][4]) -- an entry that a lost write left behind
   elseif revive(id, job) then
     hset(RECOVERIES, id, found[i][3] + 1)

@@ -23,6 +23,7 @@ for i = 5, #ARGV, 8 do
     job[STATE], job[ATTEMPT], job[CRASHES], job[INTERRUPTIONS], job[SNOOZES], job[STARTED], job[FINISHED] =
       sDEAD, numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
     job[FENCE], job[PURGE], job[EXPIRES_AT] = numbers[8], wall + keep, 0
+    job[FINISHED] = math.max(1, job[FINISHED]) -- 0 is that of a job that has not ended
     jobs[id] = job
     hset(BODY, id, body)
     zadd(ARRIVALS, seq, id)

@@ -23,7 +23,8 @@ local function conflict(g, u, claims)
   if rule == 'raise' then return 'raise', holder end
   if rule == 'keep_latest' and behind ~= '' then return behind, behind end
   load({ holder })
-  local fresh, job = claims[holder], jobs[holder]
+  local fresh, its = claims[holder] == g[3][1], G.of(holder)
+  local job = its and its[3][1] == g[3][1] and jobs[holder] -- the key may outlive its job, and another have the id now
   if fresh or (job and job[STATE] == sWAITING) then return holder, holder end
   if rule == 'keep_latest' and job and job[STATE] == sRUNNING then return '', holder end
   return holder
@@ -62,7 +63,7 @@ function G.yields(i, id)
   end
   new.guards[i] = g
   if key then
-    new.claims[id] = true
+    new.claims[id] = key
     if u then
       -- While one waits behind the holder, the key is the holder's to its end: nothing else would wake it.
       u[2], u[4], new.behind[i] = id, -1, key

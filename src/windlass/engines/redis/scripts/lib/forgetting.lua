@@ -23,13 +23,22 @@ function G.collect(list, seen, ids)
   end
 end
 
--- Those of an index whose time to go has come by its score; one whose record says otherwise gets its place back.
-function G.overdue_in(key, from, to, limit, kept)
-  local ids, found = call('ZRANGEBYSCORE', key, from, to, 'LIMIT', 0, limit), {}
+-- Of ids that an index of ended jobs gave, those that have ended; an entry that a lost write left behind is taken out.
+function G.ended_of(key, ids)
+  local found = {}
   load(ids)
   for _, id in ipairs(ids) do
+    if jobs[id] and jobs[id][STATE] < sDONE then zrem(key, id) else found[#found + 1] = id end
+  end
+  return found
+end
+
+-- Those of an index whose time to go has come by its score; one whose record says otherwise gets its place back.
+function G.overdue_in(key, from, to, limit, kept)
+  local found = {}
+  for _, id in ipairs(G.ended_of(key, call('ZRANGEBYSCORE', key, from, to, 'LIMIT', 0, limit))) do
     local job = jobs[id]
-    if job and job[STATE] >= sDONE and job[PURGE] > wall then
+    if job and job[PURGE] > wall then
       zadd(key, G.ended_at(job[PURGE], kept), id)
     else
       found[#found + 1] = id
@@ -53,7 +62,7 @@ function G.past_or_over(done_max, budget)
       end
       local over = done_max >= 0 and call('ZCOUNT', key, '-inf', '(' .. text_of(G.KEPT)) - done_max or 0
       if over > 0 and #pruned < budget then
-        G.collect(pruned, seen, call('ZRANGE', key, 0, math.min(over, budget - #pruned) - 1))
+        G.collect(pruned, seen, G.ended_of(key, call('ZRANGE', key, 0, math.min(over, budget - #pruned) - 1)))
       end
     end
   end

@@ -155,28 +155,36 @@ function G.hold_key(key, u)
   if u[4] >= 0 then call('ZADD', K.UNIQUE_EXPIRING, u[4], key) else call('ZREM', K.UNIQUE_EXPIRING, key) end
 end
 
+-- When the key that a job holds is free by itself, once nobody waits behind the job. Until then the key is the holder's to
+-- its end, and a `ttl` only matters to a key that nothing else frees.
+function G.key_ends(id, g)
+  if not g or g[3][2] ~= 'expiry' then return -1 end
+  load({ id })
+  return jobs[id] and jobs[id][RUN_AT] + g[3][3] or wall
+end
+
 -- The key of a job is free; what waits behind it takes its place.
 function G.free_key(id, g)
   local key = g[3][1]
   local u = key and G.holder(key)
   if not u then return end
   if u[2] == id then
-    u[2] = ''
+    u[2], u[4] = '', G.key_ends(u[1], G.of(u[1]))
     G.hold_key(key, u)
-  elseif u[1] == id and u[3] ~= 'expiry' then
+  elseif u[1] == id and u[2] ~= '' then
     local behind = u[2]
-    if behind == '' then
-      call('HDEL', K.UNIQUE, key)
-      call('ZREM', K.UNIQUE_EXPIRING, key)
-      return
-    end
-    G.hold_key(key, { behind, '', u[3], -1 })
+    local mine = G.of(behind)
+    G.hold_key(key, { behind, '', mine and mine[3][2] or u[3], G.key_ends(behind, mine) })
     load({ behind })
     local job = jobs[behind]
     if job then
       leave_waiting(behind, job)
       wait_again(behind, job)
+      flush() -- removals are sent before additions: this script may yet take it out of where it stands now
     end
+  elseif u[1] == id and u[3] ~= 'expiry' then
+    call('HDEL', K.UNIQUE, key)
+    call('ZREM', K.UNIQUE_EXPIRING, key)
   end
 end
 
