@@ -94,6 +94,13 @@ def keeps_out(how: str) -> None:
             time.sleep(600)  # the other threads stop a moment later
 
 
+@app.job(name="keeps_out_late", timeout=1, retry=0)
+def keeps_out_late() -> None:
+    note("late")
+    with app.transaction():
+        ctypes.PyDLL(None).sleep(600)
+
+
 @app.job(name="innocent", retry=0)
 def innocent() -> int:
     note("innocent")
@@ -251,6 +258,16 @@ def test_a_process_that_stands_still_in_a_write_is_ended_and_keeps_nobody_out(wo
     assert (info.state, info.attempt, info.errors) == (State.DONE, 1, ())
     assert world.ledger() == [how, how]
     assert "stands still in the middle of a write" in world.said()
+
+
+def test_a_job_past_its_timeout_that_stands_still_in_a_write_has_failed(world: World) -> None:
+    world.start("-t", "2", "-p", "2")
+    job = world.enqueue("keeps_out_late")
+    world.until(lambda: "late" in world.ledger())
+    info = world.ended(job)
+    assert info.state is State.DEAD
+    assert [error.type for error in info.errors] == ["windlass.errors.JobTimeout"]
+    assert world.ledger() == ["late"]
 
 
 def test_a_job_that_closes_the_descriptors_of_its_process_does_not_wedge_it(world: World) -> None:
