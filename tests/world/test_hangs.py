@@ -94,6 +94,14 @@ def keeps_out(how: str) -> None:
             time.sleep(600)  # the other threads stop a moment later
 
 
+@app.job(name="holds", timeout=2, retry=0)
+async def holds() -> None:
+    note("holds")
+    while open("ledger").read().count("waits") < 1:
+        await asyncio.sleep(0.01)
+    ctypes.PyDLL(None).sleep(600)
+
+
 @app.job(name="keeps_out_late", timeout=1, retry=0)
 def keeps_out_late() -> None:
     note("late")
@@ -229,6 +237,14 @@ def test_a_job_that_holds_the_interpreter_lock_past_its_timeout_is_ended_with_it
     assert world.value(innocent) != first
     assert (world.info(innocent).attempt, world.info(innocent).errors) == (1, ())
     assert not alive(int(str(first)))
+
+
+def test_a_coroutine_beside_one_that_holds_the_interpreter_lock_does_not_fail(world: World) -> None:
+    world.start("-p", "1")
+    waits, holds = world.enqueue("waits", 0.5), world.enqueue("holds")
+    assert world.value(waits) == "done"
+    info = world.ended(holds)
+    assert (info.state, info.errors[-1].type) == (State.DEAD, "windlass.errors.JobTimeout")
 
 
 def test_it_is_retried_by_its_own_policy(world: World) -> None:

@@ -690,9 +690,13 @@ class Supervisor:
         self._after(LAST_LOOK, process.kill, lasting=True)
 
     def _have_judged(self, process: Process) -> None:
-        """Have a process that knows the application say what becomes of the jobs that another was killed for."""
+        """Have a process that knows the application say what becomes of the jobs that another was killed for.
+
+        Which of several coroutines held the loop, nobody knows. They count as having crashed their process, which uses
+        no attempt, and in the end each runs alone: then it is known.
+        """
         self._unjudged.append(process)
-        if self._stopping:
+        if self._stopping or share_a_thread(process.culprits):
             self._give_up_judging(process)
         else:
             self._send_unjudged()
@@ -712,7 +716,7 @@ class Supervisor:
             self._reports.departed(process)
 
     def _give_up_judging(self, process: Process) -> None:
-        """Nobody could say: the jobs are charged as if they had crashed their process, which they have."""
+        """Nobody can say: the jobs are charged as if they had crashed their process, which they have."""
         if process in self._unjudged and self._reports is not None:
             self._unjudged.remove(process)
             fences = [one.fence for one in process.culprits]
@@ -865,3 +869,9 @@ def holders(process: Process, late: Sequence[Running], before: dict[int, int], m
     """
     turns, most = health.switches(process, late), ms / 1000 * WAITING_RATE
     return [one for one in late if one.thread and turns.get(one.thread, 0) - before.get(one.thread, 0) < most]
+
+
+def share_a_thread(jobs: Sequence[Running]) -> bool:
+    """Whether some of these jobs are coroutines of one loop; those in children have no thread here."""
+    threads = [one.thread for one in jobs if one.thread]
+    return len(set(threads)) < len(threads)
