@@ -14,7 +14,7 @@ from functools import partial
 
 from windlass.errors import EngineError, EngineUnusable
 from windlass.events import WorkerCrashed
-from windlass.foreign import start_thread
+from windlass.foreign import Shield, start_thread
 from windlass.hooks import Moment
 from windlass.logs import Log
 from windlass.model import LeaseRef, Outcome
@@ -108,7 +108,8 @@ def hush(worker: Worker, line: ControlLine) -> None:
     """Claim no more, and have the whole worker do so: a process that takes this one's place must know it too."""
     worker.quiet()
     # Not in a signal handler: the line may be in use by the thread that was interrupted.
-    start_thread(lambda: line.send(Asked("quiet")), "windlass-hush")
+    with Shield(log, "the other processes of this worker cannot be told to be quiet"):
+        start_thread(lambda: line.send(Asked("quiet")), "windlass-hush")
 
 
 def reach_engine(worker: Worker, ended: threading.Event) -> bool:
@@ -129,36 +130,42 @@ def reach_engine(worker: Worker, ended: threading.Event) -> bool:
 
 
 def listen(worker: Worker, line: ControlLine, ended: threading.Event) -> None:
-    """Obey the supervisor until it goes."""
-    while True:
-        try:
+    """Obey the supervisor until it goes. A worker that does not hear it any more stops, whatever the reason."""
+    try:
+        while True:
             message = line.receive()
-        except (EOFError, OSError):
-            if not worker.stopping:
-                log.warning("the supervisor has gone; worker %s stops", worker.info.id)
+            with Shield(log, "worker %s cannot do what the supervisor says: %s", worker.info.id, type(message).__name__):
+                obey(worker, line, ended, message)  # there may be no room for another thread
+    except (EOFError, OSError):
+        if not worker.stopping:
+            log.warning("the supervisor has gone; worker %s stops", worker.info.id)
+    finally:
+        ended.set()
+        worker.stop()
+
+
+def obey(worker: Worker, line: ControlLine, ended: threading.Event, message: Command | Ended | Judge) -> None:
+    """Do what the supervisor says."""
+    match message:
+        case Ended():
+            worker.tell_hooks(Moment.DEAD, message.dead)
+            worker.tell_hooks(Moment.RETRY, message.retried)
+            worker.tell_died(message.died)
+            if message.cause:
+                crash = WorkerCrashed(message.worker, message.cause)
+                start_thread(partial(worker.events.emit, crash), "windlass-crash-event")
+        case Judge(token, culprits):
+            start_thread(partial(judge, worker, line, token, culprits), "windlass-judge")
+        case Command("stop"):
             ended.set()
             worker.stop()
-            return
-        match message:
-            case Ended():
-                worker.tell_hooks(Moment.DEAD, message.dead)
-                worker.tell_hooks(Moment.RETRY, message.retried)
-                worker.tell_died(message.died)
-                if message.cause:
-                    crash = WorkerCrashed(message.worker, message.cause)
-                    start_thread(partial(worker.events.emit, crash), "windlass-crash-event")
-            case Judge(token, culprits):
-                start_thread(partial(judge, worker, line, token, culprits), "windlass-judge")
-            case Command("stop"):
-                ended.set()
-                worker.stop()
-            case Command("abort"):
-                ended.set()
-                worker.abort()
-            case Command("quiet"):
-                worker.quiet()
-            case Command("ping"):
-                worker.answer()
+        case Command("abort"):
+            ended.set()
+            worker.abort()
+        case Command("quiet"):
+            worker.quiet()
+        case Command("ping"):
+            worker.answer()
 
 
 def judge(worker: Worker, line: ControlLine, token: int, culprits: Sequence[LeaseRef]) -> None:
