@@ -81,13 +81,12 @@ def serve_worker(worker: Worker, line: ControlLine) -> int:
     start_thread(lambda: listen(worker, line, ended), "windlass-control")
     line.send(Born(worker.info))
     try:
-        if not reach_engine(worker, ended):
+        if not reach_engine(worker, line, ended):
             line.send(Bye())
             return 0
     except EngineUnusable as error:
         line.send(Bye(fatal=str(error)))
         return 3
-    line.send(Ready())
     worker.wait()
     clean = False
     overdue: tuple[Outcome, ...] = ()
@@ -112,12 +111,12 @@ def hush(worker: Worker, line: ControlLine) -> None:
         start_thread(lambda: line.send(Asked("quiet")), "windlass-hush")
 
 
-def reach_engine(worker: Worker, ended: threading.Event) -> bool:
-    """Start the worker as soon as its engine can be reached; false when it was told to end before."""
+def reach_engine(worker: Worker, line: ControlLine, ended: threading.Event) -> bool:
+    """Start the worker as soon as its engine can be reached, and say so; false when it was told to end before."""
     wait = WAIT_FIRST
     while not ended.is_set():
         try:
-            worker.start()
+            worker.start(lambda: line.send(Ready()))
         except EngineUnusable:
             raise
         except EngineError as error:
