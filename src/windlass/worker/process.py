@@ -133,7 +133,8 @@ def listen(worker: Worker, line: ControlLine, ended: threading.Event) -> None:
     try:
         while True:
             message = line.receive()
-            with Shield(log, "worker %s cannot do what the supervisor says: %s", worker.info.id, type(message).__name__):
+            kind = type(message).__name__
+            with Shield(log, "worker %s cannot do what the supervisor says: %s", worker.info.id, kind):
                 obey(worker, line, ended, message)  # there may be no room for another thread
     except (EOFError, OSError):
         if not worker.stopping:

@@ -865,7 +865,8 @@ def holders(process: Process, late: Sequence[Running], before: dict[int, int], m
     """Those of the late jobs of a starved process that may hold its interpreter lock.
 
     A job in a child does not, and neither does one whose thread only waits for the lock: such a thread gives up its
-    turn every 5 ms (``sys.setswitchinterval``), whoever holds the lock does not. ``before`` has the turns of ``ms`` ago.
+    turn every 5 ms (``sys.setswitchinterval``), whoever holds the lock does not. ``before`` has those of ``ms``
+    ago.
     """
     turns, most = health.switches(process, late), ms / 1000 * WAITING_RATE
     return [one for one in late if one.thread and turns.get(one.thread, 0) - before.get(one.thread, 0) < most]
