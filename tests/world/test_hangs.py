@@ -247,6 +247,16 @@ def test_a_coroutine_beside_one_that_holds_the_interpreter_lock_does_not_fail(wo
     assert (info.state, info.errors[-1].type) == (State.DEAD, "windlass.errors.JobTimeout")
 
 
+def test_the_job_of_a_process_that_somebody_stopped_does_not_fail(world: World) -> None:
+    world.write(JOBS, lease="60s", renew="20s")  # it is not taken over meanwhile
+    world.start("-p", "1")
+    job = world.enqueue("waits", 1.0)
+    world.until(lambda: "waits" in world.ledger())
+    os.kill(world.app.workers()[0].pid, signal.SIGSTOP)
+    assert world.value(job) == "done"
+    assert world.info(job).attempt == 1
+
+
 def test_it_is_retried_by_its_own_policy(world: World) -> None:
     world.start()
     bad = world.enqueue("c_call", max_attempts=2)

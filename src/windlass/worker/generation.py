@@ -93,6 +93,7 @@ class Process:
         self.told_starved = 0  # when it was last told of, in ms of the boot clock
         self.overran = False  # it has said that a job of it does not end, and ends by itself
         self.culprits: list[Running] = []  # the jobs it was killed for, since they did not end and it could not
+        self.was_stopped = False  # then: it did not run at all (SIGSTOP)
         self.began = time.monotonic()
 
     @property

@@ -680,6 +680,7 @@ class Supervisor:
                 one.name, one.id, (now - one.until) / 1000, process.pid,
             )  # fmt: skip
         process.culprits = list(culprits)
+        process.was_stopped = not is_running(process.pid)
         self._end_hung(process)
 
     def _end_hung(self, process: Process) -> None:
@@ -692,11 +693,11 @@ class Supervisor:
     def _have_judged(self, process: Process) -> None:
         """Have a process that knows the application say what becomes of the jobs that another was killed for.
 
-        Which of several coroutines held the loop, nobody knows. They count as having crashed their process, which uses
-        no attempt, and in the end each runs alone: then it is known.
+        Which of several coroutines held the loop, nobody knows, nor who stopped a process (SIGSTOP). They count as
+        having crashed it, which uses no attempt, and in the end each runs alone.
         """
         self._unjudged.append(process)
-        if self._stopping or share_a_thread(process.culprits):
+        if self._stopping or process.was_stopped or share_a_thread(process.culprits):
             self._give_up_judging(process)
         else:
             self._send_unjudged()
