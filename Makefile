@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 4
 
 .PHONY: help demo servers test soak lint types imports bench compare check clean
 

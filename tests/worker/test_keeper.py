@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import stat
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -165,3 +167,48 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.Monk
         append(fd, b"another line\n")
     os.close(fd)
     assert file.read_bytes() == b"a whole line\n"
+
+
+def shop_of_one_death(folder: Path, **settings: object) -> Shop:
+    """A shop with a job that died before its first worker starts."""
+    url = f"sqlite:///{folder}/jobs.db"
+    earlier = Shop(url)
+    earlier.die("late")
+    earlier.app.close()
+    return Shop(url, **settings)
+
+
+def test_another_program_that_keeps_the_archive_does_not_stop_upkeep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("windlass.worker.archive.PATIENCE", 0.0)
+    file = tmp_path / "dead.jsonl"
+    shop = shop_of_one_death(tmp_path, dead_max=0, dead_archive=str(file))
+    file.touch(0o600)
+    with file.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with shop.working():
+            wait_for(lambda: caplog.text.count("another process has had it locked") > 1)
+    assert shop.app.dead.count() == 1
+    shop.app.close()
+
+
+def test_code_of_the_application_that_does_not_end_in_upkeep_keeps_no_worker_from_its_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("windlass.worker.keeper.FIRST_STEP", 0.05)
+    shop = shop_of_one_death(tmp_path, dead_max=0)
+    begun, gate = threading.Event(), threading.Event()
+
+    def hang(_: DeadTrimmed) -> None:
+        begun.set()
+        gate.wait(DEADLINE)
+
+    shop.app.on(DeadTrimmed)(hang)
+    with shop.working():
+        assert begun.wait(DEADLINE)
+        shop.enqueue("fine")
+        wait_for(lambda: len(shop.runs) == 1)
+        assert not gate.is_set()
+        gate.set()
+    shop.app.close()

@@ -369,3 +369,30 @@ def test_a_loop_that_is_closed_from_outside_is_told_and_ends_its_worker(caplog: 
     assert ended.wait(DEADLINE)
     assert "was closed from outside" in caplog.text
     thread.stop(DEADLINE)
+
+
+def test_the_loop_is_watched_though_there_was_no_room_for_the_thread_that_does(
+    app: Windlass, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = threading.Event()
+
+    @app.job(name="quick")
+    async def quick() -> None:
+        pass
+
+    @app.job(name="blocks")
+    async def blocks() -> None:
+        gate.wait(DEADLINE)
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("windlass.worker.timeouts.LOOK", 0.02)
+    monkeypatch.setattr("windlass.worker.timeouts.BLOCKED", 0.1)
+    with worker_of(app):
+        with monkeypatch.context() as crowded:
+            crowded.setattr("windlass.worker.deadlines.start_thread", refuse)
+            assert end_of(quick.enqueue()).state is State.DONE
+        blocks.enqueue()
+        until(lambda: "has blocked the event loop" in caplog.text, "a warning of the blocked loop")
+        gate.set()

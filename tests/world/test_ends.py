@@ -193,3 +193,28 @@ def test_nothing_stays_of_it_when_its_supervisor_is_killed(world: World) -> None
     tree = world.tree(worker)
     worker.kill()
     world.until(lambda: not any(map(alive, tree)))
+
+
+WARMS_UP = """
+from windlass.events import WorkerStarted
+
+@app.on(WorkerStarted)
+def warm_up(event):
+    hold("gate")
+
+@app.job(name="takes_a_while", retry=0)
+def takes_a_while() -> str:
+    note("began")
+    time.sleep(4)  # longer than a process gets that is to end at once
+    open("gate", "w").close()
+    return "done"
+"""
+
+
+def test_a_stop_while_the_application_is_still_told_of_the_start_leaves_jobs_their_grace(world: World) -> None:
+    world.write(WARMS_UP)
+    worker = world.start("-p", "1")
+    job = world.enqueue("takes_a_while")
+    world.until(lambda: world.ledger() == ["began"])
+    world.stop(worker)
+    assert world.value(job) == "done"

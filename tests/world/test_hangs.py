@@ -94,6 +94,21 @@ def keeps_out(how: str) -> None:
             time.sleep(600)  # the other threads stop a moment later
 
 
+@app.job(name="holds", timeout=2, retry=0)
+async def holds() -> None:
+    note("holds")
+    while open("ledger").read().count("waits") < 1:
+        await asyncio.sleep(0.01)
+    ctypes.PyDLL(None).sleep(600)
+
+
+@app.job(name="keeps_out_late", timeout=1, retry=0)
+def keeps_out_late() -> None:
+    note("late")
+    with app.transaction():
+        ctypes.PyDLL(None).sleep(600)
+
+
 @app.job(name="innocent", retry=0)
 def innocent() -> int:
     note("innocent")
@@ -224,6 +239,24 @@ def test_a_job_that_holds_the_interpreter_lock_past_its_timeout_is_ended_with_it
     assert not alive(int(str(first)))
 
 
+def test_a_coroutine_beside_one_that_holds_the_interpreter_lock_does_not_fail(world: World) -> None:
+    world.start("-p", "1")
+    waits, holds = world.enqueue("waits", 0.5), world.enqueue("holds")
+    assert world.value(waits) == "done"
+    info = world.ended(holds)
+    assert (info.state, info.errors[-1].type) == (State.DEAD, "windlass.errors.JobTimeout")
+
+
+def test_the_job_of_a_process_that_somebody_stopped_does_not_fail(world: World) -> None:
+    world.write(JOBS, lease="60s", renew="20s")  # it is not taken over meanwhile
+    world.start("-p", "1")
+    job = world.enqueue("waits", 1.0)
+    world.until(lambda: "waits" in world.ledger())
+    os.kill(world.app.workers()[0].pid, signal.SIGSTOP)
+    assert world.value(job) == "done"
+    assert world.info(job).attempt == 1
+
+
 def test_it_is_retried_by_its_own_policy(world: World) -> None:
     world.start()
     bad = world.enqueue("c_call", max_attempts=2)
@@ -251,6 +284,16 @@ def test_a_process_that_stands_still_in_a_write_is_ended_and_keeps_nobody_out(wo
     assert (info.state, info.attempt, info.errors) == (State.DONE, 1, ())
     assert world.ledger() == [how, how]
     assert "stands still in the middle of a write" in world.said()
+
+
+def test_a_job_past_its_timeout_that_stands_still_in_a_write_has_failed(world: World) -> None:
+    world.start("-t", "2", "-p", "2")
+    job = world.enqueue("keeps_out_late")
+    world.until(lambda: "late" in world.ledger())
+    info = world.ended(job)
+    assert info.state is State.DEAD
+    assert [error.type for error in info.errors] == ["windlass.errors.JobTimeout"]
+    assert world.ledger() == ["late"]
 
 
 def test_a_job_that_closes_the_descriptors_of_its_process_does_not_wedge_it(world: World) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -24,6 +25,8 @@ from windlass.engines.base import Store
 __all__ = ["Archive"]
 
 BATCH: Final = 100  # jobs in memory at a time; a payload may have a megabyte
+PATIENCE: Final = 5.0  # seconds for another worker to finish what it writes
+RETRY: Final = 0.02  # seconds
 
 
 class Archive:
@@ -59,12 +62,26 @@ class Archive:
     def _locked(self) -> Iterator[int]:
         fd, new = open_own(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            lock(fd)
             if new:
                 sync_folder(self.path)
             yield fd
         finally:
             os.close(fd)
+
+
+def lock(fd: int) -> None:
+    """Take the file for this worker alone. Raises OSError when somebody else keeps it: upkeep has more to do."""
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= give_up:
+                raise OSError(f"another process has had it locked for {PATIENCE:.0f} s") from None
+            time.sleep(RETRY)
+        else:
+            return
 
 
 def append(fd: int, data: bytes) -> None:

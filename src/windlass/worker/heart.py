@@ -99,11 +99,11 @@ class Heart:
     def _run(self) -> None:
         wait = self._renew_ms
         while True:
-            self._now.wait(wait / 1000)
-            self._now.clear()
-            if self._closed:
-                return
             try:
+                self._now.wait(wait / 1000)
+                self._now.clear()
+                if self._closed:
+                    return
                 self._beat()
                 wait = self._renew_ms
             except BaseException as error:

@@ -25,6 +25,7 @@ __all__ = ["Keeper"]
 log = Log("windlass.worker")
 
 BUDGET = 1_000  # rows a step may touch in each of its parts: some 10 ms of the writer
+FIRST_STEP = 2.0  # seconds that a worker waits for it before it claims
 RECOVER_MAX = 100  # jobs a rule brings back per step: after an outage they should not come all at once
 
 
@@ -53,18 +54,19 @@ class Keeper:
         self._redriver = redriver
         self._recoveries = recoveries
         self._archive = archive
-        self._pause = 0.0  # seconds until the next step
         self._closed = threading.Event()
+        self._begun = threading.Event()  # the first step is over
         self._thread = threading.Thread(target=self._run, name="windlass-keeper", daemon=True)
 
     def start(self) -> None:
-        """Do the first step, for what a dead fleet left behind, then go on in the thread. *Blocking.*
+        """Begin with a step at once, for what a dead fleet left behind, and wait for it a little. *Blocking.*
 
-        Nothing is claimed before it is over. A first job that holds the interpreter lock would stop its write halfway,
-        and with it every other writer of an embedded store.
+        A first job that holds the interpreter lock would stop its write halfway, and with it every other writer of an
+        embedded store. But it calls code of the application, and a file may be in use: neither may keep a worker from
+        its jobs.
         """
-        self._pause = self._turn()
         self._thread.start()
+        self._begun.wait(FIRST_STEP)
 
     def stop(self) -> None:
         """End the thread after its step."""
@@ -72,15 +74,13 @@ class Keeper:
         self._thread.join(5)
 
     def _run(self) -> None:
-        while not self._closed.wait(self._pause):
-            self._pause = self._turn()
-
-    def _turn(self) -> float:
-        """Do a step whatever happens in it; give the seconds until the next."""
-        with Shield(log, "upkeep failed; it goes on with the next step"):
-            if self._step():
-                return 0.0
-        return self._reap_ms / 1000 * self._rng.uniform(0.8, 1.2)
+        pause = 0.0
+        while not self._closed.wait(pause):
+            pause = self._reap_ms / 1000 * self._rng.uniform(0.8, 1.2)
+            with Shield(log, "upkeep failed; it goes on with the next step"):
+                if self._step():
+                    pause = 0.0
+            self._begun.set()
 
     def _step(self) -> bool:
         """Do one step; true when there is more to do at once."""

@@ -157,7 +157,11 @@ class Timeouts:
         """Look at the loop now and then as long as coroutine jobs run. Call it when one has come. *Idempotent.*"""
         if not self._watching:
             self._watching = True
-            self._ask()
+            try:
+                self._ask()
+            except BaseException:
+                self._watching = False  # no room for the thread of the deadlines; the next run that comes tries again
+                raise
 
     def _ask(self) -> None:
         self._asked_at = time.monotonic()

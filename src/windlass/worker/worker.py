@@ -269,8 +269,11 @@ class Worker:
         self.shut_down()
         self.finish_hooks()
 
-    def start(self) -> None:
-        """Register and begin to claim. Raises EngineError when the store is away."""
+    def start(self, on_claiming: Callable[[], None] = lambda: None) -> None:
+        """Register and begin to claim, then tell the application. Raises EngineError when the store is away.
+
+        ``on_claiming`` is called in between: from then on there may be jobs, and a handler may take its time.
+        """
         self.engine.open()
         self._heart.start()
         if self._children is not None and any(one.in_child for one in self._prepared.values()):
@@ -281,6 +284,7 @@ class Worker:
         if self.options.quiet:
             self._pump.quiet()
         self._pump.start()
+        on_claiming()
         self.events.emit(WorkerStarted(self.info.id))
         log.info(
             "worker %s serves %s with %d threads and %d async slots",

@@ -19,7 +19,7 @@ from windlass.worker.process.messages import Bye, Command, Ended, ForkWorker, He
 from windlass.worker.slots import Running, SlotTable
 from windlass.worker.wire import Line
 
-__all__ = ["PATIENCE", "Generation", "Process"]
+__all__ = ["PATIENCE", "Generation", "Process", "is_running"]
 
 PATIENCE = 5.0  # seconds for a process to take a message, or to finish one that it has begun
 
@@ -89,10 +89,12 @@ class Process:
         self.asked_at = 0  # when it was asked about jobs that are past their time
         self.writes_at = 0  # when it was asked whether its threads run, since it keeps others from writing
         self.switches: dict[int, int] = {}  # then: how often each thread of those had waited
+        self.switches_in_write: dict[int, int] = {}  # when it was asked because of a write: the same of all its threads
         self.suspect = False  # the last look found it wedged
         self.told_starved = 0  # when it was last told of, in ms of the boot clock
         self.overran = False  # it has said that a job of it does not end, and ends by itself
         self.culprits: list[Running] = []  # the jobs it was killed for, since they did not end and it could not
+        self.was_stopped = False  # then: it did not run at all (SIGSTOP)
         self.began = time.monotonic()
 
     @property

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from windlass.core.errors import EngineError, EngineUnusable
-from windlass.core.foreign import start_thread
+from windlass.core.foreign import Shield, start_thread
 from windlass.core.model import LeaseRef, Outcome
 from windlass.core.units import show_duration
 from windlass.events import WorkerCrashed
@@ -81,13 +81,12 @@ def serve_worker(worker: Worker, line: ControlLine) -> int:
     start_thread(lambda: listen(worker, line, ended), "windlass-control")
     line.send(Born(worker.info))
     try:
-        if not reach_engine(worker, ended):
+        if not reach_engine(worker, line, ended):
             line.send(Bye())
             return 0
     except EngineUnusable as error:
         line.send(Bye(fatal=str(error)))
         return 3
-    line.send(Ready())
     worker.wait()
     clean = False
     overdue: tuple[Outcome, ...] = ()
@@ -108,15 +107,16 @@ def hush(worker: Worker, line: ControlLine) -> None:
     """Claim no more, and have the whole worker do so: a process that takes this one's place must know it too."""
     worker.quiet()
     # Not in a signal handler: the line may be in use by the thread that was interrupted.
-    start_thread(lambda: line.send(Asked("quiet")), "windlass-hush")
+    with Shield(log, "the other processes of this worker cannot be told to be quiet"):
+        start_thread(lambda: line.send(Asked("quiet")), "windlass-hush")
 
 
-def reach_engine(worker: Worker, ended: threading.Event) -> bool:
-    """Start the worker as soon as its engine can be reached; false when it was told to end before."""
+def reach_engine(worker: Worker, line: ControlLine, ended: threading.Event) -> bool:
+    """Start the worker as soon as its engine can be reached, and say so; false when it was told to end before."""
     wait = WAIT_FIRST
     while not ended.is_set():
         try:
-            worker.start()
+            worker.start(lambda: line.send(Ready()))
         except EngineUnusable:
             raise
         except EngineError as error:
@@ -129,36 +129,43 @@ def reach_engine(worker: Worker, ended: threading.Event) -> bool:
 
 
 def listen(worker: Worker, line: ControlLine, ended: threading.Event) -> None:
-    """Obey the supervisor until it goes."""
-    while True:
-        try:
+    """Obey the supervisor until it goes. A worker that does not hear it any more stops, whatever the reason."""
+    try:
+        while True:
             message = line.receive()
-        except (EOFError, OSError):
-            if not worker.stopping:
-                log.warning("the supervisor has gone; worker %s stops", worker.info.id)
+            kind = type(message).__name__
+            with Shield(log, "worker %s cannot do what the supervisor says: %s", worker.info.id, kind):
+                obey(worker, line, ended, message)  # there may be no room for another thread
+    except (EOFError, OSError):
+        if not worker.stopping:
+            log.warning("the supervisor has gone; worker %s stops", worker.info.id)
+    finally:
+        ended.set()
+        worker.stop()
+
+
+def obey(worker: Worker, line: ControlLine, ended: threading.Event, message: Command | Ended | Judge) -> None:
+    """Do what the supervisor says."""
+    match message:
+        case Ended():
+            worker.tell_hooks(Moment.DEAD, message.dead)
+            worker.tell_hooks(Moment.RETRY, message.retried)
+            worker.tell_died(message.died)
+            if message.cause:
+                crash = WorkerCrashed(message.worker, message.cause)
+                start_thread(partial(worker.events.emit, crash), "windlass-crash-event")
+        case Judge(token, culprits):
+            start_thread(partial(judge, worker, line, token, culprits), "windlass-judge")
+        case Command("stop"):
             ended.set()
             worker.stop()
-            return
-        match message:
-            case Ended():
-                worker.tell_hooks(Moment.DEAD, message.dead)
-                worker.tell_hooks(Moment.RETRY, message.retried)
-                worker.tell_died(message.died)
-                if message.cause:
-                    crash = WorkerCrashed(message.worker, message.cause)
-                    start_thread(partial(worker.events.emit, crash), "windlass-crash-event")
-            case Judge(token, culprits):
-                start_thread(partial(judge, worker, line, token, culprits), "windlass-judge")
-            case Command("stop"):
-                ended.set()
-                worker.stop()
-            case Command("abort"):
-                ended.set()
-                worker.abort()
-            case Command("quiet"):
-                worker.quiet()
-            case Command("ping"):
-                worker.answer()
+        case Command("abort"):
+            ended.set()
+            worker.abort()
+        case Command("quiet"):
+            worker.quiet()
+        case Command("ping"):
+            worker.answer()
 
 
 def judge(worker: Worker, line: ControlLine, token: int, culprits: Sequence[LeaseRef]) -> None:

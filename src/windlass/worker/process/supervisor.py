@@ -40,7 +40,7 @@ from windlass.logs import Log
 from windlass.settings import Settings
 from windlass.worker.children import describe
 from windlass.worker.process import health
-from windlass.worker.process.generation import PATIENCE, Generation, Process
+from windlass.worker.process.generation import PATIENCE, Generation, Process, is_running
 from windlass.worker.process.messages import (
     Alone,
     Asked,
@@ -641,9 +641,9 @@ class Supervisor:
                 log.error(
                     "worker process %d stands still in the middle of a write, and nobody else can write to the store: "
                     "a job may hold the interpreter lock. The process is killed, and its jobs run elsewhere with "
-                    'nothing charged. Give such a job executor="process"', process.pid,
+                    'nothing charged, but for one past its timeout. Give such a job executor="process"', process.pid,
                 )  # fmt: skip
-                self._end_hung(process)
+                self._blame(process, self._holders_in_write(process, now))
             elif culprits := self._culprits(process, now):
                 self._blame(process, culprits)
             elif not process.stopping and (why := health.wedged(process, self._settings, now)) is not None:
@@ -660,15 +660,22 @@ class Supervisor:
             process.writes_at = 0
         if writer == process.pid and not process.writes_at:
             process.writes_at = now
+            process.switches_in_write = health.switches(process, process.table.running())
             process.command("ping")
         return process.writes_at > 0 and now - process.writes_at >= min(WRITES_FOR, self._settings.lease / 3)
+
+    def _holders_in_write(self, process: Process, now: int) -> list[Running]:
+        """The jobs past their time that hold the interpreter lock in a process that stands still in a write.
+
+        In one that was stopped (SIGSTOP) nobody holds it.
+        """
+        late = health.hanging(process, monotonic_ms(), 0) if is_running(process.pid) else []
+        return holders(process, late, process.switches_in_write, now - process.writes_at)
 
     def _culprits(self, process: Process, now: int) -> list[Running]:
         """The jobs past their time that keep a process from ending them.
 
-        It is asked first. One that answers ends them itself, and gets much longer for it. Of one that does not, a job
-        in a child is none, and neither is one whose thread only waits for the interpreter lock: such a thread gives up
-        its turn every 5 ms (``sys.setswitchinterval``), whoever holds the lock does not.
+        It is asked first. One that answers ends them itself, and gets much longer for it.
         """
         late = health.hanging(process, monotonic_ms(), HANG_AFTER)
         if not late or process.overran:
@@ -681,11 +688,7 @@ class Supervisor:
         asked_at, process.asked_at = process.asked_at, 0
         if process.table.answered_at >= asked_at:
             return health.hanging(process, monotonic_ms(), BROKEN_AFTER)
-        waits = health.switches(process, late)
-        most = (now - asked_at) / 1000 * WAITING_RATE
-        return [
-            one for one in late if one.thread and waits.get(one.thread, 0) - process.switches.get(one.thread, 0) < most
-        ]
+        return holders(process, late, process.switches, now - asked_at)
 
     def _blame(self, process: Process, culprits: Sequence[Running]) -> None:
         """A process could not end a job that is past its timeout: end the process, and charge that job alone."""
@@ -698,6 +701,7 @@ class Supervisor:
                 one.name, one.id, (now - one.until) / 1000, process.pid,
             )  # fmt: skip
         process.culprits = list(culprits)
+        process.was_stopped = not is_running(process.pid)
         self._end_hung(process)
 
     def _end_hung(self, process: Process) -> None:
@@ -708,9 +712,13 @@ class Supervisor:
         self._after(LAST_LOOK, process.kill, lasting=True)
 
     def _have_judged(self, process: Process) -> None:
-        """Have a process that knows the application say what becomes of the jobs that another was killed for."""
+        """Have a process that knows the application say what becomes of the jobs that another was killed for.
+
+        Which of several coroutines held the loop, nobody knows, nor who stopped a process (SIGSTOP). They count as
+        having crashed it, which uses no attempt, and in the end each runs alone.
+        """
         self._unjudged.append(process)
-        if self._stopping:
+        if self._stopping or process.was_stopped or share_a_thread(process.culprits):
             self._give_up_judging(process)
         else:
             self._send_unjudged()
@@ -730,7 +738,7 @@ class Supervisor:
             self._reports.departed(process)
 
     def _give_up_judging(self, process: Process) -> None:
-        """Nobody could say: the jobs are charged as if they had crashed their process, which they have."""
+        """Nobody can say: the jobs are charged as if they had crashed their process, which they have."""
         if process in self._unjudged and self._reports is not None:
             self._unjudged.remove(process)
             fences = [one.fence for one in process.culprits]
@@ -873,3 +881,20 @@ class Supervisor:
         if reports is None:
             raise EngineUnavailable("the application is being loaded")
         return msgspec.json.encode(measure(reports.store, self._settings).as_json())
+
+
+def holders(process: Process, late: Sequence[Running], before: dict[int, int], ms: int) -> list[Running]:
+    """Those of the late jobs of a starved process that may hold its interpreter lock.
+
+    A job in a child does not, and neither does one whose thread only waits for the lock: such a thread gives up its
+    turn every 5 ms (``sys.setswitchinterval``), whoever holds the lock does not. ``before`` has those of ``ms``
+    ago.
+    """
+    turns, most = health.switches(process, late), ms / 1000 * WAITING_RATE
+    return [one for one in late if one.thread and turns.get(one.thread, 0) - before.get(one.thread, 0) < most]
+
+
+def share_a_thread(jobs: Sequence[Running]) -> bool:
+    """Whether some of these jobs are coroutines of one loop; those in children have no thread here."""
+    threads = [one.thread for one in jobs if one.thread]
+    return len(set(threads)) < len(threads)
