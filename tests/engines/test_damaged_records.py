@@ -140,6 +140,32 @@ def test_a_job_that_dies_of_its_record_frees_its_slot_and_its_key(sqlite: Sqlite
     assert sorted(lease.id for lease in take(sqlite)) == ["key", "slot"]
 
 
+@pytest.mark.parametrize("value", [None, b"\xff\xfe", "[1", 7])
+def test_a_key_goes_on_to_a_waiter_that_does_not_say_any_more_how_long_it_holds_it(
+    sqlite: SqliteEngine, value: object
+) -> None:
+    join(sqlite)
+    key = UniqueKey("k", "done", None, "keep_latest")
+    sqlite.enqueue([guarded("holder", unique=key)])
+    (holder,) = take(sqlite)
+    sqlite.enqueue([guarded("bad", unique=key)])
+    change(sqlite, "uniq", value)
+    sqlite.settle([ended(holder)])
+    assert state_of(sqlite, "holder") is State.DONE
+    sqlite.maintain(RULES, 1_000)
+    assert state_of(sqlite, "bad") in (State.READY, State.DEAD)
+
+
+def test_a_record_whose_time_to_go_lies_before_its_end_stays_its_time(sqlite: SqliteEngine) -> None:
+    join(sqlite)
+    add(sqlite, "bad")
+    sqlite.settle([ended(lease, Kind.DEAD, error=error()) for lease in take(sqlite)])
+    change(sqlite, "purge_at", 1_700_000_600)
+    sqlite.maintain(RULES, 1_000)
+    sqlite.maintain(RULES, 1_000)
+    assert state_of(sqlite, "bad") is State.DEAD
+
+
 def test_the_doctor_names_what_is_damaged_and_mends_it_when_asked(sqlite: SqliteEngine) -> None:
     add(sqlite, "bad", "b")
     change(sqlite, "priority", "high")

@@ -165,7 +165,7 @@ def bindings_of(row: JobRow, purge_at: int) -> tuple[object, ...]:
         row.snoozes,
         1 if row.caller_id else 0,
         row.started_at,
-        row.finished_at,
+        None if row.finished_at is None else min(row.finished_at, purge_at),
         purge_at,
         row.expires_ms,
         text(row.errors),

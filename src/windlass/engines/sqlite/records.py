@@ -108,6 +108,8 @@ def job_rule(row: Any) -> list[str]:
         wrong.append("purge_at")
     if finished and row.finished_at is None:
         wrong.append("finished_at")
+    elif finished and row.purge_at is not None and row.purge_at < row.finished_at:
+        wrong.append("purge_at")
     if row.state == State.RUNNING and row.worker is None:
         wrong.append("worker")
     guards: tuple[Stored, ...] = row.guards or ()

@@ -161,12 +161,15 @@ GUARDS: Final = """
             SELECT next FROM "windlass_unique" WHERE key = OLD.uniq ->> 0 AND id = OLD.id);
         INSERT INTO "windlass_gates" (gate, at) SELECT 'unique:' || key, 0 FROM "windlass_unique"
             WHERE key = OLD.uniq ->> 0 AND id = OLD.id AND next IS NOT NULL ON CONFLICT (gate) DO NOTHING;
-        UPDATE "windlass_unique" SET next = NULL, expires_at = CASE until WHEN 'expiry' THEN (
-                SELECT run_at + (uniq ->> 2) FROM "windlass_jobs" AS holder WHERE holder.id = "windlass_unique".id) END
+        UPDATE "windlass_unique" SET next = NULL, expires_at = CASE until WHEN 'expiry' THEN coalesce((
+                SELECT run_at + (uniq ->> 2) FROM "windlass_jobs" AS holder
+                WHERE holder.id = "windlass_unique".id AND json_valid(uniq)), 0) END
             WHERE key = OLD.uniq ->> 0 AND next = OLD.id;
-        UPDATE "windlass_unique" SET id = behind.id, next = NULL, until = behind.uniq ->> 1,
-                expires_at = CASE behind.uniq ->> 1 WHEN 'expiry' THEN behind.run_at + (behind.uniq ->> 2) END
-            FROM "windlass_jobs" AS behind
+        -- A key whose new holder does not say any more how long it holds it is free when that has ended.
+        UPDATE "windlass_unique" SET id = behind.id, next = NULL, until = coalesce(behind.until, 'done'),
+                expires_at = CASE behind.until WHEN 'expiry' THEN coalesce(behind.run_at + behind.ttl, 0) END
+            FROM (SELECT id, run_at, CASE WHEN json_valid(uniq) THEN uniq ->> 1 END AS until,
+                         CASE WHEN json_valid(uniq) THEN uniq ->> 2 END AS ttl FROM "windlass_jobs") AS behind
             WHERE key = OLD.uniq ->> 0 AND "windlass_unique".id = OLD.id AND behind.id = next;
         DELETE FROM "windlass_unique" WHERE key = OLD.uniq ->> 0 AND id = OLD.id AND until != 'expiry';
     """,
