@@ -104,10 +104,10 @@ HOUR = 3_600_000  # ms
 def test_a_wall_clock_that_is_stepped_costs_no_lease_and_no_second_run(
     fleets: Callable[..., Fleet], seed: int, figure: Callable[[str, object], None], share: float
 ) -> None:
-    fleet = fleets(lease="1s", renew="250ms", reap="200ms")
+    fleet = fleets(lease="5s", renew="500ms", reap="200ms")  # a lease that a loaded machine keeps
     fleet.start_ready(processes=3, threads=2)
     fleet.enqueue("pay", 10, times=int(600 * share))
-    fleet.enqueue("pay", 1_500, times=3)  # longer than a lease, across the steps
+    fleet.enqueue("pay", 6_000, times=3)  # longer than a lease, across the steps
     seen: list[str] = []
 
     def hit(fault: Fault) -> None:

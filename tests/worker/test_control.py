@@ -41,7 +41,7 @@ def test_a_worker_goes_on_listening_when_there_is_no_room_for_a_thread(
 
     shop = Shop()
     worker = worker_of(shop.app)
-    monkeypatch.setattr("windlass.worker.process.start_thread", refuse)
+    monkeypatch.setattr("windlass.worker.process.life.start_thread", refuse)
     with heard_by(worker) as (line, ended):
         line.send(encode(message))
         until(lambda: "cannot do what the supervisor says" in caplog.text, "it does not say so")

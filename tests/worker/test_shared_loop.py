@@ -391,7 +391,7 @@ def test_the_loop_is_watched_though_there_was_no_room_for_the_thread_that_does(
     monkeypatch.setattr("windlass.worker.timeouts.BLOCKED", 0.1)
     with worker_of(app):
         with monkeypatch.context() as crowded:
-            crowded.setattr("windlass.worker.deadlines.start_thread", refuse)
+            crowded.setattr("windlass.worker.attempt.deadlines.start_thread", refuse)
             assert end_of(quick.enqueue()).state is State.DONE
         blocks.enqueue()
         until(lambda: "has blocked the event loop" in caplog.text, "a warning of the blocked loop")
