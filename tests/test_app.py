@@ -11,7 +11,7 @@ import pytest
 
 from windlass import Job, Windlass
 from windlass.core.clock import ManualClock
-from windlass.core.codec import encode_error
+from windlass.core.history import encode_error
 from windlass.core.model import Kind, Lease, NewJob, Outcome, QueueShare, State, Want, WorkerInfo
 from windlass.engines.url import rules_of
 from windlass.errors import ConfigError

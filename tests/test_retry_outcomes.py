@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from servers import RedisServer
 from windlass import Constant, Dead, Discard, JobInfo, Retry, RetryAfter, Snooze, State, Windlass, current_job, on
 from windlass.core.clock import Clock, ManualClock
-from windlass.core.codec import NOWHERE
+from windlass.core.history import NOWHERE
 from windlass.core.model import Settled, Want, WorkerInfo
 from windlass.engines.base import Store
 from windlass.events import Events

@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 
 from windlass import Windlass
 from windlass.cli.main import cli
-from windlass.core.codec import encode_error
 from windlass.core.fingerprint import cause_of
+from windlass.core.history import encode_error
 from windlass.core.ids import new_id
 from windlass.core.model import Kind, Lease, Outcome, Want, WorkerInfo
 

@@ -19,16 +19,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from windlass.core.codec import (
-    Meta,
-    Signature,
-    decode_errors,
-    decode_meta,
-    decode_plain,
-    encode_error,
-    encode_meta,
-    encode_result,
-)
+from windlass.core.codec import Signature, decode_plain, encode_result
+from windlass.core.history import decode_errors, encode_error
+from windlass.core.meta import Meta, decode_meta, encode_meta
 from windlass.core.model import JobError
 from windlass.errors import PayloadError
 

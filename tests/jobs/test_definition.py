@@ -13,7 +13,7 @@ import pytest
 
 import windlass
 from windlass import AsyncJob, Exponential, Job, JobContext, Retry, Windlass
-from windlass.core.codec import decode_meta
+from windlass.core.meta import decode_meta
 from windlass.core.model import Lease
 from windlass.core.retry import Constant, decode_backoff, on
 from windlass.errors import ConfigError, NotInJob, PayloadError

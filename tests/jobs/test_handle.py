@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from windlass import Windlass
-from windlass.core.codec import encode_error
+from windlass.core.history import encode_error
 from windlass.core.model import RESULT_NOT_STORED, Kind, Lease, NewJob, Outcome, Progress, State, Want, WorkerInfo
 from windlass.errors import (
     ConfigError,

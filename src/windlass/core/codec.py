@@ -1,4 +1,4 @@
-"""What crosses the store: arguments, results, errors and per-job facts, as JSON text.
+"""What crosses the store: arguments and results, as JSON text.
 
 A payload is ``[1,[positional...],{keyword...}]``; the 1 is the version of the envelope. It is typed from annotations:
 what an annotation can restore may be passed. Defaults are not stored; the run fills them in.
@@ -10,30 +10,24 @@ Must not import anything from a stored name, unpickle, or touch a store. Invaria
    are one call: one payload, one guard key.
 2. For any bytes at all, decoding gives values or PayloadError, in time linear in their length. Depth is measured before
    a parser that recurses sees them.
-3. ``encode_error`` never fails.
 """
 
 from __future__ import annotations
 
 import inspect
-import re
 import sys
-import traceback
 import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Final, get_args, get_origin
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 
-from windlass.core import caps
 from windlass.core.errors import PayloadError
-from windlass.core.fingerprint import type_name
 from windlass.core.foreign import is_ctrl_c, kind_name, said
 from windlass.core.hints import Decode, decoder_of
 from windlass.core.hints import encode as _encode
-from windlass.core.model import JobError
 from windlass.core.units import nearest
 from windlass.core.values import (
     INT_MAX,
@@ -46,30 +40,14 @@ from windlass.core.values import (
     compare,
 )
 
-__all__ = [
-    "NOWHERE",
-    "Meta",
-    "Origin",
-    "Signature",
-    "clean_reason",
-    "decode_errors",
-    "decode_meta",
-    "decode_plain",
-    "encode_error",
-    "encode_meta",
-    "encode_result",
-]
+__all__ = ["Signature", "decode_plain", "encode_result"]
 
 VERSION: Final = 1
 
 UNTYPED: Final[tuple[object, ...]] = (inspect.Parameter.empty, typing.Any, object)
 
-UNPRINTED: Final = re.compile("[\ud800-\udfff\0]")
-
-
 _PLAIN: Final = msgspec.json.Decoder()
 _ENVELOPE: Final = msgspec.json.Decoder(tuple[int, list[Raw], dict[str, Raw]])
-_ERRORS: Final = msgspec.json.Decoder(tuple[JobError, ...])
 
 
 # --- arguments -------------------------------------------------------------------------------------
@@ -473,129 +451,3 @@ def decode_plain(raw: bytes) -> object:
         return _PLAIN.decode(raw)
     except Exception as error:
         raise PayloadError(f"not valid JSON: {error}") from error
-
-
-# --- errors of attempts ----------------------------------------------------------------------------
-
-
-class Origin(Struct, frozen=True):
-    """Where an attempt ran: the machine, the worker incarnation, and which version of the code."""
-
-    host: str = ""
-    worker: str = ""
-    version: str = ""
-
-
-NOWHERE: Final = Origin()
-
-
-def encode_error(
-    exc: BaseException,
-    *,
-    attempt: int,
-    at: int,
-    limit: int,
-    origin: Origin = NOWHERE,
-    hide: Callable[[str], str] = str,
-) -> str:
-    """Give a JobError as JSON text of at most ``limit`` bytes (at least 512). *Never fails.*
-
-    The type is the dotted name (builtins without a module), the traceback has its chain and no local variables. What
-    is too long loses its middle; NULs and lone surrogates, which stores refuse, become U+FFFD. ``hide`` masks what must
-    not be seen, before anything is cut.
-    """
-    kind = type(exc)
-    name = _safely(lambda: type_name(kind), kind_name(exc), limit)
-    message = _safely(lambda: hide(str(exc)), "<the message cannot be shown: its __str__ fails>", limit)
-    trace = _safely(
-        lambda: hide("".join(traceback.format_exception(exc))),
-        "<the traceback cannot be shown: formatting fails>",
-        limit,
-    )
-    room = limit
-    while True:
-        short = _cut(message, max(room // 4, room - len(trace)))
-        error = JobError(
-            _cut(name, 160),
-            short,
-            _cut(trace, max(room - len(short), 0)),
-            at,
-            attempt,
-            origin.host,
-            origin.worker,
-            origin.version,
-        )
-        data = _encode(error)
-        if len(data) <= limit or room == 0:
-            return data.decode()
-        room = room * 9 // 10
-
-
-def clean_reason(text: str | None) -> str | None:
-    """Make a reason that a job or a person gave fit to be stored: 1,000 characters, none that a store refuses."""
-    return None if text is None else UNPRINTED.sub("\ufffd", _cut(text, caps.REASON))
-
-
-def _safely(make: Callable[[], str], otherwise: str, limit: int) -> str:
-    try:
-        return UNPRINTED.sub("\ufffd", _cut(make(), limit))
-    except BaseException:  # noqa: BLE001  a foreign __str__ may raise anything, SystemExit included
-        return otherwise
-
-
-def _cut(text: str, room: int) -> str:
-    if len(text) <= room:
-        return text
-    mark = f"\n... {len(text) - room} characters left out ...\n"
-    half = max(room - len(mark), 0) // 2
-    return text[:half] + mark + text[len(text) - half :] if half else text[:room]
-
-
-def decode_errors(raw: bytes | None) -> tuple[JobError, ...]:
-    """Give the error history of a job, oldest first. Raises PayloadError."""
-    if raw is None:
-        return ()
-    check_depth(raw)
-    try:
-        return _ERRORS.decode(raw)
-    except Exception as error:
-        raise PayloadError(f"the error history cannot be decoded: {error}") from error
-
-
-# --- per-job facts ---------------------------------------------------------------------------------
-
-
-class Meta(Struct, frozen=True, omit_defaults=True):
-    """Facts of one job that engines keep and do not read. ``backoff`` is JSON text, made and read by ``retry``.
-
-    ``within_ms`` goes with ``backoff``: a call that brought its own policy brought both. ``capped`` says that the call
-    itself named the attempts, so no rule goes beyond them.
-    """
-
-    timeout_ms: int | None = None
-    keep_ms: int | None = None
-    redact: tuple[str, ...] = ()
-    backoff: str | None = None
-    version: str | None = None
-    within_ms: int | None = None
-    capped: bool = False
-
-
-_META: Final = msgspec.json.Decoder(Meta)
-_NO_META: Final = Meta()
-
-
-def encode_meta(meta: Meta) -> str | None:
-    """Give the facts as JSON text, or None when all are defaults, which costs the store nothing."""
-    return None if meta == _NO_META else _encode(meta).decode()
-
-
-def decode_meta(raw: bytes | None) -> Meta:
-    """Give the facts back; fields of a newer version are ignored. Raises PayloadError."""
-    if raw is None:
-        return _NO_META
-    check_depth(raw)
-    try:
-        return _META.decode(raw)
-    except Exception as error:
-        raise PayloadError(f"the facts of a job cannot be decoded: {error}") from error

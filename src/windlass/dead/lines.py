@@ -16,8 +16,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from windlass.core import caps
-from windlass.core.codec import clean_reason, decode_errors
 from windlass.core.errors import PayloadError, WindlassError
+from windlass.core.history import clean_reason, decode_errors
 from windlass.core.ids import check_id
 from windlass.core.model import Guard, JobRow, State, UniqueKey
 from windlass.core.units import check_name, check_text, shown

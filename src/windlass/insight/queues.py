@@ -14,8 +14,8 @@ from typing import Final
 from windlass.core import caps
 from windlass.core.aio import hop
 from windlass.core.clock import Clock, from_ms
-from windlass.core.codec import clean_reason
 from windlass.core.errors import ConfigError
+from windlass.core.history import clean_reason
 from windlass.core.model import BlockedRow, PoolInfo, QueueBound, QueueRow, RateBound, WorkerRow
 from windlass.core.patterns import matches
 from windlass.core.spelling import spelled

@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
-from windlass.core.codec import Meta
 from windlass.core.errors import ConfigError
+from windlass.core.meta import Meta
 from windlass.core.model import NewJob
 from windlass.guards.options import GuardPlan
 from windlass.jobs.spec import JobSpec

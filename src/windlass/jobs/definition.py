@@ -27,9 +27,10 @@ from typing import (
 
 from msgspec import structs
 
-from windlass.core.codec import Meta, Signature, encode_meta
+from windlass.core.codec import Signature
 from windlass.core.errors import ConfigError, NotInJob, UnknownOption
 from windlass.core.ids import check_id, new_id
+from windlass.core.meta import Meta, encode_meta
 from windlass.core.model import Guard, NewJob
 from windlass.core.retry import Backoff, Retry, encode_backoff
 from windlass.core.spelling import spelled, unknown_option

@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from windlass.core.clock import from_ms
-from windlass.core.codec import decode_errors, decode_plain
+from windlass.core.codec import decode_plain
 from windlass.core.errors import (
     ConfigError,
     JobCancelled,
@@ -27,6 +27,7 @@ from windlass.core.errors import (
     ResultTimeout,
     TransitionRefused,
 )
+from windlass.core.history import decode_errors
 from windlass.core.model import FINISHED, RESULT_NOT_STORED, Action, JobRow, Moved, State
 from windlass.core.model import JobError as StoredError
 from windlass.core.units import Duration, duration_ms

@@ -21,9 +21,10 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from windlass.core.codec import decode_meta, decode_plain
+from windlass.core.codec import decode_plain
 from windlass.core.disguises import LEAST, cover
 from windlass.core.errors import PayloadError
+from windlass.core.meta import decode_meta
 from windlass.jobs.spec import JobSpec
 
 __all__ = ["MASK", "RESULT", "Stored", "arguments", "hide", "hide_in", "mask", "redacted", "secrets_in"]

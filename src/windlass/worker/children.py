@@ -28,10 +28,10 @@ import msgspec
 from msgspec import Struct
 
 from windlass.core.clock import Clock
-from windlass.core.codec import NOWHERE, Origin, encode_error
 from windlass.core.errors import WindlassError
 from windlass.core.fingerprint import POISON
 from windlass.core.foreign import shield_logs
+from windlass.core.history import NOWHERE, Origin, encode_error
 from windlass.core.model import Kind, Lease, Outcome, Rules
 from windlass.engines.base import Store
 from windlass.engines.url import rules_of

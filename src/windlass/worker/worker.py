@@ -32,10 +32,10 @@ from random import Random
 from msgspec import structs
 
 from windlass.core.clock import Clock, SystemClock
-from windlass.core.codec import Origin, encode_error
 from windlass.core.errors import EngineError, PayloadError
 from windlass.core.fingerprint import cause_of
 from windlass.core.foreign import shield_logs
+from windlass.core.history import Origin, encode_error
 from windlass.core.ids import new_id
 from windlass.core.model import (
     Claimed,

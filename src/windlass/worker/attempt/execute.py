@@ -19,7 +19,7 @@ from typing import NoReturn, assert_never, cast
 from msgspec import structs
 
 from windlass.core import caps
-from windlass.core.codec import clean_reason, encode_error, encode_result
+from windlass.core.codec import encode_result
 from windlass.core.control import Discard
 from windlass.core.errors import (
     CircuitOpen,
@@ -33,6 +33,7 @@ from windlass.core.errors import (
 )
 from windlass.core.fingerprint import cause_of
 from windlass.core.foreign import Shield, kind_name, said
+from windlass.core.history import clean_reason, encode_error
 from windlass.core.model import RESULT_NOT_STORED, Kind, Outcome
 from windlass.core.retry import Buried, Facts, PutOff, Retry, RunAgain, Withdrawn, decide, decode_backoff, leaf
 from windlass.core.units import show_duration

@@ -13,7 +13,8 @@ from typing import Protocol
 from msgspec import Struct
 
 from windlass.core.clock import Clock
-from windlass.core.codec import Meta, Origin, decode_meta
+from windlass.core.history import Origin
+from windlass.core.meta import Meta, decode_meta
 from windlass.core.model import Lease, Outcome, Slot
 from windlass.engines.base import Store
 from windlass.events import Events

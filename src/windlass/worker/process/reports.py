@@ -23,8 +23,8 @@ from queue import Empty, SimpleQueue
 from msgspec.structs import replace
 
 from windlass.core.clock import Clock
-from windlass.core.codec import Origin
 from windlass.core.errors import EngineError, EngineUnusable
+from windlass.core.history import Origin
 from windlass.core.model import Kind, Outcome, Settled, WorkerInfo
 from windlass.core.units import show_duration
 from windlass.engines.base import Store

@@ -1,0 +1,50 @@
+"""Facts of one job that its call brought along; engines keep them and do not read them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from windlass.core.errors import PayloadError
+from windlass.core.hints import encode
+from windlass.core.values import check_depth
+
+__all__ = ["Meta", "decode_meta", "encode_meta"]
+
+
+class Meta(Struct, frozen=True, omit_defaults=True):
+    """What a call said for itself. ``backoff`` is JSON text, made and read by ``retry``.
+
+    ``within_ms`` goes with ``backoff``: a call that brought its own policy brought both. ``capped`` says that the call
+    itself named the attempts, so no rule goes beyond them.
+    """
+
+    timeout_ms: int | None = None
+    keep_ms: int | None = None
+    redact: tuple[str, ...] = ()
+    backoff: str | None = None
+    version: str | None = None
+    within_ms: int | None = None
+    capped: bool = False
+
+
+_META: Final = msgspec.json.Decoder(Meta)
+_NO_META: Final = Meta()
+
+
+def encode_meta(meta: Meta) -> str | None:
+    """Give the facts as JSON text, or None when all are defaults, which costs the store nothing."""
+    return None if meta == _NO_META else encode(meta).decode()
+
+
+def decode_meta(raw: bytes | None) -> Meta:
+    """Give the facts back; fields of a newer version are ignored. Raises PayloadError."""
+    if raw is None:
+        return _NO_META
+    check_depth(raw)
+    try:
+        return _META.decode(raw)
+    except Exception as error:
+        raise PayloadError(f"the facts of a job cannot be decoded: {error}") from error
