@@ -14,7 +14,7 @@
     ├── Duplicate                   a unique key is taken and the conflict rule says raise
     ├── ResultError
     │   ├── JobFailed               the job is dead; carries its JobInfo errors
-    │   ├── JobCancelled            the job was cancelled, discarded or expired
+    │   ├── JobCancelled            the job ended cancelled
     │   ├── ResultTimeout           not finished within the timeout
     │   ├── ResultExpired           the record is no longer kept
     │   └── ResultNotStored         the job is done but its result could not be stored

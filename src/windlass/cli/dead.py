@@ -1,4 +1,4 @@
-"""``windlass dead``: look at dead jobs, by one and by group, and run them again, mend, discard, export and load them.
+"""``windlass dead``: look at dead jobs, by one and by group, and redrive, edit, discard, export and load them.
 
 All of it goes through ``app.dead``. Invariants: an argument that is redacted is shown only with ``--reveal``; what
 cannot be undone is asked about; a redrive with a rate goes on when the command that began it ends.
@@ -263,7 +263,7 @@ def redrives(session: Session, stop: str | None) -> int:
     return 0
 
 
-# -- mending and removing ----------------------------------------------------------------------------------
+# -- editing and deleting ----------------------------------------------------------------------------------
 
 
 @dead.command()

@@ -80,7 +80,7 @@ class JobFailed(ResultError):
 
 
 class JobCancelled(ResultError):
-    """The job was cancelled, discarded or expired. Also raised inside a running job whose cancel was requested."""
+    """The job ended cancelled. Also raised inside a running job whose cancel was requested."""
 
 
 class ResultTimeout(ResultError, TimeoutError):

@@ -151,9 +151,9 @@ class Engine(Protocol):
         of another kind, and costs the claim nothing. Those that are given are in the order of all. What is given beyond
         the free slots is ``held``.
 
-        A job's guards are judged here, all or none. One that meets a closed guard becomes ``blocked`` with the guard's
-        gate in ``blocked_by``, keeps its place, is looked at again only when that gate may have opened, and does not
-        count towards the limit. A Once key is held by the first job that was claimed with it until that job ends; when
+        A job's guards are judged here, all or none. One that meets a closed gate becomes ``blocked`` with the name
+        of the gate in ``blocked_by``, keeps its place, is looked at again only when that gate may have opened, and
+        does not count towards the limit. A Once key is held by the first job that was claimed with it until that job ends; when
         it is done already, the job ends done with the stored result and the reason ``duplicate of ID``. A Concurrency
         slot and a circuit's probe are held while the job runs. A Rate counts claims.
 
