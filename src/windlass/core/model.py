@@ -488,7 +488,7 @@ class JobRow(Struct, frozen=True):
     error_type: str | None = None  # of a dead job, as ``Cause`` has them
     fingerprint: str | None = None
     frame: str | None = None
-    recoveries: int = 0  # how often a recovery rule brought it back since a person last did
+    recoveries: int = 0  # how often a rule redrove it since a person last did
     expires_ms: int | None = None
     caller_id: bool = False
     blocked_by: str | None = None  # the gate that a blocked job waits at, such as "circuit:stripe"
@@ -531,9 +531,9 @@ class GroupRow(Struct, frozen=True):
 
 
 class Recovery(Struct, frozen=True):
-    """Which dead jobs to bring back: those of these exceptions (whole names), ``after_ms`` from their death.
+    """Which dead jobs to redrive: those of these exceptions (whole names), ``after_ms`` from their death.
 
-    One that was brought back ``attempts`` times since a person last did stays dead.
+    One that a rule redrove ``attempts`` times since a person last did stays dead.
     """
 
     errors: tuple[str, ...]

@@ -385,8 +385,9 @@ class Versioned(Struct, frozen=True):
 class Coordinator(Protocol):
     """Small facts that a fleet agrees on: locks, circuits, and documents that are changed by compare-and-set.
 
-    The time of locks and circuits is the engine's, and no step of a clock moves it. Fences of locks come from the
-    store's one counter: they never repeat and never fall, whatever becomes of the lock.
+    The time of locks and circuits is the engine's clock of leases. On SQLite no step of the wall clock moves it; on Redis
+    it is the server's only clock, a wall clock, and its steps move all of them. Fences of locks come from the store's one
+    counter: they never repeat and never fall, whatever becomes of the lock.
     """
 
     def lock(self, key: str, token: str, lease_ms: int, owner: str, wait_ms: int) -> Grip:
