@@ -56,7 +56,7 @@ class EngineFull(EngineError):
 
 
 class EngineDamaged(EngineError):
-    """A call failed over what the store holds, and nothing was found that could be mended. ``doctor`` tells more."""
+    """A call failed over what the store holds, and nothing was found that could be repaired. ``doctor`` tells more."""
 
 
 class Duplicate(WindlassError):
