@@ -134,6 +134,26 @@ def test_every_link_leads_somewhere() -> None:
             assert (page.parent / target).exists(), f"{name_of(page)} links to {target}"
 
 
+def test_the_docs_and_the_help_use_the_words_of_the_table() -> None:
+    others = re.compile(r"\b(buried|amend|mend|reviv|withdraw|prefetch|(closed|open) guard|at (a|which) guard)", re.I)
+    texts = {name_of(page): page.read_text(encoding="utf-8") for page in PAGES} | {"--help": help_of(cli)}
+    del texts["CONTRIBUTING.md"]  # it has the table
+    found = {name: word[0] for name, text in texts.items() if (word := others.search(text)) is not None}
+    assert not found
+
+
+def help_of(command: click.Command, parent: click.Context | None = None) -> str:
+    """The help of a command and of all below it."""
+    context = click.Context(command, info_name=command.name, parent=parent)
+    texts = [command.get_help(context)]
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            texts.append(help_of(below, context))
+    return "\n".join(texts)
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     for page in (ROOT / "docs").rglob("*.md"):

@@ -8,13 +8,13 @@
     ├── EngineError
     │   ├── EngineUnavailable       the store cannot be reached or is busy; the same call may work later
     │   │   ├── EngineUnusable      it never will: not a database, a newer schema, a wrong password
-    │   │   └── GuardUnavailable    a lock or circuit could not ask its store; a job that it leaves is put back
+    │   │   └── GuardUnavailable    a lock or circuit could not ask its store; a job that it leaves is given back
     │   ├── EngineFull              the store refused a write for want of space; nothing was half-stored
-    │   └── EngineDamaged           the store holds what is not sound, and it could not be mended
+    │   └── EngineDamaged           the store holds what is not sound, and it could not be repaired
     ├── Duplicate                   a unique key is taken and the conflict rule says raise
     ├── ResultError
     │   ├── JobFailed               the job is dead; carries its JobInfo errors
-    │   ├── JobCancelled            the job was cancelled, discarded or expired
+    │   ├── JobCancelled            the job ended cancelled
     │   ├── ResultTimeout           not finished within the timeout
     │   ├── ResultExpired           the record is no longer kept
     │   └── ResultNotStored         the job is done but its result could not be stored
@@ -22,9 +22,9 @@
     ├── JobInterrupted              the run was interrupted more often than max_interruptions allows
     ├── RecordDamaged               the job's record was damaged in the store; what could be kept of it is kept
     ├── LeaseLost                   another worker owns the job now
-    ├── LockBusy                    somebody else holds the lock; a job that it leaves is put back
+    ├── LockBusy                    somebody else holds the lock; a job that it leaves is given back
     ├── LockLost                    the lock's lease ran out, and somebody else may hold it
-    ├── CircuitOpen                 the circuit lets no call through now; a job that it leaves is put back
+    ├── CircuitOpen                 the circuit lets no call through now; a job that it leaves is given back
     ├── TransitionRefused           cancel, retry or delete of a job whose state does not allow it
     ├── TransactionTooLong          a job's transaction held the only writer of its store for too long
     ├── NotInJob                    a context was asked for outside a job

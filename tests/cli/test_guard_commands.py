@@ -1,4 +1,4 @@
-"""Circuits, locks and limits from the command line, and which guard ``explain`` names."""
+"""Circuits, locks and limits from the command line, and which gate ``explain`` names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hooks of jobs that nobody in a worker process ended: the supervisor buried them."""
+"""Hooks of jobs that nobody in a worker process ended: their end came from the supervisor."""
 
 from __future__ import annotations
 

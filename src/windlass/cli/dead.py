@@ -1,4 +1,4 @@
-"""``windlass dead``: look at dead jobs, by one and by group, and run them again, mend, discard, export and load them.
+"""``windlass dead``: look at dead jobs, by one and by group, and redrive, edit, discard, export and load them.
 
 All of it goes through ``app.dead``. Invariants: an argument that is redacted is shown only with ``--reveal``; what
 cannot be undone is asked about; a redrive with a rate goes on when the command that began it ends.
@@ -168,7 +168,7 @@ def show(session: Session, job_id: str, reveal: bool) -> int:
 # -- running again -----------------------------------------------------------------------------------------
 
 
-@dead.command(short_help="Run dead jobs again.")
+@dead.command(short_help="Redrive dead jobs: run them again.")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @filtered
 @click.option("--all", "everything", is_flag=True, help="All dead jobs.")
@@ -188,10 +188,10 @@ def retry(
     yes: bool,
     **options: str | None,
 ) -> int:
-    """Run dead jobs again with a fresh budget of attempts. With --all it asks first.
+    """Redrive dead jobs: run them again with a fresh budget of attempts. With --all it asks first.
 
-    Without --rate they are retried at once. With --rate the workers do it, at that pace; Ctrl-C stops the watching, and
-    `windlass dead redrives --stop ID` stops the redrive.
+    Without --rate all are made ready at once. With --rate the workers do it, at that pace; Ctrl-C stops the watching,
+    and `windlass dead redrives --stop ID` stops the redrive.
     """
     app = session.store()
     filters = filters_of(options)
@@ -263,7 +263,7 @@ def redrives(session: Session, stop: str | None) -> int:
     return 0
 
 
-# -- mending and removing ----------------------------------------------------------------------------------
+# -- editing and deleting ----------------------------------------------------------------------------------
 
 
 @dead.command()

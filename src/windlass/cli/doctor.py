@@ -36,7 +36,7 @@ CLOCK_SLACK: Final = 5_000  # ms that clocks of several machines may differ with
 def doctor(session: Session, repair: bool) -> int:
     """Check the store, the settings, the clock and the workers. Exits 1 if it finds an error.
 
-    A finding that --repair can mend says so.
+    A finding says so when --repair can put it right.
     """
     app = session.store()
     try:

@@ -29,7 +29,7 @@ def queues() -> None:
 @queues.command("ls")
 @pass_session
 def ls(session: Session) -> None:
-    """List the queues. Held jobs are about to start, blocked ones wait at a guard such as an open circuit.
+    """List the queues. Held jobs are about to start, blocked ones wait at a gate such as an open circuit.
 
     Latency is how long the next job has been waiting.
     """

@@ -17,13 +17,13 @@ from windlass.cli.output import emit_json, printable
 from windlass.core.retry import (
     UNLIMITED,
     After,
-    Again,
     Backoff,
-    Bury,
+    Cancel,
     CustomBackoff,
+    Die,
     Retry,
+    RetryAs,
     Rule,
-    Withdraw,
 )
 from windlass.core.units import duration_ms, show_duration
 
@@ -93,15 +93,15 @@ def plan_of(spec: JobSpec) -> RetryPlan:
 def _line(policy: Retry, rule: Rule) -> Line:
     errors, then = tuple(rule.names()), rule.then
     match then:
-        case Again():
+        case RetryAs():
             backoff = policy.waits if then.backoff is None else then.backoff
             return _retries(policy, errors, "retry", then.attempts or policy.max_attempts, backoff)
         case After():
             delay = then.delay if isinstance(then.delay, int) else None
             return _retries(policy, errors, "after", policy.max_attempts, delay)
-        case Withdraw():
+        case Cancel():
             return Line(errors, "discard", then.reason)
-        case Bury():
+        case Die():
             return Line(errors, "dead", then.reason)
         case _:
             assert_never(then)

@@ -1,7 +1,8 @@
 """Time as a parameter.
 
 Engines and workers ask a Clock, never ``time`` itself, so tests can move time by hand. Due times are wall-clock
-milliseconds (UTC epoch); leases are milliseconds of the boot clock, which no clock step changes.
+milliseconds (UTC epoch); leases are milliseconds of the boot clock, which no clock step changes. A Redis server has one
+clock for both.
 """
 
 from __future__ import annotations

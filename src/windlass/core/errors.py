@@ -56,7 +56,7 @@ class EngineFull(EngineError):
 
 
 class EngineDamaged(EngineError):
-    """A call failed over what the store holds, and nothing was found that could be mended. ``doctor`` tells more."""
+    """A call failed over what the store holds, and nothing was found that could be repaired. ``doctor`` tells more."""
 
 
 class Duplicate(WindlassError):
@@ -80,7 +80,7 @@ class JobFailed(ResultError):
 
 
 class JobCancelled(ResultError):
-    """The job was cancelled, discarded or expired. Also raised inside a running job whose cancel was requested."""
+    """The job ended cancelled. Also raised inside a running job whose cancel was requested."""
 
 
 class ResultTimeout(ResultError, TimeoutError):

@@ -311,7 +311,7 @@ class Claimed(Struct, frozen=True):
     """The answer to a claim.
 
     ``leases`` in the order they should start. ``cancels`` are running jobs of this worker whose cancel was asked for.
-    ``due_in_ms`` says when the next scheduled job is due or the next guard opens by itself. ``ended`` are jobs that
+    ``due_in_ms`` says when the next scheduled job is due or the next gate opens by itself. ``ended`` are jobs that
     this claim ended instead: expired, or duplicates of a Once key. ``expelled`` means the store does not know this
     worker as alive: it was declared dead, holds nothing, and must not go on under this id.
     """
@@ -488,10 +488,10 @@ class JobRow(Struct, frozen=True):
     error_type: str | None = None  # of a dead job, as ``Cause`` has them
     fingerprint: str | None = None
     frame: str | None = None
-    recoveries: int = 0  # how often a recovery rule brought it back since a person last did
+    recoveries: int = 0  # how often a rule redrove it since a person last did
     expires_ms: int | None = None
     caller_id: bool = False
-    blocked_by: str | None = None  # the guard that a blocked job waits at, such as "circuit:stripe"
+    blocked_by: str | None = None  # the gate that a blocked job waits at, such as "circuit:stripe"
     guards: tuple[Guard, ...] = ()
     unique: UniqueKey | None = None
     held: bool = False  # running, but its worker has not said that it has started
@@ -531,9 +531,9 @@ class GroupRow(Struct, frozen=True):
 
 
 class Recovery(Struct, frozen=True):
-    """Which dead jobs to bring back: those of these exceptions (whole names), ``after_ms`` from their death.
+    """Which dead jobs to redrive: those of these exceptions (whole names), ``after_ms`` from their death.
 
-    One that was brought back ``attempts`` times since a person last did stays dead.
+    One that a rule redrove ``attempts`` times since a person last did stays dead.
     """
 
     errors: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""When a dead job comes back by itself: for which exceptions, how long after its death, how often.
+"""When a dead job is redriven by a rule: for which exceptions, how long after its death, how often.
 
 Pure. It must not import anything by a name, stored or written: a dotted name stands for the class of that name once the
 application has imported it, and for the bare name until then. Invariant: a rule has a cap, so recover-and-fail ends.
@@ -35,7 +35,7 @@ DOTTED: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
 class RecoveryRule(Struct, frozen=True):
-    """Bring dead jobs back that died of these exceptions or of a subclass, ``attempts`` times each at most."""
+    """Redrive dead jobs that died of these exceptions or of a subclass, ``attempts`` times each at most."""
 
     on: tuple[type[BaseException] | str, ...]
     after_ms: int
@@ -52,7 +52,7 @@ class RecoveryRule(Struct, frozen=True):
         attempts = options.get("attempts", 3)
         if isinstance(attempts, bool) or not isinstance(attempts, int) or not 1 <= attempts <= caps.RECOVERIES:
             raise ConfigError(
-                f"{where}: attempts is {shown(attempts)}; give how often a job comes back, 1 to {caps.RECOVERIES}"
+                f"{where}: attempts is {shown(attempts)}; give how often a job is redriven, 1 to {caps.RECOVERIES}"
             )
         after = duration_ms(options.get("after", "1h"), f"{where}: after")
         return cls(tuple(_exceptions(options["on"], where)), after, attempts)

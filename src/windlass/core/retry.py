@@ -40,21 +40,21 @@ from windlass.core.units import duration_ms, instant_ms, show_duration, shown
 __all__ = [
     "UNLIMITED",
     "After",
-    "Again",
     "Backoff",
     "Buried",
-    "Bury",
+    "Cancel",
     "Constant",
     "CustomBackoff",
     "Decision",
+    "Die",
     "Exponential",
     "Facts",
     "Linear",
     "PutOff",
     "Retry",
+    "RetryAs",
     "Rule",
     "RunAgain",
-    "Withdraw",
     "Withdrawn",
     "decide",
     "decode_backoff",
@@ -75,7 +75,7 @@ Delay: TypeAlias = Duration | datetime | None
 # -- rules -------------------------------------------------------------------------------------------------
 
 
-class Again(Struct, frozen=True):
+class RetryAs(Struct, frozen=True):
     """Retry; None means as the policy says."""
 
     attempts: int | None
@@ -88,14 +88,14 @@ class After(Struct, frozen=True):
     delay: int | Callable[[BaseException], Delay]
 
 
-class Withdraw(Struct, frozen=True):
+class Cancel(Struct, frozen=True):
     """End the job cancelled."""
 
     reason: str | None
 
 
-class Bury(Struct, frozen=True):
-    """Send the job to the dead list."""
+class Die(Struct, frozen=True):
+    """End the job dead."""
 
     reason: str | None
 
@@ -104,7 +104,7 @@ class Rule(Struct, frozen=True):
     """What follows when an attempt fails with one of ``errors``. Made by ``on``."""
 
     errors: tuple[type[BaseException] | NamedError, ...]
-    then: Again | After | Withdraw | Bury
+    then: RetryAs | After | Cancel | Die
 
     def matches(self, error: BaseException) -> bool:
         """Whether the error is one of these, or of a subclass of theirs."""
@@ -130,7 +130,7 @@ class On:
         self._errors = errors
 
     def __repr__(self) -> str:
-        return str(Rule(self._errors, Bury(None)))
+        return str(Rule(self._errors, Die(None)))
 
     def retry(self, *, attempts: int | None = None, backoff: Backoff | CustomBackoff | None = None) -> Rule:
         """Retry with other numbers than the policy's.
@@ -141,7 +141,7 @@ class On:
             raise ConfigError(f"{self!r}.retry(attempts={shown(attempts)}): attempts counts runs, so it is 1 or more")
         if backoff is not None:
             _check_backoff(backoff, f"{self!r}.retry")
-        return Rule(self._errors, Again(attempts, backoff))
+        return Rule(self._errors, RetryAs(attempts, backoff))
 
     def after(self, delay: Duration | Callable[..., Delay]) -> Rule:
         """Retry after a delay of its own: a duration, or ``f(error)`` that gives one.
@@ -156,11 +156,11 @@ class On:
 
     def discard(self, reason: str | None = None) -> Rule:
         """End the job cancelled, with this reason or the error's own words."""
-        return Rule(self._errors, Withdraw(self._reason("discard", reason)))
+        return Rule(self._errors, Cancel(self._reason("discard", reason)))
 
     def dead(self, reason: str | None = None) -> Rule:
         """Send the job to the dead list at once."""
-        return Rule(self._errors, Bury(self._reason("dead", reason)))
+        return Rule(self._errors, Die(self._reason("dead", reason)))
 
     def _reason(self, what: str, reason: object) -> str | None:
         if reason is None or isinstance(reason, str):
@@ -402,16 +402,16 @@ def decide(policy: Retry, error: BaseException, facts: Facts, rng: Random) -> De
     match then := None if rule is None else rule.then:
         case None:
             return _bounded(policy, facts, limit, *_waited(policy.waits, error, facts, rng))
-        case Again():
+        case RetryAs():
             if then.attempts is not None:
                 limit = min(limit, then.attempts) if facts.capped else then.attempts
             backoff = policy.waits if then.backoff is None else then.backoff
             return _bounded(policy, facts, limit, *_waited(backoff, error, facts, rng))
         case After():
             return _bounded(policy, facts, limit, *_asked(then.delay, policy, error, facts, rng))
-        case Withdraw():
+        case Cancel():
             return Withdrawn(then.reason or _words(error))
-        case Bury():
+        case Die():
             return Buried(then.reason)
         case _:
             assert_never(then)

@@ -1,9 +1,9 @@
 """A dead job as one line of JSON: what ``export`` and the archive write and ``load`` reads back.
 
-Pure. A line holds everything that the store knows of the job, so that it can be put back as it was. Invariants: what
-``to_line`` writes, ``from_line`` reads back equal, whatever bytes the payload is; a line whose arguments were hidden
-says so and is refused, since it would come back as a job that pays with ``•••``. What a line brings is held to the same
-bounds as what is enqueued: a line may come from anywhere.
+Pure. A line holds everything that the store knows of the job, so that it can be stored again as it was. Invariants:
+what ``to_line`` writes, ``from_line`` reads back equal, whatever bytes the payload is; a line whose arguments were
+hidden says so and is refused, since it would be stored as a job that pays with ``•••``. What a line brings is held to
+the same bounds as what is enqueued: a line may come from anywhere.
 """
 
 from __future__ import annotations

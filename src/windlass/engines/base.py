@@ -151,11 +151,11 @@ class Engine(Protocol):
         of another kind, and costs the claim nothing. Those that are given are in the order of all. What is given beyond
         the free slots is ``held``.
 
-        A job's guards are judged here, all or none. One that meets a closed guard becomes ``blocked`` with the guard's
-        gate in ``blocked_by``, keeps its place, is looked at again only when that gate may have opened, and does not
-        count towards the limit. A Once key is held by the first job that was claimed with it until that job ends; when
-        it is done already, the job ends done with the stored result and the reason ``duplicate of ID``. A Concurrency
-        slot and a circuit's probe are held while the job runs. A Rate counts claims.
+        A job's guards are judged here, all or none. One that meets a closed gate becomes ``blocked`` with the name of
+        the gate in ``blocked_by``, keeps its place, is looked at again only when that gate may have opened, and does
+        not count towards the limit. A Once key is held by the first job that was claimed with it until that job ends;
+        when it is done already, the job ends done with the stored result and the reason ``duplicate of ID``. A
+        Concurrency slot and a circuit's probe are held while the job runs. A Rate counts claims.
 
         A queue with a limit gives no more than leaves so many of its jobs running over all workers; one with a rate no
         more than so many in any window. What it may not give stays ready, and what it has of its share goes to the
@@ -385,8 +385,9 @@ class Versioned(Struct, frozen=True):
 class Coordinator(Protocol):
     """Small facts that a fleet agrees on: locks, circuits, and documents that are changed by compare-and-set.
 
-    The time of locks and circuits is the engine's, and no step of a clock moves it. Fences of locks come from the
-    store's one counter: they never repeat and never fall, whatever becomes of the lock.
+    The time of locks and circuits is the engine's clock of leases. On SQLite no step of the wall clock moves it. On
+    Redis it is the server's only clock, a wall clock, so its steps move all of them. Fences of locks come from the
+    store's one counter: they do not repeat and do not fall, whatever becomes of the lock.
     """
 
     def lock(self, key: str, token: str, lease_ms: int, owner: str, wait_ms: int) -> Grip:

@@ -37,8 +37,8 @@ class Once(Spelled, frozen=True):
     """Run one job per key to its end: another with the key waits, and ends with the stored result once that is done.
 
     ``key`` is a template over the job's arguments, such as ``"payment:{payment_id}"``, or a function of them. The key
-    is held from the first claim to the end of its job, through retries and crashes; dead, discarded and cancelled free
-    it. Done, a marker with the result stays for ``keep``, and as long as any waiting, running or dead job carries the
+    is held from the first claim to the end of its job, through retries and crashes; dead and cancelled free it.
+    Done, a marker with the result stays for ``keep``, and as long as any waiting, running or dead job carries the
     key. Raises ConfigError for a ``keep`` of zero.
     """
 

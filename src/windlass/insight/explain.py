@@ -71,7 +71,7 @@ def _sentences(
 
 
 def _waits_at(row: JobRow, engine: Store) -> list[str]:
-    """Which guard a blocked job waits at, who holds it, and what opens it."""
+    """Which gate a blocked job waits at, who holds it, and what opens it."""
     kind, _, key = (row.blocked_by or "").partition(":")
     match kind:
         case "once":

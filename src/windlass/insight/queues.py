@@ -43,7 +43,7 @@ CLEAR_STEP: Final = 10_000  # jobs per write, so that a long clear does not hold
 class QueueInfo:
     """One queue at one moment. ``latency`` is how long the job at its head has been due, in seconds.
 
-    ``blocked`` jobs are due and wait at a guard; ``blocked_by`` says how many at which, such as ``circuit:stripe``, the
+    ``blocked`` jobs are due and wait at a gate; ``blocked_by`` says how many at which, such as ``circuit:stripe``, the
     ten at which most wait. Their time counts in ``latency``.
     ``held`` jobs have been claimed by a worker that is about to start them; they are not among the ``running``.
     ``limit`` is how many of its jobs may run at once and ``rate`` how many may start in a time, such as ``"100/m"``,
@@ -236,7 +236,7 @@ class Queue:
 
     @property
     def size(self) -> int:
-        """How many jobs are due and wait: those that are ready, and those that are blocked at a guard. *Blocking*."""
+        """How many jobs are due and wait: those that are ready, and those that are blocked at a gate. *Blocking*."""
         info = self.info()
         return info.ready + info.blocked
 

@@ -43,7 +43,7 @@ class QueueStats:
     limit: int | None = None  # how many may run at once
     rate: str | None = None
     held: int = 0  # claimed by a worker and about to start; not among the running
-    blocked: int = 0  # due, and waiting at a guard; their time counts in the latency
+    blocked: int = 0  # due, and waiting at a gate; their time counts in the latency
     blocked_by: dict[str, int] = field(default_factory=dict)  # at which, such as circuit:stripe
 
     @property

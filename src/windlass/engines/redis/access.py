@@ -65,7 +65,7 @@ def look_at_version(version: str, *, valkey: bool) -> Finding:
         "advisories",
         "warning",
         f"{name} {version} lets a script run code of its own choice in the server (CVE-2025-49844), unless whoever "
-        "packaged it has mended that",
+        "packaged it has fixed that",
         f"upgrade to {better} or later; until then let nobody but windlass run scripts there",
     )
 

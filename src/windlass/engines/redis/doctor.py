@@ -77,9 +77,9 @@ class RedisDoctor(RedisInspector):
             return Finding("records", "ok", "every record is sound")
         what = f"{len(spoiled)} records are damaged: {'; '.join(spoiled[:SPOILED_SHOWN])}"
         if not repair:
-            return Finding("records", "error", what, f"mend them: `{REPAIR}`; any live worker does it too")
+            return Finding("records", "error", what, f"repair them: `{REPAIR}`; any live worker does it too")
         self._mend_now()
-        return Finding("records", "warning", f"{what}; mended just now")
+        return Finding("records", "warning", f"{what}; repaired just now")
 
     def _orphans(self, what: str, count: int, repaired: bool) -> Finding:
         if count == 0:

@@ -69,7 +69,7 @@ class RedisInspector(RedisWaiting):
             if not spoiled:
                 break
             # What the scripts find nothing wrong with is made dead all the same when it cannot be shown.
-            self._mender.bury(spoiled, believed=tries > 0)
+            self._mender.make_dead(spoiled, believed=tries > 0)
         return found
 
     @mending
@@ -172,7 +172,7 @@ class RedisInspector(RedisWaiting):
             self._nudge(told)  # the workers that run them look for cancels at once
         values = as_list(flat)
         unseen = [id.encode() for id, before in zip(ids, values[::2], strict=True) if before == b""]
-        if unseen and self._mender.bury([(id, "it is not readable") for id in unseen]):
+        if unseen and self._mender.make_dead([(id, "it is not readable") for id in unseen]):
             return self.transition(action, ids)
         moved = [
             Moved(id, State(before) if before else None, bool(as_int(applied)))

@@ -244,7 +244,7 @@ class Mender:
             return 0  # another thread is at it
         try:
             before = self.mended
-            self.bury_noted()
+            self.make_noted_dead()
             for _ in range(CALLS_A_LOOK):
                 try:
                     next(self._walk)
@@ -259,7 +259,7 @@ class Mender:
         before = self.mended
         for _ in self._round(repair=True):
             pass
-        self.bury_noted()
+        self.make_noted_dead()
         return self.mended - before
 
     def spoiled(self) -> list[str]:
@@ -269,15 +269,15 @@ class Mender:
             pass
         return self.found
 
-    def bury_noted(self) -> None:
+    def make_noted_dead(self) -> None:
         """Make jobs dead that scripts have met and noted."""
         flat = as_list(self._store._ask_plainly("HGETALL", self._store._key("damaged")))
         noted = [(id, why.decode("utf-8", "replace")) for id, why in zip(flat[::2], flat[1::2], strict=True)
                  if isinstance(id, bytes) and isinstance(why, bytes)]  # fmt: skip
         if noted:
-            self.bury(noted)
+            self.make_dead(noted)
 
-    def bury(self, jobs: Sequence[tuple[bytes, str]], *, believed: bool = False) -> list[str]:
+    def make_dead(self, jobs: Sequence[tuple[bytes, str]], *, believed: bool = False) -> list[str]:
         """Make jobs dead whose record is not sound; ``believed``: also where the scripts see nothing wrong."""
         args: list[Command] = [keep_dead(self._store._rules), cause_text(DAMAGED), int(believed)]
         for id, why in jobs:
@@ -347,12 +347,12 @@ class Mender:
         strange = [id for id in ids if not is_text(id)]
         self.found += [f"job {id!r}, whose id is no text" for id in strange]
         if strange and repair:
-            self.bury([(id, "its id was no text") for id in strange])
+            self.make_dead([(id, "its id was no text") for id in strange])
         wrong, noted = self._store._script("audit", [int(repair), self._store._rules.keep_done_ms, *ids])
         self.mended += as_int(wrong) if repair else 0
         self.found += [f"job {id}" for id in strings(as_list(noted))]
         if repair and as_list(noted):
-            self.bury_noted()
+            self.make_noted_dead()
         yield
 
     def _note(self, what: str) -> None:

@@ -35,10 +35,10 @@ __all__ = ["Claimer", "next_fence", "promote"]
 
 PROMOTE_MAX: Final = 2_000  # due jobs made ready by one claim: 5,000 due at one instant take three claims
 
-SCAN_MAX: Final = 1_000  # jobs that one claim looks at, however many of them meet a closed guard
+SCAN_MAX: Final = 1_000  # jobs that one claim looks at, however many of them meet a closed gate
 SCAN_STEP: Final = 64
 LOOK_SOON_MS: Final = 50
-ALONE_MAX: Final = 10  # of those that run alone, the first whose guards are open
+ALONE_MAX: Final = 10  # of those that run alone, the first whose gates are open
 
 PROMOTE: Final = """
 UPDATE "windlass_jobs" SET state = 'ready' WHERE seq IN (
@@ -393,7 +393,7 @@ class Claimer:
     ) -> list[Row]:
         """The heads of the queues: each one's share first, then what is left, in the same order.
 
-        No more of a queue, and of a kind of slot, than it may give, but for a look behind those that met a closed guard
+        No more of a queue, and of a kind of slot, than it may give, but for a look behind those that met a closed gate
         (``again``).
         """
         rows: list[Row] = []

@@ -1,6 +1,6 @@
 """Judging the guards of jobs inside a claim: who may run, who waits at which gate, and whom a gate lets go on.
 
-A job that meets a closed guard leaves ``ready`` for ``blocked``, so nobody scans a backlog. ``windlass_gates`` lists
+A job that meets a closed gate leaves ``ready`` for ``blocked``, so nobody scans a backlog. ``windlass_gates`` lists
 the gates that have waiters and may let some through: triggers enter a gate when something it counts is released, the
 judge enters the time at which a rate or a circuit opens by itself. Each claim puts as many waiters of such a gate back
 as it may let through, in their place; what the claim does not take goes on waiting.

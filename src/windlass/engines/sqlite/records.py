@@ -545,7 +545,7 @@ class Mender:
             return
         sets = ", ".join(f'"{name}" = ?' for name in fresh)
         self._ask(db, table, f"UPDATE {{table}} SET {sets} WHERE {where}", (*fresh.values(), *bindings))
-        log.error("a damaged record is mended: %s %s (%s)", table.name, row.name, what)
+        log.error("a damaged record is repaired: %s %s (%s)", table.name, row.name, what)
 
     def _in_place_of(self, db: apsw.Connection, table: Table, column: Column, row: Found, now: Now) -> Any:
         if table.name == "meta" and row.values["key"] == "schema":

@@ -137,7 +137,7 @@ DEAD_OVER_COUNT: Final = """
 SELECT seq FROM "windlass_jobs" WHERE state = 'dead' AND purge_at IS NOT NULL
 ORDER BY finished_at DESC, seq DESC LIMIT ? OFFSET ?
 """
-BURY_IDS: Final = """
+LEAVE_TOMBSTONES: Final = """
 INSERT INTO "windlass_tombstones" (id, until) SELECT id, finished_at + ?2 FROM "windlass_jobs"
 WHERE seq IN (SELECT value FROM json_each(?1)) AND caller_id AND finished_at + ?2 > ?3
 ON CONFLICT (id) DO UPDATE SET until = max(until, excluded.until)
@@ -445,5 +445,5 @@ def forget(db: apsw.Connection, q: Sql, seqs: list[int], rules: Rules, now: int)
     if not seqs:
         return []
     chosen = encode(seqs).decode()
-    db.execute(q(BURY_IDS), (chosen, rules.id_keep_ms, now))
+    db.execute(q(LEAVE_TOMBSTONES), (chosen, rules.id_keep_ms, now))
     return [str(id) for (id,) in db.execute(q(DELETE), (chosen,))]

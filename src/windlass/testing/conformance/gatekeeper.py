@@ -26,7 +26,7 @@ class Marker:
 
 @dataclass
 class Gatekeeper:
-    """What guards have let through and have not had back. ``now`` is passed in; both clocks move together here."""
+    """What gates have let through and have not had back. ``now`` is passed in; both clocks move together here."""
 
     half_open: int  # of every circuit
     running: dict[str, tuple[Guard, ...]] = field(default_factory=dict)

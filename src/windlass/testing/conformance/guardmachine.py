@@ -1,8 +1,8 @@
 """Random histories of guards: who is let through, who waits where, and whether everybody comes through in the end.
 
-It must not decide what a guard lets through: ``gatekeeper`` does. Invariants: a claim gives no job that meets a shut
-guard or bound, and, when it has looked at all queues and was not filled, leaves none behind that could run; whoever is
-blocked says at which of its guards; a Once key is done once. Every history ends with a drain: queues are resumed and
+It must not decide what a gate lets through: ``gatekeeper`` does. Invariants: a claim gives no job that meets a closed
+gate or bound, and, when it has looked at all queues and was not filled, leaves none behind that could run; whoever is
+blocked says at which of its gates; a Once key is done once. Every history ends with a drain: queues are resumed and
 their bounds lifted, every run ends well, and time moves on as the answers to claims and upkeep say. Then no job may be
 left that has not ended, and no guard may remember anything.
 

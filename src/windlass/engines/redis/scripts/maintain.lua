@@ -93,8 +93,8 @@ forget(pruned, id_keep)
 forget(trimmed, id_keep)
 total('trimmed', #trimmed)
 
-local buried = call('ZRANGEBYSCORE', TOMBS, '-inf', wall, 'LIMIT', 0, budget)
-for _, id in ipairs(buried) do zrem(TOMBS, id) end
+local tombs = call('ZRANGEBYSCORE', TOMBS, '-inf', wall, 'LIMIT', 0, budget)
+for _, id in ipairs(tombs) do zrem(TOMBS, id) end
 redis.pcall('ZREMRANGEBYSCORE', AWAITED, '-inf', wall)
 -- Unique keys past their time, and Once markers whose key no record carries; others are looked at again in an hour.
 local keys = call('ZRANGEBYSCORE', K.UNIQUE_EXPIRING, '-inf', wall, 'LIMIT', 0, budget)
@@ -138,7 +138,7 @@ G.forget_names(pauses)
 flush()
 
 local alone_at, due_at = G.earliest(LONE, kALONE, budget), G.earliest(DUES, kDUE, budget)
-local most = math.max(promoted, released, #gone, expired, #pruned, #trimmed, #buried, #spent)
+local most = math.max(promoted, released, #gone, expired, #pruned, #trimmed, #tombs, #spent)
 return {
   finish_marked(), promoted, expired_workers, recovered, died, #pruned, trimmed, overdue,
   alone_at and math.max(0, alone_at - wall) or -1, due_at and math.max(0, due_at - wall) or -1,

@@ -6,7 +6,7 @@
 -- ONCE        key -> {id, result, until}; MARKERS key at the time of a look; CARRIERS key NUL id of jobs not done
 -- GATES       gate at the time from which it may let waiters on; 0 is now
 -- UNIQUE      key -> {id, id that waits behind it or "", until, expires or -1}
--- Guard times are of the clock of leases, which no step of the wall clock moves.
+-- Times of gates are of the clock of leases. In production that is the server's TIME, so a step of its clock moves them.
 
 function G.of(id)
   if G.any == nil then G.any = call('HLEN', K.GUARDS) > 0 end
