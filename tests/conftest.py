@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from hypothesis import settings
 
 from servers import RedisServer
+
+# How long an example takes says how busy the machine is, and nothing about us.
+settings.register_profile("windlass", deadline=None)
+settings.load_profile("windlass")
 
 # The shipped suite shows values in its failing asserts. Said here, before any test module can have imported it.
 pytest.register_assert_rewrite("windlass.testing.conformance")
