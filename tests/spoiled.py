@@ -46,7 +46,7 @@ from windlass.insight.stats import measure
 from windlass.jobs.reader import Reader
 from windlass.jobs.registry import Registry
 from windlass.settings import Settings
-from windlass.testing.conformance.harness import ended, error, info, job
+from windlass.testing.conformance.harness import ended, error, info, job, pause, set_limit, set_rate
 
 ROUNDS: Final = 7
 SHOWN: Final = 15
@@ -83,9 +83,9 @@ def build(store: Store, clock: ManualClock) -> Scene:
     """Fill an empty store with something of everything. It may be driven by ``drive`` until all of it has run."""
     store.extend(info("w1"), (), 30_000)
     store.extend(info("w2"), (), 3_600_000)
-    store.pause("asleep", "because", clock.wall_ms() + 3_600_000, "me")
-    store.set_limit("narrow", 3)
-    store.set_rate("paced", RateBound(100, 60_000))
+    pause(store, "asleep", "because", clock.wall_ms() + 3_600_000, "me")
+    set_limit(store, "narrow", 3)
+    set_rate(store, "paced", RateBound(100, 60_000))
     once = Guard(Gates.ONCE, "pay:1", keep_ms=3_600_000)
 
     def run(id: str, kind: Kind = Kind.DONE, **more: object) -> None:

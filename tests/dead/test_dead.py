@@ -18,6 +18,7 @@ from windlass import Concurrency, JobInfo, Once, Rate, State, Unique
 from windlass.core.model import Action, LeaseRef
 from windlass.dead.deadlist import DeadFilters, DeadGroup
 from windlass.errors import ConfigError, PayloadError, TransitionRefused
+from windlass.testing.conformance.harness import amend
 
 
 @pytest.fixture
@@ -280,7 +281,7 @@ def test_edit_mends_a_payload_that_nobody_can_read(shop: Shop) -> None:
     (job_id,) = shop.die("late")
     row = shop.app.engine.job(job_id)
     assert row is not None
-    shop.app.engine.amend(LeaseRef(job_id, row.fence), "nonsense", (), None)
+    amend(shop.app.engine, LeaseRef(job_id, row.fence), "nonsense", (), None)
     with pytest.raises(PayloadError, match="give both"):
         shop.app.dead.edit(job_id, [1])
     assert shop.app.dead.edit(job_id, [1], {}).args == (1,)
@@ -349,7 +350,7 @@ def test_a_payload_that_cannot_be_masked_is_not_shown(shop: Shop, tmp_path: Path
     (job_id,) = shop.die("late", card="4111-1111")
     row = shop.app.engine.job(job_id)
     assert row is not None
-    shop.app.engine.amend(LeaseRef(job_id, row.fence), '["4111-1111"]', (), None)
+    amend(shop.app.engine, LeaseRef(job_id, row.fence), '["4111-1111"]', (), None)
     shop.app.dead.export(tmp_path / "f")
     assert "4111-1111" not in (tmp_path / "f").read_text()
 

@@ -23,7 +23,7 @@ from windlass.engines.redis.startup import CAPABILITIES, Server
 from windlass.engines.url import connect
 from windlass.errors import ConfigError, EngineError, EngineUnavailable, EngineUnusable
 from windlass.settings import Settings
-from windlass.testing.conformance.harness import add, ended, history, job, join, row_of, state_of, take
+from windlass.testing.conformance.harness import add, ended, history, job, join, resume, row_of, state_of, take
 
 SECRET = "s3cr3t-pass"
 SRC = Path(__file__).parents[2] / "src"
@@ -352,7 +352,7 @@ def test_a_cancel_wakes_the_worker_that_runs_the_job(engine: RedisEngine, server
 def test_wake_lists_and_inboxes_stay_short_when_nobody_listens(engine: RedisEngine, server: RedisServer) -> None:
     for n in range(50):
         add(engine, f"j{n}")
-        engine.resume("default")
+        resume(engine, "default")
     with server.client() as client:
         assert [client.llen(key) for key in client.keys("*wake*")] == [1] * 4  # two of the queue, two of all
 

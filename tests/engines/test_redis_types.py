@@ -14,7 +14,7 @@ from windlass.core.model import Action, Gates, Guard, Kind, Outcome, QueueShare,
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.scripts import FIXED_KEYS
 from windlass.errors import EngineError
-from windlass.testing.conformance.harness import add, info, job
+from windlass.testing.conformance.harness import add, clear, info, job, pause, resume, set_limit
 
 HINTS = ("awaited", "flow", "totals", "wake", "wake-loop")
 QUEUE_KEYS = ("ready", "due", "alone", "done", "cancelled")
@@ -92,11 +92,13 @@ def verbs(engine: RedisEngine, outcome: Outcome) -> dict[str, Callable[[], objec
         "lock": lambda: engine.lock("k2", "t2", 60_000, "me", 0),
         "unlock": lambda: engine.unlock("k", "t"),
         "swap": lambda: engine.swap("other", 0, "{}"),
-        "restore": lambda: engine.restore([dead]),
-        "pause": lambda: engine.pause("default", None, None),
-        "resume": lambda: engine.resume("default"),
-        "limit": lambda: engine.set_limit("default", 3),
-        "clear": lambda: engine.clear("default", 2),
+        "discard": lambda: engine.transition(Action.DISCARD, ["dead"]),
+        "put dead": lambda: engine.put_dead([dead]),
+        "write over dead": lambda: engine.put_dead([dead], over=True),
+        "pause": lambda: pause(engine, "default", None, None),
+        "resume": lambda: resume(engine, "default"),
+        "limit": lambda: set_limit(engine, "default", 3),
+        "clear": lambda: clear(engine, "default", 2),
         "depart": lambda: engine.depart("w1"),
     }  # fmt: skip
 

@@ -16,6 +16,7 @@ import pytest
 from windlass import Windlass
 from windlass.engines.sqlite import SqliteEngine
 from windlass.jobs.definition import Job
+from windlass.testing.conformance.harness import resume
 
 VICTIM = b"somebody else's words\n"
 NAMES = ("ready", "done", "lock")
@@ -158,9 +159,9 @@ def test_a_wake_up_file_that_was_removed_is_made_again_and_heard_by_those_who_wa
     beside(path, "ready").unlink()
     app.engine.wait(None, 0.01)  # the removal itself may wake it
     with closing(SqliteEngine(str(path))) as other:
-        other.resume("default")
+        resume(other, "default")
         assert app.engine.wait(None, 10)
-        other.resume("default")
+        resume(other, "default")
         assert app.engine.wait(None, 10)
     assert beside(path, "ready").exists()
 

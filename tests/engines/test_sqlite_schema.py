@@ -14,7 +14,7 @@ from windlass.core.model import State, WorkerInfo
 from windlass.engines.sqlite import SqliteEngine
 from windlass.engines.sqlite.schema import MIGRATIONS, VERSION, prefix_of
 from windlass.errors import EngineUnusable
-from windlass.testing.conformance.harness import take
+from windlass.testing.conformance.harness import set_limit, take
 
 OLD_JOB = """
 INSERT INTO windlass_jobs (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts)
@@ -67,7 +67,7 @@ def test_a_file_of_each_schema_is_brought_up_and_its_job_runs(tmp_path: Path, ve
     of_schema(path, version)
     with closing(SqliteEngine(str(path))) as engine:
         assert engine.migrate() == VERSION
-        engine.set_limit("default", 1)
+        set_limit(engine, "default", 1)
         engine.extend(WorkerInfo("w1", "g", "h", 1, "*", 1, "1", 0), (), 60_000)
         assert [lease.id for lease in take(engine)] == ["old"]
         row = engine.job("old")

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from dead_shop import Shop
-from windlass.core.model import LeaseRef
+from windlass.core.model import Action, LeaseRef, Moved
 from windlass.dead import redrive
 from windlass.dead.deadlist import Redrive
 from windlass.engines.base import Store
@@ -220,7 +220,7 @@ def test_what_a_dead_worker_left_is_gone_on_with_and_each_death_is_moved_once(sh
     assert (operation.done, operation.state) == (40, "done")
 
 
-@pytest.mark.parametrize("call", ["swap", "redrive", "jobs", "keys", "read"])
+@pytest.mark.parametrize("call", ["swap", "transition", "jobs", "keys", "read"])
 def test_a_lost_answer_moves_nothing_twice_and_loses_nothing(shop: Shop, call: str) -> None:
     shop.die(*["late"] * 30)
     shop.runs.clear()
@@ -249,7 +249,7 @@ def test_a_death_that_is_noted_and_not_yet_moved_is_moved_by_the_next_worker(sho
     operation = shop.app.dead.retry(rate="8/s")
 
     class Dying(Failing):
-        def redrive(self, deaths: Sequence[LeaseRef]) -> list[bool]:
+        def transition(self, action: Action, deaths: Sequence[LeaseRef]) -> list[Moved]:
             if deaths:
                 raise EngineUnavailable("the process is gone")
             return []

@@ -6,10 +6,11 @@ Pure. Nothing here does I/O or knows an engine. Times are integer milliseconds: 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final, Literal, TypeAlias
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 __all__ = [
     "FINISHED",
@@ -40,10 +41,12 @@ __all__ = [
     "NewJob",
     "OnConflict",
     "Outcome",
+    "Pause",
     "Placed",
     "PoolInfo",
     "Progress",
     "QueueBound",
+    "QueueChange",
     "QueueFlow",
     "QueueRow",
     "QueueShare",
@@ -59,8 +62,10 @@ __all__ = [
     "UniqueKey",
     "Until",
     "Upkeep",
+    "Waiting",
     "Want",
     "Watch",
+    "Which",
     "WorkerInfo",
     "WorkerRow",
     "can_move",
@@ -222,6 +227,22 @@ class RateBound(Struct, frozen=True):
 
     count: int
     per_ms: int
+
+
+class Pause(Struct, frozen=True):
+    """Why no job of a queue is claimed, until when (wall-clock ms; None: until it is lifted), and who asked for it."""
+
+    reason: str | None = None
+    until: int | None = None
+    who: str | None = None
+
+
+class QueueChange(Struct, frozen=True):
+    """What holds for a queue from now on. None lifts a pause or a bound; what is not given stays as it is."""
+
+    pause: Pause | UnsetType | None = UNSET
+    limit: int | UnsetType | None = UNSET
+    rate: RateBound | UnsetType | None = UNSET
 
 
 class QueueBound(Struct, frozen=True):
@@ -531,14 +552,26 @@ class GroupRow(Struct, frozen=True):
 
 
 class Recovery(Struct, frozen=True):
-    """Which dead jobs to redrive: those of these exceptions (whole names), ``after_ms`` from their death.
+    """Up to ``limit`` dead jobs, the longest dead first: of these exceptions (whole names), dead for ``after_ms``.
 
-    One that a rule redrove ``attempts`` times since a person last did stays dead.
+    One that a rule redrove ``attempts`` times since a person last did is none of them.
     """
 
     errors: tuple[str, ...]
     after_ms: int
     attempts: int
+    limit: int
+
+
+class Waiting(Struct, frozen=True):
+    """Up to ``limit`` jobs of a queue that wait: ready, scheduled and blocked ones, in no order."""
+
+    queue: str
+    limit: int
+
+
+Which: TypeAlias = Sequence[str | LeaseRef] | Recovery | Waiting
+"""Which jobs to move: named by id, or by a death (a dead job, and the fence of its last run); or those that fit."""
 
 
 class BlockedRow(Struct, frozen=True):
@@ -593,11 +626,13 @@ class WorkerRow(Struct, frozen=True):
 
 
 class Action(StrEnum):
-    """What a person may ask of stored jobs. CANCEL, RETRY (run now, fresh budget), DELETE the record."""
+    """What may be done to stored jobs by hand, or by a rule: the closed set of ``Inspector.transition``."""
 
     CANCEL = "cancel"
-    RETRY = "retry"
-    DELETE = "delete"
+    RETRY = "retry"  # run now, with a fresh budget
+    DELETE = "delete"  # the record; the id is free
+    DISCARD = "discard"  # the record; an id that a user chose leaves a tombstone if the job has ended
+    TRIM = "trim"  # as DISCARD, and counted in total_trimmed
 
 
 class Moved(Struct, frozen=True, omit_defaults=True):

@@ -31,6 +31,7 @@ BARE: Final[Mapping[str, type[BaseException]]] = {
     if isinstance(kind, type) and issubclass(kind, BaseException)
 }
 OPTIONS: Final = ("on", "after", "attempts")
+LIMIT: Final = 100  # jobs that a rule brings back at once: after an outage they should not come all together
 DOTTED: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
@@ -70,7 +71,7 @@ class RecoveryRule(Struct, frozen=True):
                 names.add(str(each))
             else:
                 names |= {type_name(one) for one in _family(kind)}
-        return Recovery(tuple(sorted(names)), self.after_ms, self.attempts)
+        return Recovery(tuple(sorted(names)), self.after_ms, self.attempts, LIMIT)
 
 
 def rules_in(tables: Sequence[Mapping[str, object]]) -> list[RecoveryRule]:

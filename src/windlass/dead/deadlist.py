@@ -16,6 +16,8 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Final, TypeAlias, TypedDict, Unpack
 
+from msgspec.structs import replace
+
 from windlass.core import caps
 from windlass.core.aio import hop
 from windlass.core.clock import Clock, from_ms, to_ms
@@ -23,7 +25,7 @@ from windlass.core.errors import ConfigError, PayloadError, TransitionRefused, W
 from windlass.core.files import open_source, replacing
 from windlass.core.fingerprint import type_name
 from windlass.core.ids import new_id
-from windlass.core.model import JobFilter, JobRow, LeaseRef, State
+from windlass.core.model import Action, JobFilter, JobRow, LeaseRef, Moved, State
 from windlass.core.recovery import RecoveryRule
 from windlass.core.spelling import spelled, unknown_option
 from windlass.core.units import Duration, duration_ms, per_second, shown
@@ -279,7 +281,7 @@ class DeadList:
         if rate is None:
             done = 0
             for deaths in self._deaths(engine, where, limit):
-                done += sum(engine.redrive(deaths))
+                done += applied(engine.transition(Action.RETRY, deaths))
                 if on_progress is not None:
                     on_progress(done, total)
             info = RedriveInfo(new_id(), total, done, operations.DONE, None, from_ms(started))
@@ -374,11 +376,14 @@ class DeadList:
             raise PayloadError(
                 f"dead.edit({job_id!r}): an argument is {MASK}, which stands for a redacted value; give the real one"
             )
-        death, payload = LeaseRef(row.id, row.fence), spec.signature.encode(args, kwargs)
+        payload = spec.signature.encode(args, kwargs)
         plan, guards, unique = guard_plan(spec), row.guards, row.unique
         if plan is not None:
             guards, unique = plan.moved(guards, unique, before, spec.signature.as_run(args, kwargs, payload))
-        if not engine.amend(death, payload, guards, unique) or (retry and not engine.redrive([death])[0]):
+        changed = replace(row, payload=payload.encode(), guards=guards, unique=unique)
+        if not engine.put_dead([changed], over=True)[0] or (
+            retry and not applied(engine.transition(Action.RETRY, [LeaseRef(row.id, row.fence)]))
+        ):
             raise _refused("edit", job_id, engine.job(job_id))
         return reader.info(job_id) or reader.describe(row)
 
@@ -415,7 +420,7 @@ class DeadList:
         engine = self._engine()
         total, gone = engine.count(where), 0
         for deaths in self._deaths(engine, where, None):
-            gone += sum(engine.discard(deaths))
+            gone += applied(engine.transition(Action.DISCARD, deaths))
             if on_progress is not None:
                 on_progress(gone, total)
         return gone
@@ -507,7 +512,7 @@ class DeadList:
         rows = _rows(path, self._payload_max)
         stored = seen = 0
         while batch := tuple(islice(rows, BATCH)):
-            stored += sum(engine.restore(batch))
+            stored += sum(engine.put_dead(batch))
             seen += len(batch)
             if on_progress is not None:
                 on_progress(seen, total)
@@ -583,6 +588,11 @@ def on_this_loop(on_progress: Progress | None) -> Progress | None:
 
     loop, fn = asyncio.get_running_loop(), on_progress
     return lambda done, total: loop.call_soon_threadsafe(fn, done, total)
+
+
+def applied(moved: Sequence[Moved]) -> int:
+    """How many jobs were moved."""
+    return sum(one.applied for one in moved)
 
 
 def _pages(engine: Store, where: JobFilter, limit: int | None, *, size: int) -> Iterator[Sequence[JobRow]]:

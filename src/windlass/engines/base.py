@@ -32,7 +32,6 @@ from windlass.core.model import (
     Claimed,
     Grip,
     GroupRow,
-    Guard,
     Heartbeat,
     JobFilter,
     JobRow,
@@ -45,17 +44,16 @@ from windlass.core.model import (
     Placed,
     Progress,
     QueueBound,
+    QueueChange,
     QueueFlow,
     QueueRow,
-    RateBound,
-    Recovery,
     Rules,
     Settled,
     Tally,
-    UniqueKey,
     Upkeep,
     Want,
     Watch,
+    Which,
     WorkerInfo,
     WorkerRow,
 )
@@ -210,7 +208,7 @@ class Engine(Protocol):
         Every worker may call it at once; each sweep is a compare-and-set and nobody needs to be leader. A job whose
         lease ran out unwitnessed counts an interruption; beyond ``rules.max_interruptions`` each one costs an attempt.
         How long a record stays was fixed when its job ended; the counts of ``rules`` bound how many stay. With
-        ``rules.dead_held`` dead jobs are not removed but named in ``Upkeep.overdue`` at every call until ``discard``.
+        ``rules.dead_held`` dead jobs stay and are named in ``Upkeep.overdue`` at every call until TRIM removes them.
         What this engine object saw of confirmed writes that the store has lost is told here, once.
         """
         ...
@@ -271,13 +269,19 @@ class Inspector(Protocol):
         """
         ...
 
-    def transition(self, action: Action, ids: Sequence[str]) -> list[Moved]:
-        """Cancel, retry or delete jobs. *Atomic per job.*
+    def transition(self, action: Action, which: Which) -> list[Moved]:
+        """Do something to stored jobs, and say of each what. *Atomic per job.* Named ones are told in their order.
 
         CANCEL ends a waiting job and marks a running one. RETRY makes a dead, cancelled or scheduled job ready now
         with a fresh budget (attempt, crashes, interruptions, snoozes, recoveries, retrying_ms back to 0; the history
-        stays). DELETE removes the record of any job that is not running. A RETRY whose unique key another job has taken
-        is refused with the reason, which is also left in the record.
+        stays). DELETE, DISCARD and TRIM remove the record of any job that is not running. A RETRY whose unique key
+        another job has taken is refused with the reason, which is also left in the record.
+
+        A job that is named by a death is left alone unless it is still dead of it: so what was decided about one death
+        never hits the job's next life, and repeating a call does nothing (*idempotent*).
+
+        Of a Recovery or of Waiting, the jobs that fit are found and moved in one step (*atomic*), so no two calls move
+        one job for the same reason. A RETRY by a Recovery counts one more of each job's ``recoveries``.
         """
         ...
 
@@ -292,35 +296,13 @@ class Inspector(Protocol):
         """
         ...
 
-    def redrive(self, deaths: Sequence[LeaseRef]) -> list[bool]:
-        """Make dead jobs ready, as RETRY does; says of each whether it was. *Atomic per job, idempotent.*
-
-        A death is named by the fence of its last run: a job that ran again since, or is not dead, is left alone.
-        """
-        ...
-
-    def recover(self, rule: Recovery, limit: int) -> list[str]:
-        """Make up to ``limit`` dead jobs ready by a rule, the longest dead first, and give their ids. *Atomic.*
-
-        As ``redrive``, but each of them counts one more of its ``recoveries``.
-        """
-        ...
-
-    def amend(self, death: LeaseRef, payload: str, guards: tuple[Guard, ...], unique: UniqueKey | None) -> bool:
-        """Replace the payload of a dead job and its guards; false when that death is over. *Atomic.*"""
-        ...
-
-    def discard(self, deaths: Sequence[LeaseRef], *, trimmed: bool = False) -> list[bool]:
-        """Delete the records of dead jobs; false for each death that is over. *Atomic per job, idempotent.*
-
-        Ids that users chose leave a tombstone. ``trimmed`` counts them in ``total_trimmed``.
-        """
-        ...
-
-    def restore(self, rows: Sequence[JobRow]) -> list[bool]:
+    def put_dead(self, rows: Sequence[JobRow], *, over: bool = False) -> list[bool]:
         """Store dead jobs as they were, where no record has their id; says of each whether. *Atomic, idempotent.*
 
         They are kept as if they had died now. A tombstone does not hinder them.
+
+        With ``over`` it is the other way round: where a job is still dead of that death (id and fence), name, payload,
+        tags, meta, guards and unique key are those of the row from now on, and nothing else is changed.
         """
         ...
 
@@ -336,30 +318,15 @@ class Inspector(Protocol):
         """
         ...
 
-    def pause(self, queue: str, reason: str | None, until: int | None, who: str | None = None) -> None:
-        """Let no job of the queue be claimed, until ``resume`` or the wall-clock ms ``until``. *Idempotent.*"""
-        ...
+    def set_queue(self, queue: str, change: QueueChange) -> None:
+        """Set what holds for a queue, from the next claim of anybody on, also for jobs that wait. *Atomic, idempotent.*
 
-    def resume(self, queue: str) -> None:
-        """Lift a pause. *Idempotent.*"""
-        ...
+        A paused queue gives no job until the pause is lifted or its time has come. With a limit at most so many of its
+        jobs run at once, those that run already counted; with a rate at most so many are claimed in any window that
+        begins from now on. Setting the rate that is set already leaves the window as it is.
 
-    def set_limit(self, queue: str, limit: int | None) -> None:
-        """Let at most ``limit`` jobs of the queue run at once, those that run counted; None: no such bound here.
-
-        Counts at the next claim of anybody, also for jobs that wait already. *Idempotent.*
+        Lifting what is not there makes no name of a queue.
         """
-        ...
-
-    def set_rate(self, queue: str, rate: RateBound | None) -> None:
-        """Let at most so many jobs of the queue be claimed in any window that begins from now on; None: no such bound.
-
-        Setting what is set already leaves the window as it is. *Idempotent.*
-        """
-        ...
-
-    def clear(self, queue: str, limit: int) -> int:
-        """Delete up to ``limit`` waiting jobs of a queue; give how many. Running ones stay."""
         ...
 
     def wait_finished(self, ids: Sequence[str], timeout: float) -> bool:

@@ -16,7 +16,18 @@ from windlass.core.aio import hop
 from windlass.core.clock import Clock, from_ms
 from windlass.core.errors import ConfigError
 from windlass.core.history import clean_reason
-from windlass.core.model import BlockedRow, PoolInfo, QueueBound, QueueRow, RateBound, WorkerRow
+from windlass.core.model import (
+    Action,
+    BlockedRow,
+    Pause,
+    PoolInfo,
+    QueueBound,
+    QueueChange,
+    QueueRow,
+    RateBound,
+    Waiting,
+    WorkerRow,
+)
 from windlass.core.patterns import matches
 from windlass.core.spelling import spelled
 from windlass.core.units import Duration, check_name, count_per, duration_ms, format_rate, instant_ms, shown
@@ -255,7 +266,7 @@ class Queue:
             if text is not None and not isinstance(text, str):
                 raise ConfigError(f"pause of queue {self.name!r}: {what} is {shown(text)}; give text")
         until_ms = self._instant(until)
-        self._engine().pause(self.name, clean_reason(reason), until_ms, clean_reason(words["by"]))
+        self._set(QueueChange(pause=Pause(clean_reason(reason), until_ms, clean_reason(words["by"]))))
 
     async def apause(
         self, reason: str | None = None, until: Duration | datetime | None = None, by: str | None = None
@@ -265,7 +276,7 @@ class Queue:
 
     def resume(self) -> None:
         """Lift a pause. *Idempotent.*"""
-        self._engine().resume(self.name)
+        self._set(QueueChange(pause=None))
 
     async def aresume(self) -> None:
         """Lift a pause; see ``resume``."""
@@ -282,7 +293,7 @@ class Queue:
                 f"limit of queue {self.name!r} is {shown(n)}; give a whole number from 1 to {caps.COUNT:,}, or None to "
                 "lift it; to let no job run, pause the queue"
             )
-        self._engine().set_limit(self.name, n)
+        self._set(QueueChange(limit=n))
 
     async def alimit(self, n: int | None) -> None:
         """Let at most ``n`` jobs of the queue run at once; see ``limit``."""
@@ -295,7 +306,7 @@ class Queue:
         the settings, which counts again with None. *Idempotent.* Raises ConfigError.
         """
         bound = None if rate is None else RateBound(*count_per(rate, f"rate of queue {self.name!r} is {rate!r}"))
-        self._engine().set_rate(self.name, bound)
+        self._set(QueueChange(rate=bound))
 
     async def arate(self, rate: str | None) -> None:
         """Let at most so many jobs of the queue start in any window; see ``rate``."""
@@ -307,13 +318,16 @@ class Queue:
         The number has an attribute ``held``: how many jobs are left that workers hold and are about to start.
         """
         total = 0
-        while gone := self._engine().clear(self.name, CLEAR_STEP):
-            total += gone
+        while gone := self._engine().transition(Action.DELETE, Waiting(self.name, CLEAR_STEP)):
+            total += len(gone)
         return Cleared(total, self.info().held)
 
     async def aclear(self) -> Cleared:
         """Delete the waiting jobs of the queue; see ``clear``."""
         return await hop(self.clear)
+
+    def _set(self, change: QueueChange) -> None:
+        self._engine().set_queue(self.name, change)
 
     def _instant(self, until: int | float | str | timedelta | datetime | None) -> int | None:
         if until is None:

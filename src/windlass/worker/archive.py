@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from windlass.core.files import open_own, sync_folder
-from windlass.core.model import JobFilter, LeaseRef, State
+from windlass.core.model import Action, JobFilter, LeaseRef, State
 from windlass.dead.lines import to_line
 from windlass.engines.base import Store
 
@@ -55,8 +55,8 @@ class Archive:
         if not rows:
             return []
         append(fd, b"".join(map(to_line, rows)))
-        removed = self._engine.discard([LeaseRef(row.id, row.fence) for row in rows], trimmed=True)
-        return [row.id for row, was in zip(rows, removed, strict=True) if was]
+        removed = self._engine.transition(Action.TRIM, [LeaseRef(row.id, row.fence) for row in rows])
+        return [one.id for one in removed if one.applied]
 
     @contextmanager
     def _locked(self) -> Iterator[int]:

@@ -12,7 +12,7 @@ from random import Random
 
 from windlass.core.errors import EngineError
 from windlass.core.foreign import Shield
-from windlass.core.model import Recovery, Rules, Upkeep
+from windlass.core.model import Action, Recovery, Rules, Upkeep
 from windlass.core.recovery import RecoveryRule
 from windlass.engines.base import Store
 from windlass.events import DeadRecovered, DeadTrimmed, Events
@@ -26,7 +26,6 @@ log = Log("windlass.worker")
 
 BUDGET = 1_000  # rows a step may touch in each of its parts: some 10 ms of the writer
 FIRST_STEP = 2.0  # seconds that a worker waits for it before it claims
-RECOVER_MAX = 100  # jobs a rule brings back per step: after an outage they should not come all at once
 
 
 class Keeper:
@@ -118,7 +117,7 @@ class Keeper:
         return len(trimmed)
 
     def _recover(self, recovery: Recovery) -> None:
-        ids = tuple(self._engine.recover(recovery, RECOVER_MAX))
+        ids = tuple(one.id for one in self._engine.transition(Action.RETRY, recovery) if one.applied)
         if ids:
             log.info("brought %d dead jobs back that died of one of %s", len(ids), ", ".join(recovery.errors))
             self._events.emit(DeadRecovered(ids))

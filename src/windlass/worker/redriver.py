@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from windlass.core.errors import EngineError
 from windlass.core.foreign import start_thread
-from windlass.core.model import LeaseRef
+from windlass.core.model import Action, LeaseRef
 from windlass.core.units import show_duration
 from windlass.dead.redrive import DONE, PREFIX, RUNNING, Operation, find, save
 from windlass.engines.base import Store, Versioned
@@ -134,7 +134,7 @@ class Redriver:
     def _step(self, document: Versioned, operation: Operation, held: Held, now: float) -> bool:
         """Move as many as it is time for; false when the operation is over, or another's by now."""
         if held.unsent:
-            self._engine.redrive(operation.pending)
+            self._engine.transition(Action.RETRY, operation.pending)
             held.unsent = False
         room = 1.0 + operation.rate * CATCH_UP
         held.credit = min(room, held.credit + operation.rate * (now - held.since))
@@ -159,7 +159,7 @@ class Redriver:
             return False
         held.credit -= len(fresh)
         if fresh:
-            self._engine.redrive(fresh)
+            self._engine.transition(Action.RETRY, fresh)
         held.unsent = False
         if after.state == DONE:
             log.info("redrive %s is done: %d dead jobs were moved", after.id, after.done)

@@ -1,7 +1,6 @@
-"""Dead jobs: counted in groups, made ready again, mended, deleted and put back.
+"""Dead jobs: counted, in groups too, and put back or written over.
 
-A death is named by the job's id and the fence of its last run, and each script here compares it. Groups and counts walk
-the index of dead jobs in bounded steps, so a long list never holds up a claim.
+Groups and counts walk the index of dead jobs in bounded steps, so a long list never holds up a claim.
 """
 
 from __future__ import annotations
@@ -11,21 +10,10 @@ from typing import Final
 
 from msgspec import Struct
 
-from windlass.core.model import UNKNOWN_GROUP, GroupRow, Guard, JobFilter, JobRow, LeaseRef, Recovery, State, UniqueKey
+from windlass.core.model import UNKNOWN_GROUP, GroupRow, JobFilter, JobRow, State
 from windlass.engines.redis.core import mending
 from windlass.engines.redis.inspector import RedisInspector, fits, is_error
-from windlass.engines.redis.wire import (
-    PREFIX,
-    SUFFIX,
-    as_int,
-    as_list,
-    cause_of,
-    keep_dead,
-    pack_guards,
-    restored,
-    strings,
-    with_payload,
-)
+from windlass.engines.redis.wire import as_int, as_list, cause_of, dead_texts, keep_dead, strings
 
 __all__ = ["RedisDead"]
 
@@ -61,7 +49,7 @@ class Tally:
 
 
 class RedisDead(RedisInspector):
-    """The part of the Inspector that is about dead jobs."""
+    """The part of the Inspector that is about dead jobs alone."""
 
     @mending
     def count(self, where: JobFilter) -> int:
@@ -116,41 +104,14 @@ class RedisDead(RedisInspector):
             if cursor == b"0":
                 return
 
-    def redrive(self, deaths: Sequence[LeaseRef]) -> list[bool]:
-        return self._each("redrive", (), deaths)
-
-    def recover(self, rule: Recovery, limit: int) -> list[str]:
-        return strings(as_list(self._call("recover", (), [rule.after_ms, rule.attempts, limit, *rule.errors])[1]))
-
-    def amend(self, death: LeaseRef, payload: str, guards: tuple[Guard, ...], unique: UniqueKey | None) -> bool:
-        (body,) = as_list(self._call("rows", (), [death.id])[2])
-        if not isinstance(body, bytes) or len(body) < PREFIX + SUFFIX:
-            return False
-        changed = with_payload(body, payload.encode())
-        packed = pack_guards(guards, unique)
-        return self._call("amend", (), [death.id, death.fence, changed, packed])[1] == b"1"
-
-    def discard(self, deaths: Sequence[LeaseRef], *, trimmed: bool = False) -> list[bool]:
-        return self._each("discard", (int(trimmed), self._rules.id_keep_ms), deaths)
-
-    def restore(self, rows: Sequence[JobRow]) -> list[bool]:
+    def put_dead(self, rows: Sequence[JobRow], *, over: bool = False) -> list[bool]:
         if not rows:
             return []
-        args = [keep_dead(self._rules), *(text for row in rows for text in restored(row))]
-        return flags(self._call("restore", (), args)[1])
-
-    def _each(self, name: str, options: Sequence[int], deaths: Sequence[LeaseRef]) -> list[bool]:
-        if not deaths:
-            return []
-        args = [*options, *(part for death in deaths for part in (death.id, death.fence))]
-        return flags(self._call(name, (), args)[1])
-
-
-def flags(reply: object) -> list[bool]:
-    """One answer each, from the text a script gave."""
-    if not isinstance(reply, bytes):
-        raise TypeError(f"the server gave {type(reply).__name__} where a text belongs")
-    return [answer == ord("1") for answer in reply]
+        args = [int(over), keep_dead(self._rules), *(text for row in rows for text in dead_texts(row))]
+        answers = self._call("put_dead", (), args)[1]
+        if not isinstance(answers, bytes):
+            raise TypeError(f"the server gave {type(answers).__name__} where a text belongs")
+        return [answer == ord("1") for answer in answers]
 
 
 def to_death(id: object, at: object, cause: object, name: object) -> Death:

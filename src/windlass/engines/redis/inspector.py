@@ -9,23 +9,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from msgspec import structs
-
 from windlass.core import caps
 from windlass.core.errors import ConfigError
 from windlass.core.model import (
-    FINISHED,
     UNKNOWN_GROUP,
     Action,
     BlockedRow,
     JobFilter,
     JobRow,
+    LeaseRef,
     Moved,
     QueueBound,
+    QueueChange,
     QueueFlow,
     QueueRow,
     RateBound,
+    Recovery,
     State,
+    Waiting,
+    Which,
     WorkerRow,
 )
 from windlass.core.units import shown, whole_number
@@ -33,7 +35,16 @@ from windlass.engines.damage import made
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.core import UNSOUND, mending
 from windlass.engines.redis.waiting import RedisWaiting
-from windlass.engines.redis.wire import as_int, as_list, none_below_zero, pack_bounds, strings, to_row, to_worker
+from windlass.engines.redis.wire import (
+    as_int,
+    as_list,
+    change_texts,
+    none_below_zero,
+    pack_bounds,
+    strings,
+    to_row,
+    to_worker,
+)
 
 __all__ = ["RedisInspector"]
 
@@ -162,25 +173,36 @@ class RedisInspector(RedisWaiting):
         return found | {f"total_{name}": as_int(known.get(name, 0)) for name in TOTAL_NAMES}
 
     @mending
-    def transition(self, action: Action, ids: Sequence[str]) -> list[Moved]:
-        if not ids:
+    def transition(self, action: Action, which: Which) -> list[Moved]:
+        if isinstance(which, Recovery):
+            return self._move(action, "rule", which.limit, which.after_ms, which.attempts, *which.errors)
+        if isinstance(which, Waiting):
+            return self._move(action, "waiting", which.limit, which.queue)
+        moved = self._move_named(action, which)
+        unseen = [place for place, one in enumerate(moved) if one.before is None]
+        if unseen and self._mender.make_dead([(moved[place].id.encode(), "it is not readable") for place in unseen]):
+            for place, one in zip(unseen, self._move_named(action, [which[place] for place in unseen]), strict=True):
+                moved[place] = one
+        return moved
+
+    def _move_named(self, action: Action, which: Sequence[str | LeaseRef]) -> list[Moved]:
+        if not which:
             return []
-        args: list[Command] = [action.value, self._rules.keep_done_ms, *ids]
+        named = ((one.id, one.fence) if isinstance(one, LeaseRef) else (one, "") for one in which)
+        return self._move(action, "named", *(part for pair in named for part in pair))
+
+    def _move(self, action: Action, *chosen: Command) -> list[Moved]:
+        args: list[Command] = [action.value, self._rules.keep_done_ms, self._rules.id_keep_ms, *chosen]
         _, flat, inboxes = self._call("transition", (), args)
         told = strings(as_list(inboxes))
         if told:
             self._nudge(told)  # the workers that run them look for cancels at once
         values = as_list(flat)
-        unseen = [id.encode() for id, before in zip(ids, values[::2], strict=True) if before == b""]
-        if unseen and self._mender.make_dead([(id, "it is not readable") for id in unseen]):
-            return self.transition(action, ids)
-        moved = [
-            Moved(id, State(before) if before else None, bool(as_int(applied)))
-            for id, before, applied in zip(ids, strings(values[::2]), values[1::2], strict=True)
+        ids, states, reasons = (strings(values[part::4]) for part in (0, 1, 3))
+        return [
+            Moved(id, State(state) if state else None, bool(as_int(moved)), reason or None)
+            for id, state, moved, reason in zip(ids, states, values[2::4], reasons, strict=True)
         ]
-        refused = [one for one in moved if not one.applied and action is Action.RETRY and one.before in FINISHED]
-        reasons = {row.id: row.reason for row in self._rows([one.id for one in refused])}
-        return [structs.replace(one, reason=reasons.get(one.id)) if one in refused else one for one in moved]
 
     @mending
     def flow(self, window_ms: int) -> list[QueueFlow]:
@@ -199,22 +221,9 @@ class RedisInspector(RedisWaiting):
     def control(self, target: str, word: str) -> int:
         return as_int(self._call("control", (), [target, word])[1])
 
-    def pause(self, queue: str, reason: str | None, until: int | None, who: str | None = None) -> None:
-        by = (who or "").replace("|", "/")
-        self._call("pause", (), [queue, f"{0 if until is None else max(1, until)}|{by}|{reason or ''}"])
-
-    def resume(self, queue: str) -> None:
-        self._call("resume", (queue,), [queue])
-
-    def set_limit(self, queue: str, limit: int | None) -> None:
-        self._call("bound", (queue,), [queue, "limit", -1 if limit is None else limit, 0])
-
-    def set_rate(self, queue: str, rate: RateBound | None) -> None:
-        count, per_ms = (0, 0) if rate is None else (rate.count, rate.per_ms)
-        self._call("bound", (queue,), [queue, "rate", count, per_ms])
-
-    def clear(self, queue: str, limit: int) -> int:
-        return as_int(self._call("clear", (), [queue, limit])[1])
+    def set_queue(self, queue: str, change: QueueChange) -> None:
+        if change != QueueChange():
+            self._call("set_queue", (), [queue, *change_texts(change)])
 
 
 def fits(row: JobRow, where: JobFilter) -> bool:

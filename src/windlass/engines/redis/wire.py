@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final, TypedDict
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from windlass.core.errors import ConfigError
 from windlass.core.model import (
@@ -27,6 +27,7 @@ from windlass.core.model import (
     OnConflict,
     Outcome,
     QueueBound,
+    QueueChange,
     Room,
     Rules,
     Slot,
@@ -50,6 +51,8 @@ __all__ = [
     "as_int",
     "as_list",
     "cause_text",
+    "change_texts",
+    "dead_texts",
     "encode_info",
     "error_head",
     "keep_dead",
@@ -238,6 +241,24 @@ def pack_bounds(bounds: Sequence[QueueBound]) -> bytes:
         count, per_ms = (0, 0) if one.rate is None else (one.rate.count, one.rate.per_ms)
         values += one.name, -1 if one.limit is None else one.limit, count, per_ms
     return pack(values)
+
+
+def change_texts(change: QueueChange) -> list[str | int]:
+    """What ``scripts/set_queue.lua`` takes."""
+    given = ""
+    pause, limit, count, per_ms = "", -1, 0, 0
+    if change.pause is not UNSET:
+        given += "p"
+        if change.pause is not None:
+            until, who = change.pause.until, (change.pause.who or "").replace("|", "/")
+            pause = f"{0 if until is None else max(1, until)}|{who}|{change.pause.reason or ''}"
+    if change.limit is not UNSET:
+        given += "l"
+        limit = -1 if change.limit is None else change.limit
+    if change.rate is not UNSET:
+        given += "r"
+        count, per_ms = (0, 0) if change.rate is None else (change.rate.count, change.rate.per_ms)
+    return [given, pause, limit, count, per_ms]
 
 
 def pack_rooms(rooms: Sequence[Room]) -> bytes:
@@ -514,19 +535,11 @@ def cause_of(text: bytes | None) -> Died:
     return {"error_type": parts[0], "fingerprint": parts[1], "frame": parts[2]} if len(parts) == 3 else {}
 
 
-def with_payload(body: bytes, payload: bytes) -> bytes:
-    """A body with another payload."""
-    start = PREFIX + head_size(body)
-    rest = rest_of(body, start)
-    return body[:start] + pack((rest.name, rest.tags, rest.meta, payload)) + body[-SUFFIX:]
-
-
-def restored(row: JobRow) -> list[Command]:
-    """What ``scripts/restore.lua`` takes for one job."""
+def dead_texts(row: JobRow) -> list[Command]:
+    """What ``scripts/put_dead.lua`` takes for one job."""
     expires = -1 if row.expires_ms is None else row.expires_ms
     head = pack((row.queue, row.priority, row.max_attempts, expires, int(row.caller_id)))
     times = row.enqueued_at.to_bytes(6, "big") + row.run_at.to_bytes(6, "big")
-    rest = pack((row.name, row.tags, row.meta, row.payload))
     numbers = (
         row.attempt,
         row.crashes,
@@ -535,13 +548,14 @@ def restored(row: JobRow) -> list[Command]:
         row.started_at or 0,
         row.finished_at or 0,
         row.run_at,
-        row.fence,
         row.recoveries,
     )
     has_cause = row.fingerprint is not None
     return [
         row.id,
-        times + struct.pack(">H", len(head)) + head + rest,
+        row.fence,
+        times + struct.pack(">H", len(head)) + head,
+        pack((row.name, row.tags, row.meta, row.payload)),
         "|".join(map(str, numbers)),
         cause_text(Cause(row.error_type or "", row.fingerprint or "", row.frame or "")) if has_cause else "",
         b"" if row.errors is None else row.errors.strip()[1:-1],

@@ -14,12 +14,13 @@ from typing import Final
 
 import apsw
 import msgspec
+from msgspec import UNSET
 
-from windlass.core.model import Gates, Outcome, QueueBound, RateBound, Want
+from windlass.core.model import Gates, Outcome, Pause, QueueBound, QueueChange, RateBound, Want
 from windlass.engines.sqlite.guards import LATE_MS, PREFETCH_SLACK_MS, UNBOUNDED, RateMeter, Stored
 from windlass.engines.sqlite.schema import Sql
 
-__all__ = ["Bounds", "make_room", "merged", "meter_of", "set_limit", "set_rate", "take_note"]
+__all__ = ["Bounds", "make_room", "merged", "meter_of", "set_queue", "take_note"]
 
 ROOM_MADE: Final = 2  # held_back: one of its jobs has ended, and nobody has been told
 
@@ -37,15 +38,22 @@ UPDATE "windlass_queues" SET held_back = 2 WHERE held_back = 1 AND name IN (
     SELECT queue FROM "windlass_jobs" WHERE id IN (SELECT value FROM json_each(?)))
 """
 TAKE_NOTE: Final = 'UPDATE "windlass_queues" SET held_back = 0 WHERE held_back != 0 AND held_back = 2'
-SET_LIMIT: Final = """
-INSERT INTO "windlass_queues" (name, most) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET most = ?2,
-    idle_since = NULL
+# What is not given stays as it is, and lifting makes no name.
+SET_QUEUE: Final = """
+INSERT INTO "windlass_queues" (name, paused, reason, until, who, most, rate, per_ms)
+SELECT :name, :paused, :reason, :until, :who, :most, :rate, :per_ms
+WHERE :holds OR EXISTS (SELECT 1 FROM "windlass_queues" WHERE name = :name)
+ON CONFLICT (name) DO UPDATE SET idle_since = NULL,
+    paused = iif(:pausing, excluded.paused, paused), reason = iif(:pausing, excluded.reason, reason),
+    until = iif(:pausing, excluded.until, until), who = iif(:pausing, excluded.who, who),
+    most = iif(:limiting, excluded.most, most),
+    rate = iif(:rating, excluded.rate, rate), per_ms = iif(:rating, excluded.per_ms, per_ms)
 """
-SET_RATE: Final = """
-INSERT INTO "windlass_queues" (name, rate, per_ms) VALUES (?1, ?2, ?3)
-ON CONFLICT (name) DO UPDATE SET rate = ?2, per_ms = ?3, idle_since = NULL WHERE rate IS NOT ?2 OR per_ms IS NOT ?3
+# A new rate begins with an empty window.
+FORGET_WINDOW: Final = """
+DELETE FROM "windlass_rates" WHERE gate = ? AND NOT EXISTS (
+    SELECT 1 FROM "windlass_queues" WHERE name = ? AND rate IS ? AND per_ms IS ?)
 """
-FORGET_WINDOW: Final = 'DELETE FROM "windlass_rates" WHERE gate = ?'
 
 encode = msgspec.json.Encoder().encode
 
@@ -159,14 +167,27 @@ def take_note(db: apsw.Connection, q: Sql) -> bool:
     return db.changes() > 0
 
 
-def set_limit(db: apsw.Connection, q: Sql, queue: str, limit: int | None) -> None:
-    """Write a limit."""
-    db.execute(q(SET_LIMIT), (queue, limit))
-
-
-def set_rate(db: apsw.Connection, q: Sql, queue: str, rate: RateBound | None) -> None:
-    """Write a rate; a new one begins with an empty window."""
+def set_queue(db: apsw.Connection, q: Sql, queue: str, change: QueueChange) -> None:
+    """Write what holds for a queue from now on."""
+    pause = None if change.pause is UNSET else change.pause
+    limit = None if change.limit is UNSET else change.limit
+    rate = None if change.rate is UNSET else change.rate
+    stop = pause or Pause()
     count, per_ms = (None, None) if rate is None else (rate.count, rate.per_ms)
-    db.execute(q(SET_RATE), (queue, count, per_ms))
-    if db.changes():
-        db.execute(q(FORGET_WINDOW), (gate_of(queue),))
+    if change.rate is not UNSET:
+        db.execute(q(FORGET_WINDOW), (gate_of(queue), queue, count, per_ms))
+    bindings = {
+        "name": queue,
+        "paused": pause is not None,
+        "reason": stop.reason,
+        "until": stop.until,
+        "who": stop.who,
+        "most": limit,
+        "rate": count,
+        "per_ms": per_ms,
+        "pausing": change.pause is not UNSET,
+        "limiting": change.limit is not UNSET,
+        "rating": change.rate is not UNSET,
+        "holds": any(one is not None for one in (pause, limit, rate)),
+    }
+    db.execute(q(SET_QUEUE), bindings)

@@ -1,8 +1,4 @@
-"""Dead jobs: counted in groups, made ready again, mended, deleted and put back.
-
-A death is named by the job's id and the fence of its last run, so each of these is a compare-and-set: what was decided
-about one death never hits the job's next life.
-"""
+"""Dead jobs: counted, in groups too, and put back or written over."""
 
 from __future__ import annotations
 
@@ -12,12 +8,11 @@ from typing import Final
 import apsw
 import msgspec
 
-from windlass.core.model import GroupRow, Guard, JobFilter, JobRow, LeaseRef, Recovery, UniqueKey
+from windlass.core.model import GroupRow, JobFilter, JobRow
 from windlass.engines.sqlite.core import SqliteCore
 from windlass.engines.sqlite.enqueue import ADD_QUEUES, forget_markers, guard_bindings
 from windlass.engines.sqlite.inspector import condition
-from windlass.engines.sqlite.totals import add_total
-from windlass.engines.sqlite.upkeep import dead_keep, forget
+from windlass.engines.sqlite.upkeep import dead_keep
 
 __all__ = ["SqliteDead"]
 
@@ -31,27 +26,11 @@ SELECT coalesce(fingerprint, 'unknown') AS shared, max(error_type), max(frame), 
        count(*), min(finished_at), max(finished_at), substr(max(printf('%016d', finished_at) || id), 17)
 FROM "windlass_jobs" AS jobs WHERE state = 'dead' AND {condition} GROUP BY shared ORDER BY count(*) DESC, shared LIMIT ?
 """
-ALIVE_AGAIN: Final = """
-UPDATE "windlass_jobs" SET state = 'ready', run_at = ?1, place = ?1 + shift, attempt = 0, crashes = 0,
-    interruptions = 0, snoozes = 0, retrying_since = NULL, cancel = 0, reason = NULL, result = NULL,
-    finished_at = NULL, purge_at = NULL, expires_at = ?1 + expires_ms, error_type = NULL,
-    fingerprint = NULL, frame = NULL, recoveries = {recoveries} WHERE state = 'dead'
-"""
-REDRIVE: Final = ALIVE_AGAIN.format(recoveries="0") + "AND id = ?2 AND fence = ?3"
-RECOVER: Final = (
-    ALIVE_AGAIN.format(recoveries="recoveries + 1")
-    + """
-AND seq IN (SELECT seq FROM "windlass_jobs" WHERE state = 'dead' AND error_type IN (SELECT value FROM json_each(?2))
-            AND finished_at <= ?1 - ?3 AND recoveries < ?4 ORDER BY finished_at, seq LIMIT ?5)
-RETURNING id
-"""
-)
-AMEND: Final = """
-UPDATE "windlass_jobs" SET payload = ?, guards = ?, holding = ?, once_key = ?, uniq = ?
+OVER: Final = """
+UPDATE "windlass_jobs" SET name = ?, payload = ?, tags = ?, meta = ?, guards = ?, holding = ?, once_key = ?, uniq = ?
 WHERE id = ? AND fence = ? AND state = 'dead'
 """
-DEATH: Final = "SELECT seq FROM \"windlass_jobs\" WHERE id = ? AND fence = ? AND state = 'dead'"
-RESTORE: Final = """
+PUT: Final = """
 INSERT INTO "windlass_jobs" (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts,
     attempt, fence, crashes, interruptions, snoozes, caller_id, started_at, finished_at, purge_at, expires_ms, errors,
     reason, progress, tags, meta, error_type, fingerprint, frame, recoveries, guards, holding, once_key, uniq)
@@ -62,7 +41,7 @@ UNBURY: Final = 'DELETE FROM "windlass_tombstones" WHERE id = ?'
 
 
 class SqliteDead(SqliteCore):
-    """The part of the Inspector that is about dead jobs."""
+    """The part of the Inspector that is about dead jobs alone."""
 
     def count(self, where: JobFilter) -> int:
         clause, bindings = condition(where, self._clock.wall_ms())
@@ -87,67 +66,35 @@ class SqliteDead(SqliteCore):
             for fingerprint, kind, frame, names, count, first, last, sample in rows
         ]
 
-    def redrive(self, deaths: Sequence[LeaseRef]) -> list[bool]:
-        now = self._clock.wall_ms()
-
-        def write(db: apsw.Connection) -> list[bool]:
-            return [self._changes(db, REDRIVE, (now, death.id, death.fence)) for death in deaths]
-
-        moved = self._write(write, durable=True)
-        self._ready.touch()
-        return moved
-
-    def recover(self, rule: Recovery, limit: int) -> list[str]:
-        bindings = (self._clock.wall_ms(), encode(rule.errors).decode(), rule.after_ms, rule.attempts, limit)
-        found = self._write(lambda db: db.execute(self._q(RECOVER), bindings).fetchall(), durable=True)
-        if found:
-            self._ready.touch()
-        return [str(id) for (id,) in found]
-
-    def amend(self, death: LeaseRef, payload: str, guards: tuple[Guard, ...], unique: UniqueKey | None) -> bool:
-        bindings = (payload, *guard_bindings(guards, unique), death.id, death.fence)
-
-        def write(db: apsw.Connection) -> bool:
-            forget_markers(db, self._q, [guards], self._clock.wall_ms())
-            return self._changes(db, AMEND, bindings)
-
-        return self._write(write, durable=True)
-
-    def discard(self, deaths: Sequence[LeaseRef], *, trimmed: bool = False) -> list[bool]:
-        def write(db: apsw.Connection) -> list[bool]:
-            found = [db.execute(self._q(DEATH), (death.id, death.fence)).fetchone() for death in deaths]
-            seqs = [int(str(row[0])) for row in found if row is not None]
-            gone = forget(db, self._q, seqs, self._rules, self._clock.wall_ms())
-            if trimmed:
-                add_total(db, self._q, "trimmed", len(gone))
-            return [row is not None for row in found]
-
-        gone = self._write(write, durable=True)
-        self._ended.touch()
-        return gone
-
-    def restore(self, rows: Sequence[JobRow]) -> list[bool]:
+    def put_dead(self, rows: Sequence[JobRow], *, over: bool = False) -> list[bool]:
         now = self._clock.wall_ms()
         purge_at = now + dead_keep(self._rules)
 
-        def write(db: apsw.Connection) -> list[bool]:
-            db.execute(self._q(ADD_QUEUES), (encode(list({row.queue for row in rows})).decode(),))
-            forget_markers(db, self._q, (row.guards for row in rows), now)
-            stored = []
-            for row in rows:
+        def put(db: apsw.Connection, row: JobRow) -> bool:
+            if over:
+                db.execute(self._q(OVER), (*asked_of(row), row.id, row.fence))
+            else:
                 db.execute(self._q(UNBURY), (row.id,))
-                stored.append(self._changes(db, RESTORE, bindings_of(row, purge_at)))
-            return stored
+                db.execute(self._q(PUT), bindings_of(row, purge_at))
+            return db.changes() > 0
 
-        return self._write(write, durable=True)
+        def write(db: apsw.Connection) -> list[bool]:
+            if not over:
+                db.execute(self._q(ADD_QUEUES), (encode(list({row.queue for row in rows})).decode(),))
+            forget_markers(db, self._q, (row.guards for row in rows), now)
+            return [put(db, row) for row in rows]
 
-    def _changes(self, db: apsw.Connection, sql: str, bindings: tuple[object, ...]) -> bool:
-        db.execute(self._q(sql), bindings)
-        return db.changes() > 0
+        return self._write(write, durable=True) if rows else []
+
+
+def asked_of(row: JobRow) -> tuple[object, ...]:
+    """What a job was asked to do, as OVER takes it."""
+    tags = encode(row.tags).decode() if row.tags else None
+    return row.name, text(row.payload), tags, text(row.meta), *guard_bindings(row.guards, row.unique)
 
 
 def bindings_of(row: JobRow, purge_at: int) -> tuple[object, ...]:
-    """The bindings of RESTORE."""
+    """The bindings of PUT."""
     return (
         row.id,
         row.name,

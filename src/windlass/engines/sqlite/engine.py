@@ -1,7 +1,8 @@
 """The hot path of the SQLite engine: each call is one write transaction, and a signal afterwards.
 
 The pieces are next door: ``enqueue``, ``claim``, ``settle``, ``upkeep`` hold the statements; ``connection`` the
-grouping of commits; ``inspector`` and ``dead`` the cold path; ``transaction`` what a caller's own transaction may do.
+grouping of commits; ``inspector``, ``moves`` and ``dead`` the cold path; ``transaction`` what a caller's own
+transaction may do.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from windlass.engines.sqlite.coordinator import SqliteCoordinator
 from windlass.engines.sqlite.dead import SqliteDead
 from windlass.engines.sqlite.documents import SqliteDocuments
 from windlass.engines.sqlite.enqueue import insert
+from windlass.engines.sqlite.moves import SqliteMoves
 from windlass.engines.sqlite.names import unneeded_names
 from windlass.engines.sqlite.place import writer_of
 from windlass.engines.sqlite.settle import report, settle
@@ -45,7 +47,7 @@ NAMES: Final = 'SELECT name FROM "windlass_queues" ORDER BY name'
 OPENED: Final = 'SELECT 1 FROM "windlass_gates" WHERE at = 0 LIMIT 1'  # something was released that others wait for
 
 
-class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
+class SqliteEngine(SqliteCoordinator, SqliteMoves, SqliteDead, SqliteDocuments):
     """A store in one SQLite file (``path``), or in memory (None). Fulfils ``engines.base.Store``. *Thread-safe.*"""
 
     def _forget_store(self) -> None:

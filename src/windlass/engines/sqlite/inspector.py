@@ -1,4 +1,4 @@
-"""The cold path: questions of people and dashboards, and the few things they may change.
+"""The cold path: questions of people and dashboards, and what holds for a queue or is asked of a worker.
 
 Questions run on the reader connection, so a long one never holds up a claim. Lists are pages by key, never by offset.
 """
@@ -15,12 +15,11 @@ import msgspec
 from windlass.core import caps
 from windlass.core.errors import ConfigError
 from windlass.core.model import (
-    Action,
     BlockedRow,
     JobFilter,
     JobRow,
-    Moved,
     QueueBound,
+    QueueChange,
     QueueFlow,
     QueueRow,
     RateBound,
@@ -32,14 +31,13 @@ from windlass.core.model import (
 from windlass.core.units import shown, whole_number
 from windlass.engines.base import REPAIR, Finding
 from windlass.engines.damage import made, whole
-from windlass.engines.sqlite.bounds import merged, meter_of, set_limit, set_rate
+from windlass.engines.sqlite.bounds import merged, meter_of, set_queue
 from windlass.engines.sqlite.claim import read_tags
 from windlass.engines.sqlite.connection import translated
 from windlass.engines.sqlite.core import FOREIGN, FOREIGN_ADVICE, SqliteCore, foreign_handle
 from windlass.engines.sqlite.flow import read_flow
 from windlass.engines.sqlite.guards import as_guards
 from windlass.engines.sqlite.surroundings import look_around
-from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.upkeep import release_strays
 
 __all__ = ["SqliteInspector"]
@@ -95,37 +93,12 @@ UNION ALL SELECT state, count(*) FROM "windlass_jobs" WHERE purge_at IS NOT NULL
 TOTALS: Final = 'SELECT name, value FROM "windlass_totals"'
 TOTAL_NAMES: Final = ("enqueued", "done", "retried", "dead", "cancelled", "stale", "recovered", "crashed", "trimmed")
 
-REASON_OF: Final = 'SELECT reason FROM "windlass_jobs" WHERE id = ?'
-STATE_OF: Final = 'SELECT state, run_at FROM "windlass_jobs" WHERE id = ?'
-CANCEL_WAITING: Final = """
-UPDATE "windlass_jobs" SET state = 'cancelled', reason = 'cancelled', finished_at = ?2, purge_at = ?2 + ?3
-WHERE id = ?1 AND state IN ('ready', 'scheduled', 'blocked')
-"""
-CANCEL_RUNNING: Final = "UPDATE \"windlass_jobs\" SET cancel = 1 WHERE id = ? AND state = 'running'"
-AGAIN: Final = """
-UPDATE "windlass_jobs" SET state = 'ready', run_at = ?2, place = ?2 + shift, attempt = 0, crashes = 0,
-    interruptions = 0, snoozes = 0, recoveries = 0, retrying_since = NULL, cancel = 0, reason = NULL, result = NULL,
-    finished_at = NULL, purge_at = NULL, expires_at = ?2 + expires_ms,
-    error_type = NULL, fingerprint = NULL, frame = NULL
-WHERE id = ?1 AND (state IN ('dead', 'cancelled') OR (state = 'scheduled' AND run_at > ?2))
-"""
-DELETE: Final = "DELETE FROM \"windlass_jobs\" WHERE id = ? AND state != 'running'"
-CLEAR: Final = """
-DELETE FROM "windlass_jobs" WHERE seq IN (SELECT seq FROM "windlass_jobs"
-    WHERE queue = ? AND state = ? LIMIT ?)
-"""
-PAUSE: Final = """
-INSERT INTO "windlass_queues" (name, paused, reason, until, who) VALUES (?, 1, ?, ?, ?)
-ON CONFLICT (name) DO UPDATE SET paused = 1, reason = excluded.reason, until = excluded.until, who = excluded.who,
-    idle_since = NULL
-"""
 ASK_WORKERS: Final = """
 UPDATE "windlass_workers" SET control = CASE WHEN control IS NULL THEN json_array(?2)
     WHEN EXISTS (SELECT 1 FROM json_each(control) WHERE value = ?2) THEN control
     ELSE json_insert(control, '$[#]', ?2) END
 WHERE id = ?1 OR info ->> 'group' = ?1
 """
-RESUME: Final = 'UPDATE "windlass_queues" SET paused = 0, reason = NULL, until = NULL, who = NULL WHERE name = ?'
 # Without its trailing characters that are no dot a dotted name is the part before its last one.
 LAST_PART: Final = "substr(error_type, length(rtrim(error_type, replace(error_type, '.', ''))) + 1)"
 UNFINISHED: Final = """
@@ -244,40 +217,6 @@ class SqliteInspector(SqliteCore):
         self._ask(ask)
         return found
 
-    def transition(self, action: Action, ids: Sequence[str]) -> list[Moved]:
-        now = self._clock.wall_ms()
-
-        def write(db: apsw.Connection) -> list[Moved]:
-            return [self._move(db, action, job_id, now) for job_id in ids]
-
-        moved = self._write(write, durable=True)
-        # A worker learns of a cancel, and of a job to run again, by its wake-up; a waiter of a job's end by the other.
-        self._ready.touch()
-        self._ended.touch()
-        return moved
-
-    def _move(self, db: apsw.Connection, action: Action, job_id: str, now: int) -> Moved:
-        q = self._q
-        found = db.execute(q(STATE_OF), (job_id,)).fetchone()
-        if found is None:
-            return Moved(job_id, None, applied=False)
-        state = state_at(found[0], found[1], now)
-        match action:
-            case Action.CANCEL:
-                db.execute(q(CANCEL_WAITING), (job_id, now, self._rules.keep_done_ms))
-                if db.changes():
-                    add_total(db, q, "cancelled", 1)
-                else:
-                    db.execute(q(CANCEL_RUNNING), (job_id,))
-            case Action.RETRY:
-                db.execute(q(AGAIN), (job_id, now))
-                if not db.changes() and state in (State.DEAD, State.CANCELLED):
-                    why = db.execute(q(REASON_OF), (job_id,)).fetchone()
-                    return Moved(job_id, state, applied=False, reason=None if why is None else str(why[0]))
-            case Action.DELETE:
-                db.execute(q(DELETE), (job_id,))
-        return Moved(job_id, state, applied=db.changes() > 0)
-
     def flow(self, window_ms: int) -> list[QueueFlow]:
         now = self._clock.wall_ms()
         return self._ask(lambda db: read_flow(db, self._q, now, window_ms))
@@ -289,33 +228,10 @@ class SqliteInspector(SqliteCore):
 
         return self._write(write, durable=True)
 
-    def pause(self, queue: str, reason: str | None, until: int | None, who: str | None = None) -> None:
-        self._write(lambda db: db.execute(self._q(PAUSE), (queue, reason, until, who)), durable=True)
-
-    def resume(self, queue: str) -> None:
-        self._write(lambda db: db.execute(self._q(RESUME), (queue,)), durable=True)
-        self._ready.touch()
-
-    def set_limit(self, queue: str, limit: int | None) -> None:
-        self._write(lambda db: set_limit(db, self._q, queue, limit), durable=True)
-        self._ready.touch()
-
-    def set_rate(self, queue: str, rate: RateBound | None) -> None:
-        self._write(lambda db: set_rate(db, self._q, queue, rate), durable=True)
-        self._ready.touch()
-
-    def clear(self, queue: str, limit: int) -> int:
-        def write(db: apsw.Connection) -> int:
-            gone = 0
-            for state in ("blocked", "ready", "scheduled"):  # else one would take the place of what it waits behind
-                db.execute(self._q(CLEAR), (queue, state, limit - gone))
-                gone += db.changes()
-            return gone
-
-        gone = self._write(write, durable=True)
-        self._ready.touch()  # what a deleted job held is free
-        self._ended.touch()
-        return gone
+    def set_queue(self, queue: str, change: QueueChange) -> None:
+        if change != QueueChange():
+            self._write(lambda db: set_queue(db, self._q, queue, change), durable=True)
+            self._ready.touch()
 
     def wait_finished(self, ids: Sequence[str], timeout: float) -> bool:
         with translated("looking for ends"):

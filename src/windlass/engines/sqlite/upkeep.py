@@ -21,7 +21,7 @@ from windlass.engines.sqlite.names import forget_names, note_idle_names
 from windlass.engines.sqlite.schema import FOREVER, HISTORY, Sql
 from windlass.engines.sqlite.totals import add_total
 
-__all__ = ["bury", "dead_keep", "depart", "extend", "forget", "lapse", "maintain"]
+__all__ = ["bury", "dead_keep", "depart", "extend", "forget", "lapse", "maintain", "remove"]
 
 encode = msgspec.json.Encoder().encode
 ENDED_STATES: Final = ("done", "cancelled", "dead")
@@ -442,8 +442,11 @@ def column(db: apsw.Connection, sql: str, bindings: tuple[object, ...]) -> list[
 
 def forget(db: apsw.Connection, q: Sql, seqs: list[int], rules: Rules, now: int) -> list[str]:
     """Delete records; ids that users chose leave a tombstone."""
-    if not seqs:
-        return []
-    chosen = encode(seqs).decode()
-    db.execute(q(LEAVE_TOMBSTONES), (chosen, rules.id_keep_ms, now))
-    return [str(id) for (id,) in db.execute(q(DELETE), (chosen,))]
+    if seqs:
+        db.execute(q(LEAVE_TOMBSTONES), (encode(seqs).decode(), rules.id_keep_ms, now))
+    return remove(db, q, seqs)
+
+
+def remove(db: apsw.Connection, q: Sql, seqs: list[int]) -> list[str]:
+    """Delete records and give their ids."""
+    return [str(id) for (id,) in db.execute(q(DELETE), (encode(seqs).decode(),))] if seqs else []

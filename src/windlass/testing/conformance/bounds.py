@@ -14,7 +14,9 @@ from windlass.core.model import (
     Guard,
     Kind,
     NewJob,
+    Pause,
     QueueBound,
+    QueueChange,
     QueueRow,
     QueueShare,
     RateBound,
@@ -31,6 +33,10 @@ from windlass.testing.conformance.harness import (
     error,
     job,
     join,
+    pause,
+    resume,
+    set_limit,
+    set_rate,
     state_of,
     take,
     upkeep,
@@ -57,7 +63,7 @@ def guarded(job_id: str, guard: Guard) -> NewJob:
 
 
 class BoundSuite:
-    """``Inspector.set_limit`` and ``set_rate``, and ``Want.bounds``."""
+    """``Inspector.set_queue``, but what a pause alone does, and ``Want.bounds``."""
 
     # -- limits --
 
@@ -67,7 +73,7 @@ class BoundSuite:
         store = harness.engine
         join(store)
         add(store, "a", "b", "c", "d")
-        store.set_limit("default", 2)
+        set_limit(store, "default", 2)
         assert ids(ask(store)) == ["a", "b"]
         assert ids(ask(store)) == []
         assert [state_of(store, one) for one in "abcd"] == [State.RUNNING] * 2 + [State.READY] * 2
@@ -76,7 +82,7 @@ class BoundSuite:
         store = harness.engine
         join(store)
         for kind in Kind:
-            store.set_limit(f"q-{kind}", 1)
+            set_limit(store, f"q-{kind}", 1)
             add(store, f"{kind}-1", f"{kind}-2", queue=f"q-{kind}")
         for lease in ask(store).leases:
             kind = Kind(lease.id.removesuffix("-1"))
@@ -88,7 +94,7 @@ class BoundSuite:
     def test_settle_and_claim_in_one_exchange_use_the_room_at_once(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.set_limit("default", 2)
+        set_limit(store, "default", 2)
         add(store, *"abcde")
         first = ask(store).leases
         _, claimed = store.exchange([ended(first[0])], Want("w1", 100))
@@ -98,7 +104,7 @@ class BoundSuite:
         store, other = harness.engine, harness.second()
         join(store)
         join(other, "w2")
-        store.set_limit("default", 3)
+        set_limit(store, "default", 3)
         add(store, *"abcde")
         assert ids(ask(store, 2)) == ["a", "b"]
         assert ids(ask(other, worker="w2")) == ["c"]
@@ -108,7 +114,7 @@ class BoundSuite:
         join(store)
         add(store, *"abcdef")
         first = ask(store, 3).leases
-        store.set_limit("default", 2)
+        set_limit(store, "default", 2)
         assert ids(ask(store)) == []
         store.settle([ended(first[0])])
         assert ids(ask(store)) == []
@@ -118,30 +124,57 @@ class BoundSuite:
     def test_a_limit_can_be_raised_and_lifted_while_jobs_wait(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.set_limit("default", 1)
+        set_limit(store, "default", 1)
         add(store, *"abcdef")
         assert ids(ask(store)) == ["a"]
-        store.set_limit("default", 3)
+        set_limit(store, "default", 3)
         assert ids(ask(store)) == ["b", "c"]
-        store.set_limit("default", None)
+        set_limit(store, "default", None)
         assert ids(ask(store)) == ["d", "e", "f"]
 
     def test_a_limit_can_be_set_before_the_first_job(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.set_limit("later", 1)
+        set_limit(store, "later", 1)
         add(store, "a", "b", queue="later")
         assert ids(ask(store)) == ["a"]
 
     def test_a_limit_and_a_pause_leave_each_other_alone(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.set_limit("default", 1)
-        store.pause("default", "deploy", None)
+        set_limit(store, "default", 1)
+        pause(store, "default", "deploy", None)
         add(store, "a", "b")
         assert ids(ask(store)) == []
-        store.resume("default")
+        resume(store, "default")
         assert ids(ask(store)) == ["a"]
+
+    def test_all_that_holds_for_a_queue_can_be_set_and_lifted_at_once_and_what_is_not_given_stays(
+        self, harness: Harness
+    ) -> None:
+        store, rate = harness.engine, RateBound(5, MINUTE)
+
+        def holds() -> tuple[object, ...]:
+            row = queue_row(store)
+            return row.paused, row.paused_reason, row.paused_by, row.limit, row.rate
+
+        store.set_queue("default", QueueChange(Pause("deploy", None, "ada"), 2, rate))
+        assert holds() == (True, "deploy", "ada", 2, rate)
+        store.set_queue("default", QueueChange())
+        assert holds() == (True, "deploy", "ada", 2, rate)
+        store.set_queue("default", QueueChange(limit=3))
+        store.set_queue("default", QueueChange(pause=None))
+        assert holds() == (False, None, None, 3, rate)
+        store.set_queue("default", QueueChange(pause=Pause(), rate=None))
+        assert holds() == (True, None, None, 3, None)
+        store.set_queue("default", QueueChange(None, None, None))
+        assert holds() == (False, None, None, None, None)
+
+    def test_lifting_what_does_not_hold_makes_no_name(self, harness: Harness) -> None:
+        store = harness.engine
+        store.set_queue("unheard-of", QueueChange(None, None, None))
+        store.set_queue("unheard-of", QueueChange())
+        assert store.names() == []
 
     @pytest.mark.parametrize("queues", [None, ("narrow", "wide")])
     def test_what_a_full_queue_may_not_give_comes_from_the_others(
@@ -149,7 +182,7 @@ class BoundSuite:
     ) -> None:
         store = harness.engine
         join(store)
-        store.set_limit("narrow", 1)
+        set_limit(store, "narrow", 1)
         for queue in ("narrow", "wide"):
             add(store, *(f"{queue}{n}" for n in range(20)), queue=queue)
         shares = None if queues is None else [QueueShare(name, 5) for name in queues]
@@ -165,7 +198,7 @@ class BoundSuite:
             rules = Rules(max_crashes=9, crash_delay_ms=0)
             store.bury(f"victim{n}", [lease.fence for lease in leases], error("WorkerCrashed"), rules)
         join(store)
-        store.set_limit("default", 1)
+        set_limit(store, "default", 1)
         (lease,) = take(store, alone=True)
         assert take(store, alone=True) == []
         store.settle([ended(lease)])
@@ -173,7 +206,7 @@ class BoundSuite:
 
     def test_a_worker_that_is_gone_takes_no_room(self, harness: Harness) -> None:
         store = harness.engine
-        store.set_limit("default", 1)
+        set_limit(store, "default", 1)
         add(store, "a", "b", "c", "d")
         join(store, "w1")
         (lease,) = take(store, "w1")
@@ -195,7 +228,7 @@ class BoundSuite:
         store.enqueue([job("holder", queue="other")])
         store.enqueue([guarded("first", taken)])
         assert sorted(lease.id for lease in take(store)) == ["first", "holder"]
-        store.set_limit("default", 2)
+        set_limit(store, "default", 2)
         store.enqueue([guarded(f"w{n}", taken) for n in range(300)])
         add(store, "free1", "free2")
         assert ids(ask(store, 10)) == ["free1"]
@@ -203,7 +236,7 @@ class BoundSuite:
     def test_a_job_that_has_expired_ends_and_takes_no_room(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.set_limit("default", 1)
+        set_limit(store, "default", 1)
         store.enqueue([job("old", expires_ms=1_000), job("new")])
         harness.clock.advance(2_000)
         assert ids(ask(store)) == ["new"]
@@ -213,7 +246,7 @@ class BoundSuite:
         store, other = harness.engine, harness.second()
         join(store)
         join(other, "w2")
-        store.set_limit("default", 1)
+        set_limit(store, "default", 1)
         add(store, *(f"a{n}" for n in range(500)))
         while other.wait(["default"], 0.01):  # what was said before
             pass
@@ -227,11 +260,11 @@ class BoundSuite:
 
     def test_a_limit_that_is_lifted_wakes_those_who_wait(self, harness: Harness) -> None:
         store, other = harness.engine, harness.second()
-        store.set_limit("default", 1)
+        set_limit(store, "default", 1)
         add(store, "a")
         while other.wait(["default"], 0.01):  # what was said before
             pass
-        assert ended_by(lambda: other.wait(["default"], LONG_S), lambda: store.set_limit("default", None))
+        assert ended_by(lambda: other.wait(["default"], LONG_S), lambda: set_limit(store, "default", None))
 
     # -- bounds of the worker that asks --
 
@@ -242,9 +275,9 @@ class BoundSuite:
         mine = (QueueBound("default", limit=2),)
         assert ids(ask(store, bounds=mine)) == ["a", "b"]
         assert ids(ask(store, bounds=mine)) == []
-        store.set_limit("default", 3)
+        set_limit(store, "default", 3)
         assert ids(ask(store, bounds=mine)) == ["c"]
-        store.set_limit("default", None)
+        set_limit(store, "default", None)
         assert ids(ask(store, bounds=mine)) == []
         assert ids(ask(store)) == ["d", "e", "f"]
 
@@ -252,7 +285,7 @@ class BoundSuite:
         store = harness.engine
         join(store)
         add(store, *"abcdef")
-        store.set_rate("default", RateBound(4, MINUTE))
+        set_rate(store, "default", RateBound(4, MINUTE))
         leases = ask(store, bounds=(QueueBound("default", 3, RateBound(1, MINUTE)),)).leases
         assert len(leases) == 3
         store.settle([ended(lease) for lease in leases])
@@ -263,7 +296,7 @@ class BoundSuite:
     def test_a_rate_lets_so_many_start_in_a_window_and_says_when_the_next_may(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.set_rate("default", RateBound(2, 10_000))
+        set_rate(store, "default", RateBound(2, 10_000))
         add(store, *"abcde")
         claimed = ask(store)
         assert ids(claimed) == ["a", "b"]
@@ -278,7 +311,7 @@ class BoundSuite:
 
     def test_no_window_has_more_claims_than_the_rate_says(self, harness: Harness) -> None:
         store, rng = harness.engine, Random(20)
-        store.set_rate("default", RateBound(7, 10_000))
+        set_rate(store, "default", RateBound(7, 10_000))
         add(store, *(f"j{n}" for n in range(200)))
         claims: list[int] = []
         for _ in range(60):
@@ -295,7 +328,7 @@ class BoundSuite:
     ) -> None:
         store = harness.engine
         join(store)
-        store.set_rate("default", RateBound(5, 10_000))
+        set_rate(store, "default", RateBound(5, 10_000))
         add(store, *(f"j{n}" for n in range(20)))
         assert len(store.claim(Want("w1", 4)).leases) == 4
         # Two that were claimed now and started a second later would meet those of the next window.
@@ -307,21 +340,21 @@ class BoundSuite:
     def test_setting_the_rate_that_is_set_leaves_the_window_and_another_one_begins_anew(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.set_rate("default", RateBound(2, MINUTE))
+        set_rate(store, "default", RateBound(2, MINUTE))
         add(store, *(f"j{n}" for n in range(20)))
         assert len(ask(store).leases) == 2
-        store.set_rate("default", RateBound(2, MINUTE))
+        set_rate(store, "default", RateBound(2, MINUTE))
         assert len(ask(store).leases) == 0
-        store.set_rate("default", RateBound(3, MINUTE))
+        set_rate(store, "default", RateBound(3, MINUTE))
         assert len(ask(store).leases) == 3
-        store.set_rate("default", None)
+        set_rate(store, "default", None)
         assert len(ask(store).leases) == 15
 
     def test_a_queue_may_have_both_and_the_tighter_one_counts(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.set_limit("default", 3)
-        store.set_rate("default", RateBound(5, MINUTE))
+        set_limit(store, "default", 3)
+        set_rate(store, "default", RateBound(5, MINUTE))
         add(store, *(f"j{n}" for n in range(20)))
         leases = ask(store).leases
         assert len(leases) == 3
@@ -331,7 +364,7 @@ class BoundSuite:
     def test_a_rate_of_a_queue_is_no_limit_that_jobs_were_defined_with(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.set_rate("default", RateBound(1, MINUTE))
+        set_rate(store, "default", RateBound(1, MINUTE))
         add(store, "a", "b")
         ask(store)
         assert store.limits() == []
@@ -344,23 +377,23 @@ class BoundSuite:
         add(store, *"abcdef")
         row = queue_row(store)
         assert (row.limit, row.rate, row.started) == (None, None, 0)
-        store.set_limit("default", 4)
-        store.set_rate("default", RateBound(9, MINUTE))
+        set_limit(store, "default", 4)
+        set_rate(store, "default", RateBound(9, MINUTE))
         ask(store, 3)
         row = queue_row(store)
         assert (row.limit, row.rate, row.started, row.running) == (4, RateBound(9, MINUTE), 3, 3)
         harness.clock.advance(MINUTE + 1_000)
         assert queue_row(store).started == 0
-        store.set_limit("default", None)
+        set_limit(store, "default", None)
         mine = (QueueBound("default", 5, RateBound(1, 1_000)),)
         row = queue_row(store, bounds=mine)
         assert (row.limit, row.rate) == (5, RateBound(9, MINUTE))
-        store.set_rate("default", None)
+        set_rate(store, "default", None)
         row = queue_row(store, bounds=mine)
         assert (row.limit, row.rate) == (5, RateBound(1, 1_000))
 
     def test_a_queue_that_has_only_a_bound_is_shown(self, harness: Harness) -> None:
         store = harness.engine
-        store.set_limit("later", 2)
+        set_limit(store, "later", 2)
         row = queue_row(store, "later")
         assert (row.limit, row.ready, row.paused) == (2, 0, False)

@@ -14,6 +14,8 @@ from windlass.testing.conformance.harness import (
     error,
     job,
     join,
+    pause,
+    resume,
     row_of,
     state_of,
     take,
@@ -189,17 +191,17 @@ class ClaimSuite:
         join(store)
         add(store, "a", queue="qa")
         add(store, "b", queue="qb")
-        store.pause("qa", "deploy", None)
+        pause(store, "qa", "deploy", None)
         assert [lease.id for lease in take(store)] == ["b"]
         assert take(store, queues=[QueueShare("qa", 5)]) == []
-        store.resume("qa")
+        resume(store, "qa")
         assert [lease.id for lease in take(store)] == ["a"]
 
     def test_a_pause_ends_at_its_time(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
         add(store, "a", queue="qa")
-        store.pause("qa", None, harness.clock.wall_ms() + 10_000)
+        pause(store, "qa", None, harness.clock.wall_ms() + 10_000)
         harness.clock.advance(9_000)
         assert take(store) == []
         harness.clock.advance(1_001)
@@ -208,7 +210,7 @@ class ClaimSuite:
     def test_a_queue_can_be_paused_before_its_first_job(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.pause("later", None, None)
+        pause(store, "later", None, None)
         add(store, "a", queue="later")
         assert take(store) == []
         assert take(store, queues=[QueueShare("later", 1)]) == []
@@ -217,7 +219,7 @@ class ClaimSuite:
         store = harness.engine
         join(store)
         store.enqueue([job("a", queue="qa", delay_ms=1_000)])
-        store.pause("qa", None, None)
+        pause(store, "qa", None, None)
         harness.clock.advance(2_000)
         assert take(store) == []
 
@@ -276,9 +278,9 @@ class ClaimSuite:
         crash(store, "bad", 2)
         join(store)
         assert take(store, queues=[QueueShare("qb", 1)], alone=True) == []
-        store.pause("qa", None, None)
+        pause(store, "qa", None, None)
         assert take(store, alone=True) == []
-        store.resume("qa")
+        resume(store, "qa")
         assert [lease.id for lease in take(store, queues=[QueueShare("qa", 1)], alone=True)] == ["bad"]
 
     def test_a_worker_that_never_registered_is_expelled(self, harness: Harness) -> None:

@@ -14,6 +14,7 @@ from windlass.core.model import (
     JobFilter,
     Kind,
     LeaseRef,
+    Moved,
     Recovery,
     Rules,
     State,
@@ -25,11 +26,16 @@ from windlass.testing.conformance.harness import (
     Harness,
     add,
     all_jobs,
+    amend,
+    applied,
+    discard,
     ended,
     error,
     finish,
     job,
     join,
+    recover,
+    redrive,
     row_of,
     state_of,
     take,
@@ -54,7 +60,7 @@ def die(harness: Harness, *ids: str, cause: Cause | None = LOST, name: str = "sh
 
 
 class DeadSuite:
-    """What ``Inspector`` says and does about dead jobs."""
+    """What ``Inspector`` says of dead jobs, and what it does with those that are named by their death or by a rule."""
 
     def test_a_death_has_its_cause(self, harness: Harness) -> None:
         die(harness, "a")
@@ -154,7 +160,7 @@ class DeadSuite:
         store = harness.engine
         (death,) = die(harness, "a")
         harness.clock.advance(5_000)
-        assert store.redrive([death]) == [True]
+        assert redrive(store, [death]) == [True]
         row = row_of(store, "a")
         assert (row.state, row.attempt, row.finished_at, row.reason) == (State.READY, 0, None, None)
         assert (row.run_at, row.error_type, row.fingerprint) == (harness.clock.wall_ms(), None, None)
@@ -166,15 +172,15 @@ class DeadSuite:
     def test_a_death_is_redriven_once(self, harness: Harness) -> None:
         store = harness.engine
         (death,) = die(harness, "a")
-        assert store.redrive([death, death]) == [True, False]
+        assert redrive(store, [death, death]) == [True, False]
         store.settle([ended(take_one(store), Kind.DEAD)])
-        assert store.redrive([death, LeaseRef("never", 1)]) == [False, False]  # it died again: another death
+        assert redrive(store, [death, LeaseRef("never", 1)]) == [False, False]  # it died again: another death
         assert state_of(store, "a") is State.DEAD
 
     def test_two_redrives_at_once_move_each_job_once(self, harness: Harness) -> None:
         store, other = harness.engine, harness.second()
         deaths = die(harness, *[f"j{n}" for n in range(40)])
-        answers = together(*[lambda s=s: s.redrive(deaths) for s in [store, other] * 2])
+        answers = together(*[lambda s=s: redrive(s, deaths) for s in [store, other] * 2])
         assert [sum(each) for each in zip(*answers, strict=True)] == [1] * 40
         assert len(take(store)) == 40
 
@@ -184,7 +190,7 @@ class DeadSuite:
         add(store, "a")
         lease = take_one(store)
         store.settle([ended(lease)])
-        assert store.redrive([LeaseRef("a", lease.fence)]) == [False]
+        assert redrive(store, [LeaseRef("a", lease.fence)]) == [False]
         assert state_of(store, "a") is State.DONE
 
     def test_a_recovery_waits_its_time_and_takes_its_errors_only(self, harness: Harness) -> None:
@@ -192,36 +198,36 @@ class DeadSuite:
         die(harness, "a", cause=LATE)
         die(harness, "b", cause=LOST)
         die(harness, "c", cause=None)
-        rule = Recovery(("TimeoutError", "ConnectionError"), 1_000, 3)
+        rule = Recovery(("TimeoutError", "ConnectionError"), 1_000, 3, 10)
         harness.clock.advance(999)
-        assert store.recover(rule, 10) == []
+        assert recover(store, rule) == []
         harness.clock.advance(1)
-        assert store.recover(rule, 10) == ["a"]
-        assert store.recover(rule, 10) == []
+        assert recover(store, rule) == ["a"]
+        assert recover(store, rule) == []
         row = row_of(store, "a")
         assert (row.state, row.recoveries, row.attempt) == (State.READY, 1, 0)
         assert (state_of(store, "b"), state_of(store, "c")) == (State.DEAD, State.DEAD)
 
     def test_a_recovery_stops_at_its_cap(self, harness: Harness) -> None:
-        store, rule = harness.engine, Recovery(("TimeoutError",), 0, 2)
+        store, rule = harness.engine, Recovery(("TimeoutError",), 0, 2, 10)
         die(harness, "a", cause=LATE)
         rounds = 0
-        while store.recover(rule, 10):
+        while recover(store, rule):
             rounds += 1
             store.settle([ended(take_one(store), Kind.DEAD, cause=LATE)])
         assert (rounds, row_of(store, "a").recoveries, state_of(store, "a")) == (2, 2, State.DEAD)
 
     def test_a_person_gives_new_recoveries(self, harness: Harness) -> None:
-        store, rule = harness.engine, Recovery(("TimeoutError",), 0, 1)
+        store, rule = harness.engine, Recovery(("TimeoutError",), 0, 1, 10)
         die(harness, "a", cause=LATE)
-        assert store.recover(rule, 10) == ["a"]
+        assert recover(store, rule) == ["a"]
         lease = take_one(store)
         store.settle([ended(lease, Kind.DEAD, cause=LATE)])
-        assert store.recover(rule, 10) == []
-        assert store.redrive([LeaseRef("a", lease.fence)]) == [True]
+        assert recover(store, rule) == []
+        assert redrive(store, [LeaseRef("a", lease.fence)]) == [True]
         assert row_of(store, "a").recoveries == 0
         store.settle([ended(take_one(store), Kind.DEAD, cause=LATE)])
-        assert store.recover(rule, 10) == ["a"]
+        assert recover(store, rule) == ["a"]
         store.settle([ended(take_one(store), Kind.DEAD, cause=LATE)])
         store.transition(Action.RETRY, ["a"])
         assert row_of(store, "a").recoveries == 0
@@ -231,27 +237,63 @@ class DeadSuite:
         for n in range(5):
             die(harness, f"j{n}", cause=LATE)
             harness.clock.advance(10)
-        rule = Recovery(("TimeoutError",), 0, 1)
-        assert sorted(store.recover(rule, 2)) == ["j0", "j1"]
-        assert sorted(store.recover(rule, 10)) == ["j2", "j3", "j4"]
+        rule = Recovery(("TimeoutError",), 0, 1, 2)
+        assert sorted(recover(store, rule)) == ["j0", "j1"]
+        assert sorted(recover(store, msgspec.structs.replace(rule, limit=10))) == ["j2", "j3", "j4"]
 
     def test_many_recover_each_job_once(self, harness: Harness) -> None:
         store, other = harness.engine, harness.second()
         die(harness, *[f"j{n}" for n in range(40)], cause=LATE)
-        rule = Recovery(("TimeoutError",), 0, 5)
-        answers = together(*[lambda s=s: s.recover(rule, 15) for s in [store, other] * 2])
+        rule = Recovery(("TimeoutError",), 0, 5, 15)
+        answers = together(*[lambda s=s: recover(s, rule) for s in [store, other] * 2])
         ids = [i for answer in answers for i in answer]
         assert len(ids) == len(set(ids)) == 40
         assert {row.recoveries for row in all_jobs(store)} == {1}
 
+    def test_what_is_named_by_a_death_is_left_alone_unless_it_is_dead_of_it(self, harness: Harness) -> None:
+        store = harness.engine
+        deaths = die(harness, *"abcdef")
+        redrive(store, deaths)
+        left = {lease.id: lease for lease in take(store, limit=2)}
+        store.settle([ended(left["a"]), ended(left["b"], Kind.DEAD)])
+        store.transition(Action.CANCEL, ["c"])
+        states = [state_of(store, one) for one in "abcd"]
+        assert states == [State.DONE, State.DEAD, State.CANCELLED, State.READY]
+        for action in Action:
+            assert store.transition(action, deaths[:4]) == [
+                Moved(one, state, applied=False) for one, state in zip("abcd", states, strict=True)
+            ]
+        assert [state_of(store, one) for one in "abcd"] == states
+
+    def test_jobs_named_by_id_and_by_death_are_told_in_one_order(self, harness: Harness) -> None:
+        store = harness.engine
+        deaths = die(harness, "a", "b", "c")
+        assert store.transition(Action.DELETE, [deaths[2], "never", "a", deaths[2], deaths[0], "b"]) == [
+            Moved("c", State.DEAD, applied=True),
+            Moved("never", None, applied=False),
+            Moved("a", State.DEAD, applied=True),
+            Moved("c", None, applied=False),
+            Moved("a", None, applied=False),
+            Moved("b", State.DEAD, applied=True),
+        ]
+        assert all_jobs(store) == []
+
+    def test_dead_jobs_that_a_rule_finds_can_be_deleted_too(self, harness: Harness) -> None:
+        store = harness.engine
+        die(harness, "a", "b", "c", cause=LATE)
+        die(harness, "d", cause=LOST)
+        rule = Recovery(("TimeoutError",), 0, 1, 2)
+        assert store.transition(Action.DELETE, rule) == [Moved(one, State.DEAD, applied=True) for one in "ab"]
+        assert [row.id for row in all_jobs(store)] == ["d", "c"]
+
     def test_an_amended_job_is_still_dead(self, harness: Harness) -> None:
         store = harness.engine
         (death,) = die(harness, "a")
-        assert store.amend(death, "[1,[2],{}]", (), None)
+        assert amend(store, death, "[1,[2],{}]", (), None)
         row = row_of(store, "a")
         assert (row.state, row.payload) == (State.DEAD, b"[1,[2],{}]")
-        store.redrive([death])
-        assert not store.amend(death, "[1,[3],{}]", (), None)
+        redrive(store, [death])
+        assert not amend(store, death, "[1,[3],{}]", (), None)
         assert take_one(store).payload == b"[1,[2],{}]"
 
     def test_an_amended_job_has_the_guards_that_it_is_given(self, harness: Harness) -> None:
@@ -263,9 +305,9 @@ class DeadSuite:
         lease = take_one(store)
         store.settle([ended(lease, Kind.DEAD, error=error(), cause=LATE)])
         after = (Guard(Gates.ONCE, "pay:2", keep_ms=1_000), Guard(Gates.CONCURRENCY, "two", 1))
-        assert store.amend(LeaseRef("a", lease.fence), "[1,[2],{}]", after, msgspec.structs.replace(key, key="u2"))
+        assert amend(store, LeaseRef("a", lease.fence), "[1,[2],{}]", after, msgspec.structs.replace(key, key="u2"))
         assert (row_of(store, "a").guards, row_of(store, "a").unique) == (after, msgspec.structs.replace(key, key="u2"))
-        store.redrive([LeaseRef("a", lease.fence)])
+        redrive(store, [LeaseRef("a", lease.fence)])
         again = take_one(store)
         assert again.guards == after
         # Held now: the keys of the new arguments, and not those of the old.
@@ -279,28 +321,64 @@ class DeadSuite:
         assert take(store) == []
         assert row_of(store, "d").reason == "duplicate of a"
 
+    def test_what_is_written_over_a_dead_job_changes_what_it_was_asked_and_nothing_else(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store.enqueue([job("a", queue="qa", priority=3, expires_ms=5_000, tags=("x",), caller_id=True, aging_ms=10)])
+        add(store, "b")
+        for lease in take(store):
+            store.settle([ended(lease, Kind.DEAD, error=error(), reason="why", cause=LATE)])
+        before = row_of(store, "a")
+        harness.clock.advance(1_000)
+        asked = {"name": "other", "payload": b"[1]", "tags": ("y", "z"), "meta": b'{"version":"2"}'}
+        told = {"queue": "qb", "priority": 9, "attempt": 7, "crashes": 5, "recoveries": 8, "run_at": 1, "reason": "no"}
+        assert store.put_dead([msgspec.structs.replace(before, **asked, **told)], over=True) == [True]
+        assert row_of(store, "a") == msgspec.structs.replace(before, **asked)
+        assert [row.id for row in all_jobs(store)] == ["b", "a"]
+
+    def test_only_the_same_death_is_written_over(self, harness: Harness) -> None:
+        store = harness.engine
+        deaths = die(harness, "gone", "ready", "again", "same")
+        rows = [row_of(store, death.id) for death in deaths]
+        discard(store, deaths[:1])
+        redrive(store, deaths[1:3])
+        (again,) = [lease for lease in take(store) if lease.id == "again"]
+        store.settle([ended(again, Kind.DEAD)])
+        changed = [msgspec.structs.replace(row, payload=b"[9]") for row in rows]
+        assert store.put_dead(changed, over=True) == [False, False, False, True]
+        assert {row.id: row.payload for row in all_jobs(store)} == {"ready": b"[]", "again": b"[]", "same": b"[9]"}
+
     def test_a_discarded_job_is_gone_and_its_own_id_is_remembered(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
         finish(store, "mine", kind=Kind.DEAD, caller_id=True)
         (death,) = die(harness, "a")
         mine = LeaseRef("mine", row_of(store, "mine").fence)
-        assert store.discard([mine, death, LeaseRef("never", 1)]) == [True, True, False]
-        assert store.discard([mine]) == [False]
+        assert discard(store, [mine, death, LeaseRef("never", 1)]) == [True, True, False]
+        assert discard(store, [mine]) == [False]
         assert all_jobs(store) == []
         assert [one.duplicate for one in store.enqueue([job("mine", caller_id=True)])] == [True]
         assert store.counts()["total_trimmed"] == 0
 
+    def test_an_id_is_remembered_only_of_a_discarded_job_that_had_ended(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        finish(store, "done", caller_id=True)
+        store.enqueue([job("ready", caller_id=True)])
+        assert applied(store, Action.DISCARD, ["done", "ready"]) == [True, True]
+        again = store.enqueue([job("done", caller_id=True), job("ready", caller_id=True)])
+        assert [one.duplicate for one in again] == [True, False]
+
     def test_a_job_that_lives_again_is_not_discarded(self, harness: Harness) -> None:
         store = harness.engine
         deaths = die(harness, "a", "b")
-        store.redrive(deaths[:1])
-        assert store.discard(deaths) == [False, True]
+        redrive(store, deaths[:1])
+        assert discard(store, deaths) == [False, True]
         assert state_of(store, "a") is State.READY
 
     def test_what_is_discarded_by_a_bound_counts_as_trimmed(self, harness: Harness) -> None:
         store = harness.engine
-        store.discard(die(harness, "a", "b"), trimmed=True)
+        store.transition(Action.TRIM, die(harness, "a", "b"))
         assert store.counts()["total_trimmed"] == 2
 
     def test_held_dead_jobs_are_handed_up_and_not_removed(self, harness: Harness) -> None:
@@ -316,7 +394,7 @@ class DeadSuite:
             step = store.maintain(rules, 10)
             assert (step.overdue, step.trimmed, step.more) == ((LeaseRef("old", lease.fence),), (), False)
         assert state_of(store, "old") is State.DEAD
-        store.discard(step.overdue, trimmed=True)
+        store.transition(Action.TRIM, step.overdue)
         assert store.maintain(rules, 10).overdue == ()
         assert store.counts()["dead"] == 1
 
@@ -338,13 +416,13 @@ class DeadSuite:
         lease = take_one(store)
         store.settle([ended(lease, Kind.DEAD, error=error(), reason="why", cause=LATE)])
         before = row_of(store, "a")
-        store.discard([LeaseRef("a", lease.fence)])
+        discard(store, [LeaseRef("a", lease.fence)])
         harness.clock.advance(1_000)
-        assert store.restore([before]) == [True]
+        assert store.put_dead([before]) == [True]
         after = row_of(store, "a")
         assert msgspec.structs.replace(after, expires_at=before.expires_at) == before
         assert [group.fingerprint for group in store.groups(NOTHING, 10)] == [LATE.fingerprint]
-        assert store.redrive([LeaseRef("a", lease.fence)]) == [True]
+        assert redrive(store, [LeaseRef("a", lease.fence)]) == [True]
         again = take_one(store)
         assert (again.payload, again.tags, again.meta) == (before.payload, ("x",), b'{"version":"2"}')
         assert again.fence > lease.fence
@@ -356,10 +434,10 @@ class DeadSuite:
         lease = take_one(store)
         store.settle([ended(lease, Kind.DEAD, error=error())])
         before = msgspec.structs.replace(row_of(store, "a"), run_at=0, finished_at=0)
-        store.discard([LeaseRef("a", lease.fence)])
-        assert store.restore([before]) == [True]
+        discard(store, [LeaseRef("a", lease.fence)])
+        assert store.put_dead([before]) == [True]
         assert row_of(store, "a").state is State.DEAD
-        assert store.redrive([LeaseRef("a", lease.fence)]) == [True]
+        assert redrive(store, [LeaseRef("a", lease.fence)]) == [True]
         assert take_one(store).id == "a"
 
     def test_a_restored_job_has_its_guards_and_its_unique_key_again(self, harness: Harness) -> None:
@@ -373,8 +451,8 @@ class DeadSuite:
         store.settle([ended(lease, Kind.DEAD, error=error(), cause=LATE)])
         before = row_of(store, "a")
         assert (before.guards, before.unique) == (guards, unique)
-        store.discard([LeaseRef("a", lease.fence)])
-        assert store.restore([before]) == [True]
+        discard(store, [LeaseRef("a", lease.fence)])
+        assert store.put_dead([before]) == [True]
         assert (row_of(store, "a").guards, row_of(store, "a").unique) == (guards, unique)
         # Another with both keys runs to its end; the marker stays as long as the dead job carries the key.
         store.enqueue([msgspec.structs.replace(guarded, id="b")])
@@ -382,7 +460,7 @@ class DeadSuite:
         harness.clock.advance(3_600_000 * 2)
         join(store)
         upkeep(store)
-        assert store.redrive([LeaseRef("a", lease.fence)]) == [True]
+        assert redrive(store, [LeaseRef("a", lease.fence)]) == [True]
         assert store.enqueue([msgspec.structs.replace(guarded, id="c")])[0].id == "a"
         assert take(store) == []
         assert (row_of(store, "a").state, row_of(store, "a").reason) == (State.DONE, "duplicate of b")
@@ -402,13 +480,13 @@ class DeadSuite:
         row = msgspec.structs.replace(row_of(store, "back"), guards=(pay,))
         store.transition(Action.DELETE, ["back"])
         harness.clock.advance(2_000)  # and no sweep comes by
-        assert store.restore([row]) == [True]
+        assert store.put_dead([row]) == [True]
         store.transition(Action.RETRY, ["back"])
         assert [lease.id for lease in take(store)] == ["back"]
         store.transition(Action.DELETE, ["done"])
         death = LeaseRef("changed", changed.fence)
-        assert store.amend(death, "[1,[2],{}]", (pay,), None)
-        assert store.redrive([death]) == [True]
+        assert amend(store, death, "[1,[2],{}]", (pay,), None)
+        assert redrive(store, [death]) == [True]
         assert take(store) == []  # it waits for the one that runs with its key
         assert state_of(store, "changed") is State.BLOCKED
 
@@ -424,8 +502,8 @@ class DeadSuite:
         harness.clock.advance(2_000)
         upkeep(store)
         death = LeaseRef("dead", row_of(store, "dead").fence)
-        assert store.amend(death, "[1,[2],{}]", (pay,), None)
-        assert store.redrive([death]) == [True]
+        assert amend(store, death, "[1,[2],{}]", (pay,), None)
+        assert redrive(store, [death]) == [True]
         assert take(store) == []
         row = row_of(store, "dead")
         assert (row.state, row.reason) == (State.DONE, "duplicate of done")
@@ -434,19 +512,19 @@ class DeadSuite:
         store = harness.engine
         (death,) = die(harness, "a")
         row = row_of(store, "a")
-        assert store.restore([row]) == [False]
-        store.redrive([death])
-        assert store.restore([row, msgspec.structs.replace(row, id="b")]) == [False, True]
+        assert store.put_dead([row]) == [False]
+        redrive(store, [death])
+        assert store.put_dead([row, msgspec.structs.replace(row, id="b")]) == [False, True]
         assert (state_of(store, "a"), state_of(store, "b")) == (State.READY, State.DEAD)
 
     def test_a_restored_job_is_kept_as_if_it_had_died_now(self, harness: Harness) -> None:
         store = harness.engine
         (death,) = die(harness, "a")
         row = row_of(store, "a")
-        store.discard([death])
+        discard(store, [death])
         keep = Rules().dead_keep_ms or 0
         harness.clock.advance(keep + 1)
-        store.restore([row])
+        store.put_dead([row])
         upkeep(store)
         assert state_of(store, "a") is State.DEAD
         harness.clock.advance(keep + 1)
@@ -457,6 +535,6 @@ class DeadSuite:
         store = harness.engine
         (death,) = die(harness, "a")
         row = msgspec.structs.replace(row_of(store, "a"), payload=b"\xff\x00not json")
-        store.discard([death])
-        assert store.restore([row]) == [True]
+        discard(store, [death])
+        assert store.put_dead([row]) == [True]
         assert row_of(store, "a").payload == b"\xff\x00not json"

@@ -39,10 +39,25 @@ from windlass.core.model import (
     Tally,
     UniqueKey,
     Upkeep,
+    Waiting,
     Want,
 )
 from windlass.testing.conformance.gatekeeper import DUPLICATE, Gatekeeper, gates
-from windlass.testing.conformance.harness import Harness, all_jobs, error, info, upkeep
+from windlass.testing.conformance.harness import (
+    Harness,
+    all_jobs,
+    amend,
+    clear,
+    discard,
+    error,
+    info,
+    pause,
+    redrive,
+    resume,
+    set_limit,
+    set_rate,
+    upkeep,
+)
 from windlass.testing.conformance.machine import room_sets, slots
 
 IDS = [f"j{n}" for n in range(7)]
@@ -282,30 +297,34 @@ class GuardMachine(RuleBasedStateMachine):
     def act(self, action: Action, job_id: str) -> None:
         self.store.transition(action, [job_id])
 
+    @rule(action=st.sampled_from(Action), queue=queues, limit=st.integers(1, 4))
+    def act_on_what_waits(self, action: Action, queue: str, limit: int) -> None:
+        self.store.transition(action, Waiting(queue, limit))
+
     @rule(queue=queues)
     def pause(self, queue: str) -> None:
-        self.store.pause(queue, None, None)
+        pause(self.store, queue, None, None)
         self.paused.add(queue)
 
     @rule(queue=queues)
     def resume(self, queue: str) -> None:
-        self.store.resume(queue)
+        resume(self.store, queue)
         self.paused.discard(queue)
 
     @rule(queue=queues, limit=st.sampled_from([1, 2]))
     def clear(self, queue: str, limit: int) -> None:
-        self.store.clear(queue, limit)
+        clear(self.store, queue, limit)
 
     @rule(queue=queues, limit=st.sampled_from([None, 1, 2]))
     def limit(self, queue: str, limit: int | None) -> None:
-        self.store.set_limit(queue, limit)
+        set_limit(self.store, queue, limit)
         self.keeper.limits.pop(queue, None)
         if limit is not None:
             self.keeper.limits[queue] = limit
 
     @rule(queue=queues, rate=st.sampled_from([None, RateBound(1, 2_005), RateBound(3, 20_005)]))
     def rate(self, queue: str, rate: RateBound | None) -> None:
-        self.store.set_rate(queue, rate)
+        set_rate(self.store, queue, rate)
         self.keeper.set_rate(queue, rate)
 
     # -- circuits --
@@ -336,14 +355,14 @@ class GuardMachine(RuleBasedStateMachine):
         death = LeaseRef(row.id, row.fence)
         match what:
             case "redrive":
-                self.store.redrive([death])
+                redrive(self.store, [death])
             case "discard":
-                self.store.discard([death])
+                discard(self.store, [death])
             case "amend":
-                self.store.amend(death, f"[{next(self.numbers)}]", data.draw(self.guards), data.draw(self.uniques))
+                amend(self.store, death, f"[{next(self.numbers)}]", data.draw(self.guards), data.draw(self.uniques))
             case "restore":
-                self.store.discard([death])
-                assert self.store.restore([row]) == [True]
+                discard(self.store, [death])
+                assert self.store.put_dead([row]) == [True]
 
     # -- what always holds --
 

@@ -26,11 +26,16 @@ from windlass.engines.base import Store
 from windlass.testing.conformance.harness import (
     LEASE_MS,
     Harness,
+    clear,
     ended,
     error,
     job,
     join,
+    pause,
+    resume,
     row_of,
+    set_limit,
+    set_rate,
     state_of,
     take,
     together,
@@ -215,7 +220,7 @@ class GuardSuite:
         harness.clock.advance(2_000)
         upkeep(store)
         assert (state_of(store, "d"), row_of(store, "d").reason) == (State.CANCELLED, "expired")
-        assert store.clear("default", 10) == 1
+        assert clear(store, "default", 10) == 1
         end(store, [lease])
         assert take(store) == []
 
@@ -227,11 +232,11 @@ class GuardSuite:
         put(store, "p", guards=(slots(1),), queue="qp", priority=-1)
         put(store, "b", guards=(slots(1),), queue="qa")
         assert take(store) == []
-        store.pause("qp", None, None)
+        pause(store, "qp", None, None)
         end(store, [lease])
         (lease,) = take(store)
         assert lease.id == "b"
-        store.resume("qp")
+        resume(store, "qp")
         end(store, [lease])
         assert got(take(store)) == ["p"]
 
@@ -246,9 +251,9 @@ class GuardSuite:
         put(store, "p", guards=(slots(1),), queue="qb")
         assert take(store) == []
         if bound == "limit":
-            store.set_limit("qa", 1)
+            set_limit(store, "qa", 1)
         else:
-            store.set_rate("qa", RateBound(1, 60_000))
+            set_rate(store, "qa", RateBound(1, 60_000))
             store.enqueue([job("spender", queue="qa")])
             assert got(take(store)) == ["spender"]
         end(store, [running["a"]])

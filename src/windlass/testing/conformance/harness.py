@@ -10,26 +10,37 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from windlass.core.clock import ManualClock
 from windlass.core.model import (
+    Action,
     Cause,
+    Guard,
     JobError,
     JobFilter,
     JobRow,
     Kind,
     Lease,
+    LeaseRef,
     NewJob,
     Outcome,
+    Pause,
     PoolInfo,
+    QueueChange,
     QueueShare,
     QueueWork,
+    RateBound,
+    Recovery,
     Room,
     Rules,
     Slot,
     State,
+    UniqueKey,
     Upkeep,
+    Waiting,
     Want,
+    Which,
     WorkerInfo,
 )
 from windlass.engines.base import Store
@@ -220,6 +231,62 @@ def finish(
         store.enqueue([job(job_id, queue=queue, caller_id=caller_id)])
         (lease,) = take(store, queues=[QueueShare(queue, 1)], limit=1)
         store.settle([ended(lease, kind, keep_ms=keep_ms)])
+
+
+def applied(store: Store, action: Action, which: Which) -> list[bool]:
+    """Do something to stored jobs, and say of each whether it was done."""
+    return [moved.applied for moved in store.transition(action, which)]
+
+
+def redrive(store: Store, deaths: Sequence[LeaseRef]) -> list[bool]:
+    """Make dead jobs ready, by their deaths."""
+    return applied(store, Action.RETRY, deaths)
+
+
+def discard(store: Store, deaths: Sequence[LeaseRef]) -> list[bool]:
+    """Delete dead jobs, by their deaths."""
+    return applied(store, Action.DISCARD, deaths)
+
+
+def recover(store: Store, rule: Recovery) -> list[str]:
+    """Make dead jobs ready by a rule, and give their ids."""
+    return [moved.id for moved in store.transition(Action.RETRY, rule) if moved.applied]
+
+
+def clear(store: Store, queue: str, limit: int) -> int:
+    """Delete waiting jobs of a queue, and give how many."""
+    return sum(applied(store, Action.DELETE, Waiting(queue, limit)))
+
+
+def amend(store: Store, death: LeaseRef, payload: str, guards: tuple[Guard, ...], unique: UniqueKey | None) -> bool:
+    """Write another payload and other guards over those of a dead job."""
+    row = store.job(death.id)
+    if row is None:
+        return False
+    changed = replace(row, fence=death.fence, payload=payload.encode(), guards=guards, unique=unique)
+    return store.put_dead([changed], over=True)[0]
+
+
+def pause(
+    store: Store, queue: str, reason: str | None = None, until: int | None = None, who: str | None = None
+) -> None:
+    """Pause a queue."""
+    store.set_queue(queue, QueueChange(pause=Pause(reason, until, who)))
+
+
+def resume(store: Store, queue: str) -> None:
+    """Lift the pause of a queue."""
+    store.set_queue(queue, QueueChange(pause=None))
+
+
+def set_limit(store: Store, queue: str, limit: int | None) -> None:
+    """Set or lift the limit of a queue."""
+    store.set_queue(queue, QueueChange(limit=limit))
+
+
+def set_rate(store: Store, queue: str, rate: RateBound | None) -> None:
+    """Set or lift the rate of a queue."""
+    store.set_queue(queue, QueueChange(rate=rate))
 
 
 def upkeep(store: Store, rules: Rules | None = None, budget: int = BUDGET) -> list[Upkeep]:

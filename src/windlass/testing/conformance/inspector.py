@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from windlass.core.model import TRANSITIONS, Action, JobFilter, Kind, Moved, QueueShare, Settled, State, can_move
+from windlass.core.model import (
+    TRANSITIONS,
+    Action,
+    JobFilter,
+    Kind,
+    Moved,
+    QueueShare,
+    Settled,
+    State,
+    Waiting,
+    can_move,
+)
 from windlass.testing.conformance.harness import (
     LEASE_MS,
     NOTHING,
     Harness,
     add,
     all_jobs,
+    clear,
     ended,
     error,
     finish,
@@ -18,6 +30,8 @@ from windlass.testing.conformance.harness import (
     info,
     job,
     join,
+    pause,
+    resume,
     row_of,
     state_of,
     take,
@@ -43,7 +57,7 @@ REACHABLE = [state for state in State if state is not State.BLOCKED]
 ALLOWED = {
     Action.CANCEL: {State.READY, State.SCHEDULED, State.RUNNING},
     Action.RETRY: {State.DEAD, State.CANCELLED, State.SCHEDULED},
-    Action.DELETE: set(State) - {State.RUNNING},
+    **dict.fromkeys((Action.DELETE, Action.DISCARD, Action.TRIM), set(State) - {State.RUNNING}),
 }
 
 
@@ -223,7 +237,7 @@ class InspectorSuite:
     def test_a_pause_is_shown_with_reason_and_end(self, harness: Harness) -> None:
         store, until = harness.engine, harness.clock.wall_ms() + 5_000
         add(store, "a")
-        store.pause("default", "deploy", until)
+        pause(store, "default", "deploy", until)
         (row,) = store.queues()
         assert (row.paused, row.paused_reason, row.paused_until) == (True, "deploy", until)
         harness.clock.advance(5_001)
@@ -231,12 +245,12 @@ class InspectorSuite:
 
     def test_a_pause_says_who_asked_for_it_until_it_is_lifted(self, harness: Harness) -> None:
         store = harness.engine
-        store.pause("default", "deploy", None, "ada@box")
+        pause(store, "default", "deploy", None, "ada@box")
         assert [row.paused_by for row in store.queues()] == ["ada@box"]
-        store.pause("default", "still", None)
+        pause(store, "default", "still", None)
         assert [row.paused_by for row in store.queues()] == [None]
-        store.pause("default", "deploy", None, "ada@box")
-        store.resume("default")
+        pause(store, "default", "deploy", None, "ada@box")
+        resume(store, "default")
         assert [row.paused_by for row in store.queues()] == [None]
 
     def test_names_lists_every_queue_sorted(self, harness: Harness) -> None:
@@ -244,7 +258,7 @@ class InspectorSuite:
         assert store.names() == []
         store.enqueue([job("a", queue="qb"), job("b", queue="qa", delay_ms=9_000), job("c", queue="qb")])
         assert store.names() == ["qa", "qb"]
-        store.pause("qc", None, None)
+        pause(store, "qc", None, None)
         assert set(store.names()) == {"qa", "qb", "qc"}
 
     def test_flow_counts_what_came_and_what_was_claimed(self, harness: Harness) -> None:
@@ -295,13 +309,13 @@ class InspectorSuite:
     def test_pause_and_resume_are_idempotent_and_the_last_pause_counts(self, harness: Harness) -> None:
         store = harness.engine
         add(store, "a")
-        store.pause("default", "one", harness.clock.wall_ms() + 5_000)
-        store.pause("default", "two", None)
+        pause(store, "default", "one", harness.clock.wall_ms() + 5_000)
+        pause(store, "default", "two", None)
         (row,) = store.queues()
         assert (row.paused, row.paused_reason, row.paused_until) == (True, "two", None)
-        store.resume("default")
-        store.resume("default")
-        store.resume("unheard-of")
+        resume(store, "default")
+        resume(store, "default")
+        resume(store, "unheard-of")
         (row, *_) = store.queues()
         assert (row.paused, row.paused_reason, row.paused_until) == (False, None, None)
 
@@ -366,7 +380,7 @@ class InspectorSuite:
         after = state_of(store, "a")
         if not allowed:
             assert store.job("a") == before
-        elif action is Action.DELETE:
+        elif action in {Action.DELETE, Action.DISCARD, Action.TRIM}:
             assert after is None
         elif state is State.RUNNING:
             assert (after, row_of(store, "a").cancel_requested) == (State.RUNNING, True)
@@ -375,6 +389,32 @@ class InspectorSuite:
             assert after is not None
             assert can_move(state, after)
             assert after in TRANSITIONS[state]
+
+    def test_a_done_job_is_not_refused_for_the_reason_that_it_ended_with(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        add(store, "a")
+        store.settle([ended(take_one(store), reason="nothing to do")])
+        assert store.transition(Action.RETRY, ["a"]) == [Moved("a", State.DONE, applied=False)]
+
+    def test_what_waits_in_a_queue_can_be_cancelled_too(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        add(store, "run", queue="qa")
+        take_one(store)
+        store.enqueue([job("a", queue="qa"), job("b", queue="qa", delay_ms=1_000), job("c", queue="qb")])
+        (first,) = store.transition(Action.CANCEL, Waiting("qa", 1))
+        (second,) = store.transition(Action.CANCEL, Waiting("qa", 10))
+        assert {first.id: first.before, second.id: second.before} == {"a": State.READY, "b": State.SCHEDULED}
+        assert first.applied
+        assert second.applied
+        assert store.transition(Action.CANCEL, Waiting("qa", 10)) == []
+        assert {row.id: row.state for row in all_jobs(store)} == {
+            "run": State.RUNNING,
+            "a": State.CANCELLED,
+            "b": State.CANCELLED,
+            "c": State.READY,
+        }
 
     def test_an_action_on_many_answers_each_in_order(self, harness: Harness) -> None:
         store = harness.engine
@@ -454,16 +494,16 @@ class InspectorSuite:
         add(store, "run", queue="qa")
         take(store)
         store.enqueue([job("r", queue="qa"), job("s", queue="qa", delay_ms=9_000), job("other", queue="qb")])
-        assert store.clear("qa", 100) == 2
+        assert clear(store, "qa", 100) == 2
         assert [state_of(store, i) for i in ("run", "r", "s")] == [State.RUNNING, None, None]
         assert state_of(store, "other") is State.READY
-        assert store.clear("qa", 100) == 0
-        assert store.clear("unheard-of", 100) == 0
+        assert clear(store, "qa", 100) == 0
+        assert clear(store, "unheard-of", 100) == 0
 
     def test_clear_deletes_no_more_than_its_limit(self, harness: Harness) -> None:
         store = harness.engine
         add(store, *[f"j{n}" for n in range(10)])
-        assert [store.clear("default", 4) for _ in range(4)] == [4, 4, 2, 0]
+        assert [clear(store, "default", 4) for _ in range(4)] == [4, 4, 2, 0]
         assert store.counts()["ready"] == 0
         assert store.jobs(NOTHING, None, 10) == ([], None)
 
@@ -472,5 +512,5 @@ class InspectorSuite:
         join(store)
         finish(store, "done")
         finish(store, "dead", kind=Kind.DEAD)
-        assert store.clear("default", 10) == 0
+        assert clear(store, "default", 10) == 0
         assert [state_of(store, "done"), state_of(store, "dead")] == [State.DONE, State.DEAD]

@@ -16,23 +16,27 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from windlass.core.fingerprint import INTERRUPTED, POISON
 from windlass.core.model import (
     TRANSITIONS,
     Action,
+    Cause,
     Kind,
     LeaseRef,
     NewJob,
     Outcome,
     Progress,
     QueueShare,
+    Recovery,
     Room,
     Rules,
     Settled,
     Slot,
     State,
+    Waiting,
     Want,
 )
-from windlass.testing.conformance.harness import Harness, error, history, info, job, upkeep
+from windlass.testing.conformance.harness import Harness, error, history, info, job, pause, resume, set_limit, upkeep
 from windlass.testing.conformance.oracle import WAITING, Oracle, OracleJob
 
 IDS = [f"j{n}" for n in range(4)]
@@ -42,6 +46,8 @@ LEASE_MS = 10_005
 RULES = Rules(max_crashes=3, max_interruptions=1, crash_delay_ms=1_005, keep_done_max=None)  # ages: as the engine's
 ENDS = {Kind.DONE, Kind.DEAD, Kind.CANCELLED}
 ADVANCES = [10, 1_010, 6_000, 20_000, 700_000]
+
+LOST = Cause("shop.errors.Lost", "aaaaaaaaaaaa", "shop.jobs.ship")
 
 ids = st.sampled_from(IDS)
 queues = st.sampled_from(QUEUES)
@@ -182,6 +188,7 @@ class EngineMachine(RuleBasedStateMachine):
             ref.fence,
             kind,
             error=error() if kind in {Kind.RETRY, Kind.DEAD} else None,
+            cause=LOST if kind is Kind.DEAD else None,
             delay_ms=delay_ms,
             keep_ms=15_005 if delay_ms and kind in ENDS else None,
             interrupted=interrupted and kind is Kind.RELEASE,
@@ -281,27 +288,74 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(action=st.sampled_from(Action), job_id=ids)
     def act(self, action: Action, job_id: str) -> None:
+        self.ask(action, job_id)
+
+    @precondition(lambda self: self.issued)
+    @rule(data=st.data(), action=st.sampled_from(Action), off_by=st.sampled_from([0, 0, 0, 1]))
+    def act_on_a_death(self, data: st.DataObject, action: Action, off_by: int) -> None:
+        ref = data.draw(st.sampled_from(self.deaths() or self.issued[::-1]))
+        self.ask(action, LeaseRef(ref.id, ref.fence + off_by))
+
+    def deaths(self) -> list[LeaseRef]:
+        return [LeaseRef(x.id, x.fence) for x in self.oracle.jobs.values() if x.state is State.DEAD]
+
+    def ask(self, action: Action, which: str | LeaseRef) -> None:
+        job_id, death = (which, None) if isinstance(which, str) else (which.id, which.fence)
         row = self.store.job(job_id)
         before = None if row is None else row.state
-        (moved,) = self.store.transition(action, [job_id])
-        applied = self.oracle.act(action, job_id, before, self.now)
+        (moved,) = self.store.transition(action, [which])
+        applied = self.oracle.act(action, job_id, before, self.now, death)
         assert (moved.id, moved.before, moved.applied) == (job_id, before, applied)
-        if applied and action is Action.DELETE:
-            self.seen.pop(job_id)  # what follows under this id is another record
+        self.forget_those_that_went()
+
+    @rule(
+        action=st.sampled_from([Action.RETRY, Action.RETRY, Action.DISCARD]),
+        after_ms=st.sampled_from([0, 0, 5_005]),
+        attempts=st.integers(1, 2),
+        limit=st.integers(1, 4),
+    )
+    def act_by_a_rule(self, action: Action, after_ms: int, attempts: int, limit: int) -> None:
+        rule = Recovery((LOST.error_type, POISON.error_type, INTERRUPTED.error_type), after_ms, attempts, limit)
+        fit = self.oracle.recoverable(rule, self.now)
+        moved = self.store.transition(action, rule)
+        assert all((one.before, one.applied) == (State.DEAD, True) for one in moved)
+        got = {one.id for one in moved}
+        assert got <= fit
+        assert len(got) == len(moved) == min(limit, len(fit))
+        died_at = {job_id: self.oracle.jobs[job_id].died_at for job_id in fit}
+        assert max((died_at[i] for i in got), default=0) <= min((died_at[i] for i in fit - got), default=self.now)
+        for job_id in got:
+            assert self.oracle.act(action, job_id, State.DEAD, self.now, by_rule=True)
+        self.forget_those_that_went()
+
+    @rule(action=st.sampled_from([Action.DELETE, Action.CANCEL]), queue=queues, limit=st.integers(1, 4))
+    def act_on_what_waits(self, action: Action, queue: str, limit: int) -> None:
+        fit = {x.id for x in self.oracle.jobs.values() if x.state is WAITING and x.queue == queue}
+        states = {job_id: row.state for job_id in fit if (row := self.store.job(job_id)) is not None}
+        moved = self.store.transition(action, Waiting(queue, limit))
+        assert len({one.id for one in moved}) == len(moved) == min(limit, len(fit))
+        for one in moved:
+            assert (one.before, one.applied) == (states[one.id], True)
+            assert self.oracle.act(action, one.id, one.before, self.now)
+        self.forget_those_that_went()
+
+    def forget_those_that_went(self) -> None:
+        """What follows under the id of a deleted job is another record."""
+        self.seen = {job_id: state for job_id, state in self.seen.items() if job_id in self.oracle.jobs}
 
     @rule(queue=queues)
     def pause(self, queue: str) -> None:
-        self.store.pause(queue, None, None)
+        pause(self.store, queue, None, None)
         self.oracle.paused.add(queue)
 
     @rule(queue=queues)
     def resume(self, queue: str) -> None:
-        self.store.resume(queue)
+        resume(self.store, queue)
         self.oracle.paused.discard(queue)
 
     @rule(queue=queues, limit=st.sampled_from([None, 1, 2]))
     def limit(self, queue: str, limit: int | None) -> None:
-        self.store.set_limit(queue, limit)
+        set_limit(self.store, queue, limit)
         if limit is None:
             self.oracle.limits.pop(queue, None)
         else:
@@ -326,7 +380,7 @@ class EngineMachine(RuleBasedStateMachine):
             counted = (row.attempt, row.crashes, row.interruptions, row.snoozes)
             expected = (mine.attempt, mine.crashes, mine.interruptions, mine.snoozes)
             assert counted == expected, f"{job_id} {row.state}: {counted} is not {expected}"
-            assert len(history(row)) == mine.errors, job_id
+            assert (len(history(row)), row.recoveries) == (mine.errors, mine.recoveries), job_id
             if mine.state is State.RUNNING:
                 assert (row.worker, row.fence, row.cancel_requested) == (mine.worker, mine.fence, mine.cancel), job_id
             assert row.held == (mine.state is State.RUNNING and mine.held), job_id

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from windlass.core.model import FINISHED, Action, Kind, Outcome, Room, Rules, Slot, State
+from windlass.core.model import FINISHED, Action, Kind, Outcome, Recovery, Room, Rules, Slot, State
 
 WAITING = State.SCHEDULED  # the model keeps ready as "scheduled and due"
 
@@ -35,6 +35,8 @@ class OracleJob:
     purge_at: int | None = None
     slot: Slot | None = None
     held: bool = False
+    died_at: int = 0
+    recoveries: int = 0
 
 
 @dataclass
@@ -114,6 +116,7 @@ class Oracle:
         if keep_ms is None:
             keep_ms = self.rules.dead_keep_ms if state is State.DEAD else self.rules.keep_done_ms
         job.purge_at = None if keep_ms is None else now + keep_ms
+        job.died_at = now
 
     def put_back(self, job: OracleJob, now: int, delay_ms: int | None = None) -> None:
         """Let a job wait again; one whose cancel was asked for ends instead."""
@@ -207,10 +210,32 @@ class Oracle:
                 del self.jobs[job.id]
         return recovered, died
 
-    def act(self, action: Action, job_id: str, before: State | None, now: int) -> bool:
-        """Apply a person's action, given the state that the engine saw; false when it is refused."""
+    def recoverable(self, rule: Recovery, now: int) -> set[str]:
+        """The dead jobs that a rule is about, where it names what all of them died of."""
+        return {
+            job.id
+            for job in self.jobs.values()
+            if job.state is State.DEAD and job.died_at + rule.after_ms <= now and job.recoveries < rule.attempts
+        }
+
+    def act(
+        self,
+        action: Action,
+        job_id: str,
+        before: State | None,
+        now: int,
+        death: int | None = None,
+        *,
+        by_rule: bool = False,
+    ) -> bool:
+        """Apply an action, given the state that the engine saw; false when it is refused.
+
+        ``death`` is the fence that a dead job is named by.
+        """
         job = self.jobs.get(job_id)
         if job is None or before is None:
+            return False
+        if death is not None and (job.state is not State.DEAD or job.fence != death):
             return False
         match action:
             case Action.CANCEL if before is State.RUNNING:
@@ -220,7 +245,8 @@ class Oracle:
             case Action.RETRY if before in {State.DEAD, State.CANCELLED, State.SCHEDULED}:
                 job.state, job.run_at = WAITING, now
                 job.attempt = job.crashes = job.interruptions = job.snoozes = 0
-            case Action.DELETE if before is not State.RUNNING:
+                job.recoveries = job.recoveries + 1 if by_rule else 0
+            case Action.DELETE | Action.DISCARD | Action.TRIM if before is not State.RUNNING:
                 del self.jobs[job_id]
             case _:
                 return False

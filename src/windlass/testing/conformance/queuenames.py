@@ -33,12 +33,19 @@ from windlass.testing.conformance.harness import (
     Harness,
     add,
     all_jobs,
+    discard,
     ended,
     error,
     finish,
     job,
     join,
+    pause,
+    recover,
+    redrive,
+    resume,
     row_of,
+    set_limit,
+    set_rate,
     state_of,
     take,
     upkeep,
@@ -172,11 +179,11 @@ class QueueNameSuite:
         names = OLD[:60]
         store.enqueue([job(f"{name}-{n}", queue=name) for name in [*names, "zz"] for n in range(2)])
         for name in names[:20]:
-            store.pause(name, None, None)
+            pause(store, name, None, None)
         for name in names[20:40]:
-            store.set_limit(name, 0 if name < names[30] else 1)
+            set_limit(store, name, 0 if name < names[30] else 1)
         for name in names[40:]:
-            store.set_rate(name, RateBound(1, MINUTE))
+            set_rate(store, name, RateBound(1, MINUTE))
         first = claim_on(store, Want("w1", 1))
         assert {lease.queue for lease in first} == {*names[30:], "zz"}
         assert len(first) == 32
@@ -231,8 +238,8 @@ class QueueNameSuite:
         for name in ("qa", "qb", "qc"):
             store.enqueue([structs.replace(job(f"{name}-g", queue=name), guards=(ONE,))])
         assert take(store) == []
-        store.pause("qa", None, None)
-        store.set_limit("qb", 0)
+        pause(store, "qa", None, None)
+        set_limit(store, "qb", 0)
         store.settle([ended(holder)])
         assert ids(take(store)) == ["qc-g"]
 
@@ -253,7 +260,7 @@ class QueueNameSuite:
         join(store)
         store.enqueue([job(f"{name}-j", queue=name) for name in OLD[:100]])
         for name in OLD[:98]:
-            store.pause(name, None, None)
+            pause(store, name, None, None)
         shares = [QueueShare(name, 1) for name in OLD]
         assert ids(take(store, queues=shares, limit=9)) == ["old-098-j", "old-099-j"]
 
@@ -327,9 +334,9 @@ class QueueNameSuite:
     def test_a_name_with_a_pause_or_a_bound_is_kept_until_they_are_taken_away(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.pause("paused", None, None)
-        store.set_limit("limited", 3)
-        store.set_rate("rated", RateBound(5, MINUTE))
+        pause(store, "paused", None, None)
+        set_limit(store, "limited", 3)
+        set_rate(store, "rated", RateBound(5, MINUTE))
         use_once(store, ["used", "paused"])
         pass_an_hour(harness)
         assert known(store) == {"paused", "limited", "rated"}
@@ -338,15 +345,15 @@ class QueueNameSuite:
             "limited": (False, 3, None),
             "rated": (False, None, RateBound(5, MINUTE)),
         }
-        store.resume("paused")
-        store.set_limit("limited", None)
-        store.set_rate("rated", None)
+        resume(store, "paused")
+        set_limit(store, "limited", None)
+        set_rate(store, "rated", None)
         pass_an_hour(harness)
         assert known(store) == set()
 
     def test_a_pause_that_is_over_keeps_no_name(self, harness: Harness) -> None:
         store = harness.engine
-        store.pause("paused", None, harness.clock.wall_ms() + MINUTE)
+        pause(store, "paused", None, harness.clock.wall_ms() + MINUTE)
         harness.clock.advance(2 * MINUTE)
         pass_an_hour(harness)
         assert known(store) == set()
@@ -366,9 +373,9 @@ class QueueNameSuite:
         names = ["paused", "limited", "rated"]
         use_once(store, names)
         pass_an_hour(harness)
-        store.pause("paused", None, None)
-        store.set_limit("limited", 0)
-        store.set_rate("rated", RateBound(1, MINUTE))
+        pause(store, "paused", None, None)
+        set_limit(store, "limited", 0)
+        set_rate(store, "rated", RateBound(1, MINUTE))
         assert known(store) == set(names)
         store.enqueue([job(f"{name}-{n}", queue=name) for name in names for n in range(2)])
         assert ids(take(store)) == ["rated-0"]
@@ -386,13 +393,13 @@ class QueueNameSuite:
             case "retry":
                 assert store.transition(Action.RETRY, ["d"])[0].applied
             case "redrive":
-                assert store.redrive([LeaseRef("d", row.fence)]) == [True]
+                assert redrive(store, [LeaseRef("d", row.fence)]) == [True]
             case "recover":
-                assert store.recover(Recovery((LOST.error_type,), 0, 1), 10) == ["d"]
+                assert recover(store, Recovery((LOST.error_type,), 0, 1, 10)) == ["d"]
             case _:
-                assert store.discard([LeaseRef("d", row.fence)]) == [True]
-                assert store.restore([row]) == [True]
-                assert store.redrive([LeaseRef("d", row.fence)]) == [True]
+                assert discard(store, [LeaseRef("d", row.fence)]) == [True]
+                assert store.put_dead([row]) == [True]
+                assert redrive(store, [LeaseRef("d", row.fence)]) == [True]
         assert known(store) == {"grave"}
         assert ids(take(store)) == ["d"]
 

@@ -31,11 +31,13 @@ from windlass.engines.base import Store
 from windlass.testing.conformance.harness import (
     LEASE_MS,
     Harness,
+    clear,
     ended,
     error,
     job,
     join,
     row_of,
+    set_limit,
     take,
     take_one,
     upkeep,
@@ -134,7 +136,7 @@ class SlotSuite:
         got = Counter(lease.id[:2] for lease in leases)
         assert got == {"at": 3, "bt": 1, "al": 15, "bl": 5}
         add = Want("w1", 8, (QueueShare("a", 4), QueueShare("b", 4)), rooms=(Room(THREAD, 4), Room(LOOP, 4)))
-        store.clear("b", 100)
+        clear(store, "b", 100)
         assert Counter(lease.id[:2] for lease in store.claim(add).leases) == {"at": 4, "al": 4}
 
     def test_a_job_of_an_unknown_kind_goes_where_any_kind_has_a_free_slot(self, harness: Harness) -> None:
@@ -154,7 +156,7 @@ class SlotSuite:
             store_kinds(store, None, f"a{free}", f"b{free}")
             want = Want("w1", 100, rooms=(Room(THREAD, free), Room(LOOP, 1)))
             assert store.claim(want).due_in_ms == due_in
-            store.clear("default", 100)
+            clear(store, "default", 100)
 
     def test_unknown_and_known_jobs_share_the_room_of_their_kind(self, harness: Harness) -> None:
         store = harness.engine
@@ -348,7 +350,7 @@ class SlotSuite:
     def test_held_jobs_count_for_the_limit_of_their_queue(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.set_limit("default", 2)
+        set_limit(store, "default", 2)
         store_kinds(store, THREAD, "a", "b", "c")
         assert len(store.claim(Want("w1", 5, room=1)).leases) == 2
         assert take(store) == []

@@ -10,10 +10,13 @@ from windlass.core.model import Action, Cause, Kind, LeaseRef, NewJob, OnConflic
 from windlass.engines.base import Store, TransactionalEnqueue
 from windlass.testing.conformance.harness import (
     Harness,
+    clear,
     ended,
     error,
     job,
     join,
+    recover,
+    redrive,
     row_of,
     state_of,
     take,
@@ -115,7 +118,7 @@ class UniqueSuite:
         assert put(store, unique("b")) == ("b", False)
         store.transition(Action.DELETE, ["b"])
         assert put(store, unique("c")) == ("c", False)
-        store.clear("default", 10)
+        clear(store, "default", 10)
         assert put(store, unique("d")) == ("d", False)
 
     def test_a_retry_keeps_the_key(self, harness: Harness) -> None:
@@ -293,7 +296,7 @@ class UniqueSuite:
         (lease,) = take(store)
         put(store, unique("b", "keep_latest"))
         store.settle([ended(lease, Kind.RETRY, error=error(), delay_ms=1_000)])
-        assert store.clear("default", 100) == 2
+        assert clear(store, "default", 100) == 2
         assert [state_of(store, "a"), state_of(store, "b")] == [None, None]
 
     def test_two_that_replace_in_one_batch_leave_one_job_that_runs_once(self, harness: Harness) -> None:
@@ -355,17 +358,17 @@ class UniqueSuite:
         (lease,) = take(store)
         store.settle([ended(lease, Kind.DEAD, error=error(), cause=Cause("TimeoutError", "f", "pay"))])
         put(store, unique("b"))
-        rule = Recovery(("TimeoutError",), 0, 1)
-        assert store.redrive([LeaseRef("a", lease.fence)]) == [False]
-        assert store.recover(rule, 10) == []
+        rule = Recovery(("TimeoutError",), 0, 1, 10)
+        assert redrive(store, [LeaseRef("a", lease.fence)]) == [False]
+        assert recover(store, rule) == []
         row = row_of(store, "a")
         assert (row.state, row.reason, row.error_type) == (State.DEAD, "unique key k is taken by b", "TimeoutError")
         store.transition(Action.CANCEL, ["b"])
-        assert store.recover(rule, 10) == ["a"]
+        assert recover(store, rule) == ["a"]
         assert put(store, unique("c")) == ("a", True)
         (lease,) = take(store)
         store.settle([ended(lease, Kind.DEAD)])
-        assert store.redrive([LeaseRef("a", lease.fence)]) == [True]
+        assert redrive(store, [LeaseRef("a", lease.fence)]) == [True]
         assert put(store, unique("d")) == ("a", True)
 
     def test_an_id_that_is_stored_is_a_duplicate_of_itself(self, harness: Harness) -> None:
