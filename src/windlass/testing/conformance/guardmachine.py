@@ -415,7 +415,9 @@ class GuardMachine(RuleBasedStateMachine):
             if not left:
                 break
             steps = upkeep(self.store, RULES)
-            waits = [ms for ms in (claimed.due_in_ms, steps[-1].alone_in_ms, steps[-1].due_in_ms) if ms is not None]
+            # A lone job that meets a closed guard is due now, and stays so until somebody asks again.
+            told = (claimed.due_in_ms, steps[-1].alone_in_ms, steps[-1].due_in_ms)
+            waits = [ms or SOON_MS for ms in told if ms is not None]
             assert waits or any(changed(step) for step in steps), f"{left} wait, and nothing will look at them"
             self.harness.clock.advance(max(min(waits, default=0), 1))
         else:
