@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windlass.core.model import Gates, Guard, JobError, JobRow, State, UniqueKey
-from windlass.dead.lines import from_line, to_line
+from windlass.dead.lines import GONE, JSON, SAME, from_line, to_line
 from windlass.errors import PayloadError
 
 ROW = JobRow(
@@ -28,6 +28,11 @@ ROW = JobRow(
 
 def test_a_row_survives() -> None:
     assert from_line(to_line(ROW), "line 1") == ROW
+
+
+def test_every_field_of_a_job_is_in_a_line_or_is_what_a_dead_one_has_no_more() -> None:
+    assert {*SAME, *JSON, "payload", *GONE} == set(JobRow.__struct_fields__)
+    assert all(getattr(ROW, name) == value for name, value in GONE.items())
 
 
 def test_a_line_is_one_line_that_people_can_read() -> None:

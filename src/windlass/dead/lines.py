@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
@@ -62,43 +62,34 @@ class Line(Struct, omit_defaults=True, forbid_unknown_fields=True, kw_only=True)
     unique: UniqueKey | None = None
 
 
+JSON: Final = ("errors", "progress", "meta")
+SAME: Final = tuple(
+    name for name in Line.__struct_fields__ if name in JobRow.__struct_fields__ and name not in (*JSON, "payload")
+)
+# What a dead job has no more.
+GONE: Final = {
+    "state": State.DEAD,
+    "expires_at": None,
+    "worker": None,
+    "result": None,
+    "cancel_requested": False,
+    "blocked_by": None,
+    "held": False,
+}
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Line)
 
 
 def to_line(row: JobRow, hidden: Sequence[str] = ()) -> bytes:
     """Write a dead job as one line, its newline included. ``hidden`` names the arguments that are masked in ``row``."""
+    values: dict[str, Any] = {name: getattr(row, name) for name in SAME}
+    values |= {name: _raw(getattr(row, name)) for name in JSON}
     line = Line(
-        id=row.id,
-        name=row.name,
-        queue=row.queue,
+        **values,
         hidden=tuple(hidden),
         payload=_raw(row.payload),
         payload_base64=None if _is_json(row.payload) else b64encode(row.payload).decode(),
-        error_type=row.error_type,
-        fingerprint=row.fingerprint,
-        frame=row.frame,
-        reason=row.reason,
-        errors=_raw(row.errors),
-        priority=row.priority,
-        attempt=row.attempt,
-        max_attempts=row.max_attempts,
-        fence=row.fence,
-        enqueued_at=row.enqueued_at,
-        run_at=row.run_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        expires_ms=row.expires_ms,
-        caller_id=row.caller_id,
-        progress=_raw(row.progress),
-        tags=row.tags,
-        meta=_raw(row.meta),
-        crashes=row.crashes,
-        interruptions=row.interruptions,
-        snoozes=row.snoozes,
-        recoveries=row.recoveries,
-        guards=row.guards,
-        unique=row.unique,
     )
     return _encoder.encode(line) + b"\n"
 
@@ -108,18 +99,18 @@ def from_line(raw: bytes, where: str, payload_max: int = caps.VALUE_SIZE) -> Job
     try:
         line = _decoder.decode(raw)
         payload = bytes(line.payload) if line.payload_base64 is None else b64decode(line.payload_base64, validate=True)
-        errors, progress, meta = _bytes(line.errors), _bytes(line.progress), _bytes(line.meta)
+        texts = {name: _bytes(getattr(line, name)) for name in JSON}
         _check_numbers(line)
         _check_texts(line)
         for what, data, most in (
             ("payload", payload, payload_max),
-            ("errors", errors, caps.HISTORY_SIZE),
-            ("progress", progress, caps.FACTS_SIZE),
-            ("meta", meta, caps.FACTS_SIZE),
+            ("errors", texts["errors"], caps.HISTORY_SIZE),
+            ("progress", texts["progress"], caps.FACTS_SIZE),
+            ("meta", texts["meta"], caps.FACTS_SIZE),
         ):
             if len(data or b"") > most:
                 raise PayloadError(f"{what} takes {len(data or b''):,} bytes; the most is {most:,}")
-        decode_errors(errors)
+        decode_errors(texts["errors"])
     except (msgspec.MsgspecError, ValueError, OverflowError, WindlassError) as error:
         raise PayloadError(f"{where} is not a dead job: {error}") from error
     if line.hidden:
@@ -127,41 +118,11 @@ def from_line(raw: bytes, where: str, payload_max: int = caps.VALUE_SIZE) -> Job
             f"{where}: the arguments {', '.join(line.hidden)} of job {line.id} are hidden, so it cannot be run; "
             "export it with reveal=True"
         )
-    return JobRow(
-        id=line.id,
-        name=line.name,
-        queue=line.queue,
-        state=State.DEAD,
-        payload=payload,
-        priority=line.priority,
-        attempt=line.attempt,
-        max_attempts=line.max_attempts,
-        fence=line.fence,
-        enqueued_at=line.enqueued_at,
-        run_at=line.run_at,
-        started_at=line.started_at,
-        finished_at=line.run_at if line.finished_at is None else line.finished_at,
-        expires_at=None,
-        worker=None,
-        result=None,
-        errors=errors,
-        reason=clean_reason(line.reason),
-        progress=progress,
-        tags=line.tags,
-        meta=meta,
-        crashes=line.crashes,
-        interruptions=line.interruptions,
-        snoozes=line.snoozes,
-        cancel_requested=False,
-        error_type=clean_reason(line.error_type),
-        fingerprint=line.fingerprint,
-        frame=clean_reason(line.frame),
-        recoveries=line.recoveries,
-        expires_ms=line.expires_ms,
-        caller_id=line.caller_id,
-        guards=line.guards,
-        unique=line.unique,
-    )
+    values: dict[str, Any] = GONE | {name: getattr(line, name) for name in SAME} | texts
+    values |= {name: clean_reason(getattr(line, name)) for name in ("reason", "error_type", "frame")}
+    if line.finished_at is None:
+        values["finished_at"] = line.run_at
+    return JobRow(payload=payload, **values)
 
 
 def _check_numbers(line: Line) -> None:

@@ -10,8 +10,9 @@ import msgspec
 
 from windlass.core.model import GroupRow, JobFilter, JobRow
 from windlass.engines.sqlite.core import SqliteCore
-from windlass.engines.sqlite.enqueue import ADD_QUEUES, forget_markers, guard_bindings
+from windlass.engines.sqlite.enqueue import ADD_QUEUES, forget_markers
 from windlass.engines.sqlite.inspector import condition
+from windlass.engines.sqlite.rows import OVER, PUT, over_bindings, put_bindings
 from windlass.engines.sqlite.upkeep import dead_keep
 
 __all__ = ["SqliteDead"]
@@ -25,17 +26,6 @@ GROUPS: Final = """
 SELECT coalesce(fingerprint, 'unknown') AS shared, max(error_type), max(frame), json_group_array(DISTINCT name),
        count(*), min(finished_at), max(finished_at), substr(max(printf('%016d', finished_at) || id), 17)
 FROM "windlass_jobs" AS jobs WHERE state = 'dead' AND {condition} GROUP BY shared ORDER BY count(*) DESC, shared LIMIT ?
-"""
-OVER: Final = """
-UPDATE "windlass_jobs" SET name = ?, payload = ?, tags = ?, meta = ?, guards = ?, holding = ?, once_key = ?, uniq = ?
-WHERE id = ? AND fence = ? AND state = 'dead'
-"""
-PUT: Final = """
-INSERT INTO "windlass_jobs" (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts,
-    attempt, fence, crashes, interruptions, snoozes, caller_id, started_at, finished_at, purge_at, expires_ms, errors,
-    reason, progress, tags, meta, error_type, fingerprint, frame, recoveries, guards, holding, once_key, uniq)
-VALUES (?, ?, ?, 'dead', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO NOTHING
 """
 UNBURY: Final = 'DELETE FROM "windlass_tombstones" WHERE id = ?'
 
@@ -72,10 +62,10 @@ class SqliteDead(SqliteCore):
 
         def put(db: apsw.Connection, row: JobRow) -> bool:
             if over:
-                db.execute(self._q(OVER), (*asked_of(row), row.id, row.fence))
+                db.execute(self._q(OVER), over_bindings(row))
             else:
                 db.execute(self._q(UNBURY), (row.id,))
-                db.execute(self._q(PUT), bindings_of(row, purge_at))
+                db.execute(self._q(PUT), put_bindings(row, purge_at))
             return db.changes() > 0
 
         def write(db: apsw.Connection) -> list[bool]:
@@ -85,52 +75,3 @@ class SqliteDead(SqliteCore):
             return [put(db, row) for row in rows]
 
         return self._write(write, durable=True) if rows else []
-
-
-def asked_of(row: JobRow) -> tuple[object, ...]:
-    """What a job was asked to do, as OVER takes it."""
-    tags = encode(row.tags).decode() if row.tags else None
-    return row.name, text(row.payload), tags, text(row.meta), *guard_bindings(row.guards, row.unique)
-
-
-def bindings_of(row: JobRow, purge_at: int) -> tuple[object, ...]:
-    """The bindings of PUT."""
-    return (
-        row.id,
-        row.name,
-        row.queue,
-        text(row.payload),
-        row.priority,
-        row.run_at,
-        row.run_at,
-        row.enqueued_at,
-        row.max_attempts,
-        row.attempt,
-        row.fence,
-        row.crashes,
-        row.interruptions,
-        row.snoozes,
-        1 if row.caller_id else 0,
-        row.started_at,
-        None if row.finished_at is None else min(row.finished_at, purge_at),
-        purge_at,
-        row.expires_ms,
-        text(row.errors),
-        row.reason,
-        text(row.progress),
-        encode(row.tags).decode() if row.tags else None,
-        text(row.meta),
-        row.error_type,
-        row.fingerprint,
-        row.frame,
-        row.recoveries,
-        *guard_bindings(row.guards, row.unique),
-    )
-
-
-def text(raw: bytes | None) -> str | bytes | None:
-    """JSON as text; what is none stays as it is."""
-    try:
-        return None if raw is None else raw.decode()
-    except UnicodeDecodeError:
-        return raw

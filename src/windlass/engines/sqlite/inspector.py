@@ -24,7 +24,6 @@ from windlass.core.model import (
     QueueRow,
     RateBound,
     State,
-    UniqueKey,
     WorkerInfo,
     WorkerRow,
 )
@@ -32,32 +31,22 @@ from windlass.core.units import shown, whole_number
 from windlass.engines.base import REPAIR, Finding
 from windlass.engines.damage import made, whole
 from windlass.engines.sqlite.bounds import merged, meter_of, set_queue
-from windlass.engines.sqlite.claim import read_tags
 from windlass.engines.sqlite.connection import translated
 from windlass.engines.sqlite.core import FOREIGN, FOREIGN_ADVICE, SqliteCore, foreign_handle
 from windlass.engines.sqlite.flow import read_flow
-from windlass.engines.sqlite.guards import as_guards
+from windlass.engines.sqlite.rows import ROW, to_row
 from windlass.engines.sqlite.surroundings import look_around
 from windlass.engines.sqlite.upkeep import release_strays
 
 __all__ = ["SqliteInspector"]
 
 encode = msgspec.json.Encoder().encode
-decode_unique = msgspec.json.Decoder(UniqueKey).decode
 decode_words = msgspec.json.Decoder(tuple[str, ...]).decode
 decode_info = msgspec.json.Decoder(WorkerInfo).decode
 
 SPOILED_SHOWN: Final = 5
 LOOK_AGAIN: Final = 1.0  # seconds: the most a lost wake-up can delay wait_finished
 
-ROW: Final = """
-SELECT id, name, queue, state, CAST(payload AS BLOB), priority, attempt + (state = 'running'), max_attempts, fence,
-       enqueued_at, run_at, started_at, finished_at, expires_at, worker, CAST(result AS BLOB), CAST(errors AS BLOB),
-       reason, CAST(progress AS BLOB), tags, CAST(meta AS BLOB), crashes, interruptions, snoozes, cancel,
-       error_type, fingerprint, frame, recoveries, expires_ms, caller_id,
-       CASE state WHEN 'blocked' THEN blocked_by END, guards, uniq, state = 'running' AND held IS NOT NULL, seq
-FROM "windlass_jobs" AS jobs WHERE
-"""
 QUEUES: Final = 'SELECT name, paused, reason, until, who, most, rate, per_ms FROM "windlass_queues" ORDER BY name'
 READY: Final = """
 SELECT queue, count(*), min(run_at) FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 GROUP BY queue
@@ -122,7 +111,7 @@ class SqliteInspector(SqliteCore):
         clause, bindings = condition(where, now)
         if cursor is not None:
             clause, bindings = f"{clause} AND seq < ?", [*bindings, parse_cursor(cursor)]
-        sql = f"{self._q(ROW)} {clause} ORDER BY seq DESC LIMIT ?"
+        sql = f"{self._q(ROW)}{clause} ORDER BY seq DESC LIMIT ?"
 
         def ask(db: apsw.Connection) -> tuple[list[JobRow], str | None]:
             rows = db.execute(sql, (*bindings, limit + 1)).fetchall()
@@ -332,22 +321,3 @@ def parse_cursor(cursor: str) -> int:
     if (place := whole_number(cursor, caps.NUMBER)) is None:
         raise ConfigError(f"{shown(cursor)} is not a page cursor: pass the 'next' of the page before")
     return place
-
-
-def state_at(stored: object, run_at: object, now: int) -> State:
-    """The state of a job: what is stored, but a scheduled one that has come due is ready."""
-    state = State(str(stored))
-    return State.READY if state is State.SCHEDULED and int(str(run_at)) <= now else state
-
-
-def to_row(found: tuple[object, ...], now: int) -> JobRow:
-    """A JobRow of one line of ROW. Raises ValidationError where it is not sound."""
-    values = list(found[:-1])
-    values[3] = state_at(values[3], values[10], now)
-    values[19] = read_tags(values[19])
-    values[24] = bool(values[24])
-    values[30] = bool(values[30])
-    values[32] = () if values[32] is None else as_guards(str(values[32]))
-    values[33] = None if values[33] is None else decode_unique(str(values[33]))
-    values[34] = bool(values[34])
-    return made(JobRow, **dict(zip(JobRow.__struct_fields__, values, strict=True)))

@@ -15,7 +15,7 @@ import msgspec
 
 from windlass.core.model import FINISHED, Action, LeaseRef, Moved, Recovery, Rules, State, Waiting, Which
 from windlass.engines.sqlite.core import SqliteCore
-from windlass.engines.sqlite.inspector import state_at
+from windlass.engines.sqlite.rows import state_at
 from windlass.engines.sqlite.schema import Sql
 from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.upkeep import forget, remove
