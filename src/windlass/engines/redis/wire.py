@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Final, TypedDict
+from typing import Final, NamedTuple, TypedDict
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -80,12 +80,30 @@ SUFFIX: Final = 12
 
 pack = msgspec.msgpack.Encoder().encode
 
-# What changes of a job, as ``scripts/lib/records.lua`` packs it: state, cancel, attempt, crashes, interruptions,
-# snoozes, started, finished, purge, run_at, place, seq, expires_at, retrying, length of the head; then head, worker and
-# fence.
+# What changes of a job, as ``scripts/lib/records.lua`` packs it: these numbers, then head, worker and fence.
 RECORD: Final = struct.Struct(">BBIIIIQQQQ6s6sQQH")
 FENCE: Final = struct.Struct(">q")
 CANCEL_ASKED, NULL_RESULT, HELD = 1, 2, 4  # bits of the second field
+
+
+class Record(NamedTuple):
+    """The numbers of RECORD, in their order."""
+
+    state: int = 0
+    flags: int = 0
+    attempt: int = 0
+    crashes: int = 0
+    interruptions: int = 0
+    snoozes: int = 0
+    started: int = 0
+    finished: int = 0
+    purge: int = 0
+    run_at: int = 0
+    place: bytes = b""
+    seq: bytes = b""
+    expires_at: int = 0
+    retrying: int = 0
+    head_size: int = 0
 
 
 class Head(Struct, array_like=True, frozen=True):
@@ -465,21 +483,17 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
     head, rest = decode_head(body[PREFIX:end]), rest_of(body, end)
     if record is None:
         run_at = int.from_bytes(body[6:12], "big")
-        expires_at = 0 if head.expires_ms < 0 else run_at + head.expires_ms
-        number = cancel = fence = attempt = crashes = interruptions = snoozes = started = finished = 0
-        worker = b""
+        found = Record(run_at=run_at, expires_at=0 if head.expires_ms < 0 else run_at + head.expires_ms)
+        worker, fence = b"", 0
     else:
-        (
-            number, cancel, attempt, crashes, interruptions, snoozes, started, finished, _, run_at, _, _, expires_at,
-            _, size,
-        ) = RECORD.unpack_from(record)  # fmt: skip
-        worker, fence = record[RECORD.size + size : -8], FENCE.unpack(record[-8:])[0]
-    state = STATES[number]
-    if state is State.READY and run_at > wall:
+        found = Record._make(RECORD.unpack_from(record))
+        worker, fence = record[RECORD.size + found.head_size : -8], FENCE.unpack(record[-8:])[0]
+    state = STATES[found.state]
+    if state is State.READY and found.run_at > wall:
         state = State.SCHEDULED
-    if gate is not None and number == 0:
+    if gate is not None and found.state == 0:
         state = State.BLOCKED
-    if cancel & NULL_RESULT:
+    if found.flags & NULL_RESULT:
         result = b"null"
     return made(
         JobRow,
@@ -489,14 +503,14 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
         state=state,
         payload=rest.payload,
         priority=head.priority,
-        attempt=attempt + (state is State.RUNNING),
+        attempt=found.attempt + (state is State.RUNNING),
         max_attempts=head.max_attempts,
         fence=fence,
         enqueued_at=int.from_bytes(body[:6], "big"),
-        run_at=run_at,
-        started_at=started or None,
-        finished_at=finished or None,
-        expires_at=expires_at or None,
+        run_at=found.run_at,
+        started_at=found.started or None,
+        finished_at=found.finished or None,
+        expires_at=found.expires_at or None,
         worker=worker.decode() or None,
         result=result,
         errors=None if errors is None else b"[%b]" % errors,
@@ -504,17 +518,17 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
         progress=progress,
         tags=rest.tags,
         meta=rest.meta,
-        crashes=crashes,
-        interruptions=interruptions,
-        snoozes=snoozes,
-        cancel_requested=bool(cancel & CANCEL_ASKED),
+        crashes=found.crashes,
+        interruptions=found.interruptions,
+        snoozes=found.snoozes,
+        cancel_requested=bool(found.flags & CANCEL_ASKED),
         recoveries=int(recoveries) if recoveries is not None and recoveries.isdigit() else 0,
         expires_ms=None if head.expires_ms < 0 else head.expires_ms,
         caller_id=bool(head.caller_id),
         blocked_by=gate.decode("utf-8", "replace") if gate is not None and state is State.BLOCKED else None,
         guards=() if guards is None else read_guards(guards),
         unique=None if guards is None else read_unique(guards),
-        held=state is State.RUNNING and bool(cancel & HELD),
+        held=state is State.RUNNING and bool(found.flags & HELD),
         **cause_of(cause),
     )
 
@@ -540,15 +554,17 @@ def dead_texts(row: JobRow) -> list[Command]:
     expires = -1 if row.expires_ms is None else row.expires_ms
     head = pack((row.queue, row.priority, row.max_attempts, expires, int(row.caller_id)))
     times = row.enqueued_at.to_bytes(6, "big") + row.run_at.to_bytes(6, "big")
-    numbers = (
-        row.attempt,
-        row.crashes,
-        row.interruptions,
-        row.snoozes,
-        row.started_at or 0,
-        row.finished_at or 0,
-        row.run_at,
-        row.recoveries,
+    record = Record(
+        state=STATES.index(State.DEAD),
+        attempt=row.attempt,
+        crashes=row.crashes,
+        interruptions=row.interruptions,
+        snoozes=row.snoozes,
+        started=row.started_at or 0,
+        finished=row.finished_at or 1,  # 0 is that of a job that has not ended
+        purge=1,
+        run_at=row.run_at,
+        head_size=len(head),
     )
     has_cause = row.fingerprint is not None
     return [
@@ -556,7 +572,8 @@ def dead_texts(row: JobRow) -> list[Command]:
         row.fence,
         times + struct.pack(">H", len(head)) + head,
         pack((row.name, row.tags, row.meta, row.payload)),
-        "|".join(map(str, numbers)),
+        RECORD.pack(*record) + head + FENCE.pack(row.fence),
+        row.recoveries,
         cause_text(Cause(row.error_type or "", row.fingerprint or "", row.frame or "")) if has_cause else "",
         b"" if row.errors is None else row.errors.strip()[1:-1],
         row.reason or "",

@@ -3,8 +3,7 @@
 --
 -- KEYS     fixed
 -- ARGV     4 "1" to write over  5 ms to keep them  6... for each: id, fence, its body up to the end of the head, the rest of
---          it but for its place, numbers (attempt, crashes, interruptions, snoozes, started, finished, run_at,
---          recoveries), cause, errors, reason, progress, guards ("" for none)
+--          it but for its place, record, recoveries, cause, errors, reason, progress, guards ("" for none)
 -- Returns  mark, one "1" (stored) or "0" a job
 -- Cost     O(jobs log stored)
 
@@ -30,22 +29,18 @@ local function write_over(id, fence, rest, guards)
   return true
 end
 
-local function store(id, fence, start, rest, numbers, cause, errors, reason, progress, guards)
+local function store(id, fence, start, rest, record, recoveries, cause, errors, reason, progress, guards)
   if jobs[id] ~= nil or call('HEXISTS', BODY, id) == 1 then return false end
-  local number = {}
-  for text in string.gmatch(numbers, '[^|]+') do number[#number + 1] = tonumber(text) end
-  local seq = G.raise(META, 'seq', 1, function() return tonumber(call('ZREVRANGE', ARRIVALS, 0, 0, 'WITHSCORES')[2] or 0) end)
-  local body = start .. rest .. struct.pack('>I6I6', number[7] + BIAS, seq)
-  local job = born(body)
-  for i, field in ipairs({ ATTEMPT, CRASHES, INTERRUPTIONS, SNOOZES, STARTED, FINISHED }) do job[field] = number[i] end
-  job[STATE], job[FENCE], job[PURGE], job[EXPIRES_AT] = sDEAD, fence, wall + keep, 0
-  job[FINISHED] = math.max(1, job[FINISHED]) -- 0 is that of a job that has not ended
+  local job = read(record)
+  if not job then return false end
+  job[PURGE], job[PLACE] = wall + keep, job[RUN_AT] + BIAS
+  job[SEQ] = G.raise(META, 'seq', 1, function() return tonumber(call('ZREVRANGE', ARRIVALS, 0, 0, 'WITHSCORES')[2] or 0) end)
   jobs[id] = job
-  hset(BODY, id, body)
-  zadd(ARRIVALS, seq, id)
+  hset(BODY, id, start .. rest .. struct.pack('>I6I6', job[PLACE], job[SEQ]))
+  zadd(ARRIVALS, job[SEQ], id)
   zadd(DEAD, job[FINISHED], id)
   zadd(DEAD_PURGE, job[PURGE], id)
-  if number[8] > 0 then call('HSET', RECOVERIES, id, number[8]) end
+  if recoveries ~= '0' then call('HSET', RECOVERIES, id, recoveries) end
   if cause ~= '' then set_cause(id, job, cause) end
   for key, text in pairs({ [ERRORS] = errors, [REASON] = reason, [PROGRESS] = progress }) do
     if text ~= '' then hset(key, id, text) end
@@ -58,14 +53,14 @@ local function store(id, fence, start, rest, numbers, cause, errors, reason, pro
 end
 
 local answers = {}
-for i = 6, #ARGV, 10 do
-  local id, fence, start, rest, numbers, cause, errors, reason, progress, guards = unpack(ARGV, i, i + 9)
+for i = 6, #ARGV, 11 do
+  local id, fence, start, rest, record, recoveries, cause, errors, reason, progress, guards = unpack(ARGV, i, i + 10)
   fence = tonumber(fence)
   local good
   if over then
     good = write_over(id, fence, rest, guards)
   else
-    good = store(id, fence, start, rest, numbers, cause, errors, reason, progress, guards)
+    good = store(id, fence, start, rest, record, recoveries, cause, errors, reason, progress, guards)
   end
   answers[#answers + 1] = good and '1' or '0'
 end
