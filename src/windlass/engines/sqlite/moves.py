@@ -85,7 +85,7 @@ class Moves:
         self._action = action
         self._which = which
         self._cancelled = 0
-        self._gone: list[int] = []  # deleted together at the end
+        self._gone: dict[int, None] = {}  # numbers, deleted together at the end
 
     def make(self) -> list[Moved]:
         """Move the jobs, and say what became of each."""
@@ -93,9 +93,9 @@ class Moves:
         moved = [self._move(*found) for found in self._find()]
         add_total(db, q, "cancelled", self._cancelled)
         if self._action is Action.DELETE:
-            remove(db, q, self._gone)
+            remove(db, q, list(self._gone))
         else:
-            forget(db, q, self._gone, self._rules, self._now)
+            forget(db, q, list(self._gone), self._rules, self._now)
         if self._action is Action.TRIM:
             add_total(db, q, "trimmed", len(self._gone))
         return moved
@@ -139,7 +139,7 @@ class Moves:
                 return Moved(id, state, applied=False)
             case Action.DELETE | Action.DISCARD | Action.TRIM:
                 if state is not State.RUNNING:
-                    self._gone.append(found.seq)
+                    self._gone[found.seq] = None
                 return Moved(id, state, state is not State.RUNNING)
 
     def _cancel(self, found: Found) -> bool:
