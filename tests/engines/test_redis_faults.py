@@ -30,7 +30,19 @@ from windlass.core.model import (
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.scripts import script
 from windlass.errors import EngineError, EngineFull, EngineUnavailable, EngineUnusable
-from windlass.testing.conformance.harness import add, ended, error, info, job, join, row_of, state_of, take, upkeep
+from windlass.testing.conformance.harness import (
+    add,
+    ended,
+    error,
+    info,
+    job,
+    join,
+    place,
+    row_of,
+    state_of,
+    take,
+    upkeep,
+)
 
 SHORT_MS = 300  # network timeout of tests that wait for it
 
@@ -181,7 +193,7 @@ def test_a_full_server_refuses_jobs_whole_while_claims_and_settles_go_on(server:
         stored = 0
         with pytest.raises(EngineFull, match="raise maxmemory"):
             for n in count():
-                engine.enqueue([job(f"big{n}-{k}", payload=big) for k in range(3)])
+                place(engine, [job(f"big{n}-{k}", payload=big) for k in range(3)])
                 stored += 3
         counts = engine.counts()
         assert counts["ready"] == counts["total_enqueued"] == 200 + stored
@@ -378,7 +390,7 @@ class TestLostAnswers:
 
     def test_enqueue(self, engine: RedisEngine, lose: Callable[..., None]) -> None:
         lose("enqueue", lambda: add(engine, "a", "b"))
-        assert [placed.duplicate for placed in engine.enqueue([job("a"), job("b")])] == [True, True]
+        assert [placed.duplicate for placed in place(engine, [job("a"), job("b")])] == [True, True]
         assert engine.counts()["ready"] == engine.counts()["total_enqueued"] == 2
 
     def test_claim(self, engine: RedisEngine, lose: Callable[..., None]) -> None:

@@ -15,7 +15,7 @@ from faults import jobs
 from windlass import Windlass
 from windlass.core.ids import new_id
 from windlass.core.model import Kind, Outcome, QueueShare, Want, WorkerInfo
-from windlass.engines.base import TransactionalEnqueue
+from windlass.engines.base import TransactionalCommit
 
 LEASE_MS = 1_000
 
@@ -40,7 +40,7 @@ def main() -> None:
     defined.pay.options(id="unwanted", delay="1h").enqueue(1)
     app.cancel(["unwanted"])
 
-    if isinstance(app.engine, TransactionalEnqueue):
+    if isinstance(app.engine, TransactionalCommit):
         tell("tried", ["within"])
         with app.transaction() as tx:
             tx.execute("INSERT OR IGNORE INTO orders VALUES ('within')")

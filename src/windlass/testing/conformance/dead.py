@@ -30,6 +30,7 @@ from windlass.testing.conformance.harness import (
     finish,
     job,
     join,
+    place,
     row_of,
     state_of,
     take,
@@ -47,7 +48,7 @@ def die(harness: Harness, *ids: str, cause: Cause | None = LOST, name: str = "sh
     """Store jobs and let them die of a cause; give their deaths in order."""
     store = harness.engine
     join(store)
-    store.enqueue([job(i, name=name) for i in ids])
+    place(store, [job(i, name=name) for i in ids])
     leases = {lease.id: lease for lease in take(store)}
     store.settle([ended(leases[i], Kind.DEAD, error=error(), cause=cause) for i in ids])
     return [LeaseRef(i, leases[i].fence) for i in ids]
@@ -259,7 +260,7 @@ class DeadSuite:
         join(store)
         before = (Guard(Gates.ONCE, "pay:1", keep_ms=1_000), Guard(Gates.CONCURRENCY, "one", 1))
         key = UniqueKey("u1", "done", None, "return")
-        store.enqueue([msgspec.structs.replace(job("a"), guards=before, unique=key)])
+        place(store, [msgspec.structs.replace(job("a"), guards=before, unique=key)])
         lease = take_one(store)
         store.settle([ended(lease, Kind.DEAD, error=error(), cause=LATE)])
         after = (Guard(Gates.ONCE, "pay:2", keep_ms=1_000), Guard(Gates.CONCURRENCY, "two", 1))
@@ -269,10 +270,10 @@ class DeadSuite:
         again = take_one(store)
         assert again.guards == after
         # Held now: the keys of the new arguments, and not those of the old.
-        placed = store.enqueue([msgspec.structs.replace(job("b"), unique=msgspec.structs.replace(key, key="u2"))])
+        placed = place(store, [msgspec.structs.replace(job("b"), unique=msgspec.structs.replace(key, key="u2"))])
         assert placed[0].id == "a"
-        store.enqueue([msgspec.structs.replace(job("c"), guards=before, unique=key)])
-        store.enqueue([msgspec.structs.replace(job("d"), guards=after)])
+        place(store, [msgspec.structs.replace(job("c"), guards=before, unique=key)])
+        place(store, [msgspec.structs.replace(job("d"), guards=after)])
         assert [one.id for one in take(store)] == ["c"]
         assert state_of(store, "d") is State.BLOCKED
         store.settle([ended(again)])
@@ -288,7 +289,7 @@ class DeadSuite:
         assert store.discard([mine, death, LeaseRef("never", 1)]) == [True, True, False]
         assert store.discard([mine]) == [False]
         assert all_jobs(store) == []
-        assert [one.duplicate for one in store.enqueue([job("mine", caller_id=True)])] == [True]
+        assert [one.duplicate for one in place(store, [job("mine", caller_id=True)])] == [True]
         assert store.counts()["total_trimmed"] == 0
 
     def test_a_job_that_lives_again_is_not_discarded(self, harness: Harness) -> None:
@@ -332,8 +333,9 @@ class DeadSuite:
     def test_a_restored_job_is_as_it_was(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue(
-            [job("a", queue="qa", priority=3, tags=("x",), meta='{"version":"2"}', expires_ms=5_000, caller_id=True)]
+        place(
+            store,
+            [job("a", queue="qa", priority=3, tags=("x",), meta='{"version":"2"}', expires_ms=5_000, caller_id=True)],
         )
         lease = take_one(store)
         store.settle([ended(lease, Kind.DEAD, error=error(), reason="why", cause=LATE)])
@@ -368,7 +370,7 @@ class DeadSuite:
         guards = (Guard(Gates.ONCE, "pay:1", keep_ms=1_000), Guard(Gates.RATE, "api", 5, 60_000, burst=2))
         unique = UniqueKey("u", "done", 7_000, "return")
         guarded = msgspec.structs.replace(job("a"), guards=guards, unique=unique)
-        store.enqueue([guarded])
+        place(store, [guarded])
         lease = take_one(store)
         store.settle([ended(lease, Kind.DEAD, error=error(), cause=LATE)])
         before = row_of(store, "a")
@@ -377,13 +379,13 @@ class DeadSuite:
         assert store.restore([before]) == [True]
         assert (row_of(store, "a").guards, row_of(store, "a").unique) == (guards, unique)
         # Another with both keys runs to its end; the marker stays as long as the dead job carries the key.
-        store.enqueue([msgspec.structs.replace(guarded, id="b")])
+        place(store, [msgspec.structs.replace(guarded, id="b")])
         store.settle([ended(take_one(store), result='"paid"')])
         harness.clock.advance(3_600_000 * 2)
         join(store)
         upkeep(store)
         assert store.redrive([LeaseRef("a", lease.fence)]) == [True]
-        assert store.enqueue([msgspec.structs.replace(guarded, id="c")])[0].id == "a"
+        assert place(store, [msgspec.structs.replace(guarded, id="c")])[0].id == "a"
         assert take(store) == []
         assert (row_of(store, "a").state, row_of(store, "a").reason) == (State.DONE, "duplicate of b")
 
@@ -391,11 +393,12 @@ class DeadSuite:
         store, pay = harness.engine, Guard(Gates.ONCE, "k", keep_ms=1_000)
         join(store, lease_ms=10_000_000)
         keys = {"done": "k", "changed": "x", "back": "y"}
-        store.enqueue(
+        place(
+            store,
             [
                 msgspec.structs.replace(job(i), guards=(msgspec.structs.replace(pay, key=key),))
                 for i, key in keys.items()
-            ]
+            ],
         )
         done, changed, back = take(store)
         store.settle([ended(done), ended(changed, Kind.DEAD), ended(back, Kind.DEAD)])
@@ -418,7 +421,7 @@ class DeadSuite:
         store, pay = harness.engine, Guard(Gates.ONCE, "k", keep_ms=1_000)
         join(store, lease_ms=10_000_000)
         for job_id, kind in (("dead", Kind.DEAD), ("done", Kind.DONE)):
-            store.enqueue([msgspec.structs.replace(job(job_id), guards=(pay,))])
+            place(store, [msgspec.structs.replace(job(job_id), guards=(pay,))])
             (lease,) = take(store)
             store.settle([ended(lease, kind, result="1" if kind is Kind.DONE else None)])
         harness.clock.advance(2_000)
