@@ -23,7 +23,7 @@ BY_CLIENT = ("commit", "claim", "settle", "transition", "commit_within")
 BY_SUPERVISOR = ("bury",)
 BY_WORKER = ("exchange", "report", "extend", "depart", "maintain", "settle_within")
 IN_TRANSACTIONS = ("settle_within", "commit_within")  # only engines that share a database with their users have these
-NTH = {"exchange": 3, "extend": 2}  # in the middle of things rather than at the start
+NTH = {"commit": 4, "exchange": 3, "extend": 2}  # in the middle of things rather than at the start
 
 
 def test_every_crash_point_is_walked(figure: Callable[[str, object], None]) -> None:
