@@ -25,7 +25,9 @@ from windlass.core.model import (
     Rules,
     Settled,
     State,
+    Swap,
     Want,
+    Write,
 )
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.scripts import script
@@ -195,6 +197,10 @@ def test_a_full_server_refuses_jobs_whole_while_claims_and_settles_go_on(server:
             for n in count():
                 place(engine, [job(f"big{n}-{k}", payload=big) for k in range(3)])
                 stored += 3
+        for jobs in ((), (job("beside"),)):
+            with pytest.raises(EngineFull):
+                engine.commit(Write(jobs, (Swap("x", 0, "1"), Swap("y", 0, 8 * big))))
+        assert engine.keys("") == []
         counts = engine.counts()
         assert counts["ready"] == counts["total_enqueued"] == 200 + stored
         done = 0
@@ -393,6 +399,18 @@ class TestLostAnswers:
         assert [placed.duplicate for placed in place(engine, [job("a"), job("b")])] == [True, True]
         assert engine.counts()["ready"] == engine.counts()["total_enqueued"] == 2
 
+    def test_commit_of_documents_and_jobs(self, engine: RedisEngine, lose: Callable[..., None]) -> None:
+        write = Write((job("a"),), (Swap("x", 0, "1"),))
+        lose("commit", lambda: engine.commit(write))
+        again = engine.commit(write)
+        assert (again.placed, again.lost, [one.value for one in again.documents]) == ([], True, ["1"])
+        assert engine.counts()["ready"] == engine.counts()["total_enqueued"] == 1
+
+    def test_commit_of_documents(self, engine: RedisEngine, lose: Callable[..., None]) -> None:
+        write = Write(swaps=(Swap("x", 0, "1"),))
+        lose("swap", lambda: engine.commit(write))
+        assert engine.commit(write).documents == tuple(engine.read(["x"]))
+
     def test_claim(self, engine: RedisEngine, lose: Callable[..., None]) -> None:
         add(engine, "a")
         lose("claim", lambda: take(engine))
@@ -469,6 +487,8 @@ class TestLostAnswers:
 
 NAMES = (
     "enqueue",
+    "commit",
+    "swap",
     "claim",
     "settle",
     "exchange",

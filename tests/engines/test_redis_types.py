@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from servers import RedisServer
-from windlass.core.model import Action, Gates, Guard, Kind, Outcome, QueueShare, Rules, UniqueKey, Want
+from windlass.core.model import Action, Gates, Guard, Kind, Outcome, QueueShare, Rules, Swap, UniqueKey, Want, Write
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.scripts import FIXED_KEYS
 from windlass.errors import EngineError
@@ -92,6 +92,10 @@ def verbs(engine: RedisEngine, outcome: Outcome) -> dict[str, Callable[[], objec
         "lock": lambda: engine.lock("k2", "t2", 60_000, "me", 0),
         "unlock": lambda: engine.unlock("k", "t"),
         "swap": lambda: swap(engine, "other", 0, "{}"),
+        "commit": lambda: engine.commit(Write((job("beside"), another), (Swap("a", 0, "{}", 60_000),))),
+        "commit a removal": lambda: engine.commit(
+            Write((job("behind"),), tuple(Swap(one.key, one.version, None) for one in engine.read(["document", "a"])))
+        ),
         "restore": lambda: engine.restore([dead]),
         "pause": lambda: engine.pause("default", None, None),
         "resume": lambda: engine.resume("default"),
