@@ -131,7 +131,8 @@ class Engine(Protocol):
 
         A swap writes its document if that still has the version it names (0: if there is none). When one has another,
         nothing of the write is stored, and ``Written.lost`` is true. Swaps go in order, so one may remove a document
-        and the next make it anew. A version is never given twice, also when a key comes back.
+        and the next make it anew. A version is never given twice, also when a key comes back. A write with documents is
+        as durable as the engine's setting says, whatever its jobs say.
 
         An id that has a record is a duplicate, and so is a caller's own id that has a tombstone: nothing is changed and
         ``Placed.duplicate`` is true. A unique key that is taken is settled by the job's rule, in order within the

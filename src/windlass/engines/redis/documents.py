@@ -9,11 +9,11 @@ from windlass.engines.redis.connection import Command
 from windlass.engines.redis.core import RedisCore
 from windlass.engines.redis.wire import as_int, as_list, strings
 
-__all__ = ["RedisDocuments", "has_lost", "made", "pack_swaps"]
+__all__ = ["RedisDocuments", "loss", "made", "pack_swaps"]
 
 
 class RedisDocuments(RedisCore):
-    """The Coordinator of the engine."""
+    """``read`` and ``keys`` of the engine; documents are written by its ``commit``."""
 
     def read(self, keys: Sequence[str]) -> list[Versioned]:
         if not keys:
@@ -47,7 +47,7 @@ def made(swaps: Sequence[Swap], versions: object) -> tuple[Versioned, ...]:
     return tuple(Versioned(one.key, version, one.value) for one, version in given)
 
 
-def has_lost(swaps: Sequence[Swap], reply: Sequence[object]) -> Written | None:
+def loss(swaps: Sequence[Swap], reply: Sequence[object]) -> Written | None:
     """The answer to a write of which a swap has lost; None when all have won."""
     if reply[0] != b"\0lost":
         return None

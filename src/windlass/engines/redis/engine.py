@@ -33,7 +33,7 @@ from windlass.core.model import (
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.coordinator import RedisCoordinator
 from windlass.engines.redis.dead import RedisDead
-from windlass.engines.redis.documents import RedisDocuments, has_lost, made, pack_swaps
+from windlass.engines.redis.documents import RedisDocuments, loss, made, pack_swaps
 from windlass.engines.redis.wire import (
     Head,
     JobTexts,
@@ -83,7 +83,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         reply = self._put(write, names, fsync, look=True)
         while reply[0] == b"\0lapsed":
             reply = self._put(write, names, fsync, look=self._lapse(strings(as_list(reply[1]))))
-        if swaps and (lost := has_lost(swaps, reply)):
+        if swaps and (lost := loss(swaps, reply)):
             return lost
         if as_int(reply[0]) < 0:
             holder, key = strings(reply[1:3])
@@ -105,7 +105,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         if not swaps:
             return Written([])
         reply = self._call("swap", (), pack_swaps(swaps), fsync=self._durability == "fsync")
-        return has_lost(swaps, reply) or Written([], made(swaps, reply[1]))
+        return loss(swaps, reply) or Written([], made(swaps, reply[1]))
 
     def _put(self, write: Write, names: tuple[str, ...], fsync: bool, *, look: bool) -> list[object]:
         jobs, swaps = write.jobs, write.swaps

@@ -31,7 +31,7 @@ ORDER BY key LIMIT ?3
 
 
 class SqliteDocuments(SqliteCore):
-    """The Coordinator of the engine."""
+    """``read`` and ``keys`` of the engine; documents are written by its ``commit``."""
 
     def read(self, keys: Sequence[str]) -> list[Versioned]:
         now = self._clock.wall_ms()
