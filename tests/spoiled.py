@@ -46,7 +46,7 @@ from windlass.insight.stats import measure
 from windlass.jobs.reader import Reader
 from windlass.jobs.registry import Registry
 from windlass.settings import Settings
-from windlass.testing.conformance.harness import ended, error, info, job, pause, set_limit, set_rate
+from windlass.testing.conformance.harness import ended, error, info, job, pause, place, set_limit, set_rate, swap
 
 ROUNDS: Final = 7
 SHOWN: Final = 15
@@ -93,32 +93,33 @@ def build(store: Store, clock: ManualClock) -> Scene:
         assert lease.id == id
         store.settle([ended(lease, kind, **more)])  # type: ignore[arg-type]
 
-    store.enqueue([guarded("done-1", once)])
+    place(store, [guarded("done-1", once)])
     run("done-1", result='{"x":1}')
-    store.enqueue([job("done-2", tags=("a", "b"), caller_id=True, meta='{"timeout_ms":5000}')])
+    place(store, [job("done-2", tags=("a", "b"), caller_id=True, meta='{"timeout_ms":5000}')])
     run("done-2", result="null", reason="because")
-    store.enqueue([job("dead-1", tags=("x",), expires_ms=9_000_000)])
+    place(store, [job("dead-1", tags=("x",), expires_ms=9_000_000)])
     run("dead-1", Kind.DEAD, error=error(), reason="because", cause=Cause("builtins.ValueError", "abcdef123456", "m.f"))
     unique = UniqueKey("dead", "done", None, "return")
-    store.enqueue([guarded("dead-2", Guard(Gates.CONCURRENCY, "t", 2), unique=unique)])
+    place(store, [guarded("dead-2", Guard(Gates.CONCURRENCY, "t", 2), unique=unique)])
     run("dead-2", Kind.DEAD, error=error(), cause=Cause("builtins.KeyError", "abcdef123457"))
-    store.enqueue([job("cancelled-1")])
+    place(store, [job("cancelled-1")])
     store.transition(Action.CANCEL, ["cancelled-1"])
-    store.enqueue([job("gone-1", caller_id=True)])
+    place(store, [job("gone-1", caller_id=True)])
     run("gone-1", keep_ms=1)
-    store.enqueue([job("retry-1")])
+    place(store, [job("retry-1")])
     run("retry-1", Kind.RETRY, error=error(), delay_ms=20_000)
-    store.enqueue([job("snoozed-1")])
+    place(store, [job("snoozed-1")])
     run("snoozed-1", Kind.SNOOZE, reason="busy", delay_ms=30_000)
     for _ in range(2):
-        store.enqueue([job("alone-1")])
+        place(store, [job("alone-1")])
         (lease,) = store.claim(Want("w1", 1)).leases
         store.settle([ended(lease, Kind.CRASH, error=error("WorkerCrashed"))])
     clock.advance(10)
     store.maintain(RULES, BUDGET)
 
     # What runs on w1: holders of slots and keys, one whose cancel was asked for, one only held ahead.
-    store.enqueue(
+    place(
+        store,
         [
             guarded("holder-1", Guard(Gates.CONCURRENCY, "one", 1)),
             guarded("once-1", Guard(Gates.ONCE, "pay:2", keep_ms=1_000)),
@@ -127,13 +128,13 @@ def build(store: Store, clock: ManualClock) -> Scene:
             guarded("paced-1", queue="paced"),
             guarded("narrow-1", queue="narrow"),
             job("stopping-1"),
-        ]
+        ],
     )
     leases = store.claim(Want("w1", 100)).leases
     assert len(leases) == 7
     store.report([Progress(lease.id, lease.fence, '{"done":1,"total":3}') for lease in leases[:3]])
     store.transition(Action.CANCEL, ["stopping-1"])
-    store.enqueue([job("ahead-1", slot=Slot.THREAD)])
+    place(store, [job("ahead-1", slot=Slot.THREAD)])
     (held,) = store.claim(Want("w1", 1, rooms=(Room(Slot.THREAD, 0, 5),))).leases
     assert held.held
 
@@ -144,7 +145,8 @@ def build(store: Store, clock: ManualClock) -> Scene:
     store.tally("half", CircuitPolicy(failures=1, open_for_ms=1), Tally(failed=1))
     clock.advance(5)
     store.probe("half", "token-1", 20_000, None)
-    store.enqueue(
+    place(
+        store,
         [
             guarded("behind-slot", Guard(Gates.CONCURRENCY, "one", 1)),
             guarded("behind-once", Guard(Gates.ONCE, "pay:2", keep_ms=1_000)),
@@ -152,24 +154,24 @@ def build(store: Store, clock: ManualClock) -> Scene:
             guarded("behind-rate-2", Guard(Gates.RATE, "burst", 10, 60_000, 2)),
             guarded("behind-circuit", Guard(Gates.CIRCUIT, "stripe")),
             guarded("behind-unique", unique=UniqueKey("report", "done", 900_000, "keep_latest")),
-        ]
+        ],
     )
     store.claim(Want("w1", 1, queues=(QueueShare("nothing", 1),)))
     (lease,) = store.claim(Want("w1", 100)).leases  # the others are blocked now
     assert lease.id == "behind-rate-2"
-    store.enqueue([job("later-1", delay_ms=60_000), job("later-2", delay_ms=90_000, queue="other", slot=Slot.LOOP)])
-    store.enqueue([job("expiring-1", delay_ms=1_000, expires_ms=3_600_000)])
-    store.enqueue([guarded("key-1", unique=UniqueKey("start", "start", None, "return"))])
-    store.enqueue([guarded("key-2", unique=UniqueKey("expiry", "expiry", 100_000, "replace"))])
-    store.enqueue([job("ready-1", tags=("t1", "t2"), meta='{"keep_ms":5000000}', priority=3, aging_ms=1_000)])
-    store.enqueue([job("ready-2", queue="other", slot=Slot.THREAD, caller_id=True)])
-    store.enqueue([job("ready-3", queue="other", slot=Slot.LOOP)])
-    store.enqueue([guarded("ready-4", Guard(Gates.ONCE, "pay:3", keep_ms=1_000), queue="paced")])
-    store.enqueue([job("ready-5", queue="narrow"), job("sleeping-1", queue="asleep")])
+    place(store, [job("later-1", delay_ms=60_000), job("later-2", delay_ms=90_000, queue="other", slot=Slot.LOOP)])
+    place(store, [job("expiring-1", delay_ms=1_000, expires_ms=3_600_000)])
+    place(store, [guarded("key-1", unique=UniqueKey("start", "start", None, "return"))])
+    place(store, [guarded("key-2", unique=UniqueKey("expiry", "expiry", 100_000, "replace"))])
+    place(store, [job("ready-1", tags=("t1", "t2"), meta='{"keep_ms":5000000}', priority=3, aging_ms=1_000)])
+    place(store, [job("ready-2", queue="other", slot=Slot.THREAD, caller_id=True)])
+    place(store, [job("ready-3", queue="other", slot=Slot.LOOP)])
+    place(store, [guarded("ready-4", Guard(Gates.ONCE, "pay:3", keep_ms=1_000), queue="paced")])
+    place(store, [job("ready-5", queue="narrow"), job("sleeping-1", queue="asleep")])
     store.lock("door", "token-a", 60_000, "somebody", 0)
     store.lock("door", "token-b", 60_000, "somebody else", 60_000)
-    store.swap("redrive:1", 0, '{"a":1}', 900_000)
-    store.swap("plain", 0, '"text"')
+    swap(store, "redrive:1", 0, '{"a":1}', 900_000)
+    swap(store, "plain", 0, '"text"')
     store.control("w2", "quiet")
     waiting = (
         "retry-1", "snoozed-1", "alone-1", "holder-1", "once-1", "unique-1", "rate-1", "paced-1", "narrow-1", "ahead-1",

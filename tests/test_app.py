@@ -16,6 +16,7 @@ from windlass.core.model import Kind, Lease, NewJob, Outcome, QueueShare, State,
 from windlass.engines.url import rules_of
 from windlass.errors import ConfigError
 from windlass.insight.queues import QueueInfo
+from windlass.testing.conformance.harness import place
 
 
 def charge(n: int) -> int:
@@ -353,7 +354,7 @@ def test_explain_of_a_finished_job_gives_the_reason(app: Windlass, job: Job[[int
 
 
 def test_explain_of_a_job_this_application_does_not_have(app: Windlass, job: Job[[int], int]) -> None:
-    app.engine.enqueue([NewJob("j1", "chrage", "default", "[1,[],{}]")])
+    place(app.engine, [NewJob("j1", "chrage", "default", "[1,[],{}]")])
     assert "no job named chrage (did you mean 'charge'" in app.explain("j1")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,8 +13,8 @@ import pytest
 
 from windlass import Call, Duplicate, EngineFull, Job, Unique, Windlass
 from windlass.client import CHUNK
-from windlass.core.model import NewJob, Placed
-from windlass.engines.base import TransactionalEnqueue
+from windlass.core.model import Write, Written
+from windlass.engines.base import TransactionalCommit
 from windlass.errors import ConfigError
 from windlass.events import JobEnqueued
 from windlass.jobs.handle import JobHandle
@@ -173,13 +173,13 @@ def test_concurrent_async_enqueues_share_engine_calls(
 ) -> None:
     batches: list[int] = []
     engine = app.engine
-    real = engine.enqueue
+    real = engine.commit
 
-    def counted(jobs: Sequence[NewJob]) -> list[Placed]:
-        batches.append(len(jobs))
-        return real(jobs)
+    def counted(write: Write) -> Written:
+        batches.append(len(write.jobs))
+        return real(write)
 
-    monkeypatch.setattr(engine, "enqueue", counted)
+    monkeypatch.setattr(engine, "commit", counted)
 
     async def main() -> list[JobHandle[int]]:
         return await asyncio.gather(*(job.aenqueue(n) for n in range(50)))
@@ -201,10 +201,10 @@ def test_an_async_enqueue_opens_the_engine_by_itself() -> None:
 def test_an_engine_error_reaches_every_async_caller(
     app: Windlass, job: Job[[int], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(jobs: Sequence[NewJob]) -> list[Placed]:
+    def full(write: Write) -> Written:
         raise EngineFull("the disk is full")
 
-    monkeypatch.setattr(app.engine, "enqueue", full)
+    monkeypatch.setattr(app.engine, "commit", full)
 
     async def main() -> list[object]:
         return list(await asyncio.gather(job.aenqueue(1), job.aenqueue(2), return_exceptions=True))
@@ -278,7 +278,7 @@ def test_calls_of_different_connections_do_not_mix(app: Windlass, job: Job[[int]
 
 
 def test_a_connection_of_another_kind_is_refused(app: Windlass, job: Job[[int], int]) -> None:
-    assert isinstance(app.engine, TransactionalEnqueue)
+    assert isinstance(app.engine, TransactionalCommit)
     with pytest.raises(ConfigError, match="connection="):
         job.options(connection=object()).enqueue(1)
 

@@ -92,15 +92,16 @@ def look(event, args):
         ran.append(event)
 sys.addaudithook(look)
 from windlass import Windlass
-from windlass.core.model import NewJob
+from windlass.core.model import NewJob, Write
 from windlass.worker.worker import Worker, WorkerOptions
 
 names = ["os.system", "antigravity", "this.s", "shop.__class__.__mro__", "builtins.eval", "subprocess:Popen", "../evil"]
 app = Windlass("memory://", unknown_grace=0, reap="50ms")
 @app.job(name="shop")
 def shop(command: str) -> None: raise SystemError(command)
-app.engine.enqueue([NewJob(f"j{n}", name, "default", '[1,["touch pwned"],{}]') for n, name in enumerate(names)])
-app.engine.enqueue([NewJob("codec", "shop", "default", '{"codec":"pickle","body":"gASVHAAAAAAAAACMBXBvc2l4"}')])
+bad = [NewJob(f"j{n}", name, "default", '[1,["touch pwned"],{}]') for n, name in enumerate(names)]
+bad.append(NewJob("codec", "shop", "default", '{"codec":"pickle","body":"gASVHAAAAAAAAACMBXBvc2l4"}'))
+app.engine.commit(Write(tuple(bad)))
 def work():
     worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares, WorkerOptions(burst=True))
     worker.run()

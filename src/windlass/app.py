@@ -21,7 +21,7 @@ from windlass.core.model import Action, CircuitRow, JobFilter, Moved, State
 from windlass.core.spelling import spelled
 from windlass.core.units import Duration, duration_ms, nearest, shown
 from windlass.dead.deadlist import DeadList
-from windlass.engines.base import Store, TransactionalEnqueue, Tx
+from windlass.engines.base import Store, TransactionalCommit, Tx
 from windlass.engines.url import connect
 from windlass.events import Event, Events
 from windlass.events import check_kind as check_event
@@ -174,7 +174,7 @@ class Windlass:
 
     def _transaction(self) -> AbstractContextManager[Tx]:
         engine = self.engine
-        if not isinstance(engine, TransactionalEnqueue):
+        if not isinstance(engine, TransactionalCommit):
             raise ConfigError(
                 f"app.transaction(): the engine {engine.info.name!r} has none; it needs a SQL engine. "
                 "Enqueue after your own commit, with an id of your own so that a repeat stores nothing"

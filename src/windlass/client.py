@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from windlass.core.aio import hop
 from windlass.core.errors import ConfigError, Duplicate, EngineError, EngineUnavailable
 from windlass.core.foreign import Shield
-from windlass.core.model import Placed
-from windlass.engines.base import Store, TransactionalEnqueue
+from windlass.core.model import Placed, Write
+from windlass.engines.base import Store, TransactionalCommit
 from windlass.engines.holding import HOLDERS
 from windlass.events import Events, JobEnqueued
 from windlass.jobs.call import Call, check_call
@@ -194,19 +194,19 @@ class Client:
         connection = calls[0].connection
         if any(call.connection is not connection for call in calls):
             raise ConfigError("calls of one enqueue_many have different connection= options; enqueue them apart")
-        news = [call.new for call in calls]
+        write = Write(tuple([call.new for call in calls]))
         if connection is None:
-            return self.engine.enqueue(news)
+            return self.engine.commit(write).placed
         engine = self.engine
-        if not isinstance(engine, TransactionalEnqueue):
+        if not isinstance(engine, TransactionalCommit):
             raise ConfigError(
                 f"connection= of job {calls[0].new.name!r}: the engine {engine.info.name!r} has no transactions; "
                 "leave it out and enqueue after your own commit, or use a SQL engine"
             )
         if isinstance(connection, AsyncTx):
             tx = connection.tx
-            return connection.run(lambda: engine.enqueue_within(tx, news))
-        return engine.enqueue_within(connection, news)
+            return connection.run(lambda: engine.commit_within(tx, write)).placed
+        return engine.commit_within(connection, write).placed
 
     def _warn_of_other_arguments(self, calls: Sequence[Call[object]], placed: Sequence[Placed]) -> None:
         known = (call.new for call, one in zip(calls, placed, strict=True) if one.duplicate and call.connection is None)

@@ -14,6 +14,7 @@ from windlass.core.clock import SystemClock
 from windlass.core.model import NewJob, Want
 from windlass.settings import Settings, load_settings
 from windlass.settings.values import READERS, TABLES
+from windlass.testing.conformance.harness import place
 
 numbers = itertools.count()
 
@@ -61,7 +62,7 @@ def test_a_paused_queue_and_a_lost_worker_are_warnings(shop: Shop) -> None:
 
 def test_a_store_from_the_future_is_an_error(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     with shop.store() as app:
-        app.engine.enqueue([NewJob("1", "charge", "payments", "[1,[1],{}]")])
+        place(app.engine, [NewJob("1", "charge", "payments", "[1,[1],{}]")])
         register(app)
     monkeypatch.setattr(SystemClock, "wall_ms", lambda self: 1_700_000_000_000)
     assert levels(shop.json("doctor", code=1))["clock"] == "error"

@@ -20,6 +20,7 @@ import pytest
 from cli_shop import DEADLINE, Shop
 
 from windlass.core.model import NewJob, WorkerInfo
+from windlass.testing.conformance.harness import place
 
 LONG = "shop.jobs.international.charge_a_customer_with_a_very_long_name_indeed"
 HOME = b"\x1b[H"
@@ -133,7 +134,7 @@ def terminal(shop: Shop) -> Iterator[Terminal]:
     with shop.store() as app:
         app.engine.extend(WorkerInfo("w1", "g", "a-host-with-a-long-name" * 4, 17, "*", 4, "1", 0), [], 600_000)
         queues = [f"payments.{'x' * 100}", *(f"q{n}" for n in range(40))]
-        app.engine.enqueue([NewJob(f"{n:0>36}", LONG, queue, "[1,[],{}]") for n, queue in enumerate(queues)])
+        place(app.engine, [NewJob(f"{n:0>36}", LONG, queue, "[1,[],{}]") for n, queue in enumerate(queues)])
     with shop.claimed(limit=len(queues)):
         made = Terminal(shop)
         try:

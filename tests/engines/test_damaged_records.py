@@ -30,6 +30,7 @@ from windlass.testing.conformance.harness import (
     job,
     join,
     pause,
+    place,
     recover,
     row_of,
     set_limit,
@@ -144,9 +145,9 @@ def test_a_job_that_dies_of_its_record_frees_its_slot_and_its_key(sqlite: Sqlite
     join(sqlite)
     slot = Guard(Gates.CONCURRENCY, "one", 1)
     key = UniqueKey("report", "done", None, "keep_latest")
-    sqlite.enqueue([guarded("bad", slot, unique=key)])
+    place(sqlite, [guarded("bad", slot, unique=key)])
     take(sqlite)
-    sqlite.enqueue([guarded("slot", slot), guarded("key", unique=key)])
+    place(sqlite, [guarded("slot", slot), guarded("key", unique=key)])
     assert take(sqlite) == []
     change(sqlite, "uniq", "[")
     sqlite.maintain(RULES, 1_000)
@@ -160,9 +161,9 @@ def test_a_key_goes_on_to_a_waiter_that_does_not_say_any_more_how_long_it_holds_
 ) -> None:
     join(sqlite)
     key = UniqueKey("k", "done", None, "keep_latest")
-    sqlite.enqueue([guarded("holder", unique=key)])
+    place(sqlite, [guarded("holder", unique=key)])
     (holder,) = take(sqlite)
-    sqlite.enqueue([guarded("bad", unique=key)])
+    place(sqlite, [guarded("bad", unique=key)])
     change(sqlite, "uniq", value)
     sqlite.settle([ended(holder)])
     assert state_of(sqlite, "holder") is State.DONE
@@ -261,7 +262,7 @@ def test_a_claim_over_bad_guards_takes_the_others_and_leaves_nothing_half_done(
 ) -> None:
     join(redis)
     key = UniqueKey("report", "start", None, "return")
-    redis.enqueue([guarded("a", Guard(Gates.CONCURRENCY, "one", 5)), guarded("bad", unique=key), guarded("b")])
+    place(redis, [guarded("a", Guard(Gates.CONCURRENCY, "one", 5)), guarded("bad", unique=key), guarded("b")])
     with server.client() as client:
         if garbage is None:
             client.hset("{windlass}:unique", "report", b"junk")
@@ -298,7 +299,7 @@ def test_the_doctor_names_a_key_of_another_type_and_changes_nothing(
     redis: RedisEngine, server: RedisServer, key: str
 ) -> None:
     redis.open()
-    redis.enqueue([job("a", delay_ms=60_000, expires_ms=5_000)])
+    place(redis, [job("a", delay_ms=60_000, expires_ms=5_000)])
     with server.client() as client:
         client.set(f"{{windlass}}:{key}", "junk")
         (finding,) = (one for one in redis.doctor() if one.check == "records")
@@ -348,10 +349,10 @@ def lose(redis: RedisEngine, *keys: str) -> None:
 @pytest.mark.parametrize("key", ["holds", "carriers"])
 def test_what_a_running_job_holds_is_held_again_when_its_key_was_lost(redis: RedisEngine, key: str) -> None:
     join(redis)
-    redis.enqueue([guarded("a", ONCE), guarded("b", LIMITED)])
+    place(redis, [guarded("a", ONCE), guarded("b", LIMITED)])
     leases = take(redis)
     lose(redis, key)
-    redis.enqueue([guarded("c", ONCE), guarded("d", LIMITED)])
+    place(redis, [guarded("c", ONCE), guarded("d", LIMITED)])
     assert take(redis) == []
     redis.settle([ended(lease) for lease in leases])
     assert [lease.id for lease in take(redis)] == ["d"]
@@ -360,12 +361,12 @@ def test_what_a_running_job_holds_is_held_again_when_its_key_was_lost(redis: Red
 
 def test_a_marker_stays_for_a_dead_job_whose_carrier_was_lost(redis: RedisEngine) -> None:
     join(redis)
-    redis.enqueue([guarded("a", ONCE), guarded("b", ONCE)])
+    place(redis, [guarded("a", ONCE), guarded("b", ONCE)])
     (lease,) = take(redis)
     redis.settle([ended(lease)])
     lose(redis, "carriers")
     redis._clock.advance(60_000)  # type: ignore[attr-defined]
-    redis.enqueue([guarded("c", ONCE)])  # forgets a marker that nobody needs
+    place(redis, [guarded("c", ONCE)])  # forgets a marker that nobody needs
     join(redis)
     assert take(redis) == []
     assert row_of(redis, "b").reason == "duplicate of a"
@@ -375,7 +376,7 @@ def test_dead_jobs_are_recovered_and_waiting_ones_expire_when_these_keys_were_lo
     join(redis)
     add(redis, "a")
     redis.settle([ended(lease, Kind.DEAD, error=error("X"), cause=Cause("X", "p", "f")) for lease in take(redis)])
-    redis.enqueue([job("b", delay_ms=1_000, expires_ms=1_000)])
+    place(redis, [job("b", delay_ms=1_000, expires_ms=1_000)])
     lose(redis, "died", "expiring")
     redis._clock.advance(3_000)  # type: ignore[attr-defined]
     redis.maintain(RULES, 1_000)

@@ -23,7 +23,7 @@ from windlass.engines.redis.startup import CAPABILITIES, Server
 from windlass.engines.url import connect
 from windlass.errors import ConfigError, EngineError, EngineUnavailable, EngineUnusable
 from windlass.settings import Settings
-from windlass.testing.conformance.harness import add, ended, history, job, join, resume, row_of, state_of, take
+from windlass.testing.conformance.harness import add, ended, history, job, join, place, resume, row_of, state_of, take
 
 SECRET = "s3cr3t-pass"
 SRC = Path(__file__).parents[2] / "src"
@@ -249,7 +249,7 @@ def test_fsync_is_refused_where_the_server_cannot_promise_it(server: RedisServer
 
 def test_a_job_that_asks_for_fsync_is_refused_where_it_cannot_be_had(engine: RedisEngine) -> None:
     with pytest.raises(ConfigError, match="job a"):
-        engine.enqueue([NewJob(id="a", name="n", queue="default", payload="[]", durable=True)])
+        place(engine, [NewJob(id="a", name="n", queue="default", payload="[]", durable=True)])
     assert engine.job("a") is None
 
 
@@ -261,7 +261,7 @@ def test_only_a_late_server_with_an_append_only_file_can_sync() -> None:
 
 def test_numbers_that_a_double_cannot_hold_are_refused(engine: RedisEngine) -> None:
     with pytest.raises(ConfigError, match="job a: priority"):
-        engine.enqueue([job("b"), job("a", priority=2**60)])
+        place(engine, [job("b"), job("a", priority=2**60)])
     assert engine.counts()["ready"] == 0
 
 

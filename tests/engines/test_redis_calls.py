@@ -13,7 +13,7 @@ from servers import RedisServer, until
 from windlass.core.model import Kind, Settled, State
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.connection import CONNECTIONS_MAX
-from windlass.testing.conformance.harness import add, ended, job, join, row_of, take
+from windlass.testing.conformance.harness import add, ended, job, join, place, row_of, take
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +86,10 @@ def test_a_null_result_of_a_job_that_failed_before_reads_as_null(engine: RedisEn
 
 
 def test_calls_in_a_row_use_one_connection(engine: RedisEngine, client: Redis) -> None:
-    engine.enqueue([job("first")])
+    place(engine, [job("first")])
     before = client.info("stats")["total_connections_received"]
     for number in range(50):
-        engine.enqueue([job(f"j{number}")])
+        place(engine, [job(f"j{number}")])
     assert client.info("stats")["total_connections_received"] == before
 
 
@@ -100,7 +100,7 @@ def test_more_callers_than_connections_are_all_served(engine: RedisEngine) -> No
     def call(caller: int) -> None:
         barrier.wait()
         for number in range(each):
-            engine.enqueue([job(f"{caller}-{number}")])
+            place(engine, [job(f"{caller}-{number}")])
 
     callers = [Thread(target=call, args=(caller,)) for caller in range(count)]
     for one in callers:
@@ -111,8 +111,8 @@ def test_more_callers_than_connections_are_all_served(engine: RedisEngine) -> No
 
 
 def test_a_closed_engine_that_opens_again_uses_connections_of_its_own(engine: RedisEngine) -> None:
-    engine.enqueue([job("before")])
+    place(engine, [job("before")])
     engine.close()
     engine.open()
-    engine.enqueue([job("after")])
+    place(engine, [job("after")])
     assert engine.counts()["ready"] == 2

@@ -25,12 +25,26 @@ from windlass.core.model import (
     Rules,
     Settled,
     State,
+    Swap,
     Want,
+    Write,
 )
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.scripts import script
 from windlass.errors import EngineError, EngineFull, EngineUnavailable, EngineUnusable
-from windlass.testing.conformance.harness import add, ended, error, info, job, join, row_of, state_of, take, upkeep
+from windlass.testing.conformance.harness import (
+    add,
+    ended,
+    error,
+    info,
+    job,
+    join,
+    place,
+    row_of,
+    state_of,
+    take,
+    upkeep,
+)
 
 SHORT_MS = 300  # network timeout of tests that wait for it
 
@@ -181,8 +195,12 @@ def test_a_full_server_refuses_jobs_whole_while_claims_and_settles_go_on(server:
         stored = 0
         with pytest.raises(EngineFull, match="raise maxmemory"):
             for n in count():
-                engine.enqueue([job(f"big{n}-{k}", payload=big) for k in range(3)])
+                place(engine, [job(f"big{n}-{k}", payload=big) for k in range(3)])
                 stored += 3
+        for jobs in ((), (job("beside"),)):
+            with pytest.raises(EngineFull):
+                engine.commit(Write(jobs, (Swap("x", 0, "1"), Swap("y", 0, 8 * big))))
+        assert engine.keys("") == []
         counts = engine.counts()
         assert counts["ready"] == counts["total_enqueued"] == 200 + stored
         done = 0
@@ -378,8 +396,20 @@ class TestLostAnswers:
 
     def test_enqueue(self, engine: RedisEngine, lose: Callable[..., None]) -> None:
         lose("enqueue", lambda: add(engine, "a", "b"))
-        assert [placed.duplicate for placed in engine.enqueue([job("a"), job("b")])] == [True, True]
+        assert [placed.duplicate for placed in place(engine, [job("a"), job("b")])] == [True, True]
         assert engine.counts()["ready"] == engine.counts()["total_enqueued"] == 2
+
+    def test_commit_of_documents_and_jobs(self, engine: RedisEngine, lose: Callable[..., None]) -> None:
+        write = Write((job("a"),), (Swap("x", 0, "1"),))
+        lose("commit", lambda: engine.commit(write))
+        again = engine.commit(write)
+        assert (again.placed, again.lost, [one.value for one in again.documents]) == ([], True, ["1"])
+        assert engine.counts()["ready"] == engine.counts()["total_enqueued"] == 1
+
+    def test_commit_of_documents(self, engine: RedisEngine, lose: Callable[..., None]) -> None:
+        write = Write(swaps=(Swap("x", 0, "1"),))
+        lose("swap", lambda: engine.commit(write))
+        assert engine.commit(write).documents == tuple(engine.read(["x"]))
 
     def test_claim(self, engine: RedisEngine, lose: Callable[..., None]) -> None:
         add(engine, "a")
@@ -457,6 +487,8 @@ class TestLostAnswers:
 
 NAMES = (
     "enqueue",
+    "commit",
+    "swap",
     "claim",
     "settle",
     "exchange",

@@ -10,11 +10,11 @@ import pytest
 import redis
 
 from servers import RedisServer
-from windlass.core.model import Action, Gates, Guard, Kind, Outcome, QueueShare, Rules, UniqueKey, Want
+from windlass.core.model import Action, Gates, Guard, Kind, Outcome, QueueShare, Rules, Swap, UniqueKey, Want, Write
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.scripts import FIXED_KEYS
 from windlass.errors import EngineError
-from windlass.testing.conformance.harness import add, clear, info, job, pause, resume, set_limit
+from windlass.testing.conformance.harness import add, clear, info, job, pause, place, resume, set_limit, swap
 
 HINTS = ("awaited", "flow", "totals", "wake", "wake-loop")
 QUEUE_KEYS = ("ready", "due", "alone", "done", "cancelled")
@@ -62,9 +62,9 @@ def fill(engine: RedisEngine, delay_ms: int) -> Outcome:
     engine.extend(info("w1"), [], 60_000)
     dead, running = engine.claim(Want("w1", 2, (QueueShare("default", 2),))).leases
     engine.settle([Outcome(dead.id, dead.fence, Kind.DEAD, error='{"type":"X","message":"","traceback":"","at":')])
-    engine.enqueue([job("later", delay_ms=delay_ms), job("expiring", expires_ms=1, priority=9)])
+    place(engine, [job("later", delay_ms=delay_ms), job("expiring", expires_ms=1, priority=9)])
     engine.lock("k", "t", 60_000, "me", 0)
-    engine.swap("document", 0, "{}")
+    swap(engine, "document", 0, "{}")
     return Outcome(running.id, running.fence, Kind.DONE, result="1", then=(job("then"),))
 
 
@@ -76,22 +76,26 @@ def verbs(engine: RedisEngine, outcome: Outcome) -> dict[str, Callable[[], objec
     another = msgspec.structs.replace(unique, id="another")
     return {
         "enqueue": lambda: add(engine, "new"),
-        "enqueue later": lambda: engine.enqueue([job("new later", delay_ms=60_000, expires_ms=60_000, caller_id=True)]),
+        "enqueue later": lambda: place(engine, [job("new later", delay_ms=60_000, expires_ms=60_000, caller_id=True)]),
         "claim": lambda: engine.claim(WANT),
         "settle": lambda: engine.settle([outcome]),
         "exchange": lambda: engine.exchange([outcome], None),
         "extend": lambda: engine.extend(info("w1"), [], 60_000),
         "maintain": lambda: engine.maintain(Rules(), 100),
-        "enqueue guarded": lambda: engine.enqueue([guarded]),
-        "enqueue unique": lambda: engine.enqueue([unique]),
+        "enqueue guarded": lambda: place(engine, [guarded]),
+        "enqueue unique": lambda: place(engine, [unique]),
         "claim guarded": lambda: engine.claim(WANT),
-        "replace unique": lambda: engine.enqueue([another]),
+        "replace unique": lambda: place(engine, [another]),
         "cancel": lambda: engine.transition(Action.CANCEL, ["one"]),
         "retry": lambda: engine.transition(Action.RETRY, ["dead"]),
         "delete": lambda: engine.transition(Action.DELETE, ["two"]),
         "lock": lambda: engine.lock("k2", "t2", 60_000, "me", 0),
         "unlock": lambda: engine.unlock("k", "t"),
-        "swap": lambda: engine.swap("other", 0, "{}"),
+        "swap": lambda: swap(engine, "other", 0, "{}"),
+        "commit": lambda: engine.commit(Write((job("beside"), another), (Swap("a", 0, "{}", 60_000),))),
+        "commit a removal": lambda: engine.commit(
+            Write((job("behind"),), tuple(Swap(one.key, one.version, None) for one in engine.read(["document", "a"])))
+        ),
         "discard": lambda: engine.transition(Action.DISCARD, ["dead"]),
         "put dead": lambda: engine.put_dead([dead]),
         "write over dead": lambda: engine.put_dead([dead], over=True),

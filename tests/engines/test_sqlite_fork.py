@@ -9,8 +9,9 @@ from pathlib import Path
 import apsw
 import pytest
 
-from windlass.core.model import NewJob
+from windlass.core.model import NewJob, Write
 from windlass.engines.sqlite import SqliteEngine
+from windlass.testing.conformance.harness import place
 
 # A fork of a process with threads is what users do and Python warns of (from 3.12); it is the case under test.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -37,12 +38,12 @@ def test_a_child_that_outlives_its_parents_handles_loses_nothing(tmp_path: Path)
     path = str(tmp_path / "jobs.db")
     go_r, go_w = os.pipe()
     parent = SqliteEngine(path)
-    parent.enqueue([job("parent")])
+    place(parent, [job("parent")])
 
     def child() -> None:
-        parent.enqueue([job("child-before")])
+        place(parent, [job("child-before")])
         os.read(go_r, 1)
-        parent.enqueue([job("child-after")])
+        place(parent, [job("child-after")])
         parent.close()
 
     pid = in_child(child)
@@ -51,10 +52,10 @@ def test_a_child_that_outlives_its_parents_handles_loses_nothing(tmp_path: Path)
         parent.wait_finished(["child-before"], 0.01)
     parent.close()
     third = SqliteEngine(path)
-    third.enqueue([job("third")])
+    place(third, [job("third")])
     os.write(go_w, b"x")
     assert os.waitpid(pid, 0)[1] == 0
-    third.enqueue([job("third-after")])
+    place(third, [job("third-after")])
     assert [
         third.job(name) is not None for name in ("parent", "child-before", "child-after", "third", "third-after")
     ] == [True] * 5
@@ -73,15 +74,15 @@ def test_forks_beside_a_thread_that_writes_all_the_time(tmp_path: Path) -> None:
     def write() -> None:
         while not over.is_set():
             name = f"thread-{len(written)}"
-            engine.enqueue([job(name)])
+            place(engine, [job(name)])
             written.append(name)
 
     thread = threading.Thread(target=write)
     thread.start()
     for number in range(8):
-        pid = in_child(lambda number=number: engine.enqueue([job(f"child-{number}")]))  # type: ignore[misc]
+        pid = in_child(lambda number=number: place(engine, [job(f"child-{number}")]))  # type: ignore[misc]
         assert os.waitpid(pid, 0)[1] == 0
-        engine.enqueue([job(f"parent-{number}")])
+        place(engine, [job(f"parent-{number}")])
     over.set()
     thread.join()
     for number in range(8):
@@ -95,7 +96,7 @@ def test_a_fork_inside_a_transaction_leaves_it_to_the_parent(tmp_path: Path) -> 
     engine = SqliteEngine(str(tmp_path / "jobs.db"))
     engine.open()
     with engine.transaction() as tx:
-        engine.enqueue_within(tx, [job("inside")])
+        engine.commit_within(tx, Write((job("inside"),)))
         pid = in_child(lambda: None)
         assert os.waitpid(pid, 0)[1] == 0
     assert engine.job("inside") is not None

@@ -10,7 +10,7 @@ import pytest
 from windlass.core.clock import ManualClock
 from windlass.core.model import Action, Kind, QueueShare, Want
 from windlass.engines.sqlite import SqliteEngine, upkeep
-from windlass.testing.conformance.harness import add, all_jobs, ended, error, job, join, take
+from windlass.testing.conformance.harness import add, all_jobs, ended, error, job, join, place, take
 from windlass.testing.conformance.harness import upkeep as maintain
 
 DAMAGED = ("CAST(x'ff41' AS TEXT)", "x'ff41'", "CAST(x'' AS TEXT)", "42")
@@ -57,9 +57,9 @@ def test_ended_jobs_of_more_queues_than_one_step_looks_at_go_in_the_steps_that_f
 ) -> None:
     monkeypatch.setattr(upkeep, "QUEUES_MAX", 7)
     names = [f"q{n:02}" for n in range(20)]
-    store.enqueue([job(name, queue=name) for name in names])
+    place(store, [job(name, queue=name) for name in names])
     store.settle([ended(lease, keep_ms=1_000) for lease in take(store)])
-    store.enqueue([job(f"c-{name}", queue=name) for name in names])
+    place(store, [job(f"c-{name}", queue=name) for name in names])
     store.transition(Action.CANCEL, [f"c-{name}" for name in names])
     assert isinstance(store._clock, ManualClock)
     store._clock.advance(3_600_000)
@@ -70,7 +70,7 @@ def test_ended_jobs_of_more_queues_than_one_step_looks_at_go_in_the_steps_that_f
 
 def test_many_shares_of_which_many_are_busy_are_served_in_their_order(store: SqliteEngine) -> None:
     names = [f"q{n:03}" for n in range(400)]
-    store.enqueue([job(name, queue=name) for name in names])
+    place(store, [job(name, queue=name) for name in names])
     shares = [QueueShare(name, 1) for name in reversed(names)]
     assert [lease.id for lease in take(store, queues=shares, limit=300)] == names[:-301:-1]
     assert [lease.id for lease in take(store, queues=shares, limit=300)] == names[99::-1]
@@ -78,7 +78,7 @@ def test_many_shares_of_which_many_are_busy_are_served_in_their_order(store: Sql
 
 def test_no_claim_reads_the_names_of_all_queues(store: SqliteEngine) -> None:
     names = [f"q{n:03}" for n in range(100)]
-    store.enqueue([job(name, queue=name) for name in names])
+    place(store, [job(name, queue=name) for name in names])
     db = store._open_writer().db
     asked: list[tuple[str, object]] = []
     db.exec_trace = lambda _, sql, bindings: asked.append((sql, bindings)) is None

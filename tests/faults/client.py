@@ -14,10 +14,11 @@ from types import SimpleNamespace
 from faults import jobs
 from windlass import Windlass
 from windlass.core.ids import new_id
-from windlass.core.model import Kind, Outcome, QueueShare, Want, WorkerInfo
-from windlass.engines.base import TransactionalEnqueue
+from windlass.core.model import Kind, Outcome, QueueShare, Swap, Want, WorkerInfo, Write
+from windlass.engines.base import TransactionalCommit
 
 LEASE_MS = 1_000
+STEPS = 4
 
 
 def tell(name: str, ids: Iterable[str]) -> None:
@@ -40,15 +41,32 @@ def main() -> None:
     defined.pay.options(id="unwanted", delay="1h").enqueue(1)
     app.cancel(["unwanted"])
 
-    if isinstance(app.engine, TransactionalEnqueue):
+    if isinstance(app.engine, TransactionalCommit):
         tell("tried", ["within"])
         with app.transaction() as tx:
             tx.execute("INSERT OR IGNORE INTO orders VALUES ('within')")
             defined.pay.options(id="within", connection=tx).enqueue(1)
         tell("acked", ["within"])
 
+    move_cursor(app, defined)
     work_by_hand(app, defined)
     app.close()
+
+
+def move_cursor(app: Windlass, defined: SimpleNamespace) -> None:
+    """Store a job for each step of a cursor, both in one write: where the one is, the other must be."""
+    ids = [f"step-{n}" for n in range(STEPS)]
+    tell("tried", ids)
+    while True:
+        (cursor,) = app.engine.read(["cursor"])
+        step = int(cursor.value or 0)
+        if step == STEPS:
+            break
+        new = defined.pay.options(id=ids[step]).bind(1).new
+        written = app.engine.commit(Write((new,), (Swap("cursor", cursor.version, str(step + 1)),)))
+        assert not written.lost
+        assert not written.placed[0].duplicate, "the job was there and the cursor had not moved"
+    tell("acked", ids)
 
 
 def work_by_hand(app: Windlass, defined: SimpleNamespace) -> None:

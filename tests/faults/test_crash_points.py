@@ -19,11 +19,11 @@ CRASHED = 137
 
 # Where each call is made. ``claim`` and ``settle`` are whole calls of the contract that a worker makes as one
 # ``exchange``; a client that works by hand makes them by themselves.
-BY_CLIENT = ("enqueue", "claim", "settle", "transition", "enqueue_within")
+BY_CLIENT = ("commit", "claim", "settle", "transition", "commit_within")
 BY_SUPERVISOR = ("bury",)
 BY_WORKER = ("exchange", "report", "extend", "depart", "maintain", "settle_within")
-IN_TRANSACTIONS = ("settle_within", "enqueue_within")  # only engines that share a database with their users have these
-NTH = {"exchange": 3, "extend": 2}  # in the middle of things rather than at the start
+IN_TRANSACTIONS = ("settle_within", "commit_within")  # only engines that share a database with their users have these
+NTH = {"commit": 4, "exchange": 3, "extend": 2}  # in the middle of things rather than at the start
 
 
 def test_every_crash_point_is_walked(figure: Callable[[str, object], None]) -> None:

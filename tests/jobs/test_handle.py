@@ -24,6 +24,7 @@ from windlass.errors import (
 )
 from windlass.jobs.handle import JobHandle
 from windlass.jobs.info import JobProgress, Page
+from windlass.testing.conformance.harness import place
 
 
 def charge(payment_id: int, card: str = "") -> dict[str, int]:
@@ -57,7 +58,7 @@ def enqueue(app: Windlass, *args: object, **kwargs: object) -> JobHandle[object]
 
 
 def stored(app: Windlass, new: NewJob) -> JobHandle[object]:
-    app.engine.enqueue([new])
+    place(app.engine, [new])
     return JobHandle(new.id, False, app.client.reader)
 
 

@@ -15,6 +15,7 @@ from windlass.core.model import NewJob, Want, WorkerInfo
 from windlass.errors import ConfigError
 from windlass.events import JobDead
 from windlass.jobs.hooks import Hooks, Moment
+from windlass.testing.conformance.harness import place
 from windlass.worker.worker import Worker, WorkerOptions
 
 DEADLINE = 30.0
@@ -69,7 +70,7 @@ def test_a_job_called_by_an_alias_has_the_hooks_of_its_job(app: Windlass) -> Non
         raise ValueError
 
     charge.on_dead(lambda info: names.append(info.name))
-    app.engine.enqueue([structs.replace(charge.bind().new, name="pay")])
+    place(app.engine, [structs.replace(charge.bind().new, name="pay")])
     burst(app)
     assert names == ["pay"]
 
@@ -204,12 +205,13 @@ def test_a_job_that_cannot_begin_is_reported_dead() -> None:
     with Windlass("memory://", unknown_grace=0) as app:
         app.job(name="known")(lambda: None)
         app.on(JobDead)(lambda event: deaths.append((event.id, event.name, event.attempt, event.reason)))
-        app.engine.enqueue(
+        place(
+            app.engine,
             [
                 NewJob("a", "nobody", "default", "[1,[],{}]"),
                 NewJob("b", "known", "default", "[1,[],{}]", meta="no JSON"),
                 NewJob("c", "known", "default", "no JSON"),
-            ]
+            ],
         )
         burst(app)
     assert sorted(deaths) == [

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from windlass import Windlass
+from windlass.testing.conformance.harness import place
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ class Fleet:
         ids = [new_id() for _ in range(count)]
         payload = json.dumps([1, *json.loads(args)])
         for at in range(0, count, 1_000):
-            self.app.engine.enqueue([NewJob(each, name, queue, payload) for each in ids[at : at + 1_000]])
+            place(self.app.engine, [NewJob(each, name, queue, payload) for each in ids[at : at + 1_000]])
         return ids
 
     def start(self, *options: str, wrapper: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[bytes]:

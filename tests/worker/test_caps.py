@@ -24,7 +24,7 @@ from windlass.core.retry import Facts, Retry, RunAgain, decide
 from windlass.core.units import instant_ms
 from windlass.errors import ConfigError, PayloadError, ResultExpired
 from windlass.settings.values import READERS
-from windlass.testing.conformance.harness import pause
+from windlass.testing.conformance.harness import pause, place
 from windlass.worker.layout import split_pool
 
 WEST = timezone(-timedelta(hours=5))
@@ -190,7 +190,7 @@ def test_every_listing_goes_on_with_instants_that_no_calendar_has(app: Windlass)
     job = app.job(name="double")(double)
     job.enqueue(1)
     far = 259_000_000_000_000  # the year 10177
-    app.engine.enqueue([NewJob("far", "double", "default", "[1,[2],{}]", run_at=far)])
+    place(app.engine, [NewJob("far", "double", "default", "[1,[2],{}]", run_at=far)])
     pause(app.engine, "default", "for good", far)
     look_at_everything(app)
     assert app.get("far") is not None

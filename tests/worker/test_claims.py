@@ -16,7 +16,7 @@ from servers import RedisServer, until
 from windlass import Constant, Retry, State, Windlass
 from windlass.core.model import Action, Room, Slot, Watch
 from windlass.engines.redis import RedisEngine
-from windlass.testing.conformance.harness import join, take
+from windlass.testing.conformance.harness import join, place, take
 from windlass.worker import pump
 from windlass.worker import worker as worker_module
 from windlass.worker.worker import Worker
@@ -164,7 +164,7 @@ def test_a_worker_with_both_kinds_of_slot_runs_both_kinds(sites: Sites, slot: Sl
 def records(site: Site, slot: Slot | None, really: Slot, count: int) -> None:
     """Store quick jobs as a client of another version does."""
     new = site.brief[really].bind().new
-    site.app.engine.enqueue([structs.replace(new, id=f"{slot}-{really}-{n}", slot=slot) for n in range(count)])
+    place(site.app.engine, [structs.replace(new, id=f"{slot}-{really}-{n}", slot=slot) for n in range(count)])
 
 
 @pytest.mark.parametrize("stored", [None, *Slot])
@@ -185,7 +185,7 @@ def test_an_application_with_one_kind_of_job_takes_records_of_every_kind(
 ) -> None:
     with Windlass(store.get("WINDLASS_URL", f"sqlite:///{tmp_path}/jobs.db"), threads=2) as app:
         brief = app.job(name="brief")(lambda: None)
-        app.engine.enqueue([structs.replace(brief.bind().new, slot=stored) for _ in range(300)])
+        place(app.engine, [structs.replace(brief.bind().new, slot=stored) for _ in range(300)])
         with working(app):
             until(lambda: app.stats()["done"] == 300, "they do not run")
 
@@ -215,7 +215,7 @@ def test_a_job_that_retries_waits_as_the_kind_that_it_is(sites: Sites) -> None:
         raise ValueError("no")
 
     job = site.app.job(name="fail", retry=Retry(attempts=2, backoff=Constant("1h")))(fail)
-    site.app.engine.enqueue([structs.replace(job.bind().new, id="x", slot=Slot.LOOP)])
+    place(site.app.engine, [structs.replace(job.bind().new, id="x", slot=Slot.LOOP)])
     with working(site.app):
         until(failed.is_set, "it does not run")
         until(lambda: site.app.stats()["scheduled"] == 1, "it does not wait")

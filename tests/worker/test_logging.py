@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from windlass import Windlass
+from windlass.testing.conformance.harness import place
 
 DEADLINE = 60.0
 
@@ -90,7 +91,7 @@ class Shop:
         from windlass.core.model import NewJob
 
         jobs = [NewJob(new_id(), name, "default", payload, max_attempts=1 + (name == "again")) for name in names]
-        self.client.engine.enqueue(jobs)
+        place(self.client.engine, jobs)
         return [job.id for job in jobs]
 
     def start(self, *options: str, stderr: int | None = None, **environment: str) -> subprocess.Popen[bytes]:

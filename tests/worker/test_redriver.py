@@ -220,7 +220,7 @@ def test_what_a_dead_worker_left_is_gone_on_with_and_each_death_is_moved_once(sh
     assert (operation.done, operation.state) == (40, "done")
 
 
-@pytest.mark.parametrize("call", ["swap", "transition", "jobs", "keys", "read"])
+@pytest.mark.parametrize("call", ["commit", "transition", "jobs", "keys", "read"])
 def test_a_lost_answer_moves_nothing_twice_and_loses_nothing(shop: Shop, call: str) -> None:
     shop.die(*["late"] * 30)
     shop.runs.clear()

@@ -18,6 +18,7 @@ from typing import TypeVar
 from windlass import JobInfo, State, Windlass
 from windlass.core.ids import new_id
 from windlass.core.model import NewJob
+from windlass.testing.conformance.harness import place
 
 T = TypeVar("T")
 
@@ -94,7 +95,7 @@ class World:
         job_id = new_id()
         payload = json.dumps([1, list(args), {}])
         options.setdefault("max_attempts", 1)
-        self.app.engine.enqueue([NewJob(job_id, name, "default", payload, **options)])  # type: ignore[arg-type]
+        place(self.app.engine, [NewJob(job_id, name, "default", payload, **options)])  # type: ignore[arg-type]
         return job_id
 
     def info(self, job_id: str) -> JobInfo:

@@ -21,7 +21,7 @@ from windlass.app import Windlass
 from windlass.bench.jobs import QUEUE
 from windlass.core.errors import WindlassError
 from windlass.core.model import FINISHED, JobFilter
-from windlass.engines.base import TransactionalEnqueue
+from windlass.engines.base import TransactionalCommit
 from windlass.insight.queues import WorkerStatus
 
 __all__ = ["Lab"]
@@ -151,7 +151,7 @@ def last_settle(app: Windlass, newest: int) -> int:
 
 def clean(app: Windlass) -> None:
     """Take everything of the application's namespace out of a store that is not ours."""
-    if isinstance(app.engine, TransactionalEnqueue):
+    if isinstance(app.engine, TransactionalCommit):
         with app.transaction() as tx:
             tables = tx.execute(
                 "SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB ?", (f"{app.settings.namespace}_*",)

@@ -58,16 +58,20 @@ __all__ = [
     "Settled",
     "Slot",
     "State",
+    "Swap",
     "Tally",
     "UniqueKey",
     "Until",
     "Upkeep",
+    "Versioned",
     "Waiting",
     "Want",
     "Watch",
     "Which",
     "WorkerInfo",
     "WorkerRow",
+    "Write",
+    "Written",
     "can_move",
 ]
 
@@ -213,6 +217,45 @@ class Placed(Struct, frozen=True):
 
     id: str
     duplicate: bool = False
+
+
+class Swap(Struct, frozen=True):
+    """A new value for a document that still has this version (0: there is none). ``value`` None removes it.
+
+    It is over ``ttl_ms`` from when it is stored; None is never.
+    """
+
+    key: str
+    version: int
+    value: str | None
+    ttl_ms: int | None = None
+
+
+class Versioned(Struct, frozen=True):
+    """A document at one moment. ``version`` 0 and ``value`` None: there is none."""
+
+    key: str
+    version: int
+    value: str | None
+
+
+class Write(Struct, frozen=True):
+    """What is stored in one step, all or nothing: jobs, and documents by compare-and-set."""
+
+    jobs: tuple[NewJob, ...] = ()
+    swaps: tuple[Swap, ...] = ()
+
+
+class Written(Struct, frozen=True):
+    """What became of a Write: of its jobs, and of the documents of its swaps, in the order of each.
+
+    ``lost``: a swap met another version, so nothing is stored. Then ``placed`` is empty, and ``documents`` are as they
+    stand.
+    """
+
+    placed: list[Placed]
+    documents: tuple[Versioned, ...] = ()
+    lost: bool = False
 
 
 class QueueShare(Struct, frozen=True):

@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from windlass.core.model import JobFilter, LeaseRef
-from windlass.engines.base import Coordinator, Versioned
+from windlass.core.model import JobFilter, LeaseRef, Swap, Versioned, Write
+from windlass.engines.base import Coordinator, Store
 
 __all__ = ["DONE", "PREFIX", "RATE_MAX", "RUNNING", "STOPPED", "Operation", "find", "save", "stop"]
 
@@ -62,13 +62,15 @@ def find(store: Coordinator, keys: list[str]) -> list[tuple[Versioned, Operation
     return found
 
 
-def save(store: Coordinator, operation: Operation, version: int) -> Versioned | None:
+def save(store: Store, operation: Operation, version: int) -> Versioned | None:
     """Write an operation over the version that was read; None when it has changed since."""
     ttl_ms = None if operation.state == RUNNING else KEEP_MS
-    return store.swap(PREFIX + operation.id, version, _encoder.encode(operation).decode(), ttl_ms)
+    swap = Swap(PREFIX + operation.id, version, _encoder.encode(operation).decode(), ttl_ms)
+    written = store.commit(Write(swaps=(swap,)))
+    return None if written.lost else written.documents[0]
 
 
-def stop(store: Coordinator, operation_id: str) -> bool:
+def stop(store: Store, operation_id: str) -> bool:
     """Let an operation move no more after the step it is in; false when it has ended or is not known."""
     while True:
         found = find(store, [PREFIX + operation_id])

@@ -39,9 +39,7 @@ from windlass.core.model import (
     LimitRow,
     LockRow,
     Moved,
-    NewJob,
     Outcome,
-    Placed,
     Progress,
     QueueBound,
     QueueChange,
@@ -51,11 +49,14 @@ from windlass.core.model import (
     Settled,
     Tally,
     Upkeep,
+    Versioned,
     Want,
     Watch,
     Which,
     WorkerInfo,
     WorkerRow,
+    Write,
+    Written,
 )
 
 __all__ = [
@@ -65,10 +66,9 @@ __all__ = [
     "Finding",
     "Inspector",
     "Store",
-    "TransactionalEnqueue",
+    "TransactionalCommit",
     "TransactionalSettle",
     "Tx",
-    "Versioned",
 ]
 
 
@@ -124,14 +124,19 @@ class Engine(Protocol):
         """Bring the schema up to this version under a lock; give the version. *Idempotent.*"""
         ...
 
-    def enqueue(self, jobs: Sequence[NewJob]) -> list[Placed]:
-        """Store jobs, all or none, in order. *Atomic, idempotent by id.*
+    def commit(self, write: Write) -> Written:
+        """Store jobs and documents, all or none, in order. *Atomic; jobs are idempotent by id.*
+
+        A swap writes its document if that still has the version it names (0: if there is none). When one has another,
+        nothing of the write is stored, and ``Written.lost`` is true. Swaps go in order, so one may remove a document
+        and the next make it anew. A version is never given twice, also when a key comes back. A write with documents is
+        as durable as the engine's setting says, whatever its jobs say.
 
         An id that has a record is a duplicate, and so is a caller's own id that has a tombstone: nothing is changed and
         ``Placed.duplicate`` is true. A unique key that is taken is settled by the job's rule, in order within the
         batch: ``return`` and ``replace`` give the holder's id as a duplicate (``replace`` writes the new job over a
         waiting holder), ``keep_latest`` also lets one job wait behind a running holder. Raises Duplicate for the rule
-        ``raise``, and then nothing of the batch is stored.
+        ``raise``, and then nothing of the write is stored.
         """
         ...
 
@@ -341,16 +346,8 @@ class Inspector(Protocol):
         ...
 
 
-class Versioned(Struct, frozen=True):
-    """A document at one moment. ``version`` 0 and ``value`` None: there is none."""
-
-    key: str
-    version: int
-    value: str | None
-
-
 class Coordinator(Protocol):
-    """Small facts that a fleet agrees on: locks, circuits, and documents that are changed by compare-and-set.
+    """Small facts that a fleet agrees on: locks, circuits, and documents, which ``commit`` changes by compare-and-set.
 
     The time of locks and circuits is the engine's clock of leases. On SQLite no step of the wall clock moves it. On
     Redis it is the server's only clock, a wall clock, so its steps move all of them. Fences of locks come from the
@@ -416,14 +413,6 @@ class Coordinator(Protocol):
         """The documents of these keys, in order; what is absent or over has version 0."""
         ...
 
-    def swap(self, key: str, version: int, value: str | None, ttl_ms: int | None = None) -> Versioned | None:
-        """Write a document if it still has this version (0: if there is none); None when it has another. *Atomic.*
-
-        ``value`` None removes it. It is over ``ttl_ms`` from now, None is never. A version is never given twice, also
-        when a key comes back.
-        """
-        ...
-
     def keys(self, prefix: str, limit: int = 1_000) -> list[str]:
         """The keys that begin so, in order, at most ``limit``."""
         ...
@@ -450,13 +439,14 @@ class Tx(Protocol):
 
 
 @runtime_checkable
-class TransactionalEnqueue(Protocol):
-    """SQL engines only: enqueue inside a transaction that the caller owns."""
+class TransactionalCommit(Protocol):
+    """SQL engines only: commit inside a transaction that the caller owns."""
 
-    def enqueue_within(self, connection: object, jobs: Sequence[NewJob]) -> list[Placed]:
-        """Store jobs with the caller's own writes; they appear when the caller commits. *Atomic with the caller.*
+    def commit_within(self, connection: object, write: Write) -> Written:
+        """Store jobs and documents with the caller's own writes, which appear together. *Atomic with the caller.*
 
-        Raises ConfigError for a connection of another kind or to another database.
+        When a swap has lost, the caller decides what becomes of the rest of the transaction. Raises ConfigError for a
+        connection of another kind or to another database.
         """
         ...
 

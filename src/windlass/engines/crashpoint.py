@@ -21,7 +21,7 @@ __all__ = ["CRASH_POINTS", "crashing"]
 # Every call that changes the store, or on whose answer a process acts, but those on dead jobs: a death is named in each
 # of them, so repeating one is safe by itself (tests/worker/test_redriver.py loses their answers).
 CRASH_POINTS: Final = (
-    "enqueue",
+    "commit",
     "claim",
     "settle",
     "exchange",
@@ -32,7 +32,7 @@ CRASH_POINTS: Final = (
     "maintain",
     "transition",
     "settle_within",
-    "enqueue_within",
+    "commit_within",
 )
 
 

@@ -22,7 +22,7 @@ from windlass.core.current import RUNNING
 from windlass.core.errors import ConfigError, JobCancelled, LeaseLost, NotInJob, TransactionTooLong
 from windlass.core.model import Gates, Kind, Lease, NewJob, Outcome, Settled, State
 from windlass.core.spelling import spelled
-from windlass.engines.base import Store, TransactionalEnqueue, TransactionalSettle, Tx
+from windlass.engines.base import Store, TransactionalCommit, TransactionalSettle, Tx
 from windlass.jobs.call import Call, check_call
 from windlass.jobs.transactions import Transaction
 from windlass.settings import Settings
@@ -260,7 +260,7 @@ class JobContext:
     @contextmanager
     def _transaction(self) -> Iterator[Tx]:
         engine = self._run.engine
-        if not (isinstance(engine, TransactionalEnqueue) and isinstance(engine, TransactionalSettle)):
+        if not (isinstance(engine, TransactionalCommit) and isinstance(engine, TransactionalSettle)):
             raise ConfigError(
                 f"ctx.transaction() in job {self.id}: the engine {engine.info.name!r} has none; it needs a SQL engine. "
                 "Use ctx.idempotency_key or ctx.fence at the sink instead"

@@ -18,10 +18,10 @@ from msgspec.structs import replace
 
 from windlass.core.errors import EngineError
 from windlass.core.foreign import start_thread
-from windlass.core.model import Action, LeaseRef
+from windlass.core.model import Action, LeaseRef, Versioned
 from windlass.core.units import show_duration
 from windlass.dead.redrive import DONE, PREFIX, RUNNING, Operation, find, save
-from windlass.engines.base import Store, Versioned
+from windlass.engines.base import Store
 from windlass.logs import Log
 
 __all__ = ["Redriver"]

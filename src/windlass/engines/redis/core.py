@@ -388,8 +388,8 @@ class RedisCore:
                 raise translate(one, self.target) from one
         if as_int(as_list(synced)[0]) < 1:
             raise EngineUnavailable(
-                f"{self.target} has stored the jobs but did not sync them to its disk in time: enqueue them again, "
-                "with the same ids they are stored once"
+                f"{self.target} has stored the write but did not sync it to its disk in time: send it again, with the "
+                "same ids its jobs are stored once"
             )
         return reply
 

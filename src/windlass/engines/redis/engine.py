@@ -23,14 +23,17 @@ from windlass.core.model import (
     Progress,
     Rules,
     Settled,
+    Swap,
     Upkeep,
     Want,
     WorkerInfo,
+    Write,
+    Written,
 )
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.coordinator import RedisCoordinator
 from windlass.engines.redis.dead import RedisDead
-from windlass.engines.redis.documents import RedisDocuments
+from windlass.engines.redis.documents import RedisDocuments, loss, made, pack_swaps
 from windlass.engines.redis.wire import (
     Head,
     JobTexts,
@@ -70,15 +73,18 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         self._made: dict[tuple[str, ...], JobTexts] = {}
         self._beats: dict[str, int] = {}  # worker -> when its lease ends that this object took last, by the store
 
-    def enqueue(self, jobs: Sequence[NewJob]) -> list[Placed]:
+    def commit(self, write: Write) -> Written:
+        jobs, swaps = write.jobs, write.swaps
         if not jobs:
-            return []
+            return self._swap(swaps)
         self._client()  # what the server can do decides what may be asked of it
         names = tuple(dict.fromkeys(job.queue for job in jobs))
         before, fsync = self._seen["jobs"], self._wants_disk(jobs)
-        reply = self._put(jobs, names, fsync, look=True)
+        reply = self._put(write, names, fsync, look=True)
         while reply[0] == b"\0lapsed":
-            reply = self._put(jobs, names, fsync, look=self._lapse(strings(as_list(reply[1]))))
+            reply = self._put(write, names, fsync, look=self._lapse(strings(as_list(reply[1]))))
+        if swaps and (lost := loss(swaps, reply)):
+            return lost
         if as_int(reply[0]) < 0:
             holder, key = strings(reply[1:3])
             raise Duplicate(
@@ -93,9 +99,20 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             others = as_list(reply[2])
             for place, holder in zip(others[::2], strings(others[1::2]), strict=True):
                 placed[as_int(place) - 1] = Placed(holder, duplicate=True)
-        return placed
+        return Written(placed, made(swaps, reply[3])) if swaps else Written(placed)
 
-    def _put(self, jobs: Sequence[NewJob], names: tuple[str, ...], fsync: bool, *, look: bool) -> list[object]:
+    def _swap(self, swaps: Sequence[Swap]) -> Written:
+        if not swaps:
+            return Written([])
+        reply = self._call("swap", (), pack_swaps(swaps), fsync=self._durability == "fsync")
+        return loss(swaps, reply) or Written([], made(swaps, reply[1]))
+
+    def _put(self, write: Write, names: tuple[str, ...], fsync: bool, *, look: bool) -> list[object]:
+        jobs, swaps = write.jobs, write.swaps
+        if swaps:
+            specs, flags, *rest = self._guarded_args(jobs, names, look)
+            args = [specs, flags, len(swaps), *pack_swaps(swaps), *rest]
+            return self._call("commit", names, args, fsync=fsync or self._durability == "fsync")
         if not any(job.guards or job.unique for job in jobs):
             return self._call("enqueue", names, self._job_args(jobs, names, look), fsync=fsync)
         return self._call("enqueue_guarded", names, self._guarded_args(jobs, names, look), fsync=fsync)

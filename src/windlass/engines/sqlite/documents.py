@@ -10,10 +10,11 @@ from typing import Final
 
 import apsw
 
-from windlass.engines.base import Versioned
+from windlass.core.model import Swap, Versioned
 from windlass.engines.sqlite.core import SqliteCore
+from windlass.engines.sqlite.schema import Sql
 
-__all__ = ["SqliteDocuments"]
+__all__ = ["SqliteDocuments", "has_lost", "look", "swap"]
 
 READ: Final = 'SELECT version, value FROM "windlass_documents" WHERE key = ? AND (until IS NULL OR until > ?)'
 NEXT: Final = """
@@ -30,33 +31,42 @@ ORDER BY key LIMIT ?3
 
 
 class SqliteDocuments(SqliteCore):
-    """The Coordinator of the engine."""
+    """``read`` and ``keys`` of the engine; documents are written by its ``commit``."""
 
     def read(self, keys: Sequence[str]) -> list[Versioned]:
         now = self._clock.wall_ms()
-        return self._ask(lambda db: [self._look(db, key, now) for key in keys])
-
-    def swap(self, key: str, version: int, value: str | None, ttl_ms: int | None = None) -> Versioned | None:
-        now = self._clock.wall_ms()
-
-        def write(db: apsw.Connection) -> Versioned | None:
-            db.execute(self._q(SWEEP), (now,))
-            if self._look(db, key, now).version != version:
-                return None
-            if value is None:
-                db.execute(self._q(REMOVE), (key,))
-                return Versioned(key, 0, None)
-            given = db.execute(self._q(NEXT)).fetchall()
-            fresh = Versioned(key, int(str(given[0][0])), value)
-            db.execute(self._q(WRITE), (key, fresh.version, value, None if ttl_ms is None else now + ttl_ms))
-            return fresh
-
-        return self._write(write, durable=True)
+        return self._ask(lambda db: [look(db, self._q, key, now) for key in keys])
 
     def keys(self, prefix: str, limit: int = 1_000) -> list[str]:
         bindings = (prefix, self._clock.wall_ms(), limit)
         return [str(key) for (key,) in self._ask(lambda db: db.execute(self._q(KEYS), bindings).fetchall())]
 
-    def _look(self, db: apsw.Connection, key: str, now: int) -> Versioned:
-        found = db.execute(self._q(READ), (key, now)).fetchall()
-        return Versioned(key, int(str(found[0][0])), str(found[0][1])) if found else Versioned(key, 0, None)
+
+def look(db: apsw.Connection, q: Sql, key: str, now: int) -> Versioned:
+    """The document of a key as it stands."""
+    found = db.execute(q(READ), (key, now)).fetchall()
+    return Versioned(key, int(str(found[0][0])), str(found[0][1])) if found else Versioned(key, 0, None)
+
+
+def has_lost(db: apsw.Connection, q: Sql, swaps: Sequence[Swap], now: int) -> bool:
+    """Whether one of these meets another version than it names. Each sees those before it; nothing is written."""
+    made: dict[str, int | None] = {}  # None: a version that nobody can know
+    for one in swaps:
+        have = made[one.key] if one.key in made else look(db, q, one.key, now).version
+        if have != one.version:
+            return True
+        made[one.key] = 0 if one.value is None else None
+    return False
+
+
+def swap(db: apsw.Connection, q: Sql, one: Swap, now: int) -> Versioned:
+    """Write a document, whatever version it has."""
+    db.execute(q(SWEEP), (now,))
+    if one.value is None:
+        db.execute(q(REMOVE), (one.key,))
+        return Versioned(one.key, 0, None)
+    given = db.execute(q(NEXT)).fetchall()
+    fresh = Versioned(one.key, int(str(given[0][0])), one.value)
+    until = None if one.ttl_ms is None else now + one.ttl_ms
+    db.execute(q(WRITE), (fresh.key, fresh.version, fresh.value, until))
+    return fresh

@@ -18,9 +18,7 @@ from windlass.core.model import (
     Claimed,
     Heartbeat,
     LeaseRef,
-    NewJob,
     Outcome,
-    Placed,
     Progress,
     Rules,
     Settled,
@@ -28,14 +26,16 @@ from windlass.core.model import (
     Want,
     Watch,
     WorkerInfo,
+    Write,
+    Written,
 )
 from windlass.engines.sqlite import upkeep
 from windlass.engines.sqlite.bounds import make_room, take_note
 from windlass.engines.sqlite.claim import Claimer
+from windlass.engines.sqlite.commit import commit
 from windlass.engines.sqlite.coordinator import SqliteCoordinator
 from windlass.engines.sqlite.dead import SqliteDead
 from windlass.engines.sqlite.documents import SqliteDocuments
-from windlass.engines.sqlite.enqueue import insert
 from windlass.engines.sqlite.moves import SqliteMoves
 from windlass.engines.sqlite.names import unneeded_names
 from windlass.engines.sqlite.place import writer_of
@@ -54,17 +54,16 @@ class SqliteEngine(SqliteCoordinator, SqliteMoves, SqliteDead, SqliteDocuments):
         super()._forget_store()
         self._claimer = Claimer(self._q, self._boot, self._steady)
 
-    def enqueue(self, jobs: Sequence[NewJob]) -> list[Placed]:
-        if not jobs:
-            return []
-
-        def write(db: apsw.Connection) -> list[Placed]:
-            return insert(db, self._q, jobs, self._clock.wall_ms(), self._rules)
-
-        durable = any(job.durable is not False for job in jobs)
-        placed = self._write(write, durable=durable)
-        self._ready.touch()
-        return placed
+    def commit(self, write: Write) -> Written:
+        if not write.jobs and not write.swaps:
+            return Written([])
+        durable = bool(write.swaps) or any(job.durable is not False for job in write.jobs)
+        written = self._write(
+            lambda db: commit(db, self._q, write, self._clock.wall_ms(), self._rules), durable=durable
+        )
+        if written.placed:
+            self._ready.touch()
+        return written
 
     def claim(self, want: Want) -> Claimed:
         claimed = self._write(lambda db: self._claim(db, want), durable=False)

@@ -1,4 +1,4 @@
-"""Jobs inside a transaction that the caller owns: enqueue with your own writes, and settle with them.
+"""Jobs inside a transaction that the caller owns: commit them with your own writes, and settle with them.
 
 The caller's writes and ours are one commit, so either both happened or neither. The transaction holds the one writer
 of this process: others wait for it, and so does every other process on the file.
@@ -7,17 +7,17 @@ of this process: others wait for it, and so does every other process on the file
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import apsw
 
 from windlass.core.errors import ConfigError, EngineUnavailable
-from windlass.core.model import NewJob, Outcome, Placed, Settled
+from windlass.core.model import Outcome, Settled, Write, Written
 from windlass.engines.base import Tx
+from windlass.engines.sqlite.commit import commit
 from windlass.engines.sqlite.core import FOLLOW_MAX
-from windlass.engines.sqlite.enqueue import insert
 from windlass.engines.sqlite.inspector import SqliteInspector
 from windlass.engines.sqlite.place import StoreMoved, has_moved
 from windlass.engines.sqlite.settle import settle
@@ -41,7 +41,7 @@ class SqliteTx:
 
 
 class SqliteTransactions(SqliteInspector):
-    """TransactionalEnqueue and TransactionalSettle for the engine."""
+    """TransactionalCommit and TransactionalSettle for the engine."""
 
     @contextmanager
     def transaction(self) -> Iterator[SqliteTx]:
@@ -63,7 +63,7 @@ class SqliteTransactions(SqliteInspector):
                 tries -= 1
                 self._follow(writer.place, moved, tries)
 
-    def enqueue_within(self, connection: object, jobs: Sequence[NewJob]) -> list[Placed]:
+    def commit_within(self, connection: object, write: Write) -> Written:
         db = connection.connection if isinstance(connection, SqliteTx) else connection
         if type(db).__module__ == "sqlite3":
             raise ConfigError(
@@ -79,7 +79,7 @@ class SqliteTransactions(SqliteInspector):
         if db is mine.db:
             if not db.in_transaction:
                 raise ConfigError("the transaction of this tx has ended: enqueue inside the `with` block")
-            return insert(db, self._q, jobs, self._clock.wall_ms(), self._rules)
+            return commit(db, self._q, write, self._clock.wall_ms(), self._rules)
         if self.path is None or not same_file(db.filename, self.path):
             raise ConfigError(
                 f"connection= is open on {db.filename or ':memory:'}, and the jobs live in {self.info.target}: "
@@ -94,9 +94,10 @@ class SqliteTransactions(SqliteInspector):
             raise ConfigError(
                 "connection= has no open transaction: begin one (BEGIN IMMEDIATE) before you enqueue in it"
             )
-        placed = insert(db, self._q, jobs, self._clock.wall_ms(), self._rules)
-        self._touch_after_commit(db)
-        return placed
+        written = commit(db, self._q, write, self._clock.wall_ms(), self._rules)
+        if written.placed:
+            self._touch_after_commit(db)
+        return written
 
     def _touch_after_commit(self, db: apsw.Connection) -> None:
         """Wake workers once the caller's commit is visible; else they would find the jobs at their next poll."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from windlass.testing.conformance.bounds import BoundSuite
 from windlass.testing.conformance.claim import ClaimSuite
+from windlass.testing.conformance.commit import CommitSuite
 from windlass.testing.conformance.coordinator import CoordinatorSuite
 from windlass.testing.conformance.dead import DeadSuite
 from windlass.testing.conformance.documents import DocumentSuite
@@ -41,6 +42,7 @@ from windlass.testing.conformance.waiting import WaitSuite
 __all__ = [
     "BoundSuite",
     "ClaimSuite",
+    "CommitSuite",
     "CoordinatorSuite",
     "DeadSuite",
     "DocumentSuite",
@@ -64,6 +66,7 @@ __all__ = [
 
 class EngineConformance(
     EnqueueSuite,
+    CommitSuite,
     ClaimSuite,
     QueueNameSuite,
     SlotSuite,

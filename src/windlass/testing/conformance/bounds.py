@@ -34,6 +34,7 @@ from windlass.testing.conformance.harness import (
     job,
     join,
     pause,
+    place,
     resume,
     set_limit,
     set_rate,
@@ -225,11 +226,11 @@ class BoundSuite:
         store = harness.engine
         join(store)
         taken = Guard(Gates.CONCURRENCY, "k", 1)
-        store.enqueue([job("holder", queue="other")])
-        store.enqueue([guarded("first", taken)])
+        place(store, [job("holder", queue="other")])
+        place(store, [guarded("first", taken)])
         assert sorted(lease.id for lease in take(store)) == ["first", "holder"]
         set_limit(store, "default", 2)
-        store.enqueue([guarded(f"w{n}", taken) for n in range(300)])
+        place(store, [guarded(f"w{n}", taken) for n in range(300)])
         add(store, "free1", "free2")
         assert ids(ask(store, 10)) == ["free1"]
 
@@ -237,7 +238,7 @@ class BoundSuite:
         store = harness.engine
         join(store)
         set_limit(store, "default", 1)
-        store.enqueue([job("old", expires_ms=1_000), job("new")])
+        place(store, [job("old", expires_ms=1_000), job("new")])
         harness.clock.advance(2_000)
         assert ids(ask(store)) == ["new"]
         assert state_of(store, "old") is State.CANCELLED

@@ -15,6 +15,7 @@ from windlass.testing.conformance.harness import (
     job,
     join,
     pause,
+    place,
     resume,
     row_of,
     state_of,
@@ -43,8 +44,8 @@ class ClaimSuite:
     def test_a_lease_carries_what_was_enqueued(self, harness: Harness) -> None:
         store, now = harness.engine, harness.clock.wall_ms()
         join(store)
-        store.enqueue([job("a", name="n", queue="q", payload="[1]", priority=3, max_attempts=4, tags=("x", "y"))])
-        store.enqueue([job("b", meta='{"timeout":1}')])
+        place(store, [job("a", name="n", queue="q", payload="[1]", priority=3, max_attempts=4, tags=("x", "y"))])
+        place(store, [job("b", meta='{"timeout":1}')])
         by_id = {lease.id: lease for lease in take(store)}
         a = by_id["a"]
         assert (a.name, a.queue, a.payload, a.priority) == ("n", "q", b"[1]", 3)
@@ -65,45 +66,45 @@ class ClaimSuite:
     def test_lower_priority_numbers_go_first_then_arrival(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("c", priority=5), job("a1"), job("b", priority=1), job("a2"), job("z", priority=-3)])
+        place(store, [job("c", priority=5), job("a1"), job("b", priority=1), job("a2"), job("z", priority=-3)])
         assert [lease.id for lease in take(store)] == ["z", "a1", "a2", "b", "c"]
 
     def test_priority_counts_across_claims_of_one(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("a", priority=1), job("b", priority=1)])
-        store.enqueue([job("c", priority=0)])
+        place(store, [job("a", priority=1), job("b", priority=1)])
+        place(store, [job("c", priority=0)])
         assert [take(store, limit=1)[0].id for _ in range(3)] == ["c", "a", "b"]
 
     def test_an_aging_job_overtakes_one_of_higher_priority_that_came_long_after_it(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("low", priority=5, aging_ms=1_000), job("mid", priority=2, aging_ms=1_000)])
+        place(store, [job("low", priority=5, aging_ms=1_000), job("mid", priority=2, aging_ms=1_000)])
         harness.clock.advance(2_500)
-        store.enqueue([job("new", aging_ms=1_000), job("first", priority=-1, aging_ms=1_000)])
+        place(store, [job("new", aging_ms=1_000), job("first", priority=-1, aging_ms=1_000)])
         harness.clock.advance(2_501)
-        store.enqueue([job("late", aging_ms=1_000)])
+        place(store, [job("late", aging_ms=1_000)])
         assert [lease.id for lease in take(store)] == ["first", "mid", "new", "low", "late"]
 
     def test_an_aging_job_keeps_its_priority_and_its_rank_through_a_retry(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("low", priority=5, aging_ms=1_000)])
+        place(store, [job("low", priority=5, aging_ms=1_000)])
         lease = take_one(store)
         assert lease.priority == 5
         store.settle([ended(lease, Kind.RETRY)])
         harness.clock.advance(4_000)
-        store.enqueue([job("soon", aging_ms=1_000)])
+        place(store, [job("soon", aging_ms=1_000)])
         harness.clock.advance(2_000)
-        store.enqueue([job("late", aging_ms=1_000)])
+        place(store, [job("late", aging_ms=1_000)])
         assert [lease.id for lease in take(store)] == ["soon", "low", "late"]
         assert row_of(store, "low").priority == 5
 
     def test_a_job_at_the_front_goes_before_aging_ones(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("old", priority=-9, aging_ms=60_000)])
-        store.enqueue([job("front", at_front=True, aging_ms=60_000)])
+        place(store, [job("old", priority=-9, aging_ms=60_000)])
+        place(store, [job("front", at_front=True, aging_ms=60_000)])
         assert [lease.id for lease in take(store)] == ["front", "old"]
 
     def test_a_claim_gives_at_most_its_limit(self, harness: Harness) -> None:
@@ -218,7 +219,7 @@ class ClaimSuite:
     def test_a_due_job_of_a_paused_queue_waits_too(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("a", queue="qa", delay_ms=1_000)])
+        place(store, [job("a", queue="qa", delay_ms=1_000)])
         pause(store, "qa", None, None)
         harness.clock.advance(2_000)
         assert take(store) == []
@@ -226,7 +227,7 @@ class ClaimSuite:
     def test_a_job_past_its_expiry_ends_cancelled_and_its_neighbour_runs(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("late", expires_ms=1_000), job("ok", expires_ms=9_000), job("never")])
+        place(store, [job("late", expires_ms=1_000), job("ok", expires_ms=9_000), job("never")])
         harness.clock.advance(1_500)
         assert [lease.id for lease in take(store)] == ["ok", "never"]
         row = row_of(store, "late")
@@ -237,7 +238,7 @@ class ClaimSuite:
     def test_a_scheduled_job_expires_from_its_due_time(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("a", delay_ms=5_000, expires_ms=1_000), job("b", delay_ms=5_000, expires_ms=90_000)])
+        place(store, [job("a", delay_ms=5_000, expires_ms=1_000), job("b", delay_ms=5_000, expires_ms=90_000)])
         harness.clock.advance(5_500)
         join(store)
         assert [lease.id for lease in take(store, limit=1)] == ["a"]
@@ -320,7 +321,7 @@ class ClaimSuite:
         store = harness.engine
         join(store)
         assert store.claim(Want(worker="w1", limit=1)).due_in_ms is None
-        store.enqueue([job("a", delay_ms=9_000), job("b", delay_ms=5_000)])
+        place(store, [job("a", delay_ms=9_000), job("b", delay_ms=5_000)])
         assert store.claim(Want(worker="w1", limit=1)).due_in_ms == 5_000
         harness.clock.advance(2_000)
         assert store.claim(Want(worker="w1", limit=1)).due_in_ms == 3_000
@@ -328,7 +329,7 @@ class ClaimSuite:
     def test_a_claim_promotes_due_jobs_and_tells_of_the_next_one(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("a", delay_ms=1_000), job("b", delay_ms=4_000)])
+        place(store, [job("a", delay_ms=1_000), job("b", delay_ms=4_000)])
         harness.clock.advance(1_500)
         claimed = store.claim(Want(worker="w1", limit=5))
         assert [lease.id for lease in claimed.leases] == ["a"]
@@ -337,7 +338,7 @@ class ClaimSuite:
     def test_every_due_job_of_a_burst_is_claimed_in_the_end(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job(f"j{n}", delay_ms=1_000) for n in range(700)])
+        place(store, [job(f"j{n}", delay_ms=1_000) for n in range(700)])
         harness.clock.advance(1_000)
         got: list[str] = []
         for _ in range(100):

@@ -6,7 +6,7 @@ import threading
 
 from windlass.core.model import CircuitPolicy, CircuitRow, Grip, Tally
 from windlass.engines.base import Store
-from windlass.testing.conformance.harness import DEADLINE_S, Harness, job, join, take_one, together, upkeep
+from windlass.testing.conformance.harness import DEADLINE_S, Harness, job, join, place, take_one, together, upkeep
 
 TEN = 10_000
 POLICY = CircuitPolicy(failures=3, window_ms=TEN, open_for_ms=5_000, half_open=2)
@@ -62,7 +62,7 @@ class CoordinatorSuite:
             assert fence is not None
             fences.append(fence)
             store.unlock("k", f"t{n}")
-            store.enqueue([job(f"j{n}")])
+            place(store, [job(f"j{n}")])
             fences.append(take_one(store).fence)
         assert fences == sorted(set(fences))
 

@@ -34,6 +34,7 @@ from windlass.testing.conformance.harness import (
     finish,
     job,
     join,
+    place,
     recover,
     redrive,
     row_of,
@@ -53,7 +54,7 @@ def die(harness: Harness, *ids: str, cause: Cause | None = LOST, name: str = "sh
     """Store jobs and let them die of a cause; give their deaths in order."""
     store = harness.engine
     join(store)
-    store.enqueue([job(i, name=name) for i in ids])
+    place(store, [job(i, name=name) for i in ids])
     leases = {lease.id: lease for lease in take(store)}
     store.settle([ended(leases[i], Kind.DEAD, error=error(), cause=cause) for i in ids])
     return [LeaseRef(i, leases[i].fence) for i in ids]
@@ -301,7 +302,7 @@ class DeadSuite:
         join(store)
         before = (Guard(Gates.ONCE, "pay:1", keep_ms=1_000), Guard(Gates.CONCURRENCY, "one", 1))
         key = UniqueKey("u1", "done", None, "return")
-        store.enqueue([msgspec.structs.replace(job("a"), guards=before, unique=key)])
+        place(store, [msgspec.structs.replace(job("a"), guards=before, unique=key)])
         lease = take_one(store)
         store.settle([ended(lease, Kind.DEAD, error=error(), cause=LATE)])
         after = (Guard(Gates.ONCE, "pay:2", keep_ms=1_000), Guard(Gates.CONCURRENCY, "two", 1))
@@ -311,10 +312,10 @@ class DeadSuite:
         again = take_one(store)
         assert again.guards == after
         # Held now: the keys of the new arguments, and not those of the old.
-        placed = store.enqueue([msgspec.structs.replace(job("b"), unique=msgspec.structs.replace(key, key="u2"))])
+        placed = place(store, [msgspec.structs.replace(job("b"), unique=msgspec.structs.replace(key, key="u2"))])
         assert placed[0].id == "a"
-        store.enqueue([msgspec.structs.replace(job("c"), guards=before, unique=key)])
-        store.enqueue([msgspec.structs.replace(job("d"), guards=after)])
+        place(store, [msgspec.structs.replace(job("c"), guards=before, unique=key)])
+        place(store, [msgspec.structs.replace(job("d"), guards=after)])
         assert [one.id for one in take(store)] == ["c"]
         assert state_of(store, "d") is State.BLOCKED
         store.settle([ended(again)])
@@ -324,7 +325,7 @@ class DeadSuite:
     def test_what_is_written_over_a_dead_job_changes_what_it_was_asked_and_nothing_else(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("a", queue="qa", priority=3, expires_ms=5_000, tags=("x",), caller_id=True, aging_ms=10)])
+        place(store, [job("a", queue="qa", priority=3, expires_ms=5_000, tags=("x",), caller_id=True, aging_ms=10)])
         add(store, "b")
         for lease in take(store):
             store.settle([ended(lease, Kind.DEAD, error=error(), reason="why", cause=LATE)])
@@ -357,16 +358,16 @@ class DeadSuite:
         assert discard(store, [mine, death, LeaseRef("never", 1)]) == [True, True, False]
         assert discard(store, [mine]) == [False]
         assert all_jobs(store) == []
-        assert [one.duplicate for one in store.enqueue([job("mine", caller_id=True)])] == [True]
+        assert [one.duplicate for one in place(store, [job("mine", caller_id=True)])] == [True]
         assert store.counts()["total_trimmed"] == 0
 
     def test_an_id_is_remembered_only_of_a_discarded_job_that_had_ended(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
         finish(store, "done", caller_id=True)
-        store.enqueue([job("ready", caller_id=True)])
+        place(store, [job("ready", caller_id=True)])
         assert applied(store, Action.DISCARD, ["done", "ready"]) == [True, True]
-        again = store.enqueue([job("done", caller_id=True), job("ready", caller_id=True)])
+        again = place(store, [job("done", caller_id=True), job("ready", caller_id=True)])
         assert [one.duplicate for one in again] == [True, False]
 
     def test_a_job_that_lives_again_is_not_discarded(self, harness: Harness) -> None:
@@ -410,8 +411,9 @@ class DeadSuite:
     def test_a_restored_job_is_as_it_was(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue(
-            [job("a", queue="qa", priority=3, tags=("x",), meta='{"version":"2"}', expires_ms=5_000, caller_id=True)]
+        place(
+            store,
+            [job("a", queue="qa", priority=3, tags=("x",), meta='{"version":"2"}', expires_ms=5_000, caller_id=True)],
         )
         lease = take_one(store)
         store.settle([ended(lease, Kind.DEAD, error=error(), reason="why", cause=LATE)])
@@ -446,7 +448,7 @@ class DeadSuite:
         guards = (Guard(Gates.ONCE, "pay:1", keep_ms=1_000), Guard(Gates.RATE, "api", 5, 60_000, burst=2))
         unique = UniqueKey("u", "done", 7_000, "return")
         guarded = msgspec.structs.replace(job("a"), guards=guards, unique=unique)
-        store.enqueue([guarded])
+        place(store, [guarded])
         lease = take_one(store)
         store.settle([ended(lease, Kind.DEAD, error=error(), cause=LATE)])
         before = row_of(store, "a")
@@ -455,13 +457,13 @@ class DeadSuite:
         assert store.put_dead([before]) == [True]
         assert (row_of(store, "a").guards, row_of(store, "a").unique) == (guards, unique)
         # Another with both keys runs to its end; the marker stays as long as the dead job carries the key.
-        store.enqueue([msgspec.structs.replace(guarded, id="b")])
+        place(store, [msgspec.structs.replace(guarded, id="b")])
         store.settle([ended(take_one(store), result='"paid"')])
         harness.clock.advance(3_600_000 * 2)
         join(store)
         upkeep(store)
         assert redrive(store, [LeaseRef("a", lease.fence)]) == [True]
-        assert store.enqueue([msgspec.structs.replace(guarded, id="c")])[0].id == "a"
+        assert place(store, [msgspec.structs.replace(guarded, id="c")])[0].id == "a"
         assert take(store) == []
         assert (row_of(store, "a").state, row_of(store, "a").reason) == (State.DONE, "duplicate of b")
 
@@ -469,11 +471,12 @@ class DeadSuite:
         store, pay = harness.engine, Guard(Gates.ONCE, "k", keep_ms=1_000)
         join(store, lease_ms=10_000_000)
         keys = {"done": "k", "changed": "x", "back": "y"}
-        store.enqueue(
+        place(
+            store,
             [
                 msgspec.structs.replace(job(i), guards=(msgspec.structs.replace(pay, key=key),))
                 for i, key in keys.items()
-            ]
+            ],
         )
         done, changed, back = take(store)
         store.settle([ended(done), ended(changed, Kind.DEAD), ended(back, Kind.DEAD)])
@@ -496,7 +499,7 @@ class DeadSuite:
         store, pay = harness.engine, Guard(Gates.ONCE, "k", keep_ms=1_000)
         join(store, lease_ms=10_000_000)
         for job_id, kind in (("dead", Kind.DEAD), ("done", Kind.DONE)):
-            store.enqueue([msgspec.structs.replace(job(job_id), guards=(pay,))])
+            place(store, [msgspec.structs.replace(job(job_id), guards=(pay,))])
             (lease,) = take(store)
             store.settle([ended(lease, kind, result="1" if kind is Kind.DONE else None)])
         harness.clock.advance(2_000)

@@ -14,6 +14,7 @@ from windlass.testing.conformance.harness import (
     finish,
     job,
     join,
+    place,
     row_of,
     state_of,
     take,
@@ -25,7 +26,7 @@ DAY_MS = 86_400_000
 
 
 class EnqueueSuite:
-    """``Engine.enqueue``."""
+    """``Engine.commit`` of jobs alone."""
 
     def test_an_id_is_free_when_the_time_of_its_record_is_over(self, harness: Harness) -> None:
         """Whether a sweep has come by decides nothing: an application may have no worker that lives on."""
@@ -38,7 +39,7 @@ class EnqueueSuite:
         ids = ("a", "b", "dead", "mine", "new")
 
         def fresh() -> list[bool]:
-            placed = store.enqueue([job(i, payload="[2]", caller_id=i == "mine") for i in ids])
+            placed = place(store, [job(i, payload="[2]", caller_id=i == "mine") for i in ids])
             return [not one.duplicate for one in placed]
 
         harness.clock.advance(Rules().keep_done_ms - 1)
@@ -65,7 +66,7 @@ class EnqueueSuite:
             tags=("money", "eu"),
             meta='{"timeout":30}',
         )
-        assert store.enqueue([new]) == [Placed("a")]
+        assert place(store, [new]) == [Placed("a")]
         row = row_of(store, "a")
         assert (row.id, row.name, row.queue, row.state) == ("a", "shop.jobs.charge", "payments", State.READY)
         assert (row.payload, row.priority, row.attempt, row.max_attempts) == (b"[42]", -10, 0, 6)
@@ -76,37 +77,37 @@ class EnqueueSuite:
         assert (row.crashes, row.interruptions, row.snoozes, row.cancel_requested) == (0, 0, 0, False)
 
     def test_an_empty_enqueue_stores_nothing(self, harness: Harness) -> None:
-        assert harness.engine.enqueue([]) == []
+        assert place(harness.engine, []) == []
         assert harness.engine.counts()["total_enqueued"] == 0
 
     def test_placed_comes_back_in_the_order_given(self, harness: Harness) -> None:
         store = harness.engine
         add(store, "b")
-        placed = store.enqueue([job("c"), job("b"), job("a")])
+        placed = place(store, [job("c"), job("b"), job("a")])
         assert placed == [Placed("c"), Placed("b", duplicate=True), Placed("a")]
 
     def test_an_id_stored_before_is_a_duplicate_and_nothing_changes(self, harness: Harness) -> None:
         store = harness.engine
         add(store, "a")
         before = store.job("a")
-        assert store.enqueue([job("a", queue="other", payload="[1]", priority=5)]) == [Placed("a", duplicate=True)]
+        assert place(store, [job("a", queue="other", payload="[1]", priority=5)]) == [Placed("a", duplicate=True)]
         assert store.job("a") == before
         assert store.counts()["total_enqueued"] == 1
 
     def test_an_id_twice_in_one_batch_is_stored_once_as_first_given(self, harness: Harness) -> None:
         store = harness.engine
-        placed = store.enqueue([job("a", payload="[1]"), job("a", payload="[2]")])
+        placed = place(store, [job("a", payload="[1]"), job("a", payload="[2]")])
         assert placed == [Placed("a"), Placed("a", duplicate=True)]
         assert row_of(store, "a").payload == b"[1]"
         assert store.counts()["ready"] == 1
 
     def test_another_engine_object_sees_the_duplicate(self, harness: Harness) -> None:
         add(harness.engine, "a")
-        assert harness.second().enqueue([job("a")]) == [Placed("a", duplicate=True)]
+        assert place(harness.second(), [job("a")]) == [Placed("a", duplicate=True)]
 
     def test_one_id_from_eight_threads_is_stored_once(self, harness: Harness) -> None:
         store, other = harness.engine, harness.second()
-        answers = together(*[lambda s=s: s.enqueue([job("a")]) for s in [store, other] * 4])
+        answers = together(*[lambda s=s: place(s, [job("a")]) for s in [store, other] * 4])
         assert sorted(placed.duplicate for (placed,) in answers) == [False] + [True] * 7
         assert store.counts()["ready"] == 1
 
@@ -115,7 +116,7 @@ class EnqueueSuite:
         store = harness.engine
         join(store)
         finish(store, "a", kind=kind)
-        assert store.enqueue([job("a")]) == [Placed("a", duplicate=True)]
+        assert place(store, [job("a")]) == [Placed("a", duplicate=True)]
         assert take(store) == []
 
     def test_a_running_job_makes_its_id_a_duplicate(self, harness: Harness) -> None:
@@ -123,7 +124,7 @@ class EnqueueSuite:
         join(store)
         add(store, "a")
         take(store)
-        assert store.enqueue([job("a")]) == [Placed("a", duplicate=True)]
+        assert place(store, [job("a")]) == [Placed("a", duplicate=True)]
 
     def test_a_caller_id_outlives_its_record_for_id_keep(self, harness: Harness) -> None:
         store, rules = harness.engine, Rules(id_keep_ms=60_000)
@@ -132,7 +133,7 @@ class EnqueueSuite:
         harness.clock.advance(1_500)
         upkeep(store, rules)
         assert store.job("pay-42") is None
-        assert store.enqueue([job("pay-42", caller_id=True)]) == [Placed("pay-42", duplicate=True)]
+        assert place(store, [job("pay-42", caller_id=True)]) == [Placed("pay-42", duplicate=True)]
         assert store.job("pay-42") is None
 
     def test_a_caller_id_is_free_again_after_id_keep(self, harness: Harness) -> None:
@@ -143,7 +144,7 @@ class EnqueueSuite:
         upkeep(store, rules)
         harness.clock.advance(61_500)
         upkeep(store, rules)
-        assert store.enqueue([job("pay-42", caller_id=True)]) == [Placed("pay-42")]
+        assert place(store, [job("pay-42", caller_id=True)]) == [Placed("pay-42")]
 
     def test_no_count_bound_removes_the_tombstone_of_a_caller_id(self, harness: Harness) -> None:
         store = harness.engine
@@ -151,7 +152,7 @@ class EnqueueSuite:
         finish(store, "pay-1", "pay-2", caller_id=True)
         upkeep(store, Rules(keep_done_max=0))
         assert [store.job("pay-1"), store.job("pay-2")] == [None, None]
-        again = store.enqueue([job("pay-1", caller_id=True), job("pay-2", caller_id=True)])
+        again = place(store, [job("pay-1", caller_id=True), job("pay-2", caller_id=True)])
         assert [placed.duplicate for placed in again] == [True, True]
 
     def test_a_generated_id_leaves_no_tombstone(self, harness: Harness) -> None:
@@ -160,13 +161,13 @@ class EnqueueSuite:
         finish(store, "gen", keep_ms=1_000)
         harness.clock.advance(1_500)
         upkeep(store)
-        assert store.enqueue([job("gen")]) == [Placed("gen")]
+        assert place(store, [job("gen")]) == [Placed("gen")]
 
     def test_a_deleted_generated_id_can_be_stored_again(self, harness: Harness) -> None:
         store = harness.engine
         add(store, "a")
         store.transition(Action.DELETE, ["a"])
-        assert store.enqueue([job("a")]) == [Placed("a")]
+        assert place(store, [job("a")]) == [Placed("a")]
         assert state_of(store, "a") is State.READY
 
     def test_a_batch_appears_as_a_whole_or_not_at_all(self, harness: Harness) -> None:
@@ -175,7 +176,7 @@ class EnqueueSuite:
         def write() -> set[int]:
             try:
                 for batch in range(6):
-                    store.enqueue([job(f"{batch}-{n}") for n in range(100)])
+                    place(store, [job(f"{batch}-{n}") for n in range(100)])
             finally:
                 over.set()
             return set()
@@ -193,7 +194,7 @@ class EnqueueSuite:
     def test_a_delay_makes_a_job_scheduled_until_it_is_due(self, harness: Harness) -> None:
         store, now = harness.engine, harness.clock.wall_ms()
         join(store)
-        store.enqueue([job("a", delay_ms=5_000)])
+        place(store, [job("a", delay_ms=5_000)])
         row = row_of(store, "a")
         assert (row.state, row.run_at) == (State.SCHEDULED, now + 5_000)
         harness.clock.advance(4_999)
@@ -204,33 +205,33 @@ class EnqueueSuite:
     def test_run_at_sets_the_due_time(self, harness: Harness) -> None:
         store, due = harness.engine, harness.clock.wall_ms() + 2_000
         join(store)
-        store.enqueue([job("a", run_at=due)])
+        place(store, [job("a", run_at=due)])
         assert (row_of(store, "a").state, row_of(store, "a").run_at) == (State.SCHEDULED, due)
         harness.clock.advance(2_000)
         assert [lease.id for lease in take(store)] == ["a"]
 
     def test_a_due_time_in_the_past_is_ready_at_once(self, harness: Harness) -> None:
         store = harness.engine
-        store.enqueue([job("a", run_at=harness.clock.wall_ms() - 60_000)])
+        place(store, [job("a", run_at=harness.clock.wall_ms() - 60_000)])
         assert state_of(store, "a") is State.READY
 
     def test_expiry_counts_from_the_due_time(self, harness: Harness) -> None:
         store, now = harness.engine, harness.clock.wall_ms()
-        store.enqueue([job("a", delay_ms=5_000, expires_ms=1_000)])
+        place(store, [job("a", delay_ms=5_000, expires_ms=1_000)])
         assert row_of(store, "a").expires_at == now + 6_000
 
     def test_at_front_goes_before_its_priority_but_not_before_a_sooner_one(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("a"), job("b"), job("urgent", priority=-1)])
-        store.enqueue([job("front", at_front=True)])
+        place(store, [job("a"), job("b"), job("urgent", priority=-1)])
+        place(store, [job("front", at_front=True)])
         assert [lease.id for lease in take(store)] == ["urgent", "front", "a", "b"]
 
     def test_a_thousand_jobs_in_one_batch_keep_their_order(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
         ids = [f"j{n}" for n in range(1_000)]
-        assert [p.id for p in store.enqueue([job(i) for i in ids])] == ids
+        assert [p.id for p in place(store, [job(i) for i in ids])] == ids
         leases = take(store, limit=1_000)
         assert [lease.id for lease in leases] == ids
         store.settle([ended(lease) for lease in leases])

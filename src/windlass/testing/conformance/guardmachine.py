@@ -36,11 +36,14 @@ from windlass.core.model import (
     Room,
     Rules,
     State,
+    Swap,
     Tally,
     UniqueKey,
     Upkeep,
     Waiting,
     Want,
+    Write,
+    Written,
 )
 from windlass.testing.conformance.gatekeeper import DUPLICATE, Gatekeeper, gates
 from windlass.testing.conformance.harness import (
@@ -52,6 +55,7 @@ from windlass.testing.conformance.harness import (
     error,
     info,
     pause,
+    place,
     redrive,
     resume,
     set_limit,
@@ -63,6 +67,7 @@ from windlass.testing.conformance.machine import room_sets, slots
 IDS = [f"j{n}" for n in range(7)]
 QUEUES = ["qa", "qb"]
 WORKERS = ["w1", "w2"]
+DOCUMENT = "d"  # what jobs are stored beside
 LAST = "drain"  # the worker that lets everything end
 LEASE_MS = 30_005
 RULES = Rules(max_crashes=4, max_interruptions=1, crash_delay_ms=1_005, keep_done_max=None)
@@ -153,8 +158,16 @@ class GuardMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def enqueue(self, data: st.DataObject) -> None:
         new = data.draw(st.lists(self.new_jobs(), min_size=1, max_size=5))
-        placed = self.store.enqueue(new)
+        (stands,) = self.store.read([DOCUMENT])
+        off = data.draw(st.sampled_from([None, None, 0, 1]))  # by how much a swap beside the jobs misses its version
+        swaps = () if off is None else (Swap(DOCUMENT, stands.version + off, ""),)
         rows = self.rows()
+        written = self.store.commit(Write(tuple(new), swaps))
+        if off:
+            assert written == Written([], (stands,), lost=True)
+            assert self.rows() == rows
+            return
+        placed, rows = written.placed, self.rows()
         for job, answer in zip(new, placed, strict=True):
             assert answer.id in rows or job.unique is not None, f"{job.id} was not stored"
             assert answer.duplicate or answer.id == job.id
@@ -444,7 +457,7 @@ class GuardMachine(RuleBasedStateMachine):
             for key in UNIQUES
             if key.rule == "return"
         ]
-        assert not any(placed.duplicate for placed in self.store.enqueue(new))
+        assert not any(placed.duplicate for placed in place(self.store, new))
         claimed = self.claim(Want(LAST, 100))
         assert {lease.id for lease in claimed.leases} == {job.id for job in new}
 

@@ -32,6 +32,7 @@ from windlass.testing.conformance.harness import (
     job,
     join,
     pause,
+    place,
     resume,
     row_of,
     set_limit,
@@ -64,7 +65,7 @@ def circuit(name: str = "stripe") -> Guard:
 def put(store: Store, *ids: str, guards: tuple[Guard, ...], queue: str = "default", priority: int = 0) -> None:
     """Enqueue jobs with guards, one call each, so that their arrival is their order."""
     for job_id in ids:
-        store.enqueue([guarded(job_id, guards, queue=queue, priority=priority)])
+        place(store, [guarded(job_id, guards, queue=queue, priority=priority)])
 
 
 def guarded(job_id: str, guards: tuple[Guard, ...], queue: str = "default", priority: int = 0) -> NewJob:
@@ -109,7 +110,7 @@ class GuardSuite:
         store = harness.engine
         join(store)
         put(store, *[f"l{n}" for n in range(200)], guards=(slots(1),))
-        store.enqueue([job("free")])
+        place(store, [job("free")])
         leases = take(store, limit=2)
         assert got(leases) == ["l0", "free"]
 
@@ -136,7 +137,7 @@ class GuardSuite:
         aging = [("low", 5), ("mid", 2), ("new", 0)]
         for job_id, priority in aging:
             new = guarded(job_id, (slots(1),), priority=priority)
-            store.enqueue([structs.replace(new, aging_ms=1_000)])
+            place(store, [structs.replace(new, aging_ms=1_000)])
             harness.clock.advance(2_500)
         assert take(store) == []
         came = []
@@ -213,7 +214,7 @@ class GuardSuite:
         store = harness.engine
         join(store)
         put(store, "a", "b", "c", "e", guards=(slots(1),))
-        store.enqueue([NewJob("d", "n", "default", "[]", expires_ms=1_000, guards=(slots(1),))])
+        place(store, [NewJob("d", "n", "default", "[]", expires_ms=1_000, guards=(slots(1),))])
         (lease,) = take(store)
         assert [m.applied for m in store.transition(Action.CANCEL, ["b"])] == [True]
         assert [m.applied for m in store.transition(Action.DELETE, ["c"])] == [True]
@@ -245,7 +246,7 @@ class GuardSuite:
         store = harness.engine
         join(store)
         put(store, "a", guards=(slots(1),), queue="qb")
-        store.enqueue([job("filler", queue="qa")])
+        place(store, [job("filler", queue="qa")])
         running = {lease.id: lease for lease in take(store)}
         put(store, "b", guards=(slots(1),), queue="qa", priority=-1)
         put(store, "p", guards=(slots(1),), queue="qb")
@@ -254,7 +255,7 @@ class GuardSuite:
             set_limit(store, "qa", 1)
         else:
             set_rate(store, "qa", RateBound(1, 60_000))
-            store.enqueue([job("spender", queue="qa")])
+            place(store, [job("spender", queue="qa")])
             assert got(take(store)) == ["spender"]
         end(store, [running["a"]])
         (lease,) = take(store)
@@ -539,7 +540,7 @@ class GuardSuite:
         join(store)
         put(store, *"abcd", guards=(circuit(),))
         store.tally("stripe", CircuitPolicy(failures=2, open_for_ms=5_000), Tally(failed=2, reason="down"))
-        store.enqueue([job("free")])
+        place(store, [job("free")])
         assert got(take(store)) == ["free"]
         assert row_of(store, "a").blocked_by == "circuit:stripe"
         harness.clock.advance(5_000)
@@ -574,7 +575,7 @@ class GuardSuite:
         join(store)
         gates = [f"tenant:{n:03}" for n in range(600)]
         for way in ("run", "wait"):
-            store.enqueue([guarded(f"{way}-{gate}", (slots(1, gate),)) for gate in gates])
+            place(store, [guarded(f"{way}-{gate}", (slots(1, gate),)) for gate in gates])
         while take(store, limit=1_000):
             pass
         assert [(row.gate, row.jobs) for row in store.blocked()] == [(f"concurrency:{gate}", 1) for gate in gates]
@@ -619,7 +620,7 @@ class GuardSuite:
         store.tally("stripe", policy, Tally(failed=1))
         put(store, "a", guards=(circuit(),))
         assert take(store) == []
-        store.enqueue([job("urgent", priority=-5), job("other", queue="q2")])
+        place(store, [job("urgent", priority=-5), job("other", queue="q2")])
         harness.clock.advance(5_000)
         assert got(take(store, queues=[QueueShare("q2", 5)])) == ["other"]  # a worker that does not serve its queue,
         assert got(take(store, limit=1)) == ["urgent"]  # one that is full before it,
@@ -657,8 +658,8 @@ class GuardSuite:
     def test_a_large_backlog_at_closed_guards_does_not_keep_others_from_running(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([guarded(f"l{n}", (slots(1),)) for n in range(2_500)])
-        store.enqueue([job(f"free{n}", priority=1) for n in range(5)])
+        place(store, [guarded(f"l{n}", (slots(1),)) for n in range(2_500)])
+        place(store, [job(f"free{n}", priority=1) for n in range(5)])
         found: list[str] = []
         for _ in range(20):
             found += got(take(store, limit=4))
@@ -683,7 +684,7 @@ class GuardSuite:
     def test_the_first_guard_of_a_store_is_seen_by_a_process_that_knew_of_none(self, harness: Harness) -> None:
         store, other = harness.engine, harness.second()
         join(store)
-        store.enqueue([job("plain")])
+        place(store, [job("plain")])
         end(store, take(store))
         put(other, "a", "b", guards=(slots(1),))
         held = take(store)

@@ -26,6 +26,7 @@ from windlass.core.model import (
     NewJob,
     Outcome,
     Pause,
+    Placed,
     PoolInfo,
     QueueChange,
     QueueShare,
@@ -36,12 +37,15 @@ from windlass.core.model import (
     Rules,
     Slot,
     State,
+    Swap,
     UniqueKey,
     Upkeep,
+    Versioned,
     Waiting,
     Want,
     Which,
     WorkerInfo,
+    Write,
 )
 from windlass.engines.base import Store
 
@@ -117,9 +121,20 @@ def job(
     )
 
 
+def place(store: Store, jobs: Sequence[NewJob]) -> list[Placed]:
+    """Store jobs, and nothing else."""
+    return store.commit(Write(tuple(jobs))).placed
+
+
+def swap(store: Store, key: str, version: int, value: str | None, ttl_ms: int | None = None) -> Versioned | None:
+    """Write one document, and nothing else; None when it has another version."""
+    written = store.commit(Write(swaps=(Swap(key, version, value, ttl_ms),)))
+    return None if written.lost else written.documents[0]
+
+
 def add(store: Store, *ids: str, queue: str = "default", max_attempts: int = 11, priority: int = 0) -> None:
     """Enqueue plain jobs in one batch."""
-    store.enqueue([job(i, queue=queue, max_attempts=max_attempts, priority=priority) for i in ids])
+    place(store, [job(i, queue=queue, max_attempts=max_attempts, priority=priority) for i in ids])
 
 
 def info(worker: str, group: str = "g1") -> WorkerInfo:
@@ -228,7 +243,7 @@ def finish(
 ) -> None:
     """Enqueue jobs one by one and end each as ``kind``, oldest first. Worker w1 must be registered."""
     for job_id in ids:
-        store.enqueue([job(job_id, queue=queue, caller_id=caller_id)])
+        place(store, [job(job_id, queue=queue, caller_id=caller_id)])
         (lease,) = take(store, queues=[QueueShare(queue, 1)], limit=1)
         store.settle([ended(lease, kind, keep_ms=keep_ms)])
 

@@ -31,6 +31,7 @@ from windlass.testing.conformance.harness import (
     job,
     join,
     pause,
+    place,
     resume,
     row_of,
     state_of,
@@ -69,7 +70,7 @@ def bring(harness: Harness, state: State, job_id: str = "a") -> None:
         case State.READY:
             add(store, job_id)
         case State.SCHEDULED:
-            store.enqueue([job(job_id, delay_ms=60_000)])
+            place(store, [job(job_id, delay_ms=60_000)])
         case State.RUNNING:
             add(store, job_id)
             take_one(store)
@@ -86,7 +87,7 @@ class InspectorSuite:
     def test_a_job_that_has_come_due_is_ready_before_any_sweep(self, harness: Harness) -> None:
         """With no worker alive nobody sweeps, and just then people look at sizes and latencies."""
         store = harness.engine
-        store.enqueue([job("due", delay_ms=1_000), job("later", delay_ms=60_000), job("now")])
+        place(store, [job("due", delay_ms=1_000), job("later", delay_ms=60_000), job("now")])
         harness.clock.advance(5_000)
         (queue,) = store.queues()
         assert (queue.ready, queue.scheduled, queue.latency_ms) == (2, 1, 5_000)
@@ -181,11 +182,11 @@ class InspectorSuite:
     def test_filters_select_and_combine(self, harness: Harness) -> None:
         store, start = harness.engine, harness.clock.wall_ms()
         join(store)
-        store.enqueue([job("a", name="n1", queue="qa", tags=("x", "y"))])
+        place(store, [job("a", name="n1", queue="qa", tags=("x", "y"))])
         harness.clock.advance(100)
-        store.enqueue([job("b", name="n2", queue="qa", tags=("y",)), job("c", name="n1", queue="qb")])
+        place(store, [job("b", name="n2", queue="qa", tags=("y",)), job("c", name="n1", queue="qb")])
         harness.clock.advance(100)
-        store.enqueue([job("d", name="n1", queue="qa", delay_ms=1_000, tags=("xy",))])
+        place(store, [job("d", name="n1", queue="qa", delay_ms=1_000, tags=("xy",))])
         take(store, queues=[QueueShare("qb", 1)])
 
         def ids(where: JobFilter) -> list[str]:
@@ -216,10 +217,10 @@ class InspectorSuite:
     def test_queues_are_listed_by_name_with_what_they_hold(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("b1", queue="qb"), job("b2", queue="qb"), job("b3", queue="qb", delay_ms=90_000)])
+        place(store, [job("b1", queue="qb"), job("b2", queue="qb"), job("b3", queue="qb", delay_ms=90_000)])
         take(store, limit=1)
         harness.clock.advance(250)
-        store.enqueue([job("a1", queue="qa")])
+        place(store, [job("a1", queue="qa")])
         rows = store.queues()
         assert [row.name for row in rows] == ["qa", "qb"]
         qa, qb = rows
@@ -228,7 +229,7 @@ class InspectorSuite:
 
     def test_latency_counts_from_the_due_time(self, harness: Harness) -> None:
         store = harness.engine
-        store.enqueue([job("a", delay_ms=1_000)])
+        place(store, [job("a", delay_ms=1_000)])
         harness.clock.advance(1_000)
         upkeep(store)
         harness.clock.advance(300)
@@ -256,7 +257,7 @@ class InspectorSuite:
     def test_names_lists_every_queue_sorted(self, harness: Harness) -> None:
         store = harness.engine
         assert store.names() == []
-        store.enqueue([job("a", queue="qb"), job("b", queue="qa", delay_ms=9_000), job("c", queue="qb")])
+        place(store, [job("a", queue="qb"), job("b", queue="qa", delay_ms=9_000), job("c", queue="qb")])
         assert store.names() == ["qa", "qb"]
         pause(store, "qc", None, None)
         assert set(store.names()) == {"qa", "qb", "qc"}
@@ -264,8 +265,8 @@ class InspectorSuite:
     def test_flow_counts_what_came_and_what_was_claimed(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("a", queue="qa"), job("b", queue="qa"), job("c", queue="qb", delay_ms=9_000)])
-        store.enqueue([job("a", queue="qa")])  # a duplicate did not arrive
+        place(store, [job("a", queue="qa"), job("b", queue="qa"), job("c", queue="qb", delay_ms=9_000)])
+        place(store, [job("a", queue="qa")])  # a duplicate did not arrive
         take(store, limit=1)
         rows = {row.name: row for row in store.flow(60_000)}
         assert {name: (row.arrived, row.claimed) for name, row in rows.items()} == {"qa": (2, 1), "qb": (1, 0)}
@@ -402,7 +403,7 @@ class InspectorSuite:
         join(store)
         add(store, "run", queue="qa")
         take_one(store)
-        store.enqueue([job("a", queue="qa"), job("b", queue="qa", delay_ms=1_000), job("c", queue="qb")])
+        place(store, [job("a", queue="qa"), job("b", queue="qa", delay_ms=1_000), job("c", queue="qb")])
         (first,) = store.transition(Action.CANCEL, Waiting("qa", 1))
         (second,) = store.transition(Action.CANCEL, Waiting("qa", 10))
         assert {first.id: first.before, second.id: second.before} == {"a": State.READY, "b": State.SCHEDULED}
@@ -432,7 +433,7 @@ class InspectorSuite:
     def test_a_cancelled_job_is_not_claimed(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("a"), job("b", delay_ms=1_000)])
+        place(store, [job("a"), job("b", delay_ms=1_000)])
         store.transition(Action.CANCEL, ["a", "b"])
         harness.clock.advance(2_000)
         assert take(store) == []
@@ -493,7 +494,7 @@ class InspectorSuite:
         join(store)
         add(store, "run", queue="qa")
         take(store)
-        store.enqueue([job("r", queue="qa"), job("s", queue="qa", delay_ms=9_000), job("other", queue="qb")])
+        place(store, [job("r", queue="qa"), job("s", queue="qa", delay_ms=9_000), job("other", queue="qb")])
         assert clear(store, "qa", 100) == 2
         assert [state_of(store, i) for i in ("run", "r", "s")] == [State.RUNNING, None, None]
         assert state_of(store, "other") is State.READY

@@ -15,6 +15,7 @@ from windlass.testing.conformance.harness import (
     info,
     job,
     join,
+    place,
     row_of,
     state_of,
     take,
@@ -198,7 +199,7 @@ class LeaseSuite:
 
     def test_at_max_crashes_a_job_is_dead_as_poison_with_its_history(self, harness: Harness) -> None:
         store, rules = harness.engine, Rules(max_crashes=3, crash_delay_ms=0)
-        store.enqueue([job("a", payload="[13]")])
+        place(store, [job("a", payload="[13]")])
         for n in range(3):
             join(store, f"w{n}")
             (lease,) = take(store, f"w{n}", alone=n >= 2)

@@ -33,8 +33,10 @@ from windlass.core.model import (
     Settled,
     Slot,
     State,
+    Swap,
     Waiting,
     Want,
+    Write,
 )
 from windlass.testing.conformance.harness import Harness, error, history, info, job, pause, resume, set_limit, upkeep
 from windlass.testing.conformance.oracle import WAITING, Oracle, OracleJob
@@ -42,6 +44,7 @@ from windlass.testing.conformance.oracle import WAITING, Oracle, OracleJob
 IDS = [f"j{n}" for n in range(4)]
 QUEUES = ["qa", "qb"]
 WORKERS = ["w1", "w2"]
+KEYS = ["x", "y"]  # of documents
 LEASE_MS = 10_005
 RULES = Rules(max_crashes=3, max_interruptions=1, crash_delay_ms=1_005, keep_done_max=None)  # ages: as the engine's
 ENDS = {Kind.DONE, Kind.DEAD, Kind.CANCELLED}
@@ -114,8 +117,36 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(batch=batches)
     def enqueue(self, batch: list[NewJob]) -> None:
-        placed = self.store.enqueue(batch)
-        for new, answer in zip(batch, placed, strict=True):
+        self.commit(batch, ())
+
+    @rule(batch=st.one_of(st.just([]), batches), data=st.data(), count=st.integers(1, 3))
+    def commit_with_documents(self, batch: list[NewJob], data: st.DataObject, count: int) -> None:
+        self.commit(batch, tuple(data.draw(self.swaps()) for _ in range(count)))
+
+    def swaps(self) -> st.SearchStrategy[Swap]:
+        """Swaps of which about every other one names the version that stands."""
+        some = sorted(self.oracle.versions)[-3:]
+        stands = {key: self.oracle.document(key, self.now).version for key in KEYS}
+        return st.sampled_from(KEYS).flatmap(
+            lambda key: st.builds(
+                Swap,
+                st.just(key),
+                st.sampled_from([*[stands[key]] * (2 + len(some)), 0, *some]),
+                st.sampled_from([None, "1", "2"]),
+                st.sampled_from([None, 5_005]),
+            )
+        )
+
+    def commit(self, batch: list[NewJob], swaps: tuple[Swap, ...]) -> None:
+        written = self.store.commit(Write(tuple(batch), swaps))
+        assert written.lost is not self.oracle.wins(swaps, self.now)
+        if written.lost:
+            stands = tuple(self.oracle.document(one.key, self.now) for one in swaps)
+            assert (written.placed, written.documents) == ([], stands)
+            return
+        for one, made in zip(swaps, written.documents, strict=True):
+            assert self.oracle.swapped(one, made, self.now)
+        for new, answer in zip(batch, written.placed, strict=True):
             mine = OracleJob(new.id, new.queue, new.priority, self.now + new.delay_ms, new.max_attempts, slot=new.slot)
             assert (answer.id, answer.duplicate) == (new.id, not self.oracle.enqueue(mine, self.now))
             if not answer.duplicate:
@@ -384,6 +415,12 @@ class EngineMachine(RuleBasedStateMachine):
             if mine.state is State.RUNNING:
                 assert (row.worker, row.fence, row.cancel_requested) == (mine.worker, mine.fence, mine.cancel), job_id
             assert row.held == (mine.state is State.RUNNING and mine.held), job_id
+
+    @invariant()
+    def documents_equal_the_oracle(self) -> None:
+        stand = [self.oracle.document(key, self.now) for key in KEYS]
+        assert self.store.read(KEYS) == stand
+        assert self.store.keys("") == [one.key for one in stand if one.version]
 
     @invariant()
     def held_jobs_are_told_apart(self) -> None:

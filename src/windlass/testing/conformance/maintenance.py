@@ -17,6 +17,7 @@ from windlass.testing.conformance.harness import (
     history,
     job,
     join,
+    place,
     row_of,
     state_of,
     take,
@@ -81,7 +82,7 @@ class MaintenanceSuite:
 
     def test_due_jobs_are_promoted(self, harness: Harness) -> None:
         store = harness.engine
-        store.enqueue([job("a", delay_ms=1_000), job("b", delay_ms=9_000)])
+        place(store, [job("a", delay_ms=1_000), job("b", delay_ms=9_000)])
         harness.clock.advance(1_500)
         step = store.maintain(Rules(), 100)
         assert (step.promoted, step.due_in_ms, step.more) == (1, 7_500, False)
@@ -238,7 +239,7 @@ class MaintenanceSuite:
     def test_waiting_and_running_jobs_are_never_pruned(self, harness: Harness) -> None:
         store = harness.engine
         join(store, lease_ms=10**12)
-        store.enqueue([job("run"), job("wait"), job("later", delay_ms=10**12)])
+        place(store, [job("run"), job("wait"), job("later", delay_ms=10**12)])
         take(store, limit=1)
         harness.clock.advance(10**11)
         upkeep(store, Rules(keep_done_ms=0, keep_done_max=0, dead_keep_ms=0, dead_max=0, id_keep_ms=0))
@@ -247,7 +248,7 @@ class MaintenanceSuite:
 
     def test_a_step_promotes_no_more_than_its_budget_and_asks_for_more(self, harness: Harness) -> None:
         store = harness.engine
-        store.enqueue([job(f"j{n}", delay_ms=1_000) for n in range(50)])
+        place(store, [job(f"j{n}", delay_ms=1_000) for n in range(50)])
         harness.clock.advance(1_000)
         steps = upkeep(store, budget=10)
         assert max(step.promoted for step in steps) <= 10
@@ -299,7 +300,7 @@ class MaintenanceSuite:
         join(store, "w2")
         add(store, *[f"run{n}" for n in range(30)])
         take(store, "w2")
-        store.enqueue([job(f"due{n}", delay_ms=1_000) for n in range(30)])
+        place(store, [job(f"due{n}", delay_ms=1_000) for n in range(30)])
         harness.clock.advance(LEASE_MS + 1)
         answers = together(*[lambda s=s: upkeep(s, budget=7) for s in [store, other] * 2])
         steps = [step for answer in answers for step in answer]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from windlass.core.model import FINISHED, Action, Kind, Outcome, Recovery, Room, Rules, Slot, State
+from windlass.core.model import FINISHED, Action, Kind, Outcome, Recovery, Room, Rules, Slot, State, Swap, Versioned
 
 WAITING = State.SCHEDULED  # the model keeps ready as "scheduled and due"
 
@@ -49,6 +49,8 @@ class Oracle:
     paused: set[str] = field(default_factory=set)
     limits: dict[str, int] = field(default_factory=dict)  # how many of a queue may run at once
     fences: dict[str, int] = field(default_factory=dict)  # the last fence of an id, beyond its record
+    documents: dict[str, tuple[Versioned, int | None]] = field(default_factory=dict)  # and when each is over
+    versions: set[int] = field(default_factory=set)  # that were ever given
 
     def enqueue(self, job: OracleJob, now: int) -> bool:
         """Store a job; false for a duplicate. A record past its time is none, though no sweep has met it yet."""
@@ -57,6 +59,30 @@ class Oracle:
             return False
         self.jobs[job.id] = job
         return True
+
+    def document(self, key: str, now: int) -> Versioned:
+        """A document as it stands."""
+        found, over = self.documents.get(key, (Versioned(key, 0, None), None))
+        return found if over is None or over > now else Versioned(key, 0, None)
+
+    def wins(self, swaps: tuple[Swap, ...], now: int) -> bool:
+        """Whether each meets the version that it names, those before it done."""
+        made: dict[str, int] = {}
+        for one in swaps:
+            if one.version != made.get(one.key, self.document(one.key, now).version):
+                return False
+            made[one.key] = 0 if one.value is None else -1
+        return True
+
+    def swapped(self, one: Swap, made: Versioned, now: int) -> bool:
+        """Learn what a swap has made; false when its version is no new one."""
+        if one.value is None:
+            self.documents.pop(one.key, None)
+            return made == Versioned(one.key, 0, None)
+        self.documents[one.key] = made, None if one.ttl_ms is None else now + one.ttl_ms
+        fresh = made.version > 0 and made.version not in self.versions
+        self.versions.add(made.version)
+        return fresh and (made.key, made.value) == (one.key, one.value)
 
     def live(self, worker: str, now: int) -> bool:
         return self.workers.get(worker, now) > now

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from windlass.core.model import JobFilter, Kind, Progress
-from windlass.testing.conformance.harness import Harness, all_jobs, ended, job, join, row_of, take, take_one
+from windlass.testing.conformance.harness import Harness, all_jobs, ended, job, join, place, row_of, take, take_one
 
 TEXTS = {
     "empty list": "[]",  # an engine that decodes and encodes turns it into an object
@@ -36,7 +36,7 @@ class PayloadSuite:
     def test_a_payload_comes_back_to_the_byte(self, harness: Harness, text: str) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("before"), job("a", payload=text), job("after")])
+        place(store, [job("before"), job("a", payload=text), job("after")])
         leases = {lease.id: lease for lease in take(store)}
         assert leases["a"].payload == text.encode()
         assert row_of(store, "a").payload == text.encode()
@@ -46,7 +46,7 @@ class PayloadSuite:
     def test_a_result_meta_and_progress_come_back_to_the_byte(self, harness: Harness, text: str) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("a", meta=text)])
+        place(store, [job("a", meta=text)])
         lease = take_one(store)
         assert lease.meta == text.encode()
         store.report([Progress("a", lease.fence, text)])
@@ -58,7 +58,7 @@ class PayloadSuite:
     def test_a_follow_up_carries_its_payload_to_the_byte(self, harness: Harness, text: str) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("a")])
+        place(store, [job("a")])
         store.settle([ended(take_one(store), then=(job("b", payload=text, meta=text),))])
         lease = take_one(store)
         assert (lease.id, lease.payload, lease.meta) == ("b", text.encode(), text.encode())
@@ -67,7 +67,7 @@ class PayloadSuite:
     def test_garbage_bytes_are_given_as_they_are_and_neighbours_run(self, harness: Harness, raw: bytes) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("before", payload="[1]"), job("bad"), job("after", payload="[2]")])
+        place(store, [job("before", payload="[1]"), job("bad"), job("after", payload="[2]")])
         harness.corrupt("bad", raw)
         leases = {lease.id: lease for lease in take(store)}
         assert {i: lease.payload for i, lease in leases.items()} == {"before": b"[1]", "bad": raw, "after": b"[2]"}
@@ -80,7 +80,7 @@ class PayloadSuite:
         join(store)
         name, job_id, queue = "pkg." + "läng" * 250, "pay:é/漢 {42} '%s' \"q\"" + "x" * 200, "Q" * 128
         tags = ("t,1", "ü", "a b", '"', "{}", "[]", "", "x" * 300)
-        store.enqueue([job(job_id, name=name, queue=queue, tags=tags)])
+        place(store, [job(job_id, name=name, queue=queue, tags=tags)])
         (lease,) = take(store)
         assert (lease.id, lease.name, lease.queue, lease.tags) == (job_id, name, queue, tags)
         row = row_of(store, job_id)
@@ -94,12 +94,12 @@ class PayloadSuite:
         store = harness.engine
         join(store)
         names = ["a", "A", "a.b", "a:b", "a-b", "a_b", "a:", ":a", "..", "0"]
-        store.enqueue([job(f"j{n}", queue=name) for n, name in enumerate(names)])
+        place(store, [job(f"j{n}", queue=name) for n, name in enumerate(names)])
         assert [row.name for row in store.queues()] == sorted(names)
         assert {lease.queue for lease in take(store)} == set(names)
 
     def test_priorities_and_numbers_keep_their_sign_and_size(self, harness: Harness) -> None:
         store, far = harness.engine, harness.clock.wall_ms() + 50 * 365 * 86_400_000
-        store.enqueue([job("a", priority=-1_000, max_attempts=1_000_000), job("b", run_at=far, priority=1_000)])
+        place(store, [job("a", priority=-1_000, max_attempts=1_000_000), job("b", run_at=far, priority=1_000)])
         a, b = row_of(store, "a"), row_of(store, "b")
         assert (a.priority, a.max_attempts, b.priority, b.run_at) == (-1_000, 1_000_000, 1_000, far)

@@ -40,6 +40,7 @@ from windlass.testing.conformance.harness import (
     job,
     join,
     pause,
+    place,
     recover,
     redrive,
     resume,
@@ -61,7 +62,7 @@ ONE = Guard(Gates.CONCURRENCY, "one", 1)
 
 def use_once(store: Store, names: Sequence[str]) -> None:
     """Leave queues behind that had a job once."""
-    store.enqueue([job(f"once-{name}", queue=name) for name in names])
+    place(store, [job(f"once-{name}", queue=name) for name in names])
     store.transition(Action.DELETE, [f"once-{name}" for name in names])
 
 
@@ -114,7 +115,7 @@ class QueueNameSuite:
         store = harness.engine
         use_once(store, OLD)
         busy = OLD[20:300:40]
-        store.enqueue([job(f"{name}-{n}", queue=name) for n in range(30) for name in busy])
+        place(store, [job(f"{name}-{n}", queue=name) for n in range(30) for name in busy])
         join(store)
         seen = {lease.queue for _ in range(-(-28 // limit)) for lease in take(store, limit=limit)}
         assert seen == set(busy)
@@ -123,21 +124,21 @@ class QueueNameSuite:
     def test_more_busy_queues_than_a_claim_can_serve_take_turns(self, harness: Harness, limit: int) -> None:
         """Choice: a claim takes from sixteen queues, or as many as its limit, before any gives more than its share."""
         store = harness.engine
-        store.enqueue([job(f"{name}-{n}", queue=name) for n in range(16) for name in OLD])
+        place(store, [job(f"{name}-{n}", queue=name) for n in range(16) for name in OLD])
         join(store)
         seen = {lease.queue for _ in range(-(-len(OLD) // min(limit, 16))) for lease in take(store, limit=limit)}
         assert seen == set(OLD)
 
     def test_a_claim_is_filled_where_enough_is_ready(self, harness: Harness) -> None:
         store = harness.engine
-        store.enqueue([job(f"{name}-{n}", queue=name) for name in OLD[:40] for n in range(3)])
+        place(store, [job(f"{name}-{n}", queue=name) for name in OLD[:40] for n in range(3)])
         join(store)
         assert [len(take(store, limit=50)) for _ in range(4)] == [50, 50, 20, 0]
 
     def test_what_many_queues_cannot_fill_goes_to_the_others(self, harness: Harness) -> None:
         store = harness.engine
         add(store, *OLD[:40], queue="rich")
-        store.enqueue([job(f"poor-{name}", queue=name) for name in OLD[:9]])
+        place(store, [job(f"poor-{name}", queue=name) for name in OLD[:9]])
         join(store)
         got = take(store, limit=40)
         assert len(got) == 40
@@ -146,8 +147,8 @@ class QueueNameSuite:
     def test_each_of_many_queues_gives_its_head_first(self, harness: Harness) -> None:
         store = harness.engine
         names = OLD[:16]
-        store.enqueue([job(f"{name}-late", queue=name, priority=5) for name in names])
-        store.enqueue([job(f"{name}-soon", queue=name, priority=-5) for name in names])
+        place(store, [job(f"{name}-late", queue=name, priority=5) for name in names])
+        place(store, [job(f"{name}-soon", queue=name, priority=-5) for name in names])
         join(store)
         assert ids(take(store, limit=16)) == [f"{name}-soon" for name in names]
         assert ids(take(store, limit=16)) == [f"{name}-late" for name in names]
@@ -156,7 +157,7 @@ class QueueNameSuite:
         store = harness.engine
         names = OLD[:30]
         kinds = [(Slot.THREAD, "t"), (Slot.LOOP, "l"), (None, "u")]
-        store.enqueue([job(f"{name}-{mark}", queue=name, slot=slot) for name in names for slot, mark in kinds])
+        place(store, [job(f"{name}-{mark}", queue=name, slot=slot) for name in names for slot, mark in kinds])
         join(store)
         rooms = (Room(Slot.THREAD, 4, 2), Room(Slot.LOOP, 0, 3))
         got = take(store, limit=9, rooms=rooms)
@@ -168,8 +169,8 @@ class QueueNameSuite:
 
     def test_queues_whose_jobs_need_another_kind_of_slot_hide_no_other_queue(self, harness: Harness) -> None:
         store = harness.engine
-        store.enqueue([job(f"{name}-loop", queue=name, slot=Slot.LOOP) for name in OLD])
-        store.enqueue([job("thread", queue="zz", slot=Slot.THREAD)])
+        place(store, [job(f"{name}-loop", queue=name, slot=Slot.LOOP) for name in OLD])
+        place(store, [job("thread", queue="zz", slot=Slot.THREAD)])
         join(store)
         assert ids(take(store, limit=1, rooms=(Room(Slot.THREAD, 1),))) == ["thread"]
 
@@ -177,7 +178,7 @@ class QueueNameSuite:
         store = harness.engine
         join(store)
         names = OLD[:60]
-        store.enqueue([job(f"{name}-{n}", queue=name) for name in [*names, "zz"] for n in range(2)])
+        place(store, [job(f"{name}-{n}", queue=name) for name in [*names, "zz"] for n in range(2)])
         for name in names[:20]:
             pause(store, name, None, None)
         for name in names[20:40]:
@@ -193,7 +194,7 @@ class QueueNameSuite:
         store = harness.engine
         join(store)
         names = OLD[:40]
-        store.enqueue([job(f"{name}-{n}", queue=name) for name in names for n in range(3)])
+        place(store, [job(f"{name}-{n}", queue=name) for name in names for n in range(3)])
         bounds = tuple(QueueBound(name, 1) for name in names[:39])
         got = claim_on(store, Want("w1", 10, bounds=bounds))
         assert ids(got) == sorted([f"{name}-0" for name in names[:39]] + [f"{names[39]}-{n}" for n in range(3)])
@@ -202,8 +203,8 @@ class QueueNameSuite:
         """With one slot, without time passing: the store gives it, or asks for the next claim at once."""
         store = harness.engine
         join(store)
-        store.enqueue([structs.replace(job(f"{name}-g", queue=name), guards=(ONE,)) for name in OLD])
-        store.enqueue([job("free", queue="zz")])
+        place(store, [structs.replace(job(f"{name}-g", queue=name), guards=(ONE,)) for name in OLD])
+        place(store, [job("free", queue="zz")])
         got = claim_on(store, Want("w1", 1))
         assert len(got) == 2
         assert "free" in ids(got)
@@ -211,8 +212,8 @@ class QueueNameSuite:
 
     def test_a_job_behind_many_queues_whose_heads_have_expired_is_reached(self, harness: Harness) -> None:
         store = harness.engine
-        store.enqueue([job(f"{name}-x", queue=name, expires_ms=MINUTE) for name in OLD])
-        store.enqueue([job("free", queue="zz")])
+        place(store, [job(f"{name}-x", queue=name, expires_ms=MINUTE) for name in OLD])
+        place(store, [job("free", queue="zz")])
         harness.clock.advance(2 * MINUTE)
         join(store)
         assert ids(claim_on(store, Want("w1", 1))) == ["free"]
@@ -221,7 +222,7 @@ class QueueNameSuite:
         store = harness.engine
         join(store)
         use_once(store, OLD)
-        store.enqueue([structs.replace(job(f"g{n}", queue=OLD[n]), guards=(ONE,)) for n in range(9)])
+        place(store, [structs.replace(job(f"g{n}", queue=OLD[n]), guards=(ONE,)) for n in range(9)])
         order: list[str] = []
         for _ in range(9):
             (lease,) = take(store, limit=1)
@@ -233,10 +234,10 @@ class QueueNameSuite:
     def test_blocked_jobs_of_a_paused_or_a_full_queue_keep_nothing_from_the_others(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([structs.replace(job("holder", queue="qz"), guards=(ONE,))])
+        place(store, [structs.replace(job("holder", queue="qz"), guards=(ONE,))])
         (holder,) = take(store)
         for name in ("qa", "qb", "qc"):
-            store.enqueue([structs.replace(job(f"{name}-g", queue=name), guards=(ONE,))])
+            place(store, [structs.replace(job(f"{name}-g", queue=name), guards=(ONE,))])
         assert take(store) == []
         pause(store, "qa", None, None)
         set_limit(store, "qb", 0)
@@ -258,7 +259,7 @@ class QueueNameSuite:
     def test_a_pause_holds_among_many_shares(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job(f"{name}-j", queue=name) for name in OLD[:100]])
+        place(store, [job(f"{name}-j", queue=name) for name in OLD[:100]])
         for name in OLD[:98]:
             pause(store, name, None, None)
         shares = [QueueShare(name, 1) for name in OLD]
@@ -310,13 +311,13 @@ class QueueNameSuite:
         join(store)
         day = 24 * KEPT_MS
         add(store, "runs", queue="runs")
-        store.enqueue([structs.replace(job("holds", queue="holds"), guards=(ONE,))])
+        place(store, [structs.replace(job("holds", queue="holds"), guards=(ONE,))])
         take(store)
-        store.enqueue([structs.replace(job("waits", queue="blocked"), guards=(ONE,))])
+        place(store, [structs.replace(job("waits", queue="blocked"), guards=(ONE,))])
         take(store)
         finish(store, "d", queue="done", keep_ms=day)
         finish(store, "c", kind=Kind.CANCELLED, queue="cancelled", keep_ms=day)
-        store.enqueue([job("s", queue="scheduled", delay_ms=day)])
+        place(store, [job("s", queue="scheduled", delay_ms=day)])
         add(store, "r", queue="ready")
         use_once(store, ["gone"])
         for _ in range(3):
@@ -377,7 +378,7 @@ class QueueNameSuite:
         set_limit(store, "limited", 0)
         set_rate(store, "rated", RateBound(1, MINUTE))
         assert known(store) == set(names)
-        store.enqueue([job(f"{name}-{n}", queue=name) for name in names for n in range(2)])
+        place(store, [job(f"{name}-{n}", queue=name) for name in names for n in range(2)])
         assert ids(take(store)) == ["rated-0"]
 
     @pytest.mark.parametrize("how", ["retry", "redrive", "recover", "restore"])
@@ -424,7 +425,7 @@ class QueueNameSuite:
         use_once(store, ["again"])
         upkeep(store)
         harness.clock.advance(30 * MINUTE)
-        store.enqueue([job("later", queue="again", delay_ms=10 * KEPT_MS)])
+        place(store, [job("later", queue="again", delay_ms=10 * KEPT_MS)])
         pass_an_hour(harness)
         pass_an_hour(harness)
         assert known(store) == {"again"}
@@ -435,9 +436,9 @@ class QueueNameSuite:
         store = harness.engine
         join(store)
         names = OLD[:120]
-        store.enqueue([job(f"{name}-j", queue=name) for name in names])
+        place(store, [job(f"{name}-j", queue=name) for name in names])
         store.settle([ended(lease) for lease in take(store, limit=200)])
-        store.enqueue([job(f"{name}-c", queue=name) for name in names])
+        place(store, [job(f"{name}-c", queue=name) for name in names])
         store.transition(Action.CANCEL, [f"{name}-c" for name in names])
         upkeep(store)
         assert len(all_jobs(store)) == 240
@@ -449,7 +450,7 @@ class QueueNameSuite:
         store = harness.engine
         join(store)
         names = OLD[:60]
-        store.enqueue([job(f"{name}-{n}", queue=name) for name in names for n in range(3)])
+        place(store, [job(f"{name}-{n}", queue=name) for name in names for n in range(3)])
         while leases := take(store, limit=50):
             store.settle([ended(lease) for lease in leases])
         upkeep(store, Rules(keep_done_max=1))
@@ -459,7 +460,7 @@ class QueueNameSuite:
         store = harness.engine
         join(store)
         names = OLD[:60]
-        store.enqueue([job(f"{name}-j", queue=name) for name in names])
+        place(store, [job(f"{name}-j", queue=name) for name in names])
         store.settle([ended(lease, Kind.DEAD, error=error()) for lease in take(store)])
         upkeep(store)
         assert len(all_jobs(store)) == 60

@@ -13,6 +13,7 @@ from windlass.testing.conformance.harness import (
     history,
     job,
     join,
+    place,
     row_of,
     state_of,
     take,
@@ -125,7 +126,7 @@ class SettleSuite:
         store = harness.engine
         join(store)
         add(store, "a")
-        store.enqueue([job("front", at_front=True)])
+        place(store, [job("front", at_front=True)])
         store.settle([ended(take(store, limit=1)[0], Kind.RELEASE)])
         assert [lease.id for lease in take(store)] == ["front", "a"]
 
@@ -197,7 +198,7 @@ class SettleSuite:
     def test_dead_keeps_reason_error_and_payload(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("a", payload='["keep me"]')])
+        place(store, [job("a", payload='["keep me"]')])
         store.settle([ended(take_one(store), Kind.DEAD, error=error(message="boom"), reason="gave up")])
         row = row_of(store, "a")
         assert (row.state, row.attempt, row.reason, row.payload) == (State.DEAD, 1, "gave up", b'["keep me"]')
@@ -347,7 +348,7 @@ class SettleSuite:
     def test_a_follow_up_whose_id_is_taken_changes_nothing(self, harness: Harness) -> None:
         store = harness.engine
         (lease,) = leased(harness, "a")
-        store.enqueue([job("taken", payload="[1]")])
+        place(store, [job("taken", payload="[1]")])
         assert store.settle([ended(lease, then=(job("taken", payload="[2]"), job("free")))]) == [APPLIED]
         assert row_of(store, "taken").payload == b"[1]"
         assert state_of(store, "free") is State.READY

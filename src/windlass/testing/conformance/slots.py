@@ -36,6 +36,7 @@ from windlass.testing.conformance.harness import (
     error,
     job,
     join,
+    place,
     row_of,
     set_limit,
     take,
@@ -50,7 +51,7 @@ THREADS, LOOPS = Room(THREAD, 100), Room(LOOP, 100)
 
 def store_kinds(store: Store, slot: Slot | None, *ids: str, queue: str = "default") -> None:
     """Enqueue jobs of one kind."""
-    store.enqueue([job(each, slot=slot, queue=queue) for each in ids])
+    place(store, [job(each, slot=slot, queue=queue) for each in ids])
 
 
 def taken(store: Store, *rooms: Room, limit: int = 1_000, worker: str = "w1") -> list[str]:
@@ -98,7 +99,7 @@ class SlotSuite:
             ("c", THREAD, 0), ("d", LOOP, 0), ("e", None, 0), ("a", LOOP, -5), ("b", THREAD, -3), ("g", THREAD, 9),
             ("f", LOOP, 2),
         ):  # fmt: skip
-            store.enqueue([job(name, slot=slot, priority=priority)])
+            place(store, [job(name, slot=slot, priority=priority)])
             harness.clock.advance(10)
         assert taken(store, THREADS, LOOPS, limit=3) == ["a", "b", "c"]
         assert taken(store, limit=3) == ["d", "e", "f"]
@@ -107,11 +108,11 @@ class SlotSuite:
     def test_priorities_and_aging_hold_within_a_kind(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.enqueue([job("low", slot=LOOP, priority=5, aging_ms=1_000), job("t", slot=THREAD)])
+        place(store, [job("low", slot=LOOP, priority=5, aging_ms=1_000), job("t", slot=THREAD)])
         harness.clock.advance(4_990)
-        store.enqueue([job("late", slot=LOOP, priority=0, aging_ms=1_000)])
+        place(store, [job("late", slot=LOOP, priority=0, aging_ms=1_000)])
         harness.clock.advance(20)
-        store.enqueue([job("later", slot=LOOP, priority=0, aging_ms=1_000)])
+        place(store, [job("later", slot=LOOP, priority=0, aging_ms=1_000)])
         assert taken(store, LOOPS) == ["late", "low", "later"]
 
     def test_rooms_count_over_all_queues_and_shares_hold(self, harness: Harness) -> None:
@@ -201,7 +202,7 @@ class SlotSuite:
             (lease,) = take(store, "w2", rooms=(Room(slot, 1),))
             return lease
 
-        store.enqueue([job("a", slot=slot, delay_ms=1_000)])
+        place(store, [job("a", slot=slot, delay_ms=1_000)])
         clock.advance(1_010)
         join(store, "w2")
         running()
@@ -229,16 +230,16 @@ class SlotSuite:
         join(store)
         key = UniqueKey("k", "done", None, "replace")
         for job_id, slot in (("a", THREAD), ("b", LOOP)):
-            store.enqueue([NewJob(job_id, "n", "default", "[]", unique=key, slot=slot)])
+            place(store, [NewJob(job_id, "n", "default", "[]", unique=key, slot=slot)])
         assert is_of(store, LOOP, "a")
 
     def test_a_job_that_waited_for_its_unique_key_keeps_its_kind(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
         key = UniqueKey("k", "done", None, "keep_latest")
-        store.enqueue([NewJob("a", "n", "default", "[]", unique=key, slot=THREAD)])
+        place(store, [NewJob("a", "n", "default", "[]", unique=key, slot=THREAD)])
         lease = take_one(store)
-        store.enqueue([NewJob("b", "n", "default", "[]", unique=key, slot=LOOP)])
+        place(store, [NewJob("b", "n", "default", "[]", unique=key, slot=LOOP)])
         store.settle([ended(lease)])
         upkeep(store)
         assert is_of(store, LOOP, "b")
@@ -247,10 +248,10 @@ class SlotSuite:
         store = harness.engine
         join(store)
         one = (Guard(Gates.CONCURRENCY, "k", 1),)
-        store.enqueue([NewJob("first", "n", "default", "[]", guards=one, slot=THREAD)])
+        place(store, [NewJob("first", "n", "default", "[]", guards=one, slot=THREAD)])
         lease = take_one(store)
-        store.enqueue([NewJob(f"t{n}", "n", "default", "[]", guards=one, slot=THREAD) for n in range(3)])
-        store.enqueue([NewJob(f"l{n}", "n", "default", "[]", guards=one, slot=LOOP) for n in range(2)])
+        place(store, [NewJob(f"t{n}", "n", "default", "[]", guards=one, slot=THREAD) for n in range(3)])
+        place(store, [NewJob(f"l{n}", "n", "default", "[]", guards=one, slot=LOOP) for n in range(2)])
         assert take(store) == []
         assert row_of(store, "t0").state is State.BLOCKED
         store.settle([ended(lease)])
@@ -264,11 +265,11 @@ class SlotSuite:
         store = harness.engine
         join(store)
         rate = (Guard(Gates.RATE, "r", 1, 60_000),)
-        store.enqueue([NewJob("a", "n", "default", "[]", guards=rate, slot=LOOP)])
+        place(store, [NewJob("a", "n", "default", "[]", guards=rate, slot=LOOP)])
         assert taken(store, Room(THREAD, 5), Room(LOOP, 0, 5)) == ["a"]
         harness.clock.advance(60_500)  # the window is over, but not for a job that starts some time later
         join(store)
-        store.enqueue([NewJob("b", "n", "default", "[]", guards=rate, slot=LOOP)])
+        place(store, [NewJob("b", "n", "default", "[]", guards=rate, slot=LOOP)])
         assert taken(store, Room(THREAD, 5), Room(LOOP, 0, 5)) == []
         assert taken(store, Room(THREAD, 5), Room(LOOP, 1)) == ["b"]
 

@@ -6,8 +6,20 @@ import pytest
 from msgspec import structs
 
 from windlass.core.errors import Duplicate
-from windlass.core.model import Action, Cause, Kind, LeaseRef, NewJob, OnConflict, Recovery, State, UniqueKey, Until
-from windlass.engines.base import Store, TransactionalEnqueue
+from windlass.core.model import (
+    Action,
+    Cause,
+    Kind,
+    LeaseRef,
+    NewJob,
+    OnConflict,
+    Recovery,
+    State,
+    UniqueKey,
+    Until,
+    Write,
+)
+from windlass.engines.base import Store, TransactionalCommit
 from windlass.testing.conformance.harness import (
     Harness,
     clear,
@@ -15,6 +27,7 @@ from windlass.testing.conformance.harness import (
     error,
     job,
     join,
+    place,
     recover,
     redrive,
     row_of,
@@ -41,7 +54,7 @@ def unique(
 
 
 def put(store: Store, new: NewJob) -> tuple[str, bool]:
-    (placed,) = store.enqueue([new])
+    (placed,) = place(store, [new])
     return placed.id, placed.duplicate
 
 
@@ -59,7 +72,7 @@ class UniqueSuite:
     def test_conflicts_within_a_batch_are_settled_row_by_row(self, harness: Harness) -> None:
         store = harness.engine
         batch = [unique("a"), job("x"), unique("b"), unique("c", key="o"), unique("d", key="o")]
-        assert [(p.id, p.duplicate) for p in store.enqueue(batch)] == [
+        assert [(p.id, p.duplicate) for p in place(store, batch)] == [
             ("a", False), ("x", False), ("a", True), ("c", False), ("c", True),
         ]  # fmt: skip
 
@@ -67,7 +80,7 @@ class UniqueSuite:
         store = harness.engine
         put(store, unique("a"))
         with pytest.raises(Duplicate) as caught:
-            store.enqueue([job("x"), unique("b", "raise"), job("y")])
+            place(store, [job("x"), unique("b", "raise"), job("y")])
         assert caught.value.job_id == "a"
         assert [state_of(store, i) for i in ("x", "b", "y")] == [None, None, None]
 
@@ -267,7 +280,7 @@ class UniqueSuite:
         store = harness.engine
         put(store, unique("a", until="expiry", ttl_ms=60_000))
         store.transition(Action.DELETE, ["a"])
-        store.enqueue([job("a", payload="[1]")])
+        place(store, [job("a", payload="[1]")])
         assert put(store, unique("b", rule, "expiry", 60_000, payload="[2]")) == ("a", True)
         assert row_of(store, "a").payload == b"[1]"
 
@@ -284,7 +297,7 @@ class UniqueSuite:
         assert [moved.applied for moved in store.transition(action, ["a", "b"])] == [True, True]
         assert all(finding.level != "error" for finding in store.doctor() if finding.check in ("orphans", "records"))
         store.transition(Action.DELETE, ["a", "b"])
-        store.enqueue([job("b", delay_ms=60_000)])
+        place(store, [job("b", delay_ms=60_000)])
         harness.clock.advance(6_000)
         upkeep(store)
         assert state_of(store, "b") is State.SCHEDULED
@@ -304,7 +317,7 @@ class UniqueSuite:
         join(store)
         put(store, unique("a", payload="[1]"))
         later = structs.replace(unique("c", "replace", payload="[3]"), queue="other")
-        placed = store.enqueue([unique("b", "replace", payload="[2]"), later])
+        placed = place(store, [unique("b", "replace", payload="[2]"), later])
         assert [(one.id, one.duplicate) for one in placed] == [("a", True), ("a", True)]
         assert store.counts()["ready"] == 1
         leases = take(store) + take(store)
@@ -380,7 +393,7 @@ class UniqueSuite:
         store = harness.engine
         join(store)
         put(store, unique("a"))
-        store.enqueue([job("p", priority=-1)])
+        place(store, [job("p", priority=-1)])
         (lease,) = take(store, limit=1)
         assert lease.id == "p"
         store.settle([ended(lease, then=(unique("b", "raise"), job("c")))])
@@ -398,11 +411,11 @@ class UniqueSuite:
 
     def test_a_key_is_part_of_the_callers_transaction(self, harness: Harness) -> None:
         store = harness.engine
-        if not isinstance(store, TransactionalEnqueue):
+        if not isinstance(store, TransactionalCommit):
             return  # engines without transactions promise nothing here
         with pytest.raises(Duplicate), store.transaction() as tx:
-            store.enqueue_within(tx, [unique("a"), unique("x", "raise")])
+            store.commit_within(tx, Write((unique("a"), unique("x", "raise"))))
         with store.transaction() as tx:
-            placed = store.enqueue_within(tx, [unique("b"), unique("c")])
+            placed = store.commit_within(tx, Write((unique("b"), unique("c")))).placed
         assert [(p.id, p.duplicate) for p in placed] == [("b", False), ("b", True)]
         assert put(store, unique("d")) == ("b", True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from threading import Event, Thread
 
 from windlass.core.model import Action
-from windlass.testing.conformance.harness import DEADLINE_S, Harness, add, ended, finish, job, join, take_one
+from windlass.testing.conformance.harness import DEADLINE_S, Harness, add, ended, finish, job, join, place, take_one
 
 LONG_S = 600.0  # longer than any test: a wait that is not ended is seen as such
 NUDGE_S = 0.05
@@ -55,13 +55,11 @@ class WaitSuite:
 
     def test_an_enqueue_of_another_engine_object_ends_a_wait(self, harness: Harness) -> None:
         store, other, numbers = harness.engine, harness.second(), iter(range(10_000))
-        assert ended_by(lambda: store.wait(["default"], LONG_S), lambda: other.enqueue([job(f"j{next(numbers)}")]))
+        assert ended_by(lambda: store.wait(["default"], LONG_S), lambda: place(other, [job(f"j{next(numbers)}")]))
 
     def test_an_enqueue_of_the_same_engine_object_ends_a_wait_for_any_queue(self, harness: Harness) -> None:
         store, numbers = harness.engine, iter(range(10_000))
-        assert ended_by(
-            lambda: store.wait(None, LONG_S), lambda: store.enqueue([job(f"j{next(numbers)}", queue="new")])
-        )
+        assert ended_by(lambda: store.wait(None, LONG_S), lambda: place(store, [job(f"j{next(numbers)}", queue="new")]))
 
     def test_jobs_that_are_finished_or_gone_need_no_wait(self, harness: Harness) -> None:
         store = harness.engine

@@ -1,3 +1,4 @@
+-- uses: swapping
 -- Documents by key.
 --
 -- KEYS     fixed
@@ -7,9 +8,6 @@
 
 local reply = {}
 for i, packed in ipairs(mget(DOCUMENTS, tail(ARGV, 4))) do
-  local one = G.unpacked(packed, 'nns')
-  local there = one and (one[2] == 0 or one[2] > wall)
-  reply[2 * i - 1] = there and one[1] or 0
-  reply[2 * i] = there and one[3] or ''
+  reply[2 * i - 1], reply[2 * i] = G.document(packed)
 end
 return reply
