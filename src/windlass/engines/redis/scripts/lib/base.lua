@@ -14,7 +14,7 @@
 -- job that was accepted once can be claimed and settled in a full server too.
 --
 -- Redis undoes nothing of a script that fails. So no key is written before it is known that each has the type it should:
--- KINDS says it of the fixed keys, `flush` looks at those of queues. What only tells or counts goes through `pcall`.
+-- LOOK_AT_TYPES does it for the fixed keys, `flush` for those of queues. What only tells or counts goes through `pcall`.
 
 local G = { known = {}, ran = {} } -- what scripts share about guards: in a table, since a script has room for 200 locals
 local OF_QUEUE = { 'ready:', 'due:', 'alone:', 'done:', 'cancelled:', 'wake:', 'wake-loop:' }
@@ -133,12 +133,8 @@ end
 
 -- The types of keys, before any write. ---------------------------------------------------------------
 
-local sure = {} -- keys that are of the right type
-for i = 1, #KINDS do
-  local kind = string.byte(KINDS, i)
-  if kind == 104 then call('HLEN', KEYS[i]) elseif kind == 122 then call('ZCARD', KEYS[i]) end
-  sure[KEYS[i]] = true
-end
+LOOK_AT_TYPES -- the fixed keys, one by one (scripts.py)
+local sure = SORTED_SETS -- keys that are of the right type
 
 -- Of a queue's key, all of which are sorted sets but for those that wake.
 function G.sound(key)
