@@ -110,10 +110,15 @@ UPDATE "windlass_jobs" SET state = 'ready', run_at = ?2, place = ?2 + shift, att
 WHERE id = ?1 AND (state IN ('dead', 'cancelled') OR (state = 'scheduled' AND run_at > ?2))
 """
 DELETE: Final = "DELETE FROM \"windlass_jobs\" WHERE id = ? AND state != 'running'"
-CLEAR: Final = """
-DELETE FROM "windlass_jobs" WHERE seq IN (SELECT seq FROM "windlass_jobs"
-    WHERE queue = ? AND state = ? LIMIT ?)
-"""
+# In this order, or one would take the place of what it waits behind. The state is written out: a partial index is of no
+# use to a condition that is known only when it is run.
+CLEARS: Final = [
+    f"""
+    DELETE FROM "windlass_jobs" WHERE seq IN (SELECT seq FROM "windlass_jobs"
+        WHERE queue = ? AND state = '{state}' LIMIT ?)
+    """
+    for state in ("blocked", "ready", "scheduled")
+]
 PAUSE: Final = """
 INSERT INTO "windlass_queues" (name, paused, reason, until, who) VALUES (?, 1, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET paused = 1, reason = excluded.reason, until = excluded.until, who = excluded.who,
@@ -307,8 +312,8 @@ class SqliteInspector(SqliteCore):
     def clear(self, queue: str, limit: int) -> int:
         def write(db: apsw.Connection) -> int:
             gone = 0
-            for state in ("blocked", "ready", "scheduled"):  # else one would take the place of what it waits behind
-                db.execute(self._q(CLEAR), (queue, state, limit - gone))
+            for sql in CLEARS:
+                db.execute(self._q(sql), (queue, limit - gone))
                 gone += db.changes()
             return gone
 
