@@ -1,5 +1,7 @@
 """The Lua scripts: one operation a file, put together with the libraries that its first line names.
 
+``-- uses:`` names libraries on top of ``ground`` and ``base``, which most scripts need; ``-- on:`` names all there are.
+
 A script is given only those of the fixed keys that its text names. What is constant in it, such as the place of a key,
 stands in the text where it is used (``inlined``).
 
@@ -83,10 +85,14 @@ def script(name: str, *, guarded: bool = True) -> Script:
     first = text.partition("\n")[0]
     keys: tuple[str, ...] = ()
     if first != "-- bare":
-        uses = first.removeprefix("-- uses:").split() if first.startswith("-- uses:") else []
+        uses = ["ground", "base"]
+        if first.startswith("-- on:"):
+            uses = first.removeprefix("-- on:").split()
+        elif first.startswith("-- uses:"):
+            uses += first.removeprefix("-- uses:").split()
         if not guarded and name in UNGUARDED:
             uses = ["unguarded" if part == "guards" else part for part in uses if part not in OF_GUARDS]
-        parts = [(folder / "lib" / f"{part}.lua").read_text("utf-8") for part in ("base", *uses)]
+        parts = [(folder / "lib" / f"{part}.lua").read_text("utf-8") for part in uses]
         text = "\n".join((*parts, text))
         words = set(re.findall(r"\w+", text))
         keys = tuple(key for key in FIXED_KEYS if name in WHOLE or constant(key) in words)
