@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from threading import Barrier, Thread
+from typing import Any
 
 import pytest
+from msgspec import structs
 from redis import Redis
 
 from servers import RedisServer, until
-from windlass.core.model import Kind, Settled, State
+from windlass.core.clock import ManualClock
+from windlass.core.model import Kind, Settled, Slot, State
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.connection import CONNECTIONS_MAX
 from windlass.testing.conformance.harness import add, ended, job, join, place, row_of, take
@@ -83,6 +86,35 @@ def test_a_null_result_of_a_job_that_failed_before_reads_as_null(engine: RedisEn
     engine.settle([ended(lease, Kind.DONE, result="null")])
     row = row_of(engine, "j")
     assert (row.state, row.result, row.attempt) == (State.DONE, b"null", 2)
+
+
+@pytest.mark.parametrize("slot", [None, Slot.THREAD, Slot.LOOP])
+@pytest.mark.parametrize("changes", [{}, {"priority": 3, "aging_ms": 1_000, "at_front": True}, {"tags": ("a",)}])
+def test_a_job_that_is_stored_alone_looks_like_one_of_a_batch(
+    server: RedisServer, client: Redis, slot: Slot | None, changes: dict[str, Any]
+) -> None:
+    """Alone it goes by a script of its own; given twice, it is a batch with a duplicate."""
+    new = structs.replace(job("j"), slot=slot, **changes)
+    found = []
+    for batch in ([new], [new, new]):
+        client.flushall()
+        with closing(RedisEngine(server.url, clock=ManualClock())) as engine:
+            for count in (1, 2):  # in an empty store, and in one that knows the queue
+                placed = engine.enqueue([structs.replace(one, id=f"{one.id}{count}") for one in batch])
+                assert [one.duplicate for one in placed] == [False, True][: len(batch)]
+        found.append({key: read(client, key) for key in client.scan_iter()})
+    assert found[0] == found[1]
+
+
+def read(client: Redis, key: bytes | str) -> object:
+    """What a key holds."""
+    match client.type(key):
+        case b"hash":
+            return client.hgetall(key)
+        case b"list":
+            return client.lrange(key, 0, -1)
+        case _:
+            return client.zrange(key, 0, -1, withscores=True)
 
 
 def test_calls_in_a_row_use_one_connection(engine: RedisEngine, client: Redis) -> None:

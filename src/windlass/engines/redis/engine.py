@@ -6,7 +6,7 @@ answers read. ``core`` runs scripts, ``waiting`` blocks, ``inspector`` is the co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from windlass.core.errors import ConfigError, Duplicate
@@ -113,6 +113,11 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             specs, flags, *rest = self._guarded_args(jobs, names, look)
             args = [specs, flags, len(swaps), *pack_swaps(swaps), *rest]
             return self._call("commit", names, args, fsync=fsync or self._durability == "fsync")
+        if len(jobs) == 1 and is_plain(jobs[0]):
+            body, spec = self._texts_of(names)(jobs[0])
+            reply = self._call("enqueue_plain", names, (spec, jobs[0].id, body), fsync=fsync)
+            if reply[0] != b"\0known":
+                return reply
         if not any(job.guards or job.unique for job in jobs):
             return self._call("enqueue", names, self._job_args(jobs, names, look), fsync=fsync)
         return self._call("enqueue_guarded", names, self._guarded_args(jobs, names, look), fsync=fsync)
@@ -124,14 +129,17 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         self._watch("writes", before + 1, reply[0])
         return as_int(reply[1]) > 0
 
-    def _job_args(self, jobs: Sequence[NewJob], names: Sequence[str], look: bool) -> list[Command]:
-        known = tuple(names)
-        made = self._made.get(known)
+    def _texts_of(self, names: tuple[str, ...]) -> Callable[[NewJob], tuple[bytes, str]]:
+        """What turns jobs of these queues into body and spec."""
+        made = self._made.get(names)
         if made is None:
             if len(self._made) >= QUEUE_SETS_MAX:
                 self._made.clear()
-            made = self._made[known] = JobTexts(known)
-        texts = made.texts
+            made = self._made[names] = JobTexts(names)
+        return made.texts
+
+    def _job_args(self, jobs: Sequence[NewJob], names: tuple[str, ...], look: bool) -> list[Command]:
+        texts = self._texts_of(names)
         ids = [job.id for job in jobs]
         runs, bodies = Runs(), list[Command]()
         for job in jobs:
@@ -140,7 +148,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             bodies.append(body)
         return [runs.packed(), f"{len(set(ids)) == len(ids):d}{look:d}", *ids, *bodies]
 
-    def _guarded_args(self, jobs: Sequence[NewJob], names: Sequence[str], look: bool) -> list[Command]:
+    def _guarded_args(self, jobs: Sequence[NewJob], names: tuple[str, ...], look: bool) -> list[Command]:
         return [*self._job_args(jobs, names, look), *(pack_guards(job.guards, job.unique) for job in jobs)]
 
     def _wants_disk(self, jobs: Sequence[NewJob]) -> bool:
@@ -324,6 +332,12 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
 def deaths_of(flat: Sequence[object]) -> tuple[LeaseRef, ...]:
     """Deaths, from ids and fences in turn."""
     return tuple(LeaseRef(id, as_int(fence)) for id, fence in zip(strings(flat[::2]), flat[1::2], strict=True))
+
+
+def is_plain(job: NewJob) -> bool:
+    """Whether nothing but its own id may be in the way of a job, and it is due at once and for ever."""
+    waits = job.run_at is not None or job.delay_ms != 0 or job.expires_ms is not None
+    return not (waits or job.guards or job.unique is not None or job.caller_id)
 
 
 def any_guarded(outcomes: Sequence[Outcome]) -> bool:

@@ -1,6 +1,9 @@
 """The Lua scripts: one operation a file, put together with the libraries that its first line names.
 
-A script is given only those of the fixed keys that its text names; the first lines of the text say which.
+``-- uses:`` names libraries on top of ``ground`` and ``base``, which most scripts need; ``-- on:`` names all there are.
+
+A script is given only those of the fixed keys that its text names. What is constant in it, such as the place of a key,
+stands in the text where it is used (``inlined``).
 
 Each text is sent in full only to a server that does not know it (EVALSHA, then EVAL), so losing the script cache at
 any time costs one round trip and nothing else.
@@ -56,6 +59,15 @@ OF_GUARDS: Final = frozenset({"admitting", "running", "circuits", "judging", "bo
 WHOLE: Final = frozenset({"check", "sweep"})
 
 
+# What scripts are read as: comments, texts, names. A name behind a dot is a field, but for those of G and K.
+PIECE: Final = re.compile(r"""--[^\n]*|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|(?<![\w.:])(?:[GK]\.)?[A-Za-z_]\w*""")
+# Lines that only name constants: numbers and texts.
+CONSTANTS: Final = re.compile(
+    r"(?:local )?((?:(?:G\.|[bks])?[A-Z]\w*)(?:, (?:[bks]?[A-Z]\w*))*)"
+    r" = ((?:-?\d[\de. ^+-]*|'[^']*')(?:, -?\d[\de. ^+-]*)*)"
+)
+
+
 class Script(Struct, frozen=True):
     """One operation: its name, the text that the server runs, the digest that names it, and its fixed keys."""
 
@@ -73,15 +85,18 @@ def script(name: str, *, guarded: bool = True) -> Script:
     first = text.partition("\n")[0]
     keys: tuple[str, ...] = ()
     if first != "-- bare":
-        uses = first.removeprefix("-- uses:").split() if first.startswith("-- uses:") else []
+        uses = ["ground", "base"]
+        if first.startswith("-- on:"):
+            uses = first.removeprefix("-- on:").split()
+        elif first.startswith("-- uses:"):
+            uses += first.removeprefix("-- uses:").split()
         if not guarded and name in UNGUARDED:
             uses = ["unguarded" if part == "guards" else part for part in uses if part not in OF_GUARDS]
-        parts = [(folder / "lib" / f"{part}.lua").read_text("utf-8") for part in ("base", *uses)]
+        parts = [(folder / "lib" / f"{part}.lua").read_text("utf-8") for part in uses]
         text = "\n".join((*parts, text))
         words = set(re.findall(r"\w+", text))
         keys = tuple(key for key in FIXED_KEYS if name in WHOLE or constant(key) in words)
-        checked = keys if name not in READ_ONLY else ()
-        text = f"{declared(keys)}local KINDS = '{kinds(checked)}'\n{text}"
+        text = inlined(text, keys, checked=name not in READ_ONLY)
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), keys)
 
 
@@ -90,18 +105,32 @@ def constant(key: str) -> str:
     return key.upper().replace("-", "_")
 
 
-def kinds(keys: Sequence[str]) -> str:
-    """A letter for each key: of what type it must be before a script writes, "-" where that decides nothing."""
-    return "".join("-" if key in HINTS else TYPES.get(key, "hash")[0] for key in keys)
+def inlined(text: str, keys: Sequence[str], *, checked: bool) -> str:
+    """The text of a script without comments, and with what is constant written where it is used.
 
-
-def declared(keys: Sequence[str]) -> str:
-    """Lua that names the fixed keys of a script. A key more costs client and server 0.3 us a call each.
-
-    Those of guards are fields of ``K``, since a script has room for 200 locals only.
+    A script is a function that the server runs from its first line on in each call. Every local that functions of it
+    use makes each of these functions dearer to set up, by a search among all such locals; a constant costs nothing.
+    With ``checked`` it looks at the types of its keys before it writes, but for those where they decide nothing.
     """
-    places = {constant(key): f"KEYS[{place}]" for place, key in enumerate(keys, 1)}
-    of_guards = {constant(key): places.pop(constant(key)) for key in keys if key in GUARD_KEYS}
-    table = ", ".join(f"{name} = {place}" for name, place in of_guards.items())
-    named = f"local {', '.join(places)} = {', '.join(places.values())}\n"
-    return f"{named}local K = {{ {table} }}\n"
+    places = {key: f"KEYS[{place}]" for place, key in enumerate(keys, 1)}
+    known = {("K." if key in GUARD_KEYS else "") + constant(key): place for key, place in places.items()}
+    looks, sorted_sets = [], []
+    for key, place in places.items() if checked else ():
+        if TYPES.get(key) == "zset":
+            sorted_sets.append(f"[{place}] = true")
+        if key not in HINTS:
+            looks.append(f"call('{'ZCARD' if TYPES.get(key) == 'zset' else 'HLEN'}', {place})")
+    known |= {"LOOK_AT_TYPES": " ".join(looks), "SORTED_SETS": f"{{ {', '.join(sorted_sets)} }}"}
+    lines = []
+    for line in PIECE.sub(lambda piece: "" if piece[0].startswith("--") else piece[0], text).split("\n"):
+        found = CONSTANTS.fullmatch(line.rstrip())
+        if found is None:
+            lines.append(line)
+        else:
+            known |= zip(found[1].split(", "), (value_of(one) for one in found[2].split(", ")), strict=True)
+    return PIECE.sub(lambda piece: known.get(piece[0], piece[0]), "\n".join(lines))
+
+
+def value_of(text: str) -> str:
+    """A constant as it can stand in any expression."""
+    return f"({text})" if " " in text else text

@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final, Generic, TypeVar
 
 import apsw
@@ -50,6 +51,8 @@ WAL_KEEP_BYTES: Final = 16 * 1024 * 1024
 
 DAMAGE: Final = ("JSON", "integer overflow")  # in what SQLite says of a value that a statement cannot use
 
+OF_DRIVER: Final = (apsw.Error, UnicodeEncodeError)
+
 LEAKED: Final[list[object]] = []
 
 
@@ -70,6 +73,8 @@ def connect(path: str | None, busy_timeout_ms: int) -> apsw.Connection:
             create_private(path)
             db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
         db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        # A plan never depends on what is bound, or statements would be compiled anew for other values.
+        db.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         db.set_busy_handler(BusyWait(busy_timeout_ms / 1000))
         db.execute("PRAGMA temp_store = MEMORY")
         db.execute("PRAGMA mmap_size = 0")
@@ -148,10 +153,13 @@ def translated(path: str | None) -> Iterator[None]:
     """Turn the driver's errors into ours at the boundary."""
     try:
         yield
-    except apsw.Error as error:
-        raise translate(error, path) from error
-    except UnicodeEncodeError as error:
-        raise no_text(error) from error
+    except OF_DRIVER as error:
+        raise ours(error, path) from error
+
+
+def ours(error: apsw.Error | UnicodeEncodeError, path: str | None) -> Exception:
+    """The error that a user of windlass gets for one of the driver's."""
+    return no_text(error) if isinstance(error, UnicodeEncodeError) else translate(error, path)
 
 
 def translate(error: apsw.Error, path: str | None) -> WindlassError:
@@ -224,6 +232,8 @@ class Writer:
         self._holder: int | None = None  # the thread whose transaction is open
         self._waiting: deque[Ticket[object]] = deque()
         self._full = True
+        self._begin = partial(db.execute, "BEGIN IMMEDIATE")
+        self._end = partial(db.execute, "COMMIT")
 
     def run(self, work: Work[T], *, durable: bool) -> T:
         """Run ``work`` inside a write transaction and commit it. *Atomic, blocking.*
@@ -232,7 +242,7 @@ class Writer:
         what ``work`` raises, or EngineFull, EngineUnavailable, of these StoreMoved when the file is not the store any
         more; ConfigError inside a transaction of this thread.
         """
-        self._refuse_nesting()  # before others wait for it together with theirs
+        self.refuse_nesting()  # before others wait for it together with theirs
         ticket: Ticket[T] = Ticket(work, durable)
         self._waiting.append(ticket)  # type: ignore[arg-type]
         self._get_lock(ticket)
@@ -279,39 +289,54 @@ class Writer:
                 ticket.error = error
 
     def _commit(self, group: list[Ticket[object]]) -> None:
-        durable = any(ticket.durable for ticket in group)
-        with self.transaction(durable):
+        durable = False
+        for ticket in group:
+            durable = durable or ticket.durable
+        with self.transaction(durable) as db:
             for ticket in group:
-                ticket.value = ticket.work(self.db)
+                ticket.value = ticket.work(db)
 
-    @contextmanager
-    def transaction(self, durable: bool) -> Iterator[apsw.Connection]:
-        """Hold the writer for one transaction. Rolls back on any error. *Atomic, blocking.*
+    def transaction(self, durable: bool) -> Transaction:
+        """Hold the writer for one transaction, in a ``with`` block. Rolls back on any error. *Atomic, blocking.*
 
         Raises ConfigError inside another one of this thread or coroutine, EngineUnavailable when the writer is held by
         others for too long, and StoreMoved when the file is not the store any more, also after the commit.
         """
-        self._refuse_nesting()
-        db, place = self.db, self.place
-        with holding(self.lock, self.path), translated(self.path):
-            if place is not None:
-                place.check()
-            if durable is not self._full:
-                db.execute("PRAGMA synchronous = FULL" if durable else "PRAGMA synchronous = NORMAL")
-                self._full = durable
-            patiently(lambda: db.execute("BEGIN IMMEDIATE"))
+        return Transaction(self, durable)
+
+    def begin(self, durable: bool) -> None:
+        """Begin a transaction; for the holder of ``lock``. Raises the driver's errors, and StoreMoved."""
+        place = self.place
+        if place is not None:
+            place.check()
+        if durable is not self._full:
+            self.db.execute("PRAGMA synchronous = FULL" if durable else "PRAGMA synchronous = NORMAL")
+            self._full = durable
+        try:
+            patiently(self._begin)
             self._holder = threading.get_ident()
-            try:
-                yield db
-                patiently(lambda: db.execute("COMMIT"))
-            except BaseException as error:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
+        except BaseException:
+            if self.db.in_transaction:  # something struck this thread in between
+                self.db.execute("ROLLBACK")
+            raise
+
+    def end(self, durable: bool, error: BaseException | None) -> None:
+        """Commit, or roll back because of an error. Raises the driver's errors, and StoreMoved."""
+        place = self.place
+        try:
+            if error is None:
+                patiently(self._end)
+        except BaseException as failed:
+            error = failed
+            raise
+        finally:
+            self._holder = None
+            if error is not None:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
                 if place is not None and isinstance(error, apsw.Error):
                     place.confirm(durable=True)  # that may be why
-                raise
-            finally:
-                self._holder = None
+        if error is None:
             self.commits += 1
             if place is not None:
                 place.confirm(durable=durable)
@@ -321,12 +346,48 @@ class Writer:
         """Whether the code here is inside a transaction of this writer, so that it must not wait for another."""
         return holds_here(self._holder)
 
-    def _refuse_nesting(self) -> None:
+    def refuse_nesting(self) -> None:
+        """Raise ConfigError for code that waits for itself."""
         if self._holder is not None and self.is_held_here:
             raise ConfigError(
                 "this code is inside app.transaction() or ctx.transaction(), which holds the store's only writer: "
                 "enqueue there with options(connection=tx), and do everything else before or after the block"
             )
+
+
+class Transaction:
+    """One transaction of a writer, as a ``with`` block. A class, since a generator takes four times as many calls."""
+
+    __slots__ = ("_durable", "_writer")
+
+    def __init__(self, writer: Writer, durable: bool) -> None:
+        self._writer = writer
+        self._durable = durable
+
+    def __enter__(self) -> apsw.Connection:
+        writer = self._writer
+        writer.refuse_nesting()
+        if not acquired(writer.lock):
+            raise held_too_long(writer.path)
+        try:
+            writer.begin(self._durable)
+        except BaseException as error:
+            writer.lock.release()
+            if isinstance(error, OF_DRIVER):
+                raise ours(error, writer.path) from error
+            raise
+        return writer.db
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        writer = self._writer
+        try:
+            writer.end(self._durable, error)
+        except OF_DRIVER as failed:
+            raise ours(failed, writer.path) from failed
+        finally:
+            writer.lock.release()
+        if isinstance(error, OF_DRIVER):
+            raise ours(error, writer.path) from error
 
 
 def acquired(lock: threading.RLock) -> bool:

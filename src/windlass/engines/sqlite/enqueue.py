@@ -7,7 +7,7 @@ keys, is taken apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import apsw
@@ -72,6 +72,8 @@ ADD_QUEUES: Final = """
 INSERT INTO "windlass_queues" (name) SELECT value FROM json_each(?) WHERE true
 ON CONFLICT (name) DO UPDATE SET idle_since = NULL WHERE idle_since IS NOT NULL
 """
+# Whether ADD_QUEUES has nothing to do for a queue.
+IN_USE: Final = 'SELECT 1 FROM "windlass_queues" WHERE name = ? AND idle_since IS NULL'
 TOMBSTONES: Final = """
 SELECT id FROM "windlass_tombstones" WHERE until > ? AND id IN (SELECT value FROM json_each(?))
 """
@@ -133,35 +135,55 @@ def once_key(guards: tuple[Guard, ...]) -> str | None:
 
 def insert(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int, rules: Rules) -> list[Placed]:
     """Store jobs inside the caller's write transaction, in order; say which were duplicates."""
-    db.execute(q(ADD_QUEUES), (encode(list({job.queue for job in jobs})).decode(),))
-    buried = tombstones(db, q, jobs, now)
-    guarded = any(job.guards or job.unique for job in jobs)
-    sql, bindings = (q(INSERT_GUARDED), guarded_row) if guarded else (q(INSERT), row)
-    if guarded:
-        forget_markers(db, q, (job.guards for job in jobs), now)
-    apart = buried or len({job.id for job in jobs}) < len(jobs) or (guarded and any(job.unique for job in jobs))
-    placed: list[Placed]
-    if len(jobs) == 1:
-        placed = one_by_one(db, q, sql, bindings, jobs, now, rules, buried)
+    if len(jobs) == 1 and is_plain(jobs[0]):
+        job = jobs[0]
+        keep_name(db, q, job.queue)
+        placed = [store(db, q, job, now, rules)]
     else:
-        before = db.total_changes()
-        db.execute("SAVEPOINT batch")
-        try:
-            if not apart:
-                db.executemany(sql, [bindings(job, now) for job in jobs])
-            if not apart and db.total_changes() - before == len(jobs):
-                placed = [Placed(job.id) for job in jobs]
-            else:
-                db.execute("ROLLBACK TO batch")
-                placed = one_by_one(db, q, sql, bindings, jobs, now, rules, buried)
-        except Duplicate:  # any other error ends the whole transaction, and a full disk has ended it already
-            db.execute("ROLLBACK TO batch")
-            db.execute("RELEASE batch")
-            raise
-        db.execute("RELEASE batch")
+        db.execute(q(ADD_QUEUES), (encode(list({job.queue for job in jobs})).decode(),))
+        placed = insert_any(db, q, jobs, now, rules)
     fresh = [job.queue for job, one in zip(jobs, placed, strict=True) if not one.duplicate]
     add_total(db, q, "enqueued", len(fresh))
     count_flow(db, q, now, arrived=fresh)
+    return placed
+
+
+def is_plain(job: NewJob) -> bool:
+    """Whether nothing but its own id may be in the way of a job."""
+    return not (job.guards or job.unique is not None or job.caller_id)
+
+
+def keep_name(db: apsw.Connection, q: Sql, queue: str) -> None:
+    """As ADD_QUEUES for one queue; most often it is known, and nothing is to be written."""
+    if db.execute(q(IN_USE), (queue,)).fetchone() is None:
+        db.execute(q(ADD_QUEUES), (encode([queue]).decode(),))
+
+
+def insert_any(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int, rules: Rules) -> list[Placed]:
+    """Store a batch, or a job with guards or an id that somebody chose."""
+    buried = tombstones(db, q, jobs, now)
+    guarded = any(job.guards or job.unique for job in jobs)
+    if guarded:
+        forget_markers(db, q, (job.guards for job in jobs), now)
+    if len(jobs) == 1:
+        return one_by_one(db, q, jobs, now, rules, buried)
+    apart = buried or len({job.id for job in jobs}) < len(jobs) or (guarded and any(job.unique for job in jobs))
+    before = db.total_changes()
+    db.execute("SAVEPOINT batch")
+    try:
+        if not apart:
+            sql, bindings = (q(INSERT_GUARDED), guarded_row) if guarded else (q(INSERT), row)
+            db.executemany(sql, [bindings(job, now) for job in jobs])
+        if not apart and db.total_changes() - before == len(jobs):
+            placed = [Placed(job.id) for job in jobs]
+        else:
+            db.execute("ROLLBACK TO batch")
+            placed = one_by_one(db, q, jobs, now, rules, buried)
+    except Duplicate:  # any other error ends the whole transaction, and a full disk has ended it already
+        db.execute("ROLLBACK TO batch")
+        db.execute("RELEASE batch")
+        raise
+    db.execute("RELEASE batch")
     return placed
 
 
@@ -172,14 +194,7 @@ def forget_markers(db: apsw.Connection, q: Sql, guards: Iterable[tuple[Guard, ..
 
 
 def one_by_one(
-    db: apsw.Connection,
-    q: Sql,
-    sql: str,
-    bindings: Callable[[NewJob, int], tuple[object, ...]],
-    jobs: Sequence[NewJob],
-    now: int,
-    rules: Rules,
-    buried: set[str],
+    db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int, rules: Rules, buried: set[str]
 ) -> list[Placed]:
     """Insert each job for itself and see whether its id and its unique key were free."""
     placed = []
@@ -190,15 +205,25 @@ def one_by_one(
         if job.unique is not None and (other := taken(db, q, job, job.unique, now, rules)) is not None:
             placed.append(other)
             continue
-        db.execute(sql, bindings(job, now))
-        fresh = db.changes() > 0
-        if not fresh and lapse(db, q, [job.id], rules, now) and not tombstones(db, q, [job], now):
-            db.execute(sql, bindings(job, now))
-            fresh = db.changes() > 0
-        if fresh and job.unique is not None:
+        one = store(db, q, job, now, rules)
+        if job.unique is not None and not one.duplicate:
             take_key(db, q, job, job.unique, now)
-        placed.append(Placed(job.id, duplicate=not fresh))
+        placed.append(one)
     return placed
+
+
+def store(db: apsw.Connection, q: Sql, job: NewJob, now: int, rules: Rules) -> Placed:
+    """Insert one job if its id is free, or is that of a record whose time is over."""
+    sql, bindings = (
+        (q(INSERT_GUARDED), guarded_row(job, now)) if job.guards or job.unique else (q(INSERT), row(job, now))
+    )
+    db.execute(sql, bindings)
+    if db.changes() == 0:
+        if not lapse(db, q, [job.id], rules, now) or tombstones(db, q, [job], now):
+            return Placed(job.id, duplicate=True)
+        db.execute(sql, bindings)
+        return Placed(job.id, duplicate=db.changes() == 0)
+    return Placed(job.id)
 
 
 def take_key(db: apsw.Connection, q: Sql, job: NewJob, unique: UniqueKey, now: int) -> None:

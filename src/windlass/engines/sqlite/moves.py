@@ -30,7 +30,9 @@ BY_RULE: Final = FIND + (
     "state = 'dead' AND error_type IN (SELECT value FROM json_each(?)) AND finished_at <= ? AND recoveries < ? "
     "ORDER BY finished_at, seq LIMIT ?"
 )
-BY_QUEUE: Final = FIND + "queue = ? AND state = ? LIMIT ?"
+# What waits behind another job goes first, or it would take the place of that one. The state is written out: a partial
+# index is of no use to a condition that is known only when it is run.
+BY_QUEUE: Final = [FIND + f"queue = ? AND state = '{state}' LIMIT ?" for state in ("blocked", "ready", "scheduled")]
 CANCEL: Final = """
 UPDATE "windlass_jobs" SET state = 'cancelled', reason = 'cancelled', finished_at = ?2, purge_at = ?2 + ?3
 WHERE seq = ?1
@@ -44,8 +46,6 @@ UPDATE "windlass_jobs" SET state = 'ready', run_at = ?2, place = ?2 + shift, att
 WHERE seq = ?1
 """
 REASON_OF: Final = 'SELECT reason FROM "windlass_jobs" WHERE seq = ?'
-# What waits behind another job goes first, or it would take the place of that one.
-WAITING_STATES: Final = ("blocked", "ready", "scheduled")
 AGAIN_FROM: Final = frozenset({State.DEAD, State.CANCELLED, State.SCHEDULED})
 
 
@@ -109,8 +109,8 @@ class Moves:
                 yield found.id, found, None
         elif isinstance(which, Waiting):
             left = which.limit
-            for state in WAITING_STATES:
-                for found in self._ask(BY_QUEUE, which.queue, state, left):
+            for by_queue in BY_QUEUE:
+                for found in self._ask(by_queue, which.queue, left):
                     yield found.id, found, None
                     left -= 1
         else:

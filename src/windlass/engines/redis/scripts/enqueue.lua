@@ -1,4 +1,4 @@
--- uses: inserting
+-- uses: specs inserting
 -- Store jobs that have no guards, all or none, in order. Insert if absent by id.
 --
 -- KEYS     fixed

@@ -1,4 +1,4 @@
--- uses: records guards inserting admitting
+-- uses: records guards specs inserting admitting
 -- Store jobs of which some have guards, all or none, in order. Insert if absent by id.
 --
 -- KEYS     fixed

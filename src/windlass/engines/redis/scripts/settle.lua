@@ -1,4 +1,4 @@
--- uses: records guards inserting admitting settling
+-- uses: records guards specs inserting admitting settling
 -- End attempts whose fence still holds.
 --
 -- KEYS     fixed

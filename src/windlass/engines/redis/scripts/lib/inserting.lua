@@ -1,36 +1,13 @@
--- Storing jobs: insert if absent by id. Each job is an id, a body without its times and place, and a spec. A spec is
--- "queue number|level|due|front|expires|caller id|shift", the level bearing the lane, due being "+delay" or an absolute time; most jobs of a batch
--- share one, so it is taken apart once.
+-- Storing jobs: insert if absent by id. Most jobs of a batch share a spec (lib/specs.lua), so it is taken apart once.
 
 local specs = {}
-
-function G.last_seq()
-  return tonumber(call('ZREVRANGE', ARRIVALS, 0, 0, 'WITHSCORES')[2] or 0)
-end
 
 local function spec_of(text)
   local spec = specs[text]
   if spec then return spec end
-  local number, level, sign, due, front, expires, caller, shift =
-    string.match(text, '^(%d+)|(%-?%d+)|([+=])(%-?%d+)|(%d)|(%-?%d+)|(%d)|(%-?%d+)$')
-  local queue = names[tonumber(number)]
-  local run_at = math.max(0, sign == '+' and wall + tonumber(due) or tonumber(due))
-  local place = front == '1' and -wall or run_at + tonumber(shift)
-  local base = at[queue]
-  expires = tonumber(expires)
-  spec = {
-    queue = queue,
-    lane = G.lane(tonumber(level)),
-    ready = run_at <= wall,
-    list = into(zadds, KEYS[base + (run_at <= wall and kREADY or kDUE)]),
-    score = run_at <= wall and level or run_at,
-    prefix = run_at <= wall and '' or struct.pack('>i8', tonumber(level)),
-    times = struct.pack('>I6I6', wall, run_at),
-    place = struct.pack('>I6', place_at(place)),
-    run_at = run_at,
-    expires_at = expires >= 0 and run_at + expires or nil,
-    caller = caller == '1',
-  }
+  spec = G.read_spec(text)
+  local base = at[spec.queue]
+  spec.list = into(zadds, KEYS[base + (spec.ready and kREADY or kDUE)])
   G.sound(KEYS[base + kREADY])
   G.sound(KEYS[base + kDUE])
   specs[text] = spec
@@ -97,12 +74,12 @@ local function insert(list, first, runs, unique, guarded, look)
   G.sound_all()
   -- The first write. A full server refuses it, and then nothing was stored.
   local last = G.raise(META, 'seq', count, G.last_seq)
-  local bodies, arrivals, pack = into(hsets, BODY), into(zadds, ARRIVALS), struct.pack
+  local bodies, arrivals = into(hsets, BODY), into(zadds, ARRIVALS)
   local seq, m, at_body = last - count, 0, first + n - 1
   local answers, i = {}, 0
   for r = 1, #runs, 2 do
     local spec = runs[r]
-    local index, score, prefix, times, place = spec.list, spec.score, spec.prefix, spec.times, spec.place
+    local index, score = spec.list, spec.score
     local k, before = #index, m
     for j = i + 1, i + runs[r + 1] do
       if known[j] then
@@ -110,15 +87,15 @@ local function insert(list, first, runs, unique, guarded, look)
       else
         seq = seq + 1
         local id = ids[j]
-        local order = place .. pack('>I6', seq)
+        local body, entry = G.laid_out(spec, id, list[at_body + j], seq)
         bodies[m + 1] = id
-        bodies[m + 2] = times .. list[at_body + j] .. order
+        bodies[m + 2] = body
         arrivals[m + 1] = seq
         arrivals[m + 2] = id
         m = m + 2
-        if not (guarded and G.store(j, id, bodies[m])) then
+        if not (guarded and G.store(j, id, body)) then
           index[k + 1] = score
-          index[k + 2] = prefix .. order .. id
+          index[k + 2] = entry
           k = k + 2
         end
         answers[j] = '0'
