@@ -38,7 +38,7 @@ from windlass.core.units import show_duration
 from windlass.insight.stats import measure
 from windlass.logs import Log
 from windlass.settings import Settings
-from windlass.worker.children import describe
+from windlass.worker.attempt.processes import describe
 from windlass.worker.process import health
 from windlass.worker.process.generation import PATIENCE, Generation, Process, is_running
 from windlass.worker.process.messages import (
@@ -67,7 +67,7 @@ from windlass.worker.process.orphans import adopt, collect
 from windlass.worker.process.probe import Probe
 from windlass.worker.process.reload import FileWatch
 from windlass.worker.process.reports import Reports
-from windlass.worker.slots import Running, SlotTable, monotonic_ms
+from windlass.worker.table import Running, SlotTable, monotonic_ms
 from windlass.worker.wire import Line
 
 __all__ = ["Supervisor"]
