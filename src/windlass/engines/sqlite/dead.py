@@ -16,8 +16,9 @@ from windlass.core.model import GroupRow, Guard, JobFilter, JobRow, LeaseRef, Re
 from windlass.engines.sqlite.core import SqliteCore
 from windlass.engines.sqlite.enqueue import ADD_QUEUES, forget_markers, guard_bindings
 from windlass.engines.sqlite.inspector import condition
+from windlass.engines.sqlite.leases import dead_keep
 from windlass.engines.sqlite.totals import add_total
-from windlass.engines.sqlite.upkeep import dead_keep, forget
+from windlass.engines.sqlite.upkeep import forget
 
 __all__ = ["SqliteDead"]
 
