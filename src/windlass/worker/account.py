@@ -1,6 +1,6 @@
-"""The account of a worker: what it has done so far, and what keeps it from its work. The store shows it to people.
+"""What a worker says of itself: what it has done so far, and what keeps it from its work. People read it in the store.
 
-It changes nothing of what it looks at. Counted by the pump's thread, read by the heart's.
+It changes nothing of what it looks at. The pump's thread counts, the heart's thread reads.
 """
 
 from __future__ import annotations

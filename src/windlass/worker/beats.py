@@ -1,7 +1,7 @@
 """What the store answers to the beats of a worker's heart: what was lost, what was cancelled, what is asked of it.
 
-On the thread of the heart. It stops runs and gives claims back; whether the worker goes on, the words of people
-decide, which are handed up.
+It runs on the thread of the heart. It stops runs and gives claims back. Whether the worker itself goes on is not
+decided here: what people ask for through the store is handed up.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The runs that this process has: claimed, and not ended. What holds the worker's leases is here, and nowhere else.
+"""The runs that a worker holds: claimed, and not ended. The one record of what its leases are for.
 
-A dict, since a call for each job to add one and to count them would cost a share of the job. *Thread-safe*, as far as
-the interpreter lock makes one step of a dict so: threads take their runs out while the pump puts new ones in.
+It is a dict, since a method to add a run would cost each job a call. *Thread-safe*, because each step is one operation
+of a dict under the interpreter lock: threads take their runs out while the pump puts new ones in.
 """
 
 from __future__ import annotations

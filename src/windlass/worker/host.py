@@ -1,8 +1,8 @@
 """The host of runs: where a run begins and ends, in a thread or on the loop, and what is done to it meanwhile.
 
-Each run that a lane starts gets exactly one end here, whatever comes out of it: its outcome goes to the settler, the
-supervisor's table and the pump are told. It must not talk to the store, and not decide how a job ends: ``attempt``
-does. Called from every job thread, the loop, and the threads of heart and deadlines.
+Each run that a lane starts gets exactly one end here, whatever comes out of it: its outcome goes to the settler, and
+the slot table and the pump are told. The host must not talk to the store, nor decide how a job ends: ``attempt`` does
+that. It is called from every job thread, from the loop, and from the threads of the heart and the deadlines.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The slots of the pump: claimed jobs go from here into the lanes of their pools, settled ones leave by here.
 
-Everything here is called by the pump's thread (``pump.Slots`` says when), and at the end by whoever stops the worker.
-It must not run a job, and claims and settles nothing itself. Invariant: each lease that comes in becomes a run that is
-held, or an outcome for the settler.
+The pump's thread calls it (``pump.Slots`` says when), and in the end whoever stops the worker. It must not run a job,
+and it claims and settles nothing itself. Invariant: each lease that comes in becomes a run that is held, or an outcome
+for the settler.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """One worker: the parts of a running process put together, and the order in which they start and stop.
 
-Jobs flow from the pump by way of its slots into the threads or the loop of a pool, run and end in the host, and what
-came out goes to the settler, which the pump empties. What the parts share has an owner each: ``held`` the runs,
-``notes`` what is told of them, ``account`` what was done. It composes and stops; what becomes of a job, they decide.
+The pump hands claimed jobs to its slots, which put them into the threads or the loop of a pool. There they run and end
+in the host; their outcomes go to the settler, which the pump empties. What the parts share has one owner each: ``held``
+the runs, ``notes`` what the store is told of them, ``account`` what was done. What becomes of a job is not decided
+here.
 
 Start: register (heart), then keeper and pump.
 

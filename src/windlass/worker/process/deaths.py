@@ -1,6 +1,6 @@
 """The end of worker processes: what the store is told of it, and who is charged, before another takes its place.
 
-How a process ended, its parent tells: its zygote, or the system when that has gone; or else nobody.
+The parent of a process tells how it ended: its zygote, or the system when the zygote has gone, or nobody.
 """
 
 from __future__ import annotations

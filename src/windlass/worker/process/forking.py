@@ -1,7 +1,7 @@
-"""The start of worker processes: for each crew, as successors, in place of those that died, and where jobs run alone.
+"""Starting worker processes: for each crew, as successors, in place of those that died, and for jobs that run alone.
 
-The zygote forks; this asks it, and asks again what the system refuses. It must not say that a process has ended:
-``deaths`` does.
+The zygote forks; this asks it to, and asks again later when the system refuses. What follows from the end of a process
+is not decided here, but in ``deaths``.
 """
 
 from __future__ import annotations

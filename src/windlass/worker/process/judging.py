@@ -1,7 +1,7 @@
-"""What becomes of jobs that their process had to be killed for: a process that knows the application says it.
+"""What becomes of jobs whose process had to be killed for them: another process, which knows the application, decides.
 
-The supervisor knows no retry policy. Until somebody has answered, the lease of the dead process is held, so that nobody
-runs these jobs meanwhile; and when nobody does in time, they are charged with the crash.
+The supervisor knows no retry policy. Until there is an answer, it renews the lease of the dead process, so that nobody
+runs these jobs meanwhile. When no answer comes in time, the jobs are charged with the crash.
 """
 
 from __future__ import annotations

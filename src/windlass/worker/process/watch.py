@@ -1,7 +1,7 @@
-"""Watching processes that are alive: who is starved keeps its lease, and who cannot do its work is replaced or ended.
+"""Watching processes that are alive: one that is starved keeps its lease, one that cannot work is replaced or killed.
 
-Each is asked first, and judged by what it left in the slot table. Only the job to blame is charged when a process has
-to be killed; the others go back with nothing charged.
+Each is asked first, and judged by what it left in the slot table. When a process has to be killed, only the job to
+blame is charged; its other jobs go back with nothing charged.
 """
 
 from __future__ import annotations
