@@ -12,6 +12,7 @@ from fleet import Fleet, fleet_in
 
 from windlass import Constant, Retry, Windlass
 from windlass.core.clock import ManualClock
+from windlass.core.model import LeaseRef, Want, WorkerInfo
 from windlass.events import JobRetrying
 from windlass.worker.attempt.budget import BURST, RetryBudget
 from windlass.worker.worker import Worker, WorkerOptions
@@ -68,6 +69,28 @@ def test_event_log_and_store_tell_the_same_wait_of_a_retry_beyond_the_budget(cap
     assert told == stored == logged
     assert len(told) == 100
     assert max(told.values()) > 60  # the budget was used up
+
+
+def test_jobs_whose_process_had_to_be_killed_keep_to_the_budget() -> None:
+    told = {}
+    with Windlass("memory://", queues={"payments": {"retry_budget": 0.01}}) as app:
+
+        @app.job(name="charge", queue="payments", timeout=1, retry=Retry(attempts=2, backoff=Constant(0)))
+        def charge() -> None: ...
+
+        @app.on(JobRetrying)
+        def note(event: JobRetrying) -> None:
+            told[event.id] = event.delay
+
+        app.enqueue_many(charge.bind() for _ in range(20))
+        app.engine.extend(WorkerInfo("w", "g", "h", 1, "*", 20, "", 0), (), 60_000)
+        leases = app.engine.claim(Want("w", 20)).leases
+        other = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares)
+        outcomes = [other.judge(LeaseRef(lease.id, lease.fence)) for lease in leases]
+    waits = {outcome.id: outcome.delay_ms / 1_000 for outcome in outcomes if outcome is not None}
+    assert told == waits
+    assert len(waits) == 20
+    assert max(waits.values()) > 0  # the budget was used up
 
 
 MODULE = """
