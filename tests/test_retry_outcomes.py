@@ -47,6 +47,9 @@ class Host:
     def report(self, run: JobRun, text: str) -> None:
         raise AssertionError("no job here reports")
 
+    def defer(self, run: JobRun, delay_ms: int) -> int:
+        return delay_ms
+
 
 class Shop:
     """An application on one engine, and a worker that is moved by hand."""

@@ -93,7 +93,7 @@ class JobFailed(JobEvent):
 
 @dataclass(frozen=True)
 class JobRetrying(JobEvent):
-    """A failed job will run again, in ``delay`` seconds; a retry budget of its queue may make that later."""
+    """A failed job will run again, in ``delay`` seconds, what the retry budget of its queue adds included."""
 
     attempt: int
     delay: float

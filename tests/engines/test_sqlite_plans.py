@@ -11,7 +11,7 @@ import pytest
 
 from windlass.core.model import Kind, Outcome, Want
 from windlass.engines.sqlite import SqliteEngine
-from windlass.engines.sqlite.inspector import CLEARS
+from windlass.engines.sqlite.moves import BY_QUEUE
 from windlass.testing.conformance.harness import add, info
 
 
@@ -56,7 +56,7 @@ def test_clearing_a_queue_finds_waiting_jobs_by_their_index(engine: SqliteEngine
     with engine.transaction() as tx:
         plans = [
             str(tx.execute("EXPLAIN QUERY PLAN " + sql, ("default", 10)).fetchall())
-            for sql in CLEARS
+            for sql in BY_QUEUE
         ]  # fmt: skip
     assert "windlass_jobs_blocked" in plans[0]
     assert "windlass_jobs_due" in plans[2]

@@ -10,7 +10,7 @@ import pytest
 
 from faults.harness import Fleet, Tree, check, elapse, until
 from windlass import State
-from windlass.worker.process.supervisor import ECHO
+from windlass.worker.process.stopping import ECHO
 
 GRACE = 1.0  # seconds; shutdown_timeout of these fleets
 LONG = int((GRACE + 1) * 1000)  # ms; a job that cannot end within the grace

@@ -16,7 +16,7 @@ import pytest
 
 from faults.harness import Fleet, Tree, check, elapse, until
 from servers import RedisServer
-from windlass.worker.process.supervisor import ECHO
+from windlass.worker.process.stopping import ECHO
 
 LATE = 30.0  # seconds until a worker that does not end is a failure: between the graces below
 SHORT, LONG = "2s", "10m"

@@ -13,9 +13,9 @@ DEADLINE = 30.0
 
 
 @contextmanager
-def worker_of(app: Windlass, kind: type[Worker] = Worker) -> Iterator[Worker]:
+def worker_of(app: Windlass) -> Iterator[Worker]:
     """Run a worker of the application until the block ends; it must end in order."""
-    worker = kind(app.engine, app.registry, app.settings, app.events, app.middlewares, hooks=app.hooks)
+    worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares, hooks=app.hooks)
     worker.start()
     try:
         yield worker

@@ -17,8 +17,7 @@ from windlass import Constant, Retry, State, Windlass
 from windlass.core.model import Action, Room, Slot, Watch
 from windlass.engines.redis import RedisEngine
 from windlass.testing.conformance.harness import join, place, take
-from windlass.worker import pump
-from windlass.worker import worker as worker_module
+from windlass.worker import notes, pump
 from windlass.worker.worker import Worker
 
 
@@ -232,7 +231,7 @@ def test_held_jobs_are_told_apart_until_they_have_run_for_a_while(
     sites: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pump, "HOARD_MAX", 60.0)
-    monkeypatch.setattr(worker_module, "HELD_TOLD", 0.05)
+    monkeypatch.setattr(notes, "HELD_TOLD", 0.05)
     site = sites(threads=1)
     brief, hold = site.brief[Slot.THREAD], site.hold[Slot.THREAD]
     with working(site.app) as worker:

@@ -23,8 +23,9 @@ from msgspec import Struct
 from windlass import Constant, JobContext, JobInfo, Retry, State, Windlass, events, on
 from windlass.core.foreign import is_ctrl_c, name_of, said
 from windlass.errors import PayloadError
+from windlass.worker import worker
 from windlass.worker.attempt.run import JobRun
-from windlass.worker.worker import Worker
+from windlass.worker.host import RunHost
 
 
 @pytest.fixture
@@ -494,8 +495,8 @@ def test_hooks_for_uncaught_errors_are_never_needed(app: Windlass, monkeypatch: 
     assert caught == []
 
 
-class Tripping(Worker):
-    """A worker whose own code around a body fails, once for each job."""
+class Tripping(RunHost):
+    """A host of runs whose own code around a body fails, once for each job."""
 
     error: BaseException = RuntimeError("tripped")
     late = False  # whether it fails after the body
@@ -509,16 +510,16 @@ class Tripping(Worker):
             self.tripped.add(run.lease.id)
             raise self.error
 
-    def _run_in_thread(self, run: JobRun, slot: int) -> None:
+    def run_in_thread(self, run: JobRun, slot: int) -> None:
         if not self.late:
             self.trip(run)
-        super()._run_in_thread(run, slot)
+        super().run_in_thread(run, slot)
         self.trip(run)
 
-    async def _run_on_loop(self, run: JobRun, slot: int) -> None:
+    async def run_on_loop(self, run: JobRun, slot: int) -> None:
         if not self.late:
             self.trip(run)
-        await super()._run_on_loop(run, slot)
+        await super().run_on_loop(run, slot)
         self.trip(run)
 
 
@@ -526,7 +527,7 @@ class Tripping(Worker):
 @pytest.mark.parametrize("kind", ["thread", "loop"])
 @pytest.mark.parametrize("late", [False, True])
 def test_a_fault_of_the_worker_itself_costs_no_attempt_of_a_job_that_had_not_begun(
-    app: Windlass, late: bool, kind: str, error: BaseException
+    app: Windlass, monkeypatch: pytest.MonkeyPatch, late: bool, kind: str, error: BaseException
 ) -> None:
     def body() -> str:
         return "done"
@@ -535,8 +536,8 @@ def test_a_fault_of_the_worker_itself_costs_no_attempt_of_a_job_that_had_not_beg
         return "done"
 
     job = app.job(name="quick", retry=0)(body if kind == "thread" else abody)
-    tripping = type("Tripping", (Tripping,), {"error": error, "late": late})
-    with worker_of(app, tripping):
+    monkeypatch.setattr(worker, "RunHost", type("Tripping", (Tripping,), {"error": error, "late": late}))
+    with worker_of(app):
         ends = [end_of(job.enqueue()) for _ in range(2)]
     assert [(end.result, end.attempt, len(end.errors)) for end in ends] == [("done", 1, 0)] * 2
 

@@ -178,14 +178,14 @@ def test_a_worker_that_may_not_claim_while_its_store_is_away_does_not_spin(
     with closing(RedisServer()) as server, Windlass(server.url, threads=1, lease="6s", renew="1s") as app:
         app.job(name="brief")(nothing)
         with working(app) as worker:
-            polling = worker.polling
+            polling = worker._slots.polling
 
             def count(*, away: bool) -> None:
-                if worker.trust() is Trust.NO_CLAIMS:
+                if worker._heart.trust() is Trust.NO_CLAIMS:
                     turns.append(away)
                 polling(away=away)
 
-            monkeypatch.setattr(worker, "polling", count)
+            monkeypatch.setattr(worker._slots, "polling", count)
             server.stop()
-            until(lambda: worker.trust() > Trust.NO_CLAIMS, "the lease does not end")
+            until(lambda: worker._heart.trust() > Trust.NO_CLAIMS, "the lease does not end")
     assert 0 < len(turns) < 100

@@ -41,7 +41,7 @@ from windlass.worker.process.messages import (
 from windlass.worker.process.title import set_title
 from windlass.worker.process.zygote import Zygote, ZygoteFork
 from windlass.worker.recycle import FORK_COST, resident
-from windlass.worker.slots import SlotTable
+from windlass.worker.table import SlotTable
 from windlass.worker.wire import Line
 from windlass.worker.worker import Worker, WorkerOptions
 

@@ -7,8 +7,9 @@ child runs one job after another; it is replaced when a timeout, a cancel or a c
 has no process to give, the job goes back for a while, and its slot is free for jobs that need none.
 
 The child opens its own engine, so a job's transactions work there as in a thread. What the worker has to know while a
-job runs (its progress, that a transaction has completed it) comes over the line before the answer; that the worker is
-stopping goes the other way. When the worker dies, the line ends, and the child ends at once with all that it started.
+job runs (its progress, that a transaction has completed it, that it is to be retried) comes over the line before the
+answer; how long a retry waits, and that the worker is stopping, goes the other way. When the worker dies, the line
+ends, and the child ends at once with all that it started.
 """
 
 from __future__ import annotations
@@ -28,51 +29,31 @@ import msgspec
 from msgspec import Struct
 
 from windlass.core.clock import Clock
-from windlass.core.errors import WindlassError
-from windlass.core.fingerprint import POISON
 from windlass.core.foreign import shield_logs
-from windlass.core.history import NOWHERE, Origin, encode_error
-from windlass.core.model import Kind, Lease, Outcome, Rules
+from windlass.core.history import NOWHERE, Origin
+from windlass.core.model import Lease, Outcome
 from windlass.engines.base import Store
-from windlass.engines.url import rules_of
-from windlass.events import Events, JobDead
+from windlass.events import Events
 from windlass.guards.verdict import Verdict
 from windlass.logs import Log
 from windlass.settings import Settings
 from windlass.worker.attempt.deadlines import Deadlines
-from windlass.worker.attempt.execute import (
-    escaped,
-    failure,
-    interrupted,
-    run_alone,
-    run_sync,
-    tell,
-    timeout_of,
-    withdrawn,
-)
+from windlass.worker.attempt.execute import run_alone, run_sync
 from windlass.worker.attempt.guarded import circuit_of, verdict_of
+from windlass.worker.attempt.judge import escaped
+from windlass.worker.attempt.processes import NoProcess, describe, died, no_process
 from windlass.worker.attempt.run import JobRun, Prepared
 from windlass.worker.recycle import resident
 from windlass.worker.stacks import dump_on_signals
 from windlass.worker.wire import Line
 
-__all__ = ["ChildHost", "ChildLine", "Children", "Fork", "NoProcess", "ProcessDied", "serve_child"]
+__all__ = ["ChildHost", "ChildLine", "Children", "Fork", "serve_child"]
 
 log = Log("windlass.worker")
 
 TRIES = 3  # children that may die one after the other before they have begun with a job
 REFUSED_FOR = 30.0  # seconds that a refusal is news
 ENDING = 5.0  # seconds for a child to end
-NO_PROCESS_DELAY = 1.0  # seconds until a job that found no process is tried again; longer each time, up to the next
-NO_PROCESS_DELAY_MAX = 10.0
-
-
-class ProcessDied(WindlassError):
-    """The process that ran the job died."""
-
-
-class NoProcess(Exception):
-    """The system has no process to give, for now."""
 
 
 class Fork(Protocol):
@@ -106,6 +87,12 @@ class Stopping(Struct, array_like=True, tag="stopping"):
     """Worker to child: whatever runs should end soon."""
 
 
+class Deferred(Struct, array_like=True, tag="deferred"):
+    """Worker to child: how long the retry has to wait."""
+
+    delay_ms: int
+
+
 class Began(Struct, array_like=True, tag="began"):
     """Child to worker: the order has come; from now on a death is charged to its job."""
 
@@ -120,6 +107,12 @@ class Completed(Struct, array_like=True, tag="completed"):
     """Child to worker: a transaction has completed the job, so it is not in the store's list of leases any more."""
 
 
+class Defer(Struct, array_like=True, tag="defer"):
+    """Child to worker: the job is to be retried in so many ms; the retry budget of its queue is kept by the worker."""
+
+    delay_ms: int
+
+
 class Answer(Struct, array_like=True, tag="answer"):
     """Child to worker: what came out (None when a transaction settled it), and what that says to the job's circuit.
 
@@ -132,8 +125,8 @@ class Answer(Struct, array_like=True, tag="answer"):
 
 
 encode = msgspec.msgpack.Encoder().encode
-decode_to_child = msgspec.msgpack.Decoder(Order | Stopping).decode
-decode_to_worker = msgspec.msgpack.Decoder(Began | Report | Completed | Answer).decode
+decode_to_child = msgspec.msgpack.Decoder(Order | Stopping | Deferred).decode
+decode_to_worker = msgspec.msgpack.Decoder(Began | Report | Completed | Defer | Answer).decode
 
 
 class ChildLine:
@@ -144,7 +137,7 @@ class ChildLine:
         self.receive = line.receive
         self.close = line.close
 
-    def send(self, message: Order | Stopping | Began | Report | Completed | Answer) -> None:
+    def send(self, message: Order | Stopping | Deferred | Began | Report | Completed | Defer | Answer) -> None:
         """Send one message, whole. *Blocking.* Raises OSError when the other end has gone."""
         self._line.send(encode(message))
 
@@ -272,6 +265,8 @@ class Children:
                     run.report(text)
                 case Completed():
                     run.note_settled()
+                case Defer(delay_ms):
+                    child.line.send(Deferred(run.host.defer(run, delay_ms)))
                 case Answer() as answer:
                     return answer
 
@@ -281,68 +276,6 @@ class Children:
                 return self._idle.pop()
         line, token = self._fork.start()
         return Child(ChildLine(line), token)
-
-
-def no_process(run: JobRun, error: NoProcess) -> Outcome:
-    """Put a job back that found no process to run in: no attempt is used, however often it happens."""
-    lease = run.lease
-    delay = min(NO_PROCESS_DELAY_MAX, NO_PROCESS_DELAY * 2 ** min(lease.snoozes, 10)) * run.host.rng.uniform(0.5, 1.0)
-    log.error("no process can be started for job %s %s, next try in %.1f s: %s", lease.name, lease.id, delay, error)
-    reason = f"no process could be started: {error}"
-    return Outcome(lease.id, lease.fence, Kind.SNOOZE, reason=reason, delay_ms=round(delay * 1000))
-
-
-def died(run: JobRun, status: int | None) -> Outcome | None:
-    """The outcome of a run whose process died, by our hand or not."""
-    if run.settled:
-        return None  # whatever came after its transaction, it stays done
-    if run.timed_out or run.interrupted or run.cancelled:
-        return killed(run)
-    return crashed(run, describe(status))
-
-
-def killed(run: JobRun) -> Outcome | None:
-    """The outcome of a run whose process we killed ourselves."""
-    if run.timed_out:
-        return failure(run, timeout_of(run))
-    return interrupted(run) if run.interrupted else withdrawn(run, "cancelled")
-
-
-def crashed(run: JobRun, how: str) -> Outcome:
-    """A crash charge: again, or dead when there have been too many."""
-    lease, host = run.lease, run.host
-    error = ProcessDied(f"the process that ran job {lease.id} {how}")
-    text = crash_error(error, lease.attempt, host.clock.wall_ms(), host.settings.error_max, run.origin)
-    if lease.crashes + 1 >= host.settings.max_crashes:
-        tell(run, JobDead, lease.attempt, "poison")
-        return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason="poison", cause=POISON)
-    return Outcome(
-        lease.id, lease.fence, Kind.CRASH, error=text, delay_ms=crash_delay(lease.crashes, rules_of(host.settings))
-    )
-
-
-def crash_delay(crashes: int, rules: Rules) -> int:
-    """The first crash is claimable at once; from the second on a job waits, twice as long each time up to a bound."""
-    return 0 if crashes == 0 else min(rules.crash_delay_max_ms, rules.crash_delay_ms << (crashes - 1))
-
-
-def crash_error(error: BaseException, attempt: int, at: int, limit: int, origin: Origin = NOWHERE) -> str:
-    """A JobError of type ``WorkerCrashed``: the process is gone, so there is no traceback to show."""
-    return encode_error(error, attempt=attempt, at=at, limit=limit, origin=origin).replace(
-        f'"type":"{type(error).__module__}.{type(error).__qualname__}"', '"type":"WorkerCrashed"', 1
-    )
-
-
-def describe(status: int | None) -> str:
-    """How a process ended, in words."""
-    if status is None:
-        return "died"
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        with contextlib.suppress(ValueError):
-            return f"was killed by {signal.Signals(number).name}"
-        return f"was killed by signal {number}"
-    return f"ended with exit code {os.WEXITSTATUS(status)}"
 
 
 class ChildHost:
@@ -357,12 +290,17 @@ class ChildHost:
         self.stopping = False
         self.origin = NOWHERE  # each order says which worker it comes from
         self.line = line
+        self.waits: SimpleQueue[int] = SimpleQueue()  # what the worker has answered to ``Defer``
 
     def report(self, _run: JobRun, text: str) -> None:
         self.line.send(Report(text))
 
     def prolong(self, run: JobRun, ms: float) -> None:
         """The worker watches the time of a job in a child."""
+
+    def defer(self, _run: JobRun, delay_ms: int) -> int:
+        self.line.send(Defer(delay_ms))
+        return self.waits.get()
 
 
 class ChildRun(JobRun):
@@ -400,6 +338,8 @@ def serve_child(host: ChildHost, lookup: Callable[[str], Prepared | None]) -> No
                     orders.put(message)
                 case Stopping():
                     host.stopping = True
+                case Deferred(delay_ms):
+                    host.waits.put(delay_ms)
 
     def describe_jobs() -> list[str]:
         jobs = [f"{lease.name} {lease.id} attempt {lease.attempt}" for lease in running]

@@ -24,7 +24,7 @@ from windlass.core.foreign import start_thread
 from windlass.core.model import Heartbeat, LeaseRef, WorkerInfo
 from windlass.engines.base import Engine
 from windlass.logs import Log
-from windlass.worker.slots import SlotTable
+from windlass.worker.table import SlotTable
 
 __all__ = ["Heart", "Trust"]
 

@@ -1,204 +1,155 @@
-"""The slot table: what a worker process is at, in memory that outlives it and can be read while the process is stuck.
+"""The slots of the pump: claimed jobs go from here into the lanes of their pools, settled ones leave by here.
 
-The supervisor makes one table per process and keeps it mapped. It has three parts:
-
-- Times of the boot clock in ms: of the process's last beat and of its last answer to a ping, by which the supervisor
-  sees a process that lives but whose threads are starved; of its last look for jobs, by which it tells whether the
-  process is stuck; since when the store has been away and since when the event loop has been blocked (0: it is not);
-  and of the last renewal of its lease by the supervisor.
-- The fences of jobs that have started and whose outcome is not in the store. When the process dies, one of them may
-  have killed it.
-- For each slot, the job with a timeout that runs in it, by when its time is up. Whoever watches the process can tell
-  which job is over its time, also when no thread of the process gets to run.
-
-Nothing here may block or call the system after the table is mapped.
+The pump's thread calls it (``pump.Slots`` says when), and in the end whoever stops the worker. It must not run a job,
+and it claims and settles nothing itself. Invariant: each lease that comes in becomes a run that is held, or an outcome
+for the settler.
 """
 
 from __future__ import annotations
 
-import contextlib
-import mmap
-import os
-import tempfile
 import time
+from collections.abc import Mapping, Sequence
 
-from msgspec import Struct
+from windlass.core.errors import PayloadError
+from windlass.core.model import Claimed, Kind, Lease, Outcome, Settled, Slot
+from windlass.events import SettleDropped
+from windlass.jobs.hooks import Moment
+from windlass.logs import Log
+from windlass.worker.account import Account
+from windlass.worker.attempt.endings import Endings
+from windlass.worker.attempt.outcomes import released
+from windlass.worker.attempt.run import JobRun, Prepared
+from windlass.worker.attempt.unbegun import unknown, unreadable
+from windlass.worker.heart import Heart
+from windlass.worker.held import Held
+from windlass.worker.hooks import HookThread
+from windlass.worker.host import RunHost
+from windlass.worker.lane import Lane
+from windlass.worker.notes import Notes
+from windlass.worker.pool import Pool
+from windlass.worker.settler import Settler
+from windlass.worker.table import SlotTable
 
-__all__ = ["Running", "SlotTable", "monotonic_ms"]
+__all__ = ["WorkerSlots"]
 
-WORD = 8
-HEADER = 8  # words of times, some of them spare
-UNSETTLED = 4_096  # jobs that may have ended and wait for their settle, besides those that run
-LABEL = 1_008  # bytes for the id and the name of a job; an id has room in any alphabet
-FACTS = 3  # words of a slot before its label: fence, when its time is up, thread
-SLOT = FACTS * WORD + LABEL
+log = Log("windlass.worker")
 
 
-class Running(Struct, frozen=True):
-    """A job with a timeout that runs: its claim, and when its time is up, in ms of the monotonic clock.
+class WorkerSlots:
+    """The slots of one worker. Fulfils ``pump.Slots``."""
 
-    ``thread`` is the system's id of the thread that its body runs in; 0: it runs in a child process.
-    """
+    def __init__(
+        self,
+        prepared: Mapping[str, Prepared],
+        host: RunHost,
+        *,
+        held: Held,
+        notes: Notes,
+        settler: Settler,
+        table: SlotTable,
+        heart: Heart,
+        account: Account,
+        endings: Endings,
+        hooks: HookThread,
+    ) -> None:
+        """``prepared`` are the jobs that this process has code for, by every name of theirs."""
+        self._prepared = prepared
+        self._host = host
+        self._held = held
+        self._notes = notes
+        self._settler = settler
+        self._table = table
+        self._heart = heart
+        self._account = account
+        self._endings = endings
+        self._hooks = hooks
+        self.trust = heart.trust
+        self.notes = notes.take
+        self.notes_in = notes.due_in
 
-    id: str
-    name: str
-    fence: int
-    until: int
-    thread: int = 0
+    @property
+    def held(self) -> int:
+        return len(self._held)
 
+    def polling(self, *, away: bool) -> None:
+        now = self._host.clock.boot_ms()
+        self._table.poll(now)
+        if away != bool(self._table.away_since):
+            self._table.note_away(now if away else 0)
 
-class SlotTable:
-    """A fixed number of slots in shared memory, one writer process, one reader process."""
+    def tally(self) -> None:
+        ended = self._host.ended
+        runs = [ended.popleft() for _ in range(len(ended))]
+        if runs:
+            self._account.count(runs)
+            self._endings.tell(runs)
 
-    def __init__(self, fd: int, slots: int) -> None:
-        self.fd = fd
-        self.slots = slots
-        self._cells = slots + UNSETTLED
-        self._map = mmap.mmap(fd, size_of(slots))
-        self._words = memoryview(self._map).cast("q")
-        self._first_slot = HEADER + self._cells  # as a word
-        self._free = list(range(HEADER + self._cells - 1, HEADER - 1, -1))
-        self._begun: dict[int, int] = {}  # fence: its cell
+    def take(self, pool: Pool, claimed: Claimed) -> None:
+        if claimed.expelled:
+            log.warning("the store does not know worker %s as alive; it registers anew", self._account.id)
+            self._heart.beat_now()
+        for ref in claimed.cancels:
+            self._host.cancel(ref)
+        tasks: list[JobRun] = []
+        for lease in claimed.leases:
+            run = self._make_run(lease)
+            if run is None:
+                continue
+            run.lane = lane = pool.loop if run.prepared.slot is Slot.LOOP else pool.threads
+            # Where its record says another kind than the code, the store has given it without a place for it.
+            misfiled = lease.slot is not lane.slot and len(pool.lanes) > 1
+            if misfiled and lane.room <= (len(tasks) if lane is pool.loop else 0):
+                self._settler.add(released(run))
+                continue
+            lane.last_start = time.monotonic()
+            self._held[lease.id] = run
+            if lane is pool.loop:
+                tasks.append(run)
+            else:
+                pool.threads.put(run)
+        if tasks:
+            pool.loop.put(tasks)
+            self._host.timeouts.watch_loop()
 
-    @classmethod
-    def create(cls, slots: int) -> SlotTable:
-        """Make an empty table; hand ``fd`` to the process that will fill it. Raises OSError when there is no memory."""
-        fd = make_file()
+    def settled(self, outcomes: Sequence[Outcome], answers: Sequence[Settled]) -> None:
+        for one in outcomes:
+            self._table.settle(one.fence)
+        stale = [one for one, answer in zip(outcomes, answers, strict=True) if answer is Settled.STALE]
+        if stale:
+            self._tell_dropped(stale, "another worker owns the job now")
+        for moment, kind in ((Moment.DEAD, Kind.DEAD), (Moment.RETRY, Kind.RETRY)):
+            if self._hooks.wants(moment):
+                pairs = zip(outcomes, answers, strict=True)
+                self._hooks.tell(moment, [o.id for o, a in pairs if o.kind is kind and a is Settled.APPLIED])
+
+    def dropped(self, outcomes: Sequence[Outcome]) -> None:
+        for one in outcomes:
+            self._table.settle(one.fence)
+        self._tell_dropped(outcomes, "the lease ended before the store could be reached")
+
+    def give_back(self, lane: Lane) -> None:
+        for run in lane.take_back():
+            self._held.drop(run)
+            self._settler.add(released(run))
+
+    def _tell_dropped(self, outcomes: Sequence[Outcome], reason: str) -> None:
+        ids = ", ".join(one.id for one in outcomes[:5]) + (", ..." if len(outcomes) > 5 else "")
+        log.warning("the outcomes of %d jobs were dropped, and they run again: %s (%s)", len(outcomes), reason, ids)
+        for one in outcomes:
+            self._host.events.emit(SettleDropped(one.id, "", "", 0, reason))
+
+    def _make_run(self, lease: Lease) -> JobRun | None:
+        prepared = self._prepared.get(lease.name)
+        if prepared is None:
+            self._end_unbegun(lease, unknown(lease, self._host))
+            return None
         try:
-            os.ftruncate(fd, size_of(slots))
-            return cls(fd, slots)
-        except OSError:
-            os.close(fd)
-            raise
+            return JobRun(lease, prepared, self._host)
+        except PayloadError as error:
+            self._end_unbegun(lease, unreadable(lease, self._host, error))
+            return None
 
-    # -- jobs --
-
-    def begin(self, fence: int) -> None:
-        """Note that the job with this fence starts. *Thread-safe*, as is ``settle``: they need the interpreter lock."""
-        if self._free:  # else more wait for their settle than was ever seen, and this one goes unnoticed
-            cell = self._free.pop()
-            self._words[cell] = fence
-            self._begun[fence] = cell
-
-    def settle(self, fence: int) -> None:
-        """Note that the store has this job's outcome, or that nobody will ever tell it. *Idempotent.*"""
-        cell = self._begun.pop(fence, None)
-        if cell is not None:
-            self._words[cell] = 0
-            self._free.append(cell)
-
-    def unsettled(self) -> list[int]:
-        """The fences of the jobs that have started and whose outcome the store does not have."""
-        return [fence for fence in self._words[HEADER : HEADER + self._cells].tolist() if fence]
-
-    def enter(self, slot: int, running: Running) -> None:
-        """Note which job with a timeout runs in a slot."""
-        label = f"{running.id}\n{running.name}".encode()[:LABEL]
-        word = self._first_slot + slot * (SLOT // WORD)
-        start = (word + FACTS) * WORD
-        self._map[start : start + LABEL] = label.ljust(LABEL, b"\0")
-        self._words[word + 1] = running.until
-        self._words[word + 2] = running.thread
-        self._words[word] = running.fence  # last: it says that the rest is there
-
-    def prolong(self, slot: int, until: int) -> None:
-        """Note that the job in this slot has more time, or that its end is being waited for."""
-        self._words[self._first_slot + slot * (SLOT // WORD) + 1] = until
-
-    def leave(self, slot: int) -> None:
-        """Note that the job with a timeout in this slot has ended."""
-        self._words[self._first_slot + slot * (SLOT // WORD)] = 0
-
-    def running(self) -> list[Running]:
-        """The jobs with a timeout that run. One that starts in this moment may be missing."""
-        found = []
-        for slot in range(self.slots):
-            word = self._first_slot + slot * (SLOT // WORD)
-            fence = self._words[word]
-            if fence:
-                until, thread = self._words[word + 1], self._words[word + 2]
-                start = (word + FACTS) * WORD
-                label = self._map[start : start + LABEL].rstrip(b"\0").decode(errors="replace")
-                if self._words[word] == fence:  # else it was another job's label
-                    job_id, _, name = label.partition("\n")
-                    found.append(Running(job_id, name, fence, until, thread))
-        return found
-
-    # -- times --
-
-    def beat(self, now_ms: int) -> None:
-        """Note that the process is alive."""
-        self._words[0] = now_ms
-
-    @property
-    def beat_at(self) -> int:
-        """When the process last said that it is alive, in ms of the boot clock; 0: never."""
-        return self._words[0]
-
-    def poll(self, now_ms: int) -> None:
-        """Note that the process looks for jobs."""
-        self._words[1] = now_ms
-
-    @property
-    def polled_at(self) -> int:
-        """When the process last looked for jobs; 0: never."""
-        return self._words[1]
-
-    def note_away(self, since_ms: int) -> None:
-        """Note since when the store has been away; 0: it is there."""
-        self._words[2] = since_ms
-
-    @property
-    def away_since(self) -> int:
-        """Since when the process has not reached the store; 0: it does."""
-        return self._words[2]
-
-    def renew(self, now_ms: int) -> None:
-        """Note that the supervisor has renewed the lease."""
-        self._words[3] = now_ms
-
-    @property
-    def renewed_at(self) -> int:
-        """When the supervisor last renewed the lease in the process's stead; 0: never."""
-        return self._words[3]
-
-    def note_blocked(self, since_ms: int) -> None:
-        """Note since when the event loop has been blocked; 0: it turns."""
-        self._words[4] = since_ms
-
-    @property
-    def blocked_since(self) -> int:
-        """Since when no coroutine job has got to run, because one does not let go of the event loop; 0: they do."""
-        return self._words[4]
-
-    def answer(self, now_ms: int) -> None:
-        """Note that the process has heard a ping."""
-        self._words[5] = now_ms
-
-    @property
-    def answered_at(self) -> int:
-        """When the process last answered a ping; 0: never."""
-        return self._words[5]
-
-    def close(self) -> None:
-        """Close the descriptor; the memory goes with the last reference, since another thread may be reading it."""
-        os.close(self.fd)
-
-
-def monotonic_ms() -> int:
-    """Now, in ms of the clock that all processes of a machine share and that no suspend moves."""
-    return time.monotonic_ns() // 1_000_000
-
-
-def size_of(slots: int) -> int:
-    """Bytes of a table."""
-    return (HEADER + slots + UNSETTLED) * WORD + slots * SLOT
-
-
-def make_file() -> int:
-    """A file in memory, without a name: a full disk does not keep a worker from starting."""
-    if hasattr(os, "memfd_create"):
-        with contextlib.suppress(OSError):  # an old kernel
-            return os.memfd_create("windlass-slots")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+    def _end_unbegun(self, lease: Lease, outcome: Outcome) -> None:
+        if outcome.kind is Kind.DEAD:
+            self._endings.tell_one(lease, outcome)
+        self._settler.add(outcome)

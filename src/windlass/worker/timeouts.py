@@ -26,8 +26,8 @@ from windlass.worker.attempt.deadlines import Deadlines
 from windlass.worker.attempt.execute import run_async
 from windlass.worker.attempt.run import JobRun
 from windlass.worker.loop import LoopThread, loop_of
-from windlass.worker.slots import SlotTable
 from windlass.worker.stacks import where
+from windlass.worker.table import SlotTable
 
 __all__ = ["GRACE", "Timeouts"]
 

@@ -12,8 +12,8 @@ from windlass.core.model import GroupRow, JobFilter, JobRow
 from windlass.engines.sqlite.core import SqliteCore
 from windlass.engines.sqlite.enqueue import ADD_QUEUES, forget_markers
 from windlass.engines.sqlite.inspector import condition
+from windlass.engines.sqlite.leases import dead_keep
 from windlass.engines.sqlite.rows import OVER, PUT, over_bindings, put_bindings
-from windlass.engines.sqlite.upkeep import dead_keep
 
 __all__ = ["SqliteDead"]
 

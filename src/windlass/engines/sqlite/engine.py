@@ -1,7 +1,7 @@
 """The hot path of the SQLite engine: each call is one write transaction, and a signal afterwards.
 
-The pieces are next door: ``enqueue``, ``claim``, ``settle``, ``upkeep`` hold the statements; ``connection`` the
-grouping of commits; ``inspector``, ``moves`` and ``dead`` the cold path; ``transaction`` what a caller's own
+The pieces are next door: ``enqueue``, ``claim``, ``settle``, ``leases``, ``upkeep`` hold the statements; ``connection``
+the grouping of commits; ``inspector``, ``moves`` and ``dead`` the cold path; ``transaction`` what a caller's own
 transaction may do.
 """
 
@@ -36,6 +36,7 @@ from windlass.engines.sqlite.commit import commit
 from windlass.engines.sqlite.coordinator import SqliteCoordinator
 from windlass.engines.sqlite.dead import SqliteDead
 from windlass.engines.sqlite.documents import SqliteDocuments
+from windlass.engines.sqlite.leases import bury, depart, extend
 from windlass.engines.sqlite.moves import SqliteMoves
 from windlass.engines.sqlite.names import unneeded_names
 from windlass.engines.sqlite.place import writer_of
@@ -110,14 +111,12 @@ class SqliteEngine(SqliteCoordinator, SqliteMoves, SqliteDead, SqliteDocuments):
     def extend(self, worker: WorkerInfo, leases: Sequence[LeaseRef], lease_ms: int) -> Heartbeat:
         def write(db: apsw.Connection) -> Heartbeat:
             until = self._clock.boot_ms() + lease_ms
-            return upkeep.extend(db, self._q, worker, leases, self._boot, until, self._clock.wall_ms())
+            return extend(db, self._q, worker, leases, self._boot, until, self._clock.wall_ms())
 
         return self._write(write, durable=False)
 
     def depart(self, worker: str) -> Buried:
-        departed = self._write(
-            lambda db: upkeep.depart(db, self._q, worker, self._clock.wall_ms(), self._rules), durable=True
-        )
+        departed = self._write(lambda db: depart(db, self._q, worker, self._clock.wall_ms(), self._rules), durable=True)
         self._ready.touch()
         if departed.dead:
             self._ended.touch()
@@ -125,7 +124,7 @@ class SqliteEngine(SqliteCoordinator, SqliteMoves, SqliteDead, SqliteDocuments):
 
     def bury(self, worker: str, started: Sequence[int], error: str, rules: Rules) -> Buried:
         buried = self._write(
-            lambda db: upkeep.bury(db, self._q, worker, started, error, self._clock.wall_ms(), rules), durable=True
+            lambda db: bury(db, self._q, worker, started, error, self._clock.wall_ms(), rules), durable=True
         )
         self._ready.touch()
         self._ended.touch()

@@ -34,9 +34,9 @@ from windlass.engines.sqlite.bounds import merged, meter_of, set_queue
 from windlass.engines.sqlite.connection import translated
 from windlass.engines.sqlite.core import FOREIGN, FOREIGN_ADVICE, SqliteCore, foreign_handle
 from windlass.engines.sqlite.flow import read_flow
+from windlass.engines.sqlite.leases import release_strays
 from windlass.engines.sqlite.rows import ROW, to_row
 from windlass.engines.sqlite.surroundings import look_around
-from windlass.engines.sqlite.upkeep import release_strays
 
 __all__ = ["SqliteInspector"]
 

@@ -1,7 +1,6 @@
-"""Leases of workers, and what happens to jobs when a worker ends: in order, by a death somebody saw, or by silence.
+"""The bounded sweep that every worker may run at once: promote, reap, expire, prune.
 
-Also the bounded sweep that every worker may run at once: promote, reap, expire, prune. Each part changes only rows that
-are still in the state it looked for, so two sweeps beside each other do nothing twice.
+Each part changes only rows that are still in the state it looked for, so two sweeps beside each other do nothing twice.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ from typing import Final
 import apsw
 import msgspec
 
-from windlass.core.fingerprint import INTERRUPTED, POISON
-from windlass.core.model import Buried, Heartbeat, JobError, LeaseRef, Rules, Upkeep, WorkerInfo
+from windlass.core.model import LeaseRef, Rules, Upkeep
 from windlass.engines.sqlite.claim import promote
 from windlass.engines.sqlite.flow import forget_flow
 from windlass.engines.sqlite.guards import forget_rates
+from windlass.engines.sqlite.leases import end_silent
 from windlass.engines.sqlite.names import forget_names, note_idle_names
-from windlass.engines.sqlite.schema import FOREVER, HISTORY, Sql
+from windlass.engines.sqlite.schema import Sql
 from windlass.engines.sqlite.totals import add_total
 
-__all__ = ["bury", "dead_keep", "depart", "extend", "forget", "lapse", "maintain", "remove"]
+__all__ = ["forget", "lapse", "maintain", "remove"]
 
 encode = msgspec.json.Encoder().encode
 ENDED_STATES: Final = ("done", "cancelled", "dead")
@@ -31,65 +30,6 @@ LOCK_KEPT_MS: Final = 3_600_000  # how long a lock that nobody took is kept afte
 
 decode_words = msgspec.json.Decoder(tuple[str, ...]).decode
 
-BEAT: Final = """
-INSERT INTO "windlass_workers" (id, boot, lease_until, beat_at, info) VALUES (?, ?, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET boot = excluded.boot, lease_until = excluded.lease_until, beat_at = excluded.beat_at,
-    info = excluded.info
-"""
-CONTROL: Final = 'SELECT control FROM "windlass_workers" WHERE id = ?'
-HELD: Final = """
-SELECT json_group_array(json_array(id, fence, cancel)) FROM "windlass_jobs" WHERE state = 'running' AND worker = ?
-"""
-FORGET_WORKER: Final = 'DELETE FROM "windlass_workers" WHERE id = ?'
-
-# An interruption is free until there have been too many; then each costs an attempt, and the last attempt is the end.
-INTERRUPT: Final = f"""
-UPDATE "windlass_jobs" SET
-    state = CASE WHEN cancel THEN 'cancelled'
-                 WHEN interruptions >= ?3 AND attempt + 1 >= max_attempts THEN 'dead' ELSE 'ready' END,
-    reason = CASE WHEN cancel THEN 'cancelled'
-                  WHEN interruptions >= ?3 AND attempt + 1 >= max_attempts THEN 'interrupted' END,
-    finished_at = CASE WHEN cancel OR (interruptions >= ?3 AND attempt + 1 >= max_attempts) THEN ?2 END,
-    purge_at = CASE WHEN cancel THEN ?2 + ?5
-                    WHEN interruptions >= ?3 AND attempt + 1 >= max_attempts THEN ?2 + ?6 END,
-    errors = CASE WHEN interruptions >= ?3
-                  THEN json_insert({HISTORY}, '$[#]', json_set(?4, '$.attempt', attempt + 1, '$.at', ?2))
-                  ELSE errors END,
-    attempt = attempt + (interruptions >= ?3),
-    interruptions = interruptions + 1,
-    error_type = CASE WHEN NOT cancel AND interruptions >= ?3 AND attempt + 1 >= max_attempts THEN ?7 END,
-    fingerprint = CASE WHEN NOT cancel AND interruptions >= ?3 AND attempt + 1 >= max_attempts THEN ?8 END,
-    worker = NULL
-WHERE state = 'running' AND worker = ?1 RETURNING id, state
-"""
-# A started job of a dead process: first charge at once, from the second alone and later, at the last dead.
-CHARGE: Final = f"""
-UPDATE "windlass_jobs" SET
-    state = CASE WHEN cancel THEN 'cancelled' WHEN crashes + 1 >= ?4 THEN 'dead'
-                 WHEN crashes >= 1 THEN 'scheduled' ELSE 'ready' END,
-    reason = CASE WHEN cancel THEN 'cancelled' WHEN crashes + 1 >= ?4 THEN 'poison' END,
-    finished_at = CASE WHEN cancel OR crashes + 1 >= ?4 THEN ?2 END,
-    purge_at = CASE WHEN cancel THEN ?2 + ?7 WHEN crashes + 1 >= ?4 THEN ?2 + ?8 END,
-    run_at = CASE WHEN crashes >= 1 THEN ?2 + min(?11, ?5 << min(crashes - 1, 31)) ELSE run_at END,
-    errors = json_insert({HISTORY}, '$[#]', json_set(?6, '$.attempt', attempt + 1, '$.at', ?2)),
-    crashes = crashes + 1,
-    error_type = CASE WHEN NOT cancel AND crashes + 1 >= ?4 THEN ?9 END,
-    fingerprint = CASE WHEN NOT cancel AND crashes + 1 >= ?4 THEN ?10 END,
-    worker = NULL
-WHERE state = 'running' AND worker = ?1 AND fence IN (SELECT value FROM json_each(?3)) RETURNING id, state
-"""
-HAND_BACK: Final = """
-UPDATE "windlass_jobs" SET state = CASE WHEN cancel THEN 'cancelled' ELSE 'ready' END,
-    reason = CASE WHEN cancel THEN 'cancelled' END, finished_at = CASE WHEN cancel THEN ?2 END,
-    purge_at = CASE WHEN cancel THEN ?2 + ?3 END, worker = NULL
-WHERE state = 'running' AND worker = ?1 RETURNING id, state
-"""
-
-SILENT: Final = 'SELECT id FROM "windlass_workers" WHERE boot != ? OR lease_until <= ? ORDER BY lease_until LIMIT ?'
-OWNERLESS: Final = """
-SELECT DISTINCT worker FROM "windlass_jobs" WHERE state = 'running'
-    AND worker NOT IN (SELECT id FROM "windlass_workers") LIMIT ?
-"""
 EXPIRE: Final = """
 UPDATE "windlass_jobs" SET state = 'cancelled', reason = 'expired', finished_at = ?1, purge_at = ?1 + ?2
 WHERE seq IN (SELECT seq FROM "windlass_jobs" WHERE expires_at <= ?1 AND purge_at IS NULL
@@ -171,123 +111,6 @@ NEXT_ALONE: Final = """
 SELECT min(run_at) FROM "windlass_jobs" WHERE crashes >= 2 AND purge_at IS NULL AND state IN ('ready', 'scheduled')
 """
 
-INTERRUPTED_ERROR: Final = encode(
-    JobError(INTERRUPTED.error_type, "interrupted more often than max_interruptions allows", "", 0, 0)
-).decode()
-
-
-class Held(msgspec.Struct, array_like=True):
-    """One job a worker holds, as HELD gives it."""
-
-    id: str
-    fence: int
-    cancel: int
-
-
-decode_held = msgspec.json.Decoder(list[Held]).decode
-
-
-def held_by(db: apsw.Connection, q: Sql, worker: str) -> list[Held]:
-    """What the store thinks a worker runs."""
-    (packed,) = db.execute(q(HELD), (worker,)).fetchall()[0]
-    return decode_held(str(packed))
-
-
-def extend(
-    db: apsw.Connection, q: Sql, worker: WorkerInfo, leases: Sequence[LeaseRef], boot: str, until: int, now: int
-) -> Heartbeat:
-    """Renew one worker inside the caller's write transaction."""
-    db.execute(q(BEAT), (worker.id, boot, until, now, encode(worker).decode()))
-    held = held_by(db, q, worker.id)
-    mine = {(one.id, one.fence) for one in held}
-    listed = {(lease.id, lease.fence) for lease in leases}
-    control = db.execute(q(CONTROL), (worker.id,)).fetchone()
-    return Heartbeat(
-        lost=tuple(lease for lease in leases if (lease.id, lease.fence) not in mine),
-        strays=tuple(LeaseRef(one.id, one.fence) for one in held if (one.id, one.fence) not in listed),
-        cancels=tuple(LeaseRef(one.id, one.fence) for one in held if one.cancel),
-        control=decode_words(control[0]) if control and control[0] else (),
-    )
-
-
-def depart(db: apsw.Connection, q: Sql, worker: str, now: int, rules: Rules) -> Buried:
-    """Release what a worker holds as interrupted and forget the worker."""
-    released, died = interrupt(db, q, worker, now, rules)
-    db.execute(q(FORGET_WORKER), (worker,))
-    return Buried(tuple(released), dead=tuple(died))
-
-
-def interrupt(db: apsw.Connection, q: Sql, worker: str, now: int, rules: Rules) -> tuple[list[str], list[str]]:
-    """End the leases of a worker that did not say how its jobs went; give ids that run again, and that died."""
-    ended = db.execute(
-        q(INTERRUPT),
-        (
-            worker,
-            now,
-            rules.max_interruptions,
-            INTERRUPTED_ERROR,
-            rules.keep_done_ms,
-            dead_keep(rules),
-            INTERRUPTED.error_type,
-            INTERRUPTED.fingerprint,
-        ),
-    ).fetchall()
-    died = ids_in(ended, "dead")
-    add_total(db, q, "dead", len(died))
-    return ids_in(ended, "ready"), died
-
-
-def release_strays(db: apsw.Connection, q: Sql, now: int, rules: Rules) -> int:
-    """Make the running jobs of workers that are not registered ready again, at no cost to them; give how many."""
-    free = msgspec.structs.replace(rules, max_interruptions=FOREVER)
-    workers = [str(id) for (id,) in db.execute(q(OWNERLESS), (-1,))]
-    released = [job for worker in workers for job in interrupt(db, q, worker, now, free)[0]]
-    add_total(db, q, "recovered", len(released))
-    return len(released)
-
-
-def bury(
-    db: apsw.Connection, q: Sql, worker: str, started: Sequence[int], error: str, now: int, rules: Rules
-) -> Buried:
-    """Release what a dead process held; charge the crash to what it had started."""
-    struck = db.execute(
-        q(CHARGE),
-        (
-            worker,
-            now,
-            encode(list(started)).decode(),
-            rules.max_crashes,
-            rules.crash_delay_ms,
-            error,
-            rules.keep_done_ms,
-            dead_keep(rules),
-            POISON.error_type,
-            POISON.fingerprint,
-            rules.crash_delay_max_ms,
-        ),
-    ).fetchall()
-    handed = db.execute(q(HAND_BACK), (worker, now, rules.keep_done_ms)).fetchall()
-    db.execute(q(FORGET_WORKER), (worker,))
-    buried = Buried(
-        released=tuple(ids_in(handed, "ready")),
-        charged=tuple(ids_in(struck, "ready", "scheduled")),
-        dead=tuple(ids_in(struck, "dead")),
-    )
-    add_total(db, q, "dead", len(buried.dead))
-    add_total(db, q, "crashed", len(struck))
-    add_total(db, q, "recovered", len(buried.released) + len(buried.charged))
-    return buried
-
-
-def ids_in(changed: Sequence[tuple[object, ...]], *states: str) -> list[str]:
-    """The ids of the rows that a statement put into one of these states."""
-    return [str(id) for id, state in changed if state in states]
-
-
-def dead_keep(rules: Rules) -> int:
-    """How long a dead record stays, in ms."""
-    return FOREVER if rules.dead_keep_ms is None else rules.dead_keep_ms
-
 
 def maintain(
     db: apsw.Connection,
@@ -302,16 +125,7 @@ def maintain(
 ) -> Upkeep:
     """One bounded step inside the caller's write transaction. ``names`` are what ``unneeded_names`` gave."""
     promoted, due_in = promote(db, q, now, budget)
-    silent = [str(id) for (id,) in db.execute(q(SILENT), (boot, boot_now, budget))]
-    gone = silent + [str(id) for (id,) in db.execute(q(OWNERLESS), (budget,))]
-    recovered: list[str] = []
-    died: list[str] = []
-    for worker in gone:
-        again, dead = interrupt(db, q, worker, now, rules)
-        recovered += again
-        died += dead
-        db.execute(q(FORGET_WORKER), (worker,))
-    add_total(db, q, "recovered", len(recovered))
+    reaped = end_silent(db, q, rules, budget, boot, boot_now, now)
     db.execute(q(EXPIRE), (now, rules.keep_done_ms, budget))
     expired = db.changes()
     add_total(db, q, "cancelled", expired)
@@ -336,15 +150,15 @@ def maintain(
     alone = db.execute(q(NEXT_ALONE)).fetchone()
     return Upkeep(
         promoted=promoted,
-        expired_workers=tuple(silent),
-        recovered=tuple(recovered),
-        died=tuple(died),
+        expired_workers=reaped.silent,
+        recovered=reaped.recovered,
+        died=reaped.died,
         pruned=pruned,
         trimmed=trimmed,
         overdue=overdue,
         alone_in_ms=None if alone is None or alone[0] is None else max(0, alone[0] - now),
         due_in_ms=due_in,
-        more=max(promoted, len(gone), expired, pruned, len(trimmed), forgotten) >= budget,
+        more=max(promoted, reaped.workers, expired, pruned, len(trimmed), forgotten) >= budget,
     )
 
 

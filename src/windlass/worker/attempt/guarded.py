@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 from windlass.core.errors import CircuitOpen, EngineError
 from windlass.core.foreign import Shield
-from windlass.core.model import Gates, Kind, LeaseRef, Outcome
+from windlass.core.model import Gates, LeaseRef, Outcome
 from windlass.guards.circuit import Circuit
 from windlass.guards.verdict import Verdict
 from windlass.logs import Log
 from windlass.worker.attempt.execute import run_async, run_sync
+from windlass.worker.attempt.outcomes import released
 from windlass.worker.attempt.run import JobRun
 
 __all__ = ["count_outlived", "run_async_guarded", "run_guarded"]
@@ -90,4 +91,4 @@ def ref_of(run: JobRun) -> LeaseRef:
 def refused(run: JobRun, error: Exception) -> Outcome:
     """Give a job back that did not begin."""
     run.error = error
-    return Outcome(run.lease.id, run.lease.fence, Kind.RELEASE)
+    return released(run)

@@ -36,6 +36,7 @@ class Prepared(Struct, frozen=True):
     """A job as this process runs it: its spec, and its body with the middleware around it."""
 
     spec: JobSpec
+    slot: Slot  # the kind that it runs in
     body: Body | None  # of a sync job
     async_body: AsyncBody | None  # of an async one
     circuits: Circuits | None = None  # those that its jobs may name
@@ -63,6 +64,10 @@ class Host(Protocol):
 
     def prolong(self, run: JobRun, ms: float) -> None:
         """Note that a run with a timeout has so much time from now on."""
+        ...
+
+    def defer(self, run: JobRun, delay_ms: int) -> int:
+        """Give the wait of a retry that is due in ``delay_ms``: longer, where its queue has used up its budget."""
         ...
 
 
@@ -96,6 +101,7 @@ class JobRun:
         "lost",
         "meta",
         "outcome",
+        "outlived",
         "passed",
         "prepared",
         "secrets",
@@ -127,6 +133,7 @@ class JobRun:
         self.cancelled = False  # a cancel was asked for
         self.interrupted = False  # the worker stops and cannot wait for it
         self.timed_out = False
+        self.outlived = False  # it went on after its timeout, and its process has to end with it
         self.lost = False  # another worker owns it now
         self.settled = False  # a transaction of the job settled it
         self.passed: Passed | None = None  # its circuit, in a thread, and is not counted there yet

@@ -16,7 +16,7 @@ import time
 from windlass.core.model import WorkerInfo
 from windlass.settings import Settings
 from windlass.worker.process.messages import Bye, Command, Ended, ForkWorker, Hello, Judge, Kill, Launch, Show, encode
-from windlass.worker.slots import Running, SlotTable
+from windlass.worker.table import Running, SlotTable
 from windlass.worker.wire import Line
 
 __all__ = ["PATIENCE", "Generation", "Process", "is_running"]

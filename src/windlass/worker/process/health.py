@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from windlass.settings import Settings
 from windlass.worker.process.generation import Process
-from windlass.worker.slots import Running
+from windlass.worker.table import Running
 
 __all__ = ["hanging", "missing", "stuck", "wedged"]
 

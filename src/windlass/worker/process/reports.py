@@ -31,7 +31,7 @@ from windlass.engines.base import Store
 from windlass.engines.url import connect, rules_of
 from windlass.logs import Log
 from windlass.settings import Settings
-from windlass.worker.children import ProcessDied, crash_error
+from windlass.worker.attempt.processes import ProcessDied, crash_error
 from windlass.worker.process.generation import Process
 from windlass.worker.process.messages import Alone, Ended
 

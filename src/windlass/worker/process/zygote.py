@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from selectors import EVENT_READ, DefaultSelector
 
 from windlass.logs import Log
-from windlass.worker.children import NoProcess
+from windlass.worker.attempt.processes import NoProcess
 from windlass.worker.process.family import end_family
 from windlass.worker.process.farewell import live
 from windlass.worker.process.messages import (

@@ -1,0 +1,220 @@
+"""What becomes of a run that did not succeed: its end from the error it raised, from outside, or by its policy.
+
+It decides once, and what it says is final: the outcome that it gives is what the store, the events and the log get.
+Nothing of a job's own making that goes wrong here (an error that cannot be told, a rule that raises) leaves a run
+without an end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from typing import assert_never
+
+from msgspec import structs
+
+from windlass.core import caps
+from windlass.core.control import Discard
+from windlass.core.errors import (
+    CircuitOpen,
+    ConfigError,
+    GuardUnavailable,
+    JobCancelled,
+    JobInterrupted,
+    LockBusy,
+    PayloadError,
+)
+from windlass.core.foreign import kind_name
+from windlass.core.history import clean_reason
+from windlass.core.model import Outcome
+from windlass.core.retry import Buried, Facts, PutOff, Retry, RunAgain, Withdrawn, decide, decode_backoff, leaf
+from windlass.events import JobFailed
+from windlass.logs import Log
+from windlass.worker.attempt.outcomes import again, dead, released, snoozed, withdrawn
+from windlass.worker.attempt.run import JobRun
+from windlass.worker.attempt.told import describe, hidden, reason_of, short, tell, timeout_of, took
+
+__all__ = ["escaped", "failed", "interrupted", "timed_out", "unreadable"]
+
+log = Log("windlass.job")
+
+# Seconds. A busy lock is asked again soon, and seldomer the longer it is busy.
+LOCK_DELAY = 1.0
+LOCK_DELAY_MAX = 30.0
+CHAIN = 10  # errors behind an error that are looked at
+TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)  # as Python and as a shell say it
+CIRCUIT_DELAY = 30.0  # one that was opened by hand says nothing of when it closes
+
+
+def failed(run: JobRun, error: BaseException) -> Outcome | None:
+    """The outcome of a body that raised."""
+    if run.exited is not None and isinstance(error, asyncio.CancelledError):
+        error = run.exited  # the cancel only told the body to end
+    run.error = error
+    if run.settled:
+        log.error(
+            "job %s %s failed after its transaction had completed it; it stays done: %s: %s",
+            run.lease.name,
+            run.lease.id,
+            kind_name(error),
+            short(run, error),
+            exc_info=hidden(run, error),
+        )
+        return None
+    try:
+        return judged(run, error)
+    except BaseException as trouble:  # noqa: BLE001 - code of the application is at work in it; a run must have an end
+        return unjudged(run, error, trouble)
+
+
+def judged(run: JobRun, error: BaseException) -> Outcome:
+    """What becomes of a run that raised: stopped from outside, put off by a guard, or its policy decides.
+
+    One that outlived its timeout was said to have failed, whatever it came to in the end.
+    """
+    stopped = isinstance(error, asyncio.CancelledError | JobCancelled)
+    if run.outlived or (stopped and run.timed_out):
+        error = timeout_of(run)
+    elif (
+        stopped and run.interrupted
+    ):  # before cancelled, which only told the body to end; the store knows a real cancel
+        return interrupted(run)
+    elif stopped and run.cancelled:
+        return withdrawn(run, "cancelled")
+    elif isinstance(error, LockBusy | CircuitOpen | GuardUnavailable):
+        return put_off(run, error)
+    elif run.stopping and was_terminated(error):
+        return interrupted(run)
+    return failure(run, error)
+
+
+def was_terminated(error: BaseException | None) -> bool:
+    """Whether a program that the job ran was ended by SIGTERM, which a stop may send to every process there is."""
+    programs = sys.modules.get("subprocess")
+    for _ in range(CHAIN):
+        if error is None or programs is None:
+            return False
+        if isinstance(error, programs.CalledProcessError) and error.returncode in TERMINATED:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def unjudged(run: JobRun, error: BaseException, trouble: BaseException) -> Outcome:
+    """The outcome of a run whose error cannot be judged, as its class or a rule is broken: fails with what was raised.
+
+    No rule is asked about that, or it could go on so.
+    """
+    lease = run.lease
+    log.error("the %s of job %s %s could not be judged", kind_name(error), lease.name, lease.id)
+    policy = structs.replace(policy_of(run), rules=())
+    decision = decide(policy, RuntimeError(), facts_of(run), run.host.rng)
+    text = describe(run, trouble)
+    tell(run, JobFailed, lease.attempt, took(run), trouble)
+    return again(run, decision, text) if isinstance(decision, RunAgain) else dead(run, None, text, trouble)
+
+
+def escaped(run: JobRun, error: BaseException) -> Outcome | None:
+    """The outcome of a run out of which an error came on a way that none should: its failure where the job had begun.
+
+    One that had not begun is put back for a moment, with no attempt used. The worker calls this last of all.
+    """
+    lease = run.lease
+    log.error("job %s %s was left by what should have ended in it", lease.name, lease.id, exc_info=hidden(run, error))
+    if run.began_ns or run.cancelled:
+        run.began_ns = run.began_ns or time.monotonic_ns()
+        return failed(run, error)
+    reason = f"it could not be started: {kind_name(error)}: {short(run, error)}"
+    return snoozed(run, round(pause_ms(run)), clean_reason(reason))
+
+
+def pause_ms(run: JobRun) -> float:
+    """How long to put a job back that cannot go on now: longer each time."""
+    delay: float = min(LOCK_DELAY_MAX, LOCK_DELAY * 2 ** min(run.lease.snoozes, 10)) * 1000
+    return run.host.rng.uniform(0.5, 1.0) * delay
+
+
+def put_off(run: JobRun, error: LockBusy | CircuitOpen | GuardUnavailable) -> Outcome:
+    """Put a job back that a guard inside it stopped: no attempt is used, however often it happens."""
+    if isinstance(error, CircuitOpen):
+        left = (error.retry_in if error.retry_in is not None else CIRCUIT_DELAY) * 1000
+        delay = left + run.host.rng.uniform(0, max(1000.0, left / 10))  # or all would come back at one instant
+    else:
+        delay = pause_ms(run)
+    delay = min(delay, caps.DURATION_MS)  # also of an error that the application made itself
+    return snoozed(run, round(delay), short(run, error))
+
+
+def unreadable(run: JobRun, error: PayloadError) -> Outcome:
+    """The end of a job whose arguments nobody can read: dead, with its payload as it is."""
+    text = describe(run, error)
+    return dead(run, "undecodable payload", text, error)
+
+
+def timed_out(run: JobRun) -> Outcome:
+    """What becomes of a run whose time is up."""
+    return failure(run, timeout_of(run))
+
+
+def failure(run: JobRun, error: BaseException) -> Outcome:
+    """What the job's policy makes of a run that failed, or that said itself how it ends."""
+    decision = decide(policy_of(run), error, facts_of(run), run.host.rng)
+    if isinstance(decision, PutOff):
+        return snoozed(run, decision.delay_ms, reason_of(run, decision.reason))
+    text = describe(run, error)
+    if not isinstance(leaf(error), Discard):
+        tell(run, JobFailed, run.lease.attempt, took(run), error)
+    match decision:
+        case RunAgain():
+            return again(run, decision, text)
+        case Withdrawn():
+            return withdrawn(run, reason_of(run, decision.reason) or "", text)
+        case Buried():
+            return dead(run, reason_of(run, decision.reason), text, error)
+        case _:
+            assert_never(decision)
+
+
+def interrupted(run: JobRun) -> Outcome:
+    """Give a started job back: no attempt used, unless it was interrupted too often."""
+    lease, host = run.lease, run.host
+    if lease.interruptions >= host.settings.max_interruptions:
+        times = lease.interruptions + 1
+        return failure(
+            run,
+            JobInterrupted(
+                f"job {lease.id} was interrupted by a stopping worker {times} times, and max_interruptions is "
+                f"{host.settings.max_interruptions}; make it shorter, or let it stop when ctx.stopping is true"
+            ),
+        )
+    return released(run, interrupted=True)
+
+
+def policy_of(run: JobRun) -> Retry:
+    """The policy of this job: the definition's, with what the call carries in place of its backoff and time budget."""
+    policy, meta = run.spec.retry, run.meta
+    if meta.backoff is None:
+        return policy
+    try:
+        within = None if meta.within_ms is None else meta.within_ms / 1000
+        return structs.replace(policy, backoff=decode_backoff(meta.backoff), within=within)
+    except ConfigError as error:
+        log.warning("job %s %s: %s; its definition's backoff is used", run.lease.name, run.lease.id, error)
+        return policy
+
+
+def facts_of(run: JobRun) -> Facts:
+    """What a decision about this run depends on."""
+    lease, host = run.lease, run.host
+    return Facts(
+        lease.attempt,
+        lease.max_attempts,
+        capped=run.meta.capped,
+        elapsed_ms=lease.retrying_ms + int(took(run) * 1000),
+        snoozes=lease.snoozes,
+        max_snoozes=host.settings.max_snoozes,
+        now_ms=host.clock.wall_ms(),
+        backoff=host.settings.backoff,
+    )
