@@ -60,7 +60,7 @@ class SqliteEngine(SqliteCoordinator, SqliteDead, SqliteDocuments):
             return insert(db, self._q, jobs, self._clock.wall_ms(), self._rules)
 
         durable = any(job.durable is not False for job in jobs)
-        placed = self._write(write, durable=durable)
+        placed = self._write(write, durable=durable, whatever_is_set=any(job.durable for job in jobs))
         self._ready.touch()
         return placed
 
