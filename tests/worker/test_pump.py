@@ -168,6 +168,24 @@ def test_an_outcome_is_settled_though_more_runs_wait_and_none_ends(
             rest.open()
 
 
+def test_a_claim_says_how_late_its_jobs_may_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    wants: list[Want] = []
+    with Windlass("memory://", threads=1) as app:
+        brief = app.job(name="brief")(nothing)
+        exchange, claim = app.engine.exchange, app.engine.claim
+
+        def note(outcomes: Sequence[Outcome], want: Want | None) -> tuple[list[Settled], Claimed]:
+            wants.extend(() if want is None else (want,))
+            return exchange(outcomes, want)
+
+        monkeypatch.setattr(app.engine, "exchange", note)
+        monkeypatch.setattr(app.engine, "claim", lambda want: wants.append(want) or claim(want))
+        with working(app):
+            brief.enqueue().result(timeout=30)
+    assert {want.late_ms for want in wants} == {pump.LATE_MS}
+    assert pump.LATE_MS > 0
+
+
 # -- outages -----------------------------------------------------------------------------------------------
 
 

@@ -339,6 +339,26 @@ class GuardSuite:
         harness.clock.advance(1)
         assert got(take(store)) == ["c"]
 
+    def test_the_window_of_a_rate_grows_by_how_late_a_claimed_job_may_start(self, harness: Harness) -> None:
+        store, late = harness.engine, Want("w1", 10, late_ms=25)
+        join(store)
+        put(store, *"abcde", guards=(rate(2, 10_000),))
+        claimed = store.claim(late)
+        assert got(claimed.leases) == ["a", "b"]
+        assert claimed.due_in_ms is not None
+        assert 10_025 <= claimed.due_in_ms <= 10_125
+        harness.clock.advance(10_024)
+        join(store)
+        assert store.claim(late).leases == []
+        harness.clock.advance(1)
+        assert got(store.claim(late).leases) == ["c", "d"]
+        # A gate is looked at when it opens, which those who are in less of a hurry have said.
+        harness.clock.advance(10_024)
+        join(store)
+        assert store.claim(late).leases == []
+        harness.clock.advance(1)
+        assert got(store.claim(late).leases) == ["e"]
+
     def test_a_rate_counts_claims_however_they_end(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
