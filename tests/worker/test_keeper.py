@@ -16,8 +16,9 @@ import pytest
 
 from dead_shop import Shop
 from servers import until
-from windlass.core.model import JobFilter, LeaseRef, State
+from windlass.core.model import JobFilter, LeaseRef, Rules, State, Upkeep
 from windlass.dead.lines import from_line
+from windlass.errors import EngineUnavailable
 from windlass.events import DeadRecovered, DeadTrimmed
 from windlass.worker.archive import Archive, append
 
@@ -80,6 +81,40 @@ def test_a_mended_world_lets_a_recovered_job_succeed() -> None:
     with shop.working():
         until(lambda: shop.states([handle.id]) == ["done"], "the rule does not let it live again")
         assert handle.result(timeout=DEADLINE) == 1
+    shop.app.close()
+
+
+# -- steps -------------------------------------------------------------------------------------------------
+
+
+def test_upkeep_goes_on_at_once_while_there_is_more_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("windlass.worker.keeper.BUDGET", 5)
+    shop = Shop(reap="1h", dead_max=0)
+    ids = shop.die(*["late"] * 22)
+    told: list[str] = []
+    shop.app.on(DeadTrimmed)(lambda event: told.extend(event.ids))
+    with shop.working():
+        wait_for(lambda: len(told) == 22)
+    assert sorted(told) == sorted(ids)
+    shop.app.close()
+
+
+def test_upkeep_that_the_store_could_not_do_is_done_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = shop_of_one_death(tmp_path, dead_max=0)
+    outages = [EngineUnavailable("the store is away"), EngineUnavailable("the store is away")]
+    maintain = shop.app.engine.maintain
+
+    def away(rules: Rules, budget: int) -> Upkeep:
+        if outages:
+            raise outages.pop()
+        return maintain(rules, budget)
+
+    monkeypatch.setattr(shop.app.engine, "maintain", away)
+    with shop.working():
+        wait_for(lambda: shop.app.dead.count() == 0)
+    assert caplog.text.count("upkeep has to wait: the store is away") == 2
     shop.app.close()
 
 
