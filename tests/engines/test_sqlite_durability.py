@@ -1,15 +1,24 @@
-"""What SQLite has on disk before a call returns: counted by a file system of our own that sees each sync."""
+"""What SQLite has on disk before a call returns: counted by a file system of our own that sees each sync.
+
+That the machine sees them too is shown by what a process asks of its kernel.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-import apsw
 import pytest
+import syncs as program
 from msgspec import structs
+from syncs import MARKS, Syncs
 
 from servers import until
 from windlass import Windlass
@@ -30,31 +39,6 @@ from windlass.core.model import (
 )
 from windlass.engines.sqlite import SqliteEngine
 from windlass.testing.conformance.harness import add, ended, error, info, job, join, row_of, take_one
-
-
-class Syncs(apsw.VFS):
-    """The file system of the machine, through which every connection goes; it counts the syncs of logs."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.base = apsw.vfs_names()[0]
-        super().__init__("counting", self.base, makedefault=True)
-
-    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:
-        return CountedFile(self, name, flags)
-
-
-class CountedFile(apsw.VFSFile):
-    """One open file. A commit is on disk when its log is, so other files do not count."""
-
-    def __init__(self, syncs: Syncs, name: str | apsw.URIFilename | None, flags: list[int]) -> None:
-        self._syncs = syncs
-        self._is_log = bool(flags[0] & apsw.SQLITE_OPEN_WAL)
-        super().__init__(syncs.base, name, flags)
-
-    def xSync(self, flags: int) -> None:
-        self._syncs.count += self._is_log
-        super().xSync(flags)
 
 
 @pytest.fixture
@@ -220,3 +204,24 @@ def test_the_setting_says_what_is_usual_and_a_job_may_ask_for_the_other(syncs: S
         assert [is_synced(app, one) for one in (None, "normal", "fsync")] == [True, False, True]
     with Windlass(f"sqlite:///{tmp_path}/normal.db", durability="normal") as app:
         assert [is_synced(app, one) for one in (None, "normal", "fsync")] == [False, False, True]
+
+
+def test_a_process_asks_its_kernel_for_one_sync_for_each_call_that_needs_one(tmp_path: Path) -> None:
+    command = [sys.executable, program.__file__, str(tmp_path / "jobs.db")]
+    strace = shutil.which("strace")
+    if strace is not None and subprocess.run([strace, "-o", os.devnull, "true"], capture_output=True).returncode == 0:
+        trace = tmp_path / "trace"
+        tracing = [strace, "-f", "-qq", "-e", "trace=fsync,fdatasync,write", "-o", str(trace)]
+        subprocess.run([*tracing, *command], check=True, timeout=60, stdout=subprocess.DEVNULL)
+        told = trace.read_text()
+    else:
+        told = subprocess.run([*command, "count"], check=True, timeout=60, capture_output=True, text=True).stdout
+    seen: dict[str, int] = {}
+    for mark, _ in re.findall(rf"\b({'|'.join(MARKS)})\b|(f(?:data)?sync)\(", told):
+        if mark:
+            seen[mark] = 0
+            last = mark
+        elif seen:
+            seen[last] += 1
+    assert seen.pop("closed") > 0  # the log was written back
+    assert seen == {"enqueued": 1, "relaxed": 0, "claimed": 0, "settled": 1}
