@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -241,6 +242,33 @@ def test_a_cancelled_async_enqueue_leaves_the_others_alone(app: Windlass, job: J
         return await stays
 
     assert asyncio.run(main()).info().args == (2,)
+
+
+def test_an_async_enqueue_that_is_cancelled_while_it_is_stored_leaves_the_others_alone(
+    app: Windlass, job: Job[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, gate = app.engine.enqueue, threading.Event()
+
+    async def main() -> list[JobHandle[int] | BaseException]:
+        loop, begun = asyncio.get_running_loop(), asyncio.Event()
+
+        def slowly(jobs: Sequence[NewJob]) -> list[Placed]:
+            loop.call_soon_threadsafe(begun.set)
+            gate.wait(30)
+            return real(jobs)
+
+        monkeypatch.setattr(app.engine, "enqueue", slowly)
+        tasks = [asyncio.create_task(job.aenqueue(n)) for n in range(3)]
+        await begun.wait()
+        tasks[0].cancel()
+        await asyncio.sleep(0)
+        gate.set()
+        async with asyncio.timeout(30):
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+    cancelled, *others = asyncio.run(main())
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert [one.info().args for one in others if isinstance(one, JobHandle)] == [(1,), (2,)]
 
 
 def test_async_twins_store_many_and_streams(app: Windlass, job: Job[[int], int]) -> None:
