@@ -233,6 +233,30 @@ def test_a_unique_key_that_raises_refuses_only_its_own_async_enqueue(app: Windla
     assert refused.job_id == stored.id
 
 
+def test_a_unique_key_that_raises_refuses_no_other_call_of_its_tick(
+    app: Windlass, job: Job[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = app.job(name="report", unique=Unique("day", on_conflict="raise"))(lambda: None)
+    report.enqueue()
+    real, batches = app.engine.enqueue, []
+
+    def counted(jobs: Sequence[NewJob]) -> list[Placed]:
+        batches.append(len(jobs))
+        return real(jobs)
+
+    async def main() -> list[object]:
+        await job.aenqueue(0)  # nothing is to be opened any more
+        monkeypatch.setattr(app.engine, "enqueue", counted)
+        async with asyncio.timeout(30):
+            calls = (job.aenqueue(1), report.aenqueue(), job.aenqueue(2))
+            return list(await asyncio.gather(*calls, return_exceptions=True))
+
+    first, refused, second = asyncio.run(main())
+    assert batches == [3, 1, 1, 1]
+    assert isinstance(refused, Duplicate)
+    assert [one.info().args for one in (first, second) if isinstance(one, JobHandle)] == [(1,), (2,)]
+
+
 def test_a_cancelled_async_enqueue_leaves_the_others_alone(app: Windlass, job: Job[[int], int]) -> None:
     async def main() -> JobHandle[int]:
         gone = asyncio.create_task(job.aenqueue(1))

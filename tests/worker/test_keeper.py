@@ -9,7 +9,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -170,6 +170,45 @@ def test_archives_add_to_the_file_and_hold_each_job_once(tmp_path: Path) -> None
     assert archive.take(rest) == []
     rows = [from_line(line, "line") for line in file.read_bytes().splitlines()]
     assert len({row.id for row in rows}) == len(rows) == 250
+    shop.app.close()
+
+
+def test_a_line_is_on_disk_before_its_job_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, file = Shop(), tmp_path / "f"
+    (job_id,) = shop.die("late")
+    steps: list[str] = []
+    sync, discard = os.fsync, shop.app.engine.discard
+
+    def synced(fd: int) -> None:
+        if os.path.samestat(os.fstat(fd), file.stat()):
+            steps.append(f"synced {json.loads(file.read_bytes())['id']}")
+        sync(fd)
+
+    def discarded(deaths: Sequence[LeaseRef], *, trimmed: bool = False) -> list[bool]:
+        steps.append(f"deleted {deaths[0].id}")
+        return discard(deaths, trimmed=trimmed)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(shop.app.engine, "discard", discarded)
+    assert Archive(str(file), shop.app.engine).take(deaths(shop)) == [job_id]
+    assert steps == [f"synced {job_id}", f"deleted {job_id}"]
+    shop.app.close()
+
+
+def test_a_disk_that_does_not_take_a_line_keeps_the_job_and_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, file = Shop(), tmp_path / "f"
+    shop.die("late")
+    file.touch(0o600)
+
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        Archive(str(file), shop.app.engine).take(deaths(shop))
+    assert (shop.app.dead.count(), file.read_bytes()) == (1, b"")
     shop.app.close()
 
 

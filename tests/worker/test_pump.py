@@ -238,6 +238,23 @@ def test_outcomes_that_the_lease_did_not_outlive_are_dropped_and_told(monkeypatc
             assert (len(worker._settler), worker._settler.holds(ref), worker._table.unsettled()) == (0, False, [])
 
 
+def test_an_outcome_that_came_too_late_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    dropped: list[tuple[str, str]] = []
+    with Windlass("memory://", threads=1) as app:
+        app.on(SettleDropped)(lambda event: dropped.append((event.id, event.reason)))
+        gate = Gate(app)
+        handle = gate.job.enqueue()
+        with working(app) as worker:
+            until(lambda: gate.entered, "the job does not run")
+            app.engine.depart(worker.info.id)  # as if somebody had taken the worker for dead
+            gate.open()
+            until(lambda: handle.state is State.DONE, "nobody runs it again")
+        assert gate.entered == 2
+        assert dropped == [(handle.id, "another worker owns the job now")]
+        assert app.stats()["total_stale"] == 1
+    assert "the outcomes of 1 jobs were dropped, and they run again" in caplog.text
+
+
 def test_a_worker_that_may_not_claim_while_its_store_is_away_does_not_spin(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

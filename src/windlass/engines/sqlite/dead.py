@@ -115,12 +115,18 @@ class SqliteDead(SqliteCore):
 
     def discard(self, deaths: Sequence[LeaseRef], *, trimmed: bool = False) -> list[bool]:
         def write(db: apsw.Connection) -> list[bool]:
-            found = [db.execute(self._q(DEATH), (death.id, death.fence)).fetchone() for death in deaths]
-            seqs = [int(str(row[0])) for row in found if row is not None]
-            gone = forget(db, self._q, seqs, self._rules, self._clock.wall_ms())
+            seqs: dict[int, None] = {}
+            answers = []
+            for death in deaths:
+                found = db.execute(self._q(DEATH), (death.id, death.fence)).fetchone()
+                seq = None if found is None else int(str(found[0]))
+                answers.append(seq is not None and seq not in seqs)
+                if seq is not None:
+                    seqs[seq] = None
+            gone = forget(db, self._q, list(seqs), self._rules, self._clock.wall_ms())
             if trimmed:
                 add_total(db, self._q, "trimmed", len(gone))
-            return [row is not None for row in found]
+            return answers
 
         gone = self._write(write, durable=True)
         self._ended.touch()

@@ -298,6 +298,13 @@ class DeadSuite:
         assert store.discard(deaths) == [False, True]
         assert state_of(store, "a") is State.READY
 
+    def test_a_death_that_is_named_twice_is_moved_or_discarded_once(self, harness: Harness) -> None:
+        store = harness.engine
+        first, second = die(harness, "a", "b")
+        assert store.redrive([first, first]) == [True, False]
+        assert store.discard([second, second, first, second], trimmed=True) == [True, False, False, False]
+        assert store.counts()["total_trimmed"] == 1
+
     def test_what_is_discarded_by_a_bound_counts_as_trimmed(self, harness: Harness) -> None:
         store = harness.engine
         store.discard(die(harness, "a", "b"), trimmed=True)
