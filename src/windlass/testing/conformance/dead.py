@@ -298,6 +298,17 @@ class DeadSuite:
         assert store.discard(deaths) == [False, True]
         assert state_of(store, "a") is State.READY
 
+    def test_a_job_that_died_again_is_not_amended_by_its_earlier_death(self, harness: Harness) -> None:
+        store = harness.engine
+        (first,) = die(harness, "a")
+        store.redrive([first])
+        again = take_one(store)
+        store.settle([ended(again, Kind.DEAD, error=error())])
+        assert not store.amend(first, "[9]", (), None)
+        assert row_of(store, "a").payload == b"[]"
+        assert store.amend(LeaseRef("a", again.fence), "[9]", (), None)
+        assert row_of(store, "a").payload == b"[9]"
+
     def test_a_death_that_is_named_twice_is_moved_or_discarded_once(self, harness: Harness) -> None:
         store = harness.engine
         first, second = die(harness, "a", "b")

@@ -123,6 +123,19 @@ class GuardSuite:
             order.append(running.id)
         assert order == ["a", "b", "c"]
 
+    def test_a_waiter_that_might_go_on_and_finds_no_room_waits_on_and_is_next(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "holder", "waiter", guards=(slots(1),))
+        (lease,) = take(store)
+        store.enqueue([job("urgent", priority=-1)])
+        end(store, [lease])
+        assert got(take(store, limit=1)) == ["urgent"]
+        row = row_of(store, "waiter")
+        assert (row.state, row.blocked_by) == (State.BLOCKED, "concurrency:k")
+        assert [(one.gate, one.jobs) for one in store.blocked()] == [("concurrency:k", 1)]
+        assert got(take(store, limit=1)) == ["waiter"]
+
     def test_freed_waiters_that_age_come_in_their_rank(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
