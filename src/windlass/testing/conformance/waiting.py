@@ -57,9 +57,22 @@ class WaitSuite:
         store, other, numbers = harness.engine, harness.second(), iter(range(10_000))
         assert ended_by(lambda: store.wait(["default"], LONG_S), lambda: other.enqueue([job(f"j{next(numbers)}")]))
 
+    def test_a_job_that_comes_to_a_queue_that_is_known_ends_a_wait(self, harness: Harness) -> None:
+        # A queue that is new may wake by its name alone.
+        store, other, numbers = harness.engine, harness.second(), iter(range(10_000))
+        join(store)
+        finish(store, "known", queue="later")
+        while other.wait(["later"], 0.01):  # what was said before
+            pass
+        assert ended_by(
+            lambda: other.wait(["later"], LONG_S),
+            lambda: store.enqueue([job(f"j{next(numbers)}", queue="later")]),
+        )
+
     def test_a_settle_with_a_follow_up_ends_a_wait(self, harness: Harness) -> None:
         store, other, numbers = harness.engine, harness.second(), iter(range(10_000))
         join(store)
+        finish(store, "known", queue="later")
         add(store, *(f"j{n}" for n in range(1_000)))
         leases = iter(take(store, limit=1_000))
         while other.wait(["later"], 0.01):  # what was said before
