@@ -121,9 +121,10 @@ def test_a_worker_that_is_cut_off_ends_itself_at_two_leases(patient: Patient, ca
     patient.take_the_store_away()
     patient.clock.advance(2 * LEASE_MS - 1)
     patient.heart.beat_now()
-    until(lambda: caplog.text.count("could not renew") == 1, "the beat does not fail")
-    patient.heart._now.set()  # only a heart that goes on hears this
-    until(lambda: caplog.text.count("could not renew") == 2, "the heart has ended before its time")
+    until(lambda: caplog.text.count("could not renew") >= 1, "the beat does not fail")
+    seen = caplog.text.count("could not renew")
+    patient.heart.beat_now()  # only one that goes on hears this
+    until(lambda: caplog.text.count("could not renew") > seen, "the heart has ended before its time")
     assert not patient.ended.is_set()
     patient.clock.advance(1)
     patient.heart.beat_now()
