@@ -15,7 +15,7 @@ class Shop:
     """An application with one job that dies of what its argument says, until the argument is mended."""
 
     def __init__(self, url: str = "memory://", **settings: object) -> None:
-        self.app = Windlass(url, attempts=1, reap="50ms", **settings)
+        self.app = Windlass(url, **{"attempts": 1, "reap": "50ms", **settings})
         self.runs: list[int] = []
 
         @self.app.job(name="ship", retry=0, redact=["card"], tags=["money"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -232,6 +233,30 @@ def test_a_unique_key_that_raises_refuses_only_its_own_async_enqueue(app: Windla
     assert refused.job_id == stored.id
 
 
+def test_a_unique_key_that_raises_refuses_no_other_call_of_its_tick(
+    app: Windlass, job: Job[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = app.job(name="report", unique=Unique("day", on_conflict="raise"))(lambda: None)
+    report.enqueue()
+    real, batches = app.engine.commit, []
+
+    def counted(write: Write) -> Written:
+        batches.append(len(write.jobs))
+        return real(write)
+
+    async def main() -> list[object]:
+        await job.aenqueue(0)  # nothing is to be opened any more
+        monkeypatch.setattr(app.engine, "commit", counted)
+        async with asyncio.timeout(30):
+            calls = (job.aenqueue(1), report.aenqueue(), job.aenqueue(2))
+            return list(await asyncio.gather(*calls, return_exceptions=True))
+
+    first, refused, second = asyncio.run(main())
+    assert batches == [3, 1, 1, 1]
+    assert isinstance(refused, Duplicate)
+    assert [one.info().args for one in (first, second) if isinstance(one, JobHandle)] == [(1,), (2,)]
+
+
 def test_a_cancelled_async_enqueue_leaves_the_others_alone(app: Windlass, job: Job[[int], int]) -> None:
     async def main() -> JobHandle[int]:
         gone = asyncio.create_task(job.aenqueue(1))
@@ -241,6 +266,33 @@ def test_a_cancelled_async_enqueue_leaves_the_others_alone(app: Windlass, job: J
         return await stays
 
     assert asyncio.run(main()).info().args == (2,)
+
+
+def test_an_async_enqueue_that_is_cancelled_while_it_is_stored_leaves_the_others_alone(
+    app: Windlass, job: Job[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, gate = app.engine.commit, threading.Event()
+
+    async def main() -> list[JobHandle[int] | BaseException]:
+        loop, begun = asyncio.get_running_loop(), asyncio.Event()
+
+        def slowly(write: Write) -> Written:
+            loop.call_soon_threadsafe(begun.set)
+            gate.wait(30)
+            return real(write)
+
+        monkeypatch.setattr(app.engine, "commit", slowly)
+        tasks = [asyncio.create_task(job.aenqueue(n)) for n in range(3)]
+        await begun.wait()
+        tasks[0].cancel()
+        await asyncio.sleep(0)
+        gate.set()
+        async with asyncio.timeout(30):
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+    cancelled, *others = asyncio.run(main())
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert [one.info().args for one in others if isinstance(one, JobHandle)] == [(1,), (2,)]
 
 
 def test_async_twins_store_many_and_streams(app: Windlass, job: Job[[int], int]) -> None:

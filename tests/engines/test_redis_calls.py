@@ -100,7 +100,7 @@ def test_a_job_that_is_stored_alone_looks_like_one_of_a_batch(
         client.flushall()
         with closing(RedisEngine(server.url, clock=ManualClock())) as engine:
             for count in (1, 2):  # in an empty store, and in one that knows the queue
-                placed = engine.enqueue([structs.replace(one, id=f"{one.id}{count}") for one in batch])
+                placed = place(engine, [structs.replace(one, id=f"{one.id}{count}") for one in batch])
                 assert [one.duplicate for one in placed] == [False, True][: len(batch)]
         found.append({key: read(client, key) for key in client.scan_iter()})
     assert found[0] == found[1]

@@ -185,6 +185,27 @@ def test_a_secret_in_a_result_is_masked_where_people_look_and_given_to_who_waits
     assert revealed.result == handle.result(timeout=5)
 
 
+def test_a_number_that_is_redacted_is_masked_in_a_result_and_another_is_not(app: Windlass) -> None:
+    @app.job(name="charge", redact=["pin", "rate"])
+    def charge(pin: int, rate: float, amount: int) -> list[object]:
+        return [pin, rate, amount, {"again": [pin]}, True, None]
+
+    handle = charge.enqueue(90210, 0.125, 9021)
+    run(app)
+    assert handle.info().result == [MASK, MASK, 9021, {"again": [MASK]}, True, None]
+
+
+def test_of_two_secrets_of_which_one_is_inside_the_other_nothing_is_left(app: Windlass) -> None:
+    @app.job(name="login", redact=["short", "long"], retry=0)
+    def login(short: str, long: str) -> None:
+        raise ValueError(f"tried {long} and {short}")
+
+    for short, long in (("hunter", "hunter-2-secret"), ("secret", "hunter-2-secret"), ("2-s", "hunter-2-secret")):
+        handle = login.enqueue(short, long)
+        run(app)
+        assert handle.info().errors[0].message == f"tried {MASK} and {MASK}"
+
+
 def test_a_result_is_redacted_by_its_name_in_the_annotations(app: Windlass) -> None:
     @app.job(name="token", redact=["return"])
     def token(user: int) -> str:

@@ -9,15 +9,16 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from dead_shop import Shop
 from servers import until
-from windlass.core.model import JobFilter, LeaseRef, State
+from windlass.core.model import JobFilter, LeaseRef, Rules, State, Upkeep
 from windlass.dead.lines import from_line
+from windlass.errors import EngineUnavailable
 from windlass.events import DeadRecovered, DeadTrimmed
 from windlass.worker.archive import Archive, append
 
@@ -83,6 +84,40 @@ def test_a_mended_world_lets_a_recovered_job_succeed() -> None:
     shop.app.close()
 
 
+# -- steps -------------------------------------------------------------------------------------------------
+
+
+def test_upkeep_goes_on_at_once_while_there_is_more_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("windlass.worker.keeper.BUDGET", 5)
+    shop = Shop(reap="1h", dead_max=0)
+    ids = shop.die(*["late"] * 22)
+    told: list[str] = []
+    shop.app.on(DeadTrimmed)(lambda event: told.extend(event.ids))
+    with shop.working():
+        wait_for(lambda: len(told) == 22)
+    assert sorted(told) == sorted(ids)
+    shop.app.close()
+
+
+def test_upkeep_that_the_store_could_not_do_is_done_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = shop_of_one_death(tmp_path, dead_max=0)
+    outages = [EngineUnavailable("the store is away"), EngineUnavailable("the store is away")]
+    maintain = shop.app.engine.maintain
+
+    def away(rules: Rules, budget: int) -> Upkeep:
+        if outages:
+            raise outages.pop()
+        return maintain(rules, budget)
+
+    monkeypatch.setattr(shop.app.engine, "maintain", away)
+    with shop.working():
+        wait_for(lambda: shop.app.dead.count() == 0)
+    assert caplog.text.count("upkeep has to wait: the store is away") == 2
+    shop.app.close()
+
+
 # -- bounds ------------------------------------------------------------------------------------------------
 
 
@@ -135,6 +170,45 @@ def test_archives_add_to_the_file_and_hold_each_job_once(tmp_path: Path) -> None
     assert archive.take(rest) == []
     rows = [from_line(line, "line") for line in file.read_bytes().splitlines()]
     assert len({row.id for row in rows}) == len(rows) == 250
+    shop.app.close()
+
+
+def test_a_line_is_on_disk_before_its_job_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, file = Shop(), tmp_path / "f"
+    (job_id,) = shop.die("late")
+    steps: list[str] = []
+    sync, discard = os.fsync, shop.app.engine.discard
+
+    def synced(fd: int) -> None:
+        if os.path.samestat(os.fstat(fd), file.stat()):
+            steps.append(f"synced {json.loads(file.read_bytes())['id']}")
+        sync(fd)
+
+    def discarded(deaths: Sequence[LeaseRef], *, trimmed: bool = False) -> list[bool]:
+        steps.append(f"deleted {deaths[0].id}")
+        return discard(deaths, trimmed=trimmed)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(shop.app.engine, "discard", discarded)
+    assert Archive(str(file), shop.app.engine).take(deaths(shop)) == [job_id]
+    assert steps == [f"synced {job_id}", f"deleted {job_id}"]
+    shop.app.close()
+
+
+def test_a_disk_that_does_not_take_a_line_keeps_the_job_and_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, file = Shop(), tmp_path / "f"
+    shop.die("late")
+    file.touch(0o600)
+
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        Archive(str(file), shop.app.engine).take(deaths(shop))
+    assert (shop.app.dead.count(), file.read_bytes()) == (1, b"")
     shop.app.close()
 
 

@@ -11,8 +11,10 @@ from redis import Redis
 
 from servers import RedisServer, until
 from windlass import State, Windlass
-from windlass.core.model import Claimed, Outcome, Settled, Want
+from windlass.core.model import Claimed, LeaseRef, Outcome, Settled, Want
 from windlass.engines.redis import RedisEngine
+from windlass.errors import EngineUnavailable
+from windlass.events import SettleDropped
 from windlass.worker import pump
 from windlass.worker.heart import Trust
 from windlass.worker.worker import Worker
@@ -168,7 +170,89 @@ def test_an_outcome_is_settled_though_more_runs_wait_and_none_ends(
             rest.open()
 
 
+def test_a_claim_says_how_late_its_jobs_may_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    wants: list[Want] = []
+    with Windlass("memory://", threads=1) as app:
+        brief = app.job(name="brief")(nothing)
+        exchange, claim = app.engine.exchange, app.engine.claim
+
+        def note(outcomes: Sequence[Outcome], want: Want | None) -> tuple[list[Settled], Claimed]:
+            wants.extend(() if want is None else (want,))
+            return exchange(outcomes, want)
+
+        monkeypatch.setattr(app.engine, "exchange", note)
+        monkeypatch.setattr(app.engine, "claim", lambda want: wants.append(want) or claim(want))
+        with working(app):
+            brief.enqueue().result(timeout=30)
+    assert {want.late_ms for want in wants} == {pump.LATE_MS}
+    assert pump.LATE_MS > 0
+
+
 # -- outages -----------------------------------------------------------------------------------------------
+
+
+def test_outcomes_wait_for_a_store_that_is_away_and_no_job_runs_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pump, "OUTAGE_PAUSE", 0.01)
+    outages = [EngineUnavailable("the store is away") for _ in range(3)]
+    with Windlass("memory://", threads=2) as app:
+        first, second = Gate(app, "first"), Gate(app, "second")
+        handles = [first.job.enqueue(), second.job.enqueue()]
+        exchange = app.engine.exchange
+
+        def away(outcomes: Sequence[Outcome], want: Want | None) -> tuple[list[Settled], Claimed]:
+            if outcomes and outages:
+                second.open()
+                raise outages.pop()
+            return exchange(outcomes, want)
+
+        with working(app) as worker:
+            until(lambda: first.entered and second.entered, "the jobs do not run")
+            monkeypatch.setattr(app.engine, "exchange", away)
+            first.open()
+            until(lambda: all(one.state is State.DONE for one in handles), "the outcomes are not settled")
+            until(lambda: not worker.held, "the worker holds what has ended")
+        assert (first.entered, second.entered, outages) == (1, 1, [])
+
+
+def test_outcomes_that_the_lease_did_not_outlive_are_dropped_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pump, "OUTAGE_PAUSE", 0.01)
+    dropped: list[str] = []
+    with Windlass("memory://", threads=1) as app:
+        app.on(SettleDropped)(lambda event: dropped.append(event.id))
+        gate = Gate(app)
+        handle = gate.job.enqueue()
+        exchange = app.engine.exchange
+
+        def away(outcomes: Sequence[Outcome], want: Want | None) -> tuple[list[Settled], Claimed]:
+            if outcomes:
+                raise EngineUnavailable("the store is away")
+            return exchange(outcomes, want)
+
+        with working(app) as worker:
+            until(lambda: gate.entered, "the job does not run")
+            monkeypatch.setattr(worker, "trust", lambda: Trust.NO_SETTLES)
+            monkeypatch.setattr(app.engine, "exchange", away)
+            gate.open()
+            until(lambda: dropped == [handle.id], "nobody is told")
+            ref = LeaseRef(handle.id, 0)
+            assert (len(worker._settler), worker._settler.holds(ref), worker._table.unsettled()) == (0, False, [])
+
+
+def test_an_outcome_that_came_too_late_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    dropped: list[tuple[str, str]] = []
+    with Windlass("memory://", threads=1) as app:
+        app.on(SettleDropped)(lambda event: dropped.append((event.id, event.reason)))
+        gate = Gate(app)
+        handle = gate.job.enqueue()
+        with working(app) as worker:
+            until(lambda: gate.entered, "the job does not run")
+            app.engine.depart(worker.info.id)  # as if somebody had taken the worker for dead
+            gate.open()
+            until(lambda: handle.state is State.DONE, "nobody runs it again")
+        assert gate.entered == 2
+        assert dropped == [(handle.id, "another worker owns the job now")]
+        assert app.stats()["total_stale"] == 1
+    assert "the outcomes of 1 jobs were dropped, and they run again" in caplog.text
 
 
 def test_a_worker_that_may_not_claim_while_its_store_is_away_does_not_spin(

@@ -86,6 +86,18 @@ def test_a_pattern_meets_the_queues_it_learns_and_they_share_its_weight() -> Non
     assert {share.name for share in policy.shares(3) or ()} == {"mail", "report-a", "report-c"}
 
 
+def test_a_queue_that_comes_later_is_owed_nothing_of_what_was_before() -> None:
+    policy = QueuePolicy.parse(["report-*"])
+    backlog = Counter(dict.fromkeys(["report-a", "report-b", "report-c"], 10**6))
+    policy.learn(["report-a", "report-b"])
+    for _ in range(500):
+        claim(policy, 1, backlog)
+    policy.learn(["report-a", "report-b", "report-c"])
+    got = Counter(name for _ in range(30) for name in claim(policy, 1, backlog))
+    assert all(abs(count - 10) <= 1 for count in got.values())
+    assert len(got) == 3
+
+
 def test_a_queue_that_is_named_is_not_served_by_a_pattern_too() -> None:
     policy = QueuePolicy.parse(["report-*", "report-urgent=9"])
     policy.learn(["report-urgent", "report-a"])

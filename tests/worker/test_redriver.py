@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import pytest
+from msgspec.structs import replace
 
 from dead_shop import Shop
 from windlass.core.model import Action, LeaseRef, Moved
@@ -218,6 +219,26 @@ def test_what_a_dead_worker_left_is_gone_on_with_and_each_death_is_moved_once(sh
     shop.burst()
     assert sorted(shop.runs) == list(range(40))
     assert (operation.done, operation.state) == (40, "done")
+
+
+def test_a_worker_that_was_overtaken_in_the_middle_of_a_step_moves_nothing(shop: Shop) -> None:
+    shop.die(*["late"] * 30)
+    operation = shop.app.dead.retry(rate="100/s")
+
+    class Overtaken(Failing):
+        def jobs(self, *args: object) -> object:
+            """Another worker writes the operation while this one looks for what to move."""
+            for document, one in redrive.find(shop.app.engine, [redrive.PREFIX + operation.id]):
+                if one.owner == "w1":
+                    redrive.save(shop.app.engine, replace(one, owner="w2"), document.version)
+            return shop.app.engine.jobs(*args)  # type: ignore[arg-type]
+
+    first, second = Redriver(Overtaken(shop.app.engine), "w1"), Redriver(shop.app.engine, "w2")  # type: ignore[arg-type]
+    first.turn(0.0)
+    first.turn(0.1)
+    assert shop.app.stats()["ready"] == 0
+    finish(second, 0.2)
+    assert (operation.done, operation.state, shop.app.stats()["ready"]) == (30, "done", 30)
 
 
 @pytest.mark.parametrize("call", ["commit", "transition", "jobs", "keys", "read"])

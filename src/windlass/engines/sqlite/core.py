@@ -298,11 +298,12 @@ class SqliteCore:
             self._mend(error)
             return self._told(lambda: self._ask_file(work))
 
-    def _write(self, work: Work[T], *, durable: bool) -> T:
-        """Do one atomic write; ``durable`` asks for a sync where the engine's setting is fsync.
+    def _write(self, work: Work[T], *, durable: bool, whatever_is_set: bool = False) -> T:
+        """Do one atomic write; ``durable`` asks for a sync where the engine's setting is fsync, or ``whatever_is_set``.
 
         One that falls over a damaged record was rolled back, and is done again when that is mended.
         """
+        durable = durable and (self._durable or whatever_is_set)
         try:
             return self._write_file(work, durable=durable)
         except DAMAGE as error:
@@ -326,7 +327,7 @@ class SqliteCore:
         while True:
             writer = self._open_writer()
             try:
-                return writer.run(work, durable=durable and self._durable)
+                return writer.run(work, durable=durable)
             except StoreMoved as moved:
                 tries -= 1
                 self._follow(writer.place, moved, tries)
@@ -343,7 +344,7 @@ class SqliteCore:
     def _mend_now(self) -> int:
         """Look through the store and mend what is damaged; give how many records that were."""
         chunks = self._ask_file(self._mender.find)
-        mended = self._write_file(lambda db: self._mender.mend(db, chunks), durable=True)
+        mended = self._write_file(lambda db: self._mender.mend(db, chunks), durable=self._durable)
         self._ready.touch()
         self._ended.touch()
         return mended

@@ -60,7 +60,9 @@ class SqliteEngine(SqliteCoordinator, SqliteMoves, SqliteDead, SqliteDocuments):
             return Written([])
         durable = bool(write.swaps) or any(job.durable is not False for job in write.jobs)
         written = self._write(
-            lambda db: commit(db, self._q, write, self._clock.wall_ms(), self._rules), durable=durable
+            lambda db: commit(db, self._q, write, self._clock.wall_ms(), self._rules),
+            durable=durable,
+            whatever_is_set=any(job.durable for job in write.jobs),
         )
         if written.placed:
             self._ready.touch()

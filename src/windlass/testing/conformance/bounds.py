@@ -324,6 +324,28 @@ class BoundSuite:
         for at in claims:
             assert sum(at <= other < at + 10_000 for other in claims) <= 7
 
+    def test_the_window_of_a_queue_s_rate_grows_by_how_late_a_claimed_job_may_start(self, harness: Harness) -> None:
+        # One claimed at the end of a window and started late would meet those that start with the next window.
+        store = harness.engine
+        join(store)
+        set_rate(store, "default", RateBound(2, 10_000))
+        add(store, *"abcde")
+        late = Want("w1", 100, late_ms=25)
+        claimed = store.claim(late)
+        assert ids(claimed) == ["a", "b"]
+        assert claimed.due_in_ms is not None
+        assert 10_025 <= claimed.due_in_ms <= 10_125
+        harness.clock.advance(10_024)
+        join(store)
+        claimed = store.claim(late)
+        assert (ids(claimed), claimed.due_in_ms is not None and claimed.due_in_ms <= 100) == ([], True)
+        harness.clock.advance(1)
+        assert ids(store.claim(late)) == ["c", "d"]
+        harness.clock.advance(10_000)
+        join(store)
+        assert ids(store.claim(late)) == []
+        assert ids(store.claim(Want("w1", 100))) == ["e"]  # for one that starts at once the window is no longer
+
     def test_a_job_that_could_not_start_at_once_is_not_given_when_the_rate_is_nearly_spent(
         self, harness: Harness
     ) -> None:

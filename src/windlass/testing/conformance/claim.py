@@ -381,6 +381,15 @@ class ClaimSuite:
         assert fences == sorted(set(fences))
         assert fences[-1] < FENCE_END
 
+    def test_a_fence_is_above_the_clock_so_a_store_that_lost_its_tail_repeats_none(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        add(store, "a", "b")
+        for _ in range(2):
+            harness.clock.advance(1_000)
+            (lease,) = take(store, limit=1)
+            assert lease.fence >= harness.clock.wall_ms() * 1_000
+
     def test_a_record_made_anew_under_an_old_id_gets_a_higher_fence(self, harness: Harness) -> None:
         """Choice: the fence outlives the record, or a repeated settle would end the new job."""
         store = harness.engine

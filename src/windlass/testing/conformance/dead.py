@@ -377,6 +377,24 @@ class DeadSuite:
         assert discard(store, deaths) == [False, True]
         assert state_of(store, "a") is State.READY
 
+    def test_a_job_that_died_again_is_not_amended_by_its_earlier_death(self, harness: Harness) -> None:
+        store = harness.engine
+        (first,) = die(harness, "a")
+        redrive(store, [first])
+        again = take_one(store)
+        store.settle([ended(again, Kind.DEAD, error=error())])
+        assert not amend(store, first, "[9]", (), None)
+        assert row_of(store, "a").payload == b"[]"
+        assert amend(store, LeaseRef("a", again.fence), "[9]", (), None)
+        assert row_of(store, "a").payload == b"[9]"
+
+    def test_a_death_that_is_named_twice_is_moved_or_discarded_once(self, harness: Harness) -> None:
+        store = harness.engine
+        first, second = die(harness, "a", "b")
+        assert redrive(store, [first, first]) == [True, False]
+        assert applied(store, Action.TRIM, [second, second, first, second]) == [True, False, False, False]
+        assert store.counts()["total_trimmed"] == 1
+
     def test_what_is_discarded_by_a_bound_counts_as_trimmed(self, harness: Harness) -> None:
         store = harness.engine
         store.transition(Action.TRIM, die(harness, "a", "b"))

@@ -129,6 +129,19 @@ class GuardSuite:
             order.append(running.id)
         assert order == ["a", "b", "c"]
 
+    def test_a_waiter_that_might_go_on_and_finds_no_room_waits_on_and_is_next(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        put(store, "holder", "waiter", guards=(slots(1),))
+        (lease,) = take(store)
+        place(store, [job("urgent", priority=-1)])
+        end(store, [lease])
+        assert got(take(store, limit=1)) == ["urgent"]
+        row = row_of(store, "waiter")
+        assert (row.state, row.blocked_by) == (State.BLOCKED, "concurrency:k")
+        assert [(one.gate, one.jobs) for one in store.blocked()] == [("concurrency:k", 1)]
+        assert got(take(store, limit=1)) == ["waiter"]
+
     def test_freed_waiters_that_age_come_in_their_rank(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
@@ -344,6 +357,26 @@ class GuardSuite:
         assert take(store) == []
         harness.clock.advance(1)
         assert got(take(store)) == ["c"]
+
+    def test_the_window_of_a_rate_grows_by_how_late_a_claimed_job_may_start(self, harness: Harness) -> None:
+        store, late = harness.engine, Want("w1", 10, late_ms=25)
+        join(store)
+        put(store, *"abcde", guards=(rate(2, 10_000),))
+        claimed = store.claim(late)
+        assert got(claimed.leases) == ["a", "b"]
+        assert claimed.due_in_ms is not None
+        assert 10_025 <= claimed.due_in_ms <= 10_125
+        harness.clock.advance(10_024)
+        join(store)
+        assert store.claim(late).leases == []
+        harness.clock.advance(1)
+        assert got(store.claim(late).leases) == ["c", "d"]
+        # A gate is looked at when it opens, which those who are in less of a hurry have said.
+        harness.clock.advance(10_024)
+        join(store)
+        assert store.claim(late).leases == []
+        harness.clock.advance(1)
+        assert got(store.claim(late).leases) == ["e"]
 
     def test_a_rate_counts_claims_however_they_end(self, harness: Harness) -> None:
         store = harness.engine

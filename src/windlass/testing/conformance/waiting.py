@@ -6,7 +6,18 @@ from collections.abc import Callable
 from threading import Event, Thread
 
 from windlass.core.model import Action
-from windlass.testing.conformance.harness import DEADLINE_S, Harness, add, ended, finish, job, join, place, take_one
+from windlass.testing.conformance.harness import (
+    DEADLINE_S,
+    Harness,
+    add,
+    ended,
+    finish,
+    job,
+    join,
+    place,
+    take,
+    take_one,
+)
 
 LONG_S = 600.0  # longer than any test: a wait that is not ended is seen as such
 NUDGE_S = 0.05
@@ -56,6 +67,32 @@ class WaitSuite:
     def test_an_enqueue_of_another_engine_object_ends_a_wait(self, harness: Harness) -> None:
         store, other, numbers = harness.engine, harness.second(), iter(range(10_000))
         assert ended_by(lambda: store.wait(["default"], LONG_S), lambda: place(other, [job(f"j{next(numbers)}")]))
+
+    def test_a_job_that_comes_to_a_queue_that_is_known_ends_a_wait(self, harness: Harness) -> None:
+        # A queue that is new may wake by its name alone.
+        store, other, numbers = harness.engine, harness.second(), iter(range(10_000))
+        join(store)
+        finish(store, "known", queue="later")
+        while other.wait(["later"], 0.01):  # what was said before
+            pass
+        assert ended_by(
+            lambda: other.wait(["later"], LONG_S),
+            lambda: place(store, [job(f"j{next(numbers)}", queue="later")]),
+        )
+
+    def test_a_settle_with_a_follow_up_ends_a_wait(self, harness: Harness) -> None:
+        store, other, numbers = harness.engine, harness.second(), iter(range(10_000))
+        join(store)
+        finish(store, "known", queue="later")
+        add(store, *(f"j{n}" for n in range(1_000)))
+        leases = iter(take(store, limit=1_000))
+        while other.wait(["later"], 0.01):  # what was said before
+            pass
+
+        def nudge() -> None:
+            store.settle([ended(next(leases), then=(job(f"then{next(numbers)}", queue="later"),))])
+
+        assert ended_by(lambda: other.wait(["later"], LONG_S), nudge)
 
     def test_an_enqueue_of_the_same_engine_object_ends_a_wait_for_any_queue(self, harness: Harness) -> None:
         store, numbers = harness.engine, iter(range(10_000))
