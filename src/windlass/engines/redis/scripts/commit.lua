@@ -1,4 +1,4 @@
--- uses: records guards inserting admitting swapping
+-- uses: records guards specs inserting admitting swapping
 -- Store jobs and documents, all or none, in order. Jobs without documents go through enqueue.lua or enqueue_guarded.lua.
 --
 -- KEYS     fixed
