@@ -303,3 +303,49 @@ def test_a_copy_that_comes_back_from_the_job_ends_there(world: World, name: str)
     assert world.value(world.enqueue("quick")) is not None
     world.stop(worker)
     assert world.info(job).attempt == 1
+
+
+SLOW = """
+note("loading")
+hold("gate")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGTSTP], ids=lambda one: one.name)
+def test_a_signal_to_the_group_while_the_application_is_loaded_does_not_end_the_loading(
+    world: World, number: signal.Signals
+) -> None:
+    world.write(SLOW)
+    worker = world.start()
+    world.until(lambda: "loading" in world.ledger())
+    os.killpg(worker.pid, number)
+    world.open_gate()
+    job = world.enqueue("quick")
+    if number is signal.SIGTSTP:  # quiet, which a restart leaves as it is
+        world.heard("quiet: no new jobs are claimed")
+        world.stop(worker)
+        world.start()
+    assert world.value(job)
+    assert "ended while it was loaded" not in world.said()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda one: one.name)
+def test_a_stop_of_the_group_while_the_application_is_loaded_is_a_stop(world: World, number: signal.Signals) -> None:
+    world.write(SLOW)
+    worker = world.start()
+    world.until(lambda: "loading" in world.ledger())
+    os.killpg(worker.pid, number)
+    assert worker.wait(60) == 0, world.said()
+    assert "ended while it was loaded" not in world.said()
+
+
+def test_a_loading_process_that_such_a_signal_ends_all_the_same_is_started_again(world: World) -> None:
+    world.write("signal.signal(signal.SIGTERM, signal.SIG_DFL)\n" + SLOW)
+    worker = world.start()
+    world.until(lambda: "loading" in world.ledger())
+    (zygote,) = world.tree(worker)
+    os.kill(zygote, signal.SIGTERM)
+    world.heard("SIGTERM ended the process that loads the application")
+    world.open_gate()
+    assert world.value(world.enqueue("quick"))
+    world.stop(worker)

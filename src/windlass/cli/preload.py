@@ -39,7 +39,7 @@ from windlass.worker.process.messages import (
     encode,
 )
 from windlass.worker.process.title import set_title
-from windlass.worker.process.zygote import Zygote, ZygoteFork
+from windlass.worker.process.zygote import HEARD, Zygote, ZygoteFork
 from windlass.worker.recycle import FORK_COST, resident
 from windlass.worker.table import SlotTable
 from windlass.worker.wire import Line
@@ -52,6 +52,9 @@ log = Log("windlass.worker")
 
 def main() -> None:
     """Load, say hello, fork until the supervisor goes away."""
+    # One that is sent to the whole process group is for the supervisor; it must not end us while we load.
+    for number in (*HEARD, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     control = Line(int(sys.argv[1]))
     try:
         run(control, decode_launch(control.receive()))

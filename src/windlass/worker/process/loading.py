@@ -6,6 +6,8 @@ cannot be loaded.
 
 from __future__ import annotations
 
+import signal
+import subprocess
 from collections.abc import Callable
 
 from windlass.logs import Log
@@ -15,11 +17,14 @@ from windlass.worker.process.fleet import Fleet
 from windlass.worker.process.forking import Forking
 from windlass.worker.process.generation import Generation
 from windlass.worker.process.messages import Died, Failed, Forked, Hello, NotForked, decode_from_zygote
+from windlass.worker.process.signals import SIGNALS
 from windlass.worker.process.zygotes import Zygotes
 
 __all__ = ["Loading"]
 
 log = Log("windlass.supervisor")
+
+REAPED_WITHIN = 1.0  # seconds: the line of a zygote ends a moment before its process does
 
 
 class Loading:
@@ -136,11 +141,13 @@ class Loading:
         if generation.gone:  # one of its last words was that it could not load the application
             return
         self._zygotes.forget(generation)
-        if generation is fleet.successor:
+        if generation.hello is None and (number := ended_by(generation)) is not None:
+            self._load_later(generation, number)
+        elif generation is fleet.successor:
             fleet.successor = None
             log.error("the new code ended while it was loaded; the old one goes on")
             self._restart_if_asked()
-        elif generation.hello is None:
+        elif generation.hello is None and not fleet.stopping:
             log.error("the application ended while it was loaded; it must not exit, fork or become a daemon at import")
             fleet.code = fleet.code or 2
             fleet.stopping = True
@@ -150,6 +157,14 @@ class Loading:
         for process in fleet.processes_of(generation):
             process.command("stop")
             self._deaths.miss(process)
+
+    def _load_later(self, generation: Generation, number: int) -> None:
+        """One that was loading was ended by a signal to the whole process group, before it could listen to any."""
+        successor = generation is self._fleet.successor
+        if successor:
+            self._fleet.successor = None
+        why = f"{signal.Signals(number).name} ended the process that loads the application"
+        self._fleet.try_later(why, lambda: self.load(successor=successor))
 
     def retire_old(self, generation: Generation) -> None:
         """Once every process of the new code is ready, stop those of the old."""
@@ -167,3 +182,12 @@ class Loading:
         if self._restart_again:
             self._restart_again = False
             self.restart()
+
+
+def ended_by(generation: Generation) -> int | None:
+    """The signal for the worker as a whole that ended a zygote, if it was one."""
+    try:
+        code = generation.process.wait(REAPED_WITHIN)
+    except subprocess.TimeoutExpired:
+        return None
+    return -code if -code in SIGNALS else None

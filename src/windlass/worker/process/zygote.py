@@ -44,7 +44,7 @@ from windlass.worker.process.messages import (
 from windlass.worker.stacks import LAST_LOOK
 from windlass.worker.wire import Line
 
-__all__ = ["Zygote", "ZygoteFork"]
+__all__ = ["HEARD", "Zygote", "ZygoteFork"]
 
 log = Log("windlass.worker")
 
