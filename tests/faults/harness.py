@@ -191,7 +191,7 @@ class Fleet:
         tree = self.start(*arguments, processes=processes, threads=threads, **env)
         until(
             lambda: len({worker.id for worker in self.app.workers()} - have) >= processes or not tree.running,
-            20,
+            90,
             f"{processes} workers to register",
         )
         assert tree.running, self.logs()

@@ -52,9 +52,9 @@ def run_of(worker: Worker, desk: Desk) -> tuple[LeaseRef, LeaseRef]:
 
 def test_a_cancel_reaches_the_run_of_its_claim_alone(desk: Desk, worker: Worker) -> None:
     mine, earlier = run_of(worker, desk)
-    worker._on_beat(Heartbeat(cancels=(earlier, BESIDE)))
+    worker._beats.hear(Heartbeat(cancels=(earlier, BESIDE)))
     assert not worker._held[desk.id].cancelled
-    worker._on_beat(Heartbeat(cancels=(mine,)))
+    worker._beats.hear(Heartbeat(cancels=(mine,)))
     assert worker._held[desk.id].cancelled
 
 
@@ -62,9 +62,9 @@ def test_a_lost_lease_is_that_of_its_claim_alone_and_is_told_once(desk: Desk, wo
     told: list[str] = []
     desk.app.on(LeaseExpired)(lambda event: told.append(event.id))
     mine, earlier = run_of(worker, desk)
-    worker._on_beat(Heartbeat(lost=(earlier, BESIDE)))
+    worker._beats.hear(Heartbeat(lost=(earlier, BESIDE)))
     assert (worker._held[desk.id].lost, told) == (False, [])
-    worker._on_beat(Heartbeat(lost=(mine,)))
+    worker._beats.hear(Heartbeat(lost=(mine,)))
     assert (worker._held[desk.id].lost, told) == (True, [desk.id])
 
 
@@ -72,11 +72,11 @@ def test_a_claim_whose_answer_got_lost_is_given_back_when_two_beats_in_a_row_sho
     app = desk.app
     worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares)  # its pump does not run
     for strays in ((BESIDE,), (), (BESIDE,)):  # a claim may have been answered after the list of a beat was made
-        worker._on_beat(Heartbeat(strays=strays))
+        worker._beats.hear(Heartbeat(strays=strays))
         assert len(worker._settler) == 0
-    worker._on_beat(Heartbeat(strays=(BESIDE,)))
+    worker._beats.hear(Heartbeat(strays=(BESIDE,)))
     assert worker._settler.take() == [Outcome(BESIDE.id, BESIDE.fence, Kind.RELEASE)]
-    worker._on_beat(Heartbeat(strays=(BESIDE,)))  # on its way already
+    worker._beats.hear(Heartbeat(strays=(BESIDE,)))  # on its way already
     assert len(worker._settler) == 0
 
 
@@ -85,12 +85,12 @@ def test_a_run_that_is_held_here_is_no_stray_but_an_earlier_claim_of_it_is(desk:
     worker.quiet()
     assert worker._pump.rest(30)
     for _ in range(2):
-        worker._on_beat(Heartbeat(strays=(mine,)))
+        worker._beats.hear(Heartbeat(strays=(mine,)))
     assert len(worker._settler) == 0
     desk.gate.set()
     until(lambda: not worker.held, "the end of the run")
     assert desk.app.stats()["total_stale"] == 0
     for _ in range(2):
-        worker._on_beat(Heartbeat(strays=(earlier,)))
+        worker._beats.hear(Heartbeat(strays=(earlier,)))
     worker._pump.wake()
     until(lambda: desk.app.stats()["total_stale"] == 1, "the release of the earlier claim")

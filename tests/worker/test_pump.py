@@ -230,7 +230,7 @@ def test_outcomes_that_the_lease_did_not_outlive_are_dropped_and_told(monkeypatc
 
         with working(app) as worker:
             until(lambda: gate.entered, "the job does not run")
-            monkeypatch.setattr(worker, "trust", lambda: Trust.NO_SETTLES)
+            monkeypatch.setattr(worker._slots, "trust", lambda: Trust.NO_SETTLES)
             monkeypatch.setattr(app.engine, "exchange", away)
             gate.open()
             until(lambda: dropped == [handle.id], "nobody is told")

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from windlass.worker.slots import UNSETTLED, Running, SlotTable
+from windlass.worker.table import UNSETTLED, Running, SlotTable
 
 
 @pytest.fixture
