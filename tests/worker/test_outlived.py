@@ -7,7 +7,7 @@ import threading
 import pytest
 from inside import DEADLINE, until
 
-from windlass import State, Windlass
+from windlass import Constant, Retry, State, Windlass
 from windlass.events import JobEvent, JobFailed, JobRetrying, JobSucceeded
 from windlass.worker.worker import Worker
 
@@ -29,7 +29,9 @@ def test_a_job_that_ends_after_it_was_said_to_have_failed_is_told_of_as_failed_o
         body()
 
     with Windlass("memory://", queues={"default": {"retry_budget": 0.2}}) as app:
-        job = app.job(name="deaf", timeout=0.05, retry=3)(body if kind == "thread" else abody)
+        job = app.job(name="deaf", timeout=0.05, retry=Retry(attempts=3, backoff=Constant("1h")))(
+            body if kind == "thread" else abody
+        )
 
         @app.on(JobSucceeded)
         @app.on(JobFailed)

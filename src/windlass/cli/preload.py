@@ -6,6 +6,7 @@ the application's parts, because nothing below row 5 knows the application.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -52,15 +53,29 @@ log = Log("windlass.worker")
 
 def main() -> None:
     """Load, say hello, fork until the supervisor goes away."""
-    # One that is sent to the whole process group is for the supervisor; it must not end us while we load.
-    for number in (*HEARD, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+    leave_signals_to_the_supervisor()
     control = Line(int(sys.argv[1]))
     try:
         run(control, decode_launch(control.receive()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the supervisor has gone
     end(0, join=False)  # a thread that the application started when it was imported would be waited for
+
+
+def leave_signals_to_the_supervisor() -> None:
+    """Let one that is sent to the whole process group not end us while we load. What the application forks hears it."""
+    before = {number: signal.signal(number, unheard) for number in (*HEARD, signal.SIGINT)}
+
+    def hear() -> None:
+        for number, handler in before.items():
+            if signal.getsignal(number) is unheard:
+                signal.signal(number, handler)
+
+    os.register_at_fork(after_in_child=hear)
+
+
+def unheard(number: int, frame: object) -> None:
+    """Do nothing with a signal, and let a program that is started have its own way with it."""
 
 
 def run(control: Line, launch: Launch) -> None:

@@ -15,7 +15,7 @@ __all__ = ["Zygotes"]
 
 log = Log("windlass.supervisor")
 
-ZYGOTE_ENDS = 2.0  # seconds for a zygote to end that is not needed any more: exit handlers of the application may hang
+ZYGOTE_ENDS = 5.0  # seconds for a zygote to end that is not needed any more: exit handlers of the application may hang
 
 
 class Zygotes:
