@@ -326,7 +326,7 @@ def test_a_signal_to_the_group_while_the_application_is_loaded_does_not_end_the_
         world.stop(worker)
         world.start()
     assert world.value(job)
-    assert "ended while it was loaded" not in world.said()
+    assert "ended the process that loads" not in world.said()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda one: one.name)
