@@ -14,28 +14,10 @@ from typing import Final
 from msgspec import Struct
 
 from windlass.core.clock import ManualClock
-from windlass.core.model import (
-    Action,
-    Cause,
-    CircuitPolicy,
-    Gates,
-    Guard,
-    JobFilter,
-    Kind,
-    LeaseRef,
-    NewJob,
-    Outcome,
-    Progress,
-    QueueShare,
-    RateBound,
-    Room,
-    Rules,
-    Slot,
-    State,
-    Tally,
-    UniqueKey,
-    Want,
-)
+from windlass.core.coordination import CircuitPolicy, Tally
+from windlass.core.model import Cause, Gates, Guard, NewJob, Slot, State, UniqueKey
+from windlass.core.rows import Action, JobFilter
+from windlass.core.work import Kind, LeaseRef, Outcome, Progress, QueueShare, RateBound, Room, Rules, Want
 from windlass.dead.deadlist import DeadList
 from windlass.engines.base import Store
 from windlass.guards.circuit import CircuitInfo

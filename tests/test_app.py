@@ -12,7 +12,8 @@ import pytest
 from windlass import Job, Windlass
 from windlass.core.clock import ManualClock
 from windlass.core.history import encode_error
-from windlass.core.model import Kind, Lease, NewJob, Outcome, QueueShare, State, Want, WorkerInfo
+from windlass.core.model import NewJob, State
+from windlass.core.work import Kind, Lease, Outcome, QueueShare, Want, WorkerInfo
 from windlass.engines.url import rules_of
 from windlass.errors import ConfigError
 from windlass.insight.queues import QueueInfo

@@ -20,7 +20,7 @@ from servers import RedisServer
 from windlass import Constant, Dead, Discard, JobInfo, Retry, RetryAfter, Snooze, State, Windlass, current_job, on
 from windlass.core.clock import Clock, ManualClock
 from windlass.core.history import NOWHERE
-from windlass.core.model import Settled, Want, WorkerInfo
+from windlass.core.work import Settled, Want, WorkerInfo
 from windlass.engines.base import Store
 from windlass.events import Events
 from windlass.settings import Settings

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar, 
 from windlass.client import Client
 from windlass.core.aio import hop
 from windlass.core.clock import Clock, SystemClock
+from windlass.core.coordination import CircuitRow
 from windlass.core.errors import ConfigError
-from windlass.core.model import Action, CircuitRow, JobFilter, Moved, State
+from windlass.core.model import State
+from windlass.core.rows import Action, JobFilter, Moved
 from windlass.core.spelling import spelled
 from windlass.core.units import Duration, duration_ms, nearest, shown
 from windlass.dead.deadlist import DeadList

@@ -19,7 +19,7 @@ from windlass.cli.main import cli
 from windlass.core.fingerprint import cause_of
 from windlass.core.history import encode_error
 from windlass.core.ids import new_id
-from windlass.core.model import Kind, Lease, Outcome, Want, WorkerInfo
+from windlass.core.work import Kind, Lease, Outcome, Want, WorkerInfo
 
 MODULE = """
 from datetime import datetime

@@ -10,7 +10,7 @@ import pytest
 from cli_shop import Shop
 
 from windlass.cli import dead as dead_module
-from windlass.core.model import Kind
+from windlass.core.work import Kind
 from windlass.dead.deadlist import DeadGroup, RedriveInfo
 from windlass.worker.redriver import STEP, Redriver
 

@@ -8,7 +8,7 @@ import pytest
 from cli_shop import DEADLINE, MODULE, Shop
 
 from windlass import JobInfo, State
-from windlass.core.model import Kind, Want, WorkerInfo
+from windlass.core.work import Kind, Want, WorkerInfo
 
 
 def stored(shop: Shop, job_id: str) -> JobInfo:

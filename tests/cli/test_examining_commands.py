@@ -11,7 +11,8 @@ from cli_shop import Shop, register
 
 from windlass.cli.config import written
 from windlass.core.clock import SystemClock
-from windlass.core.model import NewJob, Want
+from windlass.core.model import NewJob
+from windlass.core.work import Want
 from windlass.settings import Settings, load_settings
 from windlass.settings.values import READERS, TABLES
 from windlass.testing.conformance.harness import place

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cli_shop import Shop
 
 from windlass.core.ids import new_id
-from windlass.core.model import PoolInfo, WorkerInfo
+from windlass.core.work import PoolInfo, WorkerInfo
 
 POOLS = "[windlass.pools]\ncritical = { threads = 2 }\nmailers = { processes = 1 }\n"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cli_shop import Shop, register
 
 from windlass import Concurrency, Windlass
-from windlass.core.model import Want
+from windlass.core.work import Want
 from windlass.guards import CircuitInfo
 from windlass.guards.limits import LimitInfo, LockInfo
 

@@ -12,7 +12,7 @@ from cli_shop import DEADLINE, Shop, register
 
 from windlass import JobInfo
 from windlass.cli import jobs as jobs_module
-from windlass.core.model import Kind, Outcome, Progress, Want
+from windlass.core.work import Kind, Outcome, Progress, Want
 from windlass.jobs.info import JobError
 
 FIELDS = list(JobInfo.__dataclass_fields__)

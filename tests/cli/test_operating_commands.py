@@ -8,7 +8,7 @@ import pytest
 from cli_shop import Shop, register
 
 from windlass import State
-from windlass.core.model import Kind, Want
+from windlass.core.work import Kind, Want
 from windlass.insight.queues import QueueInfo, WorkerStatus
 
 

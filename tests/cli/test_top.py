@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 from cli_shop import DEADLINE, Shop
 
-from windlass.core.model import NewJob, WorkerInfo
+from windlass.core.model import NewJob
+from windlass.core.work import WorkerInfo
 from windlass.testing.conformance.harness import place
 
 LONG = "shop.jobs.international.charge_a_customer_with_a_very_long_name_indeed"

@@ -16,7 +16,9 @@ import pytest
 from dead_shop import Shop
 from strangers import belongs_to_a_stranger
 from windlass.core.files import make_folder, open_own, open_source, replacing
-from windlass.core.model import JobFilter, LeaseRef, State
+from windlass.core.model import State
+from windlass.core.rows import JobFilter
+from windlass.core.work import LeaseRef
 from windlass.errors import FileRefused, WindlassError
 from windlass.worker.archive import Archive
 

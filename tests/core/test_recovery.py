@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from windlass.core.model import Recovery
 from windlass.core.recovery import RecoveryRule
+from windlass.core.rows import Recovery
 from windlass.errors import ConfigError
 from windlass.settings import load_settings
 

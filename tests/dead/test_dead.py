@@ -15,7 +15,8 @@ import pytest
 
 from dead_shop import Shop
 from windlass import Concurrency, JobInfo, Once, Rate, State, Unique
-from windlass.core.model import Action, LeaseRef
+from windlass.core.rows import Action
+from windlass.core.work import LeaseRef
 from windlass.dead.deadlist import DeadFilters, DeadGroup
 from windlass.errors import ConfigError, PayloadError, TransitionRefused
 from windlass.testing.conformance.harness import amend

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windlass.core.model import Gates, Guard, JobError, JobRow, State, UniqueKey
+from windlass.core.model import Gates, Guard, JobError, State, UniqueKey
+from windlass.core.rows import JobRow
 from windlass.dead.lines import GONE, JSON, SAME, from_line, to_line
 from windlass.errors import PayloadError
 

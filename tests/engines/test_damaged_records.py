@@ -13,7 +13,9 @@ from test_spoiled_sqlite import connection, spoil
 from servers import RedisServer
 from spoiled import guarded
 from windlass.core.clock import ManualClock
-from windlass.core.model import Action, Cause, Gates, Guard, JobFilter, Kind, Moved, Recovery, Rules, State, UniqueKey
+from windlass.core.model import Cause, Gates, Guard, State, UniqueKey
+from windlass.core.rows import Action, JobFilter, Moved, Recovery
+from windlass.core.work import Kind, Rules
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.records import HASHES
 from windlass.engines.redis.scripts import FIXED_KEYS, TYPES

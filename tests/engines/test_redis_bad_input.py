@@ -17,7 +17,9 @@ import redis.asyncio
 from proxy import Proxy
 from servers import RedisServer, of_the_guide, plain, until
 from windlass.core.clock import ManualClock
-from windlass.core.model import Action, JobFilter, Kind, NewJob, Rules, Settled, State
+from windlass.core.model import NewJob, State
+from windlass.core.rows import Action, JobFilter
+from windlass.core.work import Kind, Rules, Settled
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.startup import CAPABILITIES, Server
 from windlass.engines.url import connect

@@ -13,7 +13,8 @@ from redis import Redis
 
 from servers import RedisServer, until
 from windlass.core.clock import ManualClock
-from windlass.core.model import Kind, Settled, Slot, State
+from windlass.core.model import Slot, State
+from windlass.core.work import Kind, Settled
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.connection import CONNECTIONS_MAX
 from windlass.testing.conformance.harness import add, ended, job, join, place, row_of, take

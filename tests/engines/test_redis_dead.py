@@ -10,7 +10,7 @@ import pytest
 
 from dead_shop import Shop
 from servers import RedisServer
-from windlass.core.model import JobFilter
+from windlass.core.rows import JobFilter
 from windlass.events import DeadRecovered, DeadTrimmed
 
 DEADLINE = 30.0

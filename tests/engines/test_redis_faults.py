@@ -14,21 +14,9 @@ from redis.exceptions import RedisError
 from proxy import Proxy
 from servers import RedisServer, Replicated, until
 from windlass.core.clock import ManualClock
-from windlass.core.model import (
-    Action,
-    Buried,
-    JobFilter,
-    Kind,
-    LeaseRef,
-    Outcome,
-    Progress,
-    Rules,
-    Settled,
-    State,
-    Swap,
-    Want,
-    Write,
-)
+from windlass.core.model import State, Swap, Write
+from windlass.core.rows import Action, JobFilter
+from windlass.core.work import Buried, Kind, LeaseRef, Outcome, Progress, Rules, Settled, Want
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.scripts import script
 from windlass.errors import EngineError, EngineFull, EngineUnavailable, EngineUnusable

@@ -12,7 +12,7 @@ from redis import Redis
 
 from servers import RedisServer
 from windlass import Windlass
-from windlass.core.model import Kind, Outcome, Want, WorkerInfo
+from windlass.core.work import Kind, Outcome, Want, WorkerInfo
 from windlass.engines.redis import RedisEngine
 from windlass.errors import EngineUnavailable, EngineUnusable
 

@@ -10,7 +10,9 @@ import pytest
 import redis
 
 from servers import RedisServer
-from windlass.core.model import Action, Gates, Guard, Kind, Outcome, QueueShare, Rules, Swap, UniqueKey, Want, Write
+from windlass.core.model import Gates, Guard, Swap, UniqueKey, Write
+from windlass.core.rows import Action
+from windlass.core.work import Kind, Outcome, QueueShare, Rules, Want
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.scripts import FIXED_KEYS
 from windlass.errors import EngineError

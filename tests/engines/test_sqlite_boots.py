@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from windlass.core.clock import ManualClock
-from windlass.core.model import RateBound, Rules, State, Want
+from windlass.core.model import State
+from windlass.core.work import RateBound, Rules, Want
 from windlass.engines.sqlite import SqliteEngine
 from windlass.testing.conformance.harness import LEASE_MS, add, ended, join, set_rate, state_of, take, take_one
 

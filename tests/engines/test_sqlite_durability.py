@@ -22,22 +22,10 @@ from syncs import MARKS, Syncs
 
 from servers import until
 from windlass import Windlass
-from windlass.core.model import (
-    Action,
-    Cause,
-    CircuitPolicy,
-    JobFilter,
-    Kind,
-    LeaseRef,
-    NewJob,
-    Progress,
-    RateBound,
-    Recovery,
-    Rules,
-    Tally,
-    Want,
-    Write,
-)
+from windlass.core.coordination import CircuitPolicy, Tally
+from windlass.core.model import Cause, NewJob, Write
+from windlass.core.rows import Action, JobFilter, Recovery
+from windlass.core.work import Kind, LeaseRef, Progress, RateBound, Rules, Want
 from windlass.engines.sqlite import SqliteEngine
 from windlass.testing.conformance.harness import (
     add,

@@ -16,7 +16,7 @@ import apsw
 import pytest
 
 from windlass import EngineUnavailable, Windlass
-from windlass.core.model import Kind, Outcome, QueueShare, Rules, Settled, Want, WorkerInfo
+from windlass.core.work import Kind, Outcome, QueueShare, Rules, Settled, Want, WorkerInfo
 from windlass.engines.sqlite import SqliteEngine
 from windlass.engines.sqlite.place import LOOK_EVERY
 from windlass.errors import EngineUnusable

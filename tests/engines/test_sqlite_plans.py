@@ -9,7 +9,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from windlass.core.model import Kind, Outcome, Want
+from windlass.core.work import Kind, Outcome, Want
 from windlass.engines.sqlite import SqliteEngine
 from windlass.engines.sqlite.moves import BY_QUEUE
 from windlass.testing.conformance.harness import add, info

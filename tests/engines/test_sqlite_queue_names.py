@@ -8,7 +8,8 @@ from contextlib import closing
 import pytest
 
 from windlass.core.clock import ManualClock
-from windlass.core.model import Action, Kind, QueueShare, Want
+from windlass.core.rows import Action
+from windlass.core.work import Kind, QueueShare, Want
 from windlass.engines.sqlite import SqliteEngine, upkeep
 from windlass.testing.conformance.harness import add, all_jobs, ended, error, job, join, place, take
 from windlass.testing.conformance.harness import upkeep as maintain

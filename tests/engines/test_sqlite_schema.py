@@ -10,7 +10,8 @@ import apsw
 import pytest
 
 from windlass import Windlass
-from windlass.core.model import State, WorkerInfo
+from windlass.core.model import State
+from windlass.core.work import WorkerInfo
 from windlass.engines.sqlite import SqliteEngine
 from windlass.engines.sqlite.schema import MIGRATIONS, VERSION, prefix_of
 from windlass.errors import EngineUnusable

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from windlass.core.clock import ManualClock
-from windlass.core.model import Rules
+from windlass.core.work import Rules
 from windlass.engines.sqlite import SqliteEngine
 from windlass.testing.conformance.harness import finish, join
 

@@ -9,7 +9,9 @@ import pytest
 
 from servers import RedisServer
 from windlass.core.clock import ManualClock
-from windlass.core.model import Action, Placed, Rules
+from windlass.core.model import Placed
+from windlass.core.rows import Action
+from windlass.core.work import Rules
 from windlass.engines.base import Store
 from windlass.engines.redis import RedisEngine
 from windlass.engines.sqlite import SqliteEngine

@@ -14,7 +14,8 @@ from types import SimpleNamespace
 from faults import jobs
 from windlass import Windlass
 from windlass.core.ids import new_id
-from windlass.core.model import Kind, Outcome, QueueShare, Swap, Want, WorkerInfo, Write
+from windlass.core.model import Swap, Write
+from windlass.core.work import Kind, Outcome, QueueShare, Want, WorkerInfo
 from windlass.engines.base import TransactionalCommit
 
 LEASE_MS = 1_000

@@ -18,7 +18,7 @@ from faults import jobs
 from faults.client import tell
 from windlass import Windlass
 from windlass.core.ids import new_id
-from windlass.core.model import Kind, Outcome, Rules, Want, WorkerInfo
+from windlass.core.work import Kind, Outcome, Rules, Want, WorkerInfo
 from windlass.errors import WindlassError
 
 BATCH = 20

@@ -26,7 +26,8 @@ import apsw
 
 from faults import jobs
 from windlass import JobInfo, Windlass
-from windlass.core.model import JobRow, State
+from windlass.core.model import State
+from windlass.core.rows import JobRow
 
 T = TypeVar("T")
 

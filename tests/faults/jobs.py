@@ -22,7 +22,7 @@ import apsw
 
 from windlass import JobContext, Windlass
 from windlass.core.clock import SystemClock
-from windlass.core.model import Lease
+from windlass.core.work import Lease
 from windlass.events import StoreRolledBack
 
 DEFINED: list[tuple[Callable[..., Any], dict[str, Any]]] = []

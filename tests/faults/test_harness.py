@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from faults.harness import NS, Fleet, Nemesis, check
 from windlass.core.ids import new_id
-from windlass.core.model import Want, WorkerInfo
+from windlass.core.work import Want, WorkerInfo
 
 
 def ledger(fleet: Fleet, *lines: tuple[str, str, int, int, float]) -> None:

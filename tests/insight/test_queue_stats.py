@@ -9,7 +9,8 @@ from msgspec import structs
 
 from windlass import Windlass
 from windlass.core.clock import ManualClock
-from windlass.core.model import PoolInfo, QueueFlow, QueueRow, QueueWork, RateBound, WorkerInfo, WorkerRow
+from windlass.core.rows import QueueFlow, QueueRow, WorkerRow
+from windlass.core.work import PoolInfo, QueueWork, RateBound, WorkerInfo
 from windlass.errors import ConfigError
 from windlass.insight.queues import WorkerStatus
 from windlass.insight.stats import QueueStats, advise

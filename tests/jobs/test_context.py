@@ -11,7 +11,7 @@ import pytest
 
 from windlass import JobContext, Windlass, current_job
 from windlass.core.clock import Clock, ManualClock
-from windlass.core.model import Want, WorkerInfo
+from windlass.core.work import Want, WorkerInfo
 from windlass.engines.base import Store
 from windlass.engines.url import rules_of
 from windlass.errors import ConfigError, JobCancelled, LeaseLost, NotInJob, PayloadError, TransactionTooLong

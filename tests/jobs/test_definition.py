@@ -14,8 +14,8 @@ import pytest
 import windlass
 from windlass import AsyncJob, Exponential, Job, JobContext, Retry, Windlass
 from windlass.core.meta import decode_meta
-from windlass.core.model import Lease
 from windlass.core.retry import Constant, decode_backoff, on
+from windlass.core.work import Lease
 from windlass.errors import ConfigError, NotInJob, PayloadError
 from windlass.jobs.context import CURRENT
 

@@ -11,7 +11,8 @@ import pytest
 
 from windlass import Windlass
 from windlass.core.history import encode_error
-from windlass.core.model import RESULT_NOT_STORED, Kind, Lease, NewJob, Outcome, Progress, State, Want, WorkerInfo
+from windlass.core.model import RESULT_NOT_STORED, NewJob, State
+from windlass.core.work import Kind, Lease, Outcome, Progress, Want, WorkerInfo
 from windlass.errors import (
     ConfigError,
     JobCancelled,

@@ -11,7 +11,8 @@ from msgspec import structs
 
 from windlass import Constant, Discard, JobInfo, Retry, State, Windlass
 from windlass.core.clock import ManualClock
-from windlass.core.model import NewJob, Want, WorkerInfo
+from windlass.core.model import NewJob
+from windlass.core.work import Want, WorkerInfo
 from windlass.errors import ConfigError
 from windlass.events import JobDead
 from windlass.jobs.hooks import Hooks, Moment

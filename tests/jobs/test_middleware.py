@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 import pytest
 
-from windlass.core.model import Lease
+from windlass.core.work import Lease
 from windlass.errors import ConfigError
 from windlass.jobs.context import JobContext
 from windlass.jobs.middleware import Middleware

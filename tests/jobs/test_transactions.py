@@ -18,7 +18,7 @@ import pytest
 from servers import RedisServer
 from windlass import Call, EngineUnavailable, Job, Windlass
 from windlass.core.clock import SystemClock
-from windlass.core.model import Want, WorkerInfo
+from windlass.core.work import Want, WorkerInfo
 from windlass.engines.holding import HOLDERS
 from windlass.errors import ConfigError, LeaseLost, TransactionTooLong
 from windlass.jobs.context import JobContext

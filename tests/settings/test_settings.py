@@ -12,7 +12,7 @@ import pytest
 
 from strangers import belongs_to_a_stranger
 from windlass.core.backoff import Constant, Exponential, Linear
-from windlass.core.model import QueueBound, RateBound
+from windlass.core.work import QueueBound, RateBound
 from windlass.engines.url import connect
 from windlass.errors import ConfigError
 from windlass.insight.queues import bounds_of

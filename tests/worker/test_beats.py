@@ -9,7 +9,7 @@ import pytest
 from inside import until, worker_of
 
 from windlass import Windlass
-from windlass.core.model import Heartbeat, Kind, LeaseRef, Outcome
+from windlass.core.work import Heartbeat, Kind, LeaseRef, Outcome
 from windlass.events import LeaseExpired
 from windlass.worker.worker import Worker
 

@@ -12,7 +12,7 @@ from fleet import Fleet, fleet_in
 
 from windlass import Constant, Retry, Windlass
 from windlass.core.clock import ManualClock
-from windlass.core.model import LeaseRef, Want, WorkerInfo
+from windlass.core.work import LeaseRef, Want, WorkerInfo
 from windlass.events import JobRetrying
 from windlass.worker.attempt.budget import BURST, RetryBudget
 from windlass.worker.worker import Worker, WorkerOptions

@@ -11,7 +11,7 @@ import pytest
 from fleet import DEADLINE, Fleet, fleet_in
 
 from windlass import State, Windlass
-from windlass.core.model import Kind, Outcome, Want, WorkerInfo
+from windlass.core.work import Kind, Outcome, Want, WorkerInfo
 from windlass.worker.attempt.deadlines import Deadlines
 from windlass.worker.attempt.run import JobRun
 from windlass.worker.children import Answer, ChildLine, Children

@@ -14,7 +14,9 @@ from redis import Redis
 
 from servers import RedisServer, until
 from windlass import Constant, Retry, State, Windlass
-from windlass.core.model import Action, Room, Slot, Watch
+from windlass.core.model import Slot
+from windlass.core.rows import Action
+from windlass.core.work import Room, Watch
 from windlass.engines.redis import RedisEngine
 from windlass.testing.conformance.harness import join, place, take
 from windlass.worker import notes, pump

@@ -10,7 +10,7 @@ import pytest
 
 from dead_shop import Shop, worker_of
 from servers import until
-from windlass.core.model import LeaseRef
+from windlass.core.work import LeaseRef
 from windlass.worker.process.life import ControlLine, listen
 from windlass.worker.process.messages import Command, Ended, Judge, encode
 from windlass.worker.wire import Line

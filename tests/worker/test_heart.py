@@ -12,7 +12,7 @@ import pytest
 from servers import until
 from windlass import Windlass
 from windlass.core.clock import ManualClock
-from windlass.core.model import Heartbeat, LeaseRef
+from windlass.core.work import Heartbeat, LeaseRef
 from windlass.engines.sqlite import SqliteEngine
 from windlass.testing.conformance.harness import add, info, take
 from windlass.worker.heart import Heart, Trust

@@ -16,7 +16,9 @@ import pytest
 
 from dead_shop import Shop
 from servers import until
-from windlass.core.model import Action, JobFilter, LeaseRef, Moved, Rules, State, Upkeep
+from windlass.core.model import State
+from windlass.core.rows import Action, JobFilter, Moved
+from windlass.core.work import LeaseRef, Rules, Upkeep
 from windlass.dead.lines import from_line
 from windlass.errors import EngineUnavailable
 from windlass.events import DeadRecovered, DeadTrimmed

@@ -11,7 +11,7 @@ from redis import Redis
 
 from servers import RedisServer, until
 from windlass import State, Windlass
-from windlass.core.model import Claimed, LeaseRef, Outcome, Settled, Want
+from windlass.core.work import Claimed, LeaseRef, Outcome, Settled, Want
 from windlass.engines.redis import RedisEngine
 from windlass.errors import EngineUnavailable
 from windlass.events import SettleDropped

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from windlass.core.model import QueueShare
+from windlass.core.work import QueueShare
 from windlass.errors import ConfigError
 from windlass.worker.queues import QueuePolicy
 

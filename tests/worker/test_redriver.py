@@ -10,7 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from dead_shop import Shop
-from windlass.core.model import Action, LeaseRef, Moved
+from windlass.core.rows import Action, Moved
+from windlass.core.work import LeaseRef
 from windlass.dead import redrive
 from windlass.dead.deadlist import Redrive
 from windlass.engines.base import Store

@@ -11,7 +11,8 @@ import pytest
 from servers import until
 from windlass import Windlass
 from windlass.core.clock import SystemClock
-from windlass.core.model import Kind, Outcome, State, Want
+from windlass.core.model import State
+from windlass.core.work import Kind, Outcome, Want
 from windlass.errors import EngineUnavailable
 from windlass.testing.conformance.harness import add, info, join, state_of, take_one
 from windlass.worker.process.generation import Process

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from windlass.core.model import Kind, Outcome
+from windlass.core.work import Kind, Outcome
 from windlass.worker.process.fleet import RESPAWN_MOST
 from windlass.worker.process.forking import NO_WORKER, SETTLED_IN, STILLBORN_MAX
 from windlass.worker.process.generation import Process

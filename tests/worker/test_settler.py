@@ -6,7 +6,7 @@ import pytest
 from inside import worker_of
 
 from windlass import Windlass
-from windlass.core.model import Kind, LeaseRef, Outcome
+from windlass.core.work import Kind, LeaseRef, Outcome
 from windlass.worker.settler import Settler
 
 LONG_MS = 3_600_000

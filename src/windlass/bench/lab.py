@@ -20,7 +20,8 @@ from typing import Final
 from windlass.app import Windlass
 from windlass.bench.jobs import QUEUE
 from windlass.core.errors import WindlassError
-from windlass.core.model import FINISHED, JobFilter
+from windlass.core.model import FINISHED
+from windlass.core.rows import JobFilter
 from windlass.engines.base import TransactionalCommit
 from windlass.insight.queues import WorkerStatus
 

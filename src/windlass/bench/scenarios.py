@@ -22,7 +22,7 @@ from windlass.bench.lab import Lab, last_settle
 from windlass.core.clock import from_ms
 from windlass.core.errors import ConfigError
 from windlass.core.ids import new_id
-from windlass.core.model import Kind, LeaseRef, Outcome, Want, WorkerInfo
+from windlass.core.work import Kind, LeaseRef, Outcome, Want, WorkerInfo
 from windlass.jobs.call import Call
 
 __all__ = ["SCENARIOS", "Figure"]

@@ -18,7 +18,8 @@ from windlass.cli.exits import FAILED
 from windlass.cli.output import Column, ago, confirm, count, emit_json, inline, length, moment, note, record, say, table
 from windlass.core.clock import from_ms
 from windlass.core.errors import ConfigError, TransitionRefused
-from windlass.core.model import FINISHED, Action, Moved, State
+from windlass.core.model import FINISHED, State
+from windlass.core.rows import Action, Moved
 from windlass.core.units import duration_ms, nearest
 from windlass.jobs.info import JobInfo, JobProgress
 from windlass.jobs.reader import refuse

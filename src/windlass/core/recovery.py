@@ -17,7 +17,7 @@ from msgspec import Struct
 from windlass.core import caps, control, errors
 from windlass.core.errors import ConfigError
 from windlass.core.fingerprint import POISON, type_name
-from windlass.core.model import Recovery
+from windlass.core.rows import Recovery
 from windlass.core.spelling import unknown_option
 from windlass.core.units import duration_ms, nearest, shown
 

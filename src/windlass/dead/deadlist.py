@@ -25,10 +25,12 @@ from windlass.core.errors import ConfigError, PayloadError, TransitionRefused, W
 from windlass.core.files import open_source, replacing
 from windlass.core.fingerprint import type_name
 from windlass.core.ids import new_id
-from windlass.core.model import Action, JobFilter, JobRow, LeaseRef, Moved, State
+from windlass.core.model import State
 from windlass.core.recovery import RecoveryRule
+from windlass.core.rows import Action, JobFilter, JobRow, Moved
 from windlass.core.spelling import spelled, unknown_option
 from windlass.core.units import Duration, duration_ms, per_second, shown
+from windlass.core.work import LeaseRef
 from windlass.dead import redrive as operations
 from windlass.dead.redrive import Operation
 from windlass.engines.base import Store

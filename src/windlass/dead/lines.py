@@ -19,7 +19,8 @@ from windlass.core import caps
 from windlass.core.errors import PayloadError, WindlassError
 from windlass.core.history import clean_reason, decode_errors
 from windlass.core.ids import check_id
-from windlass.core.model import Guard, JobRow, State, UniqueKey
+from windlass.core.model import Guard, State, UniqueKey
+from windlass.core.rows import JobRow
 from windlass.core.units import check_name, check_text, shown
 
 __all__ = ["from_line", "to_line"]

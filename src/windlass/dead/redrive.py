@@ -13,7 +13,9 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from windlass.core.model import JobFilter, LeaseRef, Swap, Versioned, Write
+from windlass.core.model import Swap, Versioned, Write
+from windlass.core.rows import JobFilter
+from windlass.core.work import LeaseRef
 from windlass.engines.base import Coordinator, Store
 
 __all__ = ["DONE", "PREFIX", "RATE_MAX", "RUNNING", "STOPPED", "Operation", "find", "save", "stop"]

@@ -22,41 +22,36 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from msgspec import Struct
 
+from windlass.core.coordination import CircuitPolicy, CircuitRow, Grip, LimitRow, LockRow, Tally
 from windlass.core.errors import ConfigError
-from windlass.core.model import (
+from windlass.core.model import Versioned, Write, Written
+from windlass.core.rows import (
     Action,
     BlockedRow,
-    Buried,
-    CircuitPolicy,
-    CircuitRow,
-    Claimed,
-    Grip,
     GroupRow,
-    Heartbeat,
     JobFilter,
     JobRow,
-    LeaseRef,
-    LimitRow,
-    LockRow,
     Moved,
-    Outcome,
-    Progress,
-    QueueBound,
     QueueChange,
     QueueFlow,
     QueueRow,
+    Which,
+    WorkerRow,
+)
+from windlass.core.work import (
+    Buried,
+    Claimed,
+    Heartbeat,
+    LeaseRef,
+    Outcome,
+    Progress,
+    QueueBound,
     Rules,
     Settled,
-    Tally,
     Upkeep,
-    Versioned,
     Want,
     Watch,
-    Which,
     WorkerInfo,
-    WorkerRow,
-    Write,
-    Written,
 )
 
 __all__ = [

@@ -6,8 +6,8 @@ import os
 
 from windlass.core.clock import Clock
 from windlass.core.errors import ConfigError
-from windlass.core.model import Rules
 from windlass.core.urls import parse_url
+from windlass.core.work import Rules
 from windlass.engines.base import Store
 from windlass.settings import Settings, mask_url
 

@@ -29,12 +29,13 @@ from msgspec import Struct
 from windlass.core.aio import hop
 from windlass.core.clock import from_ms
 from windlass.core.control import Control, RetryAfter
+from windlass.core.coordination import CircuitPolicy, CircuitRow, Tally
 from windlass.core.current import hide_in_job
 from windlass.core.errors import CircuitOpen, ConfigError, EngineError, GuardUnavailable, JobTimeout, WindlassError
 from windlass.core.history import clean_reason
-from windlass.core.model import CircuitPolicy, CircuitRow, LeaseRef, Tally
 from windlass.core.spelling import spelled
 from windlass.core.units import Duration, duration_ms, show_duration, shown
+from windlass.core.work import LeaseRef
 from windlass.engines.base import Coordinator
 from windlass.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, Events
 from windlass.guards.verdict import Kinds, Verdict, is_any, reason_of, retry_after_ms

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Final, cast
 
 from windlass.core import caps
+from windlass.core.coordination import CircuitPolicy
 from windlass.core.errors import ConfigError, EngineError
 from windlass.core.foreign import Shield, start_thread
-from windlass.core.model import CircuitPolicy
 from windlass.core.spelling import unknown_option
 from windlass.core.units import check_name, duration_ms, shown
 from windlass.engines.base import Coordinator

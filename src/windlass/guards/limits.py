@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from windlass.core.clock import from_ms
-from windlass.core.model import LimitRow, LockRow
+from windlass.core.coordination import LimitRow, LockRow
 
 __all__ = ["LimitInfo", "LockInfo"]
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from windlass.core.clock import Clock, from_ms
-from windlass.core.model import JobRow, State
+from windlass.core.model import State
+from windlass.core.rows import JobRow
 from windlass.core.units import format_rate, nearest, show_duration
 from windlass.engines.base import Inspector, Store
 from windlass.insight.queues import WorkerStatus, bounds_of

@@ -16,21 +16,11 @@ from windlass.core.aio import hop
 from windlass.core.clock import Clock, from_ms
 from windlass.core.errors import ConfigError
 from windlass.core.history import clean_reason
-from windlass.core.model import (
-    Action,
-    BlockedRow,
-    Pause,
-    PoolInfo,
-    QueueBound,
-    QueueChange,
-    QueueRow,
-    RateBound,
-    Waiting,
-    WorkerRow,
-)
 from windlass.core.patterns import matches
+from windlass.core.rows import Action, BlockedRow, Pause, QueueChange, QueueRow, Waiting, WorkerRow
 from windlass.core.spelling import spelled
 from windlass.core.units import Duration, check_name, count_per, duration_ms, format_rate, instant_ms, shown
+from windlass.core.work import PoolInfo, QueueBound, RateBound
 from windlass.engines.base import Inspector
 from windlass.settings import Settings
 

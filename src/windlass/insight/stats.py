@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
-from windlass.core.model import BlockedRow, QueueFlow, QueueRow, WorkerRow
+from windlass.core.rows import BlockedRow, QueueFlow, QueueRow, WorkerRow
 from windlass.engines.base import Inspector
 from windlass.insight.queues import QueueInfo, WorkerStatus, bounds_of, by_queue
 from windlass.settings import QueueSettings, Settings

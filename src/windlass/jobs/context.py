@@ -20,8 +20,9 @@ from windlass.core.clock import Clock, from_ms
 from windlass.core.codec import encode_result
 from windlass.core.current import RUNNING
 from windlass.core.errors import ConfigError, JobCancelled, LeaseLost, NotInJob, TransactionTooLong
-from windlass.core.model import Gates, Kind, Lease, NewJob, Outcome, Settled, State
+from windlass.core.model import Gates, NewJob, State
 from windlass.core.spelling import spelled
+from windlass.core.work import Kind, Lease, Outcome, Settled
 from windlass.engines.base import Store, TransactionalCommit, TransactionalSettle, Tx
 from windlass.jobs.call import Call, check_call
 from windlass.jobs.transactions import Transaction

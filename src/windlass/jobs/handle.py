@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from windlass.core.aio import hop, own_thread
 from windlass.core.errors import ResultExpired
-from windlass.core.model import Action, State
+from windlass.core.model import State
+from windlass.core.rows import Action
 from windlass.core.spelling import spelled
 from windlass.core.units import Duration
 from windlass.jobs.info import JobInfo, JobProgress

@@ -28,8 +28,9 @@ from windlass.core.errors import (
     TransitionRefused,
 )
 from windlass.core.history import decode_errors
-from windlass.core.model import FINISHED, RESULT_NOT_STORED, Action, JobRow, Moved, State
+from windlass.core.model import FINISHED, RESULT_NOT_STORED, State
 from windlass.core.model import JobError as StoredError
+from windlass.core.rows import Action, JobRow, Moved
 from windlass.core.units import Duration, duration_ms
 from windlass.engines.base import Inspector
 from windlass.jobs.info import JobError, JobInfo, JobProgress

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import structs
 
-from windlass.core.model import QueueWork, WorkerInfo
 from windlass.core.units import show_duration
+from windlass.core.work import QueueWork, WorkerInfo
 from windlass.worker.attempt.run import JobRun
 from windlass.worker.children import Children
 from windlass.worker.held import Held

@@ -18,7 +18,9 @@ from contextlib import contextmanager
 from typing import Final
 
 from windlass.core.files import open_own, sync_folder
-from windlass.core.model import Action, JobFilter, LeaseRef, State
+from windlass.core.model import State
+from windlass.core.rows import Action, JobFilter
+from windlass.core.work import LeaseRef
 from windlass.dead.lines import to_line
 from windlass.engines.base import Store
 

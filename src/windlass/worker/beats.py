@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from windlass.core.model import Heartbeat, LeaseRef
+from windlass.core.work import Heartbeat, LeaseRef
 from windlass.events import LeaseExpired
 from windlass.logs import Log
 from windlass.worker.attempt.outcomes import stray

@@ -31,7 +31,7 @@ from msgspec import Struct
 from windlass.core.clock import Clock
 from windlass.core.foreign import shield_logs
 from windlass.core.history import NOWHERE, Origin
-from windlass.core.model import Lease, Outcome
+from windlass.core.work import Lease, Outcome
 from windlass.engines.base import Store
 from windlass.events import Events
 from windlass.guards.verdict import Verdict

@@ -21,7 +21,7 @@ from enum import IntEnum
 from windlass.core.clock import Clock
 from windlass.core.errors import EngineError
 from windlass.core.foreign import start_thread
-from windlass.core.model import Heartbeat, LeaseRef, WorkerInfo
+from windlass.core.work import Heartbeat, LeaseRef, WorkerInfo
 from windlass.engines.base import Engine
 from windlass.logs import Log
 from windlass.worker.table import SlotTable

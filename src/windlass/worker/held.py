@@ -6,7 +6,7 @@ of a dict under the interpreter lock: threads take their runs out while the pump
 
 from __future__ import annotations
 
-from windlass.core.model import LeaseRef
+from windlass.core.work import LeaseRef
 from windlass.worker.attempt.run import JobRun
 
 __all__ = ["Held"]

@@ -15,8 +15,9 @@ from random import Random
 
 from windlass.core.clock import Clock
 from windlass.core.history import Origin
-from windlass.core.model import LeaseRef, Outcome, Slot
+from windlass.core.model import Slot
 from windlass.core.units import show_duration
+from windlass.core.work import LeaseRef, Outcome
 from windlass.engines.base import Store
 from windlass.events import Events
 from windlass.logs import Log

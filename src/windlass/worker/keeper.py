@@ -12,8 +12,9 @@ from random import Random
 
 from windlass.core.errors import EngineError
 from windlass.core.foreign import Shield
-from windlass.core.model import Action, Recovery, Rules, Upkeep
 from windlass.core.recovery import RecoveryRule
+from windlass.core.rows import Action, Recovery
+from windlass.core.work import Rules, Upkeep
 from windlass.engines.base import Store
 from windlass.events import DeadRecovered, DeadTrimmed, Events
 from windlass.logs import Log

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from windlass.core.model import Progress
+from windlass.core.work import Progress
 from windlass.worker.attempt.run import JobRun
 
 __all__ = ["Notes"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 
-from windlass.core.model import PoolInfo
+from windlass.core.work import PoolInfo
 from windlass.worker.attempt.run import JobRun
 from windlass.worker.lane import Lane
 from windlass.worker.layout import PoolPlan

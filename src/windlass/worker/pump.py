@@ -30,8 +30,8 @@ from random import Random
 from typing import Protocol
 
 from windlass.core.errors import EngineDamaged, EngineError
-from windlass.core.model import Claimed, Outcome, Progress, Room, Settled, Want, Watch
 from windlass.core.units import show_duration
+from windlass.core.work import Claimed, Outcome, Progress, Room, Settled, Want, Watch
 from windlass.engines.base import Store
 from windlass.insight.queues import bounds_of
 from windlass.logs import Log

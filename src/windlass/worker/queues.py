@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterable, Sequence
 from heapq import heapify, heapreplace
 
 from windlass.core.errors import ConfigError
-from windlass.core.model import QueueShare
 from windlass.core.patterns import is_pattern, matches, parse_queues
+from windlass.core.work import QueueShare
 
 __all__ = ["QueuePolicy"]
 

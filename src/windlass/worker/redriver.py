@@ -18,8 +18,10 @@ from msgspec.structs import replace
 
 from windlass.core.errors import EngineError
 from windlass.core.foreign import start_thread
-from windlass.core.model import Action, LeaseRef, Versioned
+from windlass.core.model import Versioned
+from windlass.core.rows import Action
 from windlass.core.units import show_duration
+from windlass.core.work import LeaseRef
 from windlass.dead.redrive import DONE, PREFIX, RUNNING, Operation, find, save
 from windlass.engines.base import Store
 from windlass.logs import Log

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from windlass.core.model import LeaseRef, Outcome
+from windlass.core.work import LeaseRef, Outcome
 
 __all__ = ["Settler"]
 

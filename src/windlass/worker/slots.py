@@ -11,7 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from windlass.core.errors import PayloadError
-from windlass.core.model import Claimed, Kind, Lease, Outcome, Settled, Slot
+from windlass.core.model import Slot
+from windlass.core.work import Claimed, Kind, Lease, Outcome, Settled
 from windlass.events import SettleDropped
 from windlass.jobs.hooks import Moment
 from windlass.logs import Log

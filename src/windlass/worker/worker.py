@@ -37,8 +37,9 @@ from windlass.core.errors import EngineError
 from windlass.core.foreign import shield_logs
 from windlass.core.history import Origin
 from windlass.core.ids import new_id
-from windlass.core.model import LeaseRef, Outcome, Slot, State, Upkeep, WorkerInfo
+from windlass.core.model import Slot, State
 from windlass.core.recovery import rules_in
+from windlass.core.work import LeaseRef, Outcome, Upkeep, WorkerInfo
 from windlass.engines.base import Store
 from windlass.engines.url import rules_of
 from windlass.events import Events, StoreRolledBack, WorkerStarted, WorkerStopped

@@ -12,8 +12,10 @@ from typing import Final
 
 from redis.client import PubSub
 
+from windlass.core.coordination import CircuitPolicy, CircuitRow, Grip, LimitRow, LockRow, Tally
 from windlass.core.errors import EngineUnavailable
-from windlass.core.model import CircuitPolicy, CircuitRow, Gates, Grip, LeaseRef, LimitRow, LockRow, Tally
+from windlass.core.model import Gates
+from windlass.core.work import LeaseRef
 from windlass.engines.damage import made
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.core import mending

@@ -33,7 +33,7 @@ from windlass.core.errors import (
     EngineUnusable,
     WindlassError,
 )
-from windlass.core.model import Rules
+from windlass.core.work import Rules
 from windlass.engines.base import EngineInfo
 from windlass.engines.redis.connection import Client, Command, Spares, hang_up, make_client, node_of, send, target_of
 from windlass.engines.redis.errors import raised_by_driver, translate

@@ -10,7 +10,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from windlass.core.model import UNKNOWN_GROUP, GroupRow, JobFilter, JobRow, State
+from windlass.core.model import UNKNOWN_GROUP, State
+from windlass.core.rows import GroupRow, JobFilter, JobRow
 from windlass.engines.redis.core import mending
 from windlass.engines.redis.inspector import RedisInspector, fits, is_error
 from windlass.engines.redis.wire import as_int, as_list, cause_of, dead_texts, keep_dead, strings

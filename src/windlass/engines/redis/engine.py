@@ -11,24 +11,19 @@ from typing import Final
 
 from windlass.core.errors import ConfigError, Duplicate
 from windlass.core.fingerprint import INTERRUPTED, POISON
-from windlass.core.model import (
+from windlass.core.model import JobError, NewJob, Placed, Swap, Write, Written
+from windlass.core.work import (
     Buried,
     Claimed,
     Heartbeat,
-    JobError,
     LeaseRef,
-    NewJob,
     Outcome,
-    Placed,
     Progress,
     Rules,
     Settled,
-    Swap,
     Upkeep,
     Want,
     WorkerInfo,
-    Write,
-    Written,
 )
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.coordinator import RedisCoordinator

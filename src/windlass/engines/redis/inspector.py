@@ -11,26 +11,23 @@ from typing import Final
 
 from windlass.core import caps
 from windlass.core.errors import ConfigError
-from windlass.core.model import (
-    UNKNOWN_GROUP,
+from windlass.core.model import UNKNOWN_GROUP, State
+from windlass.core.rows import (
     Action,
     BlockedRow,
     JobFilter,
     JobRow,
-    LeaseRef,
     Moved,
-    QueueBound,
     QueueChange,
     QueueFlow,
     QueueRow,
-    RateBound,
     Recovery,
-    State,
     Waiting,
     Which,
     WorkerRow,
 )
 from windlass.core.units import shown, whole_number
+from windlass.core.work import LeaseRef, QueueBound, RateBound
 from windlass.engines.damage import made
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.core import UNSOUND, mending

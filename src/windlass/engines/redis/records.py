@@ -21,7 +21,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from windlass.core.fingerprint import DAMAGED
-from windlass.core.model import JobError, Rules, Until
+from windlass.core.model import JobError, Until
+from windlass.core.work import Rules
 from windlass.engines.damage import LAST_MS
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.wire import (

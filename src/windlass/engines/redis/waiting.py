@@ -19,7 +19,8 @@ from typing import Final
 from redis.client import PubSub
 
 from windlass.core.errors import EngineError, EngineUnavailable, EngineUnusable
-from windlass.core.model import Slot, Watch
+from windlass.core.model import Slot
+from windlass.core.work import Watch
 from windlass.engines.redis.connection import send
 from windlass.engines.redis.core import BLOCK_SLICE_S, RedisCore
 from windlass.engines.redis.errors import raised_by_driver, translate

@@ -16,27 +16,9 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from windlass.core.errors import ConfigError
-from windlass.core.model import (
-    Cause,
-    Gates,
-    Guard,
-    JobError,
-    JobRow,
-    Lease,
-    NewJob,
-    OnConflict,
-    Outcome,
-    QueueBound,
-    QueueChange,
-    Room,
-    Rules,
-    Slot,
-    State,
-    UniqueKey,
-    Until,
-    WorkerInfo,
-    WorkerRow,
-)
+from windlass.core.model import Cause, Gates, Guard, JobError, NewJob, OnConflict, Slot, State, UniqueKey, Until
+from windlass.core.rows import JobRow, QueueChange, WorkerRow
+from windlass.core.work import Lease, Outcome, QueueBound, Room, Rules, WorkerInfo
 from windlass.engines.damage import made
 from windlass.engines.redis.connection import Command
 

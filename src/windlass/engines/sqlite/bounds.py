@@ -16,7 +16,9 @@ import apsw
 import msgspec
 from msgspec import UNSET
 
-from windlass.core.model import Gates, Outcome, Pause, QueueBound, QueueChange, RateBound, Want
+from windlass.core.model import Gates
+from windlass.core.rows import Pause, QueueChange
+from windlass.core.work import Outcome, QueueBound, RateBound, Want
 from windlass.engines.sqlite.guards import LATE_MS, PREFETCH_SLACK_MS, UNBOUNDED, RateMeter, Stored
 from windlass.engines.sqlite.schema import Sql
 

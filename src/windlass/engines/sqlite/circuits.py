@@ -15,7 +15,8 @@ import apsw
 import msgspec
 from msgspec import Meta, Struct
 
-from windlass.core.model import CircuitPolicy, CircuitRow, LeaseRef, Tally
+from windlass.core.coordination import CircuitPolicy, CircuitRow, Tally
+from windlass.core.work import LeaseRef
 from windlass.engines.damage import LAST_MS
 from windlass.engines.sqlite.schema import Sql
 

@@ -22,7 +22,7 @@ import apsw
 import msgspec
 from msgspec import Meta, Struct
 
-from windlass.core.model import Claimed, Lease, LeaseRef, QueueShare, Want
+from windlass.core.work import Claimed, Lease, LeaseRef, QueueShare, Want
 from windlass.engines.sqlite.bounds import Bounds, merged
 from windlass.engines.sqlite.flow import count_flow
 from windlass.engines.sqlite.guards import UNBOUNDED, Judge, as_guards

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import apsw
 
-from windlass.core.model import Rules, Write, Written
+from windlass.core.model import Write, Written
+from windlass.core.work import Rules
 from windlass.engines.sqlite.documents import has_lost, look, swap
 from windlass.engines.sqlite.enqueue import insert
 from windlass.engines.sqlite.schema import Sql

@@ -13,7 +13,9 @@ from typing import Final
 import apsw
 import msgspec
 
-from windlass.core.model import CircuitPolicy, CircuitRow, Gates, Grip, LeaseRef, LimitRow, LockRow, Tally
+from windlass.core.coordination import CircuitPolicy, CircuitRow, Grip, LimitRow, LockRow, Tally
+from windlass.core.model import Gates
+from windlass.core.work import LeaseRef
 from windlass.engines.damage import made
 from windlass.engines.sqlite import circuits
 from windlass.engines.sqlite.claim import next_fence

@@ -30,7 +30,7 @@ import msgspec
 
 from windlass.core.clock import Clock, SystemClock
 from windlass.core.errors import EngineDamaged, EngineUnavailable, EngineUnusable, WindlassError
-from windlass.core.model import Rules
+from windlass.core.work import Rules
 from windlass.engines.base import EngineInfo
 from windlass.engines.sqlite import schema
 from windlass.engines.sqlite.connection import (

@@ -8,7 +8,7 @@ from typing import Final
 import apsw
 import msgspec
 
-from windlass.core.model import GroupRow, JobFilter, JobRow
+from windlass.core.rows import GroupRow, JobFilter, JobRow
 from windlass.engines.sqlite.core import SqliteCore
 from windlass.engines.sqlite.enqueue import ADD_QUEUES, forget_markers
 from windlass.engines.sqlite.inspector import condition

@@ -13,7 +13,8 @@ from typing import Final
 import apsw
 import msgspec
 
-from windlass.core.model import (
+from windlass.core.model import Write, Written
+from windlass.core.work import (
     Buried,
     Claimed,
     Heartbeat,
@@ -26,8 +27,6 @@ from windlass.core.model import (
     Want,
     Watch,
     WorkerInfo,
-    Write,
-    Written,
 )
 from windlass.engines.sqlite import upkeep
 from windlass.engines.sqlite.bounds import make_room, take_note

@@ -14,7 +14,8 @@ import apsw
 import msgspec
 
 from windlass.core.errors import Duplicate
-from windlass.core.model import WAITING, Gates, Guard, NewJob, Placed, Rules, State, UniqueKey
+from windlass.core.model import WAITING, Gates, Guard, NewJob, Placed, State, UniqueKey
+from windlass.core.work import Rules
 from windlass.engines.sqlite.flow import count_flow
 from windlass.engines.sqlite.guards import encode_stored
 from windlass.engines.sqlite.schema import SLOT_CODES, Sql

@@ -13,7 +13,7 @@ from typing import Final
 import apsw
 import msgspec
 
-from windlass.core.model import QueueFlow
+from windlass.core.rows import QueueFlow
 from windlass.engines.sqlite.schema import Sql
 
 __all__ = ["count_flow", "forget_flow", "read_flow"]

@@ -14,20 +14,10 @@ import msgspec
 
 from windlass.core import caps
 from windlass.core.errors import ConfigError
-from windlass.core.model import (
-    BlockedRow,
-    JobFilter,
-    JobRow,
-    QueueBound,
-    QueueChange,
-    QueueFlow,
-    QueueRow,
-    RateBound,
-    State,
-    WorkerInfo,
-    WorkerRow,
-)
+from windlass.core.model import State
+from windlass.core.rows import BlockedRow, JobFilter, JobRow, QueueChange, QueueFlow, QueueRow, WorkerRow
 from windlass.core.units import shown, whole_number
+from windlass.core.work import QueueBound, RateBound, WorkerInfo
 from windlass.engines.base import REPAIR, Finding
 from windlass.engines.damage import made, whole
 from windlass.engines.sqlite.bounds import merged, meter_of, set_queue

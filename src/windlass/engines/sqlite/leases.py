@@ -12,7 +12,8 @@ import apsw
 import msgspec
 
 from windlass.core.fingerprint import INTERRUPTED, POISON
-from windlass.core.model import Buried, Heartbeat, JobError, LeaseRef, Rules, WorkerInfo
+from windlass.core.model import JobError
+from windlass.core.work import Buried, Heartbeat, LeaseRef, Rules, WorkerInfo
 from windlass.engines.sqlite.schema import FOREVER, HISTORY, Sql
 from windlass.engines.sqlite.totals import add_total
 

@@ -13,7 +13,9 @@ from typing import Final, NamedTuple
 import apsw
 import msgspec
 
-from windlass.core.model import FINISHED, Action, LeaseRef, Moved, Recovery, Rules, State, Waiting, Which
+from windlass.core.model import FINISHED, State
+from windlass.core.rows import Action, Moved, Recovery, Waiting, Which
+from windlass.core.work import LeaseRef, Rules
 from windlass.engines.sqlite.core import SqliteCore
 from windlass.engines.sqlite.rows import state_at
 from windlass.engines.sqlite.schema import Sql

@@ -25,7 +25,8 @@ from msgspec import Meta, Struct
 
 from windlass.core.clock import Clock
 from windlass.core.fingerprint import DAMAGED
-from windlass.core.model import FINISHED, Gates, JobError, Rules, State, UniqueKey, Until, WorkerInfo
+from windlass.core.model import FINISHED, Gates, JobError, State, UniqueKey, Until
+from windlass.core.work import Rules, WorkerInfo
 from windlass.engines.damage import LAST_MS, NAME_OF_DAMAGED, QUEUE_OF_DAMAGED, QueueName, described
 from windlass.engines.sqlite.circuits import Doc
 from windlass.engines.sqlite.guards import Stored

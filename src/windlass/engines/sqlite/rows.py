@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from windlass.core.model import JobRow, State, UniqueKey
+from windlass.core.model import State, UniqueKey
+from windlass.core.rows import JobRow
 from windlass.engines.damage import made
 from windlass.engines.sqlite.claim import read_tags
 from windlass.engines.sqlite.enqueue import holding, once_key

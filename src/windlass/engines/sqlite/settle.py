@@ -13,7 +13,8 @@ from typing import Final
 import apsw
 import msgspec
 
-from windlass.core.model import Kind, NewJob, Outcome, Progress, Rules, Settled, State
+from windlass.core.model import NewJob, State
+from windlass.core.work import Kind, Outcome, Progress, Rules, Settled
 from windlass.engines.sqlite.enqueue import insert
 from windlass.engines.sqlite.schema import FOREVER, HISTORY, SLOT_CODES, Sql
 from windlass.engines.sqlite.totals import add_total

@@ -14,7 +14,8 @@ from typing import Any
 import apsw
 
 from windlass.core.errors import ConfigError, EngineUnavailable
-from windlass.core.model import Outcome, Settled, Write, Written
+from windlass.core.model import Write, Written
+from windlass.core.work import Outcome, Settled
 from windlass.engines.base import Tx
 from windlass.engines.sqlite.commit import commit
 from windlass.engines.sqlite.core import FOLLOW_MAX

@@ -11,7 +11,7 @@ from typing import Final
 import apsw
 import msgspec
 
-from windlass.core.model import LeaseRef, Rules, Upkeep
+from windlass.core.work import LeaseRef, Rules, Upkeep
 from windlass.engines.sqlite.claim import promote
 from windlass.engines.sqlite.flow import forget_flow
 from windlass.engines.sqlite.guards import forget_rates

@@ -8,22 +8,9 @@ from random import Random
 import pytest
 from msgspec import structs
 
-from windlass.core.model import (
-    Claimed,
-    Gates,
-    Guard,
-    Kind,
-    NewJob,
-    Pause,
-    QueueBound,
-    QueueChange,
-    QueueRow,
-    QueueShare,
-    RateBound,
-    Rules,
-    State,
-    Want,
-)
+from windlass.core.model import Gates, Guard, NewJob, State
+from windlass.core.rows import Pause, QueueChange, QueueRow
+from windlass.core.work import Claimed, Kind, QueueBound, QueueShare, RateBound, Rules, Want
 from windlass.engines.base import Store
 from windlass.testing.conformance.harness import (
     LEASE_MS,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from windlass.core.model import Action, Kind, Lease, QueueShare, Rules, State, Want
+from windlass.core.model import State
+from windlass.core.rows import Action
+from windlass.core.work import Kind, Lease, QueueShare, Rules, Want
 from windlass.engines.base import Store
 from windlass.testing.conformance.harness import (
     LEASE_MS,

@@ -7,19 +7,8 @@ from threading import Event
 import pytest
 from msgspec.structs import replace
 
-from windlass.core.model import (
-    Gates,
-    Guard,
-    Kind,
-    NewJob,
-    Placed,
-    State,
-    Swap,
-    UniqueKey,
-    Versioned,
-    Write,
-    Written,
-)
+from windlass.core.model import Gates, Guard, NewJob, Placed, State, Swap, UniqueKey, Versioned, Write, Written
+from windlass.core.work import Kind
 from windlass.engines.base import TransactionalCommit
 from windlass.errors import ConfigError, Duplicate
 from windlass.testing.conformance.harness import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from windlass.core.model import CircuitPolicy, CircuitRow, Grip, Tally
+from windlass.core.coordination import CircuitPolicy, CircuitRow, Grip, Tally
 from windlass.engines.base import Store
 from windlass.testing.conformance.harness import DEADLINE_S, Harness, job, join, place, take_one, together, upkeep
 

@@ -5,21 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from windlass.core.fingerprint import INTERRUPTED, POISON
-from windlass.core.model import (
-    UNKNOWN_GROUP,
-    Action,
-    Cause,
-    Gates,
-    Guard,
-    JobFilter,
-    Kind,
-    LeaseRef,
-    Moved,
-    Recovery,
-    Rules,
-    State,
-    UniqueKey,
-)
+from windlass.core.model import UNKNOWN_GROUP, Cause, Gates, Guard, State, UniqueKey
+from windlass.core.rows import Action, JobFilter, Moved, Recovery
+from windlass.core.work import Kind, LeaseRef, Rules
 from windlass.testing.conformance.harness import (
     LEASE_MS,
     NOTHING,

@@ -6,7 +6,9 @@ from threading import Event
 
 import pytest
 
-from windlass.core.model import Action, Kind, Placed, Rules, State
+from windlass.core.model import Placed, State
+from windlass.core.rows import Action
+from windlass.core.work import Kind, Rules
 from windlass.testing.conformance.harness import (
     Harness,
     add,

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from windlass.core.model import FINISHED, CircuitRow, Gates, Guard, JobRow, Lease, RateBound, State
+from windlass.core.coordination import CircuitRow
+from windlass.core.model import FINISHED, Gates, Guard, State
+from windlass.core.rows import JobRow
+from windlass.core.work import Lease, RateBound
 
 DUPLICATE = "duplicate of "
 

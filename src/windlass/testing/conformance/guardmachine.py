@@ -19,32 +19,10 @@ from typing import ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from windlass.core.model import (
-    FINISHED,
-    Action,
-    CircuitPolicy,
-    Claimed,
-    Gates,
-    Guard,
-    JobRow,
-    Kind,
-    LeaseRef,
-    NewJob,
-    Outcome,
-    QueueShare,
-    RateBound,
-    Room,
-    Rules,
-    State,
-    Swap,
-    Tally,
-    UniqueKey,
-    Upkeep,
-    Waiting,
-    Want,
-    Write,
-    Written,
-)
+from windlass.core.coordination import CircuitPolicy, Tally
+from windlass.core.model import FINISHED, Gates, Guard, NewJob, State, Swap, UniqueKey, Write, Written
+from windlass.core.rows import Action, JobRow, Waiting
+from windlass.core.work import Claimed, Kind, LeaseRef, Outcome, QueueShare, RateBound, Room, Rules, Upkeep, Want
 from windlass.testing.conformance.gatekeeper import DUPLICATE, Gatekeeper, gates
 from windlass.testing.conformance.harness import (
     Harness,

@@ -6,22 +6,10 @@ import pytest
 from msgspec import structs
 
 from windlass.core.clock import ManualClock
-from windlass.core.model import (
-    Action,
-    CircuitPolicy,
-    Gates,
-    Guard,
-    Kind,
-    Lease,
-    LeaseRef,
-    NewJob,
-    QueueShare,
-    RateBound,
-    Rules,
-    State,
-    Tally,
-    Want,
-)
+from windlass.core.coordination import CircuitPolicy, Tally
+from windlass.core.model import Gates, Guard, NewJob, State
+from windlass.core.rows import Action
+from windlass.core.work import Kind, Lease, LeaseRef, QueueShare, RateBound, Rules, Want
 from windlass.engines.base import Store
 from windlass.testing.conformance.harness import (
     LEASE_MS,

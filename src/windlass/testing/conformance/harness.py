@@ -13,39 +13,22 @@ import msgspec
 from msgspec.structs import replace
 
 from windlass.core.clock import ManualClock
-from windlass.core.model import (
-    Action,
-    Cause,
-    Guard,
-    JobError,
-    JobFilter,
-    JobRow,
+from windlass.core.model import Cause, Guard, JobError, NewJob, Placed, Slot, State, Swap, UniqueKey, Versioned, Write
+from windlass.core.rows import Action, JobFilter, JobRow, Pause, QueueChange, Recovery, Waiting, Which
+from windlass.core.work import (
     Kind,
     Lease,
     LeaseRef,
-    NewJob,
     Outcome,
-    Pause,
-    Placed,
     PoolInfo,
-    QueueChange,
     QueueShare,
     QueueWork,
     RateBound,
-    Recovery,
     Room,
     Rules,
-    Slot,
-    State,
-    Swap,
-    UniqueKey,
     Upkeep,
-    Versioned,
-    Waiting,
     Want,
-    Which,
     WorkerInfo,
-    Write,
 )
 from windlass.engines.base import Store
 

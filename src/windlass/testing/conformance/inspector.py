@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from windlass.core.model import (
-    TRANSITIONS,
-    Action,
-    JobFilter,
-    Kind,
-    Moved,
-    QueueShare,
-    Settled,
-    State,
-    Waiting,
-    can_move,
-)
+from windlass.core.model import TRANSITIONS, State, can_move
+from windlass.core.rows import Action, JobFilter, Moved, Waiting
+from windlass.core.work import Kind, QueueShare, Settled
 from windlass.testing.conformance.harness import (
     LEASE_MS,
     NOTHING,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from windlass.core.model import Action, Buried, Kind, Lease, LeaseRef, Rules, Settled, State, Want
+from windlass.core.model import State
+from windlass.core.rows import Action
+from windlass.core.work import Buried, Kind, Lease, LeaseRef, Rules, Settled, Want
 from windlass.testing.conformance.harness import (
     LEASE_MS,
     Harness,

@@ -17,27 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from windlass.core.fingerprint import INTERRUPTED, POISON
-from windlass.core.model import (
-    TRANSITIONS,
-    Action,
-    Cause,
-    Kind,
-    LeaseRef,
-    NewJob,
-    Outcome,
-    Progress,
-    QueueShare,
-    Recovery,
-    Room,
-    Rules,
-    Settled,
-    Slot,
-    State,
-    Swap,
-    Waiting,
-    Want,
-    Write,
-)
+from windlass.core.model import TRANSITIONS, Cause, NewJob, Slot, State, Swap, Write
+from windlass.core.rows import Action, Recovery, Waiting
+from windlass.core.work import Kind, LeaseRef, Outcome, Progress, QueueShare, Room, Rules, Settled, Want
 from windlass.testing.conformance.harness import Harness, error, history, info, job, pause, resume, set_limit, upkeep
 from windlass.testing.conformance.oracle import WAITING, Oracle, OracleJob
 

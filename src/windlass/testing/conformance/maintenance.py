@@ -6,7 +6,9 @@ from collections import Counter
 
 import pytest
 
-from windlass.core.model import Action, JobFilter, Kind, QueueShare, Rules, State, Upkeep
+from windlass.core.model import State
+from windlass.core.rows import Action, JobFilter
+from windlass.core.work import Kind, QueueShare, Rules, Upkeep
 from windlass.testing.conformance.harness import (
     LEASE_MS,
     Harness,

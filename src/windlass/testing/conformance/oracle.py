@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from windlass.core.model import FINISHED, Action, Kind, Outcome, Recovery, Room, Rules, Slot, State, Swap, Versioned
+from windlass.core.model import FINISHED, Slot, State, Swap, Versioned
+from windlass.core.rows import Action, Recovery
+from windlass.core.work import Kind, Outcome, Room, Rules
 
 WAITING = State.SCHEDULED  # the model keeps ready as "scheduled and due"
 

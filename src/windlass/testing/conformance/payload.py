@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from windlass.core.model import JobFilter, Kind, Progress
+from windlass.core.rows import JobFilter
+from windlass.core.work import Kind, Progress
 from windlass.testing.conformance.harness import Harness, all_jobs, ended, job, join, place, row_of, take, take_one
 
 TEXTS = {

@@ -10,24 +10,9 @@ from collections.abc import Sequence
 import pytest
 from msgspec import structs
 
-from windlass.core.model import (
-    Action,
-    Cause,
-    Gates,
-    Guard,
-    Kind,
-    Lease,
-    LeaseRef,
-    QueueBound,
-    QueueShare,
-    RateBound,
-    Recovery,
-    Room,
-    Rules,
-    Slot,
-    State,
-    Want,
-)
+from windlass.core.model import Cause, Gates, Guard, Slot, State
+from windlass.core.rows import Action, Recovery
+from windlass.core.work import Kind, Lease, LeaseRef, QueueBound, QueueShare, RateBound, Room, Rules, Want
 from windlass.engines.base import Store
 from windlass.testing.conformance.harness import (
     Harness,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from windlass.core.model import Action, Claimed, Kind, Lease, Outcome, Progress, Rules, Settled, State, Want
+from windlass.core.model import State
+from windlass.core.rows import Action
+from windlass.core.work import Claimed, Kind, Lease, Outcome, Progress, Rules, Settled, Want
 from windlass.testing.conformance.harness import (
     Harness,
     add,

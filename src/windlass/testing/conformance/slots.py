@@ -7,26 +7,9 @@ from threading import Thread
 
 import pytest
 
-from windlass.core.model import (
-    Action,
-    Gates,
-    Guard,
-    Kind,
-    Lease,
-    NewJob,
-    Progress,
-    QueueBound,
-    QueueRow,
-    QueueShare,
-    RateBound,
-    Room,
-    Rules,
-    Slot,
-    State,
-    UniqueKey,
-    Want,
-    Watch,
-)
+from windlass.core.model import Gates, Guard, NewJob, Slot, State, UniqueKey
+from windlass.core.rows import Action, QueueRow
+from windlass.core.work import Kind, Lease, Progress, QueueBound, QueueShare, RateBound, Room, Rules, Want, Watch
 from windlass.engines.base import Store
 from windlass.testing.conformance.harness import (
     LEASE_MS,

@@ -6,19 +6,9 @@ import pytest
 from msgspec import structs
 
 from windlass.core.errors import Duplicate
-from windlass.core.model import (
-    Action,
-    Cause,
-    Kind,
-    LeaseRef,
-    NewJob,
-    OnConflict,
-    Recovery,
-    State,
-    UniqueKey,
-    Until,
-    Write,
-)
+from windlass.core.model import Cause, NewJob, OnConflict, State, UniqueKey, Until, Write
+from windlass.core.rows import Action, Recovery
+from windlass.core.work import Kind, LeaseRef
 from windlass.engines.base import Store, TransactionalCommit
 from windlass.testing.conformance.harness import (
     Harness,

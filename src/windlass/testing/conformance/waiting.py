@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from threading import Event, Thread
 
-from windlass.core.model import Action
+from windlass.core.rows import Action
 from windlass.testing.conformance.harness import (
     DEADLINE_S,
     Harness,

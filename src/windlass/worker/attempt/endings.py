@@ -16,8 +16,9 @@ import msgspec
 from msgspec import Struct
 
 from windlass.core.clock import Clock
-from windlass.core.model import RESULT_NOT_STORED, Kind, Lease, Outcome
+from windlass.core.model import RESULT_NOT_STORED
 from windlass.core.units import show_duration
+from windlass.core.work import Kind, Lease, Outcome
 from windlass.logs import Entry, Log
 from windlass.logs.lines import printable
 from windlass.worker.attempt.run import JobRun

@@ -16,7 +16,8 @@ from typing import NoReturn, cast
 from windlass.core.codec import encode_result
 from windlass.core.errors import ConfigError, PayloadError
 from windlass.core.foreign import Shield
-from windlass.core.model import RESULT_NOT_STORED, Kind, Outcome
+from windlass.core.model import RESULT_NOT_STORED
+from windlass.core.work import Kind, Outcome
 from windlass.events import JobStarted, JobSucceeded, ResultDropped
 from windlass.guards.circuits import Circuits
 from windlass.jobs.context import CURRENT, JobContext

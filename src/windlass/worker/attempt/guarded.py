@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from windlass.core.errors import CircuitOpen, EngineError
 from windlass.core.foreign import Shield
-from windlass.core.model import Gates, LeaseRef, Outcome
+from windlass.core.model import Gates
+from windlass.core.work import LeaseRef, Outcome
 from windlass.guards.circuit import Circuit
 from windlass.guards.verdict import Verdict
 from windlass.logs import Log

@@ -28,8 +28,8 @@ from windlass.core.errors import (
 )
 from windlass.core.foreign import kind_name
 from windlass.core.history import clean_reason
-from windlass.core.model import Outcome
 from windlass.core.retry import Buried, Facts, PutOff, Retry, RunAgain, Withdrawn, decide, decode_backoff, leaf
+from windlass.core.work import Outcome
 from windlass.events import JobFailed
 from windlass.logs import Log
 from windlass.worker.attempt.outcomes import again, dead, released, snoozed, withdrawn

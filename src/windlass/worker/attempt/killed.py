@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from windlass.core.model import JobRow, Lease, Outcome
+from windlass.core.rows import JobRow
+from windlass.core.work import Lease, Outcome
 from windlass.worker.attempt.judge import timed_out
 from windlass.worker.attempt.run import Host, JobRun, Prepared
 

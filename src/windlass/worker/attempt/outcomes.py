@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from windlass.core.fingerprint import POISON, cause_of
 from windlass.core.history import clean_reason
-from windlass.core.model import Kind, LeaseRef, Outcome, Slot
+from windlass.core.model import Slot
 from windlass.core.retry import RunAgain
+from windlass.core.work import Kind, LeaseRef, Outcome
 from windlass.events import JobDead, JobRetrying, JobWithdrawn
 from windlass.logs import Log
 from windlass.worker.attempt.run import JobRun

@@ -11,7 +11,7 @@ import signal
 
 from windlass.core.errors import WindlassError
 from windlass.core.history import NOWHERE, Origin, encode_error
-from windlass.core.model import Outcome, Rules
+from windlass.core.work import Outcome, Rules
 from windlass.engines.url import rules_of
 from windlass.logs import Log
 from windlass.worker.attempt.judge import interrupted, timed_out

@@ -15,7 +15,8 @@ from msgspec import Struct
 from windlass.core.clock import Clock
 from windlass.core.history import Origin
 from windlass.core.meta import Meta, decode_meta
-from windlass.core.model import Lease, Outcome, Slot
+from windlass.core.model import Slot
+from windlass.core.work import Lease, Outcome
 from windlass.engines.base import Store
 from windlass.events import Events
 from windlass.guards.circuit import Passed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from windlass.core.errors import PayloadError
 from windlass.core.fingerprint import cause_of
 from windlass.core.history import encode_error
-from windlass.core.model import Kind, Lease, Outcome
+from windlass.core.work import Kind, Lease, Outcome
 from windlass.events import JobDead
 from windlass.logs import Log
 from windlass.worker.attempt.run import Host

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from windlass.core.model import WorkerInfo
+from windlass.core.work import WorkerInfo
 from windlass.settings import Settings
 from windlass.worker.process.messages import Bye, Command, Ended, ForkWorker, Hello, Judge, Kill, Launch, Show, encode
 from windlass.worker.table import Running, SlotTable

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from windlass.core.model import LeaseRef, Outcome
+from windlass.core.work import LeaseRef, Outcome
 from windlass.worker.process.fleet import Fleet
 from windlass.worker.process.generation import Process
 from windlass.worker.process.messages import Bye, Judge

@@ -14,8 +14,8 @@ from functools import partial
 
 from windlass.core.errors import EngineError, EngineUnusable
 from windlass.core.foreign import Shield, start_thread
-from windlass.core.model import LeaseRef, Outcome
 from windlass.core.units import show_duration
+from windlass.core.work import LeaseRef, Outcome
 from windlass.events import WorkerCrashed
 from windlass.jobs.hooks import Moment
 from windlass.logs import Log

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from windlass.core.model import LeaseRef, Outcome, WorkerInfo
+from windlass.core.work import LeaseRef, Outcome, WorkerInfo
 from windlass.settings import Settings
 from windlass.worker.layout import Crew
 

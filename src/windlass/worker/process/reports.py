@@ -25,8 +25,8 @@ from msgspec.structs import replace
 from windlass.core.clock import Clock
 from windlass.core.errors import EngineError, EngineUnusable
 from windlass.core.history import Origin
-from windlass.core.model import Kind, Outcome, Settled, WorkerInfo
 from windlass.core.units import show_duration
+from windlass.core.work import Kind, Outcome, Settled, WorkerInfo
 from windlass.engines.base import Store
 from windlass.engines.url import connect, rules_of
 from windlass.logs import Log
