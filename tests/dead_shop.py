@@ -12,7 +12,7 @@ __all__ = ["Shop", "worker_of"]
 
 
 class Shop:
-    """An application with one job that dies of what its argument says, until the argument is mended."""
+    """An application with one job that dies of what its argument says, until the argument is edited."""
 
     def __init__(self, url: str = "memory://", **settings: object) -> None:
         self.app = Windlass(url, **{"attempts": 1, "reap": "50ms", **settings})

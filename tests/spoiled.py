@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from windlass.core.clock import ManualClock
 from windlass.core.coordination import CircuitPolicy, Tally
-from windlass.core.model import Cause, Gates, Guard, NewJob, Slot, State, UniqueKey
+from windlass.core.model import Cause, Guard, GuardKind, NewJob, Slot, State, UniqueKey
 from windlass.core.rows import Action, JobFilter
 from windlass.core.work import Kind, LeaseRef, Outcome, Progress, QueueShare, RateBound, Room, Rules, Want
 from windlass.dead.deadlist import DeadList
@@ -68,7 +68,7 @@ def build(store: Store, clock: ManualClock) -> Scene:
     pause(store, "asleep", "because", clock.wall_ms() + 3_600_000, "me")
     set_limit(store, "narrow", 3)
     set_rate(store, "paced", RateBound(100, 60_000))
-    once = Guard(Gates.ONCE, "pay:1", keep_ms=3_600_000)
+    once = Guard(GuardKind.ONCE, "pay:1", keep_ms=3_600_000)
 
     def run(id: str, kind: Kind = Kind.DONE, **more: object) -> None:
         (lease,) = store.claim(Want("w1", 1)).leases
@@ -82,7 +82,7 @@ def build(store: Store, clock: ManualClock) -> Scene:
     place(store, [job("dead-1", tags=("x",), expires_ms=9_000_000)])
     run("dead-1", Kind.DEAD, error=error(), reason="because", cause=Cause("builtins.ValueError", "abcdef123456", "m.f"))
     unique = UniqueKey("dead", "done", None, "return")
-    place(store, [guarded("dead-2", Guard(Gates.CONCURRENCY, "t", 2), unique=unique)])
+    place(store, [guarded("dead-2", Guard(GuardKind.CONCURRENCY, "t", 2), unique=unique)])
     run("dead-2", Kind.DEAD, error=error(), cause=Cause("builtins.KeyError", "abcdef123457"))
     place(store, [job("cancelled-1")])
     store.transition(Action.CANCEL, ["cancelled-1"])
@@ -103,10 +103,10 @@ def build(store: Store, clock: ManualClock) -> Scene:
     place(
         store,
         [
-            guarded("holder-1", Guard(Gates.CONCURRENCY, "one", 1)),
-            guarded("once-1", Guard(Gates.ONCE, "pay:2", keep_ms=1_000)),
+            guarded("holder-1", Guard(GuardKind.CONCURRENCY, "one", 1)),
+            guarded("once-1", Guard(GuardKind.ONCE, "pay:2", keep_ms=1_000)),
             guarded("unique-1", unique=UniqueKey("report", "done", 900_000, "keep_latest")),
-            guarded("rate-1", Guard(Gates.RATE, "api", 1, 60_000)),
+            guarded("rate-1", Guard(GuardKind.RATE, "api", 1, 60_000)),
             guarded("paced-1", queue="paced"),
             guarded("narrow-1", queue="narrow"),
             job("stopping-1"),
@@ -130,11 +130,11 @@ def build(store: Store, clock: ManualClock) -> Scene:
     place(
         store,
         [
-            guarded("behind-slot", Guard(Gates.CONCURRENCY, "one", 1)),
-            guarded("behind-once", Guard(Gates.ONCE, "pay:2", keep_ms=1_000)),
-            guarded("behind-rate", Guard(Gates.RATE, "api", 1, 60_000)),
-            guarded("behind-rate-2", Guard(Gates.RATE, "burst", 10, 60_000, 2)),
-            guarded("behind-circuit", Guard(Gates.CIRCUIT, "stripe")),
+            guarded("behind-slot", Guard(GuardKind.CONCURRENCY, "one", 1)),
+            guarded("behind-once", Guard(GuardKind.ONCE, "pay:2", keep_ms=1_000)),
+            guarded("behind-rate", Guard(GuardKind.RATE, "api", 1, 60_000)),
+            guarded("behind-rate-2", Guard(GuardKind.RATE, "burst", 10, 60_000, 2)),
+            guarded("behind-circuit", Guard(GuardKind.CIRCUIT, "stripe")),
             guarded("behind-unique", unique=UniqueKey("report", "done", 900_000, "keep_latest")),
         ],
     )
@@ -148,7 +148,7 @@ def build(store: Store, clock: ManualClock) -> Scene:
     place(store, [job("ready-1", tags=("t1", "t2"), meta='{"keep_ms":5000000}', priority=3, aging_ms=1_000)])
     place(store, [job("ready-2", queue="other", slot=Slot.THREAD, caller_id=True)])
     place(store, [job("ready-3", queue="other", slot=Slot.LOOP)])
-    place(store, [guarded("ready-4", Guard(Gates.ONCE, "pay:3", keep_ms=1_000), queue="paced")])
+    place(store, [guarded("ready-4", Guard(GuardKind.ONCE, "pay:3", keep_ms=1_000), queue="paced")])
     place(store, [job("ready-5", queue="narrow"), job("sleeping-1", queue="asleep")])
     store.lock("door", "token-a", 60_000, "somebody", 0)
     store.lock("door", "token-b", 60_000, "somebody else", 60_000)

@@ -10,7 +10,7 @@ from pathlib import Path
 SHOP = Path(__file__).parents[1] / "examples" / "shop"
 
 
-def test_dead_letters_are_grouped_mended_and_worked_off(store: dict[str, str]) -> None:
+def test_dead_letters_are_grouped_edited_and_worked_off(store: dict[str, str]) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WINDLASS_")}
     environment |= store
     done = subprocess.run(

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from windlass.core.retry import (
     UNLIMITED,
     Backoff,
-    Buried,
+    Cancelled,
     Constant,
     Decision,
+    Died,
     Exponential,
     Facts,
     Linear,
-    PutOff,
+    Retried,
     Retry,
     Rule,
-    RunAgain,
-    Withdrawn,
+    Snoozed,
     decide,
     decode_backoff,
     encode_backoff,
@@ -248,29 +248,29 @@ def settle(policy: Retry, error: BaseException, *, attempt: int = 1, max_attempt
 
 def test_a_job_is_dead_after_its_last_attempt() -> None:
     policy = Retry(5, backoff=Constant(3))
-    assert settle(policy, ValueError(), attempt=4) == RunAgain(3_000)
-    assert settle(policy, ValueError(), attempt=5) == Buried(None)
+    assert settle(policy, ValueError(), attempt=4) == Retried(3_000)
+    assert settle(policy, ValueError(), attempt=5) == Died(None)
 
 
 def test_no_run_starts_after_the_time_budget() -> None:
     policy = Retry(within="1h", backoff=Constant("10m"))
-    assert settle(policy, ValueError(), max_attempts=UNLIMITED, elapsed_ms=50 * 60_000) == RunAgain(600_000)
-    assert settle(policy, ValueError(), max_attempts=UNLIMITED, elapsed_ms=50 * 60_000 + 1) == Buried(
+    assert settle(policy, ValueError(), max_attempts=UNLIMITED, elapsed_ms=50 * 60_000) == Retried(600_000)
+    assert settle(policy, ValueError(), max_attempts=UNLIMITED, elapsed_ms=50 * 60_000 + 1) == Died(
         "no further attempt fits within 1 h"
     )
 
 
 def test_the_attempts_of_a_rule_bound_the_job_when_it_matches() -> None:
     policy = Retry(5, backoff=Constant(1), rules=[on(OSError).retry(attempts=8), on(KeyError).retry(attempts=2)])
-    assert settle(policy, OSError(), attempt=7) == RunAgain(1_000)
-    assert settle(policy, OSError(), attempt=8) == Buried(None)
-    assert settle(policy, KeyError(), attempt=2) == Buried(None)
-    assert settle(policy, ValueError(), attempt=4) == RunAgain(1_000)
+    assert settle(policy, OSError(), attempt=7) == Retried(1_000)
+    assert settle(policy, OSError(), attempt=8) == Died(None)
+    assert settle(policy, KeyError(), attempt=2) == Died(None)
+    assert settle(policy, ValueError(), attempt=4) == Retried(1_000)
 
 
 def test_no_rule_goes_beyond_what_the_call_itself_said() -> None:
     policy = Retry(5, rules=[on(OSError).retry(attempts=8)])
-    assert settle(policy, OSError(), attempt=1, max_attempts=1, capped=True) == Buried(None)
+    assert settle(policy, OSError(), attempt=1, max_attempts=1, capped=True) == Died(None)
 
 
 # -- rules -------------------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def test_rules_are_tried_in_order_and_every_error_has_one_consequence(
         if not any(issubclass(kind, earlier) for rule in rules for earlier in rule.errors if isinstance(earlier, type)):
             rules.append(on(kind).dead(kind.__name__))
     first = next((kind for kind in order if issubclass(raised, kind)), None)
-    expected: Decision = RunAgain(1_000) if first is None else Buried(first.__name__)
+    expected: Decision = Retried(1_000) if first is None else Died(first.__name__)
     assert settle(Retry(rules=rules, backoff=Constant(1)), raised()) == expected
 
 
@@ -295,21 +295,21 @@ def test_a_rule_by_text_matches_its_class_and_subclasses() -> None:
     policy = Retry(rules=[on("json.JSONDecodeError").dead("json"), on("ConnectionError").discard("net")])
     import json
 
-    assert settle(policy, json.JSONDecodeError("x", "", 0)) == Buried("json")
-    assert settle(policy, ConnectionResetError()) == Withdrawn("net")
-    assert isinstance(settle(policy, ValueError()), RunAgain)
+    assert settle(policy, json.JSONDecodeError("x", "", 0)) == Died("json")
+    assert settle(policy, ConnectionResetError()) == Cancelled("net")
+    assert isinstance(settle(policy, ValueError()), Retried)
 
 
 def test_a_rule_by_text_of_a_library_that_is_not_here_matches_nothing() -> None:
     policy = Retry(rules=[on("nowhere.Gone").dead()])
-    assert isinstance(settle(policy, ValueError()), RunAgain)
+    assert isinstance(settle(policy, ValueError()), Retried)
     assert policy.problems() == ["on('nowhere.Gone'): there is no module 'nowhere' here"]
 
 
 def test_discard_gives_the_words_of_the_error_unless_it_has_its_own() -> None:
     policy = Retry(rules=[on(ValueError).discard(), on(KeyError).discard("not wanted")])
-    assert settle(policy, ValueError("no such user")) == Withdrawn("ValueError: no such user")
-    assert settle(policy, KeyError("x")) == Withdrawn("not wanted")
+    assert settle(policy, ValueError("no such user")) == Cancelled("ValueError: no such user")
+    assert settle(policy, KeyError("x")) == Cancelled("not wanted")
 
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -330,18 +330,18 @@ NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 def test_after_takes_what_a_retry_after_header_says(answer: object, delay_ms: int) -> None:
     policy = Retry(backoff=Constant(7), rules=[on(RateLimited).after(lambda e: e.retry_after)])
     now = int(NOON.timestamp() * 1000)
-    assert settle(policy, RateLimited(answer), now_ms=now) == RunAgain(delay_ms)
+    assert settle(policy, RateLimited(answer), now_ms=now) == Retried(delay_ms)
 
 
 def test_after_takes_a_plain_duration() -> None:
-    assert settle(Retry(rules=[on(ValueError).after("2m")]), ValueError()) == RunAgain(120_000)
+    assert settle(Retry(rules=[on(ValueError).after("2m")]), ValueError()) == Retried(120_000)
 
 
 @pytest.mark.parametrize("answer", [-1, float("nan"), "soon", object(), datetime(2030, 1, 1)])  # noqa: DTZ001
 def test_nonsense_from_after_is_reported_and_the_backoff_is_used(answer: object) -> None:
     policy = Retry(backoff=Constant(7), rules=[on(RateLimited).after(lambda e: e.retry_after)])
     decision = settle(policy, RateLimited(answer))
-    assert isinstance(decision, RunAgain)
+    assert isinstance(decision, Retried)
     assert decision.delay_ms == 7_000
     assert decision.trouble is not None
     assert decision.trouble.startswith("after ")
@@ -356,7 +356,7 @@ def broken(_attempt: int, error: BaseException) -> int:
 )
 def test_nonsense_from_a_backoff_is_reported_and_the_default_is_used(backoff: Callable[..., int]) -> None:
     decision = settle(Retry(backoff=backoff), SystemExit("boom"))
-    assert isinstance(decision, RunAgain)
+    assert isinstance(decision, Retried)
     assert decision.delay_ms == Exponential().delay_ms(1, Random(0))
     assert decision.trouble is not None
     assert decision.trouble.startswith("backoff ")
@@ -370,7 +370,7 @@ def test_a_custom_backoff_sees_the_attempt_and_the_error() -> None:
         return 1.5 * attempt
 
     error = ValueError()
-    assert settle(Retry(backoff=own), error, attempt=3) == RunAgain(4_500)
+    assert settle(Retry(backoff=own), error, attempt=3) == Retried(4_500)
     assert seen == [(3, error)]
 
 
@@ -379,33 +379,33 @@ def test_a_custom_backoff_sees_the_attempt_and_the_error() -> None:
 
 def test_what_a_job_raises_itself_comes_before_any_rule() -> None:
     policy = Retry(rules=[on(Exception).dead("rule")])
-    assert settle(policy, Snooze("5m", "busy")) == PutOff(300_000, "busy")
-    assert settle(policy, RetryAfter(30)) == RunAgain(30_000)
-    assert settle(policy, Discard("why")) == Withdrawn("why")
-    assert settle(policy, Discard()) == Withdrawn("discarded by the job")
-    assert settle(policy, Dead("why")) == Buried("why")
+    assert settle(policy, Snooze("5m", "busy")) == Snoozed(300_000, "busy")
+    assert settle(policy, RetryAfter(30)) == Retried(30_000)
+    assert settle(policy, Discard("why")) == Cancelled("why")
+    assert settle(policy, Discard()) == Cancelled("cancelled by the job")
+    assert settle(policy, Dead("why")) == Died("why")
 
 
 def test_a_lone_error_in_a_group_counts_as_itself() -> None:
-    assert settle(Retry(), ExceptionGroup("tasks", [ExceptionGroup("more", [Dead("why")])])) == Buried("why")
+    assert settle(Retry(), ExceptionGroup("tasks", [ExceptionGroup("more", [Dead("why")])])) == Died("why")
     two = ExceptionGroup("tasks", [Dead("why"), ValueError()])
-    assert isinstance(settle(Retry(), two), RunAgain)
+    assert isinstance(settle(Retry(), two), Retried)
 
 
 def test_retry_after_is_bound_by_the_attempts() -> None:
-    assert settle(Retry(), RetryAfter(30), attempt=5) == Buried(None)
+    assert settle(Retry(), RetryAfter(30), attempt=5) == Died(None)
 
 
 def test_a_snooze_beyond_the_cap_uses_an_attempt() -> None:
-    assert settle(Retry(), Snooze(9), snoozes=2, max_snoozes=3) == PutOff(9_000, None)
-    assert settle(Retry(), Snooze(9), snoozes=3, max_snoozes=3) == RunAgain(9_000)
-    assert settle(Retry(), Snooze(9), attempt=5, snoozes=3, max_snoozes=3) == Buried(None)
+    assert settle(Retry(), Snooze(9), snoozes=2, max_snoozes=3) == Snoozed(9_000, None)
+    assert settle(Retry(), Snooze(9), snoozes=3, max_snoozes=3) == Retried(9_000)
+    assert settle(Retry(), Snooze(9), attempt=5, snoozes=3, max_snoozes=3) == Died(None)
 
 
 def test_a_timeout_is_an_error_like_any_other_and_an_interruption_is_not() -> None:
     policy = Retry(backoff=Constant(1), rules=[on(TimeoutError).dead("slow"), on(Exception).dead("rule")])
-    assert settle(policy, JobTimeout("too long")) == Buried("slow")
-    assert settle(policy, JobInterrupted("too often")) == RunAgain(1_000)
+    assert settle(policy, JobTimeout("too long")) == Died("slow")
+    assert settle(policy, JobInterrupted("too often")) == Retried(1_000)
 
 
 @pytest.mark.parametrize("make", [lambda: Snooze(-1), lambda: RetryAfter("soon"), lambda: Snooze(float("nan"))])

@@ -1,4 +1,4 @@
-"""``app.dead``: groups, redrive at once, mending, discarding, export and load."""
+"""``app.dead``: groups, redrive at once, editing, discarding, export and load."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from windlass.core.rows import Action
 from windlass.core.work import LeaseRef
 from windlass.dead.deadlist import DeadFilters, DeadGroup
 from windlass.errors import ConfigError, PayloadError, TransitionRefused
-from windlass.testing.conformance.harness import amend
+from windlass.testing.conformance.harness import edit
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_a_wrong_rate_or_limit_is_refused(shop: Shop, options: dict[str, object]
         shop.app.dead.retry(**options)  # type: ignore[arg-type]
 
 
-# -- mending -----------------------------------------------------------------------------------------------
+# -- editing -----------------------------------------------------------------------------------------------
 
 
 def test_edit_replaces_arguments_and_the_job_stays_dead(shop: Shop) -> None:
@@ -255,7 +255,7 @@ def test_keys_of_guards_follow_the_arguments_and_those_of_the_call_stay(shop: Sh
     assert row is not None
     assert row.unique is not None
     assert ([guard.gate for guard in row.guards], row.unique.key) == (["once:pay:2", "rate:own"], "u:2")
-    # The payment of the old number is another one, and the mended one is that of the new number.
+    # The payment of the old number is another one, and the edited one is that of the new number.
     shop.app.dead.retry(handle.id)
     old, new = pay.enqueue(1), pay.options(unique=None).enqueue(2)
     shop.burst()
@@ -278,11 +278,11 @@ def test_edit_checks_arguments_as_enqueue_does(shop: Shop) -> None:
     assert info.args == (0, "late", "•••")
 
 
-def test_edit_mends_a_payload_that_nobody_can_read(shop: Shop) -> None:
+def test_edit_repairs_a_payload_that_nobody_can_read(shop: Shop) -> None:
     (job_id,) = shop.die("late")
     row = shop.app.engine.job(job_id)
     assert row is not None
-    amend(shop.app.engine, LeaseRef(job_id, row.fence), "nonsense", (), None)
+    edit(shop.app.engine, LeaseRef(job_id, row.fence), "nonsense", (), None)
     with pytest.raises(PayloadError, match="give both"):
         shop.app.dead.edit(job_id, [1])
     assert shop.app.dead.edit(job_id, [1], {}).args == (1,)
@@ -351,7 +351,7 @@ def test_a_payload_that_cannot_be_masked_is_not_shown(shop: Shop, tmp_path: Path
     (job_id,) = shop.die("late", card="4111-1111")
     row = shop.app.engine.job(job_id)
     assert row is not None
-    amend(shop.app.engine, LeaseRef(job_id, row.fence), '["4111-1111"]', (), None)
+    edit(shop.app.engine, LeaseRef(job_id, row.fence), '["4111-1111"]', (), None)
     shop.app.dead.export(tmp_path / "f")
     assert "4111-1111" not in (tmp_path / "f").read_text()
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windlass.core.model import Gates, Guard, JobError, State, UniqueKey
+from windlass.core.model import Guard, GuardKind, JobError, State, UniqueKey
 from windlass.core.rows import JobRow
 from windlass.dead.lines import GONE, JSON, SAME, from_line, to_line
 from windlass.errors import PayloadError
@@ -22,7 +22,7 @@ ROW = JobRow(
     progress=b'{"done":1}', tags=("x", "y"), meta=b'{"redact":["card"]}', crashes=1, interruptions=2, snoozes=3,
     cancel_requested=False, error_type="ValueError", fingerprint="abcdefabcdef", frame="shop.jobs.pay", recoveries=2,
     expires_ms=1_000, caller_id=True,
-    guards=(Guard(Gates.ONCE, "pay:1", keep_ms=86_400_000), Guard(Gates.RATE, "api", 5, 60_000, 2)),
+    guards=(Guard(GuardKind.ONCE, "pay:1", keep_ms=86_400_000), Guard(GuardKind.RATE, "api", 5, 60_000, 2)),
     unique=UniqueKey("report:1", "done", None, "keep_latest"),
 )  # fmt: skip
 

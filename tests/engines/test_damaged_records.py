@@ -13,7 +13,7 @@ from test_spoiled_sqlite import connection, spoil
 from servers import RedisServer
 from spoiled import guarded
 from windlass.core.clock import ManualClock
-from windlass.core.model import Cause, Gates, Guard, State, UniqueKey
+from windlass.core.model import Cause, Guard, GuardKind, State, UniqueKey
 from windlass.core.rows import Action, JobFilter, Moved, Recovery
 from windlass.core.work import Kind, Rules
 from windlass.engines.redis import RedisEngine
@@ -145,7 +145,7 @@ def test_an_outcome_is_stored_although_the_history_of_the_run_is_no_json(sqlite:
 
 def test_a_job_that_dies_of_its_record_frees_its_slot_and_its_key(sqlite: SqliteEngine) -> None:
     join(sqlite)
-    slot = Guard(Gates.CONCURRENCY, "one", 1)
+    slot = Guard(GuardKind.CONCURRENCY, "one", 1)
     key = UniqueKey("report", "done", None, "keep_latest")
     place(sqlite, [guarded("bad", slot, unique=key)])
     take(sqlite)
@@ -183,7 +183,7 @@ def test_a_record_whose_time_to_go_lies_before_its_end_stays_its_time(sqlite: Sq
     assert state_of(sqlite, "bad") is State.DEAD
 
 
-def test_the_doctor_names_what_is_damaged_and_mends_it_when_asked(sqlite: SqliteEngine) -> None:
+def test_the_doctor_names_what_is_damaged_and_repairs_it_when_asked(sqlite: SqliteEngine) -> None:
     add(sqlite, "bad", "b")
     change(sqlite, "priority", "high")
     (finding,) = (one for one in sqlite.doctor() if one.check == "records")
@@ -229,7 +229,7 @@ def test_a_store_whose_schema_number_is_no_number_opens_again(tmp_path: Path) ->
             assert state_of(engine, f"job {value!r}") is State.READY
 
 
-def test_what_cannot_be_mended_is_no_outage(sqlite: SqliteEngine) -> None:
+def test_what_cannot_be_repaired_is_no_outage(sqlite: SqliteEngine) -> None:
     add(sqlite, "a")
     connection(sqlite).execute(
         "CREATE TRIGGER theirs BEFORE UPDATE ON windlass_jobs BEGIN SELECT RAISE(ABORT, 'not here'); END"
@@ -264,7 +264,7 @@ def test_a_claim_over_bad_guards_takes_the_others_and_leaves_nothing_half_done(
 ) -> None:
     join(redis)
     key = UniqueKey("report", "start", None, "return")
-    place(redis, [guarded("a", Guard(Gates.CONCURRENCY, "one", 5)), guarded("bad", unique=key), guarded("b")])
+    place(redis, [guarded("a", Guard(GuardKind.CONCURRENCY, "one", 5)), guarded("bad", unique=key), guarded("b")])
     with server.client() as client:
         if garbage is None:
             client.hset("{windlass}:unique", "report", b"junk")
@@ -336,8 +336,8 @@ def test_a_job_with_a_damaged_record_can_be_deleted(redis: RedisEngine, server: 
 # -- Redis: what a key of its own tells, and nothing else --------------------------------------------------------------
 
 
-ONCE = Guard(Gates.ONCE, "once", keep_ms=1_000)
-LIMITED = Guard(Gates.CONCURRENCY, "limited", 1)
+ONCE = Guard(GuardKind.ONCE, "once", keep_ms=1_000)
+LIMITED = Guard(GuardKind.CONCURRENCY, "limited", 1)
 
 
 def lose(redis: RedisEngine, *keys: str) -> None:
@@ -345,7 +345,7 @@ def lose(redis: RedisEngine, *keys: str) -> None:
     for key in keys:
         redis._ask_plainly("DEL", redis._key(key))
         redis._ask_plainly("SET", redis._key(key), "x")
-    redis._mend_now()
+    redis._repair_now()
 
 
 @pytest.mark.parametrize("key", ["holds", "carriers"])

@@ -58,7 +58,7 @@ def test_a_redrive_at_a_rate_moves_each_job_once(url: str) -> None:
     shop.app.close()
 
 
-def test_mending_export_and_load(url: str, tmp_path: Path) -> None:
+def test_editing_export_and_load(url: str, tmp_path: Path) -> None:
     shop = Shop(url)
     ids = shop.die("late", "lost", "broken")
     before = [shop.app.engine.job(job_id) for job_id in ids]

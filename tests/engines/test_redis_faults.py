@@ -456,7 +456,7 @@ class TestLostAnswers:
         take(engine)
         engine.extend(info("w1"), (), -1)
         lose("maintain", lambda: engine.maintain(Rules(), 100))
-        assert engine.maintain(Rules(), 100).recovered == ()
+        assert engine.maintain(Rules(), 100).released == ()
         assert row_of(engine, "a").interruptions == 1
 
     def test_transition(self, engine: RedisEngine, lose: Callable[..., None]) -> None:

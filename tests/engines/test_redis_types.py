@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from servers import RedisServer
-from windlass.core.model import Gates, Guard, Swap, UniqueKey, Write
+from windlass.core.model import Guard, GuardKind, Swap, UniqueKey, Write
 from windlass.core.rows import Action
 from windlass.core.work import Kind, Outcome, QueueShare, Rules, Want
 from windlass.engines.redis import RedisEngine
@@ -55,7 +55,11 @@ def stored(client: redis.Redis) -> dict[bytes, object]:
 
 
 WANT = Want("w1", 1, (QueueShare("default", 1),))
-LIMITED = (Guard(Gates.CONCURRENCY, "c", 1), Guard(Gates.RATE, "r", 5, 60_000), Guard(Gates.ONCE, "o", keep_ms=1_000))
+LIMITED = (
+    Guard(GuardKind.CONCURRENCY, "c", 1),
+    Guard(GuardKind.RATE, "r", 5, 60_000),
+    Guard(GuardKind.ONCE, "o", keep_ms=1_000),
+)
 
 
 def fill(engine: RedisEngine, delay_ms: int) -> Outcome:

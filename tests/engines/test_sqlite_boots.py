@@ -43,7 +43,7 @@ def test_jobs_of_a_worker_that_went_with_its_machine_are_free_at_the_first_upkee
     assert [row.lease_left_ms < 0 for row in after.workers()] == [True]
     assert after.claim(Want("old", 1)).expelled
     done = after.maintain(Rules(), 100)
-    assert (done.expired_workers, done.recovered, state_of(after, "a")) == (("old",), ("a",), State.READY)
+    assert (done.expired_workers, done.released, state_of(after, "a")) == (("old",), ("a",), State.READY)
 
 
 def test_a_worker_of_this_boot_keeps_its_lease_beside_those_of_the_last(booted: Booted) -> None:

@@ -29,9 +29,9 @@ from windlass.core.work import Kind, LeaseRef, Progress, RateBound, Rules, Want
 from windlass.engines.sqlite import SqliteEngine
 from windlass.testing.conformance.harness import (
     add,
-    amend,
     clear,
     discard,
+    edit,
     ended,
     error,
     info,
@@ -102,7 +102,7 @@ DURABLE: dict[str, Act] = {
     "cancel": lambda it, _: it.transition(Action.CANCEL, ["waits"]),
     "redrive": lambda it, stage: redrive(it, [stage.death]),
     "recover": lambda it, _: recover(it, Recovery(("ValueError",), 0, 3, 10)),
-    "amend": lambda it, stage: amend(it, stage.death, "[2]", (), None),
+    "edit": lambda it, stage: edit(it, stage.death, "[2]", (), None),
     "discard": lambda it, stage: discard(it, [stage.death]),
     "restore": lambda it, stage: it.put_dead([structs.replace(stage.row, id="other")]),
     "pause": lambda it, _: pause(it, "default", "deploy"),

@@ -9,7 +9,7 @@ import pytest
 
 from windlass import Concurrency, ConfigError, JobContext, Once, PayloadError, Rate, Unique, Windlass
 from windlass.core import caps
-from windlass.core.model import Gates, Guard
+from windlass.core.model import Guard, GuardKind
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def two(a: str, b: str = "x") -> None: ...
 def test_a_key_is_the_same_by_position_by_name_and_by_default(app: Windlass) -> None:
     job = app.job(name="pay", once=Once("payment:{payment_id}:{currency}"))(pay)
     calls = [job.bind(42), job.bind(42, "EUR"), job.bind(payment_id=42), job.bind(42, currency="EUR")]
-    assert {call.new.guards for call in calls} == {(Guard(Gates.ONCE, "payment:42:EUR", keep_ms=86_400_000),)}
+    assert {call.new.guards for call in calls} == {(Guard(GuardKind.ONCE, "payment:42:EUR", keep_ms=86_400_000),)}
 
 
 def test_an_int_for_a_float_has_the_key_of_that_float(app: Windlass) -> None:

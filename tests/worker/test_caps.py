@@ -20,7 +20,7 @@ from windlass.core.clock import FIRST, LAST, from_ms, to_ms
 from windlass.core.fingerprint import cause_of
 from windlass.core.model import NewJob
 from windlass.core.patterns import parse_queues
-from windlass.core.retry import Facts, Retry, RunAgain, decide
+from windlass.core.retry import Facts, Retried, Retry, decide
 from windlass.core.units import instant_ms
 from windlass.errors import ConfigError, PayloadError, ResultExpired
 from windlass.settings.values import READERS
@@ -132,7 +132,7 @@ def test_a_date_that_an_error_asks_for_is_bounded() -> None:
     policy = Retry.of(Retry(attempts=5, rules=[on(ValueError).after(lambda error: error.args[0])]), 10)
     for asked in (NEVER[0], "Fri, 31 Dec 9999 23:59:59 GMT", datetime(2500, 1, 1, tzinfo=UTC), 1e30, 10**400):
         decision = decide(policy, ValueError(asked), Facts(1, 5), __import__("random").Random(1))
-        assert isinstance(decision, RunAgain)
+        assert isinstance(decision, Retried)
         assert decision.delay_ms <= 3_600_000  # the backoff's
         assert "its answer" in str(decision.trouble)
 

@@ -74,7 +74,7 @@ def test_settings_have_rules_too_and_a_person_begins_anew() -> None:
     shop.app.close()
 
 
-def test_a_mended_world_lets_a_recovered_job_succeed() -> None:
+def test_a_working_world_lets_a_recovered_job_succeed() -> None:
     shop = Shop()
     handle = shop.ship.enqueue(1, "late")
     shop.burst()

@@ -54,7 +54,7 @@ def test_what_the_store_did_not_answer_for_goes_again_before_what_came_since() -
     taken = settler.take()
     assert (len(settler), [one.id for one in taken]) == (0, ["j0", "j1", "j2"])
     settler.add(Outcome("later", 9, Kind.DONE))
-    settler.put_back(taken)
+    settler.take_back(taken)
     assert [one.id for one in settler.take()] == ["j0", "j1", "j2", "later"]
 
 

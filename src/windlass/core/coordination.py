@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from windlass.core.model import Gates
+from windlass.core.model import GuardKind
 
 __all__ = ["CircuitPolicy", "CircuitRow", "Grip", "LimitRow", "LockRow", "Tally"]
 
@@ -37,7 +37,7 @@ class LockRow(Struct, frozen=True):
 class LimitRow(Struct, frozen=True):
     """One limit as it stands. ``used`` of ``limit`` slots or claims of the window; ``waiting`` jobs wait at it."""
 
-    kind: Gates
+    kind: GuardKind
     key: str
     used: int
     limit: int | None  # None: no waiting or running job says it

@@ -18,8 +18,8 @@ __all__ = [
     "UNKNOWN_GROUP",
     "WAITING",
     "Cause",
-    "Gates",
     "Guard",
+    "GuardKind",
     "JobError",
     "NewJob",
     "OnConflict",
@@ -114,7 +114,7 @@ class Cause(Struct, frozen=True):
     frame: str = ""
 
 
-class Gates(StrEnum):
+class GuardKind(StrEnum):
     """The kinds of guards that are judged when a job is claimed."""
 
     ONCE = "once"
@@ -126,7 +126,7 @@ class Gates(StrEnum):
 class Guard(Struct, frozen=True, array_like=True):
     """One guard of a job, its key rendered. ``limit`` is the n of Concurrency and Rate; lengths are milliseconds."""
 
-    kind: Gates
+    kind: GuardKind
     key: str
     limit: int = 0
     per_ms: int = 0  # the window of a Rate

@@ -41,21 +41,21 @@ __all__ = [
     "UNLIMITED",
     "After",
     "Backoff",
-    "Buried",
     "Cancel",
+    "Cancelled",
     "Constant",
     "CustomBackoff",
     "Decision",
     "Die",
+    "Died",
     "Exponential",
     "Facts",
     "Linear",
-    "PutOff",
+    "Retried",
     "Retry",
     "RetryAs",
     "Rule",
-    "RunAgain",
-    "Withdrawn",
+    "Snoozed",
     "decide",
     "decode_backoff",
     "encode_backoff",
@@ -338,33 +338,33 @@ def _is_count(value: object, least: int) -> bool:
 # -- the decision ------------------------------------------------------------------------------------------
 
 
-class RunAgain(Struct, frozen=True):
+class Retried(Struct, frozen=True):
     """An attempt is used; run again after a delay. ``trouble`` says what a function of the user did wrong."""
 
     delay_ms: int
     trouble: str | None = None
 
 
-class PutOff(Struct, frozen=True):
+class Snoozed(Struct, frozen=True):
     """No attempt is used; run again after a delay."""
 
     delay_ms: int
     reason: str | None
 
 
-class Withdrawn(Struct, frozen=True):
+class Cancelled(Struct, frozen=True):
     """The job ends cancelled."""
 
     reason: str
 
 
-class Buried(Struct, frozen=True):
+class Died(Struct, frozen=True):
     """The job ends dead. Without a reason, its error is the reason."""
 
     reason: str | None
 
 
-Decision: TypeAlias = RunAgain | PutOff | Withdrawn | Buried
+Decision: TypeAlias = Retried | Snoozed | Cancelled | Died
 
 
 class Facts(Struct, frozen=True):
@@ -386,13 +386,13 @@ def decide(policy: Retry, error: BaseException, facts: Facts, rng: Random) -> De
     limit = facts.max_attempts
     match error:
         case Snooze() if facts.max_snoozes is None or facts.snoozes < facts.max_snoozes:
-            return PutOff(error.delay_ms, error.reason)
+            return Snoozed(error.delay_ms, error.reason)
         case Snooze() | RetryAfter():
             return _bounded(policy, facts, limit, error.delay_ms)
         case Discard():
-            return Withdrawn(error.reason or "discarded by the job")
+            return Cancelled(error.reason or "cancelled by the job")
         case Dead():
-            return Buried(error.reason)
+            return Died(error.reason)
     try:
         # An interruption is the worker's doing, so rules about errors of the job do not apply to it.
         rule = None if isinstance(error, JobInterrupted) else policy.rule_for(error)
@@ -410,9 +410,9 @@ def decide(policy: Retry, error: BaseException, facts: Facts, rng: Random) -> De
         case After():
             return _bounded(policy, facts, limit, *_asked(then.delay, policy, error, facts, rng))
         case Cancel():
-            return Withdrawn(then.reason or _words(error))
+            return Cancelled(then.reason or _words(error))
         case Die():
-            return Buried(then.reason)
+            return Died(then.reason)
         case _:
             assert_never(then)
 
@@ -424,13 +424,13 @@ def leaf(error: BaseException) -> BaseException:
     return error
 
 
-def _bounded(policy: Retry, facts: Facts, limit: int, delay_ms: int, trouble: str | None = None) -> RunAgain | Buried:
+def _bounded(policy: Retry, facts: Facts, limit: int, delay_ms: int, trouble: str | None = None) -> Retried | Died:
     if facts.attempt >= limit:
-        return Buried(None)
+        return Died(None)
     within = policy.within_ms
     if within is not None and facts.elapsed_ms + delay_ms > within:
-        return Buried(f"no further attempt fits within {show_duration(within)}")
-    return RunAgain(delay_ms, trouble)
+        return Died(f"no further attempt fits within {show_duration(within)}")
+    return Retried(delay_ms, trouble)
 
 
 def _waited(

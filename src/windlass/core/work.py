@@ -271,7 +271,7 @@ class Upkeep(Struct, frozen=True):
 
     promoted: int = 0
     expired_workers: tuple[str, ...] = ()
-    recovered: tuple[str, ...] = ()  # jobs whose lease ran out, back in their place
+    released: tuple[str, ...] = ()  # jobs whose lease ran out, back in their place
     died: tuple[str, ...] = ()  # jobs that ended dead because a lease ran out once too often
     pruned: int = 0
     trimmed: tuple[str, ...] = ()  # dead jobs removed by age or count, oldest first

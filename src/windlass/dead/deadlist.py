@@ -1,4 +1,4 @@
-"""Dead jobs as people work with them: look, group, redrive, mend, discard, export, load, and rules of recovery.
+"""Dead jobs as people work with them: look, group, redrive, edit, discard, export, load, and rules of recovery.
 
 Takes the engine (as a callable: a rule is written before a store is opened), registry and clock by argument. Must not
 claim or settle. Invariants: whatever is moved or deleted is named by its death, so a job that lives again in the
@@ -341,7 +341,7 @@ class DeadList:
         options = {"on": on, "after": after, "attempts": attempts}
         self._registry.recoveries.append(RecoveryRule.of(options, "dead.recover"))
 
-    # -- mending ---------------------------------------------------------------------------------------
+    # -- editing ---------------------------------------------------------------------------------------
 
     def edit(
         self,

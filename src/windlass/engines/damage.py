@@ -1,7 +1,7 @@
 """What both engines say and do about a record that is not what we wrote: a bad disk, a bad program, a bad hand.
 
-Whoever meets such a record mends it: a job is dead, with what can be kept of it and the reason, and everybody else goes
-on. Each engine has its own rules for what is sound and its own mending (``sqlite/records.py``, ``redis/records.py``);
+Whoever meets such a record repairs it: a job is dead, with what can be kept of it and the reason; everybody else goes
+on. Each engine has its own rules for what is sound and its own repairing (``sqlite/records.py``, ``redis/records.py``);
 here is what they share. Pure.
 """
 

@@ -16,7 +16,7 @@ from msgspec.structs import force_setattr
 from windlass.core import caps
 from windlass.core.codec import Signature
 from windlass.core.errors import ConfigError
-from windlass.core.model import Gates, Guard, OnConflict, UniqueKey, Until
+from windlass.core.model import Guard, GuardKind, OnConflict, UniqueKey, Until
 from windlass.core.spelling import Spelled
 from windlass.core.units import count_per, duration_ms, format_duration, nearest, shown
 from windlass.guards.keys import KeyTemplate
@@ -138,16 +138,16 @@ class GuardPlan:
         guards: list[Guard] = []
         if self._once is not None:
             template, keep_ms = self._once
-            guards.append(Guard(Gates.ONCE, template.render(args, kwargs), keep_ms=keep_ms))
+            guards.append(Guard(GuardKind.ONCE, template.render(args, kwargs), keep_ms=keep_ms))
         if self._circuit is not None:
-            guards.append(Guard(Gates.CIRCUIT, self._circuit))
+            guards.append(Guard(GuardKind.CIRCUIT, self._circuit))
         for template, limit in self._limits:
             key = template.render(args, kwargs)
             if isinstance(limit, Concurrency):
-                guards.append(Guard(Gates.CONCURRENCY, key, limit.n))
+                guards.append(Guard(GuardKind.CONCURRENCY, key, limit.n))
             else:
                 count, per_ms = limit.parsed()
-                guards.append(Guard(Gates.RATE, key, count, per_ms, limit.burst))
+                guards.append(Guard(GuardKind.RATE, key, count, per_ms, limit.burst))
         unique = None
         if self._unique is not None:
             template, how = self._unique

@@ -20,7 +20,7 @@ from windlass.core.clock import Clock, from_ms
 from windlass.core.codec import encode_result
 from windlass.core.current import RUNNING
 from windlass.core.errors import ConfigError, JobCancelled, LeaseLost, NotInJob, TransactionTooLong
-from windlass.core.model import Gates, NewJob, State
+from windlass.core.model import GuardKind, NewJob, State
 from windlass.core.spelling import spelled
 from windlass.core.work import Kind, Lease, Outcome, Settled
 from windlass.engines.base import Store, TransactionalCommit, TransactionalSettle, Tx
@@ -168,7 +168,7 @@ class JobContext:
 
         It is the job's Once key where it has one, so that two jobs for one payment carry the same; else the job's id.
         """
-        return next((guard.key for guard in self._lease.guards if guard.kind is Gates.ONCE), self._lease.id)
+        return next((guard.key for guard in self._lease.guards if guard.kind is GuardKind.ONCE), self._lease.id)
 
     @property
     def stopping(self) -> bool:

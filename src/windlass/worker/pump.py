@@ -1,8 +1,8 @@
 """The pump: the one thread of a worker that talks to the store about jobs.
 
 Each stroke settles what has ended and claims what there is room for, in one exchange, so a busy worker pays one commit
-for hundreds of jobs and an idle one sleeps in ``engine.wait``. It must never run a job, and nothing else may claim or
-settle.
+for hundreds of jobs and an idle one sleeps in ``engine.wait``. It must never run a job, and no other
+thread of the worker claims. Others settle only what must not wait for it: a job that commits with its own transaction.
 
 How much to claim. A claim says for each kind of slot how many are free, and the store gives no job of another kind.
 Free slots always, and beyond them no more than ``AHEAD`` seconds of work at the pace of the last strokes: enough that
@@ -272,7 +272,7 @@ class Pump:
             answers, claimed = self._engine.exchange(outcomes, wants[0][1] if wants else None)
         except BaseException:
             if trust < Trust.NO_SETTLES:
-                self._settler.put_back(outcomes)
+                self._settler.take_back(outcomes)
             elif outcomes:
                 self._settler.answered()
                 self._slots.dropped(outcomes)

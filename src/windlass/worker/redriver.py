@@ -38,7 +38,7 @@ CATCH_UP: Final = 0.5
 AT_ONCE: Final = 500  # deaths a step notes at most
 
 
-class Held:
+class Owned:
     """An operation that this worker does: when it last moved something, and how much it may move by now."""
 
     def __init__(self, now: float) -> None:
@@ -54,7 +54,7 @@ class Redriver:
     def __init__(self, engine: Store, worker: str) -> None:
         self._engine = engine
         self._worker = worker
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, Owned] = {}
         self._seen: dict[str, tuple[int, float]] = {}  # of others: the version, and since when it stands
         self._closed = threading.Event()
         self._lock = threading.Lock()
@@ -101,7 +101,7 @@ class Redriver:
                 self._held.pop(operation.id, None)
                 held = self._take(document, operation, now)
             elif held is None:  # ours by a write whose answer got lost
-                held = self._held[operation.id] = Held(now)
+                held = self._held[operation.id] = Owned(now)
             elif not self._step(document, operation, held, now):
                 del self._held[operation.id]
         return None if not running else STEP if self._held else WATCH
@@ -118,7 +118,7 @@ class Redriver:
         with self._lock:
             self._thread = None
 
-    def _take(self, document: Versioned, operation: Operation, now: float) -> Held | None:
+    def _take(self, document: Versioned, operation: Operation, now: float) -> Owned | None:
         """Make an operation ours if nobody does it."""
         if operation.owner:
             version, since = self._seen.get(operation.id, (0, now))
@@ -130,10 +130,10 @@ class Redriver:
         if save(self._engine, replace(operation, owner=self._worker), document.version) is None:
             return None
         log.info("redrive %s: this worker does it, %d of %d so far", operation.id, operation.done, operation.total)
-        self._held[operation.id] = held = Held(now)
+        self._held[operation.id] = held = Owned(now)
         return held
 
-    def _step(self, document: Versioned, operation: Operation, held: Held, now: float) -> bool:
+    def _step(self, document: Versioned, operation: Operation, held: Owned, now: float) -> bool:
         """Move as many as it is time for; false when the operation is over, or another's by now."""
         if held.unsent:
             self._engine.transition(Action.RETRY, operation.pending)

@@ -60,7 +60,7 @@ class Settler:
         return max(0.0, self._oldest + self._flush - time.monotonic())
 
     def take(self) -> list[Outcome]:
-        """Empty the buffer. For the pump alone; ``answered`` or ``put_back`` must follow."""
+        """Empty the buffer. For the pump alone; ``answered`` or ``take_back`` must follow."""
         popleft = self._waiting.popleft
         self._sent = [popleft() for _ in range(len(self._waiting))]
         return self._sent
@@ -69,7 +69,7 @@ class Settler:
         """The engine has answered for what was taken, or nobody will ask it again."""
         self._sent = []
 
-    def put_back(self, outcomes: Sequence[Outcome]) -> None:
+    def take_back(self, outcomes: Sequence[Outcome]) -> None:
         """Return outcomes that the engine did not answer for, before those that came since."""
         self._waiting.extendleft(reversed(outcomes))
         self._sent = []

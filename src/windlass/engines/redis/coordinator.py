@@ -14,11 +14,11 @@ from redis.client import PubSub
 
 from windlass.core.coordination import CircuitPolicy, CircuitRow, Grip, LimitRow, LockRow, Tally
 from windlass.core.errors import EngineUnavailable
-from windlass.core.model import Gates
+from windlass.core.model import GuardKind
 from windlass.core.work import LeaseRef
 from windlass.engines.damage import made
 from windlass.engines.redis.connection import Command
-from windlass.engines.redis.core import mending
+from windlass.engines.redis.core import repairing
 from windlass.engines.redis.doctor import RedisDoctor
 from windlass.engines.redis.errors import raised_by_driver
 from windlass.engines.redis.wire import as_int, as_list, none_below_zero, strings
@@ -66,7 +66,7 @@ class RedisCoordinator(RedisDoctor):
                 if not raised_by_driver(error):
                     raise
 
-    @mending
+    @repairing
     def locks(self) -> list[LockRow]:
         flat = as_list(self._call("locks", (), ())[1])
         rows = []
@@ -79,7 +79,7 @@ class RedisCoordinator(RedisDoctor):
     def circuit(self, name: str) -> CircuitRow:
         return to_circuit(as_list(self._call("circuits", (), [name])[0])[0])
 
-    @mending
+    @repairing
     def circuits(self) -> list[CircuitRow]:
         rows = [to_circuit(one) for one in as_list(self._call("circuits", (), ())[0])]
         return sorted(rows, key=lambda row: row.name)
@@ -110,14 +110,14 @@ class RedisCoordinator(RedisDoctor):
         args: list[Command] = [name, int(opened), -1 if open_ms is None else open_ms, reason or "", half_open]
         return to_circuit(self._call("switch", (), args)[0])
 
-    @mending
+    @repairing
     def limits(self) -> list[LimitRow]:
         flat = as_list(self._call("limits", (), [LIMITS_MAX])[0])
         rows = []
         for at in range(0, len(flat), 6):
             kind, key = strings(flat[at : at + 2])
             used, limit, per, waiting = (as_int(one) for one in flat[at + 2 : at + 6])
-            rows.append(LimitRow(Gates(kind), key, used, limit if limit > 0 else None, per, waiting))
+            rows.append(LimitRow(GuardKind(kind), key, used, limit if limit > 0 else None, per, waiting))
         return rows
 
 

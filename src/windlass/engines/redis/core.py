@@ -37,13 +37,13 @@ from windlass.core.work import Rules
 from windlass.engines.base import EngineInfo
 from windlass.engines.redis.connection import Client, Command, Spares, hang_up, make_client, node_of, send, target_of
 from windlass.engines.redis.errors import raised_by_driver, translate
-from windlass.engines.redis.records import FIXED_INDEXES, QUEUE_INDEXES, QUEUE_KEYS, SCHEMA, Mender
+from windlass.engines.redis.records import FIXED_INDEXES, QUEUE_INDEXES, QUEUE_KEYS, SCHEMA, Repairer
 from windlass.engines.redis.scripts import FIXED_KEYS, READ_ONLY, TYPES, Script, script
 from windlass.engines.redis.startup import Server, examine
 from windlass.engines.redis.wire import as_int, as_list, pack
 from windlass.logs import Log
 
-__all__ = ["UNSOUND", "RedisCore", "mending"]
+__all__ = ["UNSOUND", "RedisCore", "repairing"]
 
 T = TypeVar("T")
 Seen: TypeAlias = Literal["writes", "jobs"]  # the counters by which a rollback shows
@@ -52,7 +52,7 @@ log = Log("windlass.engine")
 
 GUARDED_S: Final = 10.0  # how long a store that had guards is taken to have some still
 QUEUES_A_CALL: Final = 500  # whose keys are looked at in one call
-MEND_PAUSE_S: Final = 10.0  # between two looks through the store that found nothing
+REPAIR_PAUSE_S: Final = 10.0  # between two looks through the store that found nothing
 BLOCK_SLICE_S: Final = 4.0  # longest single block on the server, so that a half-open connection is noticed
 
 
@@ -89,7 +89,7 @@ class RedisCore:
         self._fixed = [f"{self._prefix}{name}".encode() for name in FIXED_KEYS]
         self._keys_for: dict[str, list[bytes]] = {}  # the fixed keys of a script
         self._server = Server()
-        self._is_spoiled = False  # something is to be mended as soon as the store is open
+        self._is_spoiled = False  # something is to be repaired as soon as the store is open
         if url is not None and not url.startswith("redis+cluster"):
             make_client(url, None, self._timeout, self._pool_timeout)  # a wrong URL shows where it is written
         self._forget_handles()
@@ -104,10 +104,10 @@ class RedisCore:
         self._flying = 0  # calls under way
         self._guarded_until = 0.0  # monotonic seconds; until then scripts are called in their long form
         self._seen: dict[Seen, int] = {"writes": 0, "jobs": 0}
-        self._mender = Mender(self)
+        self._repairer = Repairer(self)
         self._mending = threading.RLock()
-        self._mends = False  # the thread that has the lock above is at it
-        self._mended_at = -MEND_PAUSE_S
+        self._is_repairing = False  # the thread that has the lock above is at it
+        self._repaired_at = -REPAIR_PAUSE_S
         self._inbox = f"{self._prefix}inbox:{uuid.uuid4()}"
 
     @property
@@ -143,7 +143,7 @@ class RedisCore:
             log.info("%s: version %s, persistence %s", self.target, server.version, server.persistence)
             self._calls = calls
             if self._is_spoiled:
-                self._mend_now()
+                self._repair_now()
 
     def close(self) -> None:
         """Close the connections, once the calls under way have ended; a ``wait`` is cut off. *Idempotent.*"""
@@ -208,7 +208,7 @@ class RedisCore:
                 yield key, have, wanted
 
     def _check_types(self, client: Client, names: Sequence[str]) -> None:
-        """Refuse keys that others write. A store that has been ours is mended instead."""
+        """Refuse keys that others write. A store that has been ours is repaired instead."""
         wrong = [one for one in self._types(client, names) if one[1] != one[2]]
         if not wrong or self._is_ours(client):
             self._is_spoiled = self._is_spoiled or bool(wrong)
@@ -289,7 +289,7 @@ class RedisCore:
             try:
                 return self._send(client, what, keys, args)
             except EngineDamaged:
-                if not self._mend():
+                if not self._repair():
                     raise
                 return self._send(client, what, keys, args)
         finally:
@@ -316,25 +316,25 @@ class RedisCore:
                     continue
                 raise ours from error
 
-    # -- mending --------------------------------------------------------------------------------------
+    # -- repairing --------------------------------------------------------------------------------------
 
-    def _mend(self) -> bool:
-        """Mend what is damaged in the store; false when that is under way in this thread, or found nothing lately."""
+    def _repair(self) -> bool:
+        """Repair what is damaged in the store; false when that is under way in this thread, or found nothing lately."""
         with self._mending:
-            if self._mends or time.monotonic() - self._mended_at < MEND_PAUSE_S:
+            if self._is_repairing or time.monotonic() - self._repaired_at < REPAIR_PAUSE_S:
                 return False
-            if not self._mend_now():
-                self._mended_at = time.monotonic()  # a whole look for nothing is not to be had at every call
+            if not self._repair_now():
+                self._repaired_at = time.monotonic()  # a whole look for nothing is not to be had at every call
             return True
 
-    def _mend_now(self) -> int:
-        """Look through the store and mend what is damaged; give how much that was."""
+    def _repair_now(self) -> int:
+        """Look through the store and repair what is damaged; give how much that was."""
         with self._mending:
-            self._mends = True
+            self._is_repairing = True
             try:
-                return self._mender.mend()
+                return self._repairer.repair()
             finally:
-                self._mends = False
+                self._is_repairing = False
 
     def _ask_plainly(self, *command: Command) -> object:
         node = node_of(self._calls or self._client(), self._fixed[0])
@@ -439,15 +439,15 @@ UNSOUND: Final = (ValueError, TypeError, LookupError, OverflowError, msgspec.Msg
 P = ParamSpec("P")
 
 
-def mending(ask: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
-    """A question that is asked again, once the store is mended, when its answer cannot be read."""
+def repairing(ask: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """A question that is asked again, once the store is repaired, when its answer cannot be read."""
 
     @wraps(ask)
     def asked(self: RedisCore, *args: P.args, **more: P.kwargs) -> T:
         try:
             return ask(self, *args, **more)
         except UNSOUND as error:
-            if isinstance(error, WindlassError) or not self._mend():
+            if isinstance(error, WindlassError) or not self._repair():
                 raise
             return ask(self, *args, **more)
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from windlass.core.model import UNKNOWN_GROUP, State
 from windlass.core.rows import GroupRow, JobFilter, JobRow
-from windlass.engines.redis.core import mending
+from windlass.engines.redis.core import repairing
 from windlass.engines.redis.inspector import RedisInspector, fits, is_error
 from windlass.engines.redis.wire import as_int, as_list, cause_of, dead_texts, keep_dead, strings
 
@@ -52,7 +52,7 @@ class Tally:
 class RedisDead(RedisInspector):
     """The part of the Inspector that is about dead jobs alone."""
 
-    @mending
+    @repairing
     def count(self, where: JobFilter) -> int:
         if where.state is State.DEAD or where.group is not None:
             return sum(1 for _ in self._deaths(where))
@@ -63,7 +63,7 @@ class RedisDead(RedisInspector):
             if cursor is None:
                 return number
 
-    @mending
+    @repairing
     def groups(self, where: JobFilter, limit: int) -> list[GroupRow]:
         found: dict[str, Tally] = {}
         for death in self._deaths(where):

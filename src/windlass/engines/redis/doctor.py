@@ -50,7 +50,7 @@ class RedisDoctor(RedisInspector):
             *look_at_access(node.connection_pool.connection_kwargs, is_tls(node)),
             self._records(repair),
         ]
-        if findings[-1].level != "error":  # else calls fall over what is damaged, and would mend it
+        if findings[-1].level != "error":  # else calls fall over what is damaged, and would repair it
             findings += [
                 self._orphans("jobs that are in no index", self._audit(repair), repair),
                 self._orphans("index entries without a job", self._sweep(repair), repair),
@@ -72,13 +72,13 @@ class RedisDoctor(RedisInspector):
         return [Finding("rollback", "error", f"{from_ms(int(when)):%Y-%m-%d %H:%M:%S} UTC: {what}", LOOK)]
 
     def _records(self, repair: bool) -> Finding:
-        spoiled = self._mender.spoiled()
+        spoiled = self._repairer.spoiled()
         if not spoiled:
             return Finding("records", "ok", "every record is sound")
         what = f"{len(spoiled)} records are damaged: {'; '.join(spoiled[:SPOILED_SHOWN])}"
         if not repair:
             return Finding("records", "error", what, f"repair them: `{REPAIR}`; any live worker does it too")
-        self._mend_now()
+        self._repair_now()
         return Finding("records", "warning", f"{what}; repaired just now")
 
     def _orphans(self, what: str, count: int, repaired: bool) -> Finding:

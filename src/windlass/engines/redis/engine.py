@@ -302,8 +302,8 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             cause_text(INTERRUPTED),
             int(rules.dead_held),
         ]
-        self._mender.look_on()
-        _, promoted, expired, recovered, died, pruned, trimmed, overdue, alone, due, more = self._call(
+        self._repairer.look_on()
+        _, promoted, expired, released, died, pruned, trimmed, overdue, alone, due, more = self._call(
             "maintain", (), args
         )
         expired_workers = tuple(strings(as_list(expired)))
@@ -312,7 +312,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         return Upkeep(
             promoted=as_int(promoted),
             expired_workers=expired_workers,
-            recovered=tuple(strings(as_list(recovered))),
+            released=tuple(strings(as_list(released))),
             died=tuple(strings(as_list(died))),
             pruned=as_int(pruned),
             trimmed=tuple(strings(as_list(trimmed))),

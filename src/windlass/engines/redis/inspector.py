@@ -30,7 +30,7 @@ from windlass.core.units import shown, whole_number
 from windlass.core.work import LeaseRef, QueueBound, RateBound
 from windlass.engines.damage import made
 from windlass.engines.redis.connection import Command
-from windlass.engines.redis.core import UNSOUND, mending
+from windlass.engines.redis.core import UNSOUND, repairing
 from windlass.engines.redis.waiting import RedisWaiting
 from windlass.engines.redis.wire import (
     as_int,
@@ -77,10 +77,10 @@ class RedisInspector(RedisWaiting):
             if not spoiled:
                 break
             # What the scripts find nothing wrong with is made dead all the same when it cannot be shown.
-            self._mender.make_dead(spoiled, believed=tries > 0)
+            self._repairer.make_dead(spoiled, believed=tries > 0)
         return found
 
-    @mending
+    @repairing
     def jobs(self, where: JobFilter, cursor: str | None, limit: int) -> tuple[list[JobRow], str | None]:
         if where.ids is not None and not where.ids:
             return [], None
@@ -100,7 +100,7 @@ class RedisInspector(RedisWaiting):
         rows = [row for _, row in found[:limit]]
         return rows, str(found[limit - 1][0]) if len(found) > limit else None
 
-    @mending
+    @repairing
     def queues(self, bounds: Sequence[QueueBound] = ()) -> list[QueueRow]:
         wall, flat = self._call("queues", (), [pack_bounds(bounds)])
         now, values = as_int(wall), as_list(flat)
@@ -133,7 +133,7 @@ class RedisInspector(RedisWaiting):
             )
         return sorted(rows, key=lambda row: row.name)
 
-    @mending
+    @repairing
     def blocked(self) -> list[BlockedRow]:
         rows: list[BlockedRow] = []
         cursor: Command = "-"
@@ -146,7 +146,7 @@ class RedisInspector(RedisWaiting):
             cursor = following if isinstance(following, bytes) else b""
         return sorted(rows, key=lambda row: (row.queue, row.gate))
 
-    @mending
+    @repairing
     def workers(self) -> list[WorkerRow]:
         boot, flat = self._call("workers", (), ())
         values = as_list(flat)
@@ -157,7 +157,7 @@ class RedisInspector(RedisWaiting):
         ]
         return sorted(rows, key=lambda row: (row.info.started_at, row.info.id))
 
-    @mending
+    @repairing
     def counts(self) -> dict[str, int]:
         *numbers, stored, totals = self._call("counts", (), ())
         states = (
@@ -169,7 +169,7 @@ class RedisInspector(RedisWaiting):
         known = dict(zip(strings(flat[::2]), flat[1::2], strict=True)) | {"enqueued": stored}
         return found | {f"total_{name}": as_int(known.get(name, 0)) for name in TOTAL_NAMES}
 
-    @mending
+    @repairing
     def transition(self, action: Action, which: Which) -> list[Moved]:
         if isinstance(which, Recovery):
             return self._move(action, "rule", which.limit, which.after_ms, which.attempts, *which.errors)
@@ -177,7 +177,7 @@ class RedisInspector(RedisWaiting):
             return self._move(action, "waiting", which.limit, which.queue)
         moved = self._move_named(action, which)
         unseen = [place for place, one in enumerate(moved) if one.before is None]
-        if unseen and self._mender.make_dead([(moved[place].id.encode(), "it is not readable") for place in unseen]):
+        if unseen and self._repairer.make_dead([(moved[place].id.encode(), "it is not readable") for place in unseen]):
             for place, one in zip(unseen, self._move_named(action, [which[place] for place in unseen]), strict=True):
                 moved[place] = one
         return moved
@@ -201,7 +201,7 @@ class RedisInspector(RedisWaiting):
             for id, state, moved, reason in zip(ids, states, values[2::4], reasons, strict=True)
         ]
 
-    @mending
+    @repairing
     def flow(self, window_ms: int) -> list[QueueFlow]:
         wall, _, flat = self._call("names", (), ())
         now, values = as_int(wall), as_list(flat)

@@ -1,9 +1,9 @@
 """What a sound value is, in every key, and what becomes of one that is not.
 
 The scripts trust nothing that is stored: a value that is not sound is as if it were not there, and a job whose record
-is not is noted in ``damaged`` and goes nowhere. Here such jobs are made dead (``scripts/mend.lua``) and such values
+is not is noted in ``damaged`` and goes nowhere. Here such jobs are made dead (``scripts/repair.lua``) and such values
 removed, by bounded steps of upkeep that go round through the store (``look_on``), or all at once when a call fails over
-what is stored (``mend``). A key of another type is set aside under ``damaged:NAME``, and what it indexed is put back
+what is stored (``repair``). A key of another type is set aside under ``damaged:NAME``, and what it indexed is put back
 from the records.
 
 Invariants: a fixed key without a rule here fails a test; a value is replaced only while it is still the one that was
@@ -39,7 +39,7 @@ from windlass.engines.redis.wire import (
 )
 from windlass.logs import Log
 
-__all__ = ["HASHES", "QUEUE_INDEXES", "QUEUE_KEYS", "Mender", "Store"]
+__all__ = ["HASHES", "QUEUE_INDEXES", "QUEUE_KEYS", "Repairer", "Store"]
 
 log = Log("windlass.engine")
 
@@ -215,7 +215,7 @@ HASHES: Final[dict[str, Rule]] = {
 
 
 class Store(Protocol):
-    """What mending asks of an engine object."""
+    """What repairing asks of an engine object."""
 
     _rules: Rules
 
@@ -228,40 +228,40 @@ class Store(Protocol):
     def _wall_ms(self) -> int: ...
 
 
-class Mender:
-    """Looks through a store for what is not sound, and mends it. One an engine object."""
+class Repairer:
+    """Looks through a store for what is not sound, and repairs it. One an engine object."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._looking = threading.Lock()
         self._walk: Iterator[None] = iter(())
         self._there: set[bytes] = set()  # keys that had the right type when this round began
-        self.mended = 0
+        self.repaired = 0
         self.found: list[str] = []
 
     def look_on(self) -> int:
-        """Look at the next part of the store and mend it; give how much was mended."""
+        """Look at the next part of the store and repair it; give how much was repaired."""
         if not self._looking.acquire(blocking=False):
             return 0  # another thread is at it
         try:
-            before = self.mended
+            before = self.repaired
             self.make_noted_dead()
             for _ in range(CALLS_A_LOOK):
                 try:
                     next(self._walk)
                 except StopIteration:
                     self._walk = self._round(repair=True)
-            return self.mended - before
+            return self.repaired - before
         finally:
             self._looking.release()
 
-    def mend(self) -> int:
-        """Look through the whole store and mend it; give how much was mended."""
-        before = self.mended
+    def repair(self) -> int:
+        """Look through the whole store and repair it; give how much was repaired."""
+        before = self.repaired
         for _ in self._round(repair=True):
             pass
         self.make_noted_dead()
-        return self.mended - before
+        return self.repaired - before
 
     def spoiled(self) -> list[str]:
         """What is not sound, in words for people. Changes nothing."""
@@ -284,10 +284,10 @@ class Mender:
         for id, why in jobs:
             reason = f"its record was damaged: {why}"
             args += id, kept_under(id), reason, error_head(JobError(DAMAGED.error_type, reason, "", 0, 0))
-        dead = strings(as_list(self._store._script("mend", args)[1]))
+        dead = strings(as_list(self._store._script("repair", args)[1]))
         for name in dead:
             log.error("job %s is dead: its record was damaged", name)
-        self.mended += len(dead)
+        self.repaired += len(dead)
         return dead
 
     # -- one round through the store --
@@ -316,7 +316,7 @@ class Mender:
                             self._store._correct(self._store._key(name), field, value, self._in_place_of(name, field))
                 yield
         if not repair and wrong_types:
-            return  # the scripts would fall over those, and mend them
+            return  # the scripts would fall over those, and repair them
         for name in DETAIL_HASHES:
             for ids in self._scan("HSCAN", name):
                 yield from self._audit([id for id, _ in ids], repair)
@@ -324,11 +324,11 @@ class Mender:
             yield from self._audit([id for id, _ in ids], repair)
         if not repair:
             return
-        self.mended += as_int(self._store._script("align", [])[0])
+        self.repaired += as_int(self._store._script("align", [])[0])
         yield
         for command, name in (("ZSCAN", "holds"), ("ZSCAN", "blocked"), ("HSCAN", "unique")):
             for members in self._scan(command, name):
-                self.mended += as_int(self._store._script("ties", [name, *(one for one, _ in members)])[0])
+                self.repaired += as_int(self._store._script("ties", [name, *(one for one, _ in members)])[0])
                 yield
         for members in self._scan("ZSCAN", "leases"):
             latest = as_int(self._store._script("workers", [])[0]) + LEASE_MAX_MS
@@ -341,7 +341,7 @@ class Mender:
         for index, queue, place, cut, states in self._store._index_keys():
             for members in self._scan("ZSCAN", index):
                 args: list[Command] = [1, place, cut, states, *(one for one, _ in members)]
-                self.mended += as_int(self._store._script("sweep", args, queue)[0])
+                self.repaired += as_int(self._store._script("sweep", args, queue)[0])
                 yield
 
     def _audit(self, ids: Sequence[bytes], repair: bool) -> Iterator[None]:
@@ -350,7 +350,7 @@ class Mender:
         if strange and repair:
             self.make_dead([(id, "its id was no text") for id in strange])
         wrong, noted = self._store._script("audit", [int(repair), self._store._rules.keep_done_ms, *ids])
-        self.mended += as_int(wrong) if repair else 0
+        self.repaired += as_int(wrong) if repair else 0
         self.found += [f"job {id}" for id in strings(as_list(noted))]
         if repair and as_list(noted):
             self.make_noted_dead()
@@ -358,7 +358,7 @@ class Mender:
 
     def _note(self, what: str) -> None:
         self.found.append(what)
-        self.mended += 1
+        self.repaired += 1
         log.error("damaged: %s", what)
 
     def _in_place_of(self, name: str, field: bytes) -> bytes | None:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from windlass.core.errors import ConfigError
-from windlass.core.model import Cause, Gates, Guard, JobError, NewJob, OnConflict, Slot, State, UniqueKey, Until
+from windlass.core.model import Cause, Guard, GuardKind, JobError, NewJob, OnConflict, Slot, State, UniqueKey, Until
 from windlass.core.rows import JobRow, QueueChange, WorkerRow
 from windlass.core.work import Lease, Outcome, QueueBound, Room, Rules, WorkerInfo
 from windlass.engines.damage import made
@@ -123,7 +123,7 @@ class Rest(Struct, array_like=True, frozen=True):
 class StoredGuard(Struct, array_like=True, frozen=True):
     """One guard of a job."""
 
-    kind: Gates
+    kind: GuardKind
     gate: str
     limit: int
     per_ms: int
@@ -270,7 +270,7 @@ def pack_guards(guards: tuple[Guard, ...], unique: UniqueKey | None) -> bytes:
     """What ``scripts/lib/guards.lua`` reads of a job's guards; empty when it has none."""
     if not guards and unique is None:
         return b""
-    once = next((guard.key for guard in guards if guard.kind is Gates.ONCE), "")
+    once = next((guard.key for guard in guards if guard.kind is GuardKind.ONCE), "")
     held = (
         ()
         if unique is None

@@ -16,10 +16,10 @@ import apsw
 import msgspec
 from msgspec import UNSET
 
-from windlass.core.model import Gates
+from windlass.core.model import GuardKind
 from windlass.core.rows import Pause, QueueChange
 from windlass.core.work import Outcome, QueueBound, RateBound, Want
-from windlass.engines.sqlite.guards import LATE_MS, PREFETCH_SLACK_MS, UNBOUNDED, RateMeter, Stored
+from windlass.engines.sqlite.guards import AHEAD_SLACK_MS, LATE_MS, UNBOUNDED, RateMeter, Stored
 from windlass.engines.sqlite.schema import Sql
 
 __all__ = ["Bounds", "make_room", "merged", "meter_of", "set_queue", "take_note"]
@@ -79,7 +79,7 @@ def merged(
 
 def meter_of(db: apsw.Connection, q: Sql, queue: str, rate: RateBound, now: int, late_ms: int = 0) -> RateMeter:
     """The log of a queue's rate."""
-    return RateMeter(db, q, Stored(Gates.RATE, gate_of(queue), rate.count, rate.per_ms), now, late_ms)
+    return RateMeter(db, q, Stored(GuardKind.RATE, gate_of(queue), rate.count, rate.per_ms), now, late_ms)
 
 
 def gate_of(queue: str) -> str:
@@ -124,7 +124,7 @@ class Bounds:
         if self.room(queue) <= 0:
             return False
         meter = self._meters.get(queue)
-        return meter is None or at_once or meter.room(PREFETCH_SLACK_MS) > 0
+        return meter is None or at_once or meter.room(AHEAD_SLACK_MS) > 0
 
     def take(self, queue: str) -> None:
         """Count a job that is leased."""

@@ -14,7 +14,7 @@ import apsw
 import msgspec
 
 from windlass.core.coordination import CircuitPolicy, CircuitRow, Grip, LimitRow, LockRow, Tally
-from windlass.core.model import Gates
+from windlass.core.model import GuardKind
 from windlass.core.work import LeaseRef
 from windlass.engines.damage import made
 from windlass.engines.sqlite import circuits
@@ -193,12 +193,12 @@ class SqliteCoordinator(SqliteTransactions):
             for text in texts:
                 known.update((one.gate, one) for one in decode_stored(text))
             for (gate,) in db.execute(q(RATES), (LIMITS_MAX,)):
-                known.setdefault(str(gate), Stored(Gates.RATE, str(gate)))
+                known.setdefault(str(gate), Stored(GuardKind.RATE, str(gate)))
             found = []
             for gate, one in sorted(known.items()):
-                if one.kind is Gates.CONCURRENCY:
+                if one.kind is GuardKind.CONCURRENCY:
                     used = int(str(db.execute(q(HELD), (gate,)).fetchall()[0][0]))
-                elif one.kind is Gates.RATE:
+                elif one.kind is GuardKind.RATE:
                     used = max(0, (one.burst or one.limit) - RateMeter(db, q, one, now).room(0)) if one.limit else 0
                 else:
                     continue

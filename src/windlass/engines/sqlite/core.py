@@ -48,7 +48,7 @@ from windlass.engines.sqlite.connection import (
     translated,
 )
 from windlass.engines.sqlite.place import Place, StoreMoved
-from windlass.engines.sqlite.records import Mender
+from windlass.engines.sqlite.records import Repairer
 from windlass.engines.sqlite.signals import BLIND_POLL, FileSignal, MemorySignal, Signal
 from windlass.engines.sqlite.steady import Steady
 from windlass.logs import Log
@@ -60,7 +60,7 @@ T = TypeVar("T")
 DAMAGE: Final = (
     EngineDamaged, msgspec.MsgspecError, UnicodeDecodeError, TypeError, ValueError, OverflowError, ZeroDivisionError,
 )  # fmt: skip
-MEND_PAUSE_S: Final = 10.0
+REPAIR_PAUSE_S: Final = 10.0
 log = Log("windlass.engine")
 
 FOLLOW_MAX: Final = 3  # how often one call follows a store that moves
@@ -169,8 +169,8 @@ class SqliteCore:
         self._ended = self._make_signal("done")
         self._endings = Endings(self._ended)
         self._forget_store()
-        self._mender = Mender(self._q, self._clock, self._boot, self._rules)
-        self._mended_at = -MEND_PAUSE_S
+        self._repairer = Repairer(self._q, self._clock, self._boot, self._rules)
+        self._repaired_at = -REPAIR_PAUSE_S
         self._quieted: list[Writer | Reader] = []  # whose locks a fork that is under way has
 
     def _forget_store(self) -> None:
@@ -291,23 +291,23 @@ class SqliteCore:
         return schema.VERSION
 
     def _ask(self, work: Work[T]) -> T:
-        """Answer a question on one snapshot; what is damaged is mended first."""
+        """Answer a question on one snapshot; what is damaged is repaired first."""
         try:
             return self._ask_file(work)
         except DAMAGE as error:
-            self._mend(error)
+            self._repair(error)
             return self._told(lambda: self._ask_file(work))
 
     def _write(self, work: Work[T], *, durable: bool, whatever_is_set: bool = False) -> T:
         """Do one atomic write; ``durable`` asks for a sync where the engine's setting is fsync, or ``whatever_is_set``.
 
-        One that falls over a damaged record was rolled back, and is done again when that is mended.
+        One that falls over a damaged record was rolled back, and is done again when that is repaired.
         """
         durable = durable and (self._durable or whatever_is_set)
         try:
             return self._write_file(work, durable=durable)
         except DAMAGE as error:
-            self._mend(error)
+            self._repair(error)
             return self._told(lambda: self._write_file(work, durable=durable))
 
     def _ask_file(self, work: Work[T]) -> T:
@@ -332,25 +332,25 @@ class SqliteCore:
                 tries -= 1
                 self._follow(writer.place, moved, tries)
 
-    def _mend(self, error: BaseException) -> None:
-        """Mend what is damaged in the store. Raises EngineDamaged from ``error`` when there is nothing to be mended."""
+    def _repair(self, error: BaseException) -> None:
+        """Repair what is damaged in the store. Raises EngineDamaged from ``error`` when there is nothing to repair."""
         writer = self._open_writer()
         if writer.is_held_here or (isinstance(error, WindlassError) and not isinstance(error, EngineDamaged)):
             raise error
         with self._mending:
-            if time.monotonic() - self._mended_at >= MEND_PAUSE_S and not self._mend_now():
-                self._mended_at = time.monotonic()  # a whole look for nothing is not to be had at every call
+            if time.monotonic() - self._repaired_at >= REPAIR_PAUSE_S and not self._repair_now():
+                self._repaired_at = time.monotonic()  # a whole look for nothing is not to be had at every call
 
-    def _mend_now(self) -> int:
-        """Look through the store and mend what is damaged; give how many records that were."""
-        chunks = self._ask_file(self._mender.find)
-        mended = self._write_file(lambda db: self._mender.mend(db, chunks), durable=self._durable)
+    def _repair_now(self) -> int:
+        """Look through the store and repair what is damaged; give how many records that were."""
+        chunks = self._ask_file(self._repairer.find)
+        repaired = self._write_file(lambda db: self._repairer.repair(db, chunks), durable=self._durable)
         self._ready.touch()
         self._ended.touch()
-        return mended
+        return repaired
 
     def _told(self, work: Callable[[], T]) -> T:
-        """Do it again after mending."""
+        """Do it again after repairing."""
         try:
             return work()
         except EngineDamaged:

@@ -27,7 +27,7 @@ SELECT coalesce(fingerprint, 'unknown') AS shared, max(error_type), max(frame), 
        count(*), min(finished_at), max(finished_at), substr(max(printf('%016d', finished_at) || id), 17)
 FROM "windlass_jobs" AS jobs WHERE state = 'dead' AND {condition} GROUP BY shared ORDER BY count(*) DESC, shared LIMIT ?
 """
-UNBURY: Final = 'DELETE FROM "windlass_tombstones" WHERE id = ?'
+FORGET_TOMBSTONE: Final = 'DELETE FROM "windlass_tombstones" WHERE id = ?'
 
 
 class SqliteDead(SqliteCore):
@@ -64,7 +64,7 @@ class SqliteDead(SqliteCore):
             if over:
                 db.execute(self._q(OVER), over_bindings(row))
             else:
-                db.execute(self._q(UNBURY), (row.id,))
+                db.execute(self._q(FORGET_TOMBSTONE), (row.id,))
                 db.execute(self._q(PUT), put_bindings(row, purge_at))
             return db.changes() > 0
 

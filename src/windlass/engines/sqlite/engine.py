@@ -135,21 +135,21 @@ class SqliteEngine(SqliteCoordinator, SqliteMoves, SqliteDead, SqliteDocuments):
         def write(db: apsw.Connection) -> tuple[Upkeep, int]:
             self._steady.start(db)
             steady = self._steady.now(db)
-            mended = self._mender.look_on(db, budget)
+            repaired = self._repairer.look_on(db, budget)
             return (
                 upkeep.maintain(db, self._q, rules, budget, self._boot, clock.boot_ms(), now, steady, names),
-                mended,
+                repaired,
             )
 
         clock = self._clock
         now = clock.wall_ms()
         names = self._ask(lambda db: unneeded_names(db, self._q, now))
-        done, mended = self._write(write, durable=False)
+        done, repaired = self._write(write, durable=False)
         if self._alarms:
             done = msgspec.structs.replace(done, rollbacks=self._tell_alarms())
-        if done.promoted or done.recovered or mended:
+        if done.promoted or done.released or repaired:
             self._ready.touch()
-        if done.died or done.pruned or done.trimmed or mended:
+        if done.died or done.pruned or done.trimmed or repaired:
             self._ended.touch()
         return done
 

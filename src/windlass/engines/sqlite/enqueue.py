@@ -14,7 +14,7 @@ import apsw
 import msgspec
 
 from windlass.core.errors import Duplicate
-from windlass.core.model import WAITING, Gates, Guard, NewJob, Placed, State, UniqueKey
+from windlass.core.model import WAITING, Guard, GuardKind, NewJob, Placed, State, UniqueKey
 from windlass.core.work import Rules
 from windlass.engines.sqlite.flow import count_flow
 from windlass.engines.sqlite.guards import encode_stored
@@ -126,12 +126,12 @@ def guard_bindings(guards: tuple[Guard, ...], unique: UniqueKey | None) -> tuple
 
 def holding(guards: tuple[Guard, ...]) -> int | None:
     """1 when a job has guards that it may hold rows for."""
-    return 1 if any(guard.kind is not Gates.RATE for guard in guards) else None
+    return 1 if any(guard.kind is not GuardKind.RATE for guard in guards) else None
 
 
 def once_key(guards: tuple[Guard, ...]) -> str | None:
     """The Once key among the guards of a job, if there is one."""
-    return next((guard.key for guard in guards if guard.kind is Gates.ONCE), None)
+    return next((guard.key for guard in guards if guard.kind is GuardKind.ONCE), None)
 
 
 def insert(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int, rules: Rules) -> list[Placed]:
@@ -162,13 +162,13 @@ def keep_name(db: apsw.Connection, q: Sql, queue: str) -> None:
 
 def insert_any(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int, rules: Rules) -> list[Placed]:
     """Store a batch, or a job with guards or an id that somebody chose."""
-    buried = tombstones(db, q, jobs, now)
+    tombs = tombstones(db, q, jobs, now)
     guarded = any(job.guards or job.unique for job in jobs)
     if guarded:
         forget_markers(db, q, (job.guards for job in jobs), now)
     if len(jobs) == 1:
-        return one_by_one(db, q, jobs, now, rules, buried)
-    apart = buried or len({job.id for job in jobs}) < len(jobs) or (guarded and any(job.unique for job in jobs))
+        return one_by_one(db, q, jobs, now, rules, tombs)
+    apart = tombs or len({job.id for job in jobs}) < len(jobs) or (guarded and any(job.unique for job in jobs))
     before = db.total_changes()
     db.execute("SAVEPOINT batch")
     try:
@@ -179,7 +179,7 @@ def insert_any(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int, ru
             placed = [Placed(job.id) for job in jobs]
         else:
             db.execute("ROLLBACK TO batch")
-            placed = one_by_one(db, q, jobs, now, rules, buried)
+            placed = one_by_one(db, q, jobs, now, rules, tombs)
     except Duplicate:  # any other error ends the whole transaction, and a full disk has ended it already
         db.execute("ROLLBACK TO batch")
         db.execute("RELEASE batch")
@@ -195,12 +195,12 @@ def forget_markers(db: apsw.Connection, q: Sql, guards: Iterable[tuple[Guard, ..
 
 
 def one_by_one(
-    db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int, rules: Rules, buried: set[str]
+    db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int, rules: Rules, tombs: set[str]
 ) -> list[Placed]:
     """Insert each job for itself and see whether its id and its unique key were free."""
     placed = []
     for job in jobs:
-        if job.id in buried:
+        if job.id in tombs:
             placed.append(Placed(job.id, duplicate=True))
             continue
         if job.unique is not None and (other := taken(db, q, job, job.unique, now, rules)) is not None:

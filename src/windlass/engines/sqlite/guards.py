@@ -20,14 +20,14 @@ import apsw
 import msgspec
 from msgspec import Struct
 
-from windlass.core.model import Gates, Guard
+from windlass.core.model import Guard, GuardKind
 from windlass.engines.sqlite import circuits
 from windlass.engines.sqlite.schema import Sql
 from windlass.engines.sqlite.totals import add_total
 
-__all__ = ["PREFETCH_SLACK_MS", "Judge", "Stored", "as_guards", "decode_stored", "encode_stored", "forget_rates"]
+__all__ = ["AHEAD_SLACK_MS", "Judge", "Stored", "as_guards", "decode_stored", "encode_stored", "forget_rates"]
 
-PREFETCH_SLACK_MS: Final = 1_000  # how long a claimed job may wait for a place: a rate's window grows by it then
+AHEAD_SLACK_MS: Final = 1_000  # how long a claimed job may wait for a place: a rate's window grows by it then
 GATES_MAX: Final = 64  # gates that one claim looks at
 LATE_MS: Final = 4
 STAGGER_MS: Final = 100  # a closed circuit lets its waiters out in steps that double
@@ -39,7 +39,7 @@ encode = msgspec.json.Encoder().encode
 class Stored(Struct, array_like=True, frozen=True):
     """One guard as the column ``guards`` keeps it."""
 
-    kind: Gates
+    kind: GuardKind
     gate: str
     limit: int = 0
     per_ms: int = 0
@@ -197,7 +197,7 @@ class RateMeter:
             db.execute(q('DELETE FROM "windlass_rates" WHERE gate = ?'), (guard.gate,))
             db.execute(q(ADD_GRANTS), (guard.gate, ceil(spent), self._total + self.given, ceil(spent)))
             return
-        window = guard.per_ms + self._late_ms + PREFETCH_SLACK_MS
+        window = guard.per_ms + self._late_ms + AHEAD_SLACK_MS
         db.execute(q(NOT_THE_NEWEST), (guard.gate, self._last_at))
         db.execute(q(ADD_GRANTS), (guard.gate, self.now, self._total + self.given, self.now + window))
         old = db.execute(q(TOTAL_AT), (guard.gate, self.now - window)).fetchone()
@@ -279,15 +279,15 @@ class Judge:
 
     def _free(self, guard: Stored) -> int:
         match guard.kind:
-            case Gates.ONCE:
+            case GuardKind.ONCE:
                 if self._db.execute(self._q(MARKER), (guard.key,)).fetchone() is not None:
                     return UNBOUNDED
                 return 0 if self._once_holder(guard.gate) is not None else 1
-            case Gates.CONCURRENCY:
+            case GuardKind.CONCURRENCY:
                 return guard.limit - self._count(guard.gate)
-            case Gates.RATE:
+            case GuardKind.RATE:
                 return self._meter(guard).room()
-            case Gates.CIRCUIT:
+            case GuardKind.CIRCUIT:
                 doc = self._circuit(guard.key)
                 if doc.state_at(self._now) != "closed":
                     return doc.probes_free(self._now, self._count(guard.gate) + self._outside_probes(guard.key))
@@ -332,10 +332,10 @@ class Judge:
     def _next_look(self, guard: Stored) -> int | None:
         """When a gate that still has waiters is to be looked at; None: when something is released."""
         match guard.kind:
-            case Gates.RATE:
+            case GuardKind.RATE:
                 meter = self._meter(guard)
                 return self._now if meter.room() > 0 else meter.opens_at()
-            case Gates.CIRCUIT:
+            case GuardKind.CIRCUIT:
                 doc = self._circuit(guard.key)
                 if doc.state_at(self._now) == "closed":
                     # The steps have grown beyond what one claim takes: the next claim may go on at once.
@@ -366,15 +366,15 @@ class Judge:
             return False
         for guard in guards:
             match guard.kind:
-                case Gates.ONCE:
+                case GuardKind.ONCE:
                     self._holders[guard.gate] = seq
                     self._new_holds.append((guard.gate, seq))
-                case Gates.CONCURRENCY:
+                case GuardKind.CONCURRENCY:
                     self._held[guard.gate] += 1
                     self._new_holds.append((guard.gate, seq))
-                case Gates.RATE:
+                case GuardKind.RATE:
                     self._meter(guard).given += 1
-                case Gates.CIRCUIT:
+                case GuardKind.CIRCUIT:
                     if self._circuit(guard.key).state_at(self._now) != "closed":
                         self._held[guard.gate] = self._count(guard.gate) + 1
                         self._new_holds.append((guard.gate, seq))
@@ -383,22 +383,22 @@ class Judge:
     def _refuse(self, seq: int, guards: Sequence[Stored], at_once: bool) -> Refused | None:
         for guard in guards:
             match guard.kind:
-                case Gates.ONCE:
+                case GuardKind.ONCE:
                     found = self._db.execute(self._q(MARKER), (guard.key,)).fetchone()
                     if found is not None:
                         return Refused(first=str(found[0]), result=None if found[1] is None else str(found[1]))
                     if self._once_holder(guard.gate) not in (None, seq):
                         return Refused(guard.gate)
-                case Gates.CONCURRENCY:
+                case GuardKind.CONCURRENCY:
                     if self._count(guard.gate) >= guard.limit:
                         return Refused(guard.gate)
-                case Gates.RATE:
+                case GuardKind.RATE:
                     meter = self._meter(guard)
                     if meter.room() <= 0:
                         return Refused(guard.gate, meter.opens_at())
-                    if not at_once and meter.room(PREFETCH_SLACK_MS) <= 0:
+                    if not at_once and meter.room(AHEAD_SLACK_MS) <= 0:
                         return NO_PLACE
-                case Gates.CIRCUIT:
+                case GuardKind.CIRCUIT:
                     doc = self._circuit(guard.key)
                     if doc.state_at(self._now) == "closed":
                         continue

@@ -248,13 +248,13 @@ class SqliteInspector(SqliteCore):
         return findings
 
     def _records(self, repair: bool) -> Finding:
-        spoiled = self._open_reader().run(self._mender.spoiled)
+        spoiled = self._open_reader().run(self._repairer.spoiled)
         if not spoiled:
             return Finding("records", "ok", "every record is sound")
         what = f"{len(spoiled)} records are damaged: {'; '.join(spoiled[:SPOILED_SHOWN])}"
         if not repair:
             return Finding("records", "error", what, f"repair them: `{REPAIR}`; any live worker does it too")
-        self._mend_now()
+        self._repair_now()
         return Finding("records", "warning", f"{what}; repaired just now")
 
     def _wake_ups(self) -> list[Finding]:

@@ -69,7 +69,7 @@ UPDATE "windlass_jobs" SET
     worker = NULL
 WHERE state = 'running' AND worker = ?1 AND fence IN (SELECT value FROM json_each(?3)) RETURNING id, state
 """
-HAND_BACK: Final = """
+RELEASE_HELD: Final = """
 UPDATE "windlass_jobs" SET state = CASE WHEN cancel THEN 'cancelled' ELSE 'ready' END,
     reason = CASE WHEN cancel THEN 'cancelled' END, finished_at = CASE WHEN cancel THEN ?2 END,
     purge_at = CASE WHEN cancel THEN ?2 + ?3 END, worker = NULL
@@ -162,7 +162,7 @@ class Reaped(msgspec.Struct, frozen=True):
 
     workers: int  # that were looked at
     silent: tuple[str, ...]  # those whose leases had run out
-    recovered: tuple[str, ...]  # jobs that run again
+    released: tuple[str, ...]  # jobs that run again
     died: tuple[str, ...]
 
 
@@ -170,15 +170,15 @@ def end_silent(db: apsw.Connection, q: Sql, rules: Rules, budget: int, boot: str
     """End the leases of workers that were not renewed in time, and of those that are not registered."""
     silent = [str(id) for (id,) in db.execute(q(SILENT), (boot, boot_now, budget))]
     gone = silent + [str(id) for (id,) in db.execute(q(OWNERLESS), (budget,))]
-    recovered: list[str] = []
+    released: list[str] = []
     died: list[str] = []
     for worker in gone:
         again, dead = interrupt(db, q, worker, now, rules)
-        recovered += again
+        released += again
         died += dead
         db.execute(q(FORGET_WORKER), (worker,))
-    add_total(db, q, "recovered", len(recovered))
-    return Reaped(len(gone), tuple(silent), tuple(recovered), tuple(died))
+    add_total(db, q, "recovered", len(released))
+    return Reaped(len(gone), tuple(silent), tuple(released), tuple(died))
 
 
 def bury(
@@ -201,7 +201,7 @@ def bury(
             rules.crash_delay_max_ms,
         ),
     ).fetchall()
-    handed = db.execute(q(HAND_BACK), (worker, now, rules.keep_done_ms)).fetchall()
+    handed = db.execute(q(RELEASE_HELD), (worker, now, rules.keep_done_ms)).fetchall()
     db.execute(q(FORGET_WORKER), (worker,))
     buried = Buried(
         released=tuple(ids_in(handed, "ready")),

@@ -1,7 +1,7 @@
 """What a sound record is, in every table, and what becomes of one that is not.
 
 Nothing here is asked while all is well: a call that meets a record which is not sound fails, and its transaction is
-rolled back. Then ``mend`` looks through the whole store, and the call is made again (``core``). What no call falls
+rolled back. Then ``repair`` looks through the whole store, and the call is made again (``core``). What no call falls
 over, such as a job in a state that nothing searches, is found by ``look_on``, a bounded step of upkeep.
 
 A job that is not sound is dead: its payload and every sound column are kept, the others are emptied and named in its
@@ -25,7 +25,7 @@ from msgspec import Meta, Struct
 
 from windlass.core.clock import Clock
 from windlass.core.fingerprint import DAMAGED
-from windlass.core.model import FINISHED, Gates, JobError, State, UniqueKey, Until
+from windlass.core.model import FINISHED, GuardKind, JobError, State, UniqueKey, Until
 from windlass.core.work import Rules, WorkerInfo
 from windlass.engines.damage import LAST_MS, NAME_OF_DAMAGED, QUEUE_OF_DAMAGED, QueueName, described
 from windlass.engines.sqlite.circuits import Doc
@@ -35,7 +35,7 @@ from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.upkeep import decode_swept
 from windlass.logs import Log
 
-__all__ = ["HARMLESS", "TABLES", "Mender"]
+__all__ = ["HARMLESS", "TABLES", "Repairer"]
 
 log = Log("windlass.engine")
 
@@ -127,15 +127,15 @@ def is_sound(guard: Stored) -> bool:
     """Whether a guard can be judged."""
     if not guard.gate.startswith(f"{guard.kind}:"):
         return False
-    if guard.kind is Gates.RATE:
+    if guard.kind is GuardKind.RATE:
         return guard.limit > 0 and guard.per_ms > 0 and (guard.burst is None or guard.burst > 0)
-    return guard.kind is not Gates.CONCURRENCY or guard.limit > 0
+    return guard.kind is not GuardKind.CONCURRENCY or guard.limit > 0
 
 
 def derived(guards: Sequence[Stored]) -> tuple[str | None, int | None]:
     """The columns ``once_key`` and ``holding`` of guards."""
-    once = next((guard.key for guard in guards if guard.kind is Gates.ONCE), None)
-    return once, 1 if any(guard.kind is not Gates.RATE for guard in guards) else None
+    once = next((guard.key for guard in guards if guard.kind is GuardKind.ONCE), None)
+    return once, 1 if any(guard.kind is not GuardKind.RATE for guard in guards) else None
 
 
 def gates_of(guards: Sequence[Stored], unique: UniqueKey | None) -> list[str]:
@@ -402,8 +402,8 @@ class Chunk(Struct, frozen=True):
     count: int = CHUNK
 
 
-class Mender:
-    """Looks through a store for records that are not sound, and mends them. One an engine object."""
+class Repairer:
+    """Looks through a store for records that are not sound, and repairs them. One an engine object."""
 
     def __init__(self, q: Sql, clock: Clock, boot: str, rules: Rules) -> None:
         self._q = q
@@ -488,19 +488,19 @@ class Mender:
                 row.wrong += table.rule(View(row.values))
             yield row
 
-    # -- mending --
+    # -- repairing --
 
-    def mend(self, db: apsw.Connection, chunks: Sequence[Chunk]) -> int:
-        """Mend the rows of these chunks inside the caller's write transaction; give how many that were."""
-        count = sum(self._mend(db, chunk) for chunk in chunks if chunk.table is JOBS)
+    def repair(self, db: apsw.Connection, chunks: Sequence[Chunk]) -> int:
+        """Repair the rows of these chunks inside the caller's write transaction; give how many that were."""
+        count = sum(self._repair(db, chunk) for chunk in chunks if chunk.table is JOBS)
         for table in {chunk.table.name: chunk.table for chunk in chunks if chunk.table is not JOBS}.values():
-            count += self._mend(db, Chunk(table, 0, -1))  # as a whole: its rows have no place of their own
+            count += self._repair(db, Chunk(table, 0, -1))  # as a whole: its rows have no place of their own
         self._register(db, 0, 2**62)
-        return count + self._mend_ties(db, 0, -1) + self._shorten_leases(db)
+        return count + self._repair_ties(db, 0, -1) + self._shorten_leases(db)
 
     def look_on(self, db: apsw.Connection, budget: int) -> int:
-        """Look at some rows, at most ``budget``, from where the last call ended on; give how many were mended."""
-        mended, budget = 0, min(budget, LOOK_MAX)
+        """Look at some rows, at most ``budget``, from where the last call ended on; give how many were repaired."""
+        repaired, budget = 0, min(budget, LOOK_MAX)
         if version_of(db, self._q) > VERSION:
             return 0
         for _ in TABLES:
@@ -508,31 +508,31 @@ class Mender:
             chunk = Chunk(TABLES[number], at, budget)
             following, count = self._following(db, chunk)
             if not self._is_sound(db, chunk):
-                mended += self._mend(db, chunk)
+                repaired += self._repair(db, chunk)
             if chunk.table is JOBS:
                 self._register(db, at, following)
             elif chunk.table.name == "workers":
-                mended += self._shorten_leases(db)
+                repaired += self._shorten_leases(db)
             elif chunk.table.name in ("holds", "unique"):
-                mended += self._mend_ties(db, at, budget)
+                repaired += self._repair_ties(db, at, budget)
             budget -= count
             self._place = (number, following) if budget <= 0 else ((number + 1) % len(TABLES), 0)
             if budget <= 0:
                 break
         self._look_at_gates(db)
-        return mended
+        return repaired
 
-    def _mend(self, db: apsw.Connection, chunk: Chunk) -> int:
+    def _repair(self, db: apsw.Connection, chunk: Chunk) -> int:
         now = Now(self._clock.wall_ms(), self._clock.boot_ms(), self._boot, self._rules)
         rows = [row for row in self._rows(db, chunk) if row.wrong]
         for row in rows:
             if chunk.table is JOBS:
-                self._mend_job(db, row, now)
+                self._repair_job(db, row, now)
             else:
-                self._mend_other(db, chunk.table, row, now)
+                self._repair_other(db, chunk.table, row, now)
         return len(rows)
 
-    def _mend_other(self, db: apsw.Connection, table: Table, row: Found, now: Now) -> None:
+    def _repair_other(self, db: apsw.Connection, table: Table, row: Found, now: Now) -> None:
         by_name = {column.name: column for column in table.columns}
         fresh = {name: self._in_place_of(db, table, by_name[name], row, now) for name in row.wrong}
         where = " AND ".join(
@@ -555,7 +555,7 @@ class Mender:
             return db.execute(self._q(LAST_DOCUMENT)).fetchall()[0][0]
         return column.empty(row.values, now) if callable(column.empty) else column.empty
 
-    def _mend_job(self, db: apsw.Connection, row: Found, now: Now) -> None:
+    def _repair_job(self, db: apsw.Connection, row: Found, now: Now) -> None:
         """Let a job go on without what people read of it, or let it die of what is spoiled."""
         values, wrong, seq = row.values, row.wrong, row.values["seq"]
         has_ended = values["state"] in FINISHED
@@ -600,7 +600,7 @@ class Mender:
             sets = ", ".join(f'"{name}" = ?' for name in fresh)
             self._ask(db, JOBS, f"UPDATE {{table}} SET {sets} WHERE seq = ?", (*fresh.values(), seq))
 
-    def _mend_ties(self, db: apsw.Connection, at: int, count: int) -> int:
+    def _repair_ties(self, db: apsw.Connection, at: int, count: int) -> int:
         """Let go what is held for jobs that do not run any more; give how much that was."""
         leaked = db.execute(self._q(LEAKED), (count, at)).fetchall()
         for seq, gate in leaked:

@@ -151,7 +151,7 @@ def maintain(
     return Upkeep(
         promoted=promoted,
         expired_workers=reaped.silent,
-        recovered=reaped.recovered,
+        released=reaped.released,
         died=reaped.died,
         pruned=pruned,
         trimmed=trimmed,

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from msgspec import structs
 
-from windlass.core.model import Gates, Guard, NewJob, State
+from windlass.core.model import Guard, GuardKind, NewJob, State
 from windlass.core.rows import Pause, QueueChange, QueueRow
 from windlass.core.work import Claimed, Kind, QueueBound, QueueShare, RateBound, Rules, Want
 from windlass.engines.base import Store
@@ -212,7 +212,7 @@ class BoundSuite:
     def test_jobs_at_a_closed_guard_do_not_stand_in_the_way_of_a_limited_queue(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        taken = Guard(Gates.CONCURRENCY, "k", 1)
+        taken = Guard(GuardKind.CONCURRENCY, "k", 1)
         place(store, [job("holder", queue="other")])
         place(store, [guarded("first", taken)])
         assert sorted(lease.id for lease in take(store)) == ["first", "holder"]

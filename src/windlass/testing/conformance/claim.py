@@ -315,7 +315,7 @@ class ClaimSuite:
         add(store, "a")
         lease = take_one(store)
         harness.clock.step_wall(10 * LEASE_MS)
-        assert [step.recovered for step in upkeep(store)] == [()]
+        assert [step.released for step in upkeep(store)] == [()]
         assert not store.claim(Want(worker="w1", limit=1)).expelled
         assert row_of(store, "a").fence == lease.fence
 

@@ -7,7 +7,7 @@ from threading import Event
 import pytest
 from msgspec.structs import replace
 
-from windlass.core.model import Gates, Guard, NewJob, Placed, State, Swap, UniqueKey, Versioned, Write, Written
+from windlass.core.model import Guard, GuardKind, NewJob, Placed, State, Swap, UniqueKey, Versioned, Write, Written
 from windlass.core.work import Kind
 from windlass.engines.base import TransactionalCommit
 from windlass.errors import ConfigError, Duplicate
@@ -146,7 +146,7 @@ class CommitSuite:
         finish(store, "young", kind=Kind.CANCELLED, keep_ms=90_000_000)
         place(store, [replace(keyed("holder", "k"), expires_ms=1_000)])
         harness.clock.advance(2_000)
-        limited = replace(job("limited"), guards=(Guard(Gates.CONCURRENCY, "c", 1),))
+        limited = replace(job("limited"), guards=(Guard(GuardKind.CONCURRENCY, "c", 1),))
         more = replace(limited, id="more")
         written = store.commit(
             Write((job("old"), job("young"), keyed("next", "k"), limited, more), (Swap("x", 0, "1"),))

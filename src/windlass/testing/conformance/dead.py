@@ -1,11 +1,11 @@
-"""Dead jobs: their cause, groups, redrive, recovery, amending, discarding and putting back."""
+"""Dead jobs: their cause, groups, redrive, recovery, editing, discarding and putting back."""
 
 from __future__ import annotations
 
 import msgspec
 
 from windlass.core.fingerprint import INTERRUPTED, POISON
-from windlass.core.model import UNKNOWN_GROUP, Cause, Gates, Guard, State, UniqueKey
+from windlass.core.model import UNKNOWN_GROUP, Cause, Guard, GuardKind, State, UniqueKey
 from windlass.core.rows import Action, JobFilter, Moved, Recovery
 from windlass.core.work import Kind, LeaseRef, Rules
 from windlass.testing.conformance.harness import (
@@ -14,9 +14,9 @@ from windlass.testing.conformance.harness import (
     Harness,
     add,
     all_jobs,
-    amend,
     applied,
     discard,
+    edit,
     ended,
     error,
     finish,
@@ -275,26 +275,26 @@ class DeadSuite:
         assert store.transition(Action.DELETE, rule) == [Moved(one, State.DEAD, applied=True) for one in "ab"]
         assert [row.id for row in all_jobs(store)] == ["d", "c"]
 
-    def test_an_amended_job_is_still_dead(self, harness: Harness) -> None:
+    def test_an_edited_job_is_still_dead(self, harness: Harness) -> None:
         store = harness.engine
         (death,) = die(harness, "a")
-        assert amend(store, death, "[1,[2],{}]", (), None)
+        assert edit(store, death, "[1,[2],{}]", (), None)
         row = row_of(store, "a")
         assert (row.state, row.payload) == (State.DEAD, b"[1,[2],{}]")
         redrive(store, [death])
-        assert not amend(store, death, "[1,[3],{}]", (), None)
+        assert not edit(store, death, "[1,[3],{}]", (), None)
         assert take_one(store).payload == b"[1,[2],{}]"
 
-    def test_an_amended_job_has_the_guards_that_it_is_given(self, harness: Harness) -> None:
+    def test_an_edited_job_has_the_guards_that_it_is_given(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        before = (Guard(Gates.ONCE, "pay:1", keep_ms=1_000), Guard(Gates.CONCURRENCY, "one", 1))
+        before = (Guard(GuardKind.ONCE, "pay:1", keep_ms=1_000), Guard(GuardKind.CONCURRENCY, "one", 1))
         key = UniqueKey("u1", "done", None, "return")
         place(store, [msgspec.structs.replace(job("a"), guards=before, unique=key)])
         lease = take_one(store)
         store.settle([ended(lease, Kind.DEAD, error=error(), cause=LATE)])
-        after = (Guard(Gates.ONCE, "pay:2", keep_ms=1_000), Guard(Gates.CONCURRENCY, "two", 1))
-        assert amend(store, LeaseRef("a", lease.fence), "[1,[2],{}]", after, msgspec.structs.replace(key, key="u2"))
+        after = (Guard(GuardKind.ONCE, "pay:2", keep_ms=1_000), Guard(GuardKind.CONCURRENCY, "two", 1))
+        assert edit(store, LeaseRef("a", lease.fence), "[1,[2],{}]", after, msgspec.structs.replace(key, key="u2"))
         assert (row_of(store, "a").guards, row_of(store, "a").unique) == (after, msgspec.structs.replace(key, key="u2"))
         redrive(store, [LeaseRef("a", lease.fence)])
         again = take_one(store)
@@ -365,15 +365,15 @@ class DeadSuite:
         assert discard(store, deaths) == [False, True]
         assert state_of(store, "a") is State.READY
 
-    def test_a_job_that_died_again_is_not_amended_by_its_earlier_death(self, harness: Harness) -> None:
+    def test_a_job_that_died_again_is_not_edited_by_its_earlier_death(self, harness: Harness) -> None:
         store = harness.engine
         (first,) = die(harness, "a")
         redrive(store, [first])
         again = take_one(store)
         store.settle([ended(again, Kind.DEAD, error=error())])
-        assert not amend(store, first, "[9]", (), None)
+        assert not edit(store, first, "[9]", (), None)
         assert row_of(store, "a").payload == b"[]"
-        assert amend(store, LeaseRef("a", again.fence), "[9]", (), None)
+        assert edit(store, LeaseRef("a", again.fence), "[9]", (), None)
         assert row_of(store, "a").payload == b"[9]"
 
     def test_a_death_that_is_named_twice_is_moved_or_discarded_once(self, harness: Harness) -> None:
@@ -451,7 +451,7 @@ class DeadSuite:
     def test_a_restored_job_has_its_guards_and_its_unique_key_again(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        guards = (Guard(Gates.ONCE, "pay:1", keep_ms=1_000), Guard(Gates.RATE, "api", 5, 60_000, burst=2))
+        guards = (Guard(GuardKind.ONCE, "pay:1", keep_ms=1_000), Guard(GuardKind.RATE, "api", 5, 60_000, burst=2))
         unique = UniqueKey("u", "done", 7_000, "return")
         guarded = msgspec.structs.replace(job("a"), guards=guards, unique=unique)
         place(store, [guarded])
@@ -474,7 +474,7 @@ class DeadSuite:
         assert (row_of(store, "a").state, row_of(store, "a").reason) == (State.DONE, "duplicate of b")
 
     def test_a_once_marker_whose_time_is_over_does_not_end_a_job_that_is_put_back(self, harness: Harness) -> None:
-        store, pay = harness.engine, Guard(Gates.ONCE, "k", keep_ms=1_000)
+        store, pay = harness.engine, Guard(GuardKind.ONCE, "k", keep_ms=1_000)
         join(store, lease_ms=10_000_000)
         keys = {"done": "k", "changed": "x", "back": "y"}
         place(
@@ -494,15 +494,15 @@ class DeadSuite:
         assert [lease.id for lease in take(store)] == ["back"]
         store.transition(Action.DELETE, ["done"])
         death = LeaseRef("changed", changed.fence)
-        assert amend(store, death, "[1,[2],{}]", (pay,), None)
+        assert edit(store, death, "[1,[2],{}]", (pay,), None)
         assert redrive(store, [death]) == [True]
         assert take(store) == []  # it waits for the one that runs with its key
         assert state_of(store, "changed") is State.BLOCKED
 
-    def test_a_once_marker_stays_while_a_dead_job_carries_its_key_also_when_that_is_amended(
+    def test_a_once_marker_stays_while_a_dead_job_carries_its_key_also_when_that_is_edited(
         self, harness: Harness
     ) -> None:
-        store, pay = harness.engine, Guard(Gates.ONCE, "k", keep_ms=1_000)
+        store, pay = harness.engine, Guard(GuardKind.ONCE, "k", keep_ms=1_000)
         join(store, lease_ms=10_000_000)
         for job_id, kind in (("dead", Kind.DEAD), ("done", Kind.DONE)):
             place(store, [msgspec.structs.replace(job(job_id), guards=(pay,))])
@@ -511,7 +511,7 @@ class DeadSuite:
         harness.clock.advance(2_000)
         upkeep(store)
         death = LeaseRef("dead", row_of(store, "dead").fence)
-        assert amend(store, death, "[1,[2],{}]", (pay,), None)
+        assert edit(store, death, "[1,[2],{}]", (pay,), None)
         assert redrive(store, [death]) == [True]
         assert take(store) == []
         row = row_of(store, "dead")

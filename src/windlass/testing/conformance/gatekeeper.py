@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from windlass.core.coordination import CircuitRow
-from windlass.core.model import FINISHED, Gates, Guard, State
+from windlass.core.model import FINISHED, Guard, GuardKind, State
 from windlass.core.rows import JobRow
 from windlass.core.work import Lease, RateBound
 
@@ -54,14 +54,14 @@ class Gatekeeper:
                 continue
             del self.holders[key]
             if row is not None and row.state is State.DONE:
-                (keep_ms,) = (guard.keep_ms for guard in row.guards if guard.kind is Gates.ONCE)
+                (keep_ms,) = (guard.keep_ms for guard in row.guards if guard.kind is GuardKind.ONCE)
                 self.markers[key] = Marker(job_id, row.result, (row.finished_at or 0) + keep_ms)
         carried = {
             guard.key
             for row in known.values()
             if row.state is not State.DONE
             for guard in row.guards
-            if guard.kind is Gates.ONCE
+            if guard.kind is GuardKind.ONCE
         }
         for key, marker in list(self.markers.items()):
             if marker.until <= now and key not in carried:
@@ -83,17 +83,17 @@ class Gatekeeper:
 
     def _is_shut(self, job_id: str, guard: Guard, now: int, late_ms: int) -> bool:
         match guard.kind:
-            case Gates.ONCE:
+            case GuardKind.ONCE:
                 holder = self.holders.get(guard.key)
                 return holder is not None and holder[0] != job_id
-            case Gates.CONCURRENCY:
+            case GuardKind.CONCURRENCY:
                 return sum(guard.gate in gates(held) for held in self.running.values()) >= guard.limit
-            case Gates.RATE if guard.burst is not None:
+            case GuardKind.RATE if guard.burst is not None:
                 ahead = self.spent.get(guard.gate, 0) - now
                 return ahead > (guard.burst - 1) * guard.per_ms / guard.limit
-            case Gates.RATE:
+            case GuardKind.RATE:
                 return self._is_spent(guard.gate, guard.limit, now - guard.per_ms - late_ms)
-            case Gates.CIRCUIT:
+            case GuardKind.CIRCUIT:
                 free = self.probes_free.get(guard.key)
                 return free is not None and free <= 0
 
@@ -108,15 +108,15 @@ class Gatekeeper:
         self.queued[lease.id] = lease.queue
         for guard in lease.guards:
             match guard.kind:
-                case Gates.ONCE:
+                case GuardKind.ONCE:
                     self.holders[guard.key] = (lease.id, lease.payload)
-                case Gates.CIRCUIT:
+                case GuardKind.CIRCUIT:
                     if (free := self.probes_free.get(guard.key)) is not None:
                         self.probes_free[guard.key] = free - 1
-                case Gates.RATE if guard.burst is not None:
+                case GuardKind.RATE if guard.burst is not None:
                     spent = max(self.spent.get(guard.gate, 0), now)
                     self.spent[guard.gate] = spent + guard.per_ms / guard.limit
-                case Gates.RATE:
+                case GuardKind.RATE:
                     self.claims.setdefault(guard.gate, []).append(now)
         if lease.queue in self.rates:
             self.claims.setdefault(f"queue:{lease.queue}", []).append(now)

@@ -20,16 +20,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from windlass.core.coordination import CircuitPolicy, Tally
-from windlass.core.model import FINISHED, Gates, Guard, NewJob, State, Swap, UniqueKey, Write, Written
+from windlass.core.model import FINISHED, Guard, GuardKind, NewJob, State, Swap, UniqueKey, Write, Written
 from windlass.core.rows import Action, JobRow, Waiting
 from windlass.core.work import Claimed, Kind, LeaseRef, Outcome, QueueShare, RateBound, Room, Rules, Upkeep, Want
 from windlass.testing.conformance.gatekeeper import DUPLICATE, Gatekeeper, gates
 from windlass.testing.conformance.harness import (
     Harness,
     all_jobs,
-    amend,
     clear,
     discard,
+    edit,
     error,
     info,
     pause,
@@ -58,15 +58,15 @@ DAY_MS = 86_400_000
 
 CIRCUITS = ["x", "y"]
 GUARDS = [
-    Guard(Gates.ONCE, "o", keep_ms=5_005),
-    Guard(Gates.ONCE, "p", keep_ms=90_005),
-    *(Guard(Gates.CIRCUIT, name) for name in CIRCUITS),
-    Guard(Gates.CONCURRENCY, "c", 1),
-    Guard(Gates.CONCURRENCY, "d", 2),
-    Guard(Gates.CONCURRENCY, "d", 1),  # an older definition of the same key
-    Guard(Gates.RATE, "r", 1, 5_005),
-    Guard(Gates.RATE, "s", 2, 20_005),
-    Guard(Gates.RATE, "b", 1, 5_005, 2),
+    Guard(GuardKind.ONCE, "o", keep_ms=5_005),
+    Guard(GuardKind.ONCE, "p", keep_ms=90_005),
+    *(Guard(GuardKind.CIRCUIT, name) for name in CIRCUITS),
+    Guard(GuardKind.CONCURRENCY, "c", 1),
+    Guard(GuardKind.CONCURRENCY, "d", 2),
+    Guard(GuardKind.CONCURRENCY, "d", 1),  # an older definition of the same key
+    Guard(GuardKind.RATE, "r", 1, 5_005),
+    Guard(GuardKind.RATE, "s", 2, 20_005),
+    Guard(GuardKind.RATE, "b", 1, 5_005, 2),
 ]
 UNIQUES = [
     *(UniqueKey("done", "done", None, rule) for rule in ("return", "replace", "keep_latest")),
@@ -83,7 +83,7 @@ delays = st.sampled_from([0, 0, 0, 505, 5_005])
 
 def mixed(picked: list[Guard]) -> tuple[Guard, ...]:
     """Guards as one job may have them: one for each gate, and one Once key."""
-    return tuple({guard.kind if guard.kind is Gates.ONCE else guard.gate: guard for guard in picked}.values())
+    return tuple({guard.kind if guard.kind is GuardKind.ONCE else guard.gate: guard for guard in picked}.values())
 
 
 class GuardMachine(RuleBasedStateMachine):
@@ -204,7 +204,9 @@ class GuardMachine(RuleBasedStateMachine):
             assert shut is None, f"{lease.id} was leased, but {shut} is shut"
             assert lease.queue not in self.paused
             for guard in lease.guards:
-                assert guard.kind is not Gates.ONCE or guard.key not in self.keeper.markers, f"{guard.gate} ran twice"
+                assert guard.kind is not GuardKind.ONCE or guard.key not in self.keeper.markers, (
+                    f"{guard.gate} ran twice"
+                )
             self.keeper.let_through(lease, self.now)
         return claimed
 
@@ -245,7 +247,7 @@ class GuardMachine(RuleBasedStateMachine):
     ) -> None:
         """End a run, and tell its circuits how it went."""
         for guard in row.guards:
-            if guard.kind is Gates.CIRCUIT and told is not None:
+            if guard.kind is GuardKind.CIRCUIT and told is not None:
                 self.tell(guard.key, told, LeaseRef(row.id, row.fence))
         outcome = Outcome(
             row.id,
@@ -340,7 +342,7 @@ class GuardMachine(RuleBasedStateMachine):
     # -- the dead --
 
     @precondition(lambda self: self.in_state(State.DEAD))
-    @rule(data=st.data(), what=st.sampled_from(["redrive", "discard", "amend", "restore"]))
+    @rule(data=st.data(), what=st.sampled_from(["redrive", "discard", "edit", "restore"]))
     def attend_to_a_dead_job(self, data: st.DataObject, what: str) -> None:
         row = data.draw(st.sampled_from(self.in_state(State.DEAD)))
         death = LeaseRef(row.id, row.fence)
@@ -349,8 +351,8 @@ class GuardMachine(RuleBasedStateMachine):
                 redrive(self.store, [death])
             case "discard":
                 discard(self.store, [death])
-            case "amend":
-                amend(self.store, death, f"[{next(self.numbers)}]", data.draw(self.guards), data.draw(self.uniques))
+            case "edit":
+                edit(self.store, death, f"[{next(self.numbers)}]", data.draw(self.guards), data.draw(self.uniques))
             case "restore":
                 discard(self.store, [death])
                 assert self.store.put_dead([row]) == [True]
@@ -370,7 +372,7 @@ class GuardMachine(RuleBasedStateMachine):
                 holders.setdefault(str(row.blocked_by == key), []).append(row.id)
             if (row.reason or "").startswith(DUPLICATE) and row.state is State.DONE:
                 for guard in row.guards:
-                    marker = self.keeper.markers.get(guard.key) if guard.kind is Gates.ONCE else None
+                    marker = self.keeper.markers.get(guard.key) if guard.kind is GuardKind.ONCE else None
                     if marker is not None and row.finished_at == self.now:
                         assert (row.reason, row.result) == (DUPLICATE + marker.id, marker.result)
         assert all(len(held) <= 1 for held in holders.values()), holders
@@ -379,7 +381,7 @@ class GuardMachine(RuleBasedStateMachine):
             assert counts[state] == sum(row.state is state for row in rows.values()), state
         assert counts["held"] == sum(row.held for row in rows.values())
         for limit in self.store.limits():
-            if limit.kind is Gates.CONCURRENCY:
+            if limit.kind is GuardKind.CONCURRENCY:
                 gate = f"{limit.kind}:{limit.key}"
                 assert limit.used == sum(gate in gates(held) for held in self.keeper.running.values()), limit
                 assert limit.waiting == sum(row.blocked_by == gate for row in rows.values()), limit
@@ -427,8 +429,8 @@ class GuardMachine(RuleBasedStateMachine):
         new = [
             NewJob(f"{guard.gate}-{n}", "shop.jobs.add", QUEUES[0], "[]", guards=(guard,))
             for guard in GUARDS
-            for n in range(1 if guard.kind in {Gates.ONCE, Gates.CIRCUIT} else (guard.burst or guard.limit))
-            if guard != Guard(Gates.CONCURRENCY, "d", 1)
+            for n in range(1 if guard.kind in {GuardKind.ONCE, GuardKind.CIRCUIT} else (guard.burst or guard.limit))
+            if guard != Guard(GuardKind.CONCURRENCY, "d", 1)
         ]
         new += [
             NewJob(f"{key.key}-{key.rule}", "shop.jobs.add", QUEUES[0], "[]", unique=key)
@@ -442,7 +444,7 @@ class GuardMachine(RuleBasedStateMachine):
 
 def changed(step: Upkeep) -> bool:
     """Whether a step of upkeep moved a job."""
-    return bool(step.promoted or step.recovered or step.died or step.pruned or step.expired_workers)
+    return bool(step.promoted or step.released or step.died or step.pruned or step.expired_workers)
 
 
 def holds(row: JobRow, gate: str) -> bool:

@@ -7,7 +7,7 @@ from msgspec import structs
 
 from windlass.core.clock import ManualClock
 from windlass.core.coordination import CircuitPolicy, Tally
-from windlass.core.model import Gates, Guard, NewJob, State
+from windlass.core.model import Guard, GuardKind, NewJob, State
 from windlass.core.rows import Action
 from windlass.core.work import Kind, Lease, LeaseRef, QueueShare, RateBound, Rules, Want
 from windlass.engines.base import Store
@@ -35,19 +35,19 @@ DAY = 86_400_000
 
 
 def slots(n: int, key: str = "k") -> Guard:
-    return Guard(Gates.CONCURRENCY, key, n)
+    return Guard(GuardKind.CONCURRENCY, key, n)
 
 
 def rate(n: int, per_ms: int, key: str = "api", burst: int | None = None) -> Guard:
-    return Guard(Gates.RATE, key, n, per_ms, burst)
+    return Guard(GuardKind.RATE, key, n, per_ms, burst)
 
 
 def once(key: str = "pay", keep_ms: int = DAY) -> Guard:
-    return Guard(Gates.ONCE, key, keep_ms=keep_ms)
+    return Guard(GuardKind.ONCE, key, keep_ms=keep_ms)
 
 
 def circuit(name: str = "stripe") -> Guard:
-    return Guard(Gates.CIRCUIT, name)
+    return Guard(GuardKind.CIRCUIT, name)
 
 
 def put(store: Store, *ids: str, guards: tuple[Guard, ...], queue: str = "default", priority: int = 0) -> None:
@@ -313,7 +313,7 @@ class GuardSuite:
         put(store, *"abcde", guards=(slots(2, "t"),))
         take(store)
         (row,) = store.limits()
-        assert (row.kind, row.key, row.used, row.limit, row.waiting) == (Gates.CONCURRENCY, "t", 2, 2, 3)
+        assert (row.kind, row.key, row.used, row.limit, row.waiting) == (GuardKind.CONCURRENCY, "t", 2, 2, 3)
 
     # -- Rate --
 

@@ -256,7 +256,7 @@ def clear(store: Store, queue: str, limit: int) -> int:
     return sum(applied(store, Action.DELETE, Waiting(queue, limit)))
 
 
-def amend(store: Store, death: LeaseRef, payload: str, guards: tuple[Guard, ...], unique: UniqueKey | None) -> bool:
+def edit(store: Store, death: LeaseRef, payload: str, guards: tuple[Guard, ...], unique: UniqueKey | None) -> bool:
     """Write another payload and other guards over those of a dead job."""
     row = store.job(death.id)
     if row is None:

@@ -72,7 +72,7 @@ class LeaseSuite:
         lease = take_one(store)
         harness.clock.advance(LEASE_MS + 5_000)
         assert store.extend(info("w1"), [ref(lease)], LEASE_MS).lost == ()
-        assert [step.recovered for step in upkeep(store)] == [()]
+        assert [step.released for step in upkeep(store)] == [()]
         assert not store.claim(Want(worker="w1", limit=1)).expelled
 
     def test_a_reaped_worker_that_beats_again_is_registered_anew_and_lost_its_leases(self, harness: Harness) -> None:

@@ -258,7 +258,7 @@ class EngineMachine(RuleBasedStateMachine):
     def maintain(self, budget: int) -> None:
         steps = upkeep(self.store, RULES, budget)
         recovered, died = self.oracle.maintain(self.now)
-        assert sorted(i for step in steps for i in step.recovered) == sorted(recovered)
+        assert sorted(i for step in steps for i in step.released) == sorted(recovered)
         assert sorted(i for step in steps for i in step.died) == sorted(died)
 
     @rule(worker=workers, data=st.data(), limit=st.integers(1, 3), alone=st.booleans(), interrupted=st.booleans())

@@ -94,7 +94,7 @@ class MaintenanceSuite:
         store = harness.engine
         steps = expire(harness, "a", "b", rules=Rules())
         assert [w for step in steps for w in step.expired_workers] == ["w1"]
-        assert sorted(i for step in steps for i in step.recovered) == ["a", "b"]
+        assert sorted(i for step in steps for i in step.released) == ["a", "b"]
         row = row_of(store, "a")
         assert (row.state, row.attempt, row.interruptions, row.crashes) == (State.READY, 0, 1, 0)
         assert row.worker is None
@@ -122,7 +122,7 @@ class MaintenanceSuite:
         take(store, "w2")
         harness.clock.advance(LEASE_MS + 1)
         (step,) = upkeep(store)
-        assert (step.expired_workers, step.recovered) == (("w1",), ())
+        assert (step.expired_workers, step.released) == (("w1",), ())
         assert state_of(store, "a") is State.RUNNING
 
     def test_a_long_job_is_never_rescued_while_its_worker_renews(self, harness: Harness) -> None:
@@ -153,10 +153,10 @@ class MaintenanceSuite:
     def test_a_job_out_of_attempts_by_interruptions_is_dead(self, harness: Harness) -> None:
         store, rules = harness.engine, Rules(max_interruptions=0)
         steps = expire(harness, "a", rules=rules, max_attempts=2)
-        assert [i for step in steps for i in step.recovered] == ["a"]
+        assert [i for step in steps for i in step.released] == ["a"]
         steps = expire(harness, rules=rules)
         assert [i for step in steps for i in step.died] == ["a"]
-        assert [i for step in steps for i in step.recovered] == []
+        assert [i for step in steps for i in step.released] == []
         row = row_of(store, "a")
         assert (row.state, row.attempt, row.finished_at) == (State.DEAD, 2, harness.clock.wall_ms())
         counts = store.counts()
@@ -288,7 +288,7 @@ class MaintenanceSuite:
         take(store, "w2", limit=25)
         harness.clock.advance(LEASE_MS + 1)
         steps = upkeep(store, budget=10)
-        assert Counter(i for step in steps for i in step.recovered) == {f"j{n}": 1 for n in range(50)}
+        assert Counter(i for step in steps for i in step.released) == {f"j{n}": 1 for n in range(50)}
         assert sorted(w for step in steps for w in step.expired_workers) == ["w1", "w2"]
         assert store.counts()["total_recovered"] == 50
 
@@ -309,7 +309,7 @@ class MaintenanceSuite:
         assert sum(step.promoted for step in steps) == 30
         assert sum(step.pruned for step in steps) == 30
         assert Counter(i for step in steps for i in step.trimmed) == {f"dead{n}": 1 for n in range(30)}
-        assert Counter(i for step in steps for i in step.recovered) == {f"run{n}": 1 for n in range(30)}
+        assert Counter(i for step in steps for i in step.released) == {f"run{n}": 1 for n in range(30)}
         assert Counter(w for step in steps for w in step.expired_workers) == {"w2": 1}
         assert {row_of(store, f"run{n}").interruptions for n in range(30)} == {1}
         counts = store.counts()

@@ -146,7 +146,7 @@ class Oracle:
         job.purge_at = None if keep_ms is None else now + keep_ms
         job.died_at = now
 
-    def put_back(self, job: OracleJob, now: int, delay_ms: int | None = None) -> None:
+    def wait_unless_cancelled(self, job: OracleJob, now: int, delay_ms: int | None = None) -> None:
         """Let a job wait again; one whose cancel was asked for ends instead."""
         if job.cancel:
             self.finish(job, State.CANCELLED, now)
@@ -167,19 +167,19 @@ class Oracle:
             case Kind.DONE | Kind.DEAD | Kind.CANCELLED:
                 self.finish(job, State(outcome.kind.value), now, outcome.keep_ms)
             case Kind.RETRY:
-                self.put_back(job, now, outcome.delay_ms)
+                self.wait_unless_cancelled(job, now, outcome.delay_ms)
             case Kind.SNOOZE:
                 job.attempt -= 1
                 job.snoozes += 1
-                self.put_back(job, now, outcome.delay_ms)
+                self.wait_unless_cancelled(job, now, outcome.delay_ms)
             case Kind.RELEASE:
                 job.attempt -= 1
                 job.interruptions += outcome.interrupted
-                self.put_back(job, now)
+                self.wait_unless_cancelled(job, now)
             case Kind.CRASH:
                 job.attempt -= 1
                 job.crashes += 1
-                self.put_back(job, now, outcome.delay_ms)
+                self.wait_unless_cancelled(job, now, outcome.delay_ms)
         return True
 
     def depart(self, worker: str, now: int) -> set[str]:
@@ -188,7 +188,7 @@ class Oracle:
         for job in held:
             job.attempt -= 1
             job.interruptions += 1
-            self.put_back(job, now)
+            self.wait_unless_cancelled(job, now)
         self.workers.pop(worker, None)
         return {job.id for job in held}
 
@@ -199,7 +199,7 @@ class Oracle:
             job.attempt -= 1
             if job.fence not in started:
                 released.add(job.id)
-                self.put_back(job, now)
+                self.wait_unless_cancelled(job, now)
                 continue
             job.crashes += 1
             job.errors += 1
@@ -209,7 +209,7 @@ class Oracle:
                 continue
             charged.add(job.id)
             doubled = min(self.rules.crash_delay_max_ms, self.rules.crash_delay_ms * 2 ** (job.crashes - 2))
-            self.put_back(job, now, int(doubled) if job.crashes >= 2 else None)
+            self.wait_unless_cancelled(job, now, int(doubled) if job.crashes >= 2 else None)
         self.workers.pop(worker, None)
         return released, charged, dead
 
@@ -230,7 +230,7 @@ class Oracle:
                     died.add(job.id)
                     self.finish(job, State.DEAD, now)
                     continue
-                self.put_back(job, now)
+                self.wait_unless_cancelled(job, now)
                 if job.state is WAITING:
                     recovered.add(job.id)
         for job in list(self.jobs.values()):

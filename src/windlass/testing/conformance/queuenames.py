@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 from msgspec import structs
 
-from windlass.core.model import Cause, Gates, Guard, Slot, State
+from windlass.core.model import Cause, Guard, GuardKind, Slot, State
 from windlass.core.rows import Action, Recovery
 from windlass.core.work import Kind, Lease, LeaseRef, QueueBound, QueueShare, RateBound, Room, Rules, Want
 from windlass.engines.base import Store
@@ -42,7 +42,7 @@ MINUTE = 60_000
 LATE_MS = 15 * MINUTE  # how much later it must be gone
 OLD = [f"old-{n:03}" for n in range(300)]
 LOST = Cause("shop.errors.Lost", "aaaaaaaaaaaa", "shop.jobs.ship")
-ONE = Guard(Gates.CONCURRENCY, "one", 1)
+ONE = Guard(GuardKind.CONCURRENCY, "one", 1)
 
 
 def use_once(store: Store, names: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from threading import Thread
 
 import pytest
 
-from windlass.core.model import Gates, Guard, NewJob, Slot, State, UniqueKey
+from windlass.core.model import Guard, GuardKind, NewJob, Slot, State, UniqueKey
 from windlass.core.rows import Action, QueueRow
 from windlass.core.work import Kind, Lease, Progress, QueueBound, QueueShare, RateBound, Room, Rules, Want, Watch
 from windlass.engines.base import Store
@@ -230,7 +230,7 @@ class SlotSuite:
     def test_a_gate_lets_on_whom_the_claim_has_room_for(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        one = (Guard(Gates.CONCURRENCY, "k", 1),)
+        one = (Guard(GuardKind.CONCURRENCY, "k", 1),)
         place(store, [NewJob("first", "n", "default", "[]", guards=one, slot=THREAD)])
         lease = take_one(store)
         place(store, [NewJob(f"t{n}", "n", "default", "[]", guards=one, slot=THREAD) for n in range(3)])
@@ -247,7 +247,7 @@ class SlotSuite:
     def test_what_may_start_only_at_once_needs_a_free_slot_of_its_kind(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        rate = (Guard(Gates.RATE, "r", 1, 60_000),)
+        rate = (Guard(GuardKind.RATE, "r", 1, 60_000),)
         place(store, [NewJob("a", "n", "default", "[]", guards=rate, slot=LOOP)])
         assert taken(store, Room(THREAD, 5), Room(LOOP, 0, 5)) == ["a"]
         harness.clock.advance(60_500)  # the window is over, but not for a job that starts some time later

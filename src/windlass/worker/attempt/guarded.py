@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from windlass.core.errors import CircuitOpen, EngineError
 from windlass.core.foreign import Shield
-from windlass.core.model import Gates
+from windlass.core.model import GuardKind
 from windlass.core.work import LeaseRef, Outcome
 from windlass.guards.circuit import Circuit
 from windlass.guards.verdict import Verdict
@@ -79,7 +79,7 @@ def circuit_of(run: JobRun) -> Circuit | None:
     if circuits is None:
         return None
     for guard in run.lease.guards:
-        if guard.kind is Gates.CIRCUIT:
+        if guard.kind is GuardKind.CIRCUIT:
             return circuits.find(guard.key)
     return None
 

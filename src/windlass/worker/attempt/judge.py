@@ -28,11 +28,11 @@ from windlass.core.errors import (
 )
 from windlass.core.foreign import kind_name
 from windlass.core.history import clean_reason
-from windlass.core.retry import Buried, Facts, PutOff, Retry, RunAgain, Withdrawn, decide, decode_backoff, leaf
+from windlass.core.retry import Cancelled, Died, Facts, Retried, Retry, Snoozed, decide, decode_backoff, leaf
 from windlass.core.work import Outcome
 from windlass.events import JobFailed
 from windlass.logs import Log
-from windlass.worker.attempt.outcomes import again, dead, released, snoozed, withdrawn
+from windlass.worker.attempt.outcomes import again, cancelled, dead, released, snoozed
 from windlass.worker.attempt.run import JobRun
 from windlass.worker.attempt.told import describe, hidden, reason_of, short, tell, timeout_of, took
 
@@ -82,9 +82,9 @@ def judged(run: JobRun, error: BaseException) -> Outcome:
     ):  # before cancelled, which only told the body to end; the store knows a real cancel
         return interrupted(run)
     elif stopped and run.cancelled:
-        return withdrawn(run, "cancelled")
+        return cancelled(run, "cancelled")
     elif isinstance(error, LockBusy | CircuitOpen | GuardUnavailable):
-        return put_off(run, error)
+        return busy(run, error)
     elif run.stopping and was_terminated(error):
         return interrupted(run)
     return failure(run, error)
@@ -113,7 +113,7 @@ def unjudged(run: JobRun, error: BaseException, trouble: BaseException) -> Outco
     decision = decide(policy, RuntimeError(), facts_of(run), run.host.rng)
     text = describe(run, trouble)
     tell(run, JobFailed, lease.attempt, took(run), trouble)
-    return again(run, decision, text) if isinstance(decision, RunAgain) else dead(run, None, text, trouble)
+    return again(run, decision, text) if isinstance(decision, Retried) else dead(run, None, text, trouble)
 
 
 def escaped(run: JobRun, error: BaseException) -> Outcome | None:
@@ -136,7 +136,7 @@ def pause_ms(run: JobRun) -> float:
     return run.host.rng.uniform(0.5, 1.0) * delay
 
 
-def put_off(run: JobRun, error: LockBusy | CircuitOpen | GuardUnavailable) -> Outcome:
+def busy(run: JobRun, error: LockBusy | CircuitOpen | GuardUnavailable) -> Outcome:
     """Put a job back that a guard inside it stopped: no attempt is used, however often it happens."""
     if isinstance(error, CircuitOpen):
         left = (error.retry_in if error.retry_in is not None else CIRCUIT_DELAY) * 1000
@@ -161,17 +161,17 @@ def timed_out(run: JobRun) -> Outcome:
 def failure(run: JobRun, error: BaseException) -> Outcome:
     """What the job's policy makes of a run that failed, or that said itself how it ends."""
     decision = decide(policy_of(run), error, facts_of(run), run.host.rng)
-    if isinstance(decision, PutOff):
+    if isinstance(decision, Snoozed):
         return snoozed(run, decision.delay_ms, reason_of(run, decision.reason))
     text = describe(run, error)
     if not isinstance(leaf(error), Discard):
         tell(run, JobFailed, run.lease.attempt, took(run), error)
     match decision:
-        case RunAgain():
+        case Retried():
             return again(run, decision, text)
-        case Withdrawn():
-            return withdrawn(run, reason_of(run, decision.reason) or "", text)
-        case Buried():
+        case Cancelled():
+            return cancelled(run, reason_of(run, decision.reason) or "", text)
+        case Died():
             return dead(run, reason_of(run, decision.reason), text, error)
         case _:
             assert_never(decision)

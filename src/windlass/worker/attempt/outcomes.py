@@ -10,19 +10,19 @@ from __future__ import annotations
 from windlass.core.fingerprint import POISON, cause_of
 from windlass.core.history import clean_reason
 from windlass.core.model import Slot
-from windlass.core.retry import RunAgain
+from windlass.core.retry import Retried
 from windlass.core.work import Kind, LeaseRef, Outcome
 from windlass.events import JobDead, JobRetrying, JobWithdrawn
 from windlass.logs import Log
 from windlass.worker.attempt.run import JobRun
 from windlass.worker.attempt.told import tell
 
-__all__ = ["again", "crashed", "dead", "poisoned", "released", "snoozed", "stray", "withdrawn"]
+__all__ = ["again", "cancelled", "crashed", "dead", "poisoned", "released", "snoozed", "stray"]
 
 log = Log("windlass.job")
 
 
-def again(run: JobRun, decision: RunAgain, text: str) -> Outcome:
+def again(run: JobRun, decision: Retried, text: str) -> Outcome:
     """The outcome of a failed run that another one follows: when its policy says, or later by the retry budget."""
     lease, delay = run.lease, run.host.defer(run, decision.delay_ms)
     if decision.trouble is not None:
@@ -47,7 +47,7 @@ def poisoned(run: JobRun, text: str) -> Outcome:
     return Outcome(lease.id, lease.fence, Kind.DEAD, error=text, reason="poison", cause=POISON, slot=slot_of(run))
 
 
-def withdrawn(run: JobRun, reason: str, text: str | None = None) -> Outcome:
+def cancelled(run: JobRun, reason: str, text: str | None = None) -> Outcome:
     """The end of a job that somebody called off, itself and its rules included."""
     lease = run.lease
     tell(run, JobWithdrawn, lease.attempt, reason)

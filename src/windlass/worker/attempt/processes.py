@@ -15,7 +15,7 @@ from windlass.core.work import Outcome, Rules
 from windlass.engines.url import rules_of
 from windlass.logs import Log
 from windlass.worker.attempt.judge import interrupted, timed_out
-from windlass.worker.attempt.outcomes import crashed, poisoned, snoozed, withdrawn
+from windlass.worker.attempt.outcomes import cancelled, crashed, poisoned, snoozed
 from windlass.worker.attempt.run import JobRun
 
 __all__ = ["NoProcess", "ProcessDied", "crash_error", "describe", "died", "no_process"]
@@ -56,7 +56,7 @@ def killed(run: JobRun) -> Outcome | None:
     """The outcome of a run whose process we killed ourselves."""
     if run.timed_out:
         return timed_out(run)
-    return interrupted(run) if run.interrupted else withdrawn(run, "cancelled")
+    return interrupted(run) if run.interrupted else cancelled(run, "cancelled")
 
 
 def charged(run: JobRun, how: str) -> Outcome:

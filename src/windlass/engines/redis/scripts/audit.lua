@@ -114,7 +114,7 @@ for i, id in ipairs(ids) do
     looked[job[INFO][QUEUE]] = true
   end
   if not job or not bodies[i] then
-    wrong = wrong + 1 -- made dead by mend.lua, unless nothing but a trace is left of it
+    wrong = wrong + 1 -- made dead by repair.lua, unless nothing but a trace is left of it
     if not (bodies[i] or call('HEXISTS', REC, id) == 1 or call('ZSCORE', ARRIVALS, id)) then
       if repair then remove(id) end
     elseif not bodies[i] then
@@ -133,7 +133,7 @@ for i, id in ipairs(ids) do
             leave_waiting(id, job) -- where its score says another place
             flush()
           end
-          put_back(id, job, keep)
+          wait_unless_cancelled(id, job, keep)
         else
           local finished, purge = job[FINISHED], job[PURGE]
           finish(id, job, job[STATE], purge - wall, purge - finished > keep)

@@ -18,7 +18,7 @@ for _, id in ipairs(held_by(ARGV[4], -1)) do
   if started[job[FENCE]] then
     local how = charge(id, job, tonumber(ARGV[6]), first, most, ARGV[9], keep_done, keep_dead, ARGV[12])
     if how == 'again' then charged[#charged + 1] = id elseif how == 'dead' then dead[#dead + 1] = id end
-  elseif hand_back(id, job, keep_done) then
+  elseif release(id, job, keep_done) then
     released[#released + 1] = id
   end
 end

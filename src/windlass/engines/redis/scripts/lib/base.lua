@@ -98,7 +98,7 @@ local busy, soonest, lone = {}, {}, {} -- queues that got ready jobs; queue -> e
 local ended = {} -- ids that finished or went
 local jobs = {} -- id -> record, as this script has left it; false when it is gone
 
--- Jobs whose record is not sound, and why: noted, and made dead by the next step of upkeep (mend.lua). Nobody claims them.
+-- Jobs whose record is not sound, and why: noted, and made dead by the next step of upkeep (repair.lua). Nobody claims them.
 G.damaged = {}
 function G.note_damage(id, why)
   G.damaged[id] = why

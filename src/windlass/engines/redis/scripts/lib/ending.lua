@@ -14,7 +14,7 @@ local function end_or_wait(id, job, reason, keep_done, keep_dead, cause)
     set_cause(id, job, cause)
     total('dead', 1)
     how = 'dead'
-  elseif not put_back(id, job, keep_done) then
+  elseif not wait_unless_cancelled(id, job, keep_done) then
     how = 'cancelled'
   end
   save(id)
@@ -46,11 +46,11 @@ local function charge(id, job, max, delay, longest, head, keep_done, keep_dead, 
   return end_or_wait(id, job, job[CRASHES] >= max and 'poison', keep_done, keep_dead, cause)
 end
 
-local function hand_back(id, job, keep_done)
+local function release(id, job, keep_done)
   leave_running(id, job)
   stay_due(job)
   hdel(REASON, id)
-  local again = put_back(id, job, keep_done)
+  local again = wait_unless_cancelled(id, job, keep_done)
   save(id)
   return again
 end

@@ -302,7 +302,7 @@ local function stay_due(job)
 end
 
 -- A job whose cancel was asked for ends when it would wait again.
-local function put_back(id, job, keep)
+local function wait_unless_cancelled(id, job, keep)
   if job[CANCEL] == 1 then
     finish(id, job, sCANCELLED, keep)
     hset(REASON, id, 'cancelled')

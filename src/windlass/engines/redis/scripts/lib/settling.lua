@@ -71,7 +71,7 @@ local function end_attempt(id, job, spec, place)
       job[RUN_AT] = wall + spec.delay
       stand_at_due_time(job)
     end
-    put_back(id, job, spec.keep)
+    wait_unless_cancelled(id, job, spec.keep)
   end
   save(id)
 end
