@@ -224,8 +224,15 @@ class Engine(Protocol):
         """
         ...
 
+    def listen(self, queues: Sequence[str | Watch] | None, timeout: float, want: Want) -> Claimed | None:
+        """``wait``, and then ``claim`` for what came: in one round trip where there is one to be saved.
+
+        None: it was woken, or nothing came; look yourself. A store may claim at the end of the wait whatever ended it.
+        """
+        ...
+
     def wake(self) -> None:
-        """End a ``wait`` of this engine object in this process, now or the next one."""
+        """End a ``wait`` or ``listen`` of this engine object in this process, now or the next one."""
         ...
 
     def writer(self) -> int | None:

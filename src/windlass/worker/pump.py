@@ -27,7 +27,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from windlass.core.errors import EngineDamaged, EngineError
 from windlass.core.units import show_duration
@@ -46,6 +46,7 @@ from windlass.worker.settler import Settler
 __all__ = ["Pump", "Slots"]
 
 log = Log("windlass.worker")
+T = TypeVar("T")
 
 AHEAD = 0.1  # seconds of work to hold beyond the free slots
 AHEAD_ORDERED = 0.02  # the same, where queues are not all alike
@@ -415,7 +416,11 @@ class Pump:
         if timeout > 0 and not is_due and not self._closed:
             if not roomy:
                 self._bell.wait(timeout)
-            elif not (self._slots.held and self._bell.wait(min(timeout, LULL))) and self._listen(roomy, timeout):
+            elif not self._slots.held and len(self._feeds) == 1 and self._when_empty is None:
+                self._claim_next(roomy[0], timeout)
+            elif not (self._slots.held and self._bell.wait(min(timeout, LULL))) and self._listen(
+                lambda: self._engine.wait(self._watches(roomy), timeout)
+            ):
                 for feed in roomy:
                     feed.rouse()
         for one in waiting:
@@ -424,11 +429,25 @@ class Pump:
                 one.lane.give_up()
                 self._slots.give_back(one.lane)
 
-    def _listen(self, feeds: Sequence[Feed], timeout: float) -> bool:
-        """Sleep until the store may have work for these pools, or until the bell rings."""
+    def _claim_next(self, feed: Feed, timeout: float) -> None:
+        """Sleep until the store may have work for an idle worker, and claim it in the same breath."""
+        feed.rouse()
+        wants = self._wants(joins=True)
+        if not wants:
+            return
+        want = wants[0][1]
+        claimed = self._listen(lambda: self._engine.listen(self._watches([feed]), timeout, want))
+        if claimed is None:
+            return
+        if not claimed.leases:
+            feed.poll = min(feed.poll * 2, self._settings.poll_max / 1000)
+        self._answer(feed, want, claimed)
+
+    def _listen(self, listen: Callable[[], T]) -> T | None:
+        """Sleep in the store, unless the bell rings."""
         self._listening = True
         try:
-            return not self._bell.is_set() and self._engine.wait(self._watches(feeds), timeout)
+            return None if self._bell.is_set() else listen()
         finally:
             self._listening = False
 

@@ -202,6 +202,27 @@ def send(client: Client, *command: Command, spares: Spares | None = None) -> obj
     return reply
 
 
+def send_both(client: Redis, first: Sequence[Command], second: Sequence[Command]) -> list[object]:
+    """Send two commands at once and give both answers; an error that the server answers is one. Raises all others."""
+    packed = pack_command(first) + pack_command(second)  # type: ignore[arg-type]
+    pool = client.connection_pool
+    connection = pool.get_connection()
+    answers: list[object] = []
+    try:
+        connection.send_packed_command([packed])  # type: ignore[no-untyped-call]
+        for _ in range(2):
+            try:
+                answers.append(connection.read_response())
+            except ResponseError as error:
+                answers.append(error)
+    except BaseException:
+        connection.disconnect()  # type: ignore[no-untyped-call]  # half a call may be under way on it
+        raise
+    finally:
+        pool.release(connection)
+    return answers
+
+
 def after(client: object, settings: dict[str, Any], pool_timeout: float) -> Client:
     """A client to the same place as the user's, with our settings."""
     if isinstance(client, RedisCluster):

@@ -275,11 +275,24 @@ class RedisCore:
         client = self._client()
         run = self._run_to_disk if fsync else self._run
         while True:
-            what = script(name, guarded=guarded or time.monotonic() < self._guarded_until)
-            reply = as_list(run(client, what, self._keys(what), self._sent(names, *args)))
-            if not reply or reply[0] != b"\0guards":
+            what, keys, sent = self._made_call(name, names, args, guarded=guarded)
+            reply = as_list(run(client, what, keys, sent))
+            if not self._is_for_guards(reply):
                 return reply
-            self._guarded_until = time.monotonic() + GUARDED_S
+
+    def _made_call(
+        self, name: str, names: Sequence[str], args: Sequence[Command], *, guarded: bool
+    ) -> tuple[Script, Sequence[bytes], Sequence[Command]]:
+        """A script, its keys and its arguments."""
+        what = script(name, guarded=guarded or time.monotonic() < self._guarded_until)
+        return what, self._keys(what), self._sent(names, *args)
+
+    def _is_for_guards(self, reply: Sequence[object]) -> bool:
+        """Whether a short form found guards in the store, and so has done nothing; the next call is the long form."""
+        if not reply or reply[0] != b"\0guards":
+            return False
+        self._guarded_until = time.monotonic() + GUARDED_S
+        return True
 
     def _run(self, client: Client, what: Script, keys: Sequence[bytes], args: Sequence[Command]) -> object:
         """Run a script by its digest, or by its text where the server has lost it."""

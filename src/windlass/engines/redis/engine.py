@@ -23,6 +23,7 @@ from windlass.core.work import (
     Settled,
     Upkeep,
     Want,
+    Watch,
     WorkerInfo,
 )
 from windlass.engines.redis.connection import Command
@@ -160,6 +161,18 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
     def claim(self, want: Want) -> Claimed:
         before = self._seen["writes"]
         reply = self._call("claim", (), self._claim_args(want), guarded=bool(want.bounds))
+        self._watch("writes", before + 1, reply[0])
+        return self._claimed(reply[1])
+
+    def listen(self, queues: Sequence[str | Watch] | None, timeout: float, want: Want) -> Claimed | None:
+        return self._unless_woken(lambda: self._block_and_claim(queues, timeout, want), None)
+
+    def _block_and_claim(self, queues: Sequence[str | Watch] | None, timeout: float, want: Want) -> Claimed:
+        before = self._seen["writes"]
+        what, keys, args = self._made_call("claim", (), self._claim_args(want), guarded=bool(want.bounds))
+        answer = self._block_then(queues, timeout, ("EVALSHA", what.sha, len(keys), *keys, *args))
+        if isinstance(answer, Exception) or self._is_for_guards(reply := as_list(answer)):
+            return self.claim(want)
         self._watch("writes", before + 1, reply[0])
         return self._claimed(reply[1])
 

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
 
 from redis.client import PubSub
+from redis.exceptions import ResponseError
 
 from windlass.core.errors import EngineError, EngineUnavailable, EngineUnusable
 from windlass.core.model import Slot
 from windlass.core.work import Watch
-from windlass.engines.redis.connection import send
+from windlass.engines.redis.connection import Client, Command, node_of, send, send_both
 from windlass.engines.redis.core import BLOCK_SLICE_S, RedisCore
 from windlass.engines.redis.errors import raised_by_driver, translate
 from windlass.engines.redis.scripts import script
@@ -30,6 +31,7 @@ from windlass.logs import Log
 __all__ = ["RedisWaiting"]
 
 log = Log("windlass.engine")
+T = TypeVar("T")
 
 BLIND_S: Final = 0.5  # between looks of a worker that nobody can wake
 TOKEN_LIFE_MS: Final = 60_000
@@ -49,14 +51,18 @@ class RedisWaiting(RedisCore):
         self._said_blind = False
 
     def wait(self, queues: Sequence[str | Watch] | None, timeout: float) -> bool:
+        return self._unless_woken(lambda: self._block(queues, timeout), True)
+
+    def _unless_woken(self, block: Callable[[], T], woken: T) -> T:
+        """What a block on the server gives, or ``woken`` when ``wake`` came before it."""
         self._client()
         with self._wakes:
             if self._woken:
                 self._woken = False
-                return True
+                return woken
             self._waiting += 1
         try:
-            return self._block(queues, timeout)
+            return block()
         finally:
             with self._wakes:
                 self._waiting -= 1
@@ -66,16 +72,15 @@ class RedisWaiting(RedisCore):
         deadline = time.monotonic() + timeout
         while True:
             left = deadline - time.monotonic()
-            keys = [self._inbox, *self._wake_lists((None,) if queues is None else queues)]
-            if self._pop(keys, min(max(left, SHORTEST_BLOCK_S), BLOCK_SLICE_S)):
+            if self._pop(self._wait_keys(queues), min(max(left, SHORTEST_BLOCK_S), BLOCK_SLICE_S)):
                 return True
             if left <= BLOCK_SLICE_S or self._woken:  # the latter: the token of a wake got lost
                 return self._woken
 
-    def _wake_lists(self, queues: Sequence[str | Watch | None]) -> list[str]:
-        """The lists in which tokens for these jobs come."""
-        lists: dict[str, None] = {}
-        for one in queues:
+    def _wait_keys(self, queues: Sequence[str | Watch] | None) -> list[str]:
+        """Our inbox, and the lists in which tokens for these jobs come."""
+        lists: dict[str, None] = {self._inbox: None}
+        for one in (None,) if queues is None else queues:
             queue, slots = (one.queue, one.slots) if isinstance(one, Watch) else (one, ())
             of = "" if queue is None else f":{queue}"
             if not slots or Slot.THREAD in slots:
@@ -84,10 +89,26 @@ class RedisWaiting(RedisCore):
                 lists[f"{self._prefix}wake-loop{of}"] = None
         return list(lists)
 
-    def _pop(self, keys: Sequence[str], seconds: float) -> bool:
+    def _block_then(self, queues: Sequence[str | Watch] | None, timeout: float, call: Sequence[Command]) -> object:
+        """Block for one slice at most, and whatever ends that, run a command: one round trip, since both are sent at
+        once and the server does the second when the first is over. Gives its answer, or the error that was it.
+        """
+        client = node_of(self._waiting_client(), self._fixed[0])
+        keys = self._wait_keys(queues)
+        block = ("BLPOP", *keys, f"{min(max(timeout, SHORTEST_BLOCK_S), BLOCK_SLICE_S):.3f}")
+        nothing, answer = self._asked(lambda: send_both(client, block, call))
+        if isinstance(nothing, ResponseError):
+            self._block(queues, timeout)  # which knows what to do about a list that is none
+        return answer
+
+    def _waiting_client(self) -> Client:
         client = self._blocks
         if client is None:
             raise EngineUnavailable(f"{self.target} was closed while a thread waited on it")
+        return client
+
+    def _pop(self, keys: Sequence[str], seconds: float) -> bool:
+        client = self._waiting_client()
         try:
             return self._asked(lambda: send(client, "BLPOP", *keys, f"{seconds:.3f}")) is not None
         except EngineUnusable as error:
@@ -129,9 +150,7 @@ class RedisWaiting(RedisCore):
             return True
         if timeout <= 0:
             return False
-        client = self._blocks
-        if client is None:
-            raise EngineUnavailable(f"{self.target} was closed while a thread waited on it")
+        client = self._waiting_client()
         pubsub: PubSub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         try:
             self._asked(lambda: pubsub.subscribe(self._key("awaited").decode()))

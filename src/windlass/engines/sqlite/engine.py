@@ -160,6 +160,9 @@ class SqliteEngine(SqliteCoordinator, SqliteMoves, SqliteDead, SqliteDocuments):
         self.open()
         return self._ready.wait(timeout)
 
+    def listen(self, queues: Sequence[str | Watch] | None, timeout: float, want: Want) -> Claimed | None:
+        return self.claim(want) if self.wait(queues, timeout) else None
+
     def wake(self) -> None:
         self._ready.wake()
 

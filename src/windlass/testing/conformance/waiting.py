@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from threading import Event, Thread
 
+import msgspec
+
+from windlass.core.model import Guard, GuardKind
 from windlass.core.rows import Action
+from windlass.core.work import Claimed, Lease, Settled, Want
 from windlass.testing.conformance.harness import (
     DEADLINE_S,
     Harness,
@@ -50,6 +54,67 @@ class WaitSuite:
         store = harness.engine
         assert any(not store.wait(["default"], 0.01) for _ in range(50))
         assert any(not store.wait(None, 0.01) for _ in range(50))
+
+    def test_what_is_stored_while_a_worker_listens_is_claimed(self, harness: Harness) -> None:
+        store, other = harness.engine, harness.second()
+        join(store)
+        numbers = iter(range(10_000))
+        claimed: list[Claimed | None] = []
+
+        def listen() -> None:
+            while not (claimed and claimed[-1] and claimed[-1].leases):
+                claimed.append(store.listen(["default"], LONG_S, Want("w1", 5)))
+
+        assert ended_by(listen, lambda: add(other, f"j{next(numbers)}"))
+        assert claimed[-1] is not None
+        first = claimed[-1].leases[0]
+        assert first.id == "j0"
+        assert store.settle([ended(first)]) == [Settled.APPLIED]
+
+    def test_what_is_stored_with_guards_while_a_worker_listens_is_judged(self, harness: Harness) -> None:
+        store, other = harness.engine, harness.second()
+        join(store)
+        claimed: list[Lease] = []
+        guards = (Guard(GuardKind.CONCURRENCY, "k", 1),)
+
+        def listen() -> None:
+            while not claimed:
+                answer = store.listen(["default"], LONG_S, Want("w1", 5))
+                claimed.extend(answer.leases if answer else ())
+
+        numbers = iter(range(10_000))
+
+        def store_two() -> None:
+            ids = [f"j{next(numbers)}" for _ in range(2)]
+            place(other, [msgspec.structs.replace(job(one), guards=guards) for one in ids])
+
+        assert ended_by(listen, store_two)
+        assert [lease.id for lease in claimed] == ["j0"]
+        assert take(store) == []
+
+    def test_whoever_listens_without_being_known_is_told(self, harness: Harness) -> None:
+        store = harness.engine
+        numbers = iter(range(10_000))
+        answers: list[Claimed] = []
+
+        def listen() -> None:
+            while not answers:
+                answer = store.listen(["default"], LONG_S, Want("nobody", 5))
+                answers.extend([answer] if answer else [])
+
+        assert ended_by(listen, lambda: add(store, f"j{next(numbers)}"))
+        assert (answers[0].expelled, answers[0].leases) == (True, [])
+
+    def test_a_listener_that_nothing_ends_gives_nothing(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        answers = [store.listen(["default"], 0.01, Want("w1", 1)) for _ in range(5)]
+        assert all(answer is None or answer.leases == [] for answer in answers)
+
+    def test_wake_ends_a_listener(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        assert ended_by(lambda: store.listen(["default"], LONG_S, Want("w1", 1)), store.wake)
 
     def test_wake_ends_a_wait_that_is_under_way(self, harness: Harness) -> None:
         store = harness.engine
