@@ -6,9 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import Event, Timer
 
 import pytest
 import redis
@@ -215,17 +216,51 @@ def test_a_newer_schema_is_unusable(engine: RedisEngine, server: RedisServer) ->
         engine.open()
 
 
-def test_a_server_that_loads_or_is_busy_is_unavailable(engine: RedisEngine, server: RedisServer) -> None:
-    engine.open()
+@contextmanager
+def hogged(server: RedisServer) -> Iterator[Callable[[], None]]:
+    """A server that is busy with a script without end, and answers so, until what this gives is called."""
     with plain(server.port) as hog, server.client() as client:
         client.config_set("busy-reply-threshold", 50)
         connection = hog.connection_pool.get_connection()
         connection.send_command("EVAL", "while true do end", 0)
+        killed = Event()
+
+        def kill() -> None:
+            if not killed.is_set():
+                killed.set()
+                client.script_kill()
+
         try:
-            until(lambda: "busy" in told(engine), "the server is never busy")
+            until(lambda: is_refused(client), "the server is never busy")
+            yield kill
         finally:
-            client.script_kill()
+            kill()
             connection.disconnect()
+
+
+def is_refused(client: redis.Redis) -> bool:
+    try:
+        client.get("x")
+    except redis.exceptions.ResponseError as error:
+        return "BUSY" in str(error)
+    return False
+
+
+def test_a_server_that_is_busy_for_longer_than_a_call_may_take_is_unavailable(server: RedisServer) -> None:
+    with closing(RedisEngine(server.url, network_timeout_ms=300)) as engine:
+        engine.open()
+        with hogged(server):
+            assert "busy with one script" in told(engine)
+
+
+def test_a_call_waits_while_the_server_is_busy_with_one_script(engine: RedisEngine, server: RedisServer) -> None:
+    engine.open()
+    with hogged(server) as kill:
+        killer = Timer(0.3, kill)
+        killer.start()
+        assert told(engine) == ""
+        killer.join()
+    assert engine.counts()["ready"] == 1
 
 
 def told(engine: RedisEngine) -> str:

@@ -242,6 +242,11 @@ def test_no_call_minds_that_the_server_forgets_its_scripts(server: RedisServer) 
             engine.wake()
             upkeep(engine)
         assert engine.counts()["done"] == 60
+        client.script_flush()
+        add(engine, "late")
+        client.script_flush()
+        claimed = engine.listen(["default"], 30, Want(worker="w1", limit=1)) or engine.claim(Want("w1", 1))
+        assert [lease.id for lease in claimed.leases] == ["late"]
 
 
 def test_a_failover_to_an_old_replica_is_noticed_and_repeats_no_fence(server: RedisServer) -> None:

@@ -140,6 +140,7 @@ def test_a_key_that_only_tells_or_counts_makes_no_call_fail(engine: RedisEngine,
         call()
         assert name != "enqueue" or engine.job("new") is not None
     engine.wait(None, 0.01)
+    engine.listen(None, 0.01, Want("w1", 1))
     engine.wait_finished(["new"], 0.01)
     named = [finding.message for finding in engine.doctor() if finding.check == "records"]
     assert client.exists(f"{{windlass}}:damaged:{key}") or any(key in message for message in named)

@@ -36,7 +36,7 @@ from windlass.core.errors import (
 from windlass.core.work import Rules
 from windlass.engines.base import EngineInfo
 from windlass.engines.redis.connection import Client, Command, Spares, hang_up, make_client, node_of, send, target_of
-from windlass.engines.redis.errors import raised_by_driver, translate
+from windlass.engines.redis.errors import is_busy, raised_by_driver, translate
 from windlass.engines.redis.records import FIXED_INDEXES, QUEUE_INDEXES, QUEUE_KEYS, SCHEMA, Repairer
 from windlass.engines.redis.scripts import FIXED_KEYS, READ_ONLY, TYPES, Script, script
 from windlass.engines.redis.startup import Server, examine
@@ -52,6 +52,7 @@ log = Log("windlass.engine")
 
 GUARDED_S: Final = 10.0  # how long a store that had guards is taken to have some still
 QUEUES_A_CALL: Final = 500  # whose keys are looked at in one call
+BUSY_PAUSE_S: Final = 0.05  # between tries while the server answers that a script runs for long
 REPAIR_PAUSE_S: Final = 10.0  # between two looks through the store that found nothing
 BLOCK_SLICE_S: Final = 4.0  # longest single block on the server, so that a half-open connection is noticed
 
@@ -314,6 +315,7 @@ class RedisCore:
     def _send(self, client: Client, what: Script, keys: Sequence[bytes], args: Sequence[Command]) -> object:
         command = (len(keys), *keys, *args)
         tries = 2 if what.name in READ_ONLY else 1
+        give_up_at = time.monotonic() + self._timeout
         while True:
             tries -= 1
             try:
@@ -324,6 +326,10 @@ class RedisCore:
             except Exception as error:
                 if not raised_by_driver(error):
                     raise
+                if is_busy(error) and time.monotonic() < give_up_at:  # it did nothing, and may end any moment
+                    tries += 1
+                    time.sleep(BUSY_PAUSE_S)
+                    continue
                 ours = translate(error, self.target)
                 if tries and isinstance(ours, EngineUnavailable) and not isinstance(ours, EngineUnusable):
                     continue

@@ -11,7 +11,7 @@ from typing import Final
 
 from windlass.core.errors import ConfigError, EngineDamaged, EngineError, EngineFull, EngineUnavailable, EngineUnusable
 
-__all__ = ["raised_by_driver", "translate"]
+__all__ = ["is_busy", "raised_by_driver", "translate"]
 
 # First word of an answer -> (our error, what happened and what to do).
 ANSWERS: Final[dict[str, tuple[type[EngineError], str]]] = {
@@ -22,7 +22,7 @@ ANSWERS: Final[dict[str, tuple[type[EngineError], str]]] = {
         "does not allow this user what it must do: give it the rights of the guide to Redis, those of this version",
     ),
     "LOADING": (EngineUnavailable, "is loading its data: the same call works once it is done"),
-    "BUSY": (EngineUnavailable, "is busy with a script that does not end: look for it, then SCRIPT KILL"),
+    "BUSY": (EngineUnavailable, "has been busy with one script for long: look for it, then SCRIPT KILL"),
     "READONLY": (EngineUnavailable, "is a read-only replica now: connect to the master"),
     "MASTERDOWN": (EngineUnavailable, "is a replica that has lost its master: connect to the master"),
     "CLUSTERDOWN": (EngineUnavailable, "is a cluster that does not serve our keys now: see CLUSTER INFO"),
@@ -41,6 +41,11 @@ def raised_by_driver(error: BaseException) -> bool:
     """Whether an error comes from the driver or its sockets, and not from us."""
     modules = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     return bool(modules & {"redis", "valkey"}) or isinstance(error, OSError)
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether the server did nothing since a script has been running for longer than its ``busy-reply-threshold``."""
+    return str(error).startswith("BUSY ")
 
 
 def translate(error: BaseException, target: str) -> EngineError | ConfigError:
