@@ -15,6 +15,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -205,6 +207,33 @@ BAD: dict[str, object] = {
 RARE = {"h_blocks", "h_deaf", "h_deaf_thread", "h_backtrack", "h_c_call", "o_leaves", "o_callback", "c_crash"}
 
 
+class Standstills:
+    """Seconds in which this whole machine stood still, such as a guest whose host had no time for it.
+
+    A process of its own measures, so that nothing which holds this one up is taken for the machine.
+    """
+
+    PROGRAM = (
+        "import time\nwhile True:\n b = time.monotonic(); time.sleep(0.5); print(time.monotonic() - b, flush=True)"
+    )
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self._process = subprocess.Popen([sys.executable, "-c", self.PROGRAM], stdout=subprocess.PIPE, text=True)
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            took = float(line)
+            if took > 5:
+                self.total += took
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
 class Soak:
     """One engine's run."""
 
@@ -217,6 +246,8 @@ class Soak:
         self.events: Counter[str] = Counter()
         self.silences: list[str] = []
         self.last: dict[str, float] = {}
+        self.stood: dict[str, float] = {}  # how long the machine had stood still at ``last``
+        self.standstills = Standstills()
         self.watched: dict[str, list[str]] = {name: [] for name in GOOD[:4]}
 
     def run(self) -> None:
@@ -249,6 +280,7 @@ class Soak:
         for _ in range(2):  # one more generation, with nothing wrong any more
             worker.send_signal(signal.SIGHUP)
         self.judge()
+        self.standstills.end()
         world.stop(worker)
 
     def enqueue_good(self, name: str) -> None:
@@ -297,13 +329,14 @@ class Soak:
             del jobs[:-200]
             # Of the oldest some may be in quarantine; the newest tell whether anything of their kind still runs.
             ended = [job for job in {*jobs[:5], *jobs[-20:]} if self.world.info(job).state is State.DONE]
+            stood = self.standstills.total
             if ended or not jobs:
-                self.last[name] = now
+                self.last[name], self.stood[name] = now, stood
                 for job in ended:
                     jobs.remove(job)
-            elif now - self.last[name] > SILENCE:
+            elif now - self.last[name] - (stood - self.stood.get(name, 0.0)) > SILENCE:
                 self.silences.append(f"{name} at {now:.0f}")
-                self.last[name] = now
+                self.last[name], self.stood[name] = now, stood
 
     def judge(self) -> None:
         world = self.world
@@ -327,6 +360,7 @@ class Soak:
         print(f"innocent jobs {len(self.good):,}, culprits {len(self.bad):,}")
         print("what happened:", ", ".join(f"{what} {count}" for what, count in sorted(self.events.items())))
         print("how culprits ended:", ", ".join(f"{what} {count}" for what, count in sorted(ends.items())))
+        print(f"the machine stood still for {self.standstills.total:.0f} s")
         print(f"innocents that shared a process with a crash (a crash charge, no attempt): {shared}")
         print(
             f"lost {len(lost)}, stuck {len(open_ones)}, silently stopped {len(self.silences)}, "
