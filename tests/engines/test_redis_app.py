@@ -17,7 +17,8 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 import windlass.engines.redis
-from servers import GUIDE, RedisServer, of_the_guide, until
+from kit.waiting import until
+from servers import GUIDE, RedisServer, of_the_guide
 from windlass import State, Windlass
 from windlass.errors import ConfigError, EngineError, EngineUnavailable
 from windlass.events import StoreRolledBack

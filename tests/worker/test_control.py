@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from dead_shop import Shop, worker_of
-from servers import until
+from kit.waiting import until
 from windlass.core.work import LeaseRef
 from windlass.worker.process.life import ControlLine, listen
 from windlass.worker.process.messages import Command, Ended, Judge, encode
