@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.waiting import until
+from kit.waiting import PATIENCE, until
 from windlass import Call, Duplicate, EngineFull, Job, Unique, Windlass
 from windlass.client import CHUNK
 from windlass.core.model import Write, Written
@@ -469,7 +469,7 @@ def test_an_enqueue_beside_the_transaction_of_its_thread_says_what_to_do_and_har
                 with pytest.raises(ConfigError, match=r"options\(connection=tx\)"):
                     wrong()
             job.options(connection=tx).enqueue(3)
-        neighbour.result(10)
+        neighbour.result(PATIENCE)
         assert sorted(info.args or () for info in app.jobs()) == [(1,), (3,)]
 
 

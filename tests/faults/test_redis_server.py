@@ -193,9 +193,15 @@ def test_a_failover_to_an_old_replica_loses_what_it_had_not_and_is_reported(
         fleet.until(lambda: len(fleet.runs()) > 20, "jobs to run")
         assert one.wait(1, 5_000) == 1
         other.replicaof("NO", "ONE")  # from here on it misses every write
-        late = set(fleet.enqueue("pay", 20, times=100))
-        seen = len(fleet.runs())
-        fleet.until(lambda: len(fleet.runs()) > seen + 30, "jobs to run on the old master alone")
+        late, split = set(fleet.enqueue("pay", 20, times=100)), time.time_ns() // 1_000
+
+        def all_have_claimed() -> bool:
+            """Whether every process has seen a write that gets lost: who has not would notice nothing."""
+            if fleet.open_jobs() < 50:
+                late.update(fleet.enqueue("pay", 20, times=50))
+            return {run.pid for run in fleet.runs() if run.fence > split} >= set(fleet.worker_pids())
+
+        fleet.until(all_have_claimed, "both processes to claim on the old master alone")
         promoted = time.monotonic()
         master.stop(signal.SIGKILL)
         proxy.point(replica.port)
