@@ -15,9 +15,9 @@ class Fleet(kit.Fleet):
     def __init__(self, folder: Path, url: str) -> None:
         super().__init__(folder, url, "guards.fleet_app:app", WINDLASS_URL=url, GUARDS_DIR=str(folder))
 
-    def worker(self, *options: str) -> Process:
-        """Start one worker that says little."""
-        return self.start("--log-level", "error", *options)
+    def worker(self, *options: str, lease: str = "10s") -> Process:
+        """Start one worker that says little. A live one keeps its lease on any machine, unless that is to be short."""
+        return self.start("--log-level", "error", *options, WINDLASS_LEASE=lease)
 
     def holder(self, turns: int) -> Process:
         """Start a program that takes the lock so often."""

@@ -210,7 +210,7 @@ def test_no_more_slots_are_held_than_there_are_and_none_leaks(
     def limited(tenant: str) -> None: ...
 
     app.enqueue_stream(limited.bind("t") for _ in range(jobs))
-    workers = [fleet.worker("-c", "6") for _ in range(processes)]
+    workers = [fleet.worker("-c", "6", lease="2s") for _ in range(processes)]
     rng = Random(jobs)
     looks: list[int] = []
 
@@ -225,7 +225,7 @@ def test_no_more_slots_are_held_than_there_are_and_none_leaks(
         victim = rng.randrange(processes)
         if fault % 2:
             os.killpg(workers[victim].pid, signal.SIGKILL)
-            workers[victim] = fleet.worker("-c", "6")
+            workers[victim] = fleet.worker("-c", "6", lease="2s")
         else:
             os.killpg(workers[victim].pid, signal.SIGSTOP)
             for _ in range(50):
@@ -248,7 +248,7 @@ def test_no_window_has_more_claims_than_its_rate(app: Windlass, fleet: Fleet, jo
     def paced(number: int) -> None: ...
 
     app.enqueue_stream(paced.bind(n) for n in range(jobs))
-    workers = [fleet.worker("-c", "8") for _ in range(processes)]
+    workers = [fleet.worker("-c", "8", lease="2s") for _ in range(processes)]
     fleet.until(lambda: len(fleet.lines("paced")) >= jobs // 2, "half of the jobs")
     os.killpg(workers[0].pid, signal.SIGKILL)
     fleet.worker("-c", "8")

@@ -38,6 +38,7 @@ class Process(subprocess.Popen[bytes]):
     ) -> None:
         """``log``: the file for its output, standard error too unless that goes elsewhere."""
         self.log = log
+        self._is_over = False  # it and its group have gone, and its id may be another's now
         with log.open("ab") as out:
             super().__init__(
                 command,
@@ -58,21 +59,16 @@ class Process(subprocess.Popen[bytes]):
 
     def ended(self) -> int:
         """Wait for its end; give its exit code."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.wait(max(PATIENCE, stretched(PATIENCE)))
-        raise AssertionError(f"process {self.pid} still runs: {self.args}\n{self.said()}")
+        try:
+            code = self.wait(stretched(PATIENCE))
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"process {self.pid} still runs: {self.args}\n{self.said()}") from None
+        self._is_over = self._is_over or not self.members()
+        return code
 
     def below(self) -> list[int]:
         """Every process below it, those nearest first."""
-        found, new = [], [self.pid]
-        while new:
-            pid = new.pop(0)
-            for task in Path(f"/proc/{pid}/task").glob("*/children"):
-                with contextlib.suppress(OSError):
-                    children = [int(one) for one in task.read_text().split()]
-                    found += children
-                    new += children
-        return found
+        return below(self.pid)
 
     def members(self) -> list[int]:
         """Processes of its group that live; itself, too."""
@@ -83,8 +79,10 @@ class Process(subprocess.Popen[bytes]):
         until(lambda: not self.members(), f"every process of the group of {self.pid} to be gone", self.said)
 
     def kill_all(self) -> None:
-        """SIGKILL it with its group and all that is below it, and wait until they are gone."""
-        doomed = self.below()
+        """SIGKILL its group and all that is below one of them, and wait until they are gone."""
+        if self._is_over:
+            return
+        doomed = {below_it for pid in self.members() for below_it in below(pid)}
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         for pid in doomed:
@@ -110,8 +108,9 @@ class Fleet:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self.processes:
-            process.kill_all()
+        with contextlib.ExitStack() as ends:  # a failure of one keeps none of the others
+            for process in self.processes:
+                ends.callback(process.kill_all)
 
     def program(self, *command: str, stderr: int | None = None, **env: str) -> Process:
         """Start a program."""
@@ -172,6 +171,18 @@ class Fleet:
 
 
 # -- processes by their ids --
+
+
+def below(pid: int) -> list[int]:
+    """Every process below one, those nearest first."""
+    found, new = [], [pid]
+    while new:
+        for task in Path(f"/proc/{new.pop(0)}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                children = [int(one) for one in task.read_text().split()]
+                found += children
+                new += children
+    return found
 
 
 class Stat(NamedTuple):

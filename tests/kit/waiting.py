@@ -71,7 +71,7 @@ class _Wait(Generic[T]):
         self.seen = self._look()
         if self.seen:
             return True
-        if waited > PATIENCE and waited > stretched(PATIENCE):
+        if waited > stretched(PATIENCE):
             what = self._what or inspect.getsource(self._look).strip()
             raise AssertionError(f"waited {waited:.0f} s in vain: {what}\nseen last: {self.seen!r}\n{self._said()}")
         return False
