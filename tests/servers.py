@@ -8,9 +8,8 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
+from random import SystemRandom
 
 import pytest
 from redis import Redis
@@ -18,26 +17,27 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from kit.waiting import PATIENCE, until
+
 GUIDE = Path(__file__).parents[1] / "docs" / "redis.md"
-START_S = 30.0  # how long a server may take before a test gives up
-PAUSE_S = 0.02
 QUICK = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0")
 MISSING = "redis-server is not in PATH: these tests need it (apt-get install redis-server)"
 
 
 def free_port() -> int:
-    """A loopback port that nobody has now; below 55,000, since a cluster's bus takes the port 10,000 above."""
+    """A loopback port that nobody has, and from a range that the system gives to no client meanwhile.
+
+    A cluster's bus takes the port 10,000 above, which is free and in no such range either.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port < 55_000:
-            with socket.socket() as bus:
-                try:
-                    bus.bind(("127.0.0.1", port + 10_000))
-                except OSError:
-                    continue
-            return port
+        port = SystemRandom().randrange(10_000, 22_000)
+        with socket.socket() as probe, socket.socket() as bus:
+            try:
+                probe.bind(("127.0.0.1", port))
+                bus.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+        return port
 
 
 def plain(port: int, **options: object) -> Redis:
@@ -79,12 +79,14 @@ class RedisServer:
     def start(self, *more: str) -> None:
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen([*self._command, *self._options, *more], stdout=log, stderr=log)
-        until(self.answers, f"redis-server on port {self.port} does not answer; its log: {self.folder / 'log'}")
+        until(self.answers, f"redis-server on port {self.port} does not answer", (self.folder / "log").read_text)
 
     def answers(self) -> bool:
+        """Whether it is there; another server that was quicker to take the port is not."""
+        assert self._process is not None
         with self.client() as client:
             try:
-                return bool(client.ping())
+                return bool(client.ping()) and client.info("server")["process_id"] == self._process.pid
             except RedisError:
                 return False
 
@@ -92,7 +94,7 @@ class RedisServer:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
             self._process.send_signal(how)
-            self._process.wait(START_S)
+            self._process.wait(PATIENCE)
             self._process = None
 
     def send(self, what: signal.Signals) -> None:
@@ -193,12 +195,3 @@ def of_the_guide(server: RedisServer | Cluster | Replicated) -> str:
                 client.execute_command(*rule)
     password = next(word[1:] for word in rules[0] if word.startswith(">"))
     return server.url.replace("://", f"://jobs:{password}@", 1)
-
-
-def until(condition: Callable[[], object], message: str, deadline_s: float = START_S) -> None:
-    """Wait until a condition holds, or fail the test with the message."""
-    end = time.monotonic() + deadline_s
-    while not condition():
-        if time.monotonic() > end:
-            pytest.fail(message)
-        time.sleep(PAUSE_S)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from kit.waiting import PATIENCE, until
 from windlass import Call, Duplicate, EngineFull, Job, Unique, Windlass
 from windlass.client import CHUNK
 from windlass.core.model import Write, Written
@@ -464,14 +464,12 @@ def test_an_enqueue_beside_the_transaction_of_its_thread_says_what_to_do_and_har
         job = app.job(name="charge")(charge)
         with app.transaction() as tx:
             neighbour = others.submit(lambda: job.enqueue(1))
-            ends = time.monotonic() + 10
-            while not app.engine._writer._waiting:  # type: ignore[attr-defined]
-                assert time.monotonic() < ends
+            until(lambda: app.engine._writer._waiting, "the other thread waits for its turn")  # type: ignore[attr-defined]
             for wrong in (lambda: job.enqueue(2), lambda: app.transaction().__enter__()):
                 with pytest.raises(ConfigError, match=r"options\(connection=tx\)"):
                     wrong()
             job.options(connection=tx).enqueue(3)
-        neighbour.result(10)
+        neighbour.result(PATIENCE)
         assert sorted(info.args or () for info in app.jobs()) == [(1,), (3,)]
 
 

@@ -20,7 +20,7 @@ def run_demo(folder: Path, *options: str, **more: str) -> subprocess.CompletedPr
         [sys.executable, str(DEMO), "--orders", str(ORDERS), "--folder", str(folder), *options],
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=600,  # the demo itself gives up before
         env=environment | more,
         cwd=folder.parent,
     )

@@ -8,18 +8,16 @@ text. Lines ``$ windlass ...`` of ``console`` blocks must be commands with optio
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 import pytest
 
+from kit.fleet import Fleet
 from windlass.cli.main import COMMANDS, cli
 from windlass.core.model import TRANSITIONS, State
 from windlass.settings import Settings
@@ -59,23 +57,6 @@ def parts(page: Path) -> tuple[dict[str, str], str]:
     return files, script
 
 
-@contextmanager
-def running_worker(app: str, folder: Path, environment: dict[str, str]) -> Iterator[None]:
-    with (folder / "worker.log").open("wb") as log:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "windlass", "-A", app, "worker"],
-            cwd=folder,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        yield
-    finally:
-        worker.terminate()
-        worker.wait(40)
-
-
 @pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "python"))], ids=name_of)
 def test_the_code_of_a_page_runs_and_prints_what_it_says(page: Path, tmp_path: Path) -> None:
     files, script = parts(page)
@@ -83,21 +64,14 @@ def test_the_code_of_a_page_runs_and_prints_what_it_says(page: Path, tmp_path: P
     for module, text in files.items():
         (tmp_path / f"{module}.py").write_text(text, encoding="utf-8")
     (tmp_path / "page.py").write_text(script, encoding="utf-8")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("WINDLASS_")}
-    with running_worker(f"{next(iter(files))}:app", tmp_path, environment):
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "page.py"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=90,
-        )
-    assert done.returncode == 0, f"{done.stderr}\n{(tmp_path / 'worker.log').read_text()}"
+    with Fleet(tmp_path, "", f"{next(iter(files))}:app") as fleet:
+        fleet.start()
+        script_of_page = fleet.program(sys.executable, "-W", "error", "page.py")
+        assert script_of_page.ended() == 0, fleet.last_words()
     wanted = re.findall(r"^ *print\(.*\)  # => (.*)$", script, re.MULTILINE)
     assert wanted
     assert script.count("print(") == len(wanted)
-    assert done.stdout.splitlines() == wanted
+    assert script_of_page.said().splitlines() == wanted
 
 
 def commands_shown(page: Path) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from kit.waiting import PATIENCE
 from windlass.logs.lines import Entry, Voice, printable, stamp
 from windlass.logs.outlet import Outlet
 from windlass.logs.relay import Relay
@@ -181,7 +182,7 @@ def test_a_handler_that_hangs_costs_records_and_is_told_of(
     said: list[str] = []
     relay = Relay(said.append, aloud=True)
     relay.pass_on("windlass.tested", [Entry(logging.INFO, 1.0, "first")])
-    assert collector.entered.wait(10)
+    assert collector.entered.wait(PATIENCE)
     relay.pass_on("windlass.tested", [Entry(logging.INFO, 1.0, "more", (), {"job_id": "7"})] * 8)
     collector.gate.set()
     relay.close()
@@ -210,7 +211,7 @@ def test_the_lock_of_logging_holds_nobody_up(collector: Collector) -> None:
 
     holder = threading.Thread(target=hold)
     holder.start()
-    assert held.wait(10)
+    assert held.wait(PATIENCE)
     relay.pass_on("windlass.tested", [Entry(logging.WARNING, 1.0, "said")])
     assert relay.hears("windlass.tested", logging.WARNING)
     free.set()

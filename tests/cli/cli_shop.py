@@ -14,6 +14,7 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
+from kit.waiting import PATIENCE
 from windlass import Windlass
 from windlass.cli.main import cli
 from windlass.core.fingerprint import cause_of
@@ -38,7 +39,6 @@ def charge(payment_id: int, card: str = "none") -> dict[str, int]:
 async def remind(ctx: JobContext, when: datetime) -> str:
     return when.isoformat()
 """
-DEADLINE = 30.0
 
 
 class Shop:
@@ -120,12 +120,12 @@ class Shop:
 
         thread = threading.Thread(target=work)
         thread.start()
-        assert ready.wait(DEADLINE)
+        assert ready.wait(PATIENCE)
         try:
             yield
         finally:
             stop.set()
-            thread.join(DEADLINE)
+            thread.join(PATIENCE)
 
 
 def register(app: Windlass, queues: str = "*") -> WorkerInfo:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from cli_shop import DEADLINE, MODULE, Shop
+from cli_shop import MODULE, Shop
 
+from kit.waiting import PATIENCE
 from windlass import JobInfo, State
 from windlass.core.work import Kind, Want, WorkerInfo
 
@@ -109,7 +110,7 @@ def test_a_store_in_memory_is_refused(shop: Shop) -> None:
 def waited(shop: Shop, *options: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of an enqueue that waits, as a process of its own."""
     process = shop.popen("-A", "cli_shop_jobs", "enqueue", "charge", "[1]", "--wait", *options)
-    out, err = process.communicate(timeout=DEADLINE)
+    out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err
 
 

@@ -8,8 +8,9 @@ import threading
 from datetime import datetime
 
 import pytest
-from cli_shop import DEADLINE, Shop, register
+from cli_shop import Shop, register
 
+from kit.waiting import PATIENCE
 from windlass import JobInfo
 from windlass.cli import jobs as jobs_module
 from windlass.core.work import Kind, Outcome, Progress, Want
@@ -279,7 +280,7 @@ def on_terminal(shop: Shop, *command: str) -> str:
         pass
     finally:
         os.close(ours)
-    assert process.wait(DEADLINE) == 0, shown
+    assert process.wait(PATIENCE) == 0, shown
     return shown.decode()
 
 

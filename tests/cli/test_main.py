@@ -12,9 +12,10 @@ import sys
 import apsw
 import click
 import pytest
-from cli_shop import DEADLINE, Shop, register
+from cli_shop import Shop, register
 from click.testing import CliRunner
 
+from kit.waiting import PATIENCE
 from windlass import __version__
 from windlass.cli.exits import NoLiveWorker, exit_code
 from windlass.cli.main import COMMANDS, cli
@@ -179,7 +180,7 @@ def test_interrupt_is_130_without_a_traceback(shop: Shop) -> None:
         assert process.stdout is not None
         assert process.stdout.readline().strip()  # the id: from here on it waits
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=DEADLINE)
+        _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
     assert "KeyboardInterrupt" not in err
 
@@ -190,5 +191,5 @@ def test_a_reader_that_has_gone_ends_it_quietly(shop: Shop) -> None:
     os.close(reader)
     process = shop.popen("-A", "cli_shop_jobs", "jobs", "ls", stdout=writer)
     os.close(writer)
-    _, err = process.communicate(timeout=DEADLINE)
+    _, err = process.communicate(timeout=PATIENCE)
     assert err == ""

@@ -12,13 +12,13 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cli_shop import DEADLINE, Shop
+from cli_shop import Shop
 
+from kit.waiting import PATIENCE, until
 from windlass.core.model import NewJob
 from windlass.core.work import WorkerInfo
 from windlass.testing.conformance.harness import place
@@ -75,7 +75,7 @@ class Terminal:
     def told(self) -> str:
         """The next line that the shell says."""
         assert self.shell.stderr is not None
-        assert select.select([self.shell.stderr], [], [], DEADLINE)[0], self.seen[-3_000:].decode()
+        assert select.select([self.shell.stderr], [], [], PATIENCE)[0], self.seen[-3_000:].decode()
         return self.shell.stderr.readline().strip()
 
     def resize(self, columns: int, rows: int) -> None:
@@ -92,12 +92,7 @@ class Terminal:
         return [ESCAPE.sub("", line) for line in re.split("\r*\n", text)] if text else None
 
     def until(self, look: Callable[[], object]) -> None:
-        deadline = time.monotonic() + DEADLINE
-        while True:
-            self.read()
-            if look():
-                return
-            assert time.monotonic() < deadline, self.seen[-3_000:].decode()
+        until(lambda: self.read() or look(), said=lambda: self.seen[-3_000:].decode())
 
     def frames_from_now(self) -> None:
         """Wait for a picture that begins after this moment."""
@@ -123,7 +118,7 @@ class Terminal:
     def close(self) -> None:
         if self.shell.poll() is None:
             self.shell.kill()  # a terminal without its shell hangs up on the rest
-        self.shell.wait(DEADLINE)
+        self.shell.wait(PATIENCE)
         assert self.shell.stderr is not None
         self.shell.stderr.close()
         os.close(self.master)

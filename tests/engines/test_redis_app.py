@@ -17,7 +17,8 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 import windlass.engines.redis
-from servers import GUIDE, RedisServer, of_the_guide, until
+from kit.waiting import PATIENCE, until
+from servers import GUIDE, RedisServer, of_the_guide
 from windlass import State, Windlass
 from windlass.errors import ConfigError, EngineError, EngineUnavailable
 from windlass.events import StoreRolledBack
@@ -93,7 +94,7 @@ def test_the_user_of_the_guide_can_do_what_a_worker_does(server: RedisServer, cl
         worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares)
         worker.start()
         try:
-            assert job.enqueue(2).result(timeout=20) == 4
+            assert job.enqueue(2).result(timeout=PATIENCE) == 4
             late = job.options(delay="1h").enqueue(3)
             app.queue("default").pause("why")
             app.queue("default").resume()
@@ -155,7 +156,7 @@ def test_a_rollback_is_an_event_of_the_worker_and_shows_in_anybodys_doctor() -> 
         worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares)
         worker.start()
         try:
-            assert job.enqueue(2).result(timeout=20) == 4
+            assert job.enqueue(2).result(timeout=PATIENCE) == 4
             with server.client() as client:
                 client.flushall()
             until(lambda: events, "no event tells of the rollback")

@@ -15,8 +15,9 @@ import pytest
 import redis
 import redis.asyncio
 
+from kit.waiting import until
 from proxy import Proxy
-from servers import RedisServer, of_the_guide, plain, until
+from servers import RedisServer, of_the_guide, plain
 from windlass.core.clock import ManualClock
 from windlass.core.model import NewJob, State
 from windlass.core.rows import Action, JobFilter

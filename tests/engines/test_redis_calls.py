@@ -11,7 +11,8 @@ import pytest
 from msgspec import structs
 from redis import Redis
 
-from servers import RedisServer, until
+from kit.waiting import until
+from servers import RedisServer
 from windlass.core.clock import ManualClock
 from windlass.core.model import Slot, State
 from windlass.core.work import Kind, Settled

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from dead_shop import Shop
+from kit.waiting import PATIENCE
 from servers import RedisServer
 from windlass.core.rows import JobFilter
 from windlass.events import DeadRecovered, DeadTrimmed
-
-DEADLINE = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def test_a_redrive_at_a_rate_moves_each_job_once(url: str) -> None:
     shop.runs.clear()
     with shop.working():
         operation = shop.app.dead.retry(error="TimeoutError", rate="100/s")
-        assert operation.wait(DEADLINE)
+        assert operation.wait(PATIENCE)
     shop.burst()
     assert (operation.done, operation.state) == (60, "done")
     assert sorted(shop.runs) == list(range(60))

@@ -11,8 +11,9 @@ from threading import Event, Thread
 import pytest
 from redis.exceptions import RedisError
 
+from kit.waiting import until
 from proxy import Proxy
-from servers import RedisServer, Replicated, until
+from servers import RedisServer, Replicated
 from windlass.core.clock import ManualClock
 from windlass.core.model import State, Swap, Write
 from windlass.core.rows import Action, JobFilter
@@ -316,7 +317,7 @@ def test_dropped_connections_cost_one_call_each_and_double_nothing(proxied: tupl
     proxy, engine = proxied
     for n in range(20):
         proxy.drop()
-        until(again(lambda n=n: add(engine, f"a{n}", f"b{n}")), "enqueue does not come back", 5.0)
+        until(again(lambda n=n: add(engine, f"a{n}", f"b{n}")), "enqueue does not come back")
     counts = engine.counts()
     assert counts["ready"] == counts["total_enqueued"] == 40
 
@@ -328,7 +329,7 @@ def test_a_silent_network_ends_every_call_and_a_wait_in_time(proxied: tuple[Prox
         for call in (lambda: add(engine, "a"), lambda: take(engine), lambda: join(engine), engine.counts):
             with pytest.raises(EngineUnavailable, match="network_timeout"):
                 call()
-    until(again(lambda: add(engine, "b")), "the engine does not come back", 5.0)
+    until(again(lambda: add(engine, "b")), "the engine does not come back")
     assert state_of(engine, "b") is State.READY
 
 

@@ -20,7 +20,7 @@ import syncs as program
 from msgspec import structs
 from syncs import MARKS, Syncs
 
-from servers import until
+from kit.waiting import until
 from windlass import Windlass
 from windlass.core.coordination import CircuitPolicy, Tally
 from windlass.core.model import Cause, NewJob, Write

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from servers import until
+from kit.waiting import until
 from windlass.core.model import NewJob, Placed, State, UniqueKey
 from windlass.engines.sqlite import SqliteEngine
 from windlass.errors import Duplicate

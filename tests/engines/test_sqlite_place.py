@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from kit.waiting import elapse, until
 from windlass import EngineUnavailable, Windlass
 from windlass.core.work import Kind, Outcome, QueueShare, Rules, Settled, Want, WorkerInfo
 from windlass.engines.sqlite import SqliteEngine
@@ -126,14 +127,7 @@ def test_a_question_is_asked_of_the_file_that_is_there_now(
 
 def moment() -> None:
     """Let the last look at the files grow old: a call that follows at once is judged after its commit only."""
-    began = time.monotonic()
-    until(lambda: time.monotonic() > began + 2 * LOOK_EVERY)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
+    elapse(2 * LOOK_EVERY)
 
 
 def test_a_store_that_is_gone_is_not_made_anew_and_is_used_again_when_it_is_back(

@@ -1,8 +1,8 @@
 """Break a fleet of real workers on a seeded schedule, and check afterwards what it did against what it owed.
 
-The parts: ``Fleet`` starts worker trees and stops them by process id; ``Nemesis`` is the schedule of faults; ``Ledger``
-reads what ran, from files that no engine wrote; ``check`` holds it against what was acknowledged, in the manner of
-Jepsen's total-queue checker. Nothing here knows an engine: it looks through the public API and the Inspector only.
+The parts: ``Fleet`` starts workers and keeps account of what was asked of them; ``Nemesis`` is the schedule of faults;
+``Ledger`` reads what ran, from files that no engine wrote; ``check`` holds it against what was acknowledged, in the
+manner of Jepsen's total-queue checker. Nothing here knows an engine: it looks through the public API and the Inspector.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,21 +18,19 @@ from itertools import pairwise
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
-from typing import TypeVar
 
 import apsw
 
 from faults import jobs
+from kit import fleet as kit
+from kit.fleet import Process, group_of
+from kit.waiting import elapse
 from windlass import JobInfo, Windlass
 from windlass.core.model import State
 from windlass.core.rows import JobRow
 
-T = TypeVar("T")
-
-TESTS = Path(__file__).parents[1]
-SOURCE = TESTS.parent / "src"
 SHORT: dict[str, str | int] = {
-    "lease": "2s",
+    "lease": "10s",  # a live worker keeps it on any machine; where its end is what a test is about, it is shorter
     "renew": "500ms",
     "reap": "300ms",
     "poll_min": "100ms",
@@ -47,97 +43,7 @@ NS = 1_000_000_000
 OF_THE_SERVER = {"advisories", "access", "disk"}  # what the doctor says of the machine, and no fault here changes
 
 
-def until(condition: Callable[[], T], timeout: float, what: str) -> T:
-    """Wait until the condition holds and give its value. Fails with ``what`` after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"after {timeout} s still not: {what}")
-        time.sleep(0.005)
-
-
-def elapse(seconds: float) -> None:
-    """Let a fault last: time itself is the condition here."""
-    over = time.monotonic() + seconds
-    until(lambda: time.monotonic() >= over, seconds + 60, "time to pass")
-
-
 # -- the fleet --
-
-
-def environment(url: str, folder: Path, settings: Mapping[str, str | int], extra: Mapping[str, str]) -> dict[str, str]:
-    """What a process of the fleet sees: nothing of ours that was not meant for it."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("WINDLASS_") and key != "REDIS_URL"}
-    clean |= {f"WINDLASS_{key.upper()}": str(value) for key, value in settings.items()}
-    return clean | {
-        "WINDLASS_URL": url,
-        "FLEET_DIR": str(folder),
-        "PYTHONPATH": f"{TESTS}{os.pathsep}{SOURCE}",
-        "PYTHONUNBUFFERED": "1",
-        **extra,
-    }
-
-
-class Tree:
-    """One ``windlass worker``: supervisor, zygote, worker processes, in a process group of their own."""
-
-    def __init__(self, arguments: list[str], env: Mapping[str, str], folder: Path, number: int) -> None:
-        self.log = folder / f"worker-{number}.log"
-        with self.log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "windlass", "worker", "-A", "faults.worker_app:app", *arguments],
-                cwd=folder,
-                env=dict(env),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    @property
-    def running(self) -> bool:
-        return self.process.poll() is None
-
-    def signal(self, number: int) -> None:
-        """Signal the supervisor alone."""
-        self.process.send_signal(number)
-
-    def kill_all(self) -> None:
-        """SIGKILL the supervisor and everything it started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self.process.wait(10)
-        until(lambda: not self.members(), 10, f"the group of worker {self.pid} to be gone")
-
-    def members(self) -> list[int]:
-        """Processes of this tree that live."""
-        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if group_of(pid) == self.pid]
-
-    def wait(self, timeout: float) -> int:
-        """The exit code of the supervisor."""
-        return self.process.wait(timeout)
-
-
-def group_of(pid: int) -> int | None:
-    """The process group of a process that lives; None for one that is gone or a zombie."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[2])
-
-
-def parent_of(pid: int) -> int:
-    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-        return int(file.read().rpartition(")")[2].split()[1])
 
 
 @dataclass
@@ -154,14 +60,14 @@ class Kill:
         return (self.freed - self.at) / NS
 
 
-class Fleet:
-    """Worker trees on one store, and a client of it. Use as a context manager: it leaves no process behind."""
+class Fleet(kit.Fleet):
+    """Worker trees (supervisor, zygote, worker processes) on one store, and a client of it."""
 
     def __init__(self, url: str, folder: Path, **settings: str | int) -> None:
-        self.url = url
-        self.folder = folder
         self.settings = {**SHORT, **settings}
-        self.trees: list[Tree] = []
+        variables = {f"WINDLASS_{key.upper()}": str(value) for key, value in self.settings.items()}
+        variables |= {"WINDLASS_URL": url, "FLEET_DIR": str(folder), "PYTHONUNBUFFERED": "1"}
+        super().__init__(folder, url, "faults.worker_app:app", **variables)
         self.kills: list[Kill] = []
         self.suspended: set[int] = set()
         self.acked: list[str] = []
@@ -170,32 +76,24 @@ class Fleet:
         self.jobs: SimpleNamespace = jobs.install(self.app)
         jobs.open_sink(str(folder)).close()  # made here, so that no two processes make it at once
 
-    def __enter__(self) -> Fleet:
-        return self
-
     def __exit__(self, *_: object) -> None:
-        for tree in self.trees:
-            tree.kill_all()
+        super().__exit__()
         self.app.close()
 
-    def start(self, *arguments: str, processes: int = 1, threads: int = 4, **env: str) -> Tree:
+    def start(self, *options: str, processes: int = 1, threads: int = 4, **env: str) -> Process:  # type: ignore[override]
         """Start one more tree. ``env`` is added to its environment."""
-        full = ["-p", str(processes), "-c", str(threads), "--async-slots", str(threads), *arguments]
-        variables = environment(self.url, self.folder, self.settings, env)
-        tree = Tree(full, variables, self.folder, len(self.trees))
-        self.trees.append(tree)
-        return tree
+        slots = "-p", str(processes), "-c", str(threads), "--async-slots", str(threads)
+        return super().start(*slots, *options, **env)
 
-    def start_ready(self, *arguments: str, processes: int = 1, threads: int = 4, **env: str) -> Tree:
+    def start_ready(self, *options: str, processes: int = 1, threads: int = 4, **env: str) -> Process:
         """Start one more tree and wait until its workers are registered."""
         have = {worker.id for worker in self.app.workers()}
-        tree = self.start(*arguments, processes=processes, threads=threads, **env)
-        until(
-            lambda: len({worker.id for worker in self.app.workers()} - have) >= processes or not tree.running,
-            90,
+        tree = self.start(*options, processes=processes, threads=threads, **env)
+        self.until(
+            lambda: len({worker.id for worker in self.app.workers()} - have) >= processes or not tree.runs,
             f"{processes} workers to register",
         )
-        assert tree.running, self.logs()
+        assert tree.runs, self.last_words()
         return tree
 
     def enqueue(self, name: str, *args: object, times: int = 1) -> list[str]:
@@ -207,7 +105,7 @@ class Fleet:
         self.acked += ids
         return ids
 
-    def worker_pids(self, tree: Tree | None = None) -> dict[int, str]:
+    def worker_pids(self, tree: Process | None = None) -> dict[int, str]:
         """Process ids of live worker processes, with their worker ids."""
         found = {}
         for worker in self.app.workers():
@@ -222,11 +120,10 @@ class Fleet:
         kill = Kill(pid, worker, time.monotonic_ns())
         os.kill(pid, signal.SIGKILL)
         self.kills.append(kill)
-        until(lambda: worker not in {one.id for one in self.app.workers()}, 30, f"worker {worker} to be buried")
-        kill.freed = time.monotonic_ns()
+        self.await_freed([kill])
         return kill
 
-    def kill_tree(self, tree: Tree) -> list[Kill]:
+    def kill_tree(self, tree: Process) -> list[Kill]:
         """SIGKILL a whole tree; nobody is left to tell the store."""
         pids = self.worker_pids(tree)
         now = time.monotonic_ns()
@@ -235,13 +132,12 @@ class Fleet:
         self.kills += kills
         return kills
 
-    def await_freed(self, kills: Iterable[Kill], timeout: float) -> None:
+    def await_freed(self, kills: Iterable[Kill]) -> None:
         """Wait until the store has let go of what these workers held."""
         for kill in kills:
-            until(
+            self.until(
                 lambda worker=kill.worker: worker not in {one.id for one in self.app.workers()},  # type: ignore[misc]
-                timeout,
-                f"worker {kill.worker} to be reaped",
+                f"the jobs of worker {kill.worker} to be free",
             )
             kill.freed = time.monotonic_ns()
 
@@ -291,12 +187,9 @@ class Fleet:
         counts = self.app.stats()
         return counts["ready"] + counts["scheduled"] + counts["blocked"] + counts["running"]
 
-    def drain(self, timeout: float = 60) -> None:
+    def drain(self) -> None:
         """Wait until every job has ended."""
-        try:
-            until(lambda: self.open_jobs() == 0, timeout, "the store to be drained")
-        except AssertionError as error:
-            raise AssertionError(f"{error}: {self.app.stats()}\n{self.logs()}") from None
+        self.until_none(self.open_jobs, "every job to end")
 
     def runs(self) -> list[Run]:
         return Ledger(self.folder).runs()
@@ -308,18 +201,6 @@ class Fleet:
             if run.ended is None:
                 found[run.pid].append(run)
         return found
-
-    def logs(self) -> str:
-        """The last lines of every tree's log, for a failing assert."""
-        return "\n".join(
-            f"--- {tree.log.name}\n" + "\n".join(tree.log.read_text(errors="replace").splitlines()[-40:])
-            for tree in self.trees
-        )
-
-    def logged(self, text: str) -> int:
-        """How many lines of all logs hold a text."""
-        lines = (line for tree in self.trees for line in tree.log.read_text(errors="replace").splitlines())
-        return sum(text in line for line in lines)
 
 
 # -- faults --

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from faults.harness import Fleet, Sink, check, environment, until
+from faults.harness import Fleet, Sink, check
 from windlass.core.model import State
 from windlass.engines.base import TransactionalSettle
 from windlass.engines.crashpoint import CRASH_POINTS
@@ -40,7 +39,7 @@ SIDES = (pytest.param("before", marks=pytest.mark.thorough), "after")  # after: 
 def test_a_process_that_ends_at_an_engine_call_loses_nothing(
     fleets: Callable[..., Fleet], figure: Callable[[str, object], None], point: str, side: str
 ) -> None:
-    fleet = fleets(lease="1s", renew="200ms", reap="200ms")
+    fleet = fleets(lease="2s", renew="200ms", reap="200ms")
     if point in IN_TRANSACTIONS and not isinstance(fleet.app.engine, TransactionalSettle):
         return  # there is no such call to die at
     fired = fleet.folder / "fired"
@@ -78,8 +77,8 @@ def test_a_process_that_dies_at_its_first_calls_is_buried_without_waiting_for_it
     fleet.enqueue("pay", 5, times=10)
     crash = {"WINDLASS_CRASHPOINT": point, "WINDLASS_CRASHPOINT_ONCE": str(fleet.folder / "fired")}
     fleet.start(processes=1, threads=2, **crash)
-    fleet.drain(20)
-    until(lambda: len(fleet.app.workers()) == 1, 20, "the dead worker to be forgotten")
+    fleet.drain()
+    fleet.until(lambda: len(fleet.app.workers()) == 1, "the dead worker to be forgotten")
     verdict = check(fleet)
     figure("F3", f"{point}: {verdict}")
     verdict.assert_safe()
@@ -97,17 +96,9 @@ def run_client(fleet: Fleet, crash: dict[str, str]) -> list[int]:
     codes: list[int] = []
     while not codes or codes[-1] == CRASHED:
         assert len(codes) < 3
-        done = subprocess.run(
-            [sys.executable, "-m", "faults.client"],
-            cwd=fleet.folder,
-            env=environment(fleet.url, fleet.folder, fleet.settings, crash),
-            timeout=60,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode in (0, CRASHED), done.stderr
-        codes.append(done.returncode)
+        client = fleet.program(sys.executable, "-m", "faults.client", **crash)
+        codes.append(client.ended())
+        assert codes[-1] in (0, CRASHED), client.said()
     fleet.acked += sorted(set(lines(fleet.folder, "acked")))
     return codes
 
@@ -123,20 +114,20 @@ def run_fleet(fleet: Fleet, crash: dict[str, str]) -> None:
 
     def drained() -> bool:
         nonlocal tree
-        if not tree.running:
+        if not tree.runs:
             tree.kill_all()
             tree = fleet.start(processes=1, threads=2, **crash)
         return fleet.open_jobs() == 0
 
-    until(drained, 60, f"the store to be drained: {fleet.app.stats()}")
-    until(lambda: fleet.worker_pids(tree), 20, "a worker to be registered")
-    tree.signal(signal.SIGTERM)
-    tree.wait(20)
+    fleet.until(drained, "the store to be drained")
+    fleet.until(lambda: fleet.worker_pids(tree), "a worker to be registered")
+    tree.send_signal(signal.SIGTERM)
+    tree.ended()
     if fleet.app.workers():  # one that died while it departed is left to the lease: another tree sees to it
         last = fleet.start_ready()
-        until(lambda: len(fleet.app.workers()) == 1, 20, "the dead worker to be reaped")
-        last.signal(signal.SIGTERM)
-        assert last.wait(20) == 0
+        fleet.until(lambda: len(fleet.app.workers()) == 1, "the dead worker to be reaped")
+        last.send_signal(signal.SIGTERM)
+        assert last.ended() == 0
 
 
 def assert_transactions(fleet: Fleet) -> None:

@@ -41,7 +41,7 @@ def test_a_job_that_kills_its_process_is_dead_after_three_deaths(
     fleet = fleets(lease="60s", renew="1s")
     poison = enqueue_all(fleet, [name if executor == "thread" else f"{name}_process" for name in KILLERS])
     fleet.start_ready(processes=2, threads=2)
-    fleet.drain(90)
+    fleet.drain()
     for name, job in poison.items():
         dead = fleet.info(job)
         figure("F31", f"{name}: {dead.state}, {dead.reason}, {[error.message for error in dead.errors]}")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from faults.harness import NS, Fleet, Sink, check, elapse, until
+from faults.harness import NS, Fleet, Sink, check
+from kit.waiting import elapse, stretched
 from proxy import Proxy
 from servers import RedisServer
 from windlass import EngineFull, EngineUnavailable
@@ -54,7 +55,7 @@ def resume(fleet: Fleet) -> float:
     def begun() -> list[int]:
         return [run.began for run in fleet.runs() if run.fence > fence]
 
-    return (min(until(begun, 30, f"a job to be claimed again\n{fleet.logs()}")) - now) / NS
+    return (min(fleet.until(begun, "a job to be claimed again")) - now) / NS
 
 
 def test_a_killed_server_that_comes_back_costs_no_confirmed_job_and_the_workers_resume(
@@ -70,7 +71,7 @@ def test_a_killed_server_that_comes_back_costs_no_confirmed_job_and_the_workers_
         try:
             for _ in range(2):
                 seen = len(fleet.runs())
-                until(lambda seen=seen: len(fleet.runs()) > seen + 50, 30, "jobs to run")  # type: ignore[misc]
+                fleet.until(lambda seen=seen: len(fleet.runs()) > seen + 50, "jobs to run")  # type: ignore[misc]
                 server.stop(signal.SIGKILL)
                 elapse(0.7)
                 server.start()
@@ -82,8 +83,8 @@ def test_a_killed_server_that_comes_back_costs_no_confirmed_job_and_the_workers_
         verdict = check(fleet)
         figure("F8", f"resumed after {[round(one, 2) for one in resumed]} s: {verdict}")
         verdict.assert_safe()
-        assert max(resumed) < RESUME_MOST
-        assert all(tree.running for tree in trees)
+        assert max(resumed) < stretched(RESUME_MOST)
+        assert all(tree.runs for tree in trees)
         assert len(fleet.acked) == 550
         assert fleet.app.stats()["total_enqueued"] == 550
         with Sink(fleet.folder) as sink:
@@ -96,17 +97,17 @@ def test_a_server_that_keeps_nothing_is_warned_of_its_restart_is_reported_and_th
     with made(tmp_path, lease="5s") as (server, fleet):
         tree = fleet.start_ready(processes=1, threads=4)
         fleet.enqueue("pay", 20, times=300)
-        until(lambda: len(fleet.runs()) > 50, 30, "jobs to run")
-        lines = len(tree.log.read_text().splitlines())
+        fleet.until(lambda: len(fleet.runs()) > 50, "jobs to run")
+        lines = len(tree.said().splitlines())
         began = time.monotonic()
         server.stop(signal.SIGKILL)
         elapse(1.0)
         server.start()
         up = time.monotonic()
-        until(lambda: fleet.app.workers(), 20, f"the worker to register anew\n{fleet.logs()}")
-        until(lambda: fleet.logged("store rolled back"), 10, f"the event of the rollback\n{fleet.logs()}")
+        fleet.until(lambda: fleet.app.workers(), "the worker to register anew")
+        fleet.until(lambda: fleet.logged("store rolled back"), "the event of the rollback")
         resumed = time.monotonic() - up
-        took, said = time.monotonic() - began, len(tree.log.read_text().splitlines()) - lines
+        took, said = time.monotonic() - began, len(tree.said().splitlines()) - lines
         before = set(fleet.acked)
         new = fleet.enqueue("pay", 5, times=40)
         fleet.drain()
@@ -114,10 +115,10 @@ def test_a_server_that_keeps_nothing_is_warned_of_its_restart_is_reported_and_th
         lost = before - {run.job for run in runs}
         figure("F9", f"resumed after {resumed:.2f} s, lost {len(lost)} of {len(before)}, {said / took:.1f} log lines/s")
         assert {run.job for run in runs} >= set(new)
-        assert tree.running
+        assert tree.runs
         assert fleet.logged("keeps nothing on disk") == 1
         assert any(found.check == "rollback" for found in fleet.app.engine.doctor())
-        assert resumed < RESUME_MOST
+        assert resumed < stretched(RESUME_MOST)
         assert fleet.logged("Traceback") == 0
         fences = [run.fence for run in runs]
         assert len(set(fences)) == len(fences)
@@ -137,7 +138,7 @@ def test_a_full_server_refuses_jobs_and_is_drained_by_its_workers(
         assert fleet.app.stats()["ready"] == len(fleet.acked) == refused
         fleet.start_ready(processes=1, threads=4)
         fleet.drain()
-        until(lambda: takes(fleet), 20, "the server to take jobs again")
+        fleet.until(lambda: takes(fleet), "the server to take jobs again")
         fleet.drain()
         verdict = check(fleet)
         figure("F11", f"refused whole at {refused} jobs: {verdict}")
@@ -171,7 +172,7 @@ def test_a_server_that_forgets_its_scripts_all_the_time_is_no_trouble(
         troubles = fleet.logged("ERROR") + fleet.logged("WARNING")
         figure("F13", f"{flushes} flushes: {verdict}; warnings and errors logged {troubles}")
         verdict.assert_safe()
-        assert troubles == 0, fleet.logs()
+        assert troubles == 0, fleet.last_words()
         assert (verdict.duplicated, verdict.stale) == (0, 0)
 
 
@@ -186,20 +187,26 @@ def test_a_failover_to_an_old_replica_loses_what_it_had_not_and_is_reported(
         replica.client() as other,
         Fleet(proxy.url, tmp_path, network_timeout="1s", lease="5s") as fleet,
     ):
-        until(lambda: other.info("replication")["master_link_status"] == "up", 30, "the replica to follow")
+        fleet.until(lambda: other.info("replication")["master_link_status"] == "up", "the replica to follow")
         tree = fleet.start_ready(processes=2, threads=4)
         fleet.enqueue("pay", 20, times=200)
-        until(lambda: len(fleet.runs()) > 20, 30, "jobs to run")
+        fleet.until(lambda: len(fleet.runs()) > 20, "jobs to run")
         assert one.wait(1, 5_000) == 1
         other.replicaof("NO", "ONE")  # from here on it misses every write
-        late = set(fleet.enqueue("pay", 20, times=100))
-        seen = len(fleet.runs())
-        until(lambda: len(fleet.runs()) > seen + 30, 30, "jobs to run on the old master alone")
+        late, split = set(fleet.enqueue("pay", 20, times=100)), time.time_ns() // 1_000
+
+        def all_have_claimed() -> bool:
+            """Whether every process has seen a write that gets lost: who has not would notice nothing."""
+            if fleet.open_jobs() < 50:
+                late.update(fleet.enqueue("pay", 20, times=50))
+            return {run.pid for run in fleet.runs() if run.fence > split} >= set(fleet.worker_pids())
+
+        fleet.until(all_have_claimed, "both processes to claim on the old master alone")
         promoted = time.monotonic()
         master.stop(signal.SIGKILL)
         proxy.point(replica.port)
         resumed = resume(fleet)
-        until(lambda: fleet.logged("store rolled back"), 20, f"the rollback to be reported\n{fleet.logs()}")
+        fleet.until(lambda: fleet.logged("store rolled back"), "the rollback to be reported")
         noticed = time.monotonic() - promoted
         fleet.drain()
         new = fleet.enqueue("pay", 5, times=20)
@@ -211,8 +218,8 @@ def test_a_failover_to_an_old_replica_loses_what_it_had_not_and_is_reported(
         )
         assert lost <= late
         assert {run.job for run in runs} >= set(new)
-        assert resumed < RESUME_MOST
-        assert tree.running
+        assert resumed < stretched(RESUME_MOST)
+        assert tree.runs
         fences = [run.fence for run in runs]
         assert len(set(fences)) == len(fences)
         assert any(found.check == "rollback" for found in fleet.app.engine.doctor())

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,9 @@ from random import Random
 import apsw
 import pytest
 
-from faults.harness import Fleet, check, elapse, environment, until
+from faults.harness import Fleet, check
+from kit.fleet import Process
+from kit.waiting import elapse
 from windlass import EngineFull, Windlass
 from windlass.engines.sqlite import schema
 from windlass.errors import EngineError, EngineUnusable
@@ -29,18 +30,9 @@ def fleet(sqlite_fleet: Fleet) -> Fleet:
     return sqlite_fleet
 
 
-def python(fleet: Fleet, *arguments: str, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """Start Python in a process group of its own, as a process of the fleet."""
-    return subprocess.Popen(
-        [*before, sys.executable, *arguments],
-        cwd=fleet.folder,
-        env=environment(fleet.url, fleet.folder, fleet.settings, {}),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def python(fleet: Fleet, *arguments: str, before: tuple[str, ...] = ()) -> Process:
+    """Start Python as a process of the fleet."""
+    return fleet.program(*before, sys.executable, *arguments)
 
 
 def database(fleet: Fleet) -> Path:
@@ -80,17 +72,16 @@ def hammer(fleet: Fleet, figure: Callable[[str, object], None], seconds: float, 
 
     def over() -> bool:
         sizes.append(wal.stat().st_size if wal.exists() else 0)
-        return all(one.poll() is not None for one in processes)
+        return not any(one.runs for one in processes)
 
     with snapshot(database(fleet)):
         elapse(held)
         over()
-    until(over, seconds + 60, "the hammering to end")
+    fleet.until(over, "the hammering to end")
     outcomes = []
     for one in processes:
-        out, err = one.communicate()
-        assert one.returncode == 0, err
-        outcomes.append(json.loads(out))
+        assert one.ended() == 0, one.said()
+        outcomes.append(json.loads(one.said().splitlines()[-1]))
     enqueued = sum(one["done"].get("enqueued", 0) for one in outcomes)
     settled = sum(one["done"].get("settled", 0) for one in outcomes)
     errors = [error for one in outcomes for error in one["errors"]]
@@ -144,15 +135,14 @@ def kill_in_commits(fleet: Fleet, figure: Callable[[str, object], None], seed: i
     for number in range(kills):
         had = acked.stat().st_size if acked.exists() else 0
         hammering = python(fleet, "-m", "faults.hammer", "60", "4", before=before)
-        until(
+        fleet.until(
             lambda had=had: acked.exists() and acked.stat().st_size > had,  # type: ignore[misc]
             60,
             f"commits of process {number}",
         )
         elapse(rng.uniform(0, 0.15))
         # strace too: its child is killed with it, in whatever call it is.
-        os.killpg(hammering.pid, signal.SIGKILL)
-        hammering.communicate()
+        hammering.kill_all()
         assert integrity(fleet) == ["ok"]
     ids = set(acked.read_text().split("\n")) - {""}
     missing = [one for one in ids if len(one) == 36 and fleet.app.get(one) is None]
@@ -222,13 +212,8 @@ def test_a_forked_child_opens_its_own_handles_and_leaves_its_parents_alone(
     fleet: Fleet, figure: Callable[[str, object], None], parent: str, way: str
 ) -> None:
     forking = python(fleet, "-W", "ignore::DeprecationWarning", "-c", FORK, parent, way)
-    try:
-        out, err = forking.communicate(timeout=40)
-    finally:
-        if forking.poll() is None:
-            os.killpg(forking.pid, signal.SIGKILL)
-    assert forking.returncode == 0, err
-    assert out.split("\n")[-2] == str([0] * 4), (out, err)
+    assert forking.ended() == 0, forking.said()
+    assert forking.said().split("\n")[-2] == str([0] * 4), forking.said()
     assert integrity(fleet) == ["ok"]
     children, parents = fleet.app.jobs(tag="child"), fleet.app.jobs(tag="parent")
     figure("F28", f"{parent} parent, child ends by {way}: 4 children, integrity ok")
@@ -278,10 +263,10 @@ def test_a_worker_on_a_full_disk_goes_on_settling_and_loses_nothing(
     with fleet.app.transaction() as tx:
         (pages,) = next(iter(tx.execute("PRAGMA page_count")))
     tree = fleet.start_ready(processes=1, FLEET_PAGES=str(pages))
-    until(lambda: not fleet.open_jobs() or fleet.logged("is full"), 30, "the worker to drain or to meet the limit")
+    fleet.until(lambda: not fleet.open_jobs() or fleet.logged("is full"), "the worker to drain or to meet the limit")
     met, left = fleet.logged("is full"), fleet.open_jobs()
-    tree.signal(signal.SIGTERM)
-    assert tree.wait(30) == 0, fleet.logs()
+    tree.send_signal(signal.SIGTERM)
+    assert tree.ended() == 0, fleet.last_words()
     assert integrity(fleet) == ["ok"]
     fleet.start_ready(processes=1)
     fleet.drain()
@@ -320,8 +305,8 @@ def test_a_file_that_is_no_store_is_refused_by_clients_and_ends_workers_with_cod
         with pytest.raises(EngineUnusable, match=r"jobs\.db"):
             fleet.enqueue("work", 1)
         tree = fleet.start()
-        assert tree.wait(30) == 3, fleet.logs()
-        assert "Traceback" not in fleet.logs()
+        assert tree.ended() == 3, fleet.last_words()
+        assert "Traceback" not in fleet.said()
     assert (path.read_bytes() if path.is_file() else b"") == before
 
 
@@ -331,5 +316,5 @@ def test_a_folder_that_cannot_be_written_is_refused_by_clients_and_ends_workers_
         with pytest.raises(EngineError, match="write access"):
             fleet.enqueue("work", 1)
         tree = fleet.start()
-        assert tree.wait(30) == 3, fleet.logs()
-        assert "Traceback" not in fleet.logs()
+        assert tree.ended() == 3, fleet.last_words()
+        assert "Traceback" not in fleet.said()

@@ -68,8 +68,8 @@ def test_raw_garbage_elsewhere_in_a_job_never_holds_up_its_neighbours(sqlite_fle
     neighbours = fleet.enqueue("pay", 1, times=20)
     tree = fleet.start_ready(processes=1, threads=2)
     fleet.app.engine.wait_finished(neighbours, 20)
-    assert {fleet.info(one).state for one in neighbours} == {State.DONE}, fleet.logs()
+    assert {fleet.info(one).state for one in neighbours} == {State.DONE}, fleet.last_words()
     with Sink(fleet.folder) as sink:
         assert set(neighbours) <= sink.keys()
-    assert tree.running
+    assert tree.runs
     assert len(fleet.worker_pids()) == 1

@@ -8,31 +8,33 @@ from collections.abc import Callable
 
 import pytest
 
-from faults.harness import Fleet, Tree, check, elapse, until
+from faults.harness import Fleet, check
+from kit.fleet import Process
+from kit.waiting import elapse
 from windlass import State
 from windlass.worker.process.stopping import ECHO
 
 GRACE = 1.0  # seconds; shutdown_timeout of these fleets
+HOUR = 3_600_000  # ms; a job that ends within no patience
 LONG = int((GRACE + 1) * 1000)  # ms; a job that cannot end within the grace
-LATE = 30.0  # seconds until a worker that does not end is a failure; the real figure is printed
 
 
-def stop(fleet: Fleet, tree: Tree, *signals: int) -> tuple[int, float]:
+def stop(fleet: Fleet, tree: Process, *signals: int) -> tuple[int, float]:
     """Send signals, each when the one before was taken; give the exit code and how long it took to end."""
     began = time.monotonic()
     for count, number in enumerate(signals):
-        tree.signal(number)
+        tree.send_signal(number)
         if count == 0 and len(signals) > 1:
-            until(lambda: fleet.logged("stopping:"), 10, "the first signal to be taken")
+            fleet.until(lambda: fleet.logged("stopping:"), "the first signal to be taken")
             elapse(10 * ECHO)  # two within it are one
-    code = tree.wait(LATE)
+    code = tree.ended()
     took = time.monotonic() - began
-    until(lambda: not tree.members(), 10, "every process of the tree to be gone")
+    tree.gone()
     return code, took
 
 
 def until_running(fleet: Fleet, count: int) -> None:
-    until(lambda: sum(map(len, fleet.running_on().values())) >= count, 30, f"{count} jobs to run")
+    fleet.until(lambda: sum(map(len, fleet.running_on().values())) >= count, f"{count} jobs to run")
 
 
 def test_term_lets_short_jobs_end_and_leaves_the_rest_as_it_is(
@@ -91,16 +93,16 @@ def test_term_gives_back_a_job_that_outlasts_the_grace_and_counts_the_interrupti
 def test_a_second_signal_or_quit_ends_at_once_and_returns_the_jobs(
     fleets: Callable[..., Fleet], figure: Callable[[str, object], None], signals: tuple[int, ...], code: int
 ) -> None:
-    fleet = fleets(shutdown_timeout="60s", lease="60s", renew="1s")
+    fleet = fleets(shutdown_timeout="1h", lease="60s", renew="1s")
     for name in ("work", "awork", "pwork"):
-        fleet.enqueue(name, 30_000)
+        fleet.enqueue(name, HOUR)
     tree = fleet.start_ready(processes=1, threads=4)
     until_running(fleet, 3)
     got, took = stop(fleet, tree, *signals)
     counts = fleet.app.stats()
     figure("F29", f"{signals}: exit {got} after {took:.2f} s, given back {counts['ready']}")
     assert got == code
-    assert counts["ready"] == 3, fleet.logs()
+    assert counts["ready"] == 3, fleet.last_words()
     assert [fleet.row(one).interruptions for one in fleet.acked] == [1, 1, 1]
     assert not fleet.app.workers()
 
@@ -126,9 +128,9 @@ def is_left(fleet: Fleet) -> bool:
 def test_quiet_claims_nothing_more_until_the_worker_is_stopped(fleets: Callable[..., Fleet]) -> None:
     fleet = fleets(shutdown_timeout="10s")
     tree = fleet.start_ready(processes=1, threads=2)
-    tree.signal(signal.SIGTSTP)
+    tree.send_signal(signal.SIGTSTP)
     (pid,) = fleet.worker_pids()
-    until(lambda: is_left(fleet), 20, "a job to be left alone")
+    fleet.until(lambda: is_left(fleet), "a job to be left alone")
     fleet.enqueue("pay", 1, times=5)
     elapse(0.7)  # longer than poll_max
     assert fleet.app.stats()["ready"] == 6
@@ -142,11 +144,11 @@ def test_interruptions_are_free_until_there_were_too_many(
     fleets: Callable[..., Fleet], figure: Callable[[str, object], None], name: str
 ) -> None:
     fleet = fleets(shutdown_timeout="0s", max_interruptions=1, lease="60s", renew="1s")
-    job = getattr(fleet.jobs, name).options(retry=1).enqueue(30_000).id
+    job = getattr(fleet.jobs, name).options(retry=1).enqueue(HOUR).id
     seen = []
     for turn in (1, 2, 3):
         tree = fleet.start_ready(processes=1, threads=2)
-        until(lambda turn=turn: len(fleet.runs()) == turn, 30, f"run {turn} to begin")  # type: ignore[misc]
+        fleet.until(lambda turn=turn: len(fleet.runs()) == turn, f"run {turn} to begin")  # type: ignore[misc]
         code, _ = stop(fleet, tree, signal.SIGTERM)
         assert code == 0
         row = fleet.row(job)

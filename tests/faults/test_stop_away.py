@@ -14,12 +14,13 @@ from pathlib import Path
 import apsw
 import pytest
 
-from faults.harness import Fleet, Tree, check, elapse, until
+from faults.harness import Fleet, check
+from kit.fleet import Process
+from kit.waiting import elapse
 from servers import RedisServer
 from windlass.worker.process.stopping import ECHO
 
-LATE = 30.0  # seconds until a worker that does not end is a failure: between the graces below
-SHORT, LONG = "2s", "10m"
+SHORT, LONG = "2s", "1h"  # a grace that passes, and one that is longer than any patience
 UNTOLD = "the store was not told"
 
 
@@ -39,11 +40,11 @@ def locked(fleet: Fleet) -> Iterator[None]:
         yield
 
 
-def work_on_one_process(fleet: Fleet, ms: int = 600_000) -> tuple[Tree, int]:
+def work_on_one_process(fleet: Fleet, ms: int = 3_600_000) -> tuple[Process, int]:
     """A tree whose worker process runs two jobs that take so long, and that process's id."""
     fleet.enqueue("work", ms, times=2)
     tree = fleet.start_ready(processes=1, threads=2)
-    until(lambda: sum(map(len, fleet.running_on().values())) == 2, 30, "both jobs to run")
+    fleet.until(lambda: sum(map(len, fleet.running_on().values())) == 2, "both jobs to run")
     (pid,) = fleet.worker_pids(tree)
     return tree, pid
 
@@ -51,28 +52,28 @@ def work_on_one_process(fleet: Fleet, ms: int = 600_000) -> tuple[Tree, int]:
 def kill_unseen(fleet: Fleet, pid: int) -> None:
     """Kill a worker process while the store is away, and wait until its supervisor has noticed."""
     os.kill(pid, signal.SIGKILL)
-    until(lambda: fleet.logged(f"worker process {pid} was killed"), 10, "the supervisor to see the death")
+    fleet.until(lambda: fleet.logged(f"worker process {pid} was killed"), "the supervisor to see the death")
 
 
-def end(tree: Tree, fleet: Fleet) -> int:
+def end(tree: Process, fleet: Fleet) -> int:
     """Wait for the end of the whole tree; give its exit code."""
-    code = tree.wait(LATE)
-    until(lambda: not tree.members(), 10, f"every process of the tree to be gone\n{fleet.logs()}")
+    code = tree.ended()
+    tree.gone()
     return code
 
 
 def test_term_ends_a_worker_whose_store_is_away_and_its_jobs_come_back_when_their_lease_is_over(
     server: RedisServer, tmp_path: Path
 ) -> None:
-    with Fleet(server.url, tmp_path, network_timeout="1s", shutdown_timeout=SHORT) as fleet:
+    with Fleet(server.url, tmp_path, network_timeout="1s", lease="2s", shutdown_timeout=SHORT) as fleet:
         tree, pid = work_on_one_process(fleet, 3_000)
         server.stop(signal.SIGKILL)
         kill_unseen(fleet, pid)
-        until(lambda: fleet.logged("cannot tell the store"), 10, "the supervisor to try")
-        tree.signal(signal.SIGTERM)
-        assert end(tree, fleet) == 0, fleet.logs()
-        assert fleet.logged(UNTOLD) == 1, fleet.logs()
-        assert fleet.logged("Traceback") == 0, fleet.logs()
+        fleet.until(lambda: fleet.logged("cannot tell the store"), "the supervisor to try")
+        tree.send_signal(signal.SIGTERM)
+        assert end(tree, fleet) == 0, fleet.last_words()
+        assert fleet.logged(UNTOLD) == 1, fleet.last_words()
+        assert fleet.logged("Traceback") == 0, fleet.last_words()
         server.start()
         fleet.start_ready(processes=1, threads=2)
         fleet.drain()
@@ -83,23 +84,23 @@ def test_term_ends_a_worker_whose_store_is_away_and_its_jobs_come_back_when_thei
 def test_term_ends_a_worker_whose_store_is_away_when_the_grace_of_its_running_jobs_is_over(
     server: RedisServer, tmp_path: Path
 ) -> None:
-    with Fleet(server.url, tmp_path, network_timeout="1s", lease="10m", shutdown_timeout=SHORT) as fleet:
+    with Fleet(server.url, tmp_path, network_timeout="1s", lease="1h", shutdown_timeout=SHORT) as fleet:
         tree, _ = work_on_one_process(fleet)
         server.stop(signal.SIGKILL)
-        tree.signal(signal.SIGTERM)
-        assert end(tree, fleet) == 0, fleet.logs()
-        assert fleet.logged(UNTOLD) == 1, fleet.logs()
+        tree.send_signal(signal.SIGTERM)
+        assert end(tree, fleet) == 0, fleet.last_words()
+        assert fleet.logged(UNTOLD) == 1, fleet.last_words()
 
 
 def test_term_ends_an_idle_worker_whose_store_is_away_long_before_the_grace_is_over(
     server: RedisServer, tmp_path: Path
 ) -> None:
-    with Fleet(server.url, tmp_path, network_timeout="1s", lease="10m", shutdown_timeout=LONG) as fleet:
+    with Fleet(server.url, tmp_path, network_timeout="1s", lease="1h", shutdown_timeout=LONG) as fleet:
         tree = fleet.start_ready(processes=2)
         server.stop(signal.SIGKILL)
-        tree.signal(signal.SIGTERM)
-        assert end(tree, fleet) == 0, fleet.logs()
-        assert fleet.logged(UNTOLD) == 0, fleet.logs()
+        tree.send_signal(signal.SIGTERM)
+        assert end(tree, fleet) == 0, fleet.last_words()
+        assert fleet.logged(UNTOLD) == 0, fleet.last_words()
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_term_ends_an_idle_worker_whose_store_is_away_long_before_the_grace_is_o
 def test_a_second_term_or_quit_ends_a_worker_whose_server_is_away_at_once(
     server: RedisServer, tmp_path: Path, signals: tuple[signal.Signals, ...], code: int, frozen: bool
 ) -> None:
-    with Fleet(server.url, tmp_path, network_timeout="10m" if frozen else "1s", shutdown_timeout=LONG) as fleet:
+    with Fleet(server.url, tmp_path, network_timeout="1h" if frozen else "1s", shutdown_timeout=LONG) as fleet:
         tree, pid = work_on_one_process(fleet)
         if frozen:
             server.send(signal.SIGSTOP)
@@ -120,17 +121,17 @@ def test_a_second_term_or_quit_ends_a_worker_whose_server_is_away_at_once(
             server.stop(signal.SIGKILL)
         kill_unseen(fleet, pid)
         send(fleet, tree, signals)
-        assert end(tree, fleet) == code, fleet.logs()
-        assert fleet.logged(UNTOLD) == 1, fleet.logs()
+        assert end(tree, fleet) == code, fleet.last_words()
+        assert fleet.logged(UNTOLD) == 1, fleet.last_words()
 
 
-def send(fleet: Fleet, tree: Tree, signals: tuple[signal.Signals, ...]) -> None:
+def send(fleet: Fleet, tree: Process, signals: tuple[signal.Signals, ...]) -> None:
     """Send signals, each when the one before was taken."""
     for count, number in enumerate(signals):
         if count:
-            until(lambda: fleet.logged("stopping:"), 10, "the first signal to be taken")
+            fleet.until(lambda: fleet.logged("stopping:"), "the first signal to be taken")
             elapse(10 * ECHO)  # two within it are one
-        tree.signal(number)
+        tree.send_signal(number)
 
 
 @pytest.mark.parametrize(
@@ -148,37 +149,37 @@ def test_a_worker_whose_file_is_locked_hears_signals_and_ends(
         with locked(fleet):
             kill_unseen(fleet, pid)
             send(fleet, tree, signals)
-            assert end(tree, fleet) == code, fleet.logs()
-        assert fleet.logged(UNTOLD) == 1, fleet.logs()
-        assert fleet.logged("Traceback") == 0, fleet.logs()
+            assert end(tree, fleet) == code, fleet.last_words()
+        assert fleet.logged(UNTOLD) == 1, fleet.last_words()
+        assert fleet.logged("Traceback") == 0, fleet.last_words()
 
 
 @pytest.mark.parametrize("stopping", [False, True], ids=["works", "stops"])
 def test_a_report_that_the_store_could_not_take_is_made_when_it_is_back_within_the_grace(
     server: RedisServer, tmp_path: Path, stopping: bool
 ) -> None:
-    with Fleet(server.url, tmp_path, network_timeout="1s", lease="10m", shutdown_timeout=LONG) as fleet:
+    with Fleet(server.url, tmp_path, network_timeout="1s", lease="1h", shutdown_timeout=LONG) as fleet:
         tree, pid = work_on_one_process(fleet)
         server.stop(signal.SIGKILL)
         kill_unseen(fleet, pid)
         if stopping:
-            tree.signal(signal.SIGTERM)
-        until(lambda: fleet.logged("cannot tell the store") >= 5, 20, "the supervisor to try for some seconds")
+            tree.send_signal(signal.SIGTERM)
+        fleet.until(lambda: fleet.logged("cannot tell the store") >= 5, "the supervisor to try for some seconds")
         server.start()
-        until(lambda: fleet.row(fleet.acked[0]).crashes == 1, 20, f"the crash to be charged\n{fleet.logs()}")
+        fleet.until(lambda: fleet.row(fleet.acked[0]).crashes == 1, "the crash to be charged")
         if stopping:
-            assert end(tree, fleet) == 0, fleet.logs()
-        assert fleet.logged(UNTOLD) == 0, fleet.logs()
+            assert end(tree, fleet) == 0, fleet.last_words()
+        assert fleet.logged(UNTOLD) == 0, fleet.last_words()
 
 
 def test_term_ends_a_worker_that_waits_for_its_server_at_start(server: RedisServer, tmp_path: Path) -> None:
     server.stop(signal.SIGKILL)
     with Fleet(server.url, tmp_path, network_timeout="1s", shutdown_timeout=LONG) as fleet:
         tree = fleet.start(processes=2)
-        until(lambda: fleet.logged("the store is away, next try") >= 2, 20, "both processes to find the server away")
-        tree.signal(signal.SIGTERM)
-        assert end(tree, fleet) == 0, fleet.logs()
-        assert fleet.logged("ended with exit code") == 0, fleet.logs()
+        fleet.until(lambda: fleet.logged("the store is away, next try") >= 2, "both processes to find the server away")
+        tree.send_signal(signal.SIGTERM)
+        assert end(tree, fleet) == 0, fleet.last_words()
+        assert fleet.logged("ended with exit code") == 0, fleet.last_words()
 
 
 def test_term_ends_a_worker_that_waits_for_its_file_at_start(tmp_path: Path) -> None:
@@ -186,6 +187,6 @@ def test_term_ends_a_worker_that_waits_for_its_file_at_start(tmp_path: Path) -> 
         fleet.app.stats()  # the file is there
         with locked(fleet):
             tree = fleet.start(processes=1)
-            until(lambda: len(tree.members()) == 3, 20, "supervisor, zygote and worker process")
-            tree.signal(signal.SIGTERM)
-            assert end(tree, fleet) == 0, fleet.logs()
+            fleet.until(lambda: len(tree.members()) == 3, "supervisor, zygote and worker process")
+            tree.send_signal(signal.SIGTERM)
+            assert end(tree, fleet) == 0, fleet.last_words()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from kit.waiting import until
 from windlass import ConfigError, LockBusy, LockLost, Windlass
 from windlass.core.clock import ManualClock
 from windlass.errors import EngineUnavailable, GuardUnavailable
@@ -56,7 +57,7 @@ def test_waiters_are_woken_in_order_by_the_release(app: Windlass) -> None:
             thread = threading.Thread(target=enter, args=(app, order, n))
             thread.start()
             threads.append(thread)
-            wait_for(lambda n=n: app.locks()[0].waiting == n + 1)  # type: ignore[misc]
+            until(lambda n=n: app.locks()[0].waiting == n + 1)  # type: ignore[misc]
     for thread in threads:
         thread.join(30)
     assert order == [0, 1, 2, 3]
@@ -67,13 +68,6 @@ def enter(app: Windlass, order: list[int], n: int) -> None:
         order.append(n)
 
 
-def wait_for(condition: object, timeout: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def test_who_gives_up_waiting_leaves_the_line(app: Windlass) -> None:
     with app.lock("k"):
         with pytest.raises(LockBusy, match="not free within 50 ms"), app.lock("k", wait=0.05):
@@ -82,9 +76,14 @@ def test_who_gives_up_waiting_leaves_the_line(app: Windlass) -> None:
 
 
 def test_a_lock_is_renewed_while_its_block_runs(app: Windlass) -> None:
-    with app.lock("k", lease=0.3) as lock:
-        over = time.monotonic() + 0.7
-        wait_for(lambda: time.monotonic() > over)
+    lefts: list[float] = []
+
+    def is_renewed_twice() -> bool:
+        lefts.append(app.locks()[0].lease_left)
+        return sum(later > left for left, later in pairwise(lefts)) == 2
+
+    with app.lock("k", lease=1.5) as lock:
+        until(is_renewed_twice)
         lock.check()
         with pytest.raises(LockBusy), app.lock("k"):
             raise AssertionError
@@ -119,16 +118,16 @@ def test_waiters_of_a_machine_without_room_for_threads_find_out_by_looking(
     with app.lock("k"):
         thread = threading.Thread(target=enter, args=(app, order, 1))
         thread.start()
-        wait_for(lambda: app.locks()[0].waiting == 1)
+        until(lambda: app.locks()[0].waiting == 1)
     thread.join(30)
     assert order == [1]
 
 
 def test_a_lock_that_was_taken_away_is_lost_at_the_next_check_and_leaving_it_is_no_error(app: Windlass) -> None:
-    with app.lock("k", lease=0.3) as lock:
+    with app.lock("k", lease=1.5) as lock:
         assert app.release_lock("k")
         with app.lock("k"):
-            wait_for(lambda: is_lost(lock))
+            until(lambda: is_lost(lock))
             with pytest.raises(LockLost, match="'k'"):
                 lock.check()
     assert not app.release_lock("k")
@@ -192,7 +191,7 @@ def test_an_async_waiter_that_is_cancelled_leaves_nothing_behind(app: Windlass) 
             raise AssertionError
 
     asyncio.run(main())
-    wait_for(lambda: app.locks() == [])
+    until(lambda: app.locks() == [])
 
 
 @pytest.mark.parametrize(("options", "says"), [({"lease": 0}, "longer than zero"), ({"wait": "x"}, "not a duration")])

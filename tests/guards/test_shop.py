@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+from kit.waiting import PATIENCE
 from windlass import Windlass
 from windlass.worker.layout import PoolPlan
 from windlass.worker.worker import Worker, WorkerOptions
@@ -67,7 +68,7 @@ def test_jobs_wait_while_the_service_is_down_and_flow_when_it_is_back(example: M
     example.service.down = True
     handles = [example.rate_of.enqueue(country) for country in ["FR", "DE"] * 20]
     with working(example.app):
-        assert down.wait(30)
+        assert down.wait(PATIENCE)
         example.service.down = False
         example.tax.close()
         assert {handle.result("60s") for handle in handles} == {0.2, 0.19}

@@ -9,6 +9,7 @@ from queue import Queue
 import pytest
 from msgspec import structs
 
+from kit.waiting import PATIENCE
 from windlass import Constant, Discard, JobInfo, Retry, State, Windlass
 from windlass.core.clock import ManualClock
 from windlass.core.model import NewJob
@@ -18,8 +19,6 @@ from windlass.events import JobDead
 from windlass.jobs.hooks import Hooks, Moment
 from windlass.testing.conformance.harness import place
 from windlass.worker.worker import Worker, WorkerOptions
-
-DEADLINE = 30.0
 
 
 @pytest.fixture
@@ -142,12 +141,12 @@ def test_a_slow_hook_does_not_hold_up_jobs(app: Windlass) -> None:
     def after() -> None:
         jobs_done.set()
 
-    app.on_dead(lambda info: let_go.wait(DEADLINE))
+    app.on_dead(lambda info: let_go.wait(PATIENCE))
     charge.enqueue()
     worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares, hooks=app.hooks)
     worker.start()
     after.enqueue()
-    assert jobs_done.wait(DEADLINE)
+    assert jobs_done.wait(PATIENCE)
     let_go.set()
     worker.stop()
     assert worker.shut_down()
@@ -171,7 +170,7 @@ def test_a_job_that_the_engine_buried_calls_its_hooks() -> None:
         clock.advance(2_000)
         worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares, hooks=app.hooks)
         worker.start()
-        info = seen.get(timeout=DEADLINE)
+        info = seen.get(timeout=PATIENCE)
         worker.stop()
         worker.shut_down()
     assert (info.id, info.state, info.reason) == (handle.id, State.DEAD, "interrupted")

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import apsw
 import pytest
 
+from kit.waiting import PATIENCE, until_async
 from servers import RedisServer
 from windlass import Call, EngineUnavailable, Job, Windlass
 from windlass.core.clock import SystemClock
@@ -25,7 +25,6 @@ from windlass.jobs.context import JobContext
 from windlass.settings import Settings
 
 URLS = ["memory://", "sqlite:///{}/jobs.db"]
-DEADLINE = 30.0
 
 
 def charge(n: int) -> int:
@@ -46,7 +45,7 @@ def job(app: Windlass) -> Job[[int], int]:
 
 
 def run(main: Callable[[], Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(main(), DEADLINE))
+    return asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
 
 def notes(app: Windlass) -> list[int]:
@@ -60,13 +59,6 @@ def stored(app: Windlass) -> list[tuple[object, ...]]:
 
 def around(call: Call[object]) -> Iterator[None]:
     yield
-
-
-async def until(look: Callable[[], object]) -> None:
-    ends = time.monotonic() + DEADLINE
-    while not look():
-        assert time.monotonic() < ends
-        await asyncio.sleep(0.001)
 
 
 def waiters() -> int:
@@ -216,9 +208,9 @@ def test_a_transaction_that_waits_for_another_of_its_loop_leaves_the_loop_free(a
                 assert (await tx.aexecute("SELECT n FROM notes")).fetchall() == [(1,)]
 
         one = asyncio.create_task(first())
-        await until(lambda: waiters() == 1)
+        await until_async(lambda: waiters() == 1)
         two = asyncio.create_task(second())
-        await until(lambda: waiters() == 2)
+        await until_async(lambda: waiters() == 2)
         go_on.set()  # the loop runs, or nobody would get here
         await asyncio.gather(one, two)
 
@@ -351,7 +343,7 @@ def test_a_transaction_that_never_gets_the_writer_says_so(
 
         thread = threading.Thread(target=other)
         thread.start()
-        thread.join(DEADLINE)
+        thread.join(PATIENCE)
         raise ExceptionGroup("from the thread", thread_errors)
     assert caught.group_contains(EngineUnavailable, match="has held its writer")
 
@@ -414,13 +406,13 @@ def test_a_cancel_while_it_waits_for_the_writer_goes_out_at_once_and_takes_nothi
         await started.wait()
         async with app.atransaction() as tx:
             inside.set()
-            await until(lambda: waiters() == 2)
+            await until_async(lambda: waiters() == 2)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             await tx.aexecute("INSERT INTO notes VALUES (1)")
         await job.aenqueue(1)
-        await until(lambda: waiters() == 0)
+        await until_async(lambda: waiters() == 0)
 
     run(main)
     assert (notes(app), stored(app)) == ([1], [(1,)])
@@ -433,7 +425,7 @@ def test_a_cancel_during_the_commit_comes_out_when_that_is_over(app: Windlass) -
         async def pay() -> None:
             async with app.atransaction() as tx:
                 await tx.aexecute("INSERT INTO notes VALUES (1)")
-                slow.append(asyncio.ensure_future(tx.arun(lambda: gate.wait(DEADLINE))))
+                slow.append(asyncio.ensure_future(tx.arun(lambda: gate.wait(PATIENCE))))
                 await asyncio.sleep(0)
                 ending.set()
 
@@ -480,7 +472,7 @@ def test_a_block_that_nobody_ends_lets_go_when_its_coroutine_is_gone(app: Windla
         await inside
         task._log_destroy_pending = False  # type: ignore[attr-defined]
 
-    loop.run_until_complete(asyncio.wait_for(drive(), DEADLINE))
+    loop.run_until_complete(asyncio.wait_for(drive(), PATIENCE))
     loop.close()
     with contextlib.suppress(RuntimeError):  # it may not wait any more
         coroutine.close()
@@ -493,7 +485,7 @@ def test_nothing_is_left_in_the_context_of_the_task(app: Windlass) -> None:
         async with app.atransaction():
             assert len(HOLDERS.get()) == 1
         assert HOLDERS.get() == ()
-        await until(lambda: waiters() == 0)  # the thread ends just after it has said how it went
+        await until_async(lambda: waiters() == 0)  # the thread ends just after it has said how it went
 
     run(main)
 
@@ -592,7 +584,7 @@ def test_a_coroutine_that_lost_its_job_rolls_back(app: Windlass, job: Job[[int],
 
 
 def test_an_async_transaction_that_holds_the_only_writer_too_long_is_rolled_back(tmp_path: Path) -> None:
-    with Windlass(f"sqlite:///{tmp_path}/jobs.db", renew="20ms", lease="200ms") as app:
+    with Windlass(f"sqlite:///{tmp_path}/jobs.db", renew="20ms", lease="30s") as app:
         ctx, _ = claimed(app, app.job(name="charge")(charge))
         with app.transaction() as tx:
             tx.execute("CREATE TABLE notes (n INTEGER)")
@@ -601,8 +593,7 @@ def test_an_async_transaction_that_holds_the_only_writer_too_long_is_rolled_back
             with pytest.raises(TransactionTooLong):
                 async with ctx.transaction() as tx:
                     await tx.aexecute("INSERT INTO notes VALUES (1)")
-                    begun = time.monotonic()
-                    await until(lambda: time.monotonic() - begun > 0.05)
+                    await asyncio.sleep(0.05)  # longer than half of renew
 
         run(main)
         assert notes(app) == []

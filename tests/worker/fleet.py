@@ -7,23 +7,15 @@ lines of several processes never mix. Times are of the monotonic clock, which al
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
+from kit import fleet as kit
 from windlass import Windlass
+from windlass.core.ids import new_id
+from windlass.core.model import NewJob
 from windlass.testing.conformance.harness import place
 
-T = TypeVar("T")
-
-DEADLINE = 60.0
 JOBS = """
 import os, time
 from windlass import JobContext, Windlass
@@ -76,18 +68,19 @@ class Line:
     size: int  # bytes
 
 
-class Fleet:
+class Fleet(kit.Fleet):
     """A store, a ledger, and the workers that a test starts."""
 
     def __init__(self, folder: Path, url: str | None = None) -> None:
-        self.folder = folder
-        self.url = url or f"sqlite:///{folder}/jobs.db"
+        super().__init__(folder, url or f"sqlite:///{folder}/jobs.db", "fleet_jobs:app")
         self.ledger = folder / "ledger"
-        self.log = folder / "worker.log"
-        self.workers: list[subprocess.Popen[bytes]] = []
-        (folder / ".git").mkdir()
+        (folder / ".git").mkdir()  # no settings file above this folder counts
         self.write_jobs()
         self.app = Windlass(self.url)
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self.app.close()
 
     def write_jobs(self, version: int = 1, **settings: object) -> None:
         text = ", ".join(f"{key}={value!r}" for key, value in ({"renew": "200ms", "reap": "500ms"} | settings).items())
@@ -96,43 +89,24 @@ class Fleet:
 
     def enqueue(self, name: str, queue: str, count: int, args: str = "[[], {}]") -> list[str]:
         """Store jobs by name, as another program would."""
-        from windlass.core.ids import new_id
-        from windlass.core.model import NewJob
-
         ids = [new_id() for _ in range(count)]
         payload = json.dumps([1, *json.loads(args)])
         for at in range(0, count, 1_000):
             place(self.app.engine, [NewJob(each, name, queue, payload) for each in ids[at : at + 1_000]])
         return ids
 
-    def start(self, *options: str, wrapper: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as log:
-            worker = subprocess.Popen(
-                [*wrapper, sys.executable, "-m", "windlass", "-A", "fleet_jobs:app", "worker", *options],
-                cwd=self.folder,
-                env={**{k: v for k, v in os.environ.items() if not k.startswith("WINDLASS_")}, **environment},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        self.workers.append(worker)
-        return worker
-
     def run(self, *options: str, code: int = 0) -> str:
-        """Run a worker to its end and give its log."""
+        """Run a worker to its end; give what was said. It may take long, as long as its jobs go on."""
         worker = self.start(*options)
-        assert worker.wait(DEADLINE * 5) == code, self.log.read_text()
-        return self.log.read_text()
+        while worker.runs:
+            had = self.size()
+            self.until(lambda had=had: not worker.runs or self.size() > had, "the end of the worker or of a job")  # type: ignore[misc]
+        assert worker.ended() == code, self.said()
+        return self.said()
 
-    def command(self, *words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "windlass", *words, "--url", self.url],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def size(self) -> int:
+        """How much the ledger has."""
+        return self.ledger.stat().st_size if self.ledger.exists() else 0
 
     def lines(self, what: str = "") -> list[Line]:
         if not self.ledger.exists():
@@ -142,32 +116,6 @@ class Fleet:
         found = [Line(w, i, q, int(p), int(f), int(t), int(s)) for w, i, q, p, f, t, s in rows]
         return [line for line in found if not what or line.what == what]
 
-    def until(self, look: Callable[[], T], seconds: float = DEADLINE) -> T:
-        """Look again and again until what is seen is true; then give it."""
-        deadline = time.monotonic() + seconds
-        while True:
-            seen = look()
-            if seen:
-                return seen
-            assert time.monotonic() < deadline, self.log.read_text()[-5_000:]
-            time.sleep(0.01)
-
     def alive(self, count: int) -> None:
         """Wait until so many worker processes claim."""
         self.until(lambda: sum(worker.alive for worker in self.app.workers()) == count)
-
-    def close(self) -> None:
-        for worker in self.workers:
-            if worker.poll() is None:
-                worker.send_signal(signal.SIGQUIT)
-            worker.wait(DEADLINE)
-        self.app.close()
-
-
-@contextmanager
-def fleet_in(folder: Path, url: str | None = None) -> Iterator[Fleet]:
-    made = Fleet(folder, url)
-    try:
-        yield made
-    finally:
-        made.close()

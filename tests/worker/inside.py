@@ -1,15 +1,13 @@
-"""A real worker in the process of the test, and waits for what it does."""
+"""A real worker in the process of the test."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
+from kit.waiting import until
 from windlass import JobHandle, JobInfo, Windlass
 from windlass.worker.worker import Worker
-
-DEADLINE = 30.0
 
 
 @contextmanager
@@ -24,14 +22,6 @@ def worker_of(app: Windlass) -> Iterator[Worker]:
         clean = worker.shut_down()
         worker.finish_hooks()
     assert clean
-
-
-def until(look: Callable[[], bool], what: str = "it") -> None:
-    """Look again and again until it is true."""
-    deadline = time.monotonic() + DEADLINE
-    while not look():
-        assert time.monotonic() < deadline, f"{what} has not happened"
-        time.sleep(0.005)
 
 
 def end_of(handle: JobHandle[object]) -> JobInfo:

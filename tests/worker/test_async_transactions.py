@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fleet import DEADLINE, fleet_in
+from fleet import Fleet
 
 from windlass import State
 
@@ -40,15 +40,15 @@ async def slow(ctx: JobContext, n: int) -> None:
 
 
 def test_coroutine_jobs_commit_with_their_completion_and_those_cut_off_leave_nothing(tmp_path: Path) -> None:
-    with fleet_in(tmp_path) as fleet:
+    with Fleet(tmp_path) as fleet:
         (tmp_path / "fleet_jobs.py").write_text(MODULE.format(url=fleet.url))
         with fleet.app.transaction() as tx:
             tx.execute("CREATE TABLE paid (n INTEGER, id TEXT)")
         good = fleet.enqueue("loop", "default", 20, "[[1], {}]") + fleet.enqueue("child", "default", 3, "[[1], {}]")
         bad = fleet.enqueue("slow", "default", 3, "[[2], {}]")
-        assert fleet.start("--burst").wait(DEADLINE) == 0, fleet.log.read_text()
+        assert fleet.start("--burst").ended() == 0, fleet.said()
         ended = {id: info for id in good + bad if (info := fleet.app.get(id))}
         assert {(ended[id].state, ended[id].result) for id in good} == {(State.DONE, 1)}
-        assert {ended[id].errors[-1].type.rpartition(".")[2] for id in bad} == {"JobTimeout"}, fleet.log.read_text()
+        assert {ended[id].errors[-1].type.rpartition(".")[2] for id in bad} == {"JobTimeout"}, fleet.said()
         with fleet.app.transaction() as tx:
             assert sorted(tx.execute("SELECT n, id FROM paid").fetchall()) == sorted((1, id) for id in good)

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from inside import until, worker_of
+from inside import worker_of
 
+from kit.waiting import until
 from windlass import Windlass
 from windlass.core.work import Heartbeat, Kind, LeaseRef, Outcome
 from windlass.events import LeaseExpired

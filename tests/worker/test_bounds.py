@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fleet import Fleet, Line, fleet_in
+from fleet import Fleet, Line
 
 from windlass import State
 
 
 @pytest.fixture
 def fleet(tmp_path: Path, store: dict[str, str]) -> Iterator[Fleet]:
-    with fleet_in(tmp_path, store.get("WINDLASS_URL")) as made:
+    with Fleet(tmp_path, store.get("WINDLASS_URL")) as made:
         yield made
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fleet import Fleet, fleet_in
+from fleet import Fleet
 
 from windlass import Constant, Retry, Windlass
 from windlass.core.clock import ManualClock
@@ -115,7 +115,7 @@ def note(event: JobRetrying) -> None:
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    with fleet_in(tmp_path) as made:
+    with Fleet(tmp_path) as made:
         (tmp_path / "fleet_jobs.py").write_text(MODULE.format(url=made.url))
         yield made
 

@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
+from kit.waiting import PATIENCE
 from windlass import State, Windlass
 from windlass.worker.layout import PoolPlan
 from windlass.worker.worker import Worker, WorkerOptions
-
-DEADLINE = 30.0
 
 
 def burst(app: Windlass, **options: object) -> None:
@@ -20,10 +19,10 @@ def burst(app: Windlass, **options: object) -> None:
     worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares, made)
     thread = threading.Thread(target=worker.run)
     thread.start()
-    thread.join(DEADLINE)
+    thread.join(PATIENCE)
     waits = thread.is_alive()
     worker.abort()
-    thread.join(DEADLINE)
+    thread.join(PATIENCE)
     assert not waits, "the burst waits for something that it cannot run"
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from inside import end_of, until, worker_of
+from inside import end_of, worker_of
 
+from kit.waiting import until
 from windlass import CircuitOpen, Once, Rate, State, Unique, Windlass, on
 from windlass.core import caps
 from windlass.core.clock import FIRST, LAST, from_ms, to_ms

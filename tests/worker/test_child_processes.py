@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fleet import DEADLINE, Fleet, fleet_in
+from fleet import Fleet
 
+from kit.waiting import PATIENCE
 from windlass import State, Windlass
 from windlass.core.work import Kind, Outcome, Want, WorkerInfo
 from windlass.worker.attempt.deadlines import Deadlines
@@ -19,24 +20,18 @@ from windlass.worker.wire import Line
 from windlass.worker.worker import Worker
 
 MODULE = """
-import os, time
+import os
 from windlass import JobContext, Windlass
 from windlass.events import JobDead
+from kit.waiting import until
 
 app = Windlass({url!r}, renew="200ms", lease=5, reap="500ms", max_crashes=1)
-
-
-def wait_for(look):
-    deadline = time.monotonic() + 60
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @app.job(name="patient", executor="process")
 def patient(ctx: JobContext) -> str:
     ctx.progress(1)
-    wait_for(lambda: ctx.stopping)
+    until(lambda: ctx.stopping)
     return "stopped"
 
 
@@ -45,7 +40,7 @@ def posted(ctx: JobContext) -> None:
     with ctx.transaction() as tx:
         ctx.progress(1, 2)
         tx.result = "stored"
-    wait_for(lambda: os.path.exists("gate"))
+    until(lambda: os.path.exists("gate"))
     open("end", "w").close()
 
 
@@ -72,7 +67,7 @@ def report(event: JobDead) -> None:
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Fleet]:
-    with fleet_in(tmp_path) as made:
+    with Fleet(tmp_path) as made:
         (tmp_path / "fleet_jobs.py").write_text(MODULE.format(url=made.url))
         yield made
 
@@ -82,7 +77,7 @@ def test_a_job_in_a_process_sees_that_its_worker_stops(processes: Fleet) -> None
     worker = processes.start()
     processes.until(lambda: (info := processes.app.get(job)) and info.progress)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(DEADLINE) == 0
+    assert worker.ended() == 0
     info = processes.app.get(job)
     assert info is not None
     assert (info.state, info.result) == (State.DONE, "stopped")
@@ -105,14 +100,14 @@ def test_a_job_in_a_process_goes_on_after_its_transaction(processes: Fleet) -> N
 def test_a_job_that_kills_its_process_too_often_is_reported_dead(processes: Fleet) -> None:
     processes.enqueue("deadly", "default", 1)
     worker = processes.start("--burst")
-    assert worker.wait(DEADLINE) == 0
+    assert worker.ended() == 0
     assert (processes.folder / "deaths").read_text() == "deadly 1 poison\n"
 
 
 def test_a_child_process_that_has_grown_to_max_memory_is_replaced(processes: Fleet) -> None:
     jobs = processes.enqueue("leaky", "default", 5)
     worker = processes.start("--burst", "-c", "1", "--max-memory", "200MiB")
-    assert worker.wait(DEADLINE) == 0
+    assert worker.ended() == 0
     results = [info.result for job in jobs if (info := processes.app.get(job))]
     assert results == [1, 2, 1, 2, 1]
 
@@ -153,11 +148,11 @@ def test_a_kill_that_comes_too_late_hits_no_other_job() -> None:
             thread = threading.Thread(target=children.run, args=(run, deadlines))
             fork.asked.clear()
             thread.start()
-            assert fork.asked.wait(DEADLINE)
+            assert fork.asked.wait(PATIENCE)
             assert len(fork.ends) == number + 1  # not the one that is being killed
             fork.ends[number].receive()
             children.kill(run)
-            thread.join(DEADLINE)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
         deadlines.close()
         for end in fork.ends:

@@ -12,7 +12,8 @@ import pytest
 from msgspec import structs
 from redis import Redis
 
-from servers import RedisServer, until
+from kit.waiting import until
+from servers import RedisServer
 from windlass import Constant, Retry, State, Windlass
 from windlass.core.model import Slot
 from windlass.core.rows import Action

@@ -9,14 +9,12 @@ from contextlib import contextmanager
 import pytest
 
 from dead_shop import Shop, worker_of
-from servers import until
+from kit.waiting import PATIENCE, until
 from windlass.core.work import LeaseRef
 from windlass.worker.process.life import ControlLine, listen
 from windlass.worker.process.messages import Command, Ended, Judge, encode
 from windlass.worker.wire import Line
 from windlass.worker.worker import Worker
-
-PATIENCE = 5.0
 
 
 @contextmanager

@@ -10,12 +10,12 @@ from queue import Queue
 
 import pytest
 
+from kit.waiting import PATIENCE
 from windlass import Windlass
 from windlass.worker.attempt.deadlines import SLACK, Deadlines
 from windlass.worker.attempt.run import JobRun
 from windlass.worker.worker import Worker, WorkerOptions
 
-DEADLINE = 30.0
 MANY = 500
 
 
@@ -30,7 +30,7 @@ def test_calls_come_in_the_order_of_their_times(deadlines: Deadlines) -> None:
     came: Queue[str] = Queue()
     deadlines.add(0.1, lambda: came.put("later"))
     deadlines.add(0.0, lambda: came.put("now"))
-    assert [came.get(timeout=DEADLINE), came.get(timeout=DEADLINE)] == ["now", "later"]
+    assert [came.get(timeout=PATIENCE), came.get(timeout=PATIENCE)] == ["now", "later"]
 
 
 def test_a_dropped_deadline_is_not_called(deadlines: Deadlines) -> None:
@@ -38,7 +38,7 @@ def test_a_dropped_deadline_is_not_called(deadlines: Deadlines) -> None:
     dropped = deadlines.add(0.05, lambda: came.put("dropped"))
     deadlines.add(0.1, lambda: came.put("kept"))
     deadlines.drop(dropped)
-    assert came.get(timeout=DEADLINE) == "kept"
+    assert came.get(timeout=PATIENCE) == "kept"
     deadlines.drop(dropped)  # again, and one that was never given
     deadlines.drop(10_000)
 
@@ -49,7 +49,7 @@ def test_dropped_deadlines_far_off_take_no_room(deadlines: Deadlines) -> None:
     for _ in range(MANY):
         deadlines.drop(deadlines.add(3_600, lambda: None))
     assert len(deadlines) <= SLACK + len(near)
-    assert came.get(timeout=DEADLINE) == "near"
+    assert came.get(timeout=PATIENCE) == "near"
 
 
 @pytest.mark.parametrize("kind", ["thread", "loop"])

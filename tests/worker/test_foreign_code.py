@@ -16,10 +16,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from fleet import Fleet, fleet_in
-from inside import DEADLINE, end_of, until, worker_of
+from fleet import Fleet
+from inside import end_of, worker_of
 from msgspec import Struct
 
+from kit.waiting import PATIENCE, until
 from windlass import Constant, JobContext, JobInfo, Retry, State, Windlass, events, on
 from windlass.core.foreign import is_ctrl_c, name_of, said
 from windlass.errors import PayloadError
@@ -620,7 +621,7 @@ ENDS = {
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Fleet]:
-    with fleet_in(tmp_path) as made:
+    with Fleet(tmp_path) as made:
         (tmp_path / "fleet_jobs.py").write_text(CHILDREN.format(url=made.url))
         yield made
 
@@ -724,7 +725,7 @@ def test_only_the_main_thread_of_a_program_that_listens_is_interrupted(monkeypat
     seen: list[bool] = [is_ctrl_c(KeyboardInterrupt()), is_ctrl_c(SystemExit())]
     thread = threading.Thread(target=lambda: seen.append(is_ctrl_c(KeyboardInterrupt())))
     thread.start()
-    thread.join(DEADLINE)
+    thread.join(PATIENCE)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         seen.append(is_ctrl_c(KeyboardInterrupt()))

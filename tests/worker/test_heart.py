@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from servers import until
+from kit.waiting import until
 from windlass import Windlass
 from windlass.core.clock import ManualClock
 from windlass.core.work import Heartbeat, LeaseRef

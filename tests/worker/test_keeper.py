@@ -8,14 +8,13 @@ import json
 import os
 import stat
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from dead_shop import Shop
-from servers import until
+from kit.waiting import PATIENCE, until
 from windlass.core.model import State
 from windlass.core.rows import Action, JobFilter, Moved
 from windlass.core.work import LeaseRef, Rules, Upkeep
@@ -23,15 +22,6 @@ from windlass.dead.lines import from_line
 from windlass.errors import EngineUnavailable
 from windlass.events import DeadRecovered, DeadTrimmed
 from windlass.worker.archive import Archive, append
-
-DEADLINE = 30.0
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)
 
 
 def deaths(shop: Shop) -> list[LeaseRef]:
@@ -49,7 +39,7 @@ def test_fail_recover_fail_ends_dead_after_exactly_the_cap() -> None:
     shop.app.on(DeadRecovered)(lambda event: recovered.extend(event.ids))
     job_id, other = shop.enqueue("late", "lost")
     with shop.working():
-        wait_for(lambda: len(shop.runs) == 5 and shop.states([job_id]) == ["dead"])
+        until(lambda: len(shop.runs) == 5 and shop.states([job_id]) == ["dead"])
     shop.burst()  # a burst begins with an upkeep
     assert recovered == [job_id] * 3
     assert shop.runs.count(0) == 4  # the first run and three recoveries
@@ -65,9 +55,9 @@ def test_settings_have_rules_too_and_a_person_begins_anew() -> None:
     shop = Shop(recover=[{"on": ["TimeoutError"], "after": 0, "attempts": 1}])
     (job_id,) = shop.enqueue("late")
     with shop.working():
-        wait_for(lambda: len(shop.runs) == 2 and shop.states([job_id]) == ["dead"])
+        until(lambda: len(shop.runs) == 2 and shop.states([job_id]) == ["dead"])
         shop.app.dead.retry(job_id)
-        wait_for(lambda: len(shop.runs) == 4 and shop.states([job_id]) == ["dead"])
+        until(lambda: len(shop.runs) == 4 and shop.states([job_id]) == ["dead"])
     row = shop.app.engine.job(job_id)
     assert row is not None
     assert row.recoveries == 1
@@ -82,7 +72,7 @@ def test_a_working_world_lets_a_recovered_job_succeed() -> None:
     shop.app.dead.recover(on="TimeoutError", after=0)  # not before: the first worker has upkeep of its own
     with shop.working():
         until(lambda: shop.states([handle.id]) == ["done"], "the rule does not let it live again")
-        assert handle.result(timeout=DEADLINE) == 1
+        assert handle.result(timeout=PATIENCE) == 1
     shop.app.close()
 
 
@@ -96,7 +86,7 @@ def test_upkeep_goes_on_at_once_while_there_is_more_to_do(monkeypatch: pytest.Mo
     told: list[str] = []
     shop.app.on(DeadTrimmed)(lambda event: told.extend(event.ids))
     with shop.working():
-        wait_for(lambda: len(told) == 22)
+        until(lambda: len(told) == 22)
     assert sorted(told) == sorted(ids)
     shop.app.close()
 
@@ -115,7 +105,7 @@ def test_upkeep_that_the_store_could_not_do_is_done_later(
 
     monkeypatch.setattr(shop.app.engine, "maintain", away)
     with shop.working():
-        wait_for(lambda: shop.app.dead.count() == 0)
+        until(lambda: shop.app.dead.count() == 0)
     assert caplog.text.count("upkeep has to wait: the store is away") == 2
     shop.app.close()
 
@@ -129,7 +119,7 @@ def test_trimming_is_logged_counted_and_told(caplog: pytest.LogCaptureFixture) -
     shop.app.on(DeadTrimmed)(lambda event: told.extend(event.ids))
     ids = shop.die(*["late"] * 5)
     with shop.working():
-        wait_for(lambda: len(told) == 3)
+        until(lambda: len(told) == 3)
     assert set(told) < set(ids)
     assert (shop.app.stats()["total_trimmed"], shop.app.dead.count()) == (3, 2)
     assert "removed 3 dead jobs past dead_keep or dead_max" in caplog.text
@@ -143,7 +133,7 @@ def test_what_is_trimmed_is_in_the_archive_first_and_can_be_loaded(tmp_path: Pat
     shop.app.on(DeadTrimmed)(lambda event: told.extend(event.ids))
     shop.die("late", "late", "lost")
     with shop.working():
-        wait_for(lambda: len(told) == 2)
+        until(lambda: len(told) == 2)
     assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == sorted(told, reverse=True)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert shop.app.stats()["total_trimmed"] == 2
@@ -156,7 +146,7 @@ def test_what_cannot_be_archived_stays(tmp_path: Path, caplog: pytest.LogCapture
     shop = Shop(dead_max=0, dead_archive=str(tmp_path / "no" / "dead.jsonl"))
     shop.die("late")
     with shop.working():
-        wait_for(lambda: "dead_archive" in caplog.text)
+        until(lambda: "dead_archive" in caplog.text)
     assert shop.app.dead.count() == 1
     assert "cannot be written" in caplog.text
     shop.app.close()
@@ -264,7 +254,7 @@ def test_another_program_that_keeps_the_archive_does_not_stop_upkeep(
     with file.open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with shop.working():
-            wait_for(lambda: caplog.text.count("another process has had it locked") > 1)
+            until(lambda: caplog.text.count("another process has had it locked") > 1)
     assert shop.app.dead.count() == 1
     shop.app.close()
 
@@ -278,13 +268,13 @@ def test_code_of_the_application_that_does_not_end_in_upkeep_keeps_no_worker_fro
 
     def hang(_: DeadTrimmed) -> None:
         begun.set()
-        gate.wait(DEADLINE)
+        gate.wait(PATIENCE)
 
     shop.app.on(DeadTrimmed)(hang)
     with shop.working():
-        assert begun.wait(DEADLINE)
+        assert begun.wait(PATIENCE)
         shop.enqueue("fine")
-        wait_for(lambda: len(shop.runs) == 1)
+        until(lambda: len(shop.runs) == 1)
         assert not gate.is_set()
         gate.set()
     shop.app.close()

@@ -7,16 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kit.fleet import Fleet
+from kit.waiting import PATIENCE
 from windlass import Windlass
+from windlass.core.ids import new_id
+from windlass.core.model import NewJob
 from windlass.testing.conformance.harness import place
-
-DEADLINE = 60.0
 
 JOBS = """
 import logging, os, signal, sys, threading, warnings
@@ -70,71 +71,42 @@ def spoken(ctx: JobContext) -> None:
 """
 
 
-class Shop:
+class Shop(Fleet):
     """An application, its store, and one worker at a time."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.log = folder / "worker.log"
+        super().__init__(folder, f"sqlite:///{folder}/jobs.db", "logged:app")
         self.own = folder / "own.log"
-        self.url = f"sqlite:///{folder}/jobs.db"
-        (folder / ".git").mkdir()
+        (folder / ".git").mkdir()  # no settings file above this folder counts
         self.client = Windlass(self.url)
-        self.running: list[subprocess.Popen[bytes]] = []
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self.client.close()
 
     def write(self, prelude: str = "", body: str = "log.info('about to work')", settings: str = "") -> None:
         text = JOBS.format(url=self.url, settings=settings, prelude=prelude, body=body)
         (self.folder / "logged.py").write_text(text.replace("OWN", repr(str(self.own))))
 
     def enqueue(self, *names: str, payload: str = "[1,[],{}]") -> list[str]:
-        from windlass.core.ids import new_id
-        from windlass.core.model import NewJob
-
         jobs = [NewJob(new_id(), name, "default", payload, max_attempts=1 + (name == "again")) for name in names]
         place(self.client.engine, jobs)
         return [job.id for job in jobs]
 
-    def start(self, *options: str, stderr: int | None = None, **environment: str) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as log:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "windlass", "-A", "logged:app", "worker", *options],
-                cwd=self.folder,
-                env={**{k: v for k, v in os.environ.items() if not k.startswith("WINDLASS_")}, **environment},
-                stdout=log,
-                stderr=log if stderr is None else stderr,
-            )
-        self.running.append(worker)
-        return worker
-
     def burst(self, *options: str, **environment: str) -> str:
         """Run all there is to run; give the log."""
         worker = self.start("--burst", *options, **environment)
-        assert worker.wait(DEADLINE) == 0, self.log.read_text()
-        return self.log.read_text()
+        assert worker.ended() == 0, self.said()
+        return self.said()
 
     def ended(self) -> dict[str, int]:
         return self.client.engine.counts()
 
-    def close(self) -> None:
-        for worker in self.running:
-            if worker.poll() is None:
-                worker.kill()
-                worker.wait()
-        self.client.close()
-
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
-    made = Shop(tmp_path)
-    yield made
-    made.close()
-
-
-def until(look: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not look():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
+    with Shop(tmp_path) as made:
+        yield made
 
 
 def about(log: str, job_id: str) -> list[str]:
@@ -311,7 +283,7 @@ def test_a_pipe_for_stderr_neither_holds_up_nor_ends_a_worker(shop: Shop, end: s
     os.close(writer)
     if end == "the reader has gone":
         os.close(reader)
-    assert worker.wait(DEADLINE) == 0
+    assert worker.ended() == 0
     assert shop.ended()["done"] == 3_000
     if end == "nobody reads":
         os.close(reader)
@@ -321,7 +293,7 @@ def test_a_worker_without_any_stderr_works(shop: Shop) -> None:
     shop.write(body="pass")
     shop.enqueue("fine", "fail")
     command = f"exec {sys.executable} -m windlass -A logged:app worker --burst 2>&- >&-"
-    assert subprocess.run(["sh", "-c", command], cwd=shop.folder, timeout=DEADLINE).returncode == 0
+    assert subprocess.run(["sh", "-c", command], cwd=shop.folder, timeout=PATIENCE).returncode == 0
     assert shop.ended() | {"done": 1, "dead": 1} == shop.ended()
 
 
@@ -330,12 +302,12 @@ def test_a_worker_that_was_asked_for_its_stacks_goes_on_to_obey(shop: Shop, medd
     shop.write(MEDDLING[meddling], body="threading.Event().wait(0.01)")
     (job_id,) = shop.enqueue("fine")
     worker = shop.start()
-    until(lambda: job_id in shop.log.read_text(), "a job ran")
+    shop.until(lambda: job_id in shop.said(), "a job ran")
     worker.send_signal(signal.SIGUSR1)
-    until(lambda: "Thread 0x" in shop.log.read_text(), "the stacks")
+    shop.until(lambda: "Thread 0x" in shop.said(), "the stacks")
     worker.terminate()
-    assert worker.wait(DEADLINE) == 0
-    assert "is killed" not in shop.log.read_text()
+    assert worker.ended() == 0
+    assert "is killed" not in shop.said()
 
 
 def test_a_fork_that_a_job_makes_logs_too(shop: Shop) -> None:
@@ -436,8 +408,8 @@ def test_a_job_that_crashed_its_process_is_told_at_each_end(shop: Shop) -> None:
     shop.write(settings=", max_crashes=2")
     (job_id,) = shop.enqueue("crash")
     shop.start()
-    until(lambda: len(about(shop.log.read_text(), job_id)) == 2, "two ends")
-    first, second = about(shop.log.read_text(), job_id)
+    shop.until(lambda: len(about(shop.said(), job_id)) == 2, "two ends")
+    first, second = about(shop.said(), job_id)
     assert "crashed in attempt 1 and runs again: WorkerCrashed" in first
     assert "is dead after attempt 1: WorkerCrashed" in second
     assert "was killed by SIGABRT" in second
@@ -446,11 +418,12 @@ def test_a_job_that_crashed_its_process_is_told_at_each_end(shop: Shop) -> None:
 def test_a_stopped_job_is_given_back_with_a_line(shop: Shop) -> None:
     shop.write(body="threading.Event().wait()")
     (job_id,) = shop.enqueue("fine")
-    worker = shop.start("-t", "0s")
-    until(lambda: shop.ended().get("running") == 1, "it runs")
-    worker.terminate()
-    assert worker.wait(DEADLINE) == 0
-    (line,) = about(shop.log.read_text(), job_id)
+    shop.start("-t", "1h")
+    shop.until(lambda: shop.ended().get("running") == 1, "it runs")
+    (process,) = shop.client.workers()
+    os.kill(process.pid, signal.SIGQUIT)  # as its supervisor does, which would kill it a moment later
+    shop.until(lambda: about(shop.said(), job_id), "its line")
+    (line,) = about(shop.said(), job_id)
     assert "was given back: the worker is stopping" in line
 
 

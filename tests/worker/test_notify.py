@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kit.waiting import PATIENCE
 from windlass.worker.process.notify import notify, watchdog_s
 
 
@@ -18,7 +19,7 @@ def test_a_datagram_goes_to_the_socket_that_systemd_names(
     path = f"@windlass-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind("\0" + path[1:] if abstract else path)
-        systemd.settimeout(10)
+        systemd.settimeout(PATIENCE)
         monkeypatch.setenv("NOTIFY_SOCKET", path)
         notify("READY=1")
         assert systemd.recv(100) == b"READY=1"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 import pytest
-from inside import DEADLINE, until
 
+from kit.waiting import PATIENCE, until
 from windlass import Constant, Retry, State, Windlass
 from windlass.events import JobEvent, JobFailed, JobRetrying, JobSucceeded
 from windlass.worker.worker import Worker
@@ -21,7 +21,7 @@ def test_a_job_that_ends_after_it_was_said_to_have_failed_is_told_of_as_failed_o
     go_on, told = threading.Event(), []
 
     def body() -> None:
-        assert go_on.wait(DEADLINE)
+        assert go_on.wait(PATIENCE)
         if raises:
             raise LookupError
 

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from kit.waiting import PATIENCE
 from windlass.errors import ConfigError, EngineUnavailable
 from windlass.worker.process.probe import CLIENTS_MAX, Probe
-
-DEADLINE = 10.0
 
 
 class Served:
@@ -25,13 +24,13 @@ class Served:
         self.probe.start()
 
     def figures(self) -> bytes:
-        assert self.gate.wait(DEADLINE)
+        assert self.gate.wait(PATIENCE)
         if self.away:
             raise EngineUnavailable("the store is away")
         return b'{"ready":3}'
 
     def get(self, path: str, method: str = "GET") -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.probe.port, timeout=DEADLINE)
+        connection = http.client.HTTPConnection("127.0.0.1", self.probe.port, timeout=PATIENCE)
         connection.request(method, path)
         answer = connection.getresponse()
         text = answer.read().decode()
@@ -68,7 +67,7 @@ def test_a_page_is_json_and_503_says_why_there_is_none(served: Served) -> None:
 
 
 def test_an_answer_waits_for_no_page(served: Served) -> None:
-    with socket.create_connection(("127.0.0.1", served.probe.port), DEADLINE) as patient:
+    with socket.create_connection(("127.0.0.1", served.probe.port), PATIENCE) as patient:
         patient.sendall(b"GET /figures HTTP/1.1\r\n\r\n")
         assert served.get("/livez") == (200, "ok\n")
         served.gate.set()
@@ -82,8 +81,8 @@ def test_other_paths_and_methods_are_refused(served: Served) -> None:
 
 
 def test_garbage_and_silence_harm_nobody(served: Served) -> None:
-    silent = [socket.create_connection(("127.0.0.1", served.probe.port), DEADLINE) for _ in range(CLIENTS_MAX - 1)]
-    with socket.create_connection(("127.0.0.1", served.probe.port), DEADLINE) as rude:
+    silent = [socket.create_connection(("127.0.0.1", served.probe.port), PATIENCE) for _ in range(CLIENTS_MAX - 1)]
+    with socket.create_connection(("127.0.0.1", served.probe.port), PATIENCE) as rude:
         rude.sendall(b"\x00\xff" * 8_000)
         assert rude.recv(100).startswith(b"HTTP/1.1 405")
     assert served.get("/livez")[0] == 200
@@ -92,7 +91,7 @@ def test_garbage_and_silence_harm_nobody(served: Served) -> None:
 
 
 def test_a_request_may_come_in_pieces(served: Served) -> None:
-    with socket.create_connection(("127.0.0.1", served.probe.port), DEADLINE) as slow:
+    with socket.create_connection(("127.0.0.1", served.probe.port), PATIENCE) as slow:
         for piece in (b"GET /li", b"vez HTTP/1.1\r\nHost", b": x\r\n\r\n"):
             slow.sendall(piece)
         assert slow.recv(100).startswith(b"HTTP/1.1 200 OK")
@@ -104,7 +103,7 @@ def test_a_port_that_is_taken_says_so(served: Served) -> None:
 
 
 def ask(port: int, head: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
         client.sendall(b"GET /livez HTTP/1.1\r\n" + head + b"\r\n")
         return client.recv(200).partition(b"\r\n")[0]
 
@@ -135,7 +134,7 @@ def test_a_request_to_an_address_or_localhost_is_answered(served: Served, host: 
 def test_a_name_that_was_pointed_here_is_not_answered(served: Served, host: bytes) -> None:
     assert ask(served.probe.port, host) == b"HTTP/1.1 421 Misdirected Request"
     served.gate.set()
-    with socket.create_connection(("127.0.0.1", served.probe.port), DEADLINE) as client:
+    with socket.create_connection(("127.0.0.1", served.probe.port), PATIENCE) as client:
         client.sendall(b"GET /figures HTTP/1.1\r\n" + host + b"\r\n")
         assert b"ready" not in client.makefile("rb").read()
 

@@ -9,7 +9,8 @@ from contextlib import closing, contextmanager
 import pytest
 from redis import Redis
 
-from servers import RedisServer, until
+from kit.waiting import until
+from servers import RedisServer
 from windlass import State, Windlass
 from windlass.core.work import Claimed, LeaseRef, Outcome, Settled, Want
 from windlass.engines.redis import RedisEngine

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from dead_shop import Shop
+from kit.waiting import PATIENCE, until
 from windlass.core.rows import Action, Moved
 from windlass.core.work import LeaseRef
 from windlass.dead import redrive
@@ -17,8 +18,6 @@ from windlass.dead.deadlist import Redrive
 from windlass.engines.base import Store
 from windlass.errors import EngineUnavailable
 from windlass.worker.redriver import AT_ONCE, STEP, TAKEOVER, Redriver
-
-DEADLINE = 30.0
 
 
 @pytest.fixture
@@ -303,8 +302,8 @@ def test_a_redrive_holds_its_rate_and_survives_a_worker_restart(capsys: pytest.C
     assert 75 <= stopped < 150
     with shop.working():
         after = rate_until(operation, 150)
-        assert operation.wait(DEADLINE)
-        wait_for(lambda: len(shop.runs) == 150)
+        assert operation.wait(PATIENCE)
+        until(lambda: len(shop.runs) == 150)
     with capsys.disabled():
         print(f"\nredrive at 50/s: {before:.1f}/s, after the restart {after:.1f}/s")
     assert operation.done == 150
@@ -315,22 +314,21 @@ def test_a_redrive_holds_its_rate_and_survives_a_worker_restart(capsys: pytest.C
 
 
 def rate_until(operation: Redrive, done: int) -> float:
-    """Watch a redrive until so many are done; give its rate between the first and the last step that were seen."""
-    steps: list[tuple[float, int]] = []
+    """Watch a redrive until so many are done; give its rate between the first and the last step that were seen.
+
+    A step may be seen late, so the first one counts as made right after the look before it.
+    """
+    looks = [(time.monotonic(), operation.done)]
+    steps: list[tuple[float, float, int]] = []  # the last look before it, the first after it, how many were done
 
     def look() -> bool:
         seen = operation.done
-        if not steps or seen > steps[-1][1]:
-            steps.append((time.monotonic(), seen))
+        before, had = looks[-1]
+        looks.append((time.monotonic(), seen))
+        if seen > had or not steps:
+            steps.append((before, looks[-1][0], seen))
         return seen >= done
 
-    wait_for(look)
-    (begin, first), (end, last) = steps[1], steps[-1]
+    until(look)
+    (begin, _, first), (_, end, last) = steps[1], steps[-1]
     return (last - first) / (end - begin)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from servers import until
+from kit.waiting import until
 from windlass import Windlass
 from windlass.core.clock import SystemClock
 from windlass.core.model import State

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 
 import pytest
-from inside import DEADLINE, end_of, until, worker_of
+from inside import end_of, worker_of
 
+from kit.waiting import PATIENCE, until
 from windlass import JobHandle, State, Windlass
 from windlass.worker.loop import LoopThread
 
@@ -50,7 +51,7 @@ class Neighbours:
     def start(self) -> JobHandle[str]:
         self._begun.clear()
         handle = self._job.enqueue()
-        assert self._begun.wait(DEADLINE)
+        assert self._begun.wait(PATIENCE)
         return handle
 
     def finish(self, handle: JobHandle[str]) -> None:
@@ -312,7 +313,7 @@ def test_a_job_cancelled_before_its_first_step_ends_cancelled(app: Windlass) -> 
     @app.job(name="holds")
     async def holds() -> None:
         holding.set()
-        go_on.wait(DEADLINE)  # the loop does nothing else meanwhile
+        go_on.wait(PATIENCE)  # the loop does nothing else meanwhile
 
     @app.job(name="waits", timeout=60)
     async def waits() -> None:
@@ -320,7 +321,7 @@ def test_a_job_cancelled_before_its_first_step_ends_cancelled(app: Windlass) -> 
 
     with worker_of(app) as worker:
         first = holds.enqueue()
-        assert holding.wait(DEADLINE)
+        assert holding.wait(PATIENCE)
         second = waits.enqueue()
         until(lambda: second.id in worker._held)
         second.cancel()
@@ -366,9 +367,9 @@ def test_a_loop_that_is_closed_from_outside_is_told_and_ends_its_worker(caplog: 
         close(loop)  # type: ignore[arg-type]
 
     loop.call_soon_threadsafe(close_while_it_runs)
-    assert ended.wait(DEADLINE)
+    assert ended.wait(PATIENCE)
     assert "was closed from outside" in caplog.text
-    thread.stop(DEADLINE)
+    thread.stop(PATIENCE)
 
 
 def test_the_loop_is_watched_though_there_was_no_room_for_the_thread_that_does(
@@ -382,7 +383,7 @@ def test_the_loop_is_watched_though_there_was_no_room_for_the_thread_that_does(
 
     @app.job(name="blocks")
     async def blocks() -> None:
-        gate.wait(DEADLINE)
+        gate.wait(PATIENCE)
 
     def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")

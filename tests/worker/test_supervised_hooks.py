@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 import os
 import select
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from kit.fleet import Fleet
 from windlass import Windlass
-
-DEADLINE = 60.0
 
 MODULE = """
 import os, signal, time
@@ -58,22 +53,11 @@ app.on_retry(tell("retry"))
 """
 
 
-@contextmanager
-def worker(folder: Path) -> Iterator[None]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("WINDLASS_")}
-    with (folder / "worker.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "windlass", "-A", "hooked_shop", "worker"],
-            cwd=folder,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(DEADLINE)
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    (tmp_path / ".git").mkdir()  # no settings file above this folder counts
+    with Fleet(tmp_path, f"sqlite:///{tmp_path}/jobs.db", "hooked_shop") as made:
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -84,8 +68,9 @@ def worker(folder: Path) -> Iterator[None]:
         ("stuck", ["retry", "stuck", "scheduled", "None", "windlass.errors.JobTimeout"]),
     ],
 )
-def test_a_job_that_outlived_its_process_calls_its_hooks(tmp_path: Path, job: str, told: list[str]) -> None:
-    (tmp_path / ".git").mkdir()  # no settings file above this folder counts
+def test_a_job_that_outlived_its_process_calls_its_hooks(
+    fleet: Fleet, tmp_path: Path, job: str, told: list[str]
+) -> None:
     (tmp_path / "hooked_shop.py").write_text(MODULE)
     os.mkfifo(tmp_path / "told")
     pipe = os.open(tmp_path / "told", os.O_RDWR)  # open at both ends: neither side waits for the other
@@ -95,15 +80,15 @@ def test_a_job_that_outlived_its_process_calls_its_hooks(tmp_path: Path, job: st
         def stand_in() -> None: ...
 
         stand_in.enqueue()
-    with worker(tmp_path):
-        ready, _, _ = select.select([pipe], [], [], DEADLINE)
-        assert ready, (tmp_path / "worker.log").read_text()
-        assert json.loads(os.read(pipe, 4096)) == told
+    fleet.start()
+    fleet.until(lambda: select.select([pipe], [], [], 0)[0], "a hook to be called")
+    assert json.loads(os.read(pipe, 4096)) == told
     os.close(pipe)
 
 
-def test_a_job_that_its_process_took_along_is_an_event_and_so_is_the_death_of_the_process(tmp_path: Path) -> None:
-    (tmp_path / ".git").mkdir()
+def test_a_job_that_its_process_took_along_is_an_event_and_so_is_the_death_of_the_process(
+    fleet: Fleet, tmp_path: Path
+) -> None:
     (tmp_path / "hooked_shop.py").write_text(MODULE.replace('open("told", "w")', 'open("told", "a")'))
     with Windlass(f"sqlite:///{tmp_path}/jobs.db") as app:
 
@@ -111,10 +96,7 @@ def test_a_job_that_its_process_took_along_is_an_event_and_so_is_the_death_of_th
         def stand_in() -> None: ...
 
         stand_in.enqueue()
-    with worker(tmp_path):
-        deadline = time.monotonic() + DEADLINE
-        while not (tmp_path / "told").exists():  # the hook is called after the event
-            assert time.monotonic() < deadline, (tmp_path / "worker.log").read_text()
-            time.sleep(0.02)
+    fleet.start()
+    fleet.until((tmp_path / "told").exists, "the hook, which is called after the event")
     said = sorted((tmp_path / "events").read_text().splitlines())
     assert said == ["JobDead kill 0 poison", "WorkerCrashed was killed by SIGKILL"]

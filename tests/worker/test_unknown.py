@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kit.waiting import PATIENCE
 from windlass import State, Windlass
 from windlass.core.clock import ManualClock
 from windlass.worker.worker import Worker, WorkerOptions
@@ -30,4 +31,4 @@ def test_it_is_put_back_for_a_second_and_then_for_as_long_as_it_has_been_unknown
             clock.advance(waits[-1])
         assert waits == [1_000, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]
         burst(new)
-        assert handle.result(timeout=5) == 8
+        assert handle.result(timeout=PATIENCE) == 8

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
+from kit.fleet import Fleet
+from kit.waiting import PATIENCE
 from windlass import Windlass
 from windlass.engines.sqlite import SqliteEngine
 
@@ -23,13 +21,6 @@ def double(n: int) -> int:
 """
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_a_worker_says_that_its_store_was_replaced_and_goes_on_in_the_new_one(tmp_path: Path) -> None:
     (tmp_path / "jobs.py").write_text(APP)
     path, spare = tmp_path / "jobs.db", tmp_path / "spare.db"
@@ -37,28 +28,20 @@ def test_a_worker_says_that_its_store_was_replaced_and_goes_on_in_the_new_one(tm
         engine = SqliteEngine(str(each))
         engine.open()
         engine.close()
-    log = tmp_path / "log"
-    with log.open("w") as file:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "windlass", "worker", "-A", "jobs:app"],
-            cwd=tmp_path,
-            env={**os.environ, "WINDLASS_URL": f"sqlite:///{path}"},
-            stderr=file,
-        )
-    try:
-        with Windlass(f"sqlite:///{path}") as app:
-            until(app.workers)
+    url = f"sqlite:///{path}"
+    with Fleet(tmp_path, url, "jobs:app", WINDLASS_URL=url) as fleet:
+        worker = fleet.start()
+        with Windlass(url) as app:
+            fleet.until(app.workers, "the worker to register")
         for end in ("-wal", "-shm"):
             Path(f"{path}{end}").unlink()
         os.replace(spare, path)
-        with Windlass(f"sqlite:///{path}") as app:
+        with Windlass(url) as app:
             double = app.job(name="double")(twice)
-            assert double.enqueue(21).result(timeout=30) == 42
-            until(lambda: "goes on in the file that is there now" in log.read_text())
-    finally:
-        worker.terminate()
-        assert worker.wait(40) == 0
-    assert "Traceback" not in log.read_text()
+            assert double.enqueue(21).result(timeout=PATIENCE) == 42
+            fleet.heard("goes on in the file that is there now")
+        fleet.stop(worker)
+        assert "Traceback" not in fleet.said()
     assert {file.name for file in tmp_path.glob("jobs.db*")} >= {"jobs.db"}
     assert not (tmp_path / "jobs.db-wal").exists()
 
@@ -69,15 +52,9 @@ def twice(n: int) -> int:
 
 def test_a_worker_with_several_processes_ends_on_a_store_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "jobs.py").write_text("from windlass import Windlass\napp = Windlass()\n")
-    environment = {**os.environ, "WINDLASS_URL": f"sqlite:///{tmp_path}/missing/jobs.db"}
-    for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, "-m", "windlass", "worker", "-A", "jobs:app", "-p", "4"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
-        assert done.returncode == 3, done.stderr
-        assert "no folder" in done.stderr
+    url = f"sqlite:///{tmp_path}/missing/jobs.db"
+    with Fleet(tmp_path, url, "jobs:app", WINDLASS_URL=url) as fleet:
+        for _ in range(3):
+            worker = fleet.start("-p", "4")
+            assert worker.ended() == 3, worker.said()
+            assert "no folder" in worker.said()

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from kit.fleet import alive
 from windlass import State
-from world import DEADLINE, World, alive, world_in
+from world import World
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    with world_in(tmp_path) as made:
+    with World(tmp_path) as made:
         yield made
 
 
@@ -155,13 +156,13 @@ def test_a_stop_ends_though_the_zygote_dies_meanwhile(world: World) -> None:
     worker = world.start()
     job = world.enqueue("held")
     world.until(world.ledger)
-    zygote = world.tree(worker)[0]
+    zygote = worker.below()[0]
     worker.send_signal(signal.SIGTERM)
     world.heard("stopping")
     os.kill(zygote, signal.SIGKILL)
     world.until(lambda: not alive(zygote))
     world.open_gate()
-    assert worker.wait(DEADLINE) == 0
+    assert worker.ended() == 0
     assert world.info(job).state is State.DONE
 
 
@@ -177,7 +178,7 @@ def test_a_starved_process_keeps_its_lease_while_its_worker_stops(world: World) 
     world.start()
     assert world.value(job) == "done"
     assert world.ledger().count("long") == 1
-    assert worker.wait(DEADLINE) == 0
+    assert worker.ended() == 0
 
 
 @pytest.mark.parametrize("when", ["before it is found out", "while it is killed"])
@@ -192,7 +193,7 @@ def test_a_job_that_hangs_is_charged_though_its_worker_is_told_to_stop(world: Wo
     else:  # its time has to be up at least
         world.until(lambda: "hold the interpreter lock" in world.app.workers()[0].trouble)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(DEADLINE) == 0
+    assert worker.ended() == 0
     info = world.info(job)
     assert info.state is State.DEAD, (info, world.said())
 
@@ -235,7 +236,7 @@ def busy() -> None:
         worker = world.start("-c", "100", "-t", "0.1")
         world.until(lambda: any(one.running for one in world.app.workers()))
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(DEADLINE) == 0
+        assert worker.ended() == 0
     assert "Traceback" not in world.said(), world.said()[-3_000:]
     assert not [job for job in jobs if (info := world.info(job)).errors or info.state is State.DEAD]
 

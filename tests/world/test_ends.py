@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from kit.fleet import alive
 from windlass import State
-from world import World, alive, world_in
+from world import World
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    with world_in(tmp_path) as made:
+    with World(tmp_path) as made:
         yield made
 
 
@@ -177,11 +178,11 @@ def test_nothing_stays_of_an_application_whose_exit_handlers_hang(world: World) 
     world.write(ENDLESS)
     worker = world.start()
     world.value(world.enqueue("quick"))
-    before = world.tree(worker)
+    before = worker.below()
     worker.send_signal(signal.SIGHUP)
     world.until(lambda: not any(map(alive, before)))
     world.value(world.enqueue("quick"))
-    after = world.tree(worker)
+    after = worker.below()
     world.stop(worker)
     assert not any(map(alive, after))
 
@@ -190,7 +191,7 @@ def test_nothing_stays_of_it_when_its_supervisor_is_killed(world: World) -> None
     world.write(ENDLESS)
     worker = world.start()
     world.value(world.enqueue("quick"))
-    tree = world.tree(worker)
+    tree = worker.below()
     worker.kill()
     world.until(lambda: not any(map(alive, tree)))
 

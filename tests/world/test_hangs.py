@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from kit.fleet import alive
 from windlass import State
-from world import World, alive, world_in
+from world import World
 
 JOBS = """
 @app.job(name="blocks", timeout=1, retry=0)
@@ -126,7 +127,7 @@ def closes() -> None:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    with world_in(tmp_path) as made:
+    with World(tmp_path) as made:
         made.write(JOBS)
         yield made
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from kit.fleet import alive
 from windlass import State
-from world import DEADLINE, World, alive, world_in
+from world import World
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    with world_in(tmp_path) as made:
+    with World(tmp_path) as made:
         yield made
 
 
@@ -135,13 +136,13 @@ def test_a_signal_to_every_process_is_one_to_the_worker_and_no_crash(world: Worl
     if to == "group":
         os.killpg(worker.pid, number)
     else:
-        for pid in [worker.pid, *world.tree(worker)]:
+        for pid in [worker.pid, *worker.below()]:
             if pid != int(world.ledger()[0]):  # the program is the job's: what a signal does to it, the job decides
                 os.kill(pid, number)
     if number == signal.SIGTERM:
         world.heard("stopping")
         world.open_gate()
-        assert worker.wait(DEADLINE) == 0
+        assert worker.ended() == 0
     else:
         world.open_gate()
     assert world.value(child) == "converted"
@@ -167,9 +168,9 @@ def run_child() -> None:
     worker = world.start()
     job = world.enqueue(name)
     world.until(world.ledger)
-    for pid in [worker.pid, *world.tree(worker)]:
+    for pid in [worker.pid, *worker.below()]:
         os.kill(pid, signal.SIGTERM)
-    assert worker.wait(DEADLINE) == 0
+    assert worker.ended() == 0
     info = world.info(job)
     assert (info.state, info.attempt, info.errors) == (State.READY, 0, ()), world.said()
 
@@ -181,7 +182,7 @@ def test_three_deploys_by_a_signal_to_the_group_leave_a_long_job_unharmed(world:
         worker = world.start("-t", "1")
         world.until(lambda deploy=deploy: len(world.ledger()) == deploy)
         os.killpg(worker.pid, signal.SIGTERM)
-        assert worker.wait(DEADLINE) == 0
+        assert worker.ended() == 0
     info = world.info(job)
     assert (info.state, info.attempt, len(info.errors)) == (State.READY, 0, 0)
     world.open_gate()
@@ -219,7 +220,7 @@ def test_people_see_which_process_is_which(world: World) -> None:
     worker = world.start()
     pid, child = world.value(world.enqueue("quick")), world.value(world.enqueue("inchild"))
     titles = {}
-    for each in world.tree(worker):
+    for each in worker.below():
         titles[each] = Path(f"/proc/{each}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
     assert sorted(titles.values()) == [f"windlass {role} world_jobs:app" for role in ("child", "worker", "zygote")]
     assert (titles[pid], titles[child]) == ("windlass worker world_jobs:app", "windlass child world_jobs:app")
@@ -335,7 +336,7 @@ def test_a_stop_of_the_group_while_the_application_is_loaded_is_a_stop(world: Wo
     worker = world.start()
     world.until(lambda: "loading" in world.ledger())
     os.killpg(worker.pid, number)
-    assert worker.wait(60) == 0, world.said()
+    assert worker.ended() == 0, world.said()
     assert "ended while it was loaded" not in world.said()
 
 
@@ -343,7 +344,7 @@ def test_a_loading_process_that_such_a_signal_ends_all_the_same_is_started_again
     world.write("signal.signal(signal.SIGTERM, signal.SIG_DFL)\n" + SLOW)
     worker = world.start()
     world.until(lambda: "loading" in world.ledger())
-    (zygote,) = world.tree(worker)
+    (zygote,) = worker.below()
     os.kill(zygote, signal.SIGTERM)
     world.heard("SIGTERM ended the process that loads the application")
     world.open_gate()

@@ -25,9 +25,10 @@ from pathlib import Path
 
 import pytest
 
+from kit.fleet import Process, alive
 from servers import RedisServer
 from windlass import State
-from world import World, alive, world_in
+from world import World
 
 SECONDS = float(os.environ.get("WINDLASS_SOAK_SECONDS", "3600"))
 SEED = int(os.environ.get("WINDLASS_TEST_SEED", str(random.SystemRandom().randrange(10**6))))
@@ -255,7 +256,7 @@ class Soak:
         limit = str(world.folder / "limit")
         (world.folder / "limit_processes.py").write_text(LIMIT.format(path=limit))
         world.write(CODE, lease="6s", renew="1s", reap="1s", keep_done="4h", keep_done_max=10_000_000)
-        worker = world.start("-p", "2", "-c", "6", "--async-slots", "10", "-t", "5", begin="import limit_processes")
+        worker = self.start()
         end = time.monotonic() + SECONDS
         next_deploy = time.monotonic() + 30
         self.last = dict.fromkeys(self.watched, time.monotonic())
@@ -271,7 +272,7 @@ class Soak:
             if rng.random() < 0.004:
                 self.without_processes(limit)
             if rng.random() < 0.006:
-                self.kill_some(worker.pid)
+                self.kill_some(worker)
             if time.monotonic() > next_deploy:
                 next_deploy = time.monotonic() + rng.uniform(20, 90)
                 worker = self.deploy(worker)
@@ -295,10 +296,9 @@ class Soak:
         Path(limit).touch()
         threading.Timer(5.0, lambda: Path(limit).unlink(missing_ok=True)).start()
 
-    def kill_some(self, supervisor: int) -> None:
+    def kill_some(self, worker: Process) -> None:
         """Kill a worker process, a child or the zygote, as the system does when memory is short."""
-        victims = self.world.tree(next(one for one in self.world.workers if one.pid == supervisor))
-        titles = {pid: title_of(pid) for pid in victims}
+        titles = {pid: title_of(pid) for pid in worker.below()}
         known = [pid for pid, title in titles.items() if title.startswith("windlass") and "alone" not in title]
         if known:
             pid = self.rng.choice(known)
@@ -306,16 +306,17 @@ class Soak:
             if alive(pid):
                 os.kill(pid, signal.SIGKILL)
 
-    def deploy(self, worker):  # type: ignore[no-untyped-def]
+    def start(self) -> Process:
+        return self.world.start_with("import limit_processes", "-p", "2", "-c", "6", "--async-slots", "10", "-t", "5")
+
+    def deploy(self, worker: Process) -> Process:
         how = self.rng.choice(["TERM to the group", "HUP", "HUP to the group", "USR1 to the group"])
         self.events[how] += 1
         if how == "TERM to the group":
             os.killpg(worker.pid, signal.SIGTERM)
-            code = worker.wait(90)
+            code = worker.ended()
             assert code == 0, (code, self.world.said()[-3_000:])
-            return self.world.start(
-                "-p", "2", "-c", "6", "--async-slots", "10", "-t", "5", begin="import limit_processes"
-            )
+            return self.start()
         if how == "HUP":
             worker.send_signal(signal.SIGHUP)
         else:
@@ -382,7 +383,7 @@ def title_of(pid: int) -> str:
 def soak(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Soak]:
     server = RedisServer() if request.param == "redis" else None
     try:
-        with world_in(tmp_path, None if server is None else server.url) as world:
+        with World(tmp_path, None if server is None else server.url) as world:
             yield Soak(world, request.param)
     finally:
         if server is not None:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from world import DEADLINE, World, alive, world_in
+from kit.fleet import alive
+from world import World
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    with world_in(tmp_path) as made:
+    with World(tmp_path) as made:
         yield made
 
 
@@ -49,7 +50,7 @@ def write_limit(world: World, code: str = "EAGAIN", more: str = "") -> None:
 def test_while_no_process_can_be_started_the_worker_holds_on_and_loses_nothing(world: World, code: str) -> None:
     write_limit(world, code)
     world.write("import limit_processes")
-    worker = world.start("-p", "2", "-c", "1", begin="import limit_processes")
+    worker = world.start_with("import limit_processes", "-p", "2", "-c", "1")
     first = world.value(world.enqueue("quick"))
     (world.folder / "limit").touch()
     children = [world.enqueue("inchild") for _ in range(3)]
@@ -73,7 +74,7 @@ def test_a_worker_that_starts_when_there_is_no_process_waits_for_one(world: Worl
     write_limit(world)
     world.write("import limit_processes")
     (world.folder / "limit").touch()
-    worker = world.start(begin="import limit_processes")
+    worker = world.start_with("import limit_processes")
     world.heard("no process can be started, next try in 0.5 s")
     (world.folder / "limit").unlink()
     assert world.value(world.enqueue("quick"))
@@ -99,7 +100,7 @@ class Broken(type(app.engine)):
 app.engine.__class__ = Broken
 """)
     worker = world.start()
-    assert worker.wait(DEADLINE) == 69
+    assert worker.ended() == 69
     assert "10 worker processes in a row ended before they came to their work" in world.said()
 
 
@@ -129,7 +130,7 @@ def test_a_zygote_without_descriptors_refuses_children_and_goes_on(world: World)
     world.write("")
     worker = world.start()
     world.value(world.enqueue("quick"))
-    zygote = world.tree(worker)[0]
+    zygote = worker.below()[0]
     with no_more_descriptors(zygote):
         job = world.enqueue("inchild")
         world.heard("no process can be started for job inchild")
@@ -208,7 +209,7 @@ def held() -> int:
     job = world.enqueue("held")
     world.until(world.ledger)
     old = {one.pid for one in world.app.workers() if one.alive}
-    os.kill(world.tree(worker)[0], signal.SIGKILL)
+    os.kill(worker.below()[0], signal.SIGKILL)
     world.heard("the zygote died")
     world.until(lambda: {one.pid for one in world.app.workers() if one.alive} - old)
     world.open_gate()
@@ -229,7 +230,7 @@ def test_an_application_that_ends_while_it_is_loaded_ends_the_worker_with_2(worl
     }
     world.write(code[how])
     worker = world.start()
-    assert worker.wait(DEADLINE) == 2
+    assert worker.ended() == 2
     assert "ended while it was loaded" in world.said()
 
 
