@@ -13,13 +13,14 @@ from typing import Final
 
 from msgspec import Struct
 
+from windlass.core.circuit import CircuitPolicy, Tally
 from windlass.core.clock import ManualClock
-from windlass.core.coordination import CircuitPolicy, Tally
 from windlass.core.model import Cause, Guard, GuardKind, NewJob, Slot, State, UniqueKey
 from windlass.core.rows import Action, JobFilter
 from windlass.core.work import Kind, LeaseRef, Outcome, Progress, QueueShare, RateBound, Room, Rules, Want
 from windlass.dead.deadlist import DeadList
 from windlass.engines.base import Store
+from windlass.guards import agreed
 from windlass.guards.circuit import CircuitInfo
 from windlass.guards.limits import LimitInfo, LockInfo
 from windlass.insight.explain import explain
@@ -122,11 +123,11 @@ def build(store: Store, clock: ManualClock) -> Scene:
 
     # What waits behind those, and what waits by itself.
     policy = CircuitPolicy(failures=1, open_for_ms=50_000)
-    store.tally("stripe", policy, Tally(failed=1, reason="it is down"))
-    store.tally("calm", policy, Tally(ok=3))
-    store.tally("half", CircuitPolicy(failures=1, open_for_ms=1), Tally(failed=1))
+    agreed.tally(store, "stripe", policy, Tally(failed=1, reason="it is down"))
+    agreed.tally(store, "calm", policy, Tally(ok=3))
+    agreed.tally(store, "half", CircuitPolicy(failures=1, open_for_ms=1), Tally(failed=1))
     clock.advance(5)
-    store.probe("half", "token-1", 20_000, None)
+    assert agreed.admit(store, "half", "token-1", None).is_admitted
     place(
         store,
         [
@@ -291,7 +292,7 @@ def questions(store: Store, clock: ManualClock, scene: Scene) -> Iterator[tuple[
     yield "dead count", lambda: dead.count()
     yield "redrives", lambda: dead.redrives()
     yield "locks", lambda: [LockInfo.of(row) for row in store.locks()]
-    yield "circuits", lambda: [CircuitInfo.of(row) for row in store.circuits()]
+    yield "circuits", lambda: [CircuitInfo.of(row) for row in agreed.rows(store)]
     yield "limits", lambda: [LimitInfo.of(row) for row in store.limits()]
     yield "names", store.names
     yield "documents", lambda: store.read(store.keys(""))

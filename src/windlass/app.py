@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar, 
 
 from windlass.client import Client
 from windlass.core.aio import hop
+from windlass.core.circuit import CircuitRow
 from windlass.core.clock import Clock, SystemClock
-from windlass.core.coordination import CircuitRow
 from windlass.core.errors import ConfigError
 from windlass.core.model import State
 from windlass.core.rows import Action, JobFilter, Moved
@@ -27,7 +27,7 @@ from windlass.engines.base import Store, TransactionalCommit, Tx
 from windlass.engines.url import connect
 from windlass.events import Event, Events
 from windlass.events import check_kind as check_event
-from windlass.guards import Circuit, CircuitInfo, Circuits, Lock, LockKeeper
+from windlass.guards import Circuit, CircuitInfo, Circuits, Lock, LockKeeper, agreed
 from windlass.guards.keys import check_key
 from windlass.insight.queues import Queue, QueueInfo, WorkerStatus, bounds_of, read_queues
 from windlass.jobs.call import Call
@@ -229,7 +229,7 @@ class Windlass:
 
     def circuit_states(self) -> list[CircuitInfo]:
         """Give every circuit that is declared here or known to the store, by name."""
-        found = {row.name: CircuitInfo.of(row) for row in self.engine.circuits()}
+        found = {row.name: CircuitInfo.of(row) for row in agreed.rows(self.engine)}
         for name in self.circuits.names:
             found.setdefault(name, CircuitInfo.of(CircuitRow(name)))
         return [found[name] for name in sorted(found)]

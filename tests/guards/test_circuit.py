@@ -218,14 +218,14 @@ def test_a_closed_circuit_is_asked_of_the_store_once_in_a_while_only(
     app: Windlass, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "FRESH", 60.0)
-    asked: list[str] = []
+    asked: list[list[str]] = []
     circuit = app.circuit("c")
-    real = app.engine.circuit
-    monkeypatch.setattr(app.engine, "circuit", lambda name: (asked.append(name), real(name))[1])
+    real = app.engine.read
+    monkeypatch.setattr(app.engine, "read", lambda keys: (asked.append(keys), real(keys))[1])
     for _ in range(100):
         with circuit:
             pass
-    assert asked == ["c"]
+    assert asked == [["circuit:c"]]
 
 
 def test_without_its_store_nothing_goes_through(
@@ -234,7 +234,7 @@ def test_without_its_store_nothing_goes_through(
     def away(*_args: object) -> None:
         raise EngineUnavailable("gone")
 
-    monkeypatch.setattr(app.engine, "circuit", away)
+    monkeypatch.setattr(app.engine, "read", away)
     with pytest.raises(GuardUnavailable, match="was not made"), stripe:
         raise AssertionError
 

@@ -1,4 +1,4 @@
-"""What a fleet agrees on beside jobs: locks, limits and circuits.
+"""What a fleet agrees on beside jobs: locks and limits; ``circuit`` has circuits.
 
 Pure. Times are integer milliseconds, as in ``model``.
 """
@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from windlass.core.model import GuardKind
 
-__all__ = ["CircuitPolicy", "CircuitRow", "Grip", "LimitRow", "LockRow", "Tally"]
+__all__ = ["Grip", "LimitRow", "LockRow"]
 
 
 class Grip(Struct, frozen=True):
@@ -43,53 +43,3 @@ class LimitRow(Struct, frozen=True):
     limit: int | None  # None: no waiting or running job says it
     per_ms: int
     waiting: int
-
-
-class CircuitPolicy(Struct, frozen=True):
-    """When a circuit opens and closes. At least one of ``failures`` and ``failure_rate`` is set."""
-
-    failures: int | None = 5
-    window_ms: int = 60_000
-    open_for_ms: int = 300_000
-    half_open: int = 1
-    min_calls: int = 1
-    failure_rate: float | None = None
-
-
-class Tally(Struct, frozen=True):
-    """Calls that ended since the last report. ``epoch`` is the circuit's when they began.
-
-    ``probe`` is the token of a probe of a half-open circuit, which is reported by itself (neither ok nor failed: it
-    proved nothing).
-    """
-
-    ok: int = 0
-    failed: int = 0
-    epoch: int = 0
-    probe: str | None = None
-    retry_after_ms: int = 0
-    reason: str | None = None
-
-
-class CircuitRow(Struct, frozen=True):
-    """One circuit as it stands.
-
-    ``epoch`` counts its changes. ``left_ms`` is when an open one may be probed (None: not by itself). ``changed`` is
-    the state before, when the call that gave this row changed it. ``admitted``: that call may go on, as a probe when
-    the state is not closed.
-    """
-
-    name: str
-    state: str = "closed"
-    epoch: int = 0
-    since: int | None = None
-    left_ms: int | None = None
-    reason: str | None = None
-    by_hand: bool = False
-    calls: int = 0
-    failures: int = 0
-    successes: int = 0  # of probes in a row
-    probes: int = 0  # on their way
-    waiting: int = 0  # jobs
-    changed: str | None = None
-    admitted: bool = True

@@ -22,9 +22,9 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from windlass.core.coordination import CircuitPolicy, CircuitRow, Grip, LimitRow, LockRow, Tally
+from windlass.core.coordination import Grip, LimitRow, LockRow
 from windlass.core.errors import ConfigError
-from windlass.core.model import Versioned, Write, Written
+from windlass.core.model import Times, Versioned, Write, Written
 from windlass.core.rows import (
     Action,
     BlockedRow,
@@ -124,8 +124,12 @@ class Engine(Protocol):
 
         A swap writes its document if that still has the version it names (0: if there is none). When one has another,
         nothing of the write is stored, and ``Written.lost`` is true. Swaps go in order, so one may remove a document
-        and the next make it anew. A version is never given twice, also when a key comes back. A write with documents is
-        as durable as the engine's setting says, whatever its jobs say.
+        and the next make it anew. A version is never given twice, also when a key comes back. A write with a durable
+        swap is as durable as the engine's setting says, whatever its jobs say.
+
+        A write that was decided for a time (``Write.clock``) has lost as well when that is not now, or nearly.
+        ``opens`` belong to the same step: jobs that wait at these gates are judged anew from then on, as many as may go
+        on.
 
         An id that has a record is a duplicate, and so is a caller's own id that has a tombstone: nothing is changed and
         ``Placed.duplicate`` is true. A unique key that is taken is settled by the job's rule, in order within the
@@ -342,11 +346,11 @@ class Inspector(Protocol):
 
 
 class Coordinator(Protocol):
-    """Small facts that a fleet agrees on: locks, circuits, and documents, which ``commit`` changes by compare-and-set.
+    """Small facts that a fleet agrees on: locks, probes, and documents, which ``commit`` changes by compare-and-set.
 
-    The time of locks and circuits is the engine's clock of leases. On SQLite no step of the wall clock moves it. On
-    Redis it is the server's only clock, a wall clock, so its steps move all of them. Fences of locks come from the
-    store's one counter: they do not repeat and do not fall, whatever becomes of the lock.
+    The time of locks, probes and circuits is the engine's clock of leases. On SQLite no step of the wall clock moves
+    it. On Redis it is the server's only clock, a wall clock, so its steps move all of them. Fences of locks come from
+    the store's one counter: they do not repeat and do not fall, whatever becomes of the lock.
     """
 
     def lock(self, key: str, token: str, lease_ms: int, owner: str, wait_ms: int) -> Grip:
@@ -376,28 +380,19 @@ class Coordinator(Protocol):
         """Every lock that is held, by key."""
         ...
 
-    def circuit(self, name: str) -> CircuitRow:
-        """One circuit; one that nothing was ever reported of is closed."""
-        ...
+    def probe(self, gate: str, token: str, places: int, lease_ms: int, job: LeaseRef | None) -> bool:
+        """Take one of so many places for probes at a gate. *Atomic, idempotent by token or job.*
 
-    def circuits(self) -> list[CircuitRow]:
-        """Every circuit the store knows, by name."""
-        ...
-
-    def probe(self, name: str, token: str, lease_ms: int, job: LeaseRef | None) -> CircuitRow:
-        """Ask to go through a circuit that may not be closed. *Atomic, idempotent by token or job.*
-
-        Half-open, it admits as many as may still be needed to close it; each is leased, to the running job or to the
-        token for ``lease_ms``.
+        Each is held by the run of the job, or leased to the token for ``lease_ms``. Both kinds count.
         """
         ...
 
-    def tally(self, name: str, policy: CircuitPolicy, tally: Tally) -> CircuitRow:
-        """Report calls that ended, and open, close or reopen the circuit by the policy. *Atomic.*"""
+    def end_probe(self, gate: str, token: str) -> None:
+        """Give back the place that a token has leased; jobs at the gate are judged anew. *Atomic, idempotent.*"""
         ...
 
-    def switch(self, name: str, open_ms: int | None, opened: bool, reason: str | None, half_open: int) -> CircuitRow:
-        """Open a circuit by hand (for ``open_ms``, None: until it is closed) or close it. *Atomic, idempotent.*"""
+    def probes(self, gates: Sequence[str]) -> list[int]:
+        """How many places are taken at each of these gates."""
         ...
 
     def limits(self) -> list[LimitRow]:
@@ -406,6 +401,14 @@ class Coordinator(Protocol):
 
     def read(self, keys: Sequence[str]) -> list[Versioned]:
         """The documents of these keys, in order; what is absent or over has version 0."""
+        ...
+
+    def times(self) -> Times:
+        """What time it is by the engine's clocks, as far as can be told without asking a server anew.
+
+        That is as the last ``read`` or ``commit`` of documents and the time since have told it. A ``Write.clock`` of
+        which the time since was not true, as after a suspend, is refused by the engine, which decides (rule 4).
+        """
         ...
 
     def keys(self, prefix: str, limit: int = 1_000) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Final
 
 from redis.client import PubSub
 
-from windlass.core.coordination import CircuitPolicy, CircuitRow, Grip, LimitRow, LockRow, Tally
+from windlass.core.coordination import Grip, LimitRow, LockRow
 from windlass.core.errors import EngineUnavailable
 from windlass.core.model import GuardKind
 from windlass.core.work import LeaseRef
@@ -76,39 +76,15 @@ class RedisCoordinator(RedisDoctor):
             rows.append(made(LockRow, key=key, owner=owner, fence=fence, since=since, left_ms=left, waiting=waiting))
         return sorted(rows, key=lambda row: row.key)
 
-    def circuit(self, name: str) -> CircuitRow:
-        return to_circuit(as_list(self._call("circuits", (), [name])[0])[0])
-
-    @repairing
-    def circuits(self) -> list[CircuitRow]:
-        rows = [to_circuit(one) for one in as_list(self._call("circuits", (), ())[0])]
-        return sorted(rows, key=lambda row: row.name)
-
-    def probe(self, name: str, token: str, lease_ms: int, job: LeaseRef | None) -> CircuitRow:
+    def probe(self, gate: str, token: str, places: int, lease_ms: int, job: LeaseRef | None) -> bool:
         ref: list[Command] = ["", 0] if job is None else [job.id, job.fence]
-        return to_circuit(self._call("probe", (), [name, token, lease_ms, *ref])[0])
+        return bool(as_int(self._call("probe", (), [gate, token, places, lease_ms, *ref])[0]))
 
-    def tally(self, name: str, policy: CircuitPolicy, tally: Tally) -> CircuitRow:
-        args: list[Command] = [
-            name,
-            -1 if policy.failures is None else policy.failures,
-            policy.window_ms,
-            policy.open_for_ms,
-            policy.half_open,
-            policy.min_calls,
-            "-1" if policy.failure_rate is None else repr(policy.failure_rate),
-            int(tally.ok),
-            int(tally.failed),
-            tally.epoch,
-            tally.probe or "",
-            tally.retry_after_ms,
-            tally.reason or "",
-        ]
-        return to_circuit(self._call("tally", (), args)[0])
+    def end_probe(self, gate: str, token: str) -> None:
+        self._call("end_probe", (), [gate, token])
 
-    def switch(self, name: str, open_ms: int | None, opened: bool, reason: str | None, half_open: int) -> CircuitRow:
-        args: list[Command] = [name, int(opened), -1 if open_ms is None else open_ms, reason or "", half_open]
-        return to_circuit(self._call("switch", (), args)[0])
+    def probes(self, gates: Sequence[str]) -> list[int]:
+        return [as_int(one) for one in self._call("probes", (), list(gates))]
 
     @repairing
     def limits(self) -> list[LimitRow]:
@@ -119,29 +95,3 @@ class RedisCoordinator(RedisDoctor):
             used, limit, per, waiting = (as_int(one) for one in flat[at + 2 : at + 6])
             rows.append(LimitRow(GuardKind(kind), key, used, limit if limit > 0 else None, per, waiting))
         return rows
-
-
-def to_circuit(reply: object) -> CircuitRow:
-    """A circuit of what ``scripts/lib/circuits.lua`` gives."""
-    values = as_list(reply)
-    name, state = strings(values[:2])
-    reason, changed = strings([values[5], values[12]])
-    epoch, since, left = (as_int(one) for one in values[2:5])
-    by_hand, calls, failures, successes, probes, waiting = (as_int(one) for one in values[6:12])
-    return made(
-        CircuitRow,
-        name=name,
-        state=state,
-        epoch=epoch,
-        since=since if since >= 0 else None,
-        left_ms=left if left >= 0 else None,
-        reason=reason or None,
-        by_hand=bool(by_hand),
-        calls=calls,
-        failures=failures,
-        successes=successes,
-        probes=probes,
-        waiting=waiting,
-        changed=changed or None,
-        admitted=bool(as_int(values[13])),
-    )

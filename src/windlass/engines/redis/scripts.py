@@ -45,7 +45,7 @@ GUARD_KEYS: Final = frozenset(FIXED_KEYS[FIXED_KEYS.index("guards") : FIXED_KEYS
 # Scripts that change nothing, so a call whose answer was lost may be made again.
 READ_ONLY: Final = frozenset(
     {
-        "rows", "page", "queues", "workers", "counts", "check", "names", "deaths", "read", "keys", "locks", "circuits",
+        "rows", "page", "queues", "workers", "counts", "check", "names", "deaths", "read", "keys", "locks", "probes",
         "limits", "blocked",
     }
 )  # fmt: skip
@@ -53,7 +53,7 @@ READ_ONLY: Final = frozenset(
 
 # Scripts that have a short form for a store without guards and bound queues, and the libraries that are left out of it.
 UNGUARDED: Final = frozenset({"claim", "settle", "exchange"})
-OF_GUARDS: Final = frozenset({"admitting", "running", "circuits", "judging", "bounding"})
+OF_GUARDS: Final = frozenset({"admitting", "running", "document", "circuits", "judging", "bounding"})
 
 # Scripts that look at keys by number, and so are given all of them.
 WHOLE: Final = frozenset({"check", "sweep"})

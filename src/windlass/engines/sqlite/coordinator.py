@@ -13,15 +13,16 @@ from typing import Final
 import apsw
 import msgspec
 
-from windlass.core.coordination import CircuitPolicy, CircuitRow, Grip, LimitRow, LockRow, Tally
-from windlass.core.model import GuardKind
+from windlass.core.coordination import Grip, LimitRow, LockRow
+from windlass.core.model import GuardKind, Opening, Times
 from windlass.core.work import LeaseRef
 from windlass.engines.damage import made
-from windlass.engines.sqlite import circuits
 from windlass.engines.sqlite.claim import next_fence
+from windlass.engines.sqlite.commit import open_gate
 from windlass.engines.sqlite.connection import leak
 from windlass.engines.sqlite.core import Endings
 from windlass.engines.sqlite.guards import RateMeter, Stored, decode_stored
+from windlass.engines.sqlite.schema import Sql
 from windlass.engines.sqlite.transaction import SqliteTransactions
 
 __all__ = ["SqliteCoordinator"]
@@ -46,6 +47,16 @@ LOCKS: Final = """
 SELECT key, owner, fence, since, until - ?1,
     (SELECT count(*) FROM "windlass_line" AS line WHERE line.key = locks.key AND line.until > ?1)
 FROM "windlass_locks" AS locks ORDER BY key
+"""
+RUN: Final = "SELECT seq FROM \"windlass_jobs\" WHERE id = ? AND fence = ? AND state = 'running'"
+PROBE_OF_JOB: Final = 'SELECT 1 FROM "windlass_holds" WHERE gate = ? AND seq = ?'
+PROBE_OF_TOKEN: Final = 'SELECT 1 FROM "windlass_probes" WHERE name = ? AND token = ? AND until > ?'
+ADD_PROBE: Final = 'INSERT OR REPLACE INTO "windlass_probes" (name, token, until) VALUES (?, ?, ?)'
+HOLD: Final = 'INSERT OR IGNORE INTO "windlass_holds" (gate, seq) VALUES (?, ?)'
+END_PROBE: Final = 'DELETE FROM "windlass_probes" WHERE name = ? AND (token = ? OR until <= ?)'
+PROBES: Final = """
+SELECT (SELECT count(*) FROM "windlass_holds" WHERE gate = ?1)
+    + (SELECT count(*) FROM "windlass_probes" WHERE name = ?1 AND until > ?2)
 """
 # Every limit that a running or a waiting job knows of; the jobs say the numbers.
 RUNNING: Final = "SELECT guards FROM \"windlass_jobs\" WHERE state = 'running' AND guards IS NOT NULL LIMIT ?"
@@ -139,45 +150,39 @@ class SqliteCoordinator(SqliteTransactions):
 
         return self._ask(ask)
 
-    # -- circuits --
+    # -- probes --
 
-    def circuit(self, name: str) -> CircuitRow:
-        def ask(db: apsw.Connection) -> CircuitRow:
-            return circuits.row(db, self._q, name, circuits.read(db, self._q, name), self._steady.now(db))
-
-        return self._ask(ask)
-
-    def circuits(self) -> list[CircuitRow]:
-        return self._ask(lambda db: list(circuits.rows(db, self._q, self._steady.now(db))))
-
-    def probe(self, name: str, token: str, lease_ms: int, job: LeaseRef | None) -> CircuitRow:
-        def write(db: apsw.Connection) -> CircuitRow:
+    def probe(self, gate: str, token: str, places: int, lease_ms: int, job: LeaseRef | None) -> bool:
+        def write(db: apsw.Connection) -> bool:
             self._steady.start(db)
-            now, wall = self._steady.now(db), self._clock.wall_ms()
-            return circuits.probe(db, self._q, name, token, lease_ms, job, now, wall)
+            now, q = self._steady.now(db), self._q
+            found = None if job is None else db.execute(q(RUN), (job.id, job.fence)).fetchone()
+            mine = (PROBE_OF_TOKEN, (gate, token, now)) if found is None else (PROBE_OF_JOB, (gate, found[0]))
+            if db.execute(q(mine[0]), mine[1]).fetchall():
+                return True
+            if probes_at(db, q, gate, now) >= places:
+                return False
+            if found is None:
+                db.execute(q(ADD_PROBE), (gate, token, now + lease_ms))
+            else:
+                db.execute(q(HOLD), (gate, found[0]))
+            return True
 
         return self._write(write, durable=False)
 
-    def tally(self, name: str, policy: CircuitPolicy, tally: Tally) -> CircuitRow:
-        def write(db: apsw.Connection) -> CircuitRow:
-            self._steady.start(db)
-            now, wall = self._steady.now(db), self._clock.wall_ms()
-            return circuits.tally(db, self._q, name, policy, tally, now, wall)
+    def end_probe(self, gate: str, token: str) -> None:
+        def write(db: apsw.Connection) -> None:
+            db.execute(self._q(END_PROBE), (gate, token, self._steady.now(db)))
+            open_gate(db, self._q, Opening(gate), 0)
 
-        row = self._write(write, durable=False)
-        if row.waiting and (row.changed is not None or tally.probe is not None):
-            self._ready.touch()
-        return row
-
-    def switch(self, name: str, open_ms: int | None, opened: bool, reason: str | None, half_open: int) -> CircuitRow:
-        def write(db: apsw.Connection) -> CircuitRow:
-            self._steady.start(db)
-            now, wall = self._steady.now(db), self._clock.wall_ms()
-            return circuits.switch(db, self._q, name, open_ms, opened, reason, half_open, now, wall)
-
-        row = self._write(write, durable=True)
+        self._write(write, durable=False)
         self._ready.touch()
-        return row
+
+    def probes(self, gates: Sequence[str]) -> list[int]:
+        return self._ask(lambda db: [probes_at(db, self._q, gate, self._steady.now(db)) for gate in gates])
+
+    def times(self) -> Times:
+        return Times(self._steady.known() or self._ask(self._steady.now), self._clock.wall_ms())
 
     # -- limits --
 
@@ -206,3 +211,8 @@ class SqliteCoordinator(SqliteTransactions):
             return found[:LIMITS_MAX]
 
         return self._ask(ask)
+
+
+def probes_at(db: apsw.Connection, q: Sql, gate: str, now: int) -> int:
+    """How many probes are on their way."""
+    return int(str(db.execute(q(PROBES), (gate, now)).fetchall()[0][0]))

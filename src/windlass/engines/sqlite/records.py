@@ -28,7 +28,6 @@ from windlass.core.fingerprint import DAMAGED
 from windlass.core.model import FINISHED, GuardKind, JobError, State, UniqueKey, Until
 from windlass.core.work import Rules, WorkerInfo
 from windlass.engines.damage import LAST_MS, NAME_OF_DAMAGED, QUEUE_OF_DAMAGED, QueueName, described
-from windlass.engines.sqlite.circuits import Doc
 from windlass.engines.sqlite.guards import Stored
 from windlass.engines.sqlite.schema import FENCE_MAX, FOREVER, SLOTS, VERSION, VERSION_MAX, Sql, version_of
 from windlass.engines.sqlite.totals import add_total
@@ -314,7 +313,6 @@ OTHERS: Final = (
         ),
     ),
     Table("line", (Column("key", str), Column("ticket", Count), Column("token", str), Column("until", Count))),
-    Table("circuits", (Column("name", str), Column("doc", Doc, is_json=True))),
     Table("probes", (Column("name", str), Column("token", str), Column("until", Count))),
 )  # fmt: skip
 TABLES: Final = (JOBS, *OTHERS)

@@ -19,6 +19,7 @@ time; engine time moves only through ``Harness.clock``; order is compared only w
 from __future__ import annotations
 
 from windlass.testing.conformance.bounds import BoundSuite
+from windlass.testing.conformance.circuits import CircuitSuite
 from windlass.testing.conformance.claim import ClaimSuite
 from windlass.testing.conformance.commit import CommitSuite
 from windlass.testing.conformance.coordinator import CoordinatorSuite
@@ -41,6 +42,7 @@ from windlass.testing.conformance.waiting import WaitSuite
 
 __all__ = [
     "BoundSuite",
+    "CircuitSuite",
     "ClaimSuite",
     "CommitSuite",
     "CoordinatorSuite",
@@ -78,6 +80,7 @@ class EngineConformance(
     InspectorSuite,
     PayloadSuite,
     GuardSuite,
+    CircuitSuite,
     UniqueSuite,
     CoordinatorSuite,
     DeadSuite,

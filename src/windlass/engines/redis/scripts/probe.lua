@@ -1,41 +1,35 @@
--- uses: records guards circuits
--- Ask to go through a circuit.
+-- uses: records guards
+-- Take a place for a probe of a circuit, for a running job or leased by a token.
 --
 -- KEYS     fixed
--- ARGV     4 name  5 token  6 lease in ms  7 id of a running job or ""  8 its fence
--- Returns  a row of lib/circuits.lua
+-- ARGV     4 gate  5 token  6 how many may be taken at once  7 lease in ms  8 id of a running job or ""  9 its fence
+-- Returns  1 when it has one
 -- Cost     O(probes)
 
 allow_growth()
-local name, token, id = ARGV[4], ARGV[5], ARGV[7]
-local doc = G.circuit(name)
-if G.state(doc) == 'closed' then return { G.circuit_row(name) } end
-local gate, job = 'circuit:' .. name, nil
+local gate, token, id = ARGV[4], ARGV[5], ARGV[8]
+local job
 if id ~= '' then
   load({ id })
   job = jobs[id]
-  if not (job and job[STATE] == sRUNNING and job[FENCE] == tonumber(ARGV[8])) then job = nil end
+  if not (job and job[STATE] == sRUNNING and job[FENCE] == tonumber(ARGV[9])) then job = nil end
 end
-local admitted, live = false, G.outside(name)
-if job then
-  admitted = call('ZSCORE', K.HOLDS, gate .. '\0' .. id) and true or false
-else
-  for i = 1, #live, 2 do admitted = admitted or live[i] == token end
+local live, mine = {}, false
+local all = G.pairs_of(call('HGET', K.PROBES, gate))
+for i = 1, #all, 2 do
+  if all[i + 1] > boot then
+    live[#live + 1], live[#live + 2] = all[i], all[i + 1]
+    mine = mine or all[i] == token
+  end
 end
-if not admitted and G.probes_free(doc, G.on_their_way(name)) > 0 then
-  admitted = true
+if job then mine = call('ZSCORE', K.HOLDS, gate .. '\0' .. id) and true or false end
+if not mine then
+  if G.count(K.HOLDS, gate) + #live / 2 >= tonumber(ARGV[6]) then return { 0 } end
   if job then
     call('ZADD', K.HOLDS, 0, gate .. '\0' .. id)
   else
-    live[#live + 1] = token
-    live[#live + 1] = boot + tonumber(ARGV[6])
+    live[#live + 1], live[#live + 2] = token, boot + tonumber(ARGV[7])
+    call('HSET', K.PROBES, gate, cmsgpack.pack(live))
   end
 end
-G.keep_outside(name, live)
-local changed
-if admitted and doc.state == 'open' then
-  changed = 'open'
-  G.turn(doc, 'half_open')
-  G.keep_circuit(name)
-end
-return { G.circuit_row(name, changed, admitted) }
+return { 1 }
