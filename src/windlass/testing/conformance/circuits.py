@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from windlass.core.circuit import CircuitPolicy, CircuitRow, CircuitState, Tally
+from windlass.core.model import Guard, GuardKind
 from windlass.core.work import LeaseRef
 from windlass.engines.base import Store
 from windlass.guards import agreed
-from windlass.testing.conformance.harness import Harness, together
+from windlass.testing.conformance.harness import Harness, job, join, place, swap, take, together
 
 TEN = 10_000
 POLICY = CircuitPolicy(failures=3, window_ms=TEN, open_for_ms=5_000, half_open=2)
@@ -162,6 +165,55 @@ class CircuitSuite:
         tally(store, "c", POLICY, Tally(failed=9, ok=9, epoch=before))
         row = agreed.see(store, "c")
         assert (row.state, row.epoch, row.successes) == ("half_open", now, 0)
+
+    def test_what_a_fleet_reports_at_once_is_all_counted(self, harness: Harness) -> None:
+        store, other = harness.engine, harness.second()
+        policy, known = CircuitPolicy(failures=10_000), agreed.look(store, "c")
+
+        def report(n: int) -> bool:
+            for _ in range(25):
+                agreed.tally((store, other)[n % 2], "c", policy, Tally(ok=1, failed=1), known)
+            return True
+
+        assert all(together(*[lambda n=n: report(n) for n in range(8)]))
+        row = agreed.see(store, "c")
+        assert (row.calls, row.failures) == (400, 200)
+
+    def test_one_of_all_that_report_at_once_opens_it(self, harness: Harness) -> None:
+        store, other = harness.engine, harness.second()
+        report = Tally(failed=1, reason="down")
+        changes = together(*[lambda n=n: agreed.tally((store, other)[n % 2], "c", POLICY, report) for n in range(8)])
+        assert [change.entered for change in changes if change.entered] == ["open"]
+        assert agreed.see(store, "c").epoch == 1
+
+    def test_what_is_known_may_be_old(self, harness: Harness) -> None:
+        store = harness.engine
+        known = agreed.look(store, "c")
+        opened(store)
+        assert agreed.tally(store, "c", POLICY, Tally(failed=3), known).entered is None
+        assert agreed.see(store, "c").epoch == 1
+        harness.clock.advance(5_000)
+        answer = agreed.admit(store, "c", "t", None, known)
+        assert answer.is_admitted  # for as long as a process may believe in an old state: guards.circuit
+        assert agreed.admit(store, "c", "t", None).change.entered == "half_open"
+
+    def test_a_report_is_counted_when_it_is_written_and_not_when_it_was_known(self, harness: Harness) -> None:
+        store = harness.engine
+        known = agreed.tally(store, "c", POLICY, Tally(failed=2)).known
+        harness.clock.advance(TEN + TEN // 10)
+        assert agreed.tally(store, "c", POLICY, Tally(failed=2), known).entered is None
+        assert agreed.see(store, "c").failures == 2
+
+    def test_a_document_that_cannot_be_read_is_as_none(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        for n, text in enumerate(("no JSON", '{"state":"ajar"}', '{"state":"open","open_until":"soon"}', "[]", "null")):
+            document = store.read(["circuit:c"])[0]
+            swap(store, "circuit:c", document.version, text)
+            assert agreed.see(store, "c") == CircuitRow("c")
+            place(store, [replace(job(f"j{n}"), guards=(Guard(GuardKind.CIRCUIT, "c"),))])
+            assert [lease.id for lease in take(store)] == [f"j{n}"]
+        opened(store)
 
     def test_open_by_hand_lasts_until_it_is_closed_or_for_its_time(self, harness: Harness) -> None:
         store = harness.engine

@@ -9,7 +9,7 @@ local function circuit_in(text)
   local good, it = pcall(cjson.decode, text)
   if not good or type(it) ~= 'table' then it = {} end
   it.state, it.half_open, it.successes = it.state or 'closed', it.half_open or 1, it.successes or 0
-  good = G.CIRCUIT_STATES[it.state] and G.is_number(it.half_open) and G.is_number(it.successes)
+  good = G.CIRCUIT_STATES[it.state] and G.is_number(it.half_open) and it.half_open >= 1 and G.is_number(it.successes)
     and G.is_number(it.since or 0) and G.is_number(it.open_until or 0)
   return good and it or { state = 'closed', half_open = 1, successes = 0 }
 end
