@@ -55,7 +55,7 @@ class Model:
         oks = [ok for at, ok in self.calls if now // slice_ms - at // slice_ms < 20]
         failed, rate = oks.count(False), self.policy.failure_rate
         by_count = self.policy.failures is not None and failed >= self.policy.failures
-        return by_count or rate is not None and len(oks) >= self.policy.min_calls and failed >= rate * len(oks)
+        return by_count or (rate is not None and len(oks) >= self.policy.min_calls and failed >= rate * len(oks))
 
 
 policies = st.sampled_from([POLICY, CircuitPolicy(None, 10_000, 3_000, 1, min_calls=4, failure_rate=0.5)])

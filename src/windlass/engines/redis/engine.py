@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from windlass.core.errors import ConfigError, Duplicate
+from windlass.core.errors import ConfigError, Duplicate, EngineDamaged, EngineFull
 from windlass.core.fingerprint import INTERRUPTED, POISON
 from windlass.core.model import JobError, NewJob, Placed, Write, Written
 from windlass.core.work import (
@@ -25,6 +25,7 @@ from windlass.core.work import (
     Want,
     WorkerInfo,
 )
+from windlass.engines.redis import carried
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.coordinator import RedisCoordinator
 from windlass.engines.redis.dead import RedisDead
@@ -48,8 +49,11 @@ from windlass.engines.redis.wire import (
     strings,
     to_lease,
 )
+from windlass.logs import Log
 
 __all__ = ["RedisEngine"]
+
+log = Log("windlass.engine")
 
 INTERRUPTED_ERROR: Final = error_head(
     JobError(INTERRUPTED.error_type, "interrupted more often than max_interruptions allows", "", 0, 0)
@@ -67,6 +71,24 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         self._turn = ""  # the queue behind which the next claim of any queue begins
         self._made: dict[tuple[str, ...], JobTexts] = {}
         self._beats: dict[str, int] = {}  # worker -> when its lease ends that this object took last, by the store
+
+    def open(self) -> None:
+        with self._opening:
+            if self._calls is not None:
+                return
+            super().open()
+            try:
+                self._carry_circuits()
+            except (EngineDamaged, EngineFull) as error:
+                log.warning("%s: circuits of the version before were not read over: %s", self.target, error)
+            except BaseException:
+                self.close()
+                raise
+
+    def _carry_circuits(self) -> None:
+        """Make documents of the circuits that the version before has left."""
+        for swap in carried.swaps_of(as_list(self._ask_plainly("HGETALL", f"{self._prefix}{carried.HASH}"))):
+            self.commit(Write(swaps=(swap,)))  # where there is a document already, that one stays
 
     def commit(self, write: Write) -> Written:
         jobs, swaps = write.jobs, write.swaps

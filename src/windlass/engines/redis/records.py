@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Final, Protocol, TypeAlias
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from windlass.core.fingerprint import DAMAGED
 from windlass.core.model import JobError, Until
@@ -159,29 +159,6 @@ decode_list = msgspec.msgpack.Decoder(list[Any]).decode
 decode_numbers = msgspec.msgpack.Decoder(list[Number]).decode
 
 
-class CircuitDoc(Struct):
-    """A circuit as ``scripts/lib/circuits.lua`` packs it."""
-
-    state: str
-    epoch: Number
-    since: Number
-    wall: Annotated[int, Meta(ge=-1, le=LAST_MS)]
-    open_until: Number
-    half_open: Number
-    successes: Number
-    reason: str
-    by_hand: Number
-    slices: list[tuple[Number, Number, Number]]
-    slice_ms: Annotated[int, Meta(ge=1, lt=2**53)]
-
-
-def of_circuit(field: bytes, value: bytes) -> object:
-    field.decode()
-    return expect(decode_circuit(value).state in ("closed", "open", "half_open"))
-
-
-decode_circuit = msgspec.msgpack.Decoder(CircuitDoc).decode
-
 # Every hash: what makes a value sound. Those of jobs are judged by the scripts.
 HASHES: Final[dict[str, Rule]] = {
     "meta": of_meta,
@@ -206,7 +183,6 @@ HASHES: Final[dict[str, Rule]] = {
     "unique": packed(tuple[str, str, Until, Number]),
     "locks": packed(tuple[str, Number, Number, Number, str]),
     "lines": in_turn,
-    "circuits": of_circuit,
     "probes": in_turn,
     "bounds": packed(tuple[Number, Number, Number]),
     "starved": text,

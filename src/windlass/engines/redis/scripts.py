@@ -28,7 +28,7 @@ FIXED_KEYS: Final = (
     "busy", "dues", "lone", "idle",
     "cause", "died", "recoveries", "documents", "documents-over", "flow",
     "guards", "blocked", "blocked-by", "holds", "once", "carriers", "markers", "gates", "rates", "unique",
-    "unique-expiring", "locks", "lines", "circuits", "probes", "bounds", "starved", "rate-ends", "damaged",
+    "unique-expiring", "locks", "lines", "probes", "bounds", "starved", "rate-ends", "damaged",
 )  # fmt: skip
 TYPES: Final = {
     "arrivals": "zset", "running": "zset", "cancels": "zset", "dead": "zset", "dead-purge": "zset", "leases": "zset",

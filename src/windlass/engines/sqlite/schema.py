@@ -322,6 +322,15 @@ MIGRATIONS: Final = (
             ON CONFLICT (name) DO UPDATE SET idle_since = NULL WHERE idle_since IS NOT NULL;
     END;
     """,
+    # Circuits are documents. One that is open stays open, and its jobs wait at its gate.
+    """
+    INSERT INTO "windlass_documents" (key, version, value) SELECT 'circuit:' || name,
+        row_number() OVER (ORDER BY name) + coalesce((SELECT value FROM "windlass_meta" WHERE key = 'document'), 0), doc
+        FROM "windlass_circuits";
+    INSERT INTO "windlass_meta" (key, value) SELECT 'document', count(*) FROM "windlass_circuits" WHERE true
+        ON CONFLICT (key) DO UPDATE SET value = value + excluded.value;
+    DROP TABLE "windlass_circuits";
+    """,
 )
 VERSION: Final = len(MIGRATIONS)
 NEWEST: Final = ("queues", "idle_since")  # a column that the last of them has made
