@@ -1,9 +1,8 @@
 """Circuits as the store keeps them: one small JSON document each, changed inside a write transaction.
 
 The window is kept in slices, so a document stays small whatever the traffic. Half-open is not written when its time
-comes: an open circuit whose time is over is half-open by definition, and the first probe writes it down. Probes of jobs
-are rows in ``windlass_holds``, which end with the run; those of other calls are leased rows in ``windlass_probes``.
-Must not know thresholds: they come with each report.
+comes: an open circuit whose time is over is half-open by definition, and the first probe writes it down. Probes are
+holds. Must not know thresholds: they come with each report.
 """
 
 from __future__ import annotations
@@ -18,26 +17,16 @@ from msgspec import Meta, Struct
 from windlass.core.coordination import CircuitPolicy, CircuitRow, Tally
 from windlass.core.work import LeaseRef
 from windlass.engines.damage import LAST_MS
+from windlass.engines.sqlite import holds
 from windlass.engines.sqlite.schema import Sql
 
-__all__ = ["PROBE_LOOK_MS", "Doc", "outside_probes", "probe", "read", "rows", "switch", "tally"]
+__all__ = ["Doc", "probe", "read", "rows", "switch", "tally"]
 
 SLICES: Final = 20  # of a window; a call counts up to a twentieth of the window longer
-PROBE_LOOK_MS: Final = 1_000  # how often waiters look whether a probe that is no job has vanished
 
 READ: Final = 'SELECT doc FROM "windlass_circuits" WHERE name = ?'
 WRITE: Final = 'INSERT OR REPLACE INTO "windlass_circuits" (name, doc) VALUES (?, ?)'
 NAMES: Final = 'SELECT name FROM "windlass_circuits" ORDER BY name'
-HELD: Final = 'SELECT count(*) FROM "windlass_holds" WHERE gate = ?'
-OUTSIDE: Final = 'SELECT count(*) FROM "windlass_probes" WHERE name = ? AND until > ?'
-MINE: Final = 'SELECT 1 FROM "windlass_probes" WHERE name = ? AND token = ? AND until > ?'
-ADD_PROBE: Final = 'INSERT OR REPLACE INTO "windlass_probes" (name, token, until) VALUES (?, ?, ?)'
-END_PROBE: Final = 'DELETE FROM "windlass_probes" WHERE name = ? AND (token = ? OR until <= ?)'
-END_PROBES: Final = 'DELETE FROM "windlass_probes" WHERE name = ?'
-RUNNING: Final = "SELECT seq FROM \"windlass_jobs\" WHERE id = ? AND fence = ? AND state = 'running'"
-JOB_PROBES: Final = 'SELECT 1 FROM "windlass_holds" WHERE gate = ? AND seq = ?'
-HOLD: Final = 'INSERT OR IGNORE INTO "windlass_holds" (gate, seq) VALUES (?, ?)'
-FORGET_HOLD: Final = 'DELETE FROM "windlass_holds" WHERE gate = ?'
 WAITING: Final = "SELECT count(*) FROM \"windlass_jobs\" WHERE state = 'blocked' AND blocked_by = ?"
 OPEN_GATE: Final = """
 INSERT INTO "windlass_gates" (gate, at) SELECT ?1, ?2
@@ -68,11 +57,11 @@ class Doc(Struct, omit_defaults=True):
             return "half_open"
         return self.state
 
-    def probes_free(self, now: int, on_their_way: int) -> int:
-        """How many probes may start: as many as are still needed to close it."""
+    def places(self, now: int) -> int:
+        """How many probes may be on their way: as many as are still needed to close it."""
         if self.state_at(now) != "half_open":
             return 0
-        return self.half_open - (self.successes if self.state == "half_open" else 0) - on_their_way
+        return self.half_open - (self.successes if self.state == "half_open" else 0)
 
     def window(self, now: int) -> tuple[int, int]:
         """Calls and failures in the window."""
@@ -118,17 +107,6 @@ def gate_of(name: str) -> str:
     return f"circuit:{name}"
 
 
-def outside_probes(db: apsw.Connection, q: Sql, name: str, now: int) -> int:
-    """Probes on their way that are no jobs."""
-    return int(str(db.execute(q(OUTSIDE), (name, now)).fetchall()[0][0]))
-
-
-def on_their_way(db: apsw.Connection, q: Sql, name: str, now: int) -> int:
-    """All probes that have started and not ended."""
-    jobs = int(str(db.execute(q(HELD), (gate_of(name),)).fetchall()[0][0]))
-    return jobs + outside_probes(db, q, name, now)
-
-
 def row(db: apsw.Connection, q: Sql, name: str, doc: Doc, now: int, changed: str | None = None) -> CircuitRow:
     """A circuit as it stands."""
     state = doc.state_at(now)
@@ -144,7 +122,7 @@ def row(db: apsw.Connection, q: Sql, name: str, doc: Doc, now: int, changed: str
         calls=calls,
         failures=failures,
         successes=doc.successes,
-        probes=0 if state == "closed" else on_their_way(db, q, name, now),
+        probes=0 if state == "closed" else holds.taken(db, q, gate_of(name), now)[0],
         waiting=int(str(db.execute(q(WAITING), (gate_of(name),)).fetchall()[0][0])),
         changed=changed,
         admitted=state == "closed",
@@ -165,17 +143,9 @@ def probe(
     if doc.state_at(now) == "closed":
         return row(db, q, name, doc, now)
     changed = None
-    seq: int | None = None
-    if job is not None:
-        found = db.execute(q(RUNNING), (job.id, job.fence)).fetchone()
-        seq = None if found is None else int(found[0])
-    admitted = _is_probe(db, q, name, token, seq, now)
-    if not admitted and doc.probes_free(now, on_their_way(db, q, name, now)) > 0:
-        admitted = True
-        if seq is not None:
-            db.execute(q(HOLD), (gate_of(name), seq))
-        else:
-            db.execute(q(ADD_PROBE), (name, token, now + lease_ms))
+    admitted = (
+        holds.hold(db, q, gate_of(name), token, doc.places(now), lease_ms, "", 0, job, now, wall).fence is not None
+    )
     if admitted and doc.state == "open":
         changed = "open"
         reason = doc.reason
@@ -185,19 +155,13 @@ def probe(
     return msgspec.structs.replace(row(db, q, name, doc, now, changed), admitted=admitted)
 
 
-def _is_probe(db: apsw.Connection, q: Sql, name: str, token: str, seq: int | None, now: int) -> bool:
-    if seq is not None:
-        return bool(db.execute(q(JOB_PROBES), (gate_of(name), seq)).fetchall())
-    return bool(db.execute(q(MINE), (name, token, now)).fetchall())
-
-
 def tally(
     db: apsw.Connection, q: Sql, name: str, policy: CircuitPolicy, report: Tally, now: int, wall: int
 ) -> CircuitRow:
     """Count calls that ended; open, close or reopen."""
     doc = read(db, q, name)
     if report.probe is not None:
-        db.execute(q(END_PROBE), (name, report.probe, now))
+        holds.release(db, q, gate_of(name), report.probe)
     if report.epoch != doc.epoch:  # calls of an earlier state say nothing about this one
         return row(db, q, name, doc, now)
     before = doc.state
@@ -235,7 +199,7 @@ def trip(
     doc.open_until = now + max(policy.open_for_ms, report.retry_after_ms)
     doc.half_open = policy.half_open
     doc.reason = report.reason
-    db.execute(q(END_PROBES), (name,))
+    holds.release(db, q, gate_of(name), None)
     db.execute(q(OPEN_GATE), (gate_of(name), doc.open_until))
 
 
@@ -243,8 +207,7 @@ def close(db: apsw.Connection, q: Sql, name: str, doc: Doc, now: int, wall: int)
     """Let everything through again; the jobs that wait, step by step."""
     doc.turn("closed", now, wall)
     doc.reason = None
-    db.execute(q(END_PROBES), (name,))
-    db.execute(q(FORGET_HOLD), (gate_of(name),))
+    holds.release(db, q, gate_of(name), None)
     db.execute(q(OPEN_GATE), (gate_of(name), 0))
 
 
@@ -265,7 +228,7 @@ def switch(
     if opened:
         doc.turn("open", now, wall)
         doc.by_hand, doc.half_open, doc.reason = True, half_open, reason
-        db.execute(q(END_PROBES), (name,))
+        holds.release(db, q, gate_of(name), None)
         db.execute(q(FORGET_GATE), (gate_of(name),))
         if open_ms is not None:
             doc.open_until = now + open_ms

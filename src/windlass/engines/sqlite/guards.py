@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from windlass.core.model import Guard, GuardKind
-from windlass.engines.sqlite import circuits
+from windlass.engines.sqlite import circuits, holds
 from windlass.engines.sqlite.schema import Sql
 from windlass.engines.sqlite.totals import add_total
 
@@ -106,7 +106,6 @@ HOLD: Final = """
 INSERT INTO "windlass_holds" (gate, seq) SELECT value ->> 0, value ->> 1 FROM json_each(?) WHERE true
 ON CONFLICT (seq, gate) DO NOTHING
 """
-HELD: Final = 'SELECT count(*) FROM "windlass_holds" WHERE gate = ?'
 HOLDER: Final = 'SELECT seq FROM "windlass_holds" WHERE gate = ?'
 MARKER: Final = 'SELECT id, result FROM "windlass_once" WHERE key = ?'
 
@@ -220,6 +219,7 @@ class Judge:
         self._now = now
         self._late_ms = late_ms
         self._held: dict[str, int] = {}
+        self._ends: dict[str, int | None] = {}  # when the first lease of a token at a gate is over
         self._rates: dict[str, RateMeter] = {}
         self._circuits: dict[str, circuits.Doc] = {}
         self._holders: dict[str, int] = {}
@@ -290,7 +290,7 @@ class Judge:
             case GuardKind.CIRCUIT:
                 doc = self._circuit(guard.key)
                 if doc.state_at(self._now) != "closed":
-                    return doc.probes_free(self._now, self._count(guard.gate) + self._outside_probes(guard.key))
+                    return doc.places(self._now) - self._count(guard.gate)
                 steps = max(0, self._now - (doc.since or 0)) // STAGGER_MS
                 return doc.half_open << min(steps, 16)
 
@@ -340,9 +340,9 @@ class Judge:
                 if doc.state_at(self._now) == "closed":
                     # The steps have grown beyond what one claim takes: the next claim may go on at once.
                     return self._now if guard.gate in self._generous else self._now + STAGGER_MS
-                return self._now if self._free(guard) > 0 else self._opens_again(guard.key, doc)
+                return self._now if self._free(guard) > 0 else self._opens_again(guard.gate, doc)
             case _:
-                return self._now if self._free(guard) > 0 else None
+                return self._now if self._free(guard) > 0 else self._ends.get(guard.gate)
 
     # -- one job --
 
@@ -391,7 +391,7 @@ class Judge:
                         return Refused(guard.gate)
                 case GuardKind.CONCURRENCY:
                     if self._count(guard.gate) >= guard.limit:
-                        return Refused(guard.gate)
+                        return Refused(guard.gate, self._ends[guard.gate])
                 case GuardKind.RATE:
                     meter = self._meter(guard)
                     if meter.room() <= 0:
@@ -402,8 +402,8 @@ class Judge:
                     doc = self._circuit(guard.key)
                     if doc.state_at(self._now) == "closed":
                         continue
-                    if doc.probes_free(self._now, self._count(guard.gate) + self._outside_probes(guard.key)) <= 0:
-                        return Refused(guard.gate, self._opens_again(guard.key, doc))
+                    if self._count(guard.gate) >= doc.places(self._now):
+                        return Refused(guard.gate, self._opens_again(guard.gate, doc))
                     if not at_once:
                         return NO_PLACE
         return None
@@ -418,7 +418,7 @@ class Judge:
 
     def _count(self, gate: str) -> int:
         if gate not in self._held:
-            self._held[gate] = int(str(self._db.execute(self._q(HELD), (gate,)).fetchall()[0][0]))
+            self._held[gate], self._ends[gate] = holds.taken(self._db, self._q, gate, self._now)
         return self._held[gate]
 
     def _meter(self, guard: Stored) -> RateMeter:
@@ -434,14 +434,9 @@ class Judge:
             doc = self._circuits[name] = circuits.read(self._db, self._q, name)
         return doc
 
-    def _opens_again(self, name: str, doc: circuits.Doc) -> int | None:
-        """When a circuit that lets nobody through is to be looked at; None: when a job that is a probe ends."""
-        if doc.state_at(self._now) == "open":
-            return doc.open_until
-        return self._now + circuits.PROBE_LOOK_MS if self._outside_probes(name) else None
-
-    def _outside_probes(self, name: str) -> int:
-        return circuits.outside_probes(self._db, self._q, name, self._now)
+    def _opens_again(self, gate: str, doc: circuits.Doc) -> int | None:
+        """When a circuit that lets nobody through is to be looked at; None: when a probe that is a job ends."""
+        return doc.open_until if doc.state_at(self._now) == "open" else self._ends[gate]
 
     # -- writing it down --
 

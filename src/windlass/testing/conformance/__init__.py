@@ -10,6 +10,7 @@ Subclass ``EngineConformance`` in a test module and give it a fixture ``harness`
 
     TestMyEngineMachine = build_machine(MyHarness).TestCase
     TestMyEngineGuardMachine = build_machine(MyHarness, base=GuardMachine).TestCase
+    TestMyEngineHoldMachine = build_machine(MyHarness, base=HoldMachine).TestCase
 
 It must not know any engine: no SQL, no keys, no promise that ``engines.base``, ``model`` and the design do not make.
 Where those are silent, the test's docstring starts with ``Choice:``. Invariants: no test sleeps or asserts on elapsed
@@ -28,6 +29,7 @@ from windlass.testing.conformance.enqueue import EnqueueSuite
 from windlass.testing.conformance.guardmachine import GuardMachine
 from windlass.testing.conformance.guards import GuardSuite
 from windlass.testing.conformance.harness import Harness
+from windlass.testing.conformance.holds import HoldMachine, HoldSuite
 from windlass.testing.conformance.inspector import InspectorSuite
 from windlass.testing.conformance.leases import LeaseSuite
 from windlass.testing.conformance.machine import build_machine
@@ -51,6 +53,8 @@ __all__ = [
     "GuardMachine",
     "GuardSuite",
     "Harness",
+    "HoldMachine",
+    "HoldSuite",
     "InspectorSuite",
     "LeaseSuite",
     "MaintenanceSuite",
@@ -79,6 +83,7 @@ class EngineConformance(
     PayloadSuite,
     GuardSuite,
     UniqueSuite,
+    HoldSuite,
     CoordinatorSuite,
     DeadSuite,
     DocumentSuite,

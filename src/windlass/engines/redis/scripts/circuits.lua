@@ -1,4 +1,4 @@
--- uses: records guards circuits
+-- uses: records guards leases circuits
 -- Circuits as they stand.
 --
 -- KEYS     fixed

@@ -1,4 +1,4 @@
--- uses: records guards circuits
+-- uses: records guards leases holding circuits
 -- Ask to go through a circuit.
 --
 -- KEYS     fixed
@@ -7,31 +7,11 @@
 -- Cost     O(probes)
 
 allow_growth()
-local name, token, id = ARGV[4], ARGV[5], ARGV[7]
+local name = ARGV[4]
 local doc = G.circuit(name)
 if G.state(doc) == 'closed' then return { G.circuit_row(name) } end
-local gate, job = 'circuit:' .. name, nil
-if id ~= '' then
-  load({ id })
-  job = jobs[id]
-  if not (job and job[STATE] == sRUNNING and job[FENCE] == tonumber(ARGV[8])) then job = nil end
-end
-local admitted, live = false, G.outside(name)
-if job then
-  admitted = call('ZSCORE', K.HOLDS, gate .. '\0' .. id) and true or false
-else
-  for i = 1, #live, 2 do admitted = admitted or live[i] == token end
-end
-if not admitted and G.probes_free(doc, G.on_their_way(name)) > 0 then
-  admitted = true
-  if job then
-    call('ZADD', K.HOLDS, 0, gate .. '\0' .. id)
-  else
-    live[#live + 1] = token
-    live[#live + 1] = boot + tonumber(ARGV[6])
-  end
-end
-G.keep_outside(name, live)
+local fence = G.hold('circuit:' .. name, ARGV[5], G.places(doc), tonumber(ARGV[6]), '', 0, ARGV[7], tonumber(ARGV[8]))
+local admitted = fence >= 0
 local changed
 if admitted and doc.state == 'open' then
   changed = 'open'

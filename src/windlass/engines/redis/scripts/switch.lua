@@ -1,4 +1,4 @@
--- uses: records guards circuits
+-- uses: records guards leases circuits
 -- Open or close a circuit by hand.
 --
 -- KEYS     fixed
@@ -13,7 +13,7 @@ local before = G.state(doc)
 if ARGV[5] == '1' then
   G.turn(doc, 'open')
   doc.by_hand, doc.half_open, doc.reason = 1, tonumber(ARGV[8]), ARGV[7]
-  call('HDEL', K.PROBES, name)
+  G.release(gate)
   call('ZREM', K.GATES, gate)
   if tonumber(ARGV[6]) >= 0 then
     doc.open_until = boot + tonumber(ARGV[6])

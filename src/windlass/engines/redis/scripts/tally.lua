@@ -1,4 +1,4 @@
--- uses: records guards circuits
+-- uses: records guards leases circuits
 -- Count calls that ended; open, close or reopen a circuit.
 --
 -- KEYS     fixed
@@ -10,17 +10,11 @@
 allow_growth()
 local name, ok, failed, probe = ARGV[4], tonumber(ARGV[11]), tonumber(ARGV[12]), ARGV[14]
 local doc = G.circuit(name)
-if probe ~= '' then
-  local live, rest = G.outside(name), {}
-  for i = 1, #live, 2 do
-    if live[i] ~= probe then
-      rest[#rest + 1] = live[i]
-      rest[#rest + 1] = live[i + 1]
-    end
-  end
-  G.keep_outside(name, rest)
+if probe ~= '' then G.release('circuit:' .. name, probe) end
+if tonumber(ARGV[13]) ~= doc.epoch then
+  finish_script()
+  return { G.circuit_row(name) }
 end
-if tonumber(ARGV[13]) ~= doc.epoch then return { G.circuit_row(name) } end
 local before = doc.state
 doc.half_open = tonumber(ARGV[8])
 
@@ -28,7 +22,7 @@ local function trip()
   G.turn(doc, 'open')
   doc.open_until = boot + math.max(tonumber(ARGV[7]), tonumber(ARGV[15]))
   doc.reason = ARGV[16]
-  call('HDEL', K.PROBES, name)
+  G.release('circuit:' .. name)
   G.open('circuit:' .. name, doc.open_until)
 end
 

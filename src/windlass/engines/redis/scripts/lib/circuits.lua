@@ -1,6 +1,5 @@
 -- Circuits: one document each in CIRCUITS, msgpack; see engines/sqlite/circuits.py, whose rules these are. Half-open is
--- not written when its time comes: the first probe writes it down. Probes of jobs are holds; others are in PROBES,
--- name -> {token, until, ...}.
+-- not written when its time comes: the first probe writes it down. Probes are holds.
 
 local SLICES = 20
 
@@ -39,30 +38,10 @@ function G.state(doc)
   return doc.state
 end
 
-function G.outside(name)
-  local text = call('HGET', K.PROBES, name)
-  local live = {}
-  local all = G.pairs_of(text)
-  for i = 1, #all, 2 do
-    if all[i + 1] > boot then
-      live[#live + 1] = all[i]
-      live[#live + 1] = all[i + 1]
-    end
-  end
-  return live
-end
-
-function G.keep_outside(name, live)
-  if #live == 0 then call('HDEL', K.PROBES, name) else call('HSET', K.PROBES, name, cmsgpack.pack(live)) end
-end
-
-function G.on_their_way(name)
-  return G.count(K.HOLDS, 'circuit:' .. name) + #G.outside(name) / 2
-end
-
-function G.probes_free(doc, on_their_way)
+-- How many probes may be on their way.
+function G.places(doc)
   if G.state(doc) ~= 'half_open' then return 0 end
-  return doc.half_open - (doc.state == 'half_open' and doc.successes or 0) - on_their_way
+  return doc.half_open - (doc.state == 'half_open' and doc.successes or 0)
 end
 
 function G.window(doc)
@@ -84,7 +63,7 @@ end
 function G.close_circuit(name, doc)
   G.turn(doc, 'closed')
   doc.reason = ''
-  call('HDEL', K.PROBES, name)
+  G.release('circuit:' .. name)
   G.open('circuit:' .. name, 0)
 end
 
@@ -98,7 +77,7 @@ function G.circuit_row(name, changed, admitted)
   local left = state == 'open' and doc.open_until >= 0 and math.max(0, doc.open_until - boot) or -1
   return {
     name, state, doc.epoch, doc.wall, left, state == 'closed' and '' or doc.reason, doc.by_hand, calls, failures,
-    doc.successes, state == 'closed' and 0 or G.on_their_way(name), G.count(K.BLOCKED, 'circuit:' .. name),
+    doc.successes, state == 'closed' and 0 or G.taken('circuit:' .. name), G.count(K.BLOCKED, 'circuit:' .. name),
     changed or '', (admitted or state == 'closed') and 1 or 0,
   }
 end

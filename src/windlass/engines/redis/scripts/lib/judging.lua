@@ -1,12 +1,12 @@
 -- Judging the guards of jobs inside a claim; see engines/sqlite/guards.py, whose rules these are.
 
 local QUEUES_AT, QUEUES_LOOKED_AT = 64, 1024
-local SLACK_MS, LATE_MS, GATES_MAX, STAGGER_MS, PROBE_LOOK_MS = 1000, 4, 64, 100, 1000
+local SLACK_MS, LATE_MS, GATES_MAX, STAGGER_MS = 1000, 4, 64, 100
 
-G.meters, G.held, G.holders, G.opens, G.let, G.visited, G.generous = {}, {}, {}, {}, {}, {}, {}
+G.meters, G.held, G.ends, G.holders, G.opens, G.let, G.visited, G.generous = {}, {}, {}, {}, {}, {}, {}, {}
 
 function G.held_at(gate)
-  if not G.held[gate] then G.held[gate] = G.count(K.HOLDS, gate) end
+  if not G.held[gate] then G.held[gate], G.ends[gate] = G.taken(gate) end
   return G.held[gate]
 end
 
@@ -99,10 +99,10 @@ function G.write_meter(gate, m)
   call('ZADD', K.RATE_ENDS, over, gate)
 end
 
--- When a circuit that lets nobody through is to be looked at; nil: when a job that is a probe ends.
-function G.opens_again(name, doc)
+-- When a circuit that lets nobody through is to be looked at; nil: when a probe that is a job ends.
+function G.opens_again(gate, doc)
   if G.state(doc) == 'open' then return doc.open_until >= 0 and doc.open_until or nil end
-  return #G.outside(name) > 0 and boot + PROBE_LOOK_MS or nil
+  return G.ends[gate]
 end
 
 -- Why a job does not go on: nil when it does; else kind and what belongs to it.
@@ -115,7 +115,7 @@ function G.refuse(id, g, at_once)
       local holder = G.once_holder(gate)
       if holder and holder ~= id then return 'wait', gate end
     elseif kind == 'concurrency' then
-      if G.held_at(gate) >= guard[3] then return 'wait', gate end
+      if G.held_at(gate) >= guard[3] then return 'wait', gate, G.ends[gate] end
     elseif kind == 'rate' then
       local m = G.meter(guard)
       if G.room_of(m, 0) <= 0 then return 'wait', gate, G.meter_opens(m) end
@@ -124,8 +124,8 @@ function G.refuse(id, g, at_once)
       local name = string.sub(gate, 9)
       local doc = G.circuit(name)
       if G.state(doc) ~= 'closed' then
-        if G.probes_free(doc, G.held_at(gate) + #G.outside(name) / 2) <= 0 then
-          return 'wait', gate, G.opens_again(name, doc)
+        if G.held_at(gate) >= G.places(doc) then
+          return 'wait', gate, G.opens_again(gate, doc)
         end
         if not at_once then return 'later' end
       end
@@ -167,7 +167,7 @@ function G.free_at(guard, g)
   end
   local name = string.sub(gate, 9)
   local doc = G.circuit(name)
-  if G.state(doc) ~= 'closed' then return G.probes_free(doc, G.held_at(gate) + #G.outside(name) / 2) end
+  if G.state(doc) ~= 'closed' then return G.places(doc) - G.held_at(gate) end
   local steps = math.floor(math.max(0, boot - math.max(0, doc.since)) / STAGGER_MS)
   return doc.half_open * 2 ^ math.min(steps, 16)
 end
@@ -285,10 +285,10 @@ function G.close_gates(filled)
           -- The steps have grown beyond what one claim takes: the next claim may go on at once.
           at_ms = G.generous[gate] and boot or boot + STAGGER_MS
         else
-          at_ms = G.free_at(guard, g) > 0 and boot or G.opens_again(name, doc)
+          at_ms = G.free_at(guard, g) > 0 and boot or G.opens_again(gate, doc)
         end
       else
-        at_ms = G.free_at(guard, g) > 0 and boot or nil
+        at_ms = G.free_at(guard, g) > 0 and boot or G.ends[gate]
       end
     end
     if at_ms then
