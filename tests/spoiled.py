@@ -151,8 +151,8 @@ def build(store: Store, clock: ManualClock) -> Scene:
     place(store, [job("ready-3", queue="other", slot=Slot.LOOP)])
     place(store, [guarded("ready-4", Guard(GuardKind.ONCE, "pay:3", keep_ms=1_000), queue="paced")])
     place(store, [job("ready-5", queue="narrow"), job("sleeping-1", queue="asleep")])
-    store.lock("door", "token-a", 60_000, "somebody", 0)
-    store.lock("door", "token-b", 60_000, "somebody else", 60_000)
+    store.hold("lock:door", "token-a", 1, 60_000, "somebody")
+    store.hold("lock:door", "token-b", 1, 60_000, "somebody else", 60_000)
     swap(store, "redrive:1", 0, '{"a":1}', 900_000)
     swap(store, "plain", 0, '"text"')
     store.control("w2", "quiet")
@@ -291,7 +291,8 @@ def questions(store: Store, clock: ManualClock, scene: Scene) -> Iterator[tuple[
     yield "dead lines", lambda: [*dead.lines()]
     yield "dead count", lambda: dead.count()
     yield "redrives", lambda: dead.redrives()
-    yield "locks", lambda: [LockInfo.of(row) for row in store.locks()]
+    yield "holds", store.holds
+    yield "locks", lambda: [LockInfo.of(row) for row in store.holds("lock:")]
     yield "circuits", lambda: [CircuitInfo.of(row) for row in agreed.rows(store)]
     yield "limits", lambda: [LimitInfo.of(row) for row in store.limits()]
     yield "names", store.names

@@ -17,6 +17,7 @@ from windlass.client import Client
 from windlass.core.aio import hop
 from windlass.core.circuit import CircuitRow
 from windlass.core.clock import Clock, SystemClock
+from windlass.core.coordination import LOCKS
 from windlass.core.errors import ConfigError
 from windlass.core.model import State
 from windlass.core.rows import Action, JobFilter, Moved
@@ -242,7 +243,7 @@ class Windlass:
         """Give every lock that is held, by key."""
         from windlass.guards.limits import LockInfo
 
-        return [LockInfo.of(row) for row in self.engine.locks()]
+        return [LockInfo.of(row) for row in self.engine.holds(LOCKS)]
 
     async def alocks(self) -> list[LockInfo]:
         """Give every lock that is held; see ``locks``."""
@@ -250,7 +251,7 @@ class Windlass:
 
     def release_lock(self, key: str) -> bool:
         """Take a lock away from whoever holds it, who learns of it at the next renewal; false when nobody does."""
-        return self.engine.unlock(check_key(key, "release_lock"), None)
+        return self.engine.release(LOCKS + check_key(key, "release_lock"), None)
 
     async def arelease_lock(self, key: str) -> bool:
         """Take a lock away; see ``release_lock``."""

@@ -136,11 +136,11 @@ def test_a_closed_circuit_lets_its_waiters_on_in_steps_that_double() -> None:
     assert [circuit.lets_on(it, AT + ms) for ms in (-5_000, 0, 99, 100, 250, 10_000_000)] == [2, 2, 2, 4, 8, 2 << 16]
 
 
-def test_waiters_of_a_circuit_look_again_when_it_opens_or_when_a_lease_may_have_run_out() -> None:
+def test_waiters_of_a_circuit_look_again_when_it_opens_or_when_a_lease_runs_out() -> None:
     it, half = open_one(), circuit.standing(open_one(), AT + 5_000)
-    assert circuit.looks_again_at(it, AT, False) == AT + 5_000
-    assert circuit.looks_again_at(half, AT + 5_000, True) == AT + 6_000
-    assert circuit.looks_again_at(half, AT + 5_000, False) is None
+    assert circuit.looks_again_at(it, AT + 9_000) == AT + 5_000
+    assert circuit.looks_again_at(half, AT + 9_000) == AT + 9_000
+    assert circuit.looks_again_at(half, None) is None
 
 
 def test_another_window_begins_anew_and_a_clock_that_was_set_back_leaves_nothing_for_ever() -> None:

@@ -81,7 +81,7 @@ class Stage:
         add(engine, "runs")
         self.lease = take_one(engine)
         add(engine, "waits")
-        engine.lock("lock", "token", 60_000, "me", 0)
+        engine.hold("lock:lock", "token", 1, 60_000, "me")
         pause(engine, "held-up")
 
     def enqueue_within(self) -> None:
@@ -123,9 +123,9 @@ QUICK: dict[str, Act] = {
     "extend": lambda it, _: it.extend(info("w1"), (), 30_000),
     "report": lambda it, stage: it.report([Progress(stage.lease.id, stage.lease.fence, "1")]),
     "maintain": lambda it, _: it.maintain(Rules(), 100),
-    "lock": lambda it, _: it.lock("other", "token", 1_000, "me", 0),
-    "renew": lambda it, _: it.renew([("lock", "token")], 1_000),
-    "unlock": lambda it, _: it.unlock("lock", "token"),
+    "hold": lambda it, _: it.hold("lock:other", "token", 1, 1_000, "me"),
+    "renew": lambda it, _: it.renew([("lock:lock", "token")], 1_000),
+    "release": lambda it, _: it.release("lock:lock", "token"),
     "tally": lambda it, _: agreed.tally(it, "api", CircuitPolicy(5, 60_000, 1_000, 1), Tally(failed=1)),
 }
 

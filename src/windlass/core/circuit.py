@@ -19,7 +19,6 @@ from msgspec import Meta, Struct
 from windlass.core.model import GuardKind, Times
 
 __all__ = [
-    "LOOK_MS",
     "PREFIX",
     "STAGGER_MS",
     "CircuitDocument",
@@ -45,7 +44,6 @@ PREFIX: Final = f"{GuardKind.CIRCUIT}:"  # of the key of each document, which is
 SLICES: Final = 20  # of a window; a call counts up to a twentieth of the window longer
 STAGGER_MS: Final = 100  # a closed circuit lets its waiters out in steps that double
 STEPS_MAX: Final = 16
-LOOK_MS: Final = 1_000  # how often waiters look whether a probe that is no job has vanished
 
 CircuitState: TypeAlias = Literal["closed", "open", "half_open"]
 Number = Annotated[int, Meta(gt=-(2**53), lt=2**53)]
@@ -161,14 +159,12 @@ def lets_on(it: CircuitDocument, now: int) -> int:
     return it.half_open << min(steps, STEPS_MAX)
 
 
-def looks_again_at(it: CircuitDocument, now: int, leased: bool) -> int | None:
+def looks_again_at(it: CircuitDocument, ends: int | None) -> int | None:
     """When the waiters of a circuit that lets none on are to be looked at; None: when a hold is released.
 
-    ``leased``: a probe is on its way that is no job, so its end may come unseen.
+    ``ends`` is when the first lease of a probe runs out, if any is leased.
     """
-    if it.state == "open":
-        return it.open_until
-    return now + LOOK_MS if leased else None
+    return it.open_until if it.state == "open" else ends
 
 
 def window(it: CircuitDocument, now: int) -> tuple[int, int]:

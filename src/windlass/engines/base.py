@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from windlass.core.coordination import Grip, LimitRow, LockRow
+from windlass.core.coordination import Grip, HoldRow, LimitRow
 from windlass.core.errors import ConfigError
 from windlass.core.model import Times, Versioned, Write, Written
 from windlass.core.rows import (
@@ -346,53 +346,62 @@ class Inspector(Protocol):
 
 
 class Coordinator(Protocol):
-    """Small facts that a fleet agrees on: locks, probes, and documents, which ``commit`` changes by compare-and-set.
+    """Small facts that a fleet agrees on: holds, circuits, and documents, which ``commit`` changes by compare-and-set.
 
-    The time of locks, probes and circuits is the engine's clock of leases. On SQLite no step of the wall clock moves
-    it. On Redis it is the server's only clock, a wall clock, so its steps move all of them. Fences of locks come from
-    the store's one counter: they do not repeat and do not fall, whatever becomes of the lock.
+    A hold is one of the places at a gate: ``lock:KEY`` has one, ``concurrency:KEY`` its limit, ``circuit:NAME`` the
+    probes that are still needed. A run has its place until it stops, and a token has one while its lease lasts; both
+    count alike. Claims take places for runs, ``hold`` takes them for tokens.
+
+    The time of holds and circuits is the engine's clock of leases. On SQLite no step of the wall clock moves it. On
+    Redis it is the server's only clock, a wall clock, so its steps move all of them. Fences of tokens come from the
+    store's one counter: they do not repeat and do not fall, whatever becomes of the hold.
     """
 
-    def lock(self, key: str, token: str, lease_ms: int, owner: str, wait_ms: int) -> Grip:
-        """Try to take a lock, or take a place in its line for ``wait_ms`` more. *Atomic, idempotent by token.*
+    def hold(
+        self,
+        gate: str,
+        token: str,
+        places: int,
+        lease_ms: int,
+        owner: str = "",
+        wait_ms: int = 0,
+        job: LeaseRef | None = None,
+    ) -> Grip:
+        """Try to take one of ``places`` at a gate, or a place in its line for ``wait_ms`` more. *Atomic, idempotent.*
 
-        Whoever waits tries again when ``wait_unlocked`` returns, and keeps its place by doing so. A holder whose lease
-        ran out is succeeded by the first in line.
+        A token that has a place renews it. Whoever waits tries again when ``wait_released`` returns, and keeps its
+        place in the line by doing so. The line is of tokens; jobs that wait at the gate do not stand in it. Who is
+        first in line succeeds a holder whose lease ran out.
+
+        With ``job`` it is the run that has the place and no token, if it still runs and the gate is one of its guards'.
         """
         ...
 
-    def renew(self, locks: Sequence[tuple[str, str]], lease_ms: int) -> list[bool]:
-        """Renew held (key, token) for ``lease_ms`` from now; false where another has taken it. *Atomic.*"""
-        ...
+    def renew(self, held: Sequence[tuple[str, str]], lease_ms: int) -> list[bool]:
+        """Renew held (gate, token) for ``lease_ms`` from now; false where the hold is lost. *Atomic.*
 
-    def unlock(self, key: str, token: str | None) -> bool:
-        """Release a lock if the token still holds it (None: whoever does), or leave its line; false when not held."""
-        ...
-
-    def wait_unlocked(self, seen: int, timeout: float) -> None:
-        """Block until some lock may have been released since the Grip that had ``seen``, or ``timeout`` seconds pass.
-
-        A hint, like ``wait``.
+        One whose lease ran out is lost when somebody has taken a place at the gate since, or holds another one there.
         """
         ...
 
-    def locks(self) -> list[LockRow]:
-        """Every lock that is held, by key."""
-        ...
+    def release(self, gate: str, token: str | None) -> bool:
+        """Give a place back if the token has it, or leave the line; false when nothing was held. *Atomic.*
 
-    def probe(self, gate: str, token: str, places: int, lease_ms: int, job: LeaseRef | None) -> bool:
-        """Take one of so many places for probes at a gate. *Atomic, idempotent by token or job.*
-
-        Each is held by the run of the job, or leased to the token for ``lease_ms``. Both kinds count.
+        None gives back the places of all tokens, and at a circuit those of runs as well. Other places of runs say that
+        a job runs, so they are the job's until it stops. Jobs that wait at the gate are looked at by the next claim,
+        and tokens in its line are woken.
         """
         ...
 
-    def end_probe(self, gate: str, token: str) -> None:
-        """Give back the place that a token has leased; jobs at the gate are judged anew. *Atomic, idempotent.*"""
+    def wait_released(self, seen: int, timeout: float) -> None:
+        """Block until some hold may have been released since the Grip that had ``seen``, or ``timeout`` seconds pass.
+
+        A hint, like ``wait``: the end of a run or of a lease wakes nobody here.
+        """
         ...
 
-    def probes(self, gates: Sequence[str]) -> list[int]:
-        """How many places are taken at each of these gates."""
+    def holds(self, prefix: str = "") -> list[HoldRow]:
+        """Every hold at the gates that begin so, by gate and fence."""
         ...
 
     def limits(self) -> list[LimitRow]:

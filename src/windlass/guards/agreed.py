@@ -81,14 +81,17 @@ def _rows_of(store: Store, names: list[str]) -> list[CircuitRow]:
     if not names:
         return []
     gates = [circuit.key_of(name) for name in names]
-    documents, probes, waiting = store.read(gates), store.probes(gates), dict.fromkeys(gates, 0)
+    documents, probes, waiting = store.read(gates), dict.fromkeys(gates, 0), dict.fromkeys(gates, 0)
+    for held in store.holds(gates[0] if len(gates) == 1 else circuit.PREFIX):
+        if held.gate in probes and (held.left_ms is None or held.left_ms > 0):
+            probes[held.gate] += 1
     for row in store.blocked():
         if row.gate in waiting:
             waiting[row.gate] += row.jobs
     now = store.times()
     return [
-        circuit.row_of(name, circuit.decode(found.value), now, count, waiting[found.key])
-        for name, found, count in zip(names, documents, probes, strict=True)
+        circuit.row_of(name, circuit.decode(found.value), now, probes[found.key], waiting[found.key])
+        for name, found in zip(names, documents, strict=True)
     ]
 
 
@@ -102,12 +105,18 @@ def tally(store: Store, name: str, policy: CircuitPolicy, report: Tally, known: 
 
 
 def switch(store: Store, name: str, open_ms: int | None, opened: bool, reason: str | None, half_open: int) -> Change:
-    """Open a circuit by hand (for ``open_ms``, None: until it is closed) or close it. *Idempotent.*"""
+    """Open a circuit by hand (for ``open_ms``, None: until it is closed) or close it. *Idempotent.*
+
+    Probes that are on their way have no place any more, so one that hangs keeps nobody from probing later.
+    """
 
     def decide(it: CircuitDocument, now: int) -> CircuitDocument | None:
         return circuit.switched(it, open_ms, opened, reason, half_open, now)
 
-    return _change(store, name, decide, None, durable=True)
+    change = _change(store, name, decide, None, durable=True)
+    if change.entered is not None:
+        store.release(circuit.key_of(name), None)
+    return change
 
 
 def _change(
@@ -159,20 +168,21 @@ def admit(store: Store, name: str, token: str, job: LeaseRef | None, known: Know
         it = standing(store, change.known)
         if it.state != "half_open":
             return Admission(change, it.state == "closed")
-        if not store.probe(circuit.key_of(name), token, circuit.places(it), PROBE_LEASE_MS, job):
+        grip = store.hold(circuit.key_of(name), token, circuit.places(it), PROBE_LEASE_MS, job=job)
+        if grip.fence is None:
             return Admission(change, False)
         # The place was given for what was known. It is right if the circuit stands so still.
         change = _begin(store, name, change.known)
         now = standing(store, change.known)
         if (now.epoch, circuit.places(now)) == (it.epoch, circuit.places(it)):
-            return Admission(change, True, token if job is None else None)
+            return Admission(change, True, None if job is not None and grip.fence == job.fence else token)
         give_back(store, name, token)
     return Admission(change, False)
 
 
 def give_back(store: Store, name: str, token: str) -> None:
     """Give back the place of a probe that was leased to a token. *Idempotent.*"""
-    store.end_probe(circuit.key_of(name), token)
+    store.release(circuit.key_of(name), token)
 
 
 def _begin(store: Store, name: str, known: Known) -> Change:

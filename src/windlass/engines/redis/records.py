@@ -143,6 +143,17 @@ def in_turn(field: bytes, value: bytes) -> object:
     return expect(len(found) % 2 == 0 and all(map(is_str, found[::2])) and all(map(is_int, found[1::2])))
 
 
+def of_leases(field: bytes, value: bytes) -> object:
+    field.decode()
+    found = decode_list(value)
+    leases = [found[at : at + 5] for at in range(0, len(found), 5)]
+    return expect(leases and all(is_lease(lease) for lease in leases))
+
+
+def is_lease(lease: list[Any]) -> bool:
+    return len(lease) == 5 and is_str(lease[0]) and all(map(is_int, lease[1:4])) and is_str(lease[4])
+
+
 def of_rate(field: bytes, value: bytes) -> object:
     return expect(len(decode_numbers(value)) % 2 == 0)
 
@@ -181,9 +192,8 @@ HASHES: Final[dict[str, Rule]] = {
     "once": packed(tuple[str, str, Number]),
     "rates": of_rate,
     "unique": packed(tuple[str, str, Until, Number]),
-    "locks": packed(tuple[str, Number, Number, Number, str]),
+    "locks": of_leases,
     "lines": in_turn,
-    "probes": in_turn,
     "bounds": packed(tuple[Number, Number, Number]),
     "starved": text,
     "damaged": text,

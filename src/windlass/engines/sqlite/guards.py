@@ -23,6 +23,7 @@ from msgspec import Struct
 from windlass.core import circuit
 from windlass.core.circuit import CircuitDocument
 from windlass.core.model import Guard, GuardKind
+from windlass.engines.sqlite import holds
 from windlass.engines.sqlite.schema import Sql
 from windlass.engines.sqlite.totals import add_total
 
@@ -106,9 +107,7 @@ HOLD: Final = """
 INSERT INTO "windlass_holds" (gate, seq) SELECT value ->> 0, value ->> 1 FROM json_each(?) WHERE true
 ON CONFLICT (seq, gate) DO NOTHING
 """
-HELD: Final = 'SELECT count(*) FROM "windlass_holds" WHERE gate = ?'
 HOLDER: Final = 'SELECT seq FROM "windlass_holds" WHERE gate = ?'
-OUTSIDE: Final = 'SELECT count(*) FROM "windlass_probes" WHERE name = ? AND until > ?'
 DOCUMENT: Final = 'SELECT value FROM "windlass_documents" WHERE key = ?'  # of a circuit, which is never over
 MARKER: Final = 'SELECT id, result FROM "windlass_once" WHERE key = ?'
 
@@ -222,6 +221,7 @@ class Judge:
         self._now = now
         self._late_ms = late_ms
         self._held: dict[str, int] = {}
+        self._ends: dict[str, int | None] = {}  # when the first lease of a token at a gate is over
         self._rates: dict[str, RateMeter] = {}
         self._circuits: dict[str, CircuitDocument] = {}
         self._holders: dict[str, int] = {}
@@ -341,7 +341,7 @@ class Judge:
                     return self._now if guard.gate in self._generous else self._now + circuit.STAGGER_MS
                 return self._now if self._probes_free(guard, it) > 0 else self._looks_again_at(guard, it)
             case _:
-                return self._now if self._free(guard) > 0 else None
+                return self._now if self._free(guard) > 0 else self._ends.get(guard.gate)
 
     # -- one job --
 
@@ -390,7 +390,7 @@ class Judge:
                         return Refused(guard.gate)
                 case GuardKind.CONCURRENCY:
                     if self._count(guard.gate) >= guard.limit:
-                        return Refused(guard.gate)
+                        return Refused(guard.gate, self._ends[guard.gate])
                 case GuardKind.RATE:
                     meter = self._meter(guard)
                     if meter.room() <= 0:
@@ -417,7 +417,7 @@ class Judge:
 
     def _count(self, gate: str) -> int:
         if gate not in self._held:
-            self._held[gate] = int(str(self._db.execute(self._q(HELD), (gate,)).fetchall()[0][0]))
+            self._held[gate], self._ends[gate] = holds.taken(self._db, self._q, gate, self._now)
         return self._held[gate]
 
     def _meter(self, guard: Stored) -> RateMeter:
@@ -437,15 +437,10 @@ class Judge:
         return it
 
     def _probes_free(self, guard: Stored, it: CircuitDocument) -> int:
-        most = circuit.places(it)
-        return most - self._count(guard.gate) - self._outside_probes(guard.gate) if most > 0 else most
+        return circuit.places(it) - self._count(guard.gate)
 
     def _looks_again_at(self, guard: Stored, it: CircuitDocument) -> int | None:
-        return circuit.looks_again_at(it, self._now, self._outside_probes(guard.gate) > 0)
-
-    def _outside_probes(self, gate: str) -> int:
-        found = self._db.execute(self._q(OUTSIDE), (gate, self._now)).fetchall()
-        return int(str(found[0][0]))
+        return circuit.looks_again_at(it, self._ends[guard.gate])
 
     # -- writing it down --
 

@@ -427,7 +427,7 @@ class GuardMachine(RuleBasedStateMachine):
         self.harness.clock.advance(DAY_MS)
         upkeep(self.store, RULES)
         self.look()
-        assert (self.rows(), self.store.limits(), self.store.locks()) == ({}, [], [])
+        assert (self.rows(), self.store.limits(), self.store.holds()) == ({}, [], [])
         new = [
             NewJob(f"{guard.gate}-{n}", "shop.jobs.add", QUEUES[0], "[]", guards=(guard,))
             for guard in GUARDS

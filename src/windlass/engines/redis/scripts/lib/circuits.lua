@@ -1,7 +1,7 @@
 -- Judging circuits, whose documents and rules are those of core/circuit.py: how one stands, and how many probes it lets on.
--- What becomes of one is decided there alone. Probes of jobs are holds; others are in PROBES, gate -> {token, until, ...}.
+-- What becomes of one is decided there alone. Probes are holds.
 
-local STAGGER_MS, STEPS_MAX, PROBE_LOOK_MS = 100, 16, 1000
+local STAGGER_MS, STEPS_MAX = 100, 16
 
 G.CIRCUIT_STATES = { closed = true, open = true, half_open = true }
 -- The document in a text, or a new one.
@@ -27,19 +27,9 @@ function G.circuit(gate)
   return it
 end
 
--- How many probes are on their way that are no jobs.
-function G.outside(gate)
-  local all, count = G.pairs_of(call('HGET', K.PROBES, gate)), 0
-  for i = 2, #all, 2 do
-    if all[i] > boot then count = count + 1 end
-  end
-  return count
-end
-
 -- How many more probes a circuit lets on that is not closed.
 function G.probes_free(gate, it)
-  local most = it.state == 'half_open' and it.half_open - it.successes or 0
-  return most > 0 and most - G.held_at(gate) - G.outside(gate) or most
+  return (it.state == 'half_open' and it.half_open - it.successes or 0) - G.held_at(gate)
 end
 
 -- How many waiters a closed circuit lets on by now.
@@ -50,5 +40,5 @@ end
 -- When the waiters of a circuit that lets none on are to be looked at; nil: when a hold is released.
 function G.looks_again_at(gate, it)
   if it.state == 'open' then return it.open_until end
-  return G.outside(gate) > 0 and boot + PROBE_LOOK_MS or nil
+  return G.ends[gate]
 end

@@ -3,10 +3,10 @@
 local QUEUES_AT, QUEUES_LOOKED_AT = 64, 1024
 local SLACK_MS, LATE_MS, GATES_MAX = 1000, 4, 64
 
-G.meters, G.held, G.holders, G.opens, G.let, G.visited, G.generous = {}, {}, {}, {}, {}, {}, {}
+G.meters, G.held, G.ends, G.holders, G.opens, G.let, G.visited, G.generous = {}, {}, {}, {}, {}, {}, {}, {}
 
 function G.held_at(gate)
-  if not G.held[gate] then G.held[gate] = G.count(K.HOLDS, gate) end
+  if not G.held[gate] then G.held[gate], G.ends[gate] = G.taken(gate) end
   return G.held[gate]
 end
 
@@ -109,7 +109,7 @@ function G.refuse(id, g, at_once)
       local holder = G.once_holder(gate)
       if holder and holder ~= id then return 'wait', gate end
     elseif kind == 'concurrency' then
-      if G.held_at(gate) >= guard[3] then return 'wait', gate end
+      if G.held_at(gate) >= guard[3] then return 'wait', gate, G.ends[gate] end
     elseif kind == 'rate' then
       local m = G.meter(guard)
       if G.room_of(m, 0) <= 0 then return 'wait', gate, G.meter_opens(m) end
@@ -275,7 +275,7 @@ function G.close_gates(filled)
           at_ms = G.probes_free(gate, it) > 0 and boot or G.looks_again_at(gate, it)
         end
       else
-        at_ms = G.free_at(guard, g) > 0 and boot or nil
+        at_ms = G.free_at(guard, g) > 0 and boot or G.ends[gate]
       end
     end
     if at_ms then
