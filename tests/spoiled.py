@@ -13,13 +13,14 @@ from typing import Final
 
 from msgspec import Struct
 
+from windlass.core.circuit import CircuitPolicy, Tally
 from windlass.core.clock import ManualClock
-from windlass.core.coordination import CircuitPolicy, Tally
 from windlass.core.model import Cause, Guard, GuardKind, NewJob, Slot, State, UniqueKey
 from windlass.core.rows import Action, JobFilter
 from windlass.core.work import Kind, LeaseRef, Outcome, Progress, QueueShare, RateBound, Room, Rules, Want
 from windlass.dead.deadlist import DeadList
 from windlass.engines.base import Store
+from windlass.guards import agreed
 from windlass.guards.circuit import CircuitInfo
 from windlass.guards.limits import LimitInfo, LockInfo
 from windlass.insight.explain import explain
@@ -122,11 +123,11 @@ def build(store: Store, clock: ManualClock) -> Scene:
 
     # What waits behind those, and what waits by itself.
     policy = CircuitPolicy(failures=1, open_for_ms=50_000)
-    store.tally("stripe", policy, Tally(failed=1, reason="it is down"))
-    store.tally("calm", policy, Tally(ok=3))
-    store.tally("half", CircuitPolicy(failures=1, open_for_ms=1), Tally(failed=1))
+    agreed.tally(store, "stripe", policy, Tally(failed=1, reason="it is down"))
+    agreed.tally(store, "calm", policy, Tally(ok=3))
+    agreed.tally(store, "half", CircuitPolicy(failures=1, open_for_ms=1), Tally(failed=1))
     clock.advance(5)
-    store.probe("half", "token-1", 20_000, None)
+    assert agreed.admit(store, "half", "token-1", None).is_admitted
     place(
         store,
         [
@@ -150,8 +151,8 @@ def build(store: Store, clock: ManualClock) -> Scene:
     place(store, [job("ready-3", queue="other", slot=Slot.LOOP)])
     place(store, [guarded("ready-4", Guard(GuardKind.ONCE, "pay:3", keep_ms=1_000), queue="paced")])
     place(store, [job("ready-5", queue="narrow"), job("sleeping-1", queue="asleep")])
-    store.lock("door", "token-a", 60_000, "somebody", 0)
-    store.lock("door", "token-b", 60_000, "somebody else", 60_000)
+    store.hold("lock:door", "token-a", 1, 60_000, "somebody")
+    store.hold("lock:door", "token-b", 1, 60_000, "somebody else", 60_000)
     swap(store, "redrive:1", 0, '{"a":1}', 900_000)
     swap(store, "plain", 0, '"text"')
     store.control("w2", "quiet")
@@ -290,8 +291,9 @@ def questions(store: Store, clock: ManualClock, scene: Scene) -> Iterator[tuple[
     yield "dead lines", lambda: [*dead.lines()]
     yield "dead count", lambda: dead.count()
     yield "redrives", lambda: dead.redrives()
-    yield "locks", lambda: [LockInfo.of(row) for row in store.locks()]
-    yield "circuits", lambda: [CircuitInfo.of(row) for row in store.circuits()]
+    yield "holds", store.holds
+    yield "locks", lambda: [LockInfo.of(row) for row in store.holds("lock:")]
+    yield "circuits", lambda: [CircuitInfo.of(row) for row in agreed.rows(store)]
     yield "limits", lambda: [LimitInfo.of(row) for row in store.limits()]
     yield "names", store.names
     yield "documents", lambda: store.read(store.keys(""))

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar, 
 
 from windlass.client import Client
 from windlass.core.aio import hop
+from windlass.core.circuit import CircuitRow
 from windlass.core.clock import Clock, SystemClock
-from windlass.core.coordination import CircuitRow
+from windlass.core.coordination import LOCKS
 from windlass.core.errors import ConfigError
 from windlass.core.model import State
 from windlass.core.rows import Action, JobFilter, Moved
@@ -27,7 +28,7 @@ from windlass.engines.base import Store, TransactionalCommit, Tx
 from windlass.engines.url import connect
 from windlass.events import Event, Events
 from windlass.events import check_kind as check_event
-from windlass.guards import Circuit, CircuitInfo, Circuits, Lock, LockKeeper
+from windlass.guards import Circuit, CircuitInfo, Circuits, Lock, LockKeeper, agreed
 from windlass.guards.keys import check_key
 from windlass.insight.queues import Queue, QueueInfo, WorkerStatus, bounds_of, read_queues
 from windlass.jobs.call import Call
@@ -229,7 +230,7 @@ class Windlass:
 
     def circuit_states(self) -> list[CircuitInfo]:
         """Give every circuit that is declared here or known to the store, by name."""
-        found = {row.name: CircuitInfo.of(row) for row in self.engine.circuits()}
+        found = {row.name: CircuitInfo.of(row) for row in agreed.rows(self.engine)}
         for name in self.circuits.names:
             found.setdefault(name, CircuitInfo.of(CircuitRow(name)))
         return [found[name] for name in sorted(found)]
@@ -242,7 +243,7 @@ class Windlass:
         """Give every lock that is held, by key."""
         from windlass.guards.limits import LockInfo
 
-        return [LockInfo.of(row) for row in self.engine.locks()]
+        return [LockInfo.of(row) for row in self.engine.holds(LOCKS)]
 
     async def alocks(self) -> list[LockInfo]:
         """Give every lock that is held; see ``locks``."""
@@ -250,7 +251,7 @@ class Windlass:
 
     def release_lock(self, key: str) -> bool:
         """Take a lock away from whoever holds it, who learns of it at the next renewal; false when nobody does."""
-        return self.engine.unlock(check_key(key, "release_lock"), None)
+        return self.engine.release(LOCKS + check_key(key, "release_lock"), None)
 
     async def arelease_lock(self, key: str) -> bool:
         """Take a lock away; see ``release_lock``."""

@@ -15,7 +15,7 @@ from servers import Cluster, RedisServer, Replicated, of_the_guide
 from windlass.core.clock import ManualClock
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.wire import PREFIX, SUFFIX, decode_rest, pack
-from windlass.testing.conformance import EngineConformance, GuardMachine, Harness, build_machine
+from windlass.testing.conformance import EngineConformance, GuardMachine, Harness, HoldMachine, build_machine
 
 
 class RedisHarness:
@@ -108,6 +108,9 @@ SERVERS: dict[str, RedisServer | Cluster | Replicated] = {}
 TestRedisMachine = build_machine(lambda: RedisHarness(SERVERS["server"]), max_examples=30).TestCase
 TestRedisGuardMachine = build_machine(
     lambda: RedisHarness(SERVERS["server"]), base=GuardMachine, max_examples=20, steps=30
+).TestCase
+TestRedisHoldMachine = build_machine(
+    lambda: RedisHarness(SERVERS["server"]), base=HoldMachine, max_examples=30, steps=40
 ).TestCase
 TestRedisClusterMachine = build_machine(lambda: RedisHarness(SERVERS["cluster"]), max_examples=10).TestCase
 TestRedisSentinelMachine = build_machine(lambda: RedisHarness(SERVERS["sentinel"]), max_examples=10).TestCase

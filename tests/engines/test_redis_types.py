@@ -69,7 +69,7 @@ def fill(engine: RedisEngine, delay_ms: int) -> Outcome:
     dead, running = engine.claim(Want("w1", 2, (QueueShare("default", 2),))).leases
     engine.settle([Outcome(dead.id, dead.fence, Kind.DEAD, error='{"type":"X","message":"","traceback":"","at":')])
     place(engine, [job("later", delay_ms=delay_ms), job("expiring", expires_ms=1, priority=9)])
-    engine.lock("k", "t", 60_000, "me", 0)
+    engine.hold("lock:k", "t", 1, 60_000, "me")
     swap(engine, "document", 0, "{}")
     return Outcome(running.id, running.fence, Kind.DONE, result="1", then=(job("then"),))
 
@@ -95,8 +95,8 @@ def verbs(engine: RedisEngine, outcome: Outcome) -> dict[str, Callable[[], objec
         "cancel": lambda: engine.transition(Action.CANCEL, ["one"]),
         "retry": lambda: engine.transition(Action.RETRY, ["dead"]),
         "delete": lambda: engine.transition(Action.DELETE, ["two"]),
-        "lock": lambda: engine.lock("k2", "t2", 60_000, "me", 0),
-        "unlock": lambda: engine.unlock("k", "t"),
+        "hold": lambda: engine.hold("lock:k2", "t2", 1, 60_000, "me"),
+        "release": lambda: engine.release("lock:k", "t"),
         "swap": lambda: swap(engine, "other", 0, "{}"),
         "commit": lambda: engine.commit(Write((job("beside"), another), (Swap("a", 0, "{}", 60_000),))),
         "commit a removal": lambda: engine.commit(

@@ -22,11 +22,12 @@ from syncs import MARKS, Syncs
 
 from kit.waiting import until
 from windlass import Windlass
-from windlass.core.coordination import CircuitPolicy, Tally
+from windlass.core.circuit import CircuitPolicy, Tally
 from windlass.core.model import Cause, NewJob, Write
 from windlass.core.rows import Action, JobFilter, Recovery
 from windlass.core.work import Kind, LeaseRef, Progress, RateBound, Rules, Want
 from windlass.engines.sqlite import SqliteEngine
+from windlass.guards import agreed
 from windlass.testing.conformance.harness import (
     add,
     clear,
@@ -80,7 +81,7 @@ class Stage:
         add(engine, "runs")
         self.lease = take_one(engine)
         add(engine, "waits")
-        engine.lock("lock", "token", 60_000, "me", 0)
+        engine.hold("lock:lock", "token", 1, 60_000, "me")
         pause(engine, "held-up")
 
     def enqueue_within(self) -> None:
@@ -111,7 +112,7 @@ DURABLE: dict[str, Act] = {
     "set a rate": lambda it, _: set_rate(it, "default", RateBound(2, 1_000)),
     "clear": lambda it, _: clear(it, "default", 10),
     "control": lambda it, _: it.control("w1", "quiet"),
-    "switch": lambda it, _: it.switch("api", None, True, "by hand", 1),
+    "switch": lambda it, _: agreed.switch(it, "api", None, True, "by hand", 1),
     "swap": lambda it, _: swap(it, "key", 0, "1"),
 }
 # What a power cut may take: the job runs again, or who relied on it is gone as well.
@@ -122,10 +123,10 @@ QUICK: dict[str, Act] = {
     "extend": lambda it, _: it.extend(info("w1"), (), 30_000),
     "report": lambda it, stage: it.report([Progress(stage.lease.id, stage.lease.fence, "1")]),
     "maintain": lambda it, _: it.maintain(Rules(), 100),
-    "lock": lambda it, _: it.lock("other", "token", 1_000, "me", 0),
-    "renew": lambda it, _: it.renew([("lock", "token")], 1_000),
-    "unlock": lambda it, _: it.unlock("lock", "token"),
-    "tally": lambda it, _: it.tally("api", CircuitPolicy(5, 60_000, 1_000, 1), Tally(failed=1)),
+    "hold": lambda it, _: it.hold("lock:other", "token", 1, 1_000, "me"),
+    "renew": lambda it, _: it.renew([("lock:lock", "token")], 1_000),
+    "release": lambda it, _: it.release("lock:lock", "token"),
+    "tally": lambda it, _: agreed.tally(it, "api", CircuitPolicy(5, 60_000, 1_000, 1), Tally(failed=1)),
 }
 
 

@@ -105,15 +105,15 @@ def test_a_fork_inside_a_transaction_leaves_it_to_the_parent(tmp_path: Path) -> 
 
 def test_a_lock_that_was_waited_for_can_be_had_in_a_child_and_in_the_parent(tmp_path: Path) -> None:
     engine = SqliteEngine(str(tmp_path / "jobs.db"))
-    seen = engine.lock("k", "holder", 30_000, "me", 0).seen
-    engine.lock("k", "waiter", 30_000, "me", 30_000)  # from now on the engine listens to releases
+    seen = engine.hold("lock:k", "holder", 1, 30_000, "me").seen
+    engine.hold("lock:k", "waiter", 1, 30_000, "me", 30_000)  # from now on the engine listens to releases
 
     def child() -> None:
-        assert engine.lock("k", "child", 30_000, "child", 0).fence is None
-        assert engine.unlock("k", "holder")
+        assert engine.hold("lock:k", "child", 1, 30_000, "child").fence is None
+        assert engine.release("lock:k", "holder")
 
     pid = in_child(child)
     assert os.waitpid(pid, 0)[1] == 0
-    engine.wait_unlocked(seen, 30.0)
-    assert engine.lock("k", "waiter", 30_000, "me", 0).fence is not None
+    engine.wait_released(seen, 30.0)
+    assert engine.hold("lock:k", "waiter", 1, 30_000, "me").fence is not None
     engine.close()

@@ -334,7 +334,7 @@ def test_what_a_worker_had_of_a_store_that_was_replaced_is_stale_and_fences_go_o
         engine.extend(WORKER, [], 60_000)
         want = Want("w1", 1, (QueueShare("default", 1),))
         (held,) = engine.claim(want).leases
-        lock = engine.lock("k", "t1", 60_000, "me", 0)
+        lock = engine.hold("lock:k", "t1", 1, 60_000, "me")
         os.replace(restored, path)
         for file in files(path)[1:]:
             file.unlink()
@@ -345,7 +345,7 @@ def test_what_a_worker_had_of_a_store_that_was_replaced_is_stale_and_fences_go_o
         engine.extend(WORKER, [], 60_000)
         (again,) = engine.claim(want).leases
         assert (again.id, again.fence > held.fence) == (handle.id, True)
-        later = engine.lock("k", "t2", 60_000, "me", 0)
+        later = engine.hold("lock:k", "t2", 1, 60_000, "me")
         assert lock.fence is not None
         assert later.fence is not None
         assert later.fence > lock.fence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from windlass.core.work import WorkerInfo
 from windlass.engines.sqlite import SqliteEngine
 from windlass.engines.sqlite.schema import MIGRATIONS, VERSION, prefix_of
 from windlass.errors import EngineUnusable
+from windlass.guards import agreed
 from windlass.testing.conformance.harness import set_limit, take
 
 OLD_JOB = """
@@ -74,6 +76,41 @@ def test_a_file_of_each_schema_is_brought_up_and_its_job_runs(tmp_path: Path, ve
         row = engine.job("old")
         assert row is not None
         assert (row.state, row.payload, row.guards, row.unique) == (State.RUNNING, b"[1,[],{}]", (), None)
+
+
+def test_circuits_of_the_schema_before_are_documents_and_open_ones_stay_open(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    of_schema(path, 8)
+    now = int(time.time() * 1_000)
+    docs = {
+        "by-hand": f'{{"state":"open","epoch":3,"since":{now},"wall":{now},"by_hand":true,"reason":"maintenance"}}',
+        "calm": f'{{"slices":[[{now // 3_000},4,2]],"slice_ms":3000}}',
+        "half": f'{{"state":"half_open","epoch":2,"since":{now},"wall":{now},"successes":1,"half_open":3}}',
+        "tripped": f'{{"state":"open","epoch":1,"since":{now},"wall":{now},"open_until":{now + 900_000}}}',
+    }
+    guards = '[["circuit","circuit:by-hand",0,0,null,0]]'
+    blocked = "UPDATE windlass_jobs SET state = 'blocked', blocked_by = 'circuit:by-hand', guards = ?, holding = 1"
+    with closing(apsw.Connection(str(path))) as db:
+        for name, doc in docs.items():
+            db.execute("INSERT INTO windlass_circuits VALUES (?, ?)", (name, doc))
+        db.execute("INSERT INTO windlass_documents VALUES ('redrive:1', 7, '{}', NULL)")
+        db.execute("INSERT INTO windlass_meta VALUES ('document', 7)")
+        db.execute(blocked, (guards,))
+    with closing(SqliteEngine(str(path))) as engine:
+        engine.migrate()
+        rows = {row.name: row for row in agreed.rows(engine)}
+        assert {name: (row.state, row.epoch) for name, row in rows.items()} == {
+            "by-hand": ("open", 3), "calm": ("closed", 0), "half": ("half_open", 2), "tripped": ("open", 1),
+        }  # fmt: skip
+        assert (rows["by-hand"].by_hand, rows["by-hand"].reason, rows["by-hand"].waiting) == (True, "maintenance", 1)
+        assert (rows["calm"].calls, rows["calm"].failures, rows["half"].successes) == (6, 2, 1)
+        assert 0 < (rows["tripped"].left_ms or 0) <= 900_000
+        versions = [one.version for one in engine.read(engine.keys(""))]
+        assert sorted(versions) == [7, 8, 9, 10, 11]
+        engine.extend(WorkerInfo("w1", "g", "h", 1, "*", 1, "1", 0), (), 60_000)
+        assert take(engine) == []
+        assert agreed.switch(engine, "by-hand", None, False, None, 1).known.version == 12
+        assert [lease.id for lease in take(engine)] == ["old"]
 
 
 def test_a_file_of_a_later_schema_is_refused_and_left_alone(tmp_path: Path) -> None:

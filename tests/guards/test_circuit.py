@@ -23,9 +23,11 @@ from windlass import (
     Snooze,
     Windlass,
 )
+from windlass.core.circuit import Tally
 from windlass.core.clock import ManualClock
 from windlass.errors import Control, EngineUnavailable, GuardUnavailable
 from windlass.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, Event
+from windlass.guards import agreed
 from windlass.guards import circuit as module
 from windlass.guards.verdict import retry_after_ms
 from windlass.worker.worker import Worker, WorkerOptions
@@ -218,14 +220,43 @@ def test_a_closed_circuit_is_asked_of_the_store_once_in_a_while_only(
     app: Windlass, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "FRESH", 60.0)
-    asked: list[str] = []
+    asked: list[list[str]] = []
     circuit = app.circuit("c")
-    real = app.engine.circuit
-    monkeypatch.setattr(app.engine, "circuit", lambda name: (asked.append(name), real(name))[1])
+    real = app.engine.read
+    monkeypatch.setattr(app.engine, "read", lambda keys: (asked.append(keys), real(keys))[1])
     for _ in range(100):
         with circuit:
             pass
-    assert asked == ["c"]
+    assert asked == [["circuit:c"]]
+
+
+def test_a_report_costs_one_call_of_the_store(app: Windlass, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FRESH", 60.0)
+    asked: list[str] = []
+    for name in ("read", "commit", "hold", "release"):
+        real = getattr(app.engine, name)
+        monkeypatch.setattr(
+            app.engine, name, lambda *args, name=name, real=real, **more: (asked.append(name), real(*args, **more))[1]
+        )
+    circuit = app.circuit("c", failures=3, open_for="5s")
+    for _ in range(3):
+        fail(circuit)
+        circuit.flush()
+    assert asked == ["read", "commit", "commit", "commit"]
+    with pytest.raises(CircuitOpen), circuit:
+        raise AssertionError
+    assert len(asked) == 4
+
+
+def test_what_another_process_has_reported_since_is_not_lost(app: Windlass) -> None:
+    circuit = app.circuit("c", failures=100)
+    with circuit:
+        pass
+    circuit.flush()
+    agreed.tally(app.engine, "c", circuit.policy, Tally(failed=5))
+    with circuit:
+        pass
+    assert (circuit.info().calls, circuit.info().failures) == (7, 5)
 
 
 def test_without_its_store_nothing_goes_through(
@@ -234,7 +265,7 @@ def test_without_its_store_nothing_goes_through(
     def away(*_args: object) -> None:
         raise EngineUnavailable("gone")
 
-    monkeypatch.setattr(app.engine, "circuit", away)
+    monkeypatch.setattr(app.engine, "read", away)
     with pytest.raises(GuardUnavailable, match="was not made"), stripe:
         raise AssertionError
 

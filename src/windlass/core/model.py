@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeAlias
 from msgspec import Struct
 
 __all__ = [
+    "CLOCK_SLACK_MS",
     "FINISHED",
     "RESULT_NOT_STORED",
     "TRANSITIONS",
@@ -23,10 +24,12 @@ __all__ = [
     "JobError",
     "NewJob",
     "OnConflict",
+    "Opening",
     "Placed",
     "Slot",
     "State",
     "Swap",
+    "Times",
     "UniqueKey",
     "Until",
     "Versioned",
@@ -187,13 +190,14 @@ class Placed(Struct, frozen=True):
 class Swap(Struct, frozen=True):
     """A new value for a document that still has this version (0: there is none). ``value`` None removes it.
 
-    It is over ``ttl_ms`` from when it is stored; None is never.
+    It is over ``ttl_ms`` from when it is stored; None is never. ``durable`` False: a power cut may take it.
     """
 
     key: str
     version: int
     value: str | None
     ttl_ms: int | None = None
+    durable: bool = True  # as the engine's setting says
 
 
 class Versioned(Struct, frozen=True):
@@ -204,18 +208,41 @@ class Versioned(Struct, frozen=True):
     value: str | None
 
 
+class Times(Struct, frozen=True):
+    """The clocks of an engine: that of leases, and the wall clock. Milliseconds."""
+
+    leases: int
+    wall: int
+
+
+CLOCK_SLACK_MS: Final = 1_000  # how far a write may be from the time that it was decided for
+
+
+class Opening(Struct, frozen=True):
+    """In ``in_ms`` from now the jobs that wait at a gate are judged anew. None: not by itself any more."""
+
+    gate: str
+    in_ms: int | None = 0
+
+
 class Write(Struct, frozen=True):
-    """What is stored in one step, all or nothing: jobs, and documents by compare-and-set."""
+    """What is stored in one step, all or nothing: jobs, documents by compare-and-set, and when gates are looked at.
+
+    ``clock`` is the time of the clock of leases that it was decided for. One that is more than ``CLOCK_SLACK_MS`` off
+    has lost.
+    """
 
     jobs: tuple[NewJob, ...] = ()
     swaps: tuple[Swap, ...] = ()
+    opens: tuple[Opening, ...] = ()
+    clock: int | None = None
 
 
 class Written(Struct, frozen=True):
     """What became of a Write: of its jobs, and of the documents of its swaps, in the order of each.
 
-    ``lost``: a swap met another version, so nothing is stored. Then ``placed`` is empty, and ``documents`` are as they
-    stand.
+    ``lost``: a swap met another version, or it was decided for another time, so nothing is stored. Then ``placed`` is
+    empty, and ``documents`` are as they stand.
     """
 
     placed: list[Placed]

@@ -22,9 +22,9 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from windlass.core.coordination import CircuitPolicy, CircuitRow, Grip, LimitRow, LockRow, Tally
+from windlass.core.coordination import Grip, HoldRow, LimitRow
 from windlass.core.errors import ConfigError
-from windlass.core.model import Versioned, Write, Written
+from windlass.core.model import Times, Versioned, Write, Written
 from windlass.core.rows import (
     Action,
     BlockedRow,
@@ -124,8 +124,12 @@ class Engine(Protocol):
 
         A swap writes its document if that still has the version it names (0: if there is none). When one has another,
         nothing of the write is stored, and ``Written.lost`` is true. Swaps go in order, so one may remove a document
-        and the next make it anew. A version is never given twice, also when a key comes back. A write with documents is
-        as durable as the engine's setting says, whatever its jobs say.
+        and the next make it anew. A version is never given twice, also when a key comes back. A write with a durable
+        swap is as durable as the engine's setting says, whatever its jobs say.
+
+        A write that was decided for a time (``Write.clock``) has lost as well when that is not now, or nearly.
+        ``opens`` belong to the same step: jobs that wait at these gates are judged anew from then on, as many as may go
+        on.
 
         An id that has a record is a duplicate, and so is a caller's own id that has a tombstone: nothing is changed and
         ``Placed.duplicate`` is true. A unique key that is taken is settled by the job's rule, in order within the
@@ -349,62 +353,62 @@ class Inspector(Protocol):
 
 
 class Coordinator(Protocol):
-    """Small facts that a fleet agrees on: locks, circuits, and documents, which ``commit`` changes by compare-and-set.
+    """Small facts that a fleet agrees on: holds, circuits, and documents, which ``commit`` changes by compare-and-set.
 
-    The time of locks and circuits is the engine's clock of leases. On SQLite no step of the wall clock moves it. On
-    Redis it is the server's only clock, a wall clock, so its steps move all of them. Fences of locks come from the
-    store's one counter: they do not repeat and do not fall, whatever becomes of the lock.
+    A hold is one of the places at a gate: ``lock:KEY`` has one, ``concurrency:KEY`` its limit, ``circuit:NAME`` the
+    probes that are still needed. A run has its place until it stops, and a token has one while its lease lasts; both
+    count alike. Claims take places for runs, ``hold`` takes them for tokens.
+
+    The time of holds and circuits is the engine's clock of leases. On SQLite no step of the wall clock moves it. On
+    Redis it is the server's only clock, a wall clock, so its steps move all of them. Fences of tokens come from the
+    store's one counter: they do not repeat and do not fall, whatever becomes of the hold.
     """
 
-    def lock(self, key: str, token: str, lease_ms: int, owner: str, wait_ms: int) -> Grip:
-        """Try to take a lock, or take a place in its line for ``wait_ms`` more. *Atomic, idempotent by token.*
+    def hold(
+        self,
+        gate: str,
+        token: str,
+        places: int,
+        lease_ms: int,
+        owner: str = "",
+        wait_ms: int = 0,
+        job: LeaseRef | None = None,
+    ) -> Grip:
+        """Try to take one of ``places`` at a gate, or a place in its line for ``wait_ms`` more. *Atomic, idempotent.*
 
-        Whoever waits tries again when ``wait_unlocked`` returns, and keeps its place by doing so. A holder whose lease
-        ran out is succeeded by the first in line.
+        A token that has a place renews it. Whoever waits tries again when ``wait_released`` returns, and keeps its
+        place in the line by doing so. The line is of tokens; jobs that wait at the gate do not stand in it. Who is
+        first in line succeeds a holder whose lease ran out.
+
+        With ``job`` it is the run that has the place and no token, if it still runs and the gate is one of its guards'.
         """
         ...
 
-    def renew(self, locks: Sequence[tuple[str, str]], lease_ms: int) -> list[bool]:
-        """Renew held (key, token) for ``lease_ms`` from now; false where another has taken it. *Atomic.*"""
-        ...
+    def renew(self, held: Sequence[tuple[str, str]], lease_ms: int) -> list[bool]:
+        """Renew held (gate, token) for ``lease_ms`` from now; false where the hold is lost. *Atomic.*
 
-    def unlock(self, key: str, token: str | None) -> bool:
-        """Release a lock if the token still holds it (None: whoever does), or leave its line; false when not held."""
-        ...
-
-    def wait_unlocked(self, seen: int, timeout: float) -> None:
-        """Block until some lock may have been released since the Grip that had ``seen``, or ``timeout`` seconds pass.
-
-        A hint, like ``wait``.
+        One whose lease ran out is lost when somebody has taken a place at the gate since, or holds another one there.
         """
         ...
 
-    def locks(self) -> list[LockRow]:
-        """Every lock that is held, by key."""
-        ...
+    def release(self, gate: str, token: str | None) -> bool:
+        """Give a place back if the token has it, or leave the line; false when nothing was held. *Atomic.*
 
-    def circuit(self, name: str) -> CircuitRow:
-        """One circuit; one that nothing was ever reported of is closed."""
-        ...
-
-    def circuits(self) -> list[CircuitRow]:
-        """Every circuit the store knows, by name."""
-        ...
-
-    def probe(self, name: str, token: str, lease_ms: int, job: LeaseRef | None) -> CircuitRow:
-        """Ask to go through a circuit that may not be closed. *Atomic, idempotent by token or job.*
-
-        Half-open, it admits as many as may still be needed to close it; each is leased, to the running job or to the
-        token for ``lease_ms``.
+        None gives back the places of all tokens, and at a circuit those of runs as well. Other places of runs say that
+        a job runs, so they are the job's until it stops. Jobs that wait at the gate are looked at by the next claim,
+        and tokens in its line are woken.
         """
         ...
 
-    def tally(self, name: str, policy: CircuitPolicy, tally: Tally) -> CircuitRow:
-        """Report calls that ended, and open, close or reopen the circuit by the policy. *Atomic.*"""
+    def wait_released(self, seen: int, timeout: float) -> None:
+        """Block until some hold may have been released since the Grip that had ``seen``, or ``timeout`` seconds pass.
+
+        A hint, like ``wait``: the end of a run or of a lease wakes nobody here.
+        """
         ...
 
-    def switch(self, name: str, open_ms: int | None, opened: bool, reason: str | None, half_open: int) -> CircuitRow:
-        """Open a circuit by hand (for ``open_ms``, None: until it is closed) or close it. *Atomic, idempotent.*"""
+    def holds(self, prefix: str = "") -> list[HoldRow]:
+        """Every hold at the gates that begin so, by gate and fence."""
         ...
 
     def limits(self) -> list[LimitRow]:
@@ -413,6 +417,14 @@ class Coordinator(Protocol):
 
     def read(self, keys: Sequence[str]) -> list[Versioned]:
         """The documents of these keys, in order; what is absent or over has version 0."""
+        ...
+
+    def times(self) -> Times:
+        """What time it is by the engine's clocks, as far as can be told without asking a server anew.
+
+        That is as the last ``read`` or ``commit`` of documents and the time since have told it. A ``Write.clock`` of
+        which the time since was not true, as after a suspend, is refused by the engine, which decides (rule 4).
+        """
         ...
 
     def keys(self, prefix: str, limit: int = 1_000) -> list[str]:

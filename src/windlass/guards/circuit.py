@@ -1,8 +1,8 @@
 """Circuits: a dependency that fails is left alone, by the whole fleet, until probes of it succeed.
 
-The state lives in the store, which decides every change atomically. A process keeps the state for at most ``FRESH``
-seconds and reports calls in batches, so a call through a closed circuit costs no round trip. A call through one that is
-not closed asks the store, which admits as many probes as are needed to close it.
+The state lives in the store, and each change of it is made by one process (``agreed``). A process keeps the state for
+at most ``FRESH`` seconds and reports calls in batches, so a call through a closed circuit costs no round trip. A call
+through one that is not closed asks the store, which admits as many probes as are needed to close it.
 
 Must not decide what becomes of a job: it raises CircuitOpen and reports. Invariants: an outcome counts only in the
 state in which its call began; what is no statement about the dependency (a cancel, a busy lock, an ignored error) is
@@ -27,17 +27,18 @@ from typing import Final, Protocol, Self, TypeAlias, TypeVar, cast
 from msgspec import Struct
 
 from windlass.core.aio import hop
+from windlass.core.circuit import CircuitDocument, CircuitPolicy, CircuitRow, Tally, opens_in
 from windlass.core.clock import from_ms
 from windlass.core.control import Control, RetryAfter
-from windlass.core.coordination import CircuitPolicy, CircuitRow, Tally
 from windlass.core.current import hide_in_job
 from windlass.core.errors import CircuitOpen, ConfigError, EngineError, GuardUnavailable, JobTimeout, WindlassError
 from windlass.core.history import clean_reason
 from windlass.core.spelling import spelled
 from windlass.core.units import Duration, duration_ms, show_duration, shown
 from windlass.core.work import LeaseRef
-from windlass.engines.base import Coordinator
+from windlass.engines.base import Store
 from windlass.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, Events
+from windlass.guards import agreed
 from windlass.guards.verdict import Kinds, Verdict, is_any, reason_of, retry_after_ms
 from windlass.logs import Log
 
@@ -47,7 +48,6 @@ F = TypeVar("F", bound=Callable[..., object])
 FRESH: Final = 0.2  # seconds; with the way to the store it stays below the 250 ms that are promised
 FLUSH_FAILURES: Final = 0.02  # seconds that failures are collected
 FLUSH: Final = 0.5  # seconds that successes are collected
-PROBE_LEASE_MS: Final = 60_000  # how long a probe that is no job may take until it counts as vanished
 
 logger = Log("windlass.circuits")
 
@@ -85,11 +85,15 @@ class CircuitInfo:
 
 
 class Passed(Struct, frozen=True):
-    """One call on its way through a circuit. ``probe`` is its token when the circuit was not closed."""
+    """One call on its way through a circuit. ``probe`` is its token when the circuit was not closed.
+
+    ``leased`` is that token when it has a place to give back; the place of a job goes with its run.
+    """
 
     epoch: int
     began: float
     probe: str | None = None
+    leased: str | None = None
 
 
 # A call in a ``with`` block, what restores the context behind it, and the error that was being handled before it.
@@ -112,7 +116,7 @@ class Count:
 class Hub(Protocol):
     """What a circuit needs of the application it belongs to."""
 
-    engine: Callable[[], Coordinator]
+    engine: Callable[[], Store]
     events: Events
 
     def check_fork(self) -> None:
@@ -144,8 +148,7 @@ class Circuit:
         """Forget what a parent process knew and had not reported."""
         self._lock = threading.Lock()
         self._reporting = threading.RLock()  # who asks for the state waits for a report that is under way
-        self._view: CircuitRow | None = None
-        self._seen = 0.0
+        self._known: agreed.Known | None = None
         self._counts: dict[int, Count] = {}
 
     def __repr__(self) -> str:
@@ -161,7 +164,7 @@ class Circuit:
     def info(self) -> CircuitInfo:
         """Give the circuit as the store has it. *Blocking.*"""
         self.flush()
-        return CircuitInfo.of(self._see(self._engine.circuit(self.name)))
+        return CircuitInfo.of(agreed.see(self._engine, self.name))
 
     async def ainfo(self) -> CircuitInfo:
         """Give the circuit as the store has it; see ``info``."""
@@ -175,7 +178,7 @@ class Circuit:
         if reason is not None and not isinstance(reason, str):
             raise ConfigError(f"circuit {self.name!r}: reason is {shown(reason)}; give text")
         why = clean_reason(reason) or "opened by hand"
-        self._tell(self._engine.switch(self.name, ms, True, why, self.policy.half_open))
+        self._tell(agreed.switch(self._engine, self.name, ms, True, why, self.policy.half_open))
 
     async def aopen(self, for_: Duration | None = None, reason: str | None = None) -> None:
         """Let nothing through; see ``open``."""
@@ -183,7 +186,7 @@ class Circuit:
 
     def close(self) -> None:
         """Let everything through again. *Atomic, idempotent, blocking.*"""
-        self._tell(self._engine.switch(self.name, None, False, None, self.policy.half_open))
+        self._tell(agreed.switch(self._engine, self.name, None, False, None, self.policy.half_open))
 
     async def aclose(self) -> None:
         """Let everything through again; see ``close``."""
@@ -252,23 +255,20 @@ class Circuit:
         passed = self._pass_closed()
         if passed is not None:
             return passed
+        token = os.urandom(8).hex()
         try:
-            if self._is_stale():
-                self._see(self._engine.circuit(self.name))
-                passed = self._pass_closed()
-                if passed is not None:
-                    return passed
-            self._refuse_known(job)
-            token = os.urandom(8).hex()
-            row = self._see(self._engine.probe(self.name, token, PROBE_LEASE_MS, job))
+            # A claim has let the job through: it asks, also where a moment ago the circuit was open.
+            known = self._fresh() if job is None else None
+            answer = agreed.admit(self._engine, self.name, token, job, known)
         except EngineError as error:
             raise GuardUnavailable(
                 f"circuit {self.name!r} could not ask its store, so the call was not made: {error}"
             ) from error
-        self._tell(row)
-        if not row.admitted:
-            raise self._refusal(row, row.left_ms)
-        return Passed(row.epoch, time.monotonic(), None if row.state == "closed" else token)
+        self._tell(answer.change)
+        it = agreed.standing(self._engine, answer.change.known)
+        if not answer.is_admitted:
+            raise self._refusal(it)
+        return Passed(it.epoch, time.monotonic(), None if it.state == "closed" else token, answer.leased)
 
     async def aenter(self, job: LeaseRef | None = None) -> Passed:
         """Begin a call without blocking the event loop; see ``enter``."""
@@ -299,26 +299,20 @@ class Circuit:
 
     def _pass_closed(self) -> Passed | None:
         self._hub.check_fork()
-        view = self._view
-        if view is None or view.state != "closed" or self._is_stale():
+        known = self._fresh()
+        if known is None or known.document.state != "closed":
             return None
-        return Passed(view.epoch, time.monotonic())
+        return Passed(known.document.epoch, time.monotonic())
 
-    def _is_stale(self) -> bool:
-        return self._view is None or time.monotonic() - self._seen >= FRESH
+    def _fresh(self) -> agreed.Known | None:
+        """What is known of the circuit, unless that is too old to rely on."""
+        known = self._known
+        return None if known is None or time.monotonic() - known.seen >= FRESH else known
 
-    def _refuse_known(self, job: LeaseRef | None) -> None:
-        """Refuse without asking what is known to be open for a while. A job was let through by a claim: ask for it."""
-        view = self._view
-        if job is not None or view is None or view.state != "open":
-            return
-        left = None if view.left_ms is None else view.left_ms - (time.monotonic() - self._seen) * 1_000
-        if left is None or left > 0:
-            raise self._refusal(view, left)
-
-    def _refusal(self, row: CircuitRow, left_ms: float | None) -> CircuitOpen:
-        why = f" ({row.reason})" if row.reason else ""
-        when = "until somebody closes it" if row.state == "open" and left_ms is None else "while it is being probed"
+    def _refusal(self, it: CircuitDocument) -> CircuitOpen:
+        left_ms = opens_in(it, self._engine.times().leases) if it.state == "open" else None
+        why = f" ({it.reason})" if it.reason else ""
+        when = "until somebody closes it" if it.state == "open" and left_ms is None else "while it is being probed"
         if left_ms is not None:
             when = f"for {show_duration(max(1, round(left_ms)))} more"
         return CircuitOpen(
@@ -403,7 +397,9 @@ class Circuit:
             reason=verdict.reason,
         )
         try:
-            self._tell(self._engine.tally(self.name, self.policy, report))
+            self._tell(agreed.tally(self._engine, self.name, self.policy, report, self._known))
+            if passed.leased is not None:
+                agreed.give_back(self._engine, self.name, passed.leased)
         except EngineError as trouble:
             logger.warning("circuit %s could not report a probe; its lease will run out: %s", self.name, trouble)
 
@@ -424,23 +420,23 @@ class Circuit:
             return 0.0
         return FLUSH_FAILURES if count.failed else FLUSH
 
-    def flush(self, engine: Coordinator | None = None) -> None:
+    def flush(self, engine: Store | None = None) -> None:
         """Report what was counted. *Blocking.* Raises EngineError, and then it is kept."""
         self._hub.check_fork()
         with self._reporting:
             self._flush(engine or self._engine)
 
-    async def aflush(self, engine: Coordinator | None = None) -> None:
+    async def aflush(self, engine: Store | None = None) -> None:
         """Report what was counted; see ``flush``."""
         await hop(lambda: self.flush(engine))
 
-    def _flush(self, engine: Coordinator) -> None:
+    def _flush(self, engine: Store) -> None:
         with self._lock:
             counts, self._counts = self._counts, {}
         for epoch, count in list(counts.items()):
             report = Tally(count.ok, count.failed, epoch, None, count.retry_after_ms, count.reason)
             try:
-                self._tell(engine.tally(self.name, self.policy, report))
+                self._tell(agreed.tally(engine, self.name, self.policy, report, self._known))
             except EngineError:
                 with self._lock:
                     self._counts = {**counts, **self._counts}
@@ -448,26 +444,26 @@ class Circuit:
             del counts[epoch]
 
     @property
-    def _engine(self) -> Coordinator:
+    def _engine(self) -> Store:
         return self._hub.engine()
 
-    def _see(self, row: CircuitRow) -> CircuitRow:
-        self._view, self._seen = row, time.monotonic()
-        return row
+    def _see(self, known: agreed.Known) -> agreed.Known:
+        self._known = known
+        return known
 
-    def _tell(self, row: CircuitRow) -> None:
-        """Note a state, and report a change that our call made: one process of the fleet does."""
-        self._see(row)
-        if row.changed is None:
-            return
+    def _tell(self, change: agreed.Change) -> None:
+        """Note what is known now, and report a change that we made: one process of the fleet does."""
+        self._see(change.known)
         events = self._hub.events
-        match row.state:
+        match change.entered:
             case "open":
-                logger.warning("circuit %s is open: %s", self.name, row.reason or "no reason given")
-                events.emit(CircuitOpened(self.name, row.reason, None if row.left_ms is None else row.left_ms / 1_000))
+                it = change.known.document
+                left_ms = opens_in(it, it.since or 0)
+                logger.warning("circuit %s is open: %s", self.name, it.reason or "no reason given")
+                events.emit(CircuitOpened(self.name, it.reason, None if left_ms is None else left_ms / 1_000))
             case "half_open":
                 logger.info("circuit %s is being probed", self.name)
                 events.emit(CircuitHalfOpened(self.name))
-            case _:
+            case "closed":
                 logger.warning("circuit %s is closed again", self.name)
                 events.emit(CircuitClosed(self.name))

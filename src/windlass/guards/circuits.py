@@ -1,6 +1,6 @@
 """The circuits of one application: declared in code and settings, and a thread that reports for them.
 
-Must not open or close a circuit: the store does, on what is reported.
+Must not open or close a circuit: what is reported does.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from typing import Final, cast
 
 from windlass.core import caps
-from windlass.core.coordination import CircuitPolicy
+from windlass.core.circuit import CircuitPolicy
 from windlass.core.errors import ConfigError, EngineError
 from windlass.core.foreign import Shield, start_thread
 from windlass.core.spelling import unknown_option
 from windlass.core.units import check_name, duration_ms, shown
-from windlass.engines.base import Coordinator
+from windlass.engines.base import Store
 from windlass.events import Events
 from windlass.guards.circuit import Circuit
 from windlass.guards.verdict import to_kinds
@@ -38,7 +38,7 @@ class Circuits:
     """The circuits of one application, and the thread that reports for them."""
 
     def __init__(
-        self, engine: Callable[[], Coordinator], events: Events, declared: Mapping[str, Mapping[str, object]]
+        self, engine: Callable[[], Store], events: Events, declared: Mapping[str, Mapping[str, object]]
     ) -> None:
         """``declared`` are those of the settings; what they say wins over code. Raises ConfigError."""
         self.engine = engine
@@ -93,7 +93,7 @@ class Circuits:
                 self._thread = start_thread(self._run, "windlass-circuits")
             self._wakeup.notify()
 
-    def flush(self, engine: Coordinator) -> None:
+    def flush(self, engine: Store) -> None:
         """Report everything to an engine that is about to close. *Blocking.* What cannot be reported is dropped."""
         for circuit in self._circuits.values():
             try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from windlass.core.clock import from_ms
-from windlass.core.coordination import LimitRow, LockRow
+from windlass.core.coordination import LOCKS, HoldRow, LimitRow
 
 __all__ = ["LimitInfo", "LockInfo"]
 
@@ -23,9 +23,10 @@ class LockInfo:
     waiting: int
 
     @classmethod
-    def of(cls, row: LockRow) -> LockInfo:
+    def of(cls, row: HoldRow) -> LockInfo:
         """Turn what an engine says into what people see."""
-        return cls(row.key, row.owner, row.fence, from_ms(row.since), row.left_ms / 1_000, row.waiting)
+        left = 0 if row.left_ms is None else row.left_ms / 1_000
+        return cls(row.gate.removeprefix(LOCKS), row.owner, row.fence, from_ms(row.since), left, row.waiting)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import Final, Self
 
 from windlass.core.aio import hop, own_thread
 from windlass.core.clock import Clock
+from windlass.core.coordination import LOCKS
 from windlass.core.current import RUNNING
 from windlass.core.errors import ConfigError, EngineError, GuardUnavailable, LockBusy, LockLost
 from windlass.core.foreign import Shield, start_thread
@@ -89,6 +90,7 @@ class Lock:
 
     def __init__(self, key: str, lease_ms: int, wait_ms: int, keeper: LockKeeper) -> None:
         self.key = key
+        self._gate = LOCKS + key
         self.token = ""
         self.renew_at = 0.0
         self._lease_ms = lease_ms
@@ -176,12 +178,12 @@ class Lock:
             left = deadline - time.monotonic()
             waits = left > 0 and not given_up.is_set()
             self._sent()
-            grip = engine.lock(self.key, self.token, self._lease_ms, owner(), PLACE_MS if waits else 0)
+            grip = engine.hold(self._gate, self.token, 1, self._lease_ms, owner(), PLACE_MS if waits else 0)
             if grip.fence is not None:
                 return grip.fence
             if not waits:
                 if self._wait > 0:
-                    engine.unlock(self.key, self.token)
+                    engine.release(self._gate, self.token)
                 raise LockBusy(
                     f"lock {self.key!r} is held by {grip.owner or 'another holder'}"
                     + (f" and was not free within {show_duration(self._wait * 1_000)}" if self._wait else "")
@@ -190,7 +192,7 @@ class Lock:
                 )
             # A little more than the holder's lease has left, so that it is over when we ask.
             pause = min(left, WAIT_SLICE, grip.left_ms / 1_000 + 0.002 if grip.left_ms else WAIT_SLICE)
-            engine.wait_unlocked(grip.seen, pause)
+            engine.wait_released(grip.seen, pause)
 
     def _sent(self) -> None:
         self._renewed = self._keeper.clock.boot_ms()
@@ -200,7 +202,7 @@ class Lock:
         """Renew the lease; false when the lock is lost. For the keeper."""
         sent = self._keeper.clock.boot_ms()
         try:
-            kept = self._keeper.engine().renew([(self.key, self.token)], self._lease_ms)[0]
+            kept = self._keeper.engine().renew([(self._gate, self.token)], self._lease_ms)[0]
         except EngineError as error:
             logger.warning("lock %s could not be renewed and runs out: %s", self.key, error)
             self.renew_at = time.monotonic() + max(0.05, self._lease_ms / 12_000)
@@ -216,7 +218,7 @@ class Lock:
         self._keeper.remove(self)
         self._fence = None
         try:
-            self._keeper.engine().unlock(self.key, self.token)
+            self._keeper.engine().release(self._gate, self.token)
         except EngineError as error:
             logger.warning("lock %s could not be released, its lease will run out: %s", self.key, error)
 

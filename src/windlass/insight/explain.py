@@ -13,6 +13,7 @@ from windlass.core.model import State
 from windlass.core.rows import JobRow
 from windlass.core.units import format_rate, nearest, show_duration
 from windlass.engines.base import Inspector, Store
+from windlass.guards import agreed
 from windlass.insight.queues import WorkerStatus, bounds_of
 from windlass.jobs.info import JobInfo
 from windlass.jobs.reader import Reader
@@ -82,7 +83,7 @@ def _waits_at(row: JobRow, engine: Store) -> list[str]:
         case "unique":
             return [f"waits for the running job with the unique key {key!r} to end."]
         case "circuit":
-            found = engine.circuit(key)
+            found = agreed.see(engine, key)
             why = f" ({found.reason})" if found.reason else ""
             if found.state == "closed":
                 return [f"waits at circuit {key!r}, which is closed again; its waiting jobs start step by step."]

@@ -1,6 +1,6 @@
-"""Locks, circuits and limits: the Coordinator half of the engine. Each call is one script.
+"""Holds, circuits and limits: the Coordinator half of the engine. Each call is one script.
 
-A waiter for a lock listens to a channel; the count of releases that a try gave tells whether one happened before it
+A waiter in a line listens to a channel; the count of releases that a try gave tells whether one happened before it
 began to listen.
 """
 
@@ -12,7 +12,7 @@ from typing import Final
 
 from redis.client import PubSub
 
-from windlass.core.coordination import CircuitPolicy, CircuitRow, Grip, LimitRow, LockRow, Tally
+from windlass.core.coordination import Grip, HoldRow, LimitRow
 from windlass.core.errors import EngineUnavailable
 from windlass.core.model import GuardKind
 from windlass.core.work import LeaseRef
@@ -31,24 +31,35 @@ LIMITS_MAX: Final = 1_000
 class RedisCoordinator(RedisDoctor):
     """``engines.base.Coordinator`` in the namespace's own keys."""
 
-    def lock(self, key: str, token: str, lease_ms: int, owner: str, wait_ms: int) -> Grip:
-        fence, left, held_by, seen = self._call("lock", (), [key, token, lease_ms, owner, wait_ms])
+    def hold(
+        self,
+        gate: str,
+        token: str,
+        places: int,
+        lease_ms: int,
+        owner: str = "",
+        wait_ms: int = 0,
+        job: LeaseRef | None = None,
+    ) -> Grip:
+        ref: list[Command] = ["", 0] if job is None else [job.id, job.fence]
+        args: list[Command] = [gate, token, places, lease_ms, owner, wait_ms, *ref]
+        fence, left, held_by, seen = self._call("hold", (), args)
         (holder,) = strings([held_by])
         return Grip(none_below_zero(fence), as_int(left), holder, as_int(seen))
 
-    def renew(self, locks: Sequence[tuple[str, str]], lease_ms: int) -> list[bool]:
-        if not locks:
+    def renew(self, held: Sequence[tuple[str, str]], lease_ms: int) -> list[bool]:
+        if not held:
             return []
         args: list[Command] = [lease_ms]
-        for key, token in locks:
-            args += key, token
+        for gate, token in held:
+            args += gate, token
         (kept,) = strings(self._call("renew", (), args))
         return [one == "1" for one in kept]
 
-    def unlock(self, key: str, token: str | None) -> bool:
-        return bool(as_int(self._call("unlock", (), [key, token or ""])[0]))
+    def release(self, gate: str, token: str | None) -> bool:
+        return bool(as_int(self._call("release", (), [gate, token or ""])[0]))
 
-    def wait_unlocked(self, seen: int, timeout: float) -> None:
+    def wait_released(self, seen: int, timeout: float) -> None:
         self._client()
         client = self._blocks
         if client is None:
@@ -57,7 +68,7 @@ class RedisCoordinator(RedisDoctor):
         pubsub: PubSub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         try:
             self._asked(lambda: pubsub.subscribe(self._key("locks").decode()))
-            if as_int(self._call("locks", (), ())[0]) == seen:
+            if as_int(self._call("holds", (), ())[0]) == seen:
                 self._told(pubsub, deadline)
         finally:
             try:
@@ -67,48 +78,25 @@ class RedisCoordinator(RedisDoctor):
                     raise
 
     @repairing
-    def locks(self) -> list[LockRow]:
-        flat = as_list(self._call("locks", (), ())[1])
+    def holds(self, prefix: str = "") -> list[HoldRow]:
+        flat = as_list(self._call("holds", (), [prefix])[1])
         rows = []
-        for at in range(0, len(flat), 6):
-            key, owner = strings(flat[at : at + 2])
-            fence, since, left, waiting = (as_int(one) for one in flat[at + 2 : at + 6])
-            rows.append(made(LockRow, key=key, owner=owner, fence=fence, since=since, left_ms=left, waiting=waiting))
-        return sorted(rows, key=lambda row: row.key)
-
-    def circuit(self, name: str) -> CircuitRow:
-        return to_circuit(as_list(self._call("circuits", (), [name])[0])[0])
-
-    @repairing
-    def circuits(self) -> list[CircuitRow]:
-        rows = [to_circuit(one) for one in as_list(self._call("circuits", (), ())[0])]
-        return sorted(rows, key=lambda row: row.name)
-
-    def probe(self, name: str, token: str, lease_ms: int, job: LeaseRef | None) -> CircuitRow:
-        ref: list[Command] = ["", 0] if job is None else [job.id, job.fence]
-        return to_circuit(self._call("probe", (), [name, token, lease_ms, *ref])[0])
-
-    def tally(self, name: str, policy: CircuitPolicy, tally: Tally) -> CircuitRow:
-        args: list[Command] = [
-            name,
-            -1 if policy.failures is None else policy.failures,
-            policy.window_ms,
-            policy.open_for_ms,
-            policy.half_open,
-            policy.min_calls,
-            "-1" if policy.failure_rate is None else repr(policy.failure_rate),
-            int(tally.ok),
-            int(tally.failed),
-            tally.epoch,
-            tally.probe or "",
-            tally.retry_after_ms,
-            tally.reason or "",
-        ]
-        return to_circuit(self._call("tally", (), args)[0])
-
-    def switch(self, name: str, open_ms: int | None, opened: bool, reason: str | None, half_open: int) -> CircuitRow:
-        args: list[Command] = [name, int(opened), -1 if open_ms is None else open_ms, reason or "", half_open]
-        return to_circuit(self._call("switch", (), args)[0])
+        for at in range(0, len(flat), 7):
+            gate, owner, job = strings([flat[at], flat[at + 1], flat[at + 6]])
+            fence, since, waiting = (as_int(flat[at + n]) for n in (2, 3, 5))
+            left = flat[at + 4]
+            row = made(
+                HoldRow,
+                gate=gate,
+                owner=owner,
+                fence=fence,
+                since=since,
+                left_ms=None if left == b"" else as_int(left),
+                waiting=waiting,
+                job=job or None,
+            )
+            rows.append(row)
+        return sorted(rows, key=lambda row: (row.gate, row.fence))
 
     @repairing
     def limits(self) -> list[LimitRow]:
@@ -119,29 +107,3 @@ class RedisCoordinator(RedisDoctor):
             used, limit, per, waiting = (as_int(one) for one in flat[at + 2 : at + 6])
             rows.append(LimitRow(GuardKind(kind), key, used, limit if limit > 0 else None, per, waiting))
         return rows
-
-
-def to_circuit(reply: object) -> CircuitRow:
-    """A circuit of what ``scripts/lib/circuits.lua`` gives."""
-    values = as_list(reply)
-    name, state = strings(values[:2])
-    reason, changed = strings([values[5], values[12]])
-    epoch, since, left = (as_int(one) for one in values[2:5])
-    by_hand, calls, failures, successes, probes, waiting = (as_int(one) for one in values[6:12])
-    return made(
-        CircuitRow,
-        name=name,
-        state=state,
-        epoch=epoch,
-        since=since if since >= 0 else None,
-        left_ms=left if left >= 0 else None,
-        reason=reason or None,
-        by_hand=bool(by_hand),
-        calls=calls,
-        failures=failures,
-        successes=successes,
-        probes=probes,
-        waiting=waiting,
-        changed=changed or None,
-        admitted=bool(as_int(values[13])),
-    )

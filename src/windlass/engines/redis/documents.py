@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 
-from windlass.core.model import Swap, Versioned, Written
+from windlass.core.model import Swap, Times, Versioned, Write, Written
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.core import RedisCore
 from windlass.engines.redis.wire import as_int, as_list, strings
@@ -13,12 +14,32 @@ __all__ = ["RedisDocuments", "loss", "made", "pack_swaps"]
 
 
 class RedisDocuments(RedisCore):
-    """``read`` and ``keys`` of the engine; documents are written by its ``commit``."""
+    """``read``, ``keys`` and ``times`` of the engine; documents are written by its ``commit``."""
+
+    _ahead_ms: float | None = None  # of the server's clock to the monotonic one of this process
 
     def read(self, keys: Sequence[str]) -> list[Versioned]:
         if not keys:
             return []
-        return stand(keys, self._call("read", (), list(keys)))
+        return self._read(keys)
+
+    def times(self) -> Times:
+        clock = self._clock
+        if clock is not None:
+            return Times(clock.boot_ms(), clock.wall_ms())
+        if self._ahead_ms is None:
+            self._read(())
+        now = int((self._ahead_ms or 0) + time.monotonic() * 1_000)
+        return Times(now, now)  # a server has one clock
+
+    def _read(self, keys: Sequence[str]) -> list[Versioned]:
+        now, *flat = self._call("read", (), list(keys))
+        self._learn_time(now)
+        return stand(keys, flat)
+
+    def _learn_time(self, now: object) -> None:
+        """Note what time it is by the server."""
+        self._ahead_ms = as_int(now) - time.monotonic() * 1_000
 
     def keys(self, prefix: str, limit: int = 1_000) -> list[str]:
         return strings(self._call("keys", (), [prefix, limit]))
@@ -30,10 +51,10 @@ def stand(keys: Iterable[str], flat: Sequence[object]) -> list[Versioned]:
     return [Versioned(key, as_int(version), value if as_int(version) else None) for key, version, value in found]
 
 
-def pack_swaps(swaps: Sequence[Swap]) -> list[Command]:
-    """What ``scripts/lib/swapping.lua`` reads of swaps."""
-    args: list[Command] = []
-    for one in swaps:
+def pack_swaps(write: Write) -> list[Command]:
+    """What ``scripts/lib/swapping.lua`` reads: the time that swaps were decided for, and the swaps."""
+    args: list[Command] = ["" if write.clock is None else write.clock]
+    for one in write.swaps:
         if one.value is None:
             args += one.key, one.version, "", ""
         else:

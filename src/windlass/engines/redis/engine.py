@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from windlass.core.errors import ConfigError, Duplicate
+from windlass.core.errors import ConfigError, Duplicate, EngineDamaged, EngineFull
 from windlass.core.fingerprint import INTERRUPTED, POISON
-from windlass.core.model import JobError, NewJob, Placed, Swap, Write, Written
+from windlass.core.model import JobError, NewJob, Placed, Write, Written
 from windlass.core.work import (
     Buried,
     Claimed,
@@ -26,6 +26,7 @@ from windlass.core.work import (
     Watch,
     WorkerInfo,
 )
+from windlass.engines.redis import carried
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.coordinator import RedisCoordinator
 from windlass.engines.redis.dead import RedisDead
@@ -49,8 +50,11 @@ from windlass.engines.redis.wire import (
     strings,
     to_lease,
 )
+from windlass.logs import Log
 
 __all__ = ["RedisEngine"]
+
+log = Log("windlass.engine")
 
 INTERRUPTED_ERROR: Final = error_head(
     JobError(INTERRUPTED.error_type, "interrupted more often than max_interruptions allows", "", 0, 0)
@@ -69,10 +73,28 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         self._made: dict[tuple[str, ...], JobTexts] = {}
         self._beats: dict[str, int] = {}  # worker -> when its lease ends that this object took last, by the store
 
+    def open(self) -> None:
+        with self._opening:
+            if self._calls is not None:
+                return
+            super().open()
+            try:
+                self._carry_circuits()
+            except (EngineDamaged, EngineFull) as error:
+                log.warning("%s: circuits of the version before were not read over: %s", self.target, error)
+            except BaseException:
+                self.close()
+                raise
+
+    def _carry_circuits(self) -> None:
+        """Make documents of the circuits that the version before has left."""
+        for swap in carried.swaps_of(as_list(self._ask_plainly("HGETALL", f"{self._prefix}{carried.HASH}"))):
+            self.commit(Write(swaps=(swap,)))  # where there is a document already, that one stays
+
     def commit(self, write: Write) -> Written:
         jobs, swaps = write.jobs, write.swaps
-        if not jobs:
-            return self._swap(swaps)
+        if not jobs and not write.opens:
+            return self._swap(write)
         self._client()  # what the server can do decides what may be asked of it
         names = tuple(dict.fromkeys(job.queue for job in jobs))
         before, fsync = self._seen["jobs"], self._wants_disk(jobs)
@@ -80,6 +102,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         while reply[0] == b"\0lapsed":
             reply = self._put(write, names, fsync, look=self._lapse(strings(as_list(reply[1]))))
         if swaps and (lost := loss(swaps, reply)):
+            self._learn_time(reply[2])
             return lost
         if as_int(reply[0]) < 0:
             holder, key = strings(reply[1:3])
@@ -95,20 +118,30 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             others = as_list(reply[2])
             for place, holder in zip(others[::2], strings(others[1::2]), strict=True):
                 placed[as_int(place) - 1] = Placed(holder, duplicate=True)
-        return Written(placed, made(swaps, reply[3])) if swaps else Written(placed)
-
-    def _swap(self, swaps: Sequence[Swap]) -> Written:
         if not swaps:
+            return Written(placed)
+        self._learn_time(reply[4])
+        return Written(placed, made(swaps, reply[3]))
+
+    def _swap(self, write: Write) -> Written:
+        if not write.swaps:
             return Written([])
-        reply = self._call("swap", (), pack_swaps(swaps), fsync=self._durability == "fsync")
-        return loss(swaps, reply) or Written([], made(swaps, reply[1]))
+        reply = self._call("swap", (), pack_swaps(write), fsync=self._wants_documents_on_disk(write))
+        self._learn_time(reply[2])
+        return loss(write.swaps, reply) or Written([], made(write.swaps, reply[1]))
+
+    def _wants_documents_on_disk(self, write: Write) -> bool:
+        return self._durability == "fsync" and any(one.durable for one in write.swaps)
 
     def _put(self, write: Write, names: tuple[str, ...], fsync: bool, *, look: bool) -> list[object]:
         jobs, swaps = write.jobs, write.swaps
-        if swaps:
+        if swaps or write.opens:
             specs, flags, *rest = self._guarded_args(jobs, names, look)
-            args = [specs, flags, len(swaps), *pack_swaps(swaps), *rest]
-            return self._call("commit", names, args, fsync=fsync or self._durability == "fsync")
+            opens: list[Command] = []
+            for one in write.opens:
+                opens += one.gate, -1 if one.in_ms is None else one.in_ms
+            args = [specs, flags, len(swaps), len(write.opens), *pack_swaps(write), *opens, *rest]
+            return self._call("commit", names, args, fsync=fsync or self._wants_documents_on_disk(write))
         if len(jobs) == 1 and is_plain(jobs[0]):
             body, spec = self._texts_of(names)(jobs[0])
             reply = self._call("enqueue_plain", names, (spec, jobs[0].id, body), fsync=fsync)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Final, Protocol, TypeAlias
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from windlass.core.fingerprint import DAMAGED
 from windlass.core.model import JobError, Until
@@ -143,6 +143,17 @@ def in_turn(field: bytes, value: bytes) -> object:
     return expect(len(found) % 2 == 0 and all(map(is_str, found[::2])) and all(map(is_int, found[1::2])))
 
 
+def of_leases(field: bytes, value: bytes) -> object:
+    field.decode()
+    found = decode_list(value)
+    leases = [found[at : at + 5] for at in range(0, len(found), 5)]
+    return expect(leases and all(is_lease(lease) for lease in leases))
+
+
+def is_lease(lease: list[Any]) -> bool:
+    return len(lease) == 5 and is_str(lease[0]) and all(map(is_int, lease[1:4])) and is_str(lease[4])
+
+
 def of_rate(field: bytes, value: bytes) -> object:
     return expect(len(decode_numbers(value)) % 2 == 0)
 
@@ -158,29 +169,6 @@ def is_int(value: object) -> bool:
 decode_list = msgspec.msgpack.Decoder(list[Any]).decode
 decode_numbers = msgspec.msgpack.Decoder(list[Number]).decode
 
-
-class CircuitDoc(Struct):
-    """A circuit as ``scripts/lib/circuits.lua`` packs it."""
-
-    state: str
-    epoch: Number
-    since: Number
-    wall: Annotated[int, Meta(ge=-1, le=LAST_MS)]
-    open_until: Number
-    half_open: Number
-    successes: Number
-    reason: str
-    by_hand: Number
-    slices: list[tuple[Number, Number, Number]]
-    slice_ms: Annotated[int, Meta(ge=1, lt=2**53)]
-
-
-def of_circuit(field: bytes, value: bytes) -> object:
-    field.decode()
-    return expect(decode_circuit(value).state in ("closed", "open", "half_open"))
-
-
-decode_circuit = msgspec.msgpack.Decoder(CircuitDoc).decode
 
 # Every hash: what makes a value sound. Those of jobs are judged by the scripts.
 HASHES: Final[dict[str, Rule]] = {
@@ -204,10 +192,8 @@ HASHES: Final[dict[str, Rule]] = {
     "once": packed(tuple[str, str, Number]),
     "rates": of_rate,
     "unique": packed(tuple[str, str, Until, Number]),
-    "locks": packed(tuple[str, Number, Number, Number, str]),
+    "locks": of_leases,
     "lines": in_turn,
-    "circuits": of_circuit,
-    "probes": in_turn,
     "bounds": packed(tuple[Number, Number, Number]),
     "starved": text,
     "damaged": text,

@@ -28,7 +28,7 @@ FIXED_KEYS: Final = (
     "busy", "dues", "lone", "idle",
     "cause", "died", "recoveries", "documents", "documents-over", "flow",
     "guards", "blocked", "blocked-by", "holds", "once", "carriers", "markers", "gates", "rates", "unique",
-    "unique-expiring", "locks", "lines", "circuits", "probes", "bounds", "starved", "rate-ends", "damaged",
+    "unique-expiring", "locks", "lines", "bounds", "starved", "rate-ends", "damaged",
 )  # fmt: skip
 TYPES: Final = {
     "arrivals": "zset", "running": "zset", "cancels": "zset", "dead": "zset", "dead-purge": "zset", "leases": "zset",
@@ -45,7 +45,7 @@ GUARD_KEYS: Final = frozenset(FIXED_KEYS[FIXED_KEYS.index("guards") : FIXED_KEYS
 # Scripts that change nothing, so a call whose answer was lost may be made again.
 READ_ONLY: Final = frozenset(
     {
-        "rows", "page", "queues", "workers", "counts", "check", "names", "deaths", "read", "keys", "locks", "circuits",
+        "rows", "page", "queues", "workers", "counts", "check", "names", "deaths", "read", "keys", "holds",
         "limits", "blocked",
     }
 )  # fmt: skip
@@ -53,7 +53,7 @@ READ_ONLY: Final = frozenset(
 
 # Scripts that have a short form for a store without guards and bound queues, and the libraries that are left out of it.
 UNGUARDED: Final = frozenset({"claim", "settle", "exchange"})
-OF_GUARDS: Final = frozenset({"admitting", "running", "circuits", "judging", "bounding"})
+OF_GUARDS: Final = frozenset({"admitting", "running", "leases", "document", "circuits", "judging", "bounding"})
 
 # Scripts that look at keys by number, and so are given all of them.
 WHOLE: Final = frozenset({"check", "sweep"})

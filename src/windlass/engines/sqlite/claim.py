@@ -24,6 +24,7 @@ from msgspec import Meta, Struct
 
 from windlass.core.work import Claimed, Lease, LeaseRef, QueueShare, Want
 from windlass.engines.sqlite.bounds import Bounds, merged
+from windlass.engines.sqlite.fences import next_fence
 from windlass.engines.sqlite.flow import count_flow
 from windlass.engines.sqlite.guards import UNBOUNDED, Judge, as_guards
 from windlass.engines.sqlite.schema import FENCE_MAX, SLOT_CODES, SLOTS, Sql
@@ -31,7 +32,7 @@ from windlass.engines.sqlite.steady import Steady
 from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.walk import FEW, Walk, busy_among
 
-__all__ = ["Claimer", "next_fence", "promote"]
+__all__ = ["Claimer", "promote"]
 
 PROMOTE_MAX: Final = 2_000  # due jobs made ready by one claim: 5,000 due at one instant take three claims
 
@@ -87,8 +88,6 @@ SELECT CAST(json_group_array(json_array(seq, id, name, queue, payload, fence, at
 FROM (SELECT %s %s)
 """
 
-LAST_FENCE: Final = "SELECT value FROM \"windlass_meta\" WHERE key = 'fence'"
-SET_FENCE: Final = "INSERT OR REPLACE INTO \"windlass_meta\" (key, value) VALUES ('fence', ?)"
 TAKE: Final = """
 UPDATE "windlass_jobs" SET state = 'running', worker = ?1, started_at = ?2, fence = mine.fence,
     held = CASE WHEN mine.fence >= ?4 THEN 1 END
@@ -495,14 +494,6 @@ def less(shares: Sequence[QueueShare], taken: Sequence[Row]) -> list[QueueShare]
     """What is left of the shares."""
     counts = Counter(row.queue for row in taken)
     return [QueueShare(share.name, max(0, share.limit - counts[share.name])) for share in shares]
-
-
-def next_fence(db: apsw.Connection, q: Sql, count: int, now: int, above: int) -> int:
-    """Reserve ``count`` fences and give the first: above every fence the store ever gave, its clock, and ``above``."""
-    last = db.execute(q(LAST_FENCE)).fetchall()
-    first = max(now * 1000, int(str(last[0][0])) + 1 if last else 0, above + 1)
-    db.execute(q(SET_FENCE), (first + count - 1,))
-    return first
 
 
 def read_tags(raw: object) -> tuple[str, ...]:

@@ -5,21 +5,46 @@ What may say no comes first: swaps are judged before anything is written, and ``
 
 from __future__ import annotations
 
+from typing import Final
+
 import apsw
 
-from windlass.core.model import Write, Written
+from windlass.core.model import CLOCK_SLACK_MS, Opening, Write, Written
 from windlass.core.work import Rules
 from windlass.engines.sqlite.documents import has_lost, look, swap
 from windlass.engines.sqlite.enqueue import insert
 from windlass.engines.sqlite.schema import Sql
+from windlass.engines.sqlite.steady import Steady
 
 __all__ = ["commit"]
 
+OPEN_GATE: Final = """
+INSERT INTO "windlass_gates" (gate, at) SELECT ?1, ?2
+WHERE EXISTS (SELECT 1 FROM "windlass_jobs" WHERE state = 'blocked' AND blocked_by = ?1)
+ON CONFLICT (gate) DO UPDATE SET at = excluded.at
+"""
+FORGET_GATE: Final = 'DELETE FROM "windlass_gates" WHERE gate = ?'
 
-def commit(db: apsw.Connection, q: Sql, write: Write, now: int, rules: Rules) -> Written:
+
+def commit(db: apsw.Connection, q: Sql, write: Write, now: int, rules: Rules, steady: Steady) -> Written:
     """Store jobs and documents, or nothing when a swap has lost. Raises Duplicate, and then nothing is stored."""
     jobs, swaps = write.jobs, write.swaps
-    if swaps and has_lost(db, q, swaps, now):
+    if not swaps and not write.opens:
+        return Written(insert(db, q, jobs, now, rules) if jobs else [])
+    clock = steady.now(db)
+    is_late = write.clock is not None and abs(clock - write.clock) > CLOCK_SLACK_MS
+    if is_late or has_lost(db, q, swaps, now):
         return Written([], tuple(look(db, q, one.key, now) for one in swaps), lost=True)
     placed = insert(db, q, jobs, now, rules) if jobs else []
-    return Written(placed, tuple(swap(db, q, one, now) for one in swaps)) if swaps else Written(placed)
+    documents = tuple(swap(db, q, one, now) for one in swaps)
+    for one in write.opens:
+        open_gate(db, q, one, clock)
+    return Written(placed, documents)
+
+
+def open_gate(db: apsw.Connection, q: Sql, one: Opening, clock: int) -> None:
+    """Note when a gate is looked at next, if anybody waits there."""
+    if one.in_ms is None:
+        db.execute(q(FORGET_GATE), (one.gate,))
+    else:
+        db.execute(q(OPEN_GATE), (one.gate, clock + one.in_ms if one.in_ms > 0 else 0))

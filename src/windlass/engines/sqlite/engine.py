@@ -55,15 +55,16 @@ class SqliteEngine(SqliteCoordinator, SqliteMoves, SqliteDead, SqliteDocuments):
         self._claimer = Claimer(self._q, self._boot, self._steady)
 
     def commit(self, write: Write) -> Written:
-        if not write.jobs and not write.swaps:
+        def store(db: apsw.Connection) -> Written:
+            if write.swaps or write.opens:
+                self._steady.start(db)
+            return commit(db, self._q, write, self._clock.wall_ms(), self._rules, self._steady)
+
+        if not write.jobs and not write.swaps and not write.opens:
             return Written([])
-        durable = bool(write.swaps) or any(job.durable is not False for job in write.jobs)
-        written = self._write(
-            lambda db: commit(db, self._q, write, self._clock.wall_ms(), self._rules),
-            durable=durable,
-            whatever_is_set=any(job.durable for job in write.jobs),
-        )
-        if written.placed:
+        durable = any(one.durable for one in write.swaps) or any(job.durable is not False for job in write.jobs)
+        written = self._write(store, durable=durable, whatever_is_set=any(job.durable for job in write.jobs))
+        if written.placed or (write.opens and not written.lost):
             self._ready.touch()
         return written
 

@@ -20,8 +20,10 @@ import apsw
 import msgspec
 from msgspec import Struct
 
+from windlass.core import circuit
+from windlass.core.circuit import CircuitDocument
 from windlass.core.model import Guard, GuardKind
-from windlass.engines.sqlite import circuits
+from windlass.engines.sqlite import holds
 from windlass.engines.sqlite.schema import Sql
 from windlass.engines.sqlite.totals import add_total
 
@@ -30,7 +32,6 @@ __all__ = ["AHEAD_SLACK_MS", "Judge", "Stored", "as_guards", "decode_stored", "e
 AHEAD_SLACK_MS: Final = 1_000  # how long a claimed job may wait for a place: a rate's window grows by it then
 GATES_MAX: Final = 64  # gates that one claim looks at
 LATE_MS: Final = 4
-STAGGER_MS: Final = 100  # a closed circuit lets its waiters out in steps that double
 UNBOUNDED: Final = 1_000_000
 
 encode = msgspec.json.Encoder().encode
@@ -106,8 +107,8 @@ HOLD: Final = """
 INSERT INTO "windlass_holds" (gate, seq) SELECT value ->> 0, value ->> 1 FROM json_each(?) WHERE true
 ON CONFLICT (seq, gate) DO NOTHING
 """
-HELD: Final = 'SELECT count(*) FROM "windlass_holds" WHERE gate = ?'
 HOLDER: Final = 'SELECT seq FROM "windlass_holds" WHERE gate = ?'
+DOCUMENT: Final = 'SELECT value FROM "windlass_documents" WHERE key = ?'  # of a circuit, which is never over
 MARKER: Final = 'SELECT id, result FROM "windlass_once" WHERE key = ?'
 
 LAST_GRANT: Final = 'SELECT at, total FROM "windlass_rates" WHERE gate = ? ORDER BY at DESC LIMIT 1'
@@ -220,8 +221,9 @@ class Judge:
         self._now = now
         self._late_ms = late_ms
         self._held: dict[str, int] = {}
+        self._ends: dict[str, int | None] = {}  # when the first lease of a token at a gate is over
         self._rates: dict[str, RateMeter] = {}
-        self._circuits: dict[str, circuits.Doc] = {}
+        self._circuits: dict[str, CircuitDocument] = {}
         self._holders: dict[str, int] = {}
         self._new_holds: list[tuple[str, int]] = []
         self._blocked: list[tuple[int, str]] = []
@@ -288,11 +290,8 @@ class Judge:
             case GuardKind.RATE:
                 return self._meter(guard).room()
             case GuardKind.CIRCUIT:
-                doc = self._circuit(guard.key)
-                if doc.state_at(self._now) != "closed":
-                    return doc.probes_free(self._now, self._count(guard.gate) + self._outside_probes(guard.key))
-                steps = max(0, self._now - (doc.since or 0)) // STAGGER_MS
-                return doc.half_open << min(steps, 16)
+                it = self._circuit(guard.gate)
+                return circuit.lets_on(it, self._now) if it.state == "closed" else self._probes_free(guard, it)
 
     def finish(self, *, filled: bool) -> int | None:
         """After the claim: write down what was let through; give in how many ms the next gate opens by itself.
@@ -336,13 +335,13 @@ class Judge:
                 meter = self._meter(guard)
                 return self._now if meter.room() > 0 else meter.opens_at()
             case GuardKind.CIRCUIT:
-                doc = self._circuit(guard.key)
-                if doc.state_at(self._now) == "closed":
+                it = self._circuit(guard.gate)
+                if it.state == "closed":
                     # The steps have grown beyond what one claim takes: the next claim may go on at once.
-                    return self._now if guard.gate in self._generous else self._now + STAGGER_MS
-                return self._now if self._free(guard) > 0 else self._opens_again(guard.key, doc)
+                    return self._now if guard.gate in self._generous else self._now + circuit.STAGGER_MS
+                return self._now if self._probes_free(guard, it) > 0 else self._looks_again_at(guard, it)
             case _:
-                return self._now if self._free(guard) > 0 else None
+                return self._now if self._free(guard) > 0 else self._ends.get(guard.gate)
 
     # -- one job --
 
@@ -375,7 +374,7 @@ class Judge:
                 case GuardKind.RATE:
                     self._meter(guard).given += 1
                 case GuardKind.CIRCUIT:
-                    if self._circuit(guard.key).state_at(self._now) != "closed":
+                    if self._circuit(guard.gate).state != "closed":
                         self._held[guard.gate] = self._count(guard.gate) + 1
                         self._new_holds.append((guard.gate, seq))
         return True
@@ -391,7 +390,7 @@ class Judge:
                         return Refused(guard.gate)
                 case GuardKind.CONCURRENCY:
                     if self._count(guard.gate) >= guard.limit:
-                        return Refused(guard.gate)
+                        return Refused(guard.gate, self._ends[guard.gate])
                 case GuardKind.RATE:
                     meter = self._meter(guard)
                     if meter.room() <= 0:
@@ -399,11 +398,11 @@ class Judge:
                     if not at_once and meter.room(AHEAD_SLACK_MS) <= 0:
                         return NO_PLACE
                 case GuardKind.CIRCUIT:
-                    doc = self._circuit(guard.key)
-                    if doc.state_at(self._now) == "closed":
+                    it = self._circuit(guard.gate)
+                    if it.state == "closed":
                         continue
-                    if doc.probes_free(self._now, self._count(guard.gate) + self._outside_probes(guard.key)) <= 0:
-                        return Refused(guard.gate, self._opens_again(guard.key, doc))
+                    if self._probes_free(guard, it) <= 0:
+                        return Refused(guard.gate, self._looks_again_at(guard, it))
                     if not at_once:
                         return NO_PLACE
         return None
@@ -418,7 +417,7 @@ class Judge:
 
     def _count(self, gate: str) -> int:
         if gate not in self._held:
-            self._held[gate] = int(str(self._db.execute(self._q(HELD), (gate,)).fetchall()[0][0]))
+            self._held[gate], self._ends[gate] = holds.taken(self._db, self._q, gate, self._now)
         return self._held[gate]
 
     def _meter(self, guard: Stored) -> RateMeter:
@@ -428,20 +427,20 @@ class Judge:
         meter.guard = guard
         return meter
 
-    def _circuit(self, name: str) -> circuits.Doc:
-        doc = self._circuits.get(name)
-        if doc is None:
-            doc = self._circuits[name] = circuits.read(self._db, self._q, name)
-        return doc
+    def _circuit(self, gate: str) -> CircuitDocument:
+        """The circuit of a gate as it stands."""
+        it = self._circuits.get(gate)
+        if it is None:
+            found = self._db.execute(self._q(DOCUMENT), (gate,)).fetchone()
+            stored = circuit.decode(None if found is None else str(found[0]))
+            it = self._circuits[gate] = circuit.standing(stored, self._now)
+        return it
 
-    def _opens_again(self, name: str, doc: circuits.Doc) -> int | None:
-        """When a circuit that lets nobody through is to be looked at; None: when a job that is a probe ends."""
-        if doc.state_at(self._now) == "open":
-            return doc.open_until
-        return self._now + circuits.PROBE_LOOK_MS if self._outside_probes(name) else None
+    def _probes_free(self, guard: Stored, it: CircuitDocument) -> int:
+        return circuit.places(it) - self._count(guard.gate)
 
-    def _outside_probes(self, name: str) -> int:
-        return circuits.outside_probes(self._db, self._q, name, self._now)
+    def _looks_again_at(self, guard: Stored, it: CircuitDocument) -> int | None:
+        return circuit.looks_again_at(it, self._ends[guard.gate])
 
     # -- writing it down --
 

@@ -28,7 +28,6 @@ from windlass.core.fingerprint import DAMAGED
 from windlass.core.model import FINISHED, GuardKind, JobError, State, UniqueKey, Until
 from windlass.core.work import Rules, WorkerInfo
 from windlass.engines.damage import LAST_MS, NAME_OF_DAMAGED, QUEUE_OF_DAMAGED, QueueName, described
-from windlass.engines.sqlite.circuits import Doc
 from windlass.engines.sqlite.guards import Stored
 from windlass.engines.sqlite.schema import FENCE_MAX, FOREVER, SLOTS, VERSION, VERSION_MAX, Sql, version_of
 from windlass.engines.sqlite.totals import add_total
@@ -159,6 +158,21 @@ def meta_rule(row: Any) -> list[str]:
     return [] if good else ["value"]
 
 
+def hold_rule(row: Any) -> list[str]:
+    """The columns of a token, which a run has none of."""
+    return [name for name in ("token", "until", "since", "owner") if (getattr(row, name) is None) != (row.seq >= 0)]
+
+
+def is_token(row: dict[str, Any]) -> bool:
+    """Whether a hold is that of a token."""
+    return isinstance(row["seq"], int) and row["seq"] < 0
+
+
+def of_run(row: dict[str, Any], now: Now) -> Never | None:
+    """A run has its place whatever else its row says; a token has none without its lease."""
+    return NEVER if is_token(row) else None
+
+
 def is_swept(value: object) -> bool:
     """Whether upkeep can go on from there."""
     try:
@@ -281,7 +295,18 @@ OTHERS: Final = (
         (Column("key", str), Column("version", Count), Column("value", str), Column("until", Count | None, None)),
     ),
     Table("flow", (Column("queue", str), Column("step", Count), Column("arrived", Count), Column("claimed", Count))),
-    Table("holds", (Column("seq", int), Column("gate", Key))),
+    Table(
+        "holds",
+        (
+            Column("seq", int),
+            Column("gate", Key),
+            Column("token", str | None, of_run),
+            Column("until", Count | None, of_run),
+            Column("since", Instant | None, lambda row, now: now.wall if is_token(row) else None),
+            Column("owner", str | None, lambda row, now: "" if is_token(row) else None),
+        ),
+        hold_rule,
+    ),
     Table(
         "once",
         (
@@ -306,31 +331,21 @@ OTHERS: Final = (
             Column("expires_at", Count | None, None),
         ),
     ),
-    Table(
-        "locks",
-        (
-            Column("key", str), Column("token", str), Column("fence", Fence), Column("until", Count),
-            Column("since", Instant), Column("owner", str),
-        ),
-    ),
-    Table("line", (Column("key", str), Column("ticket", Count), Column("token", str), Column("until", Count))),
-    Table("circuits", (Column("name", str), Column("doc", Doc, is_json=True))),
-    Table("probes", (Column("name", str), Column("token", str), Column("until", Count))),
+    Table("line", (Column("gate", Key), Column("ticket", Count), Column("token", str), Column("until", Count))),
 )  # fmt: skip
 TABLES: Final = (JOBS, *OTHERS)
 KEYS: Final = {  # of more than one column
     "flow": "step, queue",
     "holds": "seq, gate",
     "rates": "gate, at",
-    "line": "key, ticket",
-    "probes": "name, token",
+    "line": "gate, ticket",
 }
 
 # -- what no rule of a row can see ------------------------------------------------------------------------------------
 
 # A slot or key that is held for a job which does not run.
 LEAKED: Final = """
-SELECT seq, gate FROM "windlass_holds" AS held WHERE NOT EXISTS (
+SELECT seq, gate FROM "windlass_holds" AS held WHERE seq >= 0 AND NOT EXISTS (
     SELECT 1 FROM "windlass_jobs" AS jobs WHERE jobs.seq = held.seq
     AND (jobs.state = 'running' OR jobs.purge_at IS NULL AND substr(held.gate, 1, 5) = 'once:'))
     AND (held.seq, held.gate) IN (SELECT seq, gate FROM "windlass_holds" ORDER BY seq, gate LIMIT ? OFFSET ?)

@@ -1,6 +1,8 @@
 """The tables of the SQLite engine, and how a file gets them.
 
-Each migration is a text that only adds; an old worker keeps running while a newer one has migrated. The version lives
+Each migration is a text that only adds; an old worker keeps running while a newer one has migrated. The one exception
+is a rule that both could keep by themselves and not together, such as who has a lock: there the old table goes, and the
+old worker's calls fail until it is replaced. The version lives
 in a table of ours and not in ``user_version``, because the file may hold the user's own tables too. All names carry
 the namespace as prefix (``prefix_of``), so several applications can share one file.
 
@@ -322,9 +324,35 @@ MIGRATIONS: Final = (
             ON CONFLICT (name) DO UPDATE SET idle_since = NULL WHERE idle_since IS NOT NULL;
     END;
     """,
+    # Holds of tokens stand beside those of runs. Locks and probes that are held stay held. Circuits are documents; one
+    # that is open stays open, and its jobs wait at its gate.
+    """
+    ALTER TABLE "windlass_holds" ADD COLUMN token TEXT;      -- null: a run has it; else seq is its fence below zero
+    ALTER TABLE "windlass_holds" ADD COLUMN until INTEGER;   -- of a token: steady ms
+    ALTER TABLE "windlass_holds" ADD COLUMN since INTEGER;   -- of a token: wall-clock ms
+    ALTER TABLE "windlass_holds" ADD COLUMN owner TEXT;      -- of a token: for people
+    DROP INDEX "windlass_holds_gate";
+    CREATE INDEX "windlass_holds_gate" ON "windlass_holds" (gate, until);
+    CREATE INDEX "windlass_holds_until" ON "windlass_holds" (until) WHERE until IS NOT NULL;
+    INSERT INTO "windlass_holds" (gate, seq, token, until, since, owner)
+        SELECT 'lock:' || key, -fence, token, until, since, owner FROM "windlass_locks";
+    INSERT INTO "windlass_holds" (gate, seq, token, until, since, owner)
+        SELECT 'circuit:' || name, -row_number() OVER (ORDER BY name, token), token, until, 0, ''
+        FROM "windlass_probes";
+    DROP TABLE "windlass_locks";
+    DROP TABLE "windlass_probes";
+    ALTER TABLE "windlass_line" RENAME COLUMN key TO gate;
+    UPDATE "windlass_line" SET gate = 'lock:' || gate;
+    INSERT INTO "windlass_documents" (key, version, value) SELECT 'circuit:' || name,
+        row_number() OVER (ORDER BY name) + coalesce((SELECT value FROM "windlass_meta" WHERE key = 'document'), 0), doc
+        FROM "windlass_circuits";
+    INSERT INTO "windlass_meta" (key, value) SELECT 'document', count(*) FROM "windlass_circuits" WHERE true
+        ON CONFLICT (key) DO UPDATE SET value = value + excluded.value;
+    DROP TABLE "windlass_circuits";
+    """,
 )
 VERSION: Final = len(MIGRATIONS)
-NEWEST: Final = ("queues", "idle_since")  # a column that the last of them has made
+NEWEST: Final = ("holds", "until")  # a column that the last of them has made
 VERSION_MAX: Final = 9_999
 
 

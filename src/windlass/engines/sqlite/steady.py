@@ -47,6 +47,10 @@ class Steady:
             self._offset = offset
         return self._clock.boot_ms() + self._offset
 
+    def known(self) -> int | None:
+        """Steady ms, if that can be told without the store."""
+        return None if self._offset is None else self._clock.boot_ms() + self._offset
+
     def _stored(self, db: apsw.Connection) -> tuple[str, int]:
         found = db.execute(self._q(READ)).fetchone()
         if found is None:

@@ -80,7 +80,7 @@ class SqliteTransactions(SqliteInspector):
         if db is mine.db:
             if not db.in_transaction:
                 raise ConfigError("the transaction of this tx has ended: enqueue inside the `with` block")
-            return commit(db, self._q, write, self._clock.wall_ms(), self._rules)
+            return commit(db, self._q, write, self._clock.wall_ms(), self._rules, self._steady)
         if self.path is None or not same_file(db.filename, self.path):
             raise ConfigError(
                 f"connection= is open on {db.filename or ':memory:'}, and the jobs live in {self.info.target}: "
@@ -95,8 +95,8 @@ class SqliteTransactions(SqliteInspector):
             raise ConfigError(
                 "connection= has no open transaction: begin one (BEGIN IMMEDIATE) before you enqueue in it"
             )
-        written = commit(db, self._q, write, self._clock.wall_ms(), self._rules)
-        if written.placed:
+        written = commit(db, self._q, write, self._clock.wall_ms(), self._rules, self._steady)
+        if written.placed or write.opens:
             self._touch_after_commit(db)
         return written
 

@@ -12,6 +12,7 @@ import apsw
 import msgspec
 
 from windlass.core.work import LeaseRef, Rules, Upkeep
+from windlass.engines.sqlite import holds
 from windlass.engines.sqlite.claim import promote
 from windlass.engines.sqlite.flow import forget_flow
 from windlass.engines.sqlite.guards import forget_rates
@@ -26,7 +27,6 @@ encode = msgspec.json.Encoder().encode
 ENDED_STATES: Final = ("done", "cancelled", "dead")
 QUEUES_MAX: Final = 1_000  # queues whose ended jobs one step looks at
 MARKER_LOOK_MS: Final = 3_600_000
-LOCK_KEPT_MS: Final = 3_600_000  # how long a lock that nobody took is kept after its lease
 
 decode_words = msgspec.json.Decoder(tuple[str, ...]).decode
 
@@ -93,9 +93,6 @@ FORGET_KEYS: Final = """
 DELETE FROM "windlass_unique" WHERE key IN (SELECT key FROM "windlass_unique" WHERE expires_at <= ? LIMIT ?)
 """
 # People see for a while that a holder was late. A line is short, and so is this table.
-FORGET_LOCKS: Final = 'DELETE FROM "windlass_locks" WHERE until <= ?'
-FORGET_LINE: Final = 'DELETE FROM "windlass_line" WHERE until <= ?'
-FORGET_PROBES: Final = 'DELETE FROM "windlass_probes" WHERE until <= ?'
 # A Once marker past its time stays while a record carries its key; such a one is looked at again an hour later.
 KEEP_MARKERS: Final = """
 UPDATE "windlass_once" SET look = ?1 + ?2 WHERE key IN (
@@ -143,9 +140,7 @@ def maintain(
     db.execute(q(FORGET_MARKERS), (now, budget))
     forgotten = max(forgotten, db.changes())
     forgotten = max(forgotten, forget_rates(db, q, steady_now, budget))
-    db.execute(q(FORGET_LOCKS), (steady_now - LOCK_KEPT_MS,))
-    db.execute(q(FORGET_LINE), (steady_now,))
-    db.execute(q(FORGET_PROBES), (steady_now,))
+    holds.forget(db, q, steady_now)
     forget_flow(db, q, now)
     alone = db.execute(q(NEXT_ALONE)).fetchone()
     return Upkeep(

@@ -10,6 +10,7 @@ Subclass ``EngineConformance`` in a test module and give it a fixture ``harness`
 
     TestMyEngineMachine = build_machine(MyHarness).TestCase
     TestMyEngineGuardMachine = build_machine(MyHarness, base=GuardMachine).TestCase
+    TestMyEngineHoldMachine = build_machine(MyHarness, base=HoldMachine).TestCase
 
 It must not know any engine: no SQL, no keys, no promise that ``engines.base``, ``model`` and the design do not make.
 Where those are silent, the test's docstring starts with ``Choice:``. Invariants: no test sleeps or asserts on elapsed
@@ -19,15 +20,16 @@ time; engine time moves only through ``Harness.clock``; order is compared only w
 from __future__ import annotations
 
 from windlass.testing.conformance.bounds import BoundSuite
+from windlass.testing.conformance.circuits import CircuitSuite
 from windlass.testing.conformance.claim import ClaimSuite
 from windlass.testing.conformance.commit import CommitSuite
-from windlass.testing.conformance.coordinator import CoordinatorSuite
 from windlass.testing.conformance.dead import DeadSuite
 from windlass.testing.conformance.documents import DocumentSuite
 from windlass.testing.conformance.enqueue import EnqueueSuite
 from windlass.testing.conformance.guardmachine import GuardMachine
 from windlass.testing.conformance.guards import GuardSuite
 from windlass.testing.conformance.harness import Harness
+from windlass.testing.conformance.holds import HoldMachine, HoldSuite
 from windlass.testing.conformance.inspector import InspectorSuite
 from windlass.testing.conformance.leases import LeaseSuite
 from windlass.testing.conformance.machine import build_machine
@@ -41,9 +43,9 @@ from windlass.testing.conformance.waiting import WaitSuite
 
 __all__ = [
     "BoundSuite",
+    "CircuitSuite",
     "ClaimSuite",
     "CommitSuite",
-    "CoordinatorSuite",
     "DeadSuite",
     "DocumentSuite",
     "EngineConformance",
@@ -51,6 +53,8 @@ __all__ = [
     "GuardMachine",
     "GuardSuite",
     "Harness",
+    "HoldMachine",
+    "HoldSuite",
     "InspectorSuite",
     "LeaseSuite",
     "MaintenanceSuite",
@@ -78,8 +82,9 @@ class EngineConformance(
     InspectorSuite,
     PayloadSuite,
     GuardSuite,
+    CircuitSuite,
     UniqueSuite,
-    CoordinatorSuite,
+    HoldSuite,
     DeadSuite,
     DocumentSuite,
 ):

@@ -7,8 +7,21 @@ from threading import Event
 import pytest
 from msgspec.structs import replace
 
-from windlass.core.model import Guard, GuardKind, NewJob, Placed, State, Swap, UniqueKey, Versioned, Write, Written
-from windlass.core.work import Kind
+from windlass.core.model import (
+    CLOCK_SLACK_MS,
+    Guard,
+    GuardKind,
+    NewJob,
+    Opening,
+    Placed,
+    State,
+    Swap,
+    UniqueKey,
+    Versioned,
+    Write,
+    Written,
+)
+from windlass.core.work import Kind, Want
 from windlass.engines.base import TransactionalCommit
 from windlass.errors import ConfigError, Duplicate
 from windlass.testing.conformance.harness import (
@@ -24,6 +37,8 @@ from windlass.testing.conformance.harness import (
     take,
     together,
 )
+
+GATE = "circuit:c"
 
 
 def keyed(job_id: str, key: str, rule: str = "return") -> NewJob:
@@ -201,6 +216,87 @@ class CommitSuite:
         store.commit(Write((job("a"),), (Swap("x", 0, "1"),)))
         assert store.wait(None, 30.0)
         assert [lease.id for lease in take(store)] == ["a"]
+
+    # -- gates --
+
+    def shut(self, harness: Harness, *job_ids: str) -> int:
+        """Let jobs wait at a circuit whose document says that it is open, and give its version."""
+        store = harness.engine
+        join(store)
+        shut = swap(store, GATE, 0, '{"state":"open"}')
+        place(store, [replace(job(job_id), guards=(Guard(GuardKind.CIRCUIT, "c"),)) for job_id in job_ids])
+        assert shut is not None
+        assert take(store) == []
+        return shut.version
+
+    def test_a_write_opens_a_gate_in_the_same_step(self, harness: Harness) -> None:
+        store = harness.engine
+        version = self.shut(harness, "a")
+        assert store.commit(Write((job("b"),), (Swap(GATE, 9, None),), (Opening(GATE),))).lost
+        assert store.claim(Want("w1", 10)).due_in_ms is None
+        assert store.commit(Write((), (Swap(GATE, version, None),), (Opening(GATE),))) == Written(
+            [], (Versioned(GATE, 0, None),)
+        )
+        assert [lease.id for lease in take(store)] == ["a"]
+
+    def test_waiters_are_judged_anew_and_go_on_only_if_they_may(self, harness: Harness) -> None:
+        store = harness.engine
+        self.shut(harness, "a")
+        store.commit(Write(opens=(Opening(GATE), Opening("circuit:nobody-waits-here"))))
+        assert take(store) == []
+        assert row_of(store, "a").blocked_by == GATE
+
+    def test_a_gate_opens_later_or_not_by_itself(self, harness: Harness) -> None:
+        store = harness.engine
+        version = self.shut(harness, "a")
+        shut = store.commit(Write((), (Swap(GATE, version, "{}"),), (Opening(GATE, 5_000),)))
+        claimed = store.claim(Want("w1", 10))
+        assert claimed.leases == []
+        assert claimed.due_in_ms is not None
+        assert 5_000 <= claimed.due_in_ms <= 5_050
+        store.commit(Write((), (Swap(GATE, shut.documents[0].version, "{}"),), (Opening(GATE, None),)))
+        harness.clock.advance(10_000)
+        claimed = store.claim(Want("w1", 10))
+        assert (claimed.leases, claimed.due_in_ms) == ([], None)
+        store.commit(Write((job("b"),), opens=(Opening(GATE, 1_000),)))
+        assert [lease.id for lease in take(store)] == ["b"]
+        harness.clock.advance(1_000)
+        assert [lease.id for lease in take(store)] == ["a"]
+
+    def test_a_worker_is_woken_by_a_gate_that_opens(self, harness: Harness) -> None:
+        store, other = harness.engine, harness.second()
+        version = self.shut(harness, "a")
+        while store.wait(None, 0.0):  # from now on it listens
+            pass
+        other.commit(Write((), (Swap(GATE, version, None),), (Opening(GATE),)))
+        assert store.wait(None, 30.0)
+        assert [lease.id for lease in take(store)] == ["a"]
+
+    # -- time --
+
+    def test_a_write_that_was_decided_for_another_time_has_lost(self, harness: Harness) -> None:
+        store = harness.engine
+        now = store.times().leases
+        for off in (-CLOCK_SLACK_MS - 1, CLOCK_SLACK_MS + 1, 86_400_000):
+            lost = store.commit(Write((), (Swap("x", 0, "1"),), clock=now + off))
+            assert lost == Written([], (Versioned("x", 0, None),), lost=True)
+            assert store.commit(Write((job("a"),), (Swap("x", 0, "1"),), clock=now + off)).lost
+        assert store.keys("") == []
+        there = store.commit(Write((), (Swap("x", 0, "1"),), clock=now + CLOCK_SLACK_MS)).documents[0]
+        harness.clock.advance(60_000)
+        assert store.times().leases == now + 60_000
+        assert store.commit(Write((), (Swap("x", there.version, "2"),), clock=now)).lost
+        assert not store.commit(Write((), (Swap("x", there.version, "2"),), clock=store.times().leases)).lost
+
+    def test_the_wall_clock_may_step_by_itself(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        assert take(store) == []
+        before = store.times()
+        harness.clock.advance(5_000)
+        harness.clock.step_wall(3_600_000)
+        after = store.times()
+        assert (after.leases - before.leases, after.wall - before.wall) == (5_000, 3_605_000)
 
     def test_a_key_that_is_no_text_is_refused_and_nothing_is_stored(self, harness: Harness) -> None:
         store = harness.engine

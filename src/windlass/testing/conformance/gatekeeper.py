@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from windlass.core.coordination import CircuitRow
+from windlass.core.circuit import CircuitRow
 from windlass.core.model import FINISHED, Guard, GuardKind, State
 from windlass.core.rows import JobRow
 from windlass.core.work import Lease, RateBound

@@ -19,10 +19,12 @@ from typing import ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from windlass.core.coordination import CircuitPolicy, Tally
+from windlass.core.circuit import CircuitPolicy, Tally
 from windlass.core.model import FINISHED, Guard, GuardKind, NewJob, State, Swap, UniqueKey, Write, Written
 from windlass.core.rows import Action, JobRow, Waiting
 from windlass.core.work import Claimed, Kind, LeaseRef, Outcome, QueueShare, RateBound, Room, Rules, Upkeep, Want
+from windlass.guards import agreed
+from windlass.testing.conformance.circuits import probe, switch, tally
 from windlass.testing.conformance.gatekeeper import DUPLICATE, Gatekeeper, gates
 from windlass.testing.conformance.harness import (
     Harness,
@@ -212,7 +214,7 @@ class GuardMachine(RuleBasedStateMachine):
 
     def look(self) -> None:
         """Show the gatekeeper what is there."""
-        self.keeper.learn(self.rows().values(), self.store.circuits(), self.now)
+        self.keeper.learn(self.rows().values(), agreed.rows(self.store), self.now)
 
     def none_is_left_that_could_run(self, due_in_ms: int | None, late_ms: int) -> None:
         """After a claim that had room for all: whoever waits, waits for something."""
@@ -262,9 +264,9 @@ class GuardMachine(RuleBasedStateMachine):
 
     def tell(self, circuit: str, ok: bool, job: LeaseRef) -> None:
         token = f"t{next(self.numbers)}"
-        row = self.store.probe(circuit, token, 5_005, job)
-        probe = token if row.admitted and row.state != "closed" else None
-        self.store.tally(circuit, POLICY, Tally(int(ok), int(not ok), row.epoch, probe))
+        row = probe(self.store, circuit, token, job)
+        as_probe = token if row.admitted and row.state != "closed" else None
+        tally(self.store, circuit, POLICY, Tally(int(ok), int(not ok), row.epoch, as_probe))
 
     @rule(worker=workers, data=st.data())
     def bury(self, worker: str, data: st.DataObject) -> None:
@@ -324,12 +326,12 @@ class GuardMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(CIRCUITS), open_ms=st.sampled_from([None, 4_005]), opened=st.booleans())
     def switch(self, name: str, open_ms: int | None, opened: bool) -> None:
-        self.store.switch(name, open_ms, opened, None, HALF_OPEN)
+        switch(self.store, name, open_ms, opened, HALF_OPEN)
 
     @rule(name=st.sampled_from(CIRCUITS))
     def call_through(self, name: str) -> None:
         token = f"t{next(self.numbers)}"
-        row = self.store.probe(name, token, 3_005, None)
+        row = probe(self.store, name, token)
         if row.admitted:
             self.tokens.append((name, token, row.epoch))
 
@@ -337,7 +339,7 @@ class GuardMachine(RuleBasedStateMachine):
     @rule(ok=st.booleans())
     def call_ends(self, ok: bool) -> None:
         name, token, epoch = self.tokens.pop(0)
-        self.store.tally(name, POLICY, Tally(int(ok), int(not ok), epoch, token))
+        tally(self.store, name, POLICY, Tally(int(ok), int(not ok), epoch, token))
 
     # -- the dead --
 
@@ -394,7 +396,7 @@ class GuardMachine(RuleBasedStateMachine):
             self.resume(queue)
             self.limit(queue, None)
             self.rate(queue, None)
-        for circuit in self.store.circuits():
+        for circuit in agreed.rows(self.store):
             if circuit.by_hand and circuit.left_ms is None:
                 self.switch(circuit.name, None, False)
         for _ in range(ROUNDS):
@@ -419,13 +421,13 @@ class GuardMachine(RuleBasedStateMachine):
 
     def nothing_is_remembered(self) -> None:
         """Without records and after their time, guards are as new."""
-        for circuit in self.store.circuits():
+        for circuit in agreed.rows(self.store):
             self.switch(circuit.name, None, False)
         self.store.transition(Action.DELETE, list(self.rows()))
         self.harness.clock.advance(DAY_MS)
         upkeep(self.store, RULES)
         self.look()
-        assert (self.rows(), self.store.limits(), self.store.locks()) == ({}, [], [])
+        assert (self.rows(), self.store.limits(), self.store.holds()) == ({}, [], [])
         new = [
             NewJob(f"{guard.gate}-{n}", "shop.jobs.add", QUEUES[0], "[]", guards=(guard,))
             for guard in GUARDS

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
+from windlass.core.circuit import CircuitPolicy, Tally
 from windlass.core.clock import ManualClock
-from windlass.core.coordination import CircuitPolicy, Tally
 from windlass.core.model import Guard, GuardKind, NewJob, State
 from windlass.core.rows import Action
 from windlass.core.work import Kind, Lease, LeaseRef, QueueShare, RateBound, Rules, Want
 from windlass.engines.base import Store
+from windlass.testing.conformance.circuits import probe, switch, tally
 from windlass.testing.conformance.harness import (
     LEASE_MS,
     Harness,
@@ -560,7 +561,7 @@ class GuardSuite:
         store = harness.engine
         join(store)
         put(store, *"abcd", guards=(circuit(),))
-        store.tally("stripe", CircuitPolicy(failures=2, open_for_ms=5_000), Tally(failed=2, reason="down"))
+        tally(store, "stripe", CircuitPolicy(failures=2, open_for_ms=5_000), Tally(failed=2, reason="down"))
         place(store, [job("free")])
         assert got(take(store)) == ["free"]
         assert row_of(store, "a").blocked_by == "circuit:stripe"
@@ -578,7 +579,7 @@ class GuardSuite:
         put(store, "d", guards=(circuit(),), queue="mail")
         put(store, "e", "f", "g", guards=(slots(1),), queue="pay")
         put(store, *[f"t{n}" for n in range(30)], guards=(slots(1, "x:y"),), queue="a.b:c")
-        store.tally("stripe", CircuitPolicy(failures=1, open_for_ms=60_000), Tally(failed=1, reason="down"))
+        tally(store, "stripe", CircuitPolicy(failures=1, open_for_ms=60_000), Tally(failed=1, reason="down"))
         assert store.blocked() == []
         assert sorted(got(take(store)) + got(take(store))) == ["e", "t0"]
         harness.clock.advance(4_000)
@@ -605,14 +606,14 @@ class GuardSuite:
         store, policy = harness.engine, CircuitPolicy(failures=1, open_for_ms=5_000)
         join(store)
         put(store, *[f"j{n:02}" for n in range(30)], guards=(circuit(),))
-        store.tally("stripe", policy, Tally(failed=1))
+        tally(store, "stripe", policy, Tally(failed=1))
         assert take(store) == []
         harness.clock.advance(5_000)
-        (probe,) = take(store)
-        row = store.probe("stripe", "t", 1_000, LeaseRef(probe.id, probe.fence))
-        assert (row.admitted, row.state, row.changed) == (True, "half_open", "open")
-        assert store.tally("stripe", policy, Tally(ok=1, epoch=row.epoch, probe="t")).state == "closed"
-        end(store, [probe])
+        (first,) = take(store)
+        row = probe(store, "stripe", "t", LeaseRef(first.id, first.fence))
+        assert (row.admitted, row.state, row.entered) == (True, "half_open", "half_open")
+        assert tally(store, "stripe", policy, Tally(ok=1, epoch=row.epoch, probe="t")).state == "closed"
+        end(store, [first])
         done: list[str] = []
         steps = []
         for _ in range(20):
@@ -628,17 +629,17 @@ class GuardSuite:
     def test_a_circuit_opened_by_hand_holds_jobs_until_it_is_closed(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.switch("stripe", None, True, "maintenance", 1)
+        switch(store, "stripe", None, True)
         put(store, "a", guards=(circuit(),))
         harness.clock.advance(20_000)
         assert take(store) == []
-        store.switch("stripe", None, False, None, 1)
+        switch(store, "stripe", None, False)
         assert got(take(store)) == ["a"]
 
     def test_a_probe_that_one_claim_does_not_take_is_left_for_the_next(self, harness: Harness) -> None:
         store, policy = harness.engine, CircuitPolicy(failures=1, open_for_ms=5_000)
         join(store)
-        store.tally("stripe", policy, Tally(failed=1))
+        tally(store, "stripe", policy, Tally(failed=1))
         put(store, "a", guards=(circuit(),))
         assert take(store) == []
         place(store, [job("urgent", priority=-5), job("other", queue="q2")])
@@ -651,9 +652,9 @@ class GuardSuite:
     def test_jobs_that_come_while_a_call_probes_go_on_when_that_call_vanishes(self, harness: Harness) -> None:
         store, policy = harness.engine, CircuitPolicy(failures=1, open_for_ms=5_000)
         join(store)
-        store.tally("stripe", policy, Tally(failed=1))
+        tally(store, "stripe", policy, Tally(failed=1))
         harness.clock.advance(5_000)
-        assert store.probe("stripe", "t", 2_000, None).admitted
+        assert probe(store, "stripe", "t").admitted
         put(store, "a", guards=(circuit(),))
         leases: list[Lease] = []
         for _ in range(4):
@@ -670,7 +671,7 @@ class GuardSuite:
     def test_a_job_that_is_blocked_takes_nothing_of_its_other_guards(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store.switch("stripe", None, True, None, 1)
+        switch(store, "stripe", None, True)
         put(store, "a", guards=(once("x"), circuit(), slots(1), rate(1, 60_000)))
         assert take(store) == []
         put(store, "b", guards=(once("x"), slots(1), rate(1, 60_000)))

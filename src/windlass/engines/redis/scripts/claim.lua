@@ -1,4 +1,4 @@
--- uses: records guards running circuits judging bounding claiming
+-- uses: records guards running leases document circuits judging bounding claiming
 -- Lease ready jobs to a live worker.
 --
 -- KEYS     fixed

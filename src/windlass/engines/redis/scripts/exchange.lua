@@ -1,4 +1,4 @@
--- uses: records guards specs inserting admitting settling running circuits judging bounding claiming
+-- uses: records guards specs inserting admitting settling running leases document circuits judging bounding claiming
 -- Settle, then claim, in one step.
 --
 -- KEYS     fixed

@@ -1,4 +1,4 @@
--- uses: records guards circuits judging
+-- uses: records guards leases document circuits judging
 -- Every limit that a running or a waiting job has.
 --
 -- KEYS     fixed

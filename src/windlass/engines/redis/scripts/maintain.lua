@@ -1,4 +1,4 @@
--- uses: records guards running ending forgetting naming
+-- uses: records guards leases running ending forgetting naming
 -- One bounded step of upkeep: promote, reap, expire, prune, forget. Every part looks at the state it changes, so steps
 -- of several workers do nothing twice.
 --
@@ -111,8 +111,8 @@ for _, key in ipairs(call('ZRANGEBYSCORE', K.MARKERS, '-inf', wall, 'LIMIT', 0, 
   end
 end
 
--- Logs of rates that have no claim in their window, and locks that nobody took for an hour after their lease; of these
--- each step looks at a slice.
+-- Logs of rates that have no claim in their window, and tokens that nobody succeeded for an hour after their lease, with
+-- the line of a gate that has none left; of these each step looks at a slice.
 local spent = call('ZRANGEBYSCORE', K.RATE_ENDS, '-inf', boot, 'LIMIT', 0, budget)
 for _, gate in ipairs(spent) do
   call('HDEL', K.RATES, gate)
@@ -121,11 +121,12 @@ end
 local slice = call('HSCAN', K.LOCKS, string.match(call('HGET', META, 'locks-cursor') or '0', '^%d%d?%d?%d?%d?%d?%d?%d?%d?$') or '0', 'COUNT', 100)
 call('HSET', META, 'locks-cursor', slice[1])
 for i = 1, #slice[2], 2 do
-  local lock = G.unpacked(slice[2][i + 1], 'snnns')
-  if not lock or lock[3] <= boot - 3600000 then
-    call('HDEL', K.LOCKS, slice[2][i])
-    call('HDEL', K.LINES, slice[2][i]) -- whoever still waits takes its place anew
+  local leases, kept = G.leases_in(slice[2][i + 1]), {}
+  for _, one in ipairs(leases) do
+    if one[3] > boot - 3600000 then kept[#kept + 1] = one end
   end
+  if #kept < #leases or #kept == 0 then G.keep_leases(G.gate_of_lease(slice[2][i]), kept) end
+  if #kept == 0 then call('HDEL', K.LINES, slice[2][i]) end -- whoever still waits takes its place anew
 end
 
 local oldest = math.floor(wall / STEP_MS) - 13 -- two minutes, and the step that has begun before them

@@ -1,4 +1,4 @@
--- uses: records guards running circuits judging bounding
+-- uses: records guards running leases document circuits judging bounding
 -- Every queue as it stands.
 --
 -- KEYS     fixed

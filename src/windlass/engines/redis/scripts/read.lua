@@ -1,13 +1,13 @@
--- uses: swapping
+-- uses: document
 -- Documents by key.
 --
 -- KEYS     fixed
 -- ARGV     4... keys
--- Returns  version, value ("" with version 0 for none) for each
+-- Returns  the time, and version, value ("" with version 0 for none) for each
 -- Cost     O(keys)
 
-local reply = {}
+local reply = { boot }
 for i, packed in ipairs(mget(DOCUMENTS, tail(ARGV, 4))) do
-  reply[2 * i - 1], reply[2 * i] = G.document(packed)
+  reply[2 * i], reply[2 * i + 1] = G.document(packed)
 end
 return reply

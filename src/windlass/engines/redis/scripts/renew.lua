@@ -1,19 +1,21 @@
--- Renew locks that their tokens still hold.
+-- uses: guards leases
+-- Renew the leases of tokens that still have their places.
 --
 -- KEYS     fixed
--- ARGV     4 lease in ms  5... key, token, ...
--- Returns  one "1" (held) or "0" a lock
--- Cost     O(locks)
+-- ARGV     4 lease in ms  5... gate, token, ...
+-- Returns  one "1" (renewed) or "0" (lost) a hold
+-- Cost     O(holds + leases at their gates)
 
 allow_growth()
 local answers = {}
 for i = 5, #ARGV, 2 do
-  local text = call('HGET', K.LOCKS, ARGV[i])
-  local held = G.unpacked(text, 'snnns')
-  local good = held and held[1] == ARGV[i + 1]
-  if good then
-    held[3] = boot + tonumber(ARGV[4])
-    call('HSET', K.LOCKS, ARGV[i], cmsgpack.pack(held))
+  local leases, good = G.leases(ARGV[i]), false
+  for _, one in ipairs(leases) do
+    if one[1] == ARGV[i + 1] and (one[3] > boot or G.taken(ARGV[i]) == 0) then
+      one[3] = boot + tonumber(ARGV[4])
+      G.keep_leases(ARGV[i], leases)
+      good = true
+    end
   end
   answers[#answers + 1] = good and '1' or '0'
 end

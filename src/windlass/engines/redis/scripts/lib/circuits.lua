@@ -1,104 +1,44 @@
--- Circuits: one document each in CIRCUITS, msgpack; see engines/sqlite/circuits.py, whose rules these are. Half-open is
--- not written when its time comes: the first probe writes it down. Probes of jobs are holds; others are in PROBES,
--- name -> {token, until, ...}.
+-- Judging circuits, whose documents and rules are those of core/circuit.py: how one stands, and how many probes it lets on.
+-- What becomes of one is decided there alone. Probes are holds.
 
-local SLICES = 20
+local STAGGER_MS, STEPS_MAX = 100, 16
 
 G.CIRCUIT_STATES = { closed = true, open = true, half_open = true }
--- The document in a text, or nil.
-function G.circuit_in(text)
-  local doc = G.unpacked(text, '*')
-  if not doc or not G.CIRCUIT_STATES[doc.state] or type(doc.reason) ~= 'string' or type(doc.slices) ~= 'table' then return nil end
-  for _, name in ipairs({ 'epoch', 'since', 'wall', 'open_until', 'half_open', 'successes', 'by_hand', 'slice_ms' }) do
-    if not G.is_number(doc[name]) then return nil end
+-- The document in a text, or a new one.
+local function circuit_in(text)
+  local good, it = pcall(cjson.decode, text)
+  if not good or type(it) ~= 'table' then it = {} end
+  it.state, it.half_open, it.successes = it.state or 'closed', it.half_open or 1, it.successes or 0
+  good = G.CIRCUIT_STATES[it.state] and G.is_number(it.half_open) and it.half_open >= 1 and G.is_number(it.successes)
+    and G.is_number(it.since or 0) and G.is_number(it.open_until or 0)
+  return good and it or { state = 'closed', half_open = 1, successes = 0 }
+end
+
+-- The circuit of a gate as it stands.
+function G.circuit(gate)
+  G.circuits = G.circuits or {}
+  local it = G.circuits[gate]
+  if not it then
+    local version, text = G.document(call('HGET', DOCUMENTS, gate))
+    it = circuit_in(version > 0 and text or '{}')
+    if it.state == 'open' and it.open_until and boot >= it.open_until then it.state, it.successes = 'half_open', 0 end
+    G.circuits[gate] = it
   end
-  for _, one in ipairs(doc.slices) do
-    if type(one) ~= 'table' or not (G.is_number(one[1]) and G.is_number(one[2]) and G.is_number(one[3])) then return nil end
-  end
-  return doc.slice_ms > 0 and doc.wall <= 253402300799999 and doc or nil
+  return it
 end
 
-function G.circuit(name)
-  G.docs = G.docs or {}
-  if not G.docs[name] then
-    local text = call('HGET', K.CIRCUITS, name)
-    G.docs[name] = G.circuit_in(text) or {
-      state = 'closed', epoch = 0, since = -1, wall = -1, open_until = -1, half_open = 1, successes = 0, reason = '',
-      by_hand = 0, slices = {}, slice_ms = 3000,
-    }
-  end
-  return G.docs[name]
+-- How many more probes a circuit lets on that is not closed.
+function G.probes_free(gate, it)
+  return (it.state == 'half_open' and it.half_open - it.successes or 0) - G.held_at(gate)
 end
 
-function G.keep_circuit(name)
-  call('HSET', K.CIRCUITS, name, cmsgpack.pack(G.docs[name]))
+-- How many waiters a closed circuit lets on by now.
+function G.lets_on(it)
+  return it.half_open * 2 ^ math.min(math.floor(math.max(0, boot - (it.since or 0)) / STAGGER_MS), STEPS_MAX)
 end
 
-function G.state(doc)
-  if doc.state == 'open' and doc.open_until >= 0 and boot >= doc.open_until then return 'half_open' end
-  return doc.state
-end
-
-function G.outside(name)
-  local text = call('HGET', K.PROBES, name)
-  local live = {}
-  local all = G.pairs_of(text)
-  for i = 1, #all, 2 do
-    if all[i + 1] > boot then
-      live[#live + 1] = all[i]
-      live[#live + 1] = all[i + 1]
-    end
-  end
-  return live
-end
-
-function G.keep_outside(name, live)
-  if #live == 0 then call('HDEL', K.PROBES, name) else call('HSET', K.PROBES, name, cmsgpack.pack(live)) end
-end
-
-function G.on_their_way(name)
-  return G.count(K.HOLDS, 'circuit:' .. name) + #G.outside(name) / 2
-end
-
-function G.probes_free(doc, on_their_way)
-  if G.state(doc) ~= 'half_open' then return 0 end
-  return doc.half_open - (doc.state == 'half_open' and doc.successes or 0) - on_their_way
-end
-
-function G.window(doc)
-  local first, calls, failures = math.floor(boot / doc.slice_ms) - SLICES, 0, 0
-  for _, one in ipairs(doc.slices) do
-    if one[1] > first then
-      calls = calls + one[2] + one[3]
-      failures = failures + one[3]
-    end
-  end
-  return calls, failures
-end
-
-function G.turn(doc, state)
-  doc.state, doc.epoch, doc.since, doc.wall = state, doc.epoch + 1, boot, wall
-  doc.successes, doc.slices, doc.open_until, doc.by_hand = 0, {}, -1, 0
-end
-
-function G.close_circuit(name, doc)
-  G.turn(doc, 'closed')
-  doc.reason = ''
-  call('HDEL', K.PROBES, name)
-  G.open('circuit:' .. name, 0)
-end
-
--- name, state, epoch, since, ms left or -1, reason, by hand, calls, failures, successes, probes, waiting, state before
--- or "", admitted
-function G.circuit_row(name, changed, admitted)
-  local doc = G.circuit(name)
-  local state = G.state(doc)
-  local calls, failures = 0, 0
-  if state == 'closed' then calls, failures = G.window(doc) end
-  local left = state == 'open' and doc.open_until >= 0 and math.max(0, doc.open_until - boot) or -1
-  return {
-    name, state, doc.epoch, doc.wall, left, state == 'closed' and '' or doc.reason, doc.by_hand, calls, failures,
-    doc.successes, state == 'closed' and 0 or G.on_their_way(name), G.count(K.BLOCKED, 'circuit:' .. name),
-    changed or '', (admitted or state == 'closed') and 1 or 0,
-  }
+-- When the waiters of a circuit that lets none on are to be looked at; nil: when a hold is released.
+function G.looks_again_at(gate, it)
+  if it.state == 'open' then return it.open_until end
+  return G.ends[gate]
 end

@@ -1,12 +1,12 @@
 -- Judging the guards of jobs inside a claim; see engines/sqlite/guards.py, whose rules these are.
 
 local QUEUES_AT, QUEUES_LOOKED_AT = 64, 1024
-local SLACK_MS, LATE_MS, GATES_MAX, STAGGER_MS, PROBE_LOOK_MS = 1000, 4, 64, 100, 1000
+local SLACK_MS, LATE_MS, GATES_MAX = 1000, 4, 64
 
-G.meters, G.held, G.holders, G.opens, G.let, G.visited, G.generous = {}, {}, {}, {}, {}, {}, {}
+G.meters, G.held, G.ends, G.holders, G.opens, G.let, G.visited, G.generous = {}, {}, {}, {}, {}, {}, {}, {}
 
 function G.held_at(gate)
-  if not G.held[gate] then G.held[gate] = G.count(K.HOLDS, gate) end
+  if not G.held[gate] then G.held[gate], G.ends[gate] = G.taken(gate) end
   return G.held[gate]
 end
 
@@ -99,12 +99,6 @@ function G.write_meter(gate, m)
   call('ZADD', K.RATE_ENDS, over, gate)
 end
 
--- When a circuit that lets nobody through is to be looked at; nil: when a job that is a probe ends.
-function G.opens_again(name, doc)
-  if G.state(doc) == 'open' then return doc.open_until >= 0 and doc.open_until or nil end
-  return #G.outside(name) > 0 and boot + PROBE_LOOK_MS or nil
-end
-
 -- Why a job does not go on: nil when it does; else kind and what belongs to it.
 function G.refuse(id, g, at_once)
   for _, guard in ipairs(g[1]) do
@@ -115,18 +109,15 @@ function G.refuse(id, g, at_once)
       local holder = G.once_holder(gate)
       if holder and holder ~= id then return 'wait', gate end
     elseif kind == 'concurrency' then
-      if G.held_at(gate) >= guard[3] then return 'wait', gate end
+      if G.held_at(gate) >= guard[3] then return 'wait', gate, G.ends[gate] end
     elseif kind == 'rate' then
       local m = G.meter(guard)
       if G.room_of(m, 0) <= 0 then return 'wait', gate, G.meter_opens(m) end
       if not at_once and G.room_of(m, SLACK_MS) <= 0 then return 'later' end
     elseif kind == 'circuit' then
-      local name = string.sub(gate, 9)
-      local doc = G.circuit(name)
-      if G.state(doc) ~= 'closed' then
-        if G.probes_free(doc, G.held_at(gate) + #G.outside(name) / 2) <= 0 then
-          return 'wait', gate, G.opens_again(name, doc)
-        end
+      local it = G.circuit(gate)
+      if it.state ~= 'closed' then
+        if G.probes_free(gate, it) <= 0 then return 'wait', gate, G.looks_again_at(gate, it) end
         if not at_once then return 'later' end
       end
     end
@@ -139,7 +130,7 @@ function G.takes(id, g)
     if kind == 'rate' then
       local m = G.meter(guard)
       m.given = m.given + 1
-    elseif kind ~= 'circuit' or G.state(G.circuit(string.sub(gate, 9))) ~= 'closed' then
+    elseif kind ~= 'circuit' or G.circuit(gate).state ~= 'closed' then
       if kind == 'once' then G.holders[gate] = id else G.held[gate] = G.held_at(gate) + 1 end
       call('ZADD', K.HOLDS, 0, gate .. '\0' .. id)
     end
@@ -165,11 +156,8 @@ function G.free_at(guard, g)
   elseif kind == 'rate' then
     return G.room_of(G.meter(guard), 0)
   end
-  local name = string.sub(gate, 9)
-  local doc = G.circuit(name)
-  if G.state(doc) ~= 'closed' then return G.probes_free(doc, G.held_at(gate) + #G.outside(name) / 2) end
-  local steps = math.floor(math.max(0, boot - math.max(0, doc.since)) / STAGGER_MS)
-  return doc.half_open * 2 ^ math.min(steps, 16)
+  local it = G.circuit(gate)
+  return it.state == 'closed' and G.lets_on(it) or G.probes_free(gate, it)
 end
 
 -- The queues in which jobs wait at a gate and that `serves` says may be claimed from, up to QUEUES_AT.
@@ -279,16 +267,15 @@ function G.close_gates(filled)
         local m = G.meter(guard)
         at_ms = G.room_of(m, 0) > 0 and boot or G.meter_opens(m)
       elseif guard[1] == 'circuit' then
-        local name = string.sub(gate, 9)
-        local doc = G.circuit(name)
-        if G.state(doc) == 'closed' then
+        local it = G.circuit(gate)
+        if it.state == 'closed' then
           -- The steps have grown beyond what one claim takes: the next claim may go on at once.
           at_ms = G.generous[gate] and boot or boot + STAGGER_MS
         else
-          at_ms = G.free_at(guard, g) > 0 and boot or G.opens_again(name, doc)
+          at_ms = G.probes_free(gate, it) > 0 and boot or G.looks_again_at(gate, it)
         end
       else
-        at_ms = G.free_at(guard, g) > 0 and boot or nil
+        at_ms = G.free_at(guard, g) > 0 and boot or G.ends[gate]
       end
     end
     if at_ms then

@@ -1,4 +1,4 @@
--- Documents by compare-and-set. Swaps are judged before anything is written. Each is four arguments: key, version (0:
+-- Writing documents by compare-and-set. Swaps are judged before anything is written. Each is four arguments: key, version (0:
 -- there is none), ms until it is over (-1: never; "": the document is removed), value. Versions come from one counter,
 -- so one is never given twice, also when a key comes back.
 
@@ -12,25 +12,21 @@ function G.last_version()
   return last
 end
 
--- The version and the value of a document as it stands; 0 and "" when there is none.
-function G.document(packed)
-  local one = G.unpacked(packed, 'nns')
-  if one and (one[2] == 0 or one[2] > wall) then return one[1], one[3] end
-  return 0, ''
-end
+local CLOCK_SLACK_MS = 1000 -- as in core/model.py
 
--- Whether one of the swaps list[first] to list[last] meets another version than it names; each sees those before it. Then
--- gives the documents as they stand: version, value of each.
+-- Whether one of the swaps list[first + 1] to list[last] meets another version than it names; each sees those before it.
+-- list[first] is the time that they were decided for, or "". Then gives the documents as they stand: version, value of each.
 function G.lost(list, first, last)
-  local made, lost = {}, false
-  for i = first, last, 4 do
+  local made, clock = {}, tonumber(list[first])
+  local lost = clock and math.abs(boot - clock) > CLOCK_SLACK_MS
+  for i = first + 1, last, 4 do
     local key = list[i]
     if (made[key] or G.document(call('HGET', DOCUMENTS, key))) ~= tonumber(list[i + 1]) then lost = true end
     made[key] = list[i + 2] == '' and 0 or -1 -- nobody can know the version that it is given
   end
   if not lost then return nil end
   local stand = {}
-  for i = first, last, 4 do
+  for i = first + 1, last, 4 do
     stand[#stand + 1], stand[#stand + 2] = G.document(call('HGET', DOCUMENTS, list[i]))
   end
   return stand
@@ -39,7 +35,7 @@ end
 -- Write the documents, and forget some that are over. Gives the version of each, 0 for one that was removed.
 function G.swap(list, first, last)
   local versions = {}
-  for i = first, last, 4 do
+  for i = first + 1, last, 4 do
     local key, ttl, version, over = list[i], tonumber(list[i + 2]), 0, 0
     if ttl then
       version = G.raise(META, 'document', 1, G.last_version)
