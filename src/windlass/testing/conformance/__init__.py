@@ -32,6 +32,7 @@ from windlass.testing.conformance.inspector import InspectorSuite
 from windlass.testing.conformance.leases import LeaseSuite
 from windlass.testing.conformance.machine import build_machine
 from windlass.testing.conformance.maintenance import MaintenanceSuite
+from windlass.testing.conformance.notes import NoteSuite
 from windlass.testing.conformance.payload import PayloadSuite
 from windlass.testing.conformance.queuenames import QueueNameSuite
 from windlass.testing.conformance.settle import SettleSuite
@@ -54,6 +55,7 @@ __all__ = [
     "InspectorSuite",
     "LeaseSuite",
     "MaintenanceSuite",
+    "NoteSuite",
     "PayloadSuite",
     "QueueNameSuite",
     "SettleSuite",
@@ -72,6 +74,7 @@ class EngineConformance(
     SlotSuite,
     BoundSuite,
     SettleSuite,
+    NoteSuite,
     LeaseSuite,
     MaintenanceSuite,
     WaitSuite,
