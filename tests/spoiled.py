@@ -17,7 +17,7 @@ from windlass.core.circuit import CircuitPolicy, Tally
 from windlass.core.clock import ManualClock
 from windlass.core.model import Cause, Guard, GuardKind, NewJob, Slot, State, UniqueKey
 from windlass.core.rows import Action, JobFilter
-from windlass.core.work import Kind, LeaseRef, Outcome, Progress, QueueShare, RateBound, Room, Rules, Want
+from windlass.core.work import PROGRESS, Kind, LeaseRef, Note, Outcome, QueueShare, RateBound, Room, Rules, Want
 from windlass.dead.deadlist import DeadList
 from windlass.engines.base import Store
 from windlass.guards import agreed
@@ -115,7 +115,8 @@ def build(store: Store, clock: ManualClock) -> Scene:
     )
     leases = store.claim(Want("w1", 100)).leases
     assert len(leases) == 7
-    store.report([Progress(lease.id, lease.fence, '{"done":1,"total":3}') for lease in leases[:3]])
+    noted = ((PROGRESS, '{"done":1,"total":3}'), ("cursor:main", '{"at":7}'), ("step:charge", '"receipt"'))
+    store.note([Note(lease.id, lease.fence, *one) for lease in leases[:3] for one in noted])
     store.transition(Action.CANCEL, ["stopping-1"])
     place(store, [job("ahead-1", slot=Slot.THREAD)])
     (held,) = store.claim(Want("w1", 1, rooms=(Room(Slot.THREAD, 0, 5),))).leases

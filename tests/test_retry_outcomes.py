@@ -44,7 +44,7 @@ class Host:
         self.stopping = False
         self.origin = NOWHERE
 
-    def report(self, run: JobRun, text: str) -> None:
+    def note(self, run: JobRun, key: str, value: str | None, *, durable: bool = False) -> None:
         raise AssertionError("no job here reports")
 
     def defer(self, run: JobRun, delay_ms: int) -> int:

@@ -13,7 +13,7 @@ from cli_shop import Shop, register
 from kit.waiting import PATIENCE
 from windlass import JobInfo
 from windlass.cli import jobs as jobs_module
-from windlass.core.work import Kind, Outcome, Progress, Want
+from windlass.core.work import PROGRESS, Kind, Note, Outcome, Want
 from windlass.jobs.info import JobError
 
 FIELDS = list(JobInfo.__dataclass_fields__)
@@ -142,8 +142,8 @@ def test_watch_follows_a_job_to_its_end(shop: Shop) -> None:
         (lease,) = leases
 
         def go_on() -> None:
-            note = Progress(lease.id, lease.fence, '{"done":3,"total":4,"message":"almost"}')
-            app.engine.report([note])
+            note = Note(lease.id, lease.fence, PROGRESS, '{"done":3,"total":4,"message":"almost"}')
+            app.engine.note([note])
             app.engine.settle([Outcome(lease.id, lease.fence, Kind.DONE, result="1")])
 
         threading.Timer(0.3, go_on).start()

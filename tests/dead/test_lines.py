@@ -24,6 +24,7 @@ ROW = JobRow(
     expires_ms=1_000, caller_id=True,
     guards=(Guard(GuardKind.ONCE, "pay:1", keep_ms=86_400_000), Guard(GuardKind.RATE, "api", 5, 60_000, 2)),
     unique=UniqueKey("report:1", "done", None, "keep_latest"),
+    notes=(("cursor:main", '{"at":7}'), ("step:é", "no JSON")),
 )  # fmt: skip
 
 
@@ -80,6 +81,9 @@ def test_hidden_arguments_are_refused() -> None:
         b'{"id":"a","name":"n","queue":"q","payload_base64":"%"}',
         b'{"id":"a","name":"n","queue":"q","errors":[{"type":1}]}',
         b'{"id":"a","name":"n","queue":"q","fence":9007199254740992}',
+        b'{"id":"a","name":"n","queue":"q","notes":[["","1"]]}',
+        b'{"id":"a","name":"n","queue":"q","notes":[["x\\u0000","1"]]}',
+        b'{"id":"a","name":"n","queue":"q","notes":[["x","%b"]]}' % (b"x" * 2**20),
     ],
 )
 def test_what_is_no_dead_job_is_refused_with_its_place(line: bytes) -> None:

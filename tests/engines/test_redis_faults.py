@@ -17,7 +17,7 @@ from servers import RedisServer, Replicated
 from windlass.core.clock import ManualClock
 from windlass.core.model import State, Swap, Write
 from windlass.core.rows import Action, JobFilter
-from windlass.core.work import Buried, Kind, LeaseRef, Outcome, Progress, Rules, Settled, Want
+from windlass.core.work import Buried, Kind, LeaseRef, Note, Outcome, Rules, Settled, Want
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.scripts import script
 from windlass.errors import EngineError, EngineFull, EngineUnavailable, EngineUnusable
@@ -197,7 +197,7 @@ def test_a_full_server_refuses_jobs_whole_while_claims_and_settles_go_on(server:
         while leases:
             done += len(leases)
             join(engine)
-            engine.report([Progress(leases[0].id, leases[0].fence, "[1]")])
+            engine.note([Note(leases[0].id, leases[0].fence, key, "[1]") for key in ("progress", "step:x")])
             first = leases[0]
             then = () if first.id.startswith("next") else (job(f"next-{first.id}"),)
             outcomes = [ended(first, then=then), *map(ended, leases[1:])]
@@ -431,12 +431,13 @@ class TestLostAnswers:
         assert (settled, claimed.leases) == ([Settled.STALE], [])
         assert [stray.id for stray in engine.extend(info("w1"), (), 30_000).strays] == ["b"]
 
-    def test_report(self, engine: RedisEngine, lose: Callable[..., None]) -> None:
+    def test_note(self, engine: RedisEngine, lose: Callable[..., None]) -> None:
         add(engine, "a")
         (lease,) = take(engine)
-        note = Progress("a", lease.fence, "[1]")
-        lose("report", lambda: engine.report([note]))
-        assert engine.report([note]) == [Settled.APPLIED]
+        notes = [Note("a", lease.fence, "x", "1"), Note("a", lease.fence, "y")]
+        lose("note", lambda: engine.note(notes))
+        assert engine.note(notes) == [Settled.APPLIED] * 2
+        assert row_of(engine, "a").notes == (("x", "1"),)
 
     def test_extend(self, engine: RedisEngine, lose: Callable[..., None]) -> None:
         lose("extend", lambda: join(engine))
@@ -486,7 +487,7 @@ NAMES = (
     "claim",
     "settle",
     "exchange",
-    "report",
+    "note",
     "extend",
     "depart",
     "bury",

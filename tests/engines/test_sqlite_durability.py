@@ -25,7 +25,7 @@ from windlass import Windlass
 from windlass.core.circuit import CircuitPolicy, Tally
 from windlass.core.model import Cause, NewJob, Write
 from windlass.core.rows import Action, JobFilter, Recovery
-from windlass.core.work import Kind, LeaseRef, Progress, RateBound, Rules, Want
+from windlass.core.work import Kind, LeaseRef, Note, RateBound, Rules, Want
 from windlass.engines.sqlite import SqliteEngine
 from windlass.guards import agreed
 from windlass.testing.conformance.harness import (
@@ -84,6 +84,9 @@ class Stage:
         engine.hold("lock:lock", "token", 1, 60_000, "me")
         pause(engine, "held-up")
 
+    def note(self, *, durable: bool = False) -> Note:
+        return Note(self.lease.id, self.lease.fence, "step:x", "1", durable)
+
     def enqueue_within(self) -> None:
         with self.engine.transaction() as tx:
             self.engine.commit_within(tx, Write((job("new"),)))
@@ -98,6 +101,7 @@ DURABLE: dict[str, Act] = {
     "enqueue within": lambda _, stage: stage.enqueue_within(),
     "settle": lambda it, stage: it.settle([ended(stage.lease)]),
     "settle and claim": lambda it, stage: it.exchange([ended(stage.lease)], Want("w1", 1)),
+    "note something durable": lambda it, stage: it.note([stage.note(), stage.note(durable=True), stage.note()]),
     "depart": lambda it, _: it.depart("w1"),
     "bury": lambda it, stage: it.bury("w1", [stage.lease.fence], error("WorkerCrashed"), Rules()),
     "cancel": lambda it, _: it.transition(Action.CANCEL, ["waits"]),
@@ -121,7 +125,7 @@ QUICK: dict[str, Act] = {
     "claim": lambda it, _: it.claim(Want("w1", 1)),
     "claim and settle nothing": lambda it, _: it.exchange([], Want("w1", 1)),
     "extend": lambda it, _: it.extend(info("w1"), (), 30_000),
-    "report": lambda it, stage: it.report([Progress(stage.lease.id, stage.lease.fence, "1")]),
+    "note": lambda it, stage: it.note([stage.note()]),
     "maintain": lambda it, _: it.maintain(Rules(), 100),
     "hold": lambda it, _: it.hold("lock:other", "token", 1, 1_000, "me"),
     "renew": lambda it, _: it.renew([("lock:lock", "token")], 1_000),

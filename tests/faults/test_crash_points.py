@@ -20,7 +20,7 @@ CRASHED = 137
 # ``exchange``; a client that works by hand makes them by themselves.
 BY_CLIENT = ("commit", "claim", "settle", "transition", "commit_within")
 BY_SUPERVISOR = ("bury",)
-BY_WORKER = ("exchange", "report", "extend", "depart", "maintain", "settle_within")
+BY_WORKER = ("exchange", "note", "extend", "depart", "maintain", "settle_within")
 IN_TRANSACTIONS = ("settle_within", "commit_within")  # only engines that share a database with their users have these
 NTH = {"commit": 4, "exchange": 3, "extend": 2}  # in the middle of things rather than at the start
 

@@ -21,7 +21,7 @@ from servers import RedisServer
 from windlass import EngineUnavailable, Windlass
 from windlass.engines.redis.scripts import script
 
-CALLS = ("exchange", "claim", "settle", "extend", "report", "maintain", "bury", "depart", "enqueue", "transition")
+CALLS = ("exchange", "claim", "settle", "extend", "note", "maintain", "bury", "depart", "enqueue", "transition")
 RESUME_MOST = 5.0  # seconds from the end of a fault to the next job that is claimed
 
 
@@ -195,7 +195,7 @@ def provoke(fleet: Fleet, proxy: Proxy, call: str) -> None:
             tree.send_signal(signal.SIGTERM)
             assert tree.ended() == 0
             fleet.start_ready(processes=1, threads=4)
-        case "report":
+        case "note":
             fleet.enqueue("narrate", 300)
         case _:
             pass

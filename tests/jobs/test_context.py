@@ -27,14 +27,15 @@ class HandRun:
     keep_ms: int | None = None
     stopping: bool = False
     cancelled: bool = False
-    reports: list[str] = field(default_factory=list)
+    progress: list[str | None] = field(default_factory=list)
     settled: bool = False
 
     def hide(self, text: str) -> str:
         return text
 
-    def report(self, text: str) -> None:
-        self.reports.append(text)
+    def note(self, key: str, value: str | None) -> None:
+        assert key == "progress"
+        self.progress.append(value)
 
     def note_settled(self) -> None:
         self.settled = True
@@ -117,17 +118,17 @@ def test_progress_is_written_twice_a_second_and_the_last_value_always(
     for done in range(10):
         ctx.progress(done, 10)
         clock.advance(100)
-    assert run.reports == ['{"done":0,"total":10,"message":null}', '{"done":5,"total":10,"message":null}']
+    assert run.progress == ['{"done":0,"total":10,"message":null}', '{"done":5,"total":10,"message":null}']
     ctx.flush()
     ctx.flush()
-    assert run.reports[2:] == ['{"done":9,"total":10,"message":null}']
+    assert run.progress[2:] == ['{"done":9,"total":10,"message":null}']
 
 
 def test_progress_raises_when_a_cancel_was_requested(ctx: JobContext, run: HandRun) -> None:
     run.cancelled = True
     with pytest.raises(JobCancelled, match="j1"):
         ctx.progress(1)
-    assert run.reports == []
+    assert run.progress == []
 
 
 @pytest.mark.parametrize("done", [float("nan"), float("inf"), 2**60, "1"])
@@ -138,7 +139,7 @@ def test_progress_refuses_what_is_no_number(ctx: JobContext, done: float) -> Non
 
 def test_progress_survives_any_message(ctx: JobContext, run: HandRun) -> None:
     ctx.progress(1, message="\ud800" + "x" * 10_000)
-    assert len(run.reports[0]) < 2_000
+    assert len(run.progress[0]) < 2_000
 
 
 def test_the_owner_is_sure_until_another_worker_has_the_job(app: Windlass, ctx: JobContext, clock: ManualClock) -> None:

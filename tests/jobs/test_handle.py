@@ -12,7 +12,7 @@ import pytest
 from windlass import Windlass
 from windlass.core.history import encode_error
 from windlass.core.model import RESULT_NOT_STORED, NewJob, State
-from windlass.core.work import Kind, Lease, Outcome, Progress, Want, WorkerInfo
+from windlass.core.work import PROGRESS, Kind, Lease, Note, Outcome, Want, WorkerInfo
 from windlass.errors import (
     ConfigError,
     JobCancelled,
@@ -172,7 +172,7 @@ def test_progress_is_read_from_the_handle(app: Windlass) -> None:
     handle = enqueue(app, 1)
     lease = claim(app)
     assert handle.progress() is None
-    app.engine.report([Progress(lease.id, lease.fence, '{"done":30,"total":120,"message":"rows"}')])
+    app.engine.note([Note(lease.id, lease.fence, PROGRESS, '{"done":30,"total":120,"message":"rows"}')])
     assert handle.progress() == JobProgress(30, 120, "rows")
     assert JobProgress(30, 120).percent == 25
     assert JobProgress(30).percent is None

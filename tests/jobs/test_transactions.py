@@ -522,7 +522,7 @@ class Run:
         self.keep_ms: int | None = None
         self.stopping = self.cancelled = self.settled = False
 
-    def report(self, text: str) -> None: ...
+    def note(self, key: str, value: str | None) -> None: ...
 
     def note_settled(self) -> None:
         self.settled = True

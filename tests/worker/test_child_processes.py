@@ -21,7 +21,7 @@ from windlass.worker.worker import Worker
 
 MODULE = """
 import os
-from windlass import JobContext, Windlass
+from windlass import JobContext, Snooze, Windlass
 from windlass.events import JobDead
 from kit.waiting import until
 
@@ -42,6 +42,15 @@ def posted(ctx: JobContext) -> None:
         tx.result = "stored"
     until(lambda: os.path.exists("gate"))
     open("end", "w").close()
+
+
+@app.job(name="noting", executor="process")
+def noting(ctx: JobContext) -> dict:
+    noted = dict(ctx._run.lease.notes)
+    if not noted:
+        ctx._run.note("step:x", "é", durable=True)
+        raise Snooze(0.01)
+    return noted
 
 
 @app.job(name="deadly", executor="process")
@@ -95,6 +104,17 @@ def test_a_job_in_a_process_goes_on_after_its_transaction(processes: Fleet) -> N
     info = processes.app.get(job)
     assert info is not None
     assert info.result == "stored"
+
+
+def test_what_a_job_in_a_process_notes_is_there_for_its_next_run(processes: Fleet) -> None:
+    (job,) = processes.enqueue("noting", "default", 1)
+    worker = processes.start()
+    processes.until(lambda: (info := processes.app.get(job)) and info.state is State.DONE)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(DEADLINE) == 0
+    info = processes.app.get(job)
+    assert info is not None
+    assert info.result == {"step:x": "é"}
 
 
 def test_a_job_that_kills_its_process_too_often_is_reported_dead(processes: Fleet) -> None:

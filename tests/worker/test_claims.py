@@ -265,7 +265,7 @@ def test_held_jobs_are_told_apart_until_they_have_run_for_a_while(
 def test_short_jobs_that_were_held_cost_the_store_nothing_more(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
     site = sites(threads=2)
     reports = []
-    monkeypatch.setattr(site.app.engine, "report", lambda notes: reports.append(notes) or [])
+    monkeypatch.setattr(site.app.engine, "note", lambda notes: reports.append(notes) or [])
     with working(site.app):
         site.app.enqueue_many(site.brief[Slot.THREAD].bind() for _ in range(1_000))
         until(lambda: site.done() == 1_000, "they do not run")

@@ -28,6 +28,9 @@ __all__ = [
     "JOB_NAME",
     "KEY",
     "NAME",
+    "NOTES",
+    "NOTES_SIZE",
+    "NOTE_SIZE",
     "NUMBER",
     "PRIORITY",
     "PROCESSES",
@@ -60,10 +63,13 @@ TEXT: Final = 128  # of a tag or version
 TAGS: Final = 100
 KEY: Final = 200  # of a guard; a longer one is shortened with a hash of the whole
 GUARDS: Final = 32  # of one job: once, circuit, limits
+NOTES: Final = 10_000  # of one job: each step of it is one; a key has KEY characters
 REASON: Final = 1_000  # of a reason, or of who gave it
 
 VALUE_SIZE: Final = 256 * 2**20  # bytes: the most that payload_max and result_max may say; Redis takes 512 MiB
 ERRORS_SIZE: Final = 16 * 2**20  # bytes: the most that error_max may say
 HISTORY: Final = 2**20  # of all the errors of a job; from there on the second ones go, the first and the last stay
 HISTORY_SIZE: Final = 64 * 2**20  # bytes of all the errors of a job that is loaded
+NOTE_SIZE: Final = 2**20  # bytes of the text of a note
+NOTES_SIZE: Final = 16 * 2**20  # bytes of all the notes of a job, keys included: each of its claims brings them along
 FACTS_SIZE: Final = 64 * 2**10  # bytes of what else a job that is loaded brings: progress, what its call said

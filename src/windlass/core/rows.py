@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
 
 from msgspec import UNSET, Struct, UnsetType
 
 from windlass.core.model import Guard, State, UniqueKey
-from windlass.core.work import LeaseRef, RateBound, WorkerInfo
+from windlass.core.work import PROGRESS, LeaseRef, RateBound, WorkerInfo
 
 __all__ = [
     "Action",
@@ -29,6 +29,8 @@ __all__ = [
     "Waiting",
     "Which",
     "WorkerRow",
+    "all_notes",
+    "fields_of",
 ]
 
 
@@ -49,7 +51,7 @@ class QueueChange(Struct, frozen=True):
 
 
 class JobRow(Struct, frozen=True):
-    """Everything the store knows of one job."""
+    """Everything the store knows of one job. ``notes`` are what its runs have noted but for ``progress``, by key."""
 
     id: str
     name: str
@@ -86,6 +88,26 @@ class JobRow(Struct, frozen=True):
     guards: tuple[Guard, ...] = ()
     unique: UniqueKey | None = None
     held: bool = False  # running, but its worker has not said that it has started
+    notes: tuple[tuple[str, str], ...] = ()
+
+
+class NoteFields(TypedDict):
+    """The fields of a JobRow that its notes are."""
+
+    progress: bytes | None
+    notes: tuple[tuple[str, str], ...]
+
+
+def fields_of(notes: Sequence[tuple[str, str]]) -> NoteFields:
+    """The fields of a row for the notes of its job."""
+    progress = next((text.encode() for key, text in notes if key == PROGRESS), None)
+    return {"progress": progress, "notes": tuple(one for one in notes if one[0] != PROGRESS)}
+
+
+def all_notes(row: JobRow) -> list[tuple[str, str]]:
+    """The notes of a row, its progress among them."""
+    progress = [] if row.progress is None else [(PROGRESS, row.progress.decode("utf-8", "replace"))]
+    return [*row.notes, *progress]
 
 
 class JobFilter(Struct, frozen=True):

@@ -6,21 +6,23 @@ Pure. Times are integer milliseconds, as in ``model``.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from msgspec import Struct
 
 from windlass.core.model import Cause, Guard, NewJob, Slot
 
 __all__ = [
+    "PROGRESS",
     "Buried",
     "Claimed",
     "Heartbeat",
     "Kind",
     "Lease",
     "LeaseRef",
+    "Note",
     "Outcome",
     "PoolInfo",
-    "Progress",
     "QueueBound",
     "QueueShare",
     "QueueWork",
@@ -107,7 +109,7 @@ class Lease(Struct, frozen=True):
     """One claimed job. ``attempt`` is the number of this run, from 1; ``fence`` never repeats and never falls.
 
     ``slot`` is the kind that the record says. ``held``: claimed beyond the free slots, so the store counts the job as
-    held and not as running until it is reported.
+    held and not as running until a Note says otherwise. ``notes`` are what its runs have noted, key and text, by key.
     """
 
     id: str
@@ -130,6 +132,7 @@ class Lease(Struct, frozen=True):
     guards: tuple[Guard, ...] = ()
     slot: Slot | None = None
     held: bool = False
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 class Claimed(Struct, frozen=True):
@@ -161,7 +164,10 @@ class Kind(StrEnum):
 
 
 class Outcome(Struct, frozen=True):
-    """What one attempt decided. Applied by ``settle`` if the fence still holds, else without any effect."""
+    """What one attempt decided. Applied by ``settle`` if the fence still holds, else without any effect.
+
+    ``notes`` are written with it, key and text (None removes); they leave the crash charges as they are.
+    """
 
     id: str
     fence: int
@@ -175,6 +181,7 @@ class Outcome(Struct, frozen=True):
     cause: Cause | None = None  # with DEAD
     then: tuple[NewJob, ...] = ()  # stored by the same write
     slot: Slot | None = None  # where the job will wait again: the kind it really is, if the record says another
+    notes: tuple[tuple[str, str | None], ...] = ()
 
 
 class Settled(StrEnum):
@@ -184,14 +191,22 @@ class Settled(StrEnum):
     STALE = "stale"
 
 
-class Progress(Struct, frozen=True):
-    """A fenced report of a run: it has started, and is no longer held. ``progress`` is JSON text of done, total and
-    message; None leaves what there is.
+PROGRESS: Final = "progress"  # the key of the note that people see: JSON text of done, total and message
+
+
+class Note(Struct, frozen=True):
+    """A named text of a running job, written under its fence; None removes it. It goes with the job's record.
+
+    Whatever a note says, it also says that the run has started, so that the job is no longer held. One without a key
+    says nothing else. A ``durable`` one is on disk when the call returns, as far as the store's setting goes, and
+    proves that the job gets on: its crash charges are 0 from then on.
     """
 
     id: str
     fence: int
-    progress: str | None = None
+    key: str = ""
+    value: str | None = None
+    durable: bool = False
 
 
 class PoolInfo(Struct, frozen=True):

@@ -20,6 +20,7 @@ from windlass.core.errors import PayloadError, WindlassError
 from windlass.core.history import clean_reason, decode_errors
 from windlass.core.ids import check_id
 from windlass.core.model import Guard, State, UniqueKey
+from windlass.core.notebook import Notebook
 from windlass.core.rows import JobRow
 from windlass.core.units import check_name, check_text, shown
 
@@ -61,6 +62,7 @@ class Line(Struct, omit_defaults=True, forbid_unknown_fields=True, kw_only=True)
     recoveries: int = 0
     guards: tuple[Guard, ...] = ()
     unique: UniqueKey | None = None
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 JSON: Final = ("errors", "progress", "meta")
@@ -165,6 +167,9 @@ def _check_texts(line: Line) -> None:
         check_text(key, "the key of a guard", caps.KEY)
     if line.fingerprint is not None:
         check_text(line.fingerprint, "fingerprint")
+    notebook = Notebook(line.id, ())
+    for key, text in line.notes:
+        notebook.put(key, text)
 
 
 def _is_json(raw: bytes) -> bool:

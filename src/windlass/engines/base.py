@@ -43,8 +43,8 @@ from windlass.core.work import (
     Claimed,
     Heartbeat,
     LeaseRef,
+    Note,
     Outcome,
-    Progress,
     QueueBound,
     Rules,
     Settled,
@@ -168,8 +168,8 @@ class Engine(Protocol):
     def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
         """End attempts. *Atomic, fenced.* Same order as given.
 
-        State, result, error history, counters, follow-ups (``then``), the Once marker and the release of every guard
-        are one write. A job that is to wait again does so with ``Outcome.slot`` as its kind, if that is given.
+        State, result, error history, counters, notes, follow-ups (``then``), the Once marker and the release of every
+        guard are one write. A job that is to wait again does so with ``Outcome.slot`` as its kind, if that is given.
         Repeating a settle whose reply was lost is safe: it reports stale.
         """
         ...
@@ -178,8 +178,14 @@ class Engine(Protocol):
         """Settle and claim in one round trip. The same as ``settle`` then ``claim``, and atomic per part."""
         ...
 
-    def report(self, notes: Sequence[Progress]) -> list[Settled]:
-        """Store progress, and that these jobs have started. *Atomic, fenced.*"""
+    def note(self, notes: Sequence[Note]) -> list[Settled]:
+        """Write texts of running jobs, and that these have started. *Atomic, fenced, idempotent.*
+
+        In the order given, all in one commit, which is durable if one of them is. Each claim brings a job's notes
+        along. They are kept through whatever lets the job run again: a retry, a snooze, a release, a crash, a redrive;
+        and through its end. They go with its record, and when another job is written over it. A durable note sets the
+        job's crash charges to 0.
+        """
         ...
 
     def extend(self, worker: WorkerInfo, leases: Sequence[LeaseRef], lease_ms: int) -> Heartbeat:
@@ -310,10 +316,11 @@ class Inspector(Protocol):
     def put_dead(self, rows: Sequence[JobRow], *, over: bool = False) -> list[bool]:
         """Store dead jobs as they were, where no record has their id; says of each whether. *Atomic, idempotent.*
 
-        They are kept as if they had died now. A tombstone does not hinder them.
+        They are kept as if they had died now, with their notes. A tombstone does not hinder them.
 
         With ``over`` it is the other way round: where a job is still dead of that death (id and fence), name, payload,
-        tags, meta, guards and unique key are those of the row from now on, and nothing else is changed.
+        tags, meta, guards and unique key are those of the row from now on, and nothing else is changed: it goes on from
+        its own notes.
         """
         ...
 

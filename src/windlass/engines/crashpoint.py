@@ -25,7 +25,7 @@ CRASH_POINTS: Final = (
     "claim",
     "settle",
     "exchange",
-    "report",
+    "note",
     "extend",
     "depart",
     "bury",

@@ -22,7 +22,7 @@ from windlass.core.current import RUNNING
 from windlass.core.errors import ConfigError, JobCancelled, LeaseLost, NotInJob, TransactionTooLong
 from windlass.core.model import GuardKind, NewJob, State
 from windlass.core.spelling import spelled
-from windlass.core.work import Kind, Lease, Outcome, Settled
+from windlass.core.work import PROGRESS, Kind, Lease, Outcome, Settled
 from windlass.engines.base import Store, TransactionalCommit, TransactionalSettle, Tx
 from windlass.jobs.call import Call, check_call
 from windlass.jobs.transactions import Transaction
@@ -67,8 +67,8 @@ class Run(Protocol):
         """Mask what the job redacts."""
         ...
 
-    def report(self, text: str) -> None:
-        """Queue a progress write; must not block."""
+    def note(self, key: str, value: str | None) -> None:
+        """Queue a note of the job; must not block."""
         ...
 
     def note_settled(self) -> None:
@@ -206,7 +206,7 @@ class JobContext:
         now = self._run.clock.boot_ms()
         if self._reported_at is None or now - self._reported_at >= PROGRESS_EVERY_MS:
             self._reported_at, self._pending = now, None
-            self._run.report(text)
+            self._run.note(PROGRESS, text)
         else:
             self._pending = text
 
@@ -218,7 +218,7 @@ class JobContext:
         """Write the progress that the throttle held back. For the worker, at the end of a run."""
         if self._pending is not None:
             text, self._pending = self._pending, None
-            self._run.report(text)
+            self._run.note(PROGRESS, text)
 
     def then(self, call: Call[object]) -> None:
         """Enqueue ``call`` when this run succeeds, in the write that completes the job. *Atomic.*

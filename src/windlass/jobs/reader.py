@@ -110,7 +110,7 @@ class Reader:
             return row, ()
         args, kwargs, _ = arguments(row)
         if args is None or kwargs is None:  # nobody can tell what is what in there
-            return replace(row, payload=b"null", errors=None, progress=None, reason=None), tuple(sorted(redact))
+            return replace(row, payload=b"null", errors=None, progress=None, reason=None, notes=()), tuple(sorted(redact))
         masked_args, masked_kwargs, secrets = mask(args, kwargs, redact, spec, row.payload)
         if (masked_args, masked_kwargs) == (args, kwargs):
             return row, ()
@@ -124,6 +124,7 @@ class Reader:
             errors=_encode(errors) if errors else None,
             progress=_encode(progress) if (progress := _progress(row.progress, secrets)) else None,
             reason=None if row.reason is None else hide(row.reason, secrets),
+            notes=tuple((key, hide(text, secrets)) for key, text in row.notes),
         )
         return veiled, tuple(sorted(redact - {RESULT}))
 

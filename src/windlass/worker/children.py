@@ -97,10 +97,12 @@ class Began(Struct, array_like=True, tag="began"):
     """Child to worker: the order has come; from now on a death is charged to its job."""
 
 
-class Report(Struct, array_like=True, tag="report"):
-    """Child to worker: how far the job is."""
+class Noted(Struct, array_like=True, tag="noted"):
+    """Child to worker: a note of the job."""
 
-    text: str
+    key: str
+    value: str | None
+    durable: bool
 
 
 class Completed(Struct, array_like=True, tag="completed"):
@@ -126,7 +128,7 @@ class Answer(Struct, array_like=True, tag="answer"):
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_child = msgspec.msgpack.Decoder(Order | Stopping | Deferred).decode
-decode_to_worker = msgspec.msgpack.Decoder(Began | Report | Completed | Defer | Answer).decode
+decode_to_worker = msgspec.msgpack.Decoder(Began | Noted | Completed | Defer | Answer).decode
 
 
 class ChildLine:
@@ -137,7 +139,7 @@ class ChildLine:
         self.receive = line.receive
         self.close = line.close
 
-    def send(self, message: Order | Stopping | Deferred | Began | Report | Completed | Defer | Answer) -> None:
+    def send(self, message: Order | Stopping | Deferred | Began | Noted | Completed | Defer | Answer) -> None:
         """Send one message, whole. *Blocking.* Raises OSError when the other end has gone."""
         self._line.send(encode(message))
 
@@ -261,8 +263,8 @@ class Children:
             match decode_to_worker(child.line.receive()):
                 case Began():
                     child.began = True
-                case Report(text):
-                    run.report(text)
+                case Noted(key, value, durable):
+                    run.note(key, value, durable=durable)
                 case Completed():
                     run.note_settled()
                 case Defer(delay_ms):
@@ -292,8 +294,8 @@ class ChildHost:
         self.line = line
         self.waits: SimpleQueue[int] = SimpleQueue()  # what the worker has answered to ``Defer``
 
-    def report(self, _run: JobRun, text: str) -> None:
-        self.line.send(Report(text))
+    def note(self, _run: JobRun, key: str, value: str | None, *, durable: bool = False) -> None:
+        self.line.send(Noted(key, value, durable))
 
     def prolong(self, run: JobRun, ms: float) -> None:
         """The worker watches the time of a job in a child."""

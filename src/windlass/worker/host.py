@@ -172,8 +172,8 @@ class RunHost:
 
     # -- what runs ask for (attempt.run.Host) --
 
-    def report(self, run: JobRun, text: str) -> None:
-        self._notes.report(run, text)
+    def note(self, run: JobRun, key: str, value: str | None, *, durable: bool = False) -> None:
+        self._notes.add(run, key, value, durable=durable)
         if self.pump.sleeping:
             self.pump.wake()
 

@@ -1,4 +1,4 @@
-"""What the store is to be told of runs that go on: how far they are, and that those claimed ahead have started.
+"""What the store is to be told of runs that go on: their notes, and that those claimed ahead have started.
 
 A job that was claimed beyond the free slots counts as held until it is told of. Most have ended within ``HELD_TOLD``,
 so it waits for that long, and for the next stroke of the pump.
@@ -7,8 +7,10 @@ so it waits for that long, and for the next stroke of the pump.
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Sequence
 
-from windlass.core.work import Progress
+from windlass.core.work import Note
 from windlass.worker.attempt.run import JobRun
 
 __all__ = ["Notes"]
@@ -21,11 +23,11 @@ class Notes:
 
     def __init__(self) -> None:
         self.begun: dict[JobRun, int] = {}  # of those that the store has as held: when they began, in ns
-        self._told: dict[str, Progress] = {}
+        self._untold: deque[Note] = deque()
 
-    def report(self, run: JobRun, text: str) -> None:
-        """Note how far a run is."""
-        self._told[run.lease.id] = Progress(run.lease.id, run.lease.fence, text)
+    def add(self, run: JobRun, key: str, value: str | None, *, durable: bool = False) -> None:
+        """Note something of a run."""
+        self._untold.append(Note(run.lease.id, run.lease.fence, key, value, durable))
 
     def due_in(self) -> float | None:
         """Seconds until a held run that has started is to be told of; None: there is none."""
@@ -33,16 +35,17 @@ class Notes:
             return began / 1e9 + HELD_TOLD - time.monotonic()
         return None
 
-    def take(self) -> list[Progress]:
-        """Empty it of what is due."""
+    def take(self) -> list[Note]:
+        """Empty it of what is due, in order."""
         if self.begun:
             due = time.monotonic_ns() - int(HELD_TOLD * 1e9)
             for run, began in list(self.begun.items()):
                 if began > due:
                     break
                 self.begun.pop(run, None)
-                self._told.setdefault(run.lease.id, Progress(run.lease.id, run.lease.fence))
-        if not self._told:
-            return []
-        notes, self._told = self._told, {}
-        return list(notes.values())
+                self.add(run, "", None)
+        return [self._untold.popleft() for _ in range(len(self._untold))]
+
+    def take_back(self, notes: Sequence[Note]) -> None:
+        """Take what the store could not be told; it goes before what has come since."""
+        self._untold.extendleft(reversed(notes))

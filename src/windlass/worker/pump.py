@@ -31,7 +31,7 @@ from typing import Protocol, TypeVar
 
 from windlass.core.errors import EngineDamaged, EngineError
 from windlass.core.units import show_duration
-from windlass.core.work import Claimed, Outcome, Progress, Room, Settled, Want, Watch
+from windlass.core.work import Claimed, Note, Outcome, Room, Settled, Want, Watch
 from windlass.engines.base import Store
 from windlass.insight.queues import bounds_of
 from windlass.logs import Log
@@ -92,12 +92,16 @@ class Slots(Protocol):
         """Put the outcomes of runs that have not started in a lane into the settler."""
         ...
 
-    def notes(self) -> list[Progress]:
-        """What to report of runs: their progress, and that held ones have started."""
+    def notes(self) -> list[Note]:
+        """What runs have noted, and that held ones have started."""
+        ...
+
+    def untold(self, notes: Sequence[Note]) -> None:
+        """The store could not be told these."""
         ...
 
     def notes_in(self) -> float | None:
-        """Seconds until a held run that has started is to be reported; None: there is none."""
+        """Seconds until a held run that has started is to be told of; None: there is none."""
         ...
 
 
@@ -269,11 +273,13 @@ class Pump:
             return
         try:
             if notes:
-                self._engine.report(notes)
+                self._engine.note(notes)
+                notes = []
             answers, claimed = self._engine.exchange(outcomes, wants[0][1] if wants else None)
         except BaseException:
             if trust < Trust.NO_SETTLES:
                 self._settler.take_back(outcomes)
+                self._slots.untold(notes)
             elif outcomes:
                 self._settler.answered()
                 self._slots.dropped(outcomes)

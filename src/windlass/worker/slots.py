@@ -66,6 +66,7 @@ class WorkerSlots:
         self._hooks = hooks
         self.trust = heart.trust
         self.notes = notes.take
+        self.untold = notes.take_back
         self.notes_in = notes.due_in
 
     @property

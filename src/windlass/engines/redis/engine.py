@@ -17,8 +17,8 @@ from windlass.core.work import (
     Claimed,
     Heartbeat,
     LeaseRef,
+    Note,
     Outcome,
-    Progress,
     Rules,
     Settled,
     Upkeep,
@@ -275,13 +275,14 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
     def names(self) -> list[str]:
         return sorted(strings(as_list(self._call("names", (), ())[1])))
 
-    def report(self, notes: Sequence[Progress]) -> list[Settled]:
+    def note(self, notes: Sequence[Note]) -> list[Settled]:
         if not notes:
             return []
         args: list[Command] = []
-        for note in notes:
-            args += note.id, note.fence, note.progress or ""
-        return settled_of(self._call("report", (), args)[1])
+        for one in notes:
+            args += one.id, one.fence, one.key, int(one.value is not None), one.value or "", int(one.durable)
+        fsync = self._durability == "fsync" and any(one.durable for one in notes)
+        return settled_of(self._call("note", (), args, fsync=fsync)[1])
 
     def extend(self, worker: WorkerInfo, leases: Sequence[LeaseRef], lease_ms: int) -> Heartbeat:
         before, until = self._seen["writes"], self._beats.get(worker.id)
@@ -403,16 +404,22 @@ def settled_of(reply: object) -> list[Settled]:
     return [APPLIED[answer] for answer in str_of(reply).encode()]
 
 
+def by_number(flat: Sequence[object]) -> dict[int, object]:
+    """What a claim gives of some of its leases, by their numbers."""
+    return dict(zip(map(as_int, flat[::2]), flat[1::2], strict=True)) if flat else {}
+
+
 def claimed_of(answer: Sequence[object]) -> Claimed:
     """What a claim gives."""
-    expelled, due_in, cancels, first, leases, guards, ended = answer
-    fence, pairs = as_int(first), as_list(guards)
-    guards_of = dict(zip(map(as_int, pairs[::2]), pairs[1::2], strict=True))
+    expelled, due_in, cancels, first, leases, guards, notes, ended = answer
+    fence = as_int(first)
+    guards_of, notes_of = by_number(as_list(guards)), by_number(as_list(notes))
     flat, asked = as_list(leases), as_list(cancels)
     heads: dict[bytes, Head] = {}
     return Claimed(
         leases=[
-            to_lease(flat[at : at + 4], fence + at // 4, heads, guards_of.get(at // 4)) for at in range(0, len(flat), 4)
+            to_lease(flat[at : at + 4], fence + at // 4, heads, guards_of.get(at // 4), notes_of.get(at // 4))
+            for at in range(0, len(flat), 4)
         ],
         cancels=tuple(LeaseRef(id, as_int(fence)) for id, fence in zip(strings(asked[::2]), asked[1::2], strict=True)),
         due_in_ms=none_below_zero(due_in),

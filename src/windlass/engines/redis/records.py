@@ -76,6 +76,7 @@ FLOW: Final = re.compile(rb"[ac]\d{1,12}:[A-Za-z0-9_.:-]{1,128}")
 
 
 def text(field: bytes, value: bytes) -> object:
+    field.decode()
     return value.decode()
 
 
@@ -187,6 +188,7 @@ HASHES: Final[dict[str, Rule]] = {
     "recoveries": lambda field, value: number(field, value) and expect(int(value) < 65_536),
     "documents": packed(tuple[Number, Number, str]),
     "flow": of_flow,
+    "notes": text,
     "guards": anything,
     "blocked-by": text,
     "once": packed(tuple[str, str, Number]),
@@ -312,7 +314,7 @@ class Repairer:
             return
         self.repaired += as_int(self._store._script("align", [])[0])
         yield
-        for command, name in (("ZSCAN", "holds"), ("ZSCAN", "blocked"), ("HSCAN", "unique")):
+        for command, name in (("ZSCAN", "holds"), ("ZSCAN", "blocked"), ("HSCAN", "unique"), ("HSCAN", "notes")):
             for members in self._scan(command, name):
                 self.repaired += as_int(self._store._script("ties", [name, *(one for one, _ in members)])[0])
                 yield

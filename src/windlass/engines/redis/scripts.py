@@ -26,7 +26,7 @@ FIXED_KEYS: Final = (
     "meta", "body", "rec", "result", "errors", "reason", "progress", "arrivals", "running", "cancels",
     "dead", "dead-purge", "workers", "leases", "tombs", "totals", "queues", "expiring", "awaited", "wake", "wake-loop",
     "busy", "dues", "lone", "idle",
-    "cause", "died", "recoveries", "documents", "documents-over", "flow",
+    "cause", "died", "recoveries", "documents", "documents-over", "flow", "notes",
     "guards", "blocked", "blocked-by", "holds", "once", "carriers", "markers", "gates", "rates", "unique",
     "unique-expiring", "locks", "lines", "bounds", "starved", "rate-ends", "damaged",
 )  # fmt: skip
@@ -54,6 +54,9 @@ READ_ONLY: Final = frozenset(
 # Scripts that have a short form for a store without guards and bound queues, and the libraries that are left out of it.
 UNGUARDED: Final = frozenset({"claim", "settle", "exchange"})
 OF_GUARDS: Final = frozenset({"admitting", "running", "leases", "document", "circuits", "judging", "bounding"})
+
+# Libraries that another one stands on.
+NEEDS: Final = {"records": ("noting",)}
 
 # Scripts that look at keys by number, and so are given all of them.
 WHOLE: Final = frozenset({"check", "sweep"})
@@ -90,6 +93,7 @@ def script(name: str, *, guarded: bool = True) -> Script:
             uses = first.removeprefix("-- on:").split()
         elif first.startswith("-- uses:"):
             uses += first.removeprefix("-- uses:").split()
+        uses = [part for one in uses for part in (*NEEDS.get(one, ()), one)]
         if not guarded and name in UNGUARDED:
             uses = ["unguarded" if part == "guards" else part for part in uses if part not in OF_GUARDS]
         parts = [(folder / "lib" / f"{part}.lua").read_text("utf-8") for part in uses]

@@ -17,7 +17,7 @@ from msgspec import UNSET, Struct
 
 from windlass.core.errors import ConfigError
 from windlass.core.model import Cause, Guard, GuardKind, JobError, NewJob, OnConflict, Slot, State, UniqueKey, Until
-from windlass.core.rows import JobRow, QueueChange, WorkerRow
+from windlass.core.rows import JobRow, QueueChange, WorkerRow, all_notes, fields_of
 from windlass.core.work import Lease, Outcome, QueueBound, Room, Rules, WorkerInfo
 from windlass.engines.damage import made
 from windlass.engines.redis.connection import Command
@@ -306,6 +306,25 @@ def guards_in(packed: object) -> tuple[Guard, ...]:
         return ()
 
 
+def notes_in(flat: object) -> tuple[tuple[str, str], ...]:
+    """The notes of a job, by key. What is no text any more is left out."""
+    given = as_list(flat)
+    pairs = zip(given[::2], given[1::2], strict=True)
+    return tuple(sorted(pair for key, value in pairs if (pair := as_note(key, value)) is not None))
+
+
+def as_note(key: object, value: object) -> tuple[str, str] | None:
+    try:
+        return (key.decode(), value.decode()) if isinstance(key, bytes) and isinstance(value, bytes) else None
+    except UnicodeDecodeError:
+        return None
+
+
+def pack_notes(notes: Sequence[tuple[str, str | None]]) -> bytes:
+    """What ``scripts/lib/settling.lua`` reads of notes: key, text (false for none), ..."""
+    return pack([part for key, text in notes for part in (key, False if text is None else text)])
+
+
 def read_unique(packed: bytes) -> UniqueKey | None:
     """The unique key of a job, if it has one."""
     one = decode_guards(packed)[2]
@@ -357,6 +376,9 @@ class OutcomeTexts:
         if one.cause is not None:
             flags |= 16
             texts.append(cause_text(one.cause))
+        if one.notes:
+            flags |= 512
+            texts.append(pack_notes(one.notes))
         if one.slot is not None:
             flags |= 64 if one.slot is Slot.THREAD else 128
         if one.keep_ms is not None and one.keep_ms > self._rules.keep_done_ms:
@@ -402,7 +424,9 @@ def rest_of(body: bytes, start: int) -> Rest:
         return Rest("", (), None, body[start:-SUFFIX])
 
 
-def to_lease(given: Sequence[object], fence: int, heads: dict[bytes, Head], guards: object = None) -> Lease:
+def to_lease(
+    given: Sequence[object], fence: int, heads: dict[bytes, Head], guards: object = None, notes: object = None
+) -> Lease:
     """A lease of what a claim gives for one job; ``heads`` remembers heads within a batch."""
     id, record, body, reason = given
     if not (
@@ -446,6 +470,7 @@ def to_lease(given: Sequence[object], fence: int, heads: dict[bytes, Head], guar
         guards_in(guards),
         head.slot,
         bool(flags & HELD),
+        () if notes is None else notes_in(notes),
     )
 
 
@@ -454,8 +479,8 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
 
     Raises ValueError or its like for a record that is not sound.
     """
-    record, body, result, errors, reason, progress, cause, recoveries, gate, guards, seq = (
-        one if isinstance(one, bytes) else None for one in values
+    record, body, result, errors, reason, cause, recoveries, gate, guards, seq = (
+        one if isinstance(one, bytes) else None for one in values[:-1]
     )
     if body is None and record is None and seq is None:
         return None
@@ -497,7 +522,7 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
         result=result,
         errors=None if errors is None else b"[%b]" % errors,
         reason=None if reason is None else reason.decode("utf-8", "replace"),
-        progress=progress,
+        **fields_of(notes_in(values[-1])),
         tags=rest.tags,
         meta=rest.meta,
         crashes=found.crashes,
@@ -559,8 +584,8 @@ def dead_texts(row: JobRow) -> list[Command]:
         cause_text(Cause(row.error_type or "", row.fingerprint or "", row.frame or "")) if has_cause else "",
         b"" if row.errors is None else row.errors.strip()[1:-1],
         row.reason or "",
-        row.progress or b"",
         pack_guards(row.guards, row.unique),
+        pack_notes(all_notes(row)),
     ]
 
 

@@ -27,6 +27,7 @@ from windlass.engines.sqlite.bounds import Bounds, merged
 from windlass.engines.sqlite.fences import next_fence
 from windlass.engines.sqlite.flow import count_flow
 from windlass.engines.sqlite.guards import UNBOUNDED, Judge, as_guards
+from windlass.engines.sqlite.notes import notes_of
 from windlass.engines.sqlite.schema import FENCE_MAX, SLOT_CODES, SLOTS, Sql
 from windlass.engines.sqlite.steady import Steady
 from windlass.engines.sqlite.totals import add_total
@@ -56,7 +57,7 @@ CANCELS: Final = "SELECT id, fence FROM \"windlass_jobs\" WHERE state = 'running
 
 COLUMNS: Final = """seq, id, name, queue, {payload} AS payload, fence, attempt, max_attempts, priority, enqueued_at,
        run_at, crashes, interruptions, snoozes, tags, {meta} AS meta, expires_at, reason, retrying_since, guards,
-       slot{more}"""
+       slot, noted{more}"""
 HEAD: Final = """
 FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 AND queue = ?1 AND slot = ?4
 ORDER BY level, place, seq LIMIT ?2 OFFSET ?3
@@ -84,7 +85,7 @@ AS_BYTES: Final = COLUMNS.format(payload="CAST(payload AS BLOB)", meta="CAST(met
 PACKED: Final = """
 SELECT CAST(json_group_array(json_array(seq, id, name, queue, payload, fence, attempt, max_attempts, priority,
     enqueued_at, run_at, crashes, interruptions, snoozes, tags, meta, expires_at, reason,
-    retrying_since, guards, slot%s)) AS BLOB)
+    retrying_since, guards, slot, noted%s)) AS BLOB)
 FROM (SELECT %s %s)
 """
 
@@ -127,6 +128,7 @@ class Row(Struct, array_like=True):
     retrying_since: Count | None
     guards: str | None
     slot: Annotated[int, Meta(ge=0, lt=len(SLOTS))]
+    noted: int | None
     level: int = 0
     place: int = 0
     held: bool = False  # decided by the claim
@@ -463,6 +465,7 @@ class Claimer:
         fences = [next(ahead if row.held else free) for row in rows]
         mine = encode([(row.seq, fence) for row, fence in zip(rows, fences, strict=True)]).decode()
         db.execute(self.q(TAKE), (worker, now, mine, held_from))
+        notes = notes_of(db, self.q, [row.seq for row in rows if row.noted is not None])
         return [
             Lease(
                 row.id,
@@ -485,6 +488,7 @@ class Claimer:
                 () if row.guards is None else as_guards(row.guards),
                 SLOTS[row.slot],
                 row.held,
+                () if row.noted is None else notes.get(row.seq, ()),
             )
             for row, fence in zip(rows, fences, strict=True)
         ]

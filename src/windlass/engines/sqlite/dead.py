@@ -8,11 +8,12 @@ from typing import Final
 import apsw
 import msgspec
 
-from windlass.core.rows import GroupRow, JobFilter, JobRow
+from windlass.core.rows import GroupRow, JobFilter, JobRow, all_notes
 from windlass.engines.sqlite.core import SqliteCore
 from windlass.engines.sqlite.enqueue import ADD_QUEUES, forget_markers
 from windlass.engines.sqlite.inspector import condition
 from windlass.engines.sqlite.leases import dead_keep
+from windlass.engines.sqlite.notes import put_notes
 from windlass.engines.sqlite.rows import OVER, PUT, over_bindings, put_bindings
 
 __all__ = ["SqliteDead"]
@@ -63,10 +64,13 @@ class SqliteDead(SqliteCore):
         def put(db: apsw.Connection, row: JobRow) -> bool:
             if over:
                 db.execute(self._q(OVER), over_bindings(row))
-            else:
-                db.execute(self._q(FORGET_TOMBSTONE), (row.id,))
-                db.execute(self._q(PUT), put_bindings(row, purge_at))
-            return db.changes() > 0
+                return db.changes() > 0
+            db.execute(self._q(FORGET_TOMBSTONE), (row.id,))
+            db.execute(self._q(PUT), put_bindings(row, purge_at))
+            if db.changes() == 0:
+                return False
+            put_notes(db, self._q, row.id, all_notes(row))
+            return True
 
         def write(db: apsw.Connection) -> list[bool]:
             if not over:

@@ -19,8 +19,8 @@ from windlass.core.work import (
     Claimed,
     Heartbeat,
     LeaseRef,
+    Note,
     Outcome,
-    Progress,
     Rules,
     Settled,
     Upkeep,
@@ -38,8 +38,9 @@ from windlass.engines.sqlite.documents import SqliteDocuments
 from windlass.engines.sqlite.leases import bury, depart, extend
 from windlass.engines.sqlite.moves import SqliteMoves
 from windlass.engines.sqlite.names import unneeded_names
+from windlass.engines.sqlite.notes import note
 from windlass.engines.sqlite.place import writer_of
-from windlass.engines.sqlite.settle import report, settle
+from windlass.engines.sqlite.settle import settle
 
 __all__ = ["SqliteEngine"]
 
@@ -105,10 +106,10 @@ class SqliteEngine(SqliteCoordinator, SqliteMoves, SqliteDead, SqliteDocuments):
         if opened or any(one.then or one.kind not in ("done", "dead", "cancelled") for one in outcomes):
             self._ready.touch()
 
-    def report(self, notes: Sequence[Progress]) -> list[Settled]:
+    def note(self, notes: Sequence[Note]) -> list[Settled]:
         if not notes:
             return []
-        return self._write(lambda db: report(db, self._q, notes), durable=False)
+        return self._write(lambda db: note(db, self._q, notes), durable=any(one.durable for one in notes))
 
     def extend(self, worker: WorkerInfo, leases: Sequence[LeaseRef], lease_ms: int) -> Heartbeat:
         def write(db: apsw.Connection) -> Heartbeat:

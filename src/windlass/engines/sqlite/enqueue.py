@@ -18,6 +18,7 @@ from windlass.core.model import WAITING, Guard, GuardKind, NewJob, Placed, State
 from windlass.core.work import Rules
 from windlass.engines.sqlite.flow import count_flow
 from windlass.engines.sqlite.guards import encode_stored
+from windlass.engines.sqlite.notes import drop_notes
 from windlass.engines.sqlite.schema import SLOT_CODES, Sql
 from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.upkeep import lapse
@@ -278,6 +279,7 @@ def replace(db: apsw.Connection, q: Sql, job_id: str, job: NewJob, now: int, *, 
     ) = row(job, now)  # fmt: skip
     db.execute(q(OPEN_GATES), (job_id,))
     db.execute(q(DROP_HOLDS), (job_id,))  # a Once key that an earlier run took: the new job may have another
+    drop_notes(db, q, job_id)  # of runs with other arguments
     db.execute(
         q(REPLACE),
         (

@@ -25,7 +25,7 @@ from windlass.engines.sqlite.connection import translated
 from windlass.engines.sqlite.core import FOREIGN, FOREIGN_ADVICE, SqliteCore, foreign_handle
 from windlass.engines.sqlite.flow import read_flow
 from windlass.engines.sqlite.leases import release_strays
-from windlass.engines.sqlite.rows import ROW, to_row
+from windlass.engines.sqlite.rows import ROW, to_rows
 from windlass.engines.sqlite.surroundings import look_around
 
 __all__ = ["SqliteInspector"]
@@ -93,7 +93,7 @@ class SqliteInspector(SqliteCore):
 
     def job(self, job_id: str) -> JobRow | None:
         sql, now = self._q(ROW) + "id = ?", self._clock.wall_ms()
-        rows = self._ask(lambda db: [to_row(found, now) for found in db.execute(sql, (job_id,))])
+        rows = self._ask(lambda db: to_rows(db, self._q, db.execute(sql, (job_id,)).fetchall(), now))
         return rows[0] if rows else None
 
     def jobs(self, where: JobFilter, cursor: str | None, limit: int) -> tuple[list[JobRow], str | None]:
@@ -106,7 +106,7 @@ class SqliteInspector(SqliteCore):
         def ask(db: apsw.Connection) -> tuple[list[JobRow], str | None]:
             rows = db.execute(sql, (*bindings, limit + 1)).fetchall()
             more = str(rows[limit - 1][-1]) if len(rows) > limit else None
-            return [to_row(row, now) for row in rows[:limit]], more
+            return to_rows(db, self._q, rows[:limit], now), more
 
         return self._ask(ask)
 

@@ -248,6 +248,7 @@ JOBS: Final = Table(
         Column("blocked_by", str | None, None),
         Column("slot", Annotated[int, Meta(ge=0, lt=len(SLOTS))], 0),
         Column("held", Yes | None, None),
+        Column("noted", Yes | None, 1),
     ),
     job_rule,
 )
@@ -257,6 +258,7 @@ HARMLESS: Final = frozenset(
     {
         "cancel", "worker", "started_at", "finished_at", "purge_at", "result", "errors", "reason", "progress", "tags",
         "error_type", "fingerprint", "frame", "recoveries", "holding", "once_key", "blocked_by", "slot", "held",
+        "noted",
     }
 )  # fmt: skip
 
@@ -332,6 +334,7 @@ OTHERS: Final = (
         ),
     ),
     Table("line", (Column("gate", Key), Column("ticket", Count), Column("token", str), Column("until", Count))),
+    Table("notes", (Column("seq", int), Column("key", Key), Column("value", Yes, test="typeof({0}) = 'text'"))),
 )  # fmt: skip
 TABLES: Final = (JOBS, *OTHERS)
 KEYS: Final = {  # of more than one column
@@ -339,6 +342,7 @@ KEYS: Final = {  # of more than one column
     "holds": "seq, gate",
     "rates": "gate, at",
     "line": "gate, ticket",
+    "notes": "seq, key",
 }
 
 # -- what no rule of a row can see ------------------------------------------------------------------------------------
@@ -355,6 +359,17 @@ ORPHANED_KEYS: Final = """
 SELECT key FROM "windlass_unique" AS held WHERE until != 'expiry'
     AND NOT EXISTS (SELECT 1 FROM "windlass_jobs" AS jobs WHERE jobs.id = held.id AND jobs.purge_at IS NULL)
     AND key IN (SELECT key FROM "windlass_unique" ORDER BY key LIMIT ? OFFSET ?)
+"""
+# Notes of a job that is not there any more.
+STRAY_NOTES: Final = """
+DELETE FROM "windlass_notes" WHERE NOT EXISTS (
+    SELECT 1 FROM "windlass_jobs" AS jobs WHERE jobs.seq = "windlass_notes".seq)
+    AND (seq, key) IN (SELECT seq, key FROM "windlass_notes" ORDER BY seq, key LIMIT ? OFFSET ?)
+"""
+# Jobs of which no claim would know that they have some.
+UNNOTED: Final = """
+UPDATE "windlass_jobs" SET noted = 1 WHERE noted IS NULL
+    AND seq IN (SELECT seq FROM "windlass_notes" ORDER BY seq, key LIMIT ? OFFSET ?)
 """
 # Jobs that wait for the end of a holder that does not know of them.
 FORGOTTEN: Final = """
@@ -528,7 +543,7 @@ class Repairer:
                 self._register(db, at, following)
             elif chunk.table.name == "workers":
                 repaired += self._shorten_leases(db)
-            elif chunk.table.name in ("holds", "unique"):
+            elif chunk.table.name in ("holds", "unique", "notes"):
                 repaired += self._repair_ties(db, at, budget)
             budget -= count
             self._place = (number, following) if budget <= 0 else ((number + 1) % len(TABLES), 0)
@@ -616,7 +631,7 @@ class Repairer:
             self._ask(db, JOBS, f"UPDATE {{table}} SET {sets} WHERE seq = ?", (*fresh.values(), seq))
 
     def _repair_ties(self, db: apsw.Connection, at: int, count: int) -> int:
-        """Let go what is held for jobs that do not run any more; give how much that was."""
+        """Let go what is held for jobs that do not run any more, and notes of those that are gone; give how much."""
         leaked = db.execute(self._q(LEAKED), (count, at)).fetchall()
         for seq, gate in leaked:
             db.execute(self._q(LOOK_AT_GATE), (gate,))
@@ -625,8 +640,11 @@ class Repairer:
         for (key,) in orphaned:
             db.execute(self._q(PASS_ON), (key,))
             db.execute(self._q(FREE_KEY), (key,))
-        db.execute(self._q(FORGOTTEN))
-        return len(leaked) + len(orphaned) + db.changes()
+        repaired = len(leaked) + len(orphaned)
+        for sql, bindings in ((FORGOTTEN, ()), (STRAY_NOTES, (count, at)), (UNNOTED, (count, at))):
+            db.execute(self._q(sql), bindings)
+            repaired += db.changes()
+        return repaired
 
     def _shorten_leases(self, db: apsw.Connection) -> int:
         """Let no worker hold its jobs for as long as nobody can mean."""

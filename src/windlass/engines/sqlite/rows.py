@@ -6,21 +6,24 @@ that is missing in both keeps its default.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import apsw
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from windlass.core.model import State, UniqueKey
-from windlass.core.rows import JobRow
+from windlass.core.rows import JobRow, fields_of
 from windlass.engines.damage import made
 from windlass.engines.sqlite.claim import read_tags
 from windlass.engines.sqlite.enqueue import holding, once_key
 from windlass.engines.sqlite.guards import as_guards, encode_stored
+from windlass.engines.sqlite.notes import Texts, notes_of
+from windlass.engines.sqlite.schema import Sql
 
-__all__ = ["OVER", "PUT", "ROW", "over_bindings", "put_bindings", "state_at", "to_row"]
+__all__ = ["OVER", "PUT", "ROW", "over_bindings", "put_bindings", "state_at", "to_rows"]
 
 encode = msgspec.json.Encoder().encode
 decode_unique = msgspec.json.Decoder(UniqueKey).decode
@@ -74,7 +77,6 @@ FIELDS: Final = (
     Field("result", sql=BYTES, save=None),
     Field("errors", sql=BYTES, save=text),
     Field("reason"),
-    Field("progress", sql=BYTES, save=text),
     Field("tags", load=read_tags, save=lambda tags: encode(tags).decode() if tags else None, asked=True),
     Field("meta", sql=BYTES, save=text, asked=True),
     Field("crashes"),
@@ -112,7 +114,8 @@ def listed(*columns: str) -> str:
 
 
 ROW: Final = (
-    f'SELECT {listed(*(field.sql.format(field.stored) for field in FIELDS))}, seq FROM "windlass_jobs" AS jobs WHERE '
+    f"SELECT {listed(*(field.sql.format(field.stored) for field in FIELDS))}, noted, seq "
+    'FROM "windlass_jobs" AS jobs WHERE '
 )
 PUT_COLUMNS: Final = (*(column for _, column, _ in SAVED), *OF_GUARDS, "state", "place", "purge_at")
 PUT: Final = (
@@ -132,13 +135,19 @@ def state_at(stored: object, run_at: object, now: int) -> State:
     return State.READY if state is State.SCHEDULED and int(str(run_at)) <= now else state
 
 
-def to_row(found: tuple[object, ...], now: int) -> JobRow:
-    """A JobRow of one line of ROW. Raises ValidationError where it is not sound."""
-    values: dict[str, Any] = dict(zip(NAMES, found[:-1], strict=True))
+def to_row(found: tuple[object, ...], now: int, notes: Texts) -> JobRow:
+    """A JobRow of one line of ROW, and of the job's notes. Raises ValidationError where it is not sound."""
+    values: dict[str, Any] = dict(zip(NAMES, found[:-2], strict=True))
     for name, load in LOADS:
         values[name] = load(values[name])
     values["state"] = state_at(values["state"], values["run_at"], now)
-    return made(JobRow, **values)
+    return made(JobRow, **values, **fields_of(notes))
+
+
+def to_rows(db: apsw.Connection, q: Sql, found: Sequence[tuple[Any, ...]], now: int) -> list[JobRow]:
+    """The JobRows of lines of ROW."""
+    notes = notes_of(db, q, [seq for *_, noted, seq in found if noted is not None])
+    return [to_row(one, now, notes.get(one[-1], ())) for one in found]
 
 
 def put_bindings(row: JobRow, purge_at: int) -> tuple[object, ...]:

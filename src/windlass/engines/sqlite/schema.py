@@ -349,10 +349,28 @@ MIGRATIONS: Final = (
     INSERT INTO "windlass_meta" (key, value) SELECT 'document', count(*) FROM "windlass_circuits" WHERE true
         ON CONFLICT (key) DO UPDATE SET value = value + excluded.value;
     DROP TABLE "windlass_circuits";
+    -- Named texts of a job, the progress that it shows among them.
+    CREATE TABLE "windlass_notes" (
+        seq INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (seq, key)
+    ) WITHOUT ROWID;
+    ALTER TABLE "windlass_jobs" ADD COLUMN noted INTEGER;  -- 1: may have rows in windlass_notes
+    INSERT INTO "windlass_notes" (seq, key, value)
+        SELECT seq, 'progress', progress FROM "windlass_jobs" WHERE typeof(progress) = 'text';
+    UPDATE "windlass_jobs" SET noted = 1, progress = NULL WHERE progress IS NOT NULL;
+    CREATE TRIGGER "windlass_jobs_notes_gone" AFTER DELETE ON "windlass_jobs" WHEN OLD.noted IS NOT NULL
+    BEGIN
+        DELETE FROM "windlass_notes" WHERE seq = OLD.seq;
+    END;
+    -- Workers of the version before write progress there.
+    CREATE TRIGGER "windlass_jobs_progress" AFTER UPDATE OF progress ON "windlass_jobs" WHEN NEW.progress IS NOT NULL
+    BEGIN
+        INSERT OR REPLACE INTO "windlass_notes" (seq, key, value) VALUES (NEW.seq, 'progress', NEW.progress);
+        UPDATE "windlass_jobs" SET noted = 1, progress = NULL WHERE seq = NEW.seq;
+    END;
     """,
 )
 VERSION: Final = len(MIGRATIONS)
-NEWEST: Final = ("holds", "until")  # a column that the last of them has made
+NEWEST: Final = ("jobs", "noted")  # a column that the last of them has made
 VERSION_MAX: Final = 9_999
 
 

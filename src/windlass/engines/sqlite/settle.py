@@ -14,12 +14,13 @@ import apsw
 import msgspec
 
 from windlass.core.model import NewJob, State
-from windlass.core.work import Kind, Outcome, Progress, Rules, Settled
+from windlass.core.work import Kind, Outcome, Rules, Settled
 from windlass.engines.sqlite.enqueue import insert
+from windlass.engines.sqlite.notes import put_notes
 from windlass.engines.sqlite.schema import FOREVER, HISTORY, SLOT_CODES, Sql
 from windlass.engines.sqlite.totals import add_total
 
-__all__ = ["report", "settle"]
+__all__ = ["settle"]
 
 encode = msgspec.json.Encoder().encode
 
@@ -65,10 +66,6 @@ VALID: Final = """
 SELECT ended.key FROM json_each(?) AS ended JOIN "windlass_jobs" AS jobs ON jobs.id = ended.value ->> 0
 WHERE jobs.fence = ended.value ->> 1 AND jobs.state = 'running'
 """
-PROGRESS: Final = """
-UPDATE "windlass_jobs" SET progress = coalesce(?, progress), held = NULL
-WHERE id = ? AND fence = ? AND state = 'running'
-"""
 
 STATES: Final = {
     Kind.DONE: State.DONE,
@@ -104,6 +101,8 @@ def settle(db: apsw.Connection, q: Sql, outcomes: Sequence[Outcome], now: int, r
     for outcome in outcomes:
         if outcome.then:
             then += (at_the_end_of_a_run(job) for job in outcome.then)
+        if outcome.notes:
+            put_notes(db, q, outcome.id, outcome.notes)
         total = TOTALS.get(outcome.kind)
         if total:
             counts[total] = counts.get(total, 0) + 1
@@ -184,12 +183,3 @@ def ended(one: Outcome, now: int, rules: Rules) -> tuple[object, ...]:
         1 if kind is Kind.RETRY else 0,
         None if one.slot is None else SLOT_CODES[one.slot],
     )
-
-
-def report(db: apsw.Connection, q: Sql, notes: Sequence[Progress]) -> list[Settled]:
-    """Store progress, and that the job has started, where the fence holds."""
-    answers = []
-    for note in notes:
-        db.execute(q(PROGRESS), (note.progress, note.id, note.fence))
-        answers.append(Settled.APPLIED if db.changes() else Settled.STALE)
-    return answers

@@ -34,6 +34,7 @@ from windlass.testing.conformance.inspector import InspectorSuite
 from windlass.testing.conformance.leases import LeaseSuite
 from windlass.testing.conformance.machine import build_machine
 from windlass.testing.conformance.maintenance import MaintenanceSuite
+from windlass.testing.conformance.notes import NoteSuite
 from windlass.testing.conformance.payload import PayloadSuite
 from windlass.testing.conformance.queuenames import QueueNameSuite
 from windlass.testing.conformance.settle import SettleSuite
@@ -58,6 +59,7 @@ __all__ = [
     "InspectorSuite",
     "LeaseSuite",
     "MaintenanceSuite",
+    "NoteSuite",
     "PayloadSuite",
     "QueueNameSuite",
     "SettleSuite",
@@ -76,6 +78,7 @@ class EngineConformance(
     SlotSuite,
     BoundSuite,
     SettleSuite,
+    NoteSuite,
     LeaseSuite,
     MaintenanceSuite,
     WaitSuite,

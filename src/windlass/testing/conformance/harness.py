@@ -19,6 +19,7 @@ from windlass.core.work import (
     Kind,
     Lease,
     LeaseRef,
+    Note,
     Outcome,
     PoolInfo,
     QueueShare,
@@ -26,6 +27,7 @@ from windlass.core.work import (
     RateBound,
     Room,
     Rules,
+    Settled,
     Upkeep,
     Want,
     WorkerInfo,
@@ -174,6 +176,7 @@ def ended(
     then: tuple[NewJob, ...] = (),
     cause: Cause | None = None,
     slot: Slot | None = None,
+    notes: tuple[tuple[str, str | None], ...] = (),
 ) -> Outcome:
     """The outcome of a leased run."""
     return Outcome(
@@ -189,7 +192,14 @@ def ended(
         then=then,
         cause=cause,
         slot=slot,
+        notes=notes,
     )
+
+
+def note(store: Store, lease: Lease, key: str = "", value: str | None = None, durable: bool = False) -> Settled:
+    """Write one note of a leased run."""
+    (settled,) = store.note([Note(lease.id, lease.fence, key, value, durable)])
+    return settled
 
 
 def error(kind: str = "ValueError", message: str = "bad", attempt: int = 1) -> str:

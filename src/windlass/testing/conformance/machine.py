@@ -9,7 +9,7 @@ a bound is inclusive.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from hypothesis import HealthCheck, Phase, settings
@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from windlass.core.fingerprint import INTERRUPTED, POISON
 from windlass.core.model import TRANSITIONS, Cause, NewJob, Slot, State, Swap, Write
 from windlass.core.rows import Action, Recovery, Waiting
-from windlass.core.work import Kind, LeaseRef, Outcome, Progress, QueueShare, Room, Rules, Settled, Want
+from windlass.core.work import PROGRESS, Kind, LeaseRef, Note, Outcome, QueueShare, Room, Rules, Settled, Want
 from windlass.testing.conformance.harness import Harness, error, history, info, job, pause, resume, set_limit, upkeep
 from windlass.testing.conformance.oracle import WAITING, Oracle, OracleJob
 
@@ -27,6 +27,7 @@ IDS = [f"j{n}" for n in range(4)]
 QUEUES = ["qa", "qb"]
 WORKERS = ["w1", "w2"]
 KEYS = ["x", "y"]  # of documents
+NOTES = [PROGRESS, "step:x", "step:y"]
 LEASE_MS = 10_005
 RULES = Rules(max_crashes=3, max_interruptions=1, crash_delay_ms=1_005, keep_done_max=None)  # ages: as the engine's
 ENDS = {Kind.DONE, Kind.DEAD, Kind.CANCELLED}
@@ -40,6 +41,10 @@ workers = st.sampled_from(WORKERS)
 delays = st.sampled_from([0, 0, 505, 5_005])
 kinds = st.sampled_from(Kind)
 slots = st.sampled_from([None, *Slot])
+texts = st.sampled_from([None, "", "1", '"é"'])
+note_sets: st.SearchStrategy[list[tuple[str, str | None]]] = st.one_of(
+    st.just([]), st.lists(st.tuples(st.sampled_from(NOTES), texts), min_size=1, max_size=3)
+)
 room_sets = st.sampled_from(
     [
         (),
@@ -183,6 +188,7 @@ class EngineMachine(RuleBasedStateMachine):
             assert lease.attempt == mine.attempt + 1
             assert oracle.fences.get(lease.id, 0) < lease.fence < 2**53
             assert lease.slot is mine.slot
+            assert lease.notes == tuple(sorted(mine.notes.items()))
             assert rooms or not lease.held
         for lease in claimed.leases:
             oracle.claimed(lease.id, worker, lease.fence, lease.held)
@@ -193,7 +199,13 @@ class EngineMachine(RuleBasedStateMachine):
         self.the_store_equals_the_oracle()
 
     def end(
-        self, ref: LeaseRef, kind: Kind, delay_ms: int = 0, interrupted: bool = False, slot: Slot | None = None
+        self,
+        ref: LeaseRef,
+        kind: Kind,
+        delay_ms: int = 0,
+        interrupted: bool = False,
+        slot: Slot | None = None,
+        notes: Sequence[tuple[str, str | None]] = (),
     ) -> None:
         before = self.store.job(ref.id)
         outcome = Outcome(
@@ -206,6 +218,7 @@ class EngineMachine(RuleBasedStateMachine):
             keep_ms=15_005 if delay_ms and kind in ENDS else None,
             interrupted=interrupted and kind is Kind.RELEASE,
             slot=slot,
+            notes=tuple(notes),
         )
         (settled,) = self.store.settle([outcome])
         applied = self.oracle.settle(outcome, self.now)
@@ -215,26 +228,44 @@ class EngineMachine(RuleBasedStateMachine):
         self.the_store_equals_the_oracle()
 
     @precondition(lambda self: self.issued)
-    @rule(data=st.data(), kind=kinds, off_by=st.sampled_from([0, 0, 0, -1, 1, 10**9]))
-    def settle_any_fence(self, data: st.DataObject, kind: Kind, off_by: int) -> None:
+    @rule(data=st.data(), kind=kinds, off_by=st.sampled_from([0, 0, 0, -1, 1, 10**9]), notes=note_sets)
+    def settle_any_fence(
+        self, data: st.DataObject, kind: Kind, off_by: int, notes: Sequence[tuple[str, str | None]]
+    ) -> None:
         ref = data.draw(st.sampled_from(self.issued[::-1]))
-        self.end(LeaseRef(ref.id, ref.fence + off_by), kind)
+        self.end(LeaseRef(ref.id, ref.fence + off_by), kind, notes=notes)
 
     @precondition(lambda self: self.running())
-    @rule(data=st.data(), kind=kinds, delay_ms=delays, interrupted=st.booleans(), slot=slots)
+    @rule(data=st.data(), kind=kinds, delay_ms=delays, interrupted=st.booleans(), slot=slots, notes=note_sets)
     def settle_a_running_job(
-        self, data: st.DataObject, kind: Kind, delay_ms: int, interrupted: bool, slot: Slot | None
+        self,
+        data: st.DataObject,
+        kind: Kind,
+        delay_ms: int,
+        interrupted: bool,
+        slot: Slot | None,
+        notes: Sequence[tuple[str, str | None]],
     ) -> None:
-        self.end(data.draw(st.sampled_from(self.running())), kind, delay_ms, interrupted, slot)
+        self.end(data.draw(st.sampled_from(self.running())), kind, delay_ms, interrupted, slot, notes)
 
     @precondition(lambda self: self.issued)
-    @rule(data=st.data())
-    def report_a_start(self, data: st.DataObject) -> None:
-        ref = data.draw(st.sampled_from(self.issued[::-1]))
-        mine = self.oracle.owned(ref.id, ref.fence)
-        assert self.store.report([Progress(ref.id, ref.fence)]) == [Settled.APPLIED if mine else Settled.STALE]
-        if mine is not None:
-            mine.held = False
+    @rule(data=st.data(), count=st.integers(1, 3))
+    def note(self, data: st.DataObject, count: int) -> None:
+        """Notes of one call, of jobs that run and others, some with a key."""
+        notes, expected = [], []
+        for _ in range(count):
+            ref = data.draw(st.sampled_from(self.running() or self.issued[::-1]))
+            ref = data.draw(st.sampled_from([ref, ref, self.issued[-1], LeaseRef(ref.id, ref.fence + 1)]))
+            key, durable = data.draw(st.sampled_from(["", *NOTES])), data.draw(st.booleans())
+            note = Note(ref.id, ref.fence, key, data.draw(texts), durable)
+            notes.append(note)
+            mine = self.oracle.owned(ref.id, ref.fence)
+            expected.append(Settled.STALE if mine is None else Settled.APPLIED)
+            if mine is not None:
+                mine.note(note.key, note.value)
+                mine.held = False
+                mine.crashes = 0 if note.durable else mine.crashes
+        assert self.store.note(notes) == expected
 
     def running(self) -> list[LeaseRef]:
         """What is owned now."""
@@ -397,6 +428,8 @@ class EngineMachine(RuleBasedStateMachine):
             if mine.state is State.RUNNING:
                 assert (row.worker, row.fence, row.cancel_requested) == (mine.worker, mine.fence, mine.cancel), job_id
             assert row.held == (mine.state is State.RUNNING and mine.held), job_id
+            progress = {} if row.progress is None else {PROGRESS: row.progress.decode()}
+            assert dict(row.notes) | progress == mine.notes, job_id
 
     @invariant()
     def documents_equal_the_oracle(self) -> None:

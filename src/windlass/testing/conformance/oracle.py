@@ -39,6 +39,14 @@ class OracleJob:
     held: bool = False
     died_at: int = 0
     recoveries: int = 0
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def note(self, key: str, value: str | None) -> None:
+        """Write or remove a note."""
+        if value is None:
+            self.notes.pop(key, None)
+        elif key:
+            self.notes[key] = value
 
 
 @dataclass
@@ -161,6 +169,8 @@ class Oracle:
         if job is None:
             return False
         job.errors += outcome.error is not None
+        for key, value in outcome.notes:
+            job.note(key, value)
         if outcome.slot is not None and outcome.kind not in {Kind.DONE, Kind.DEAD, Kind.CANCELLED}:
             job.slot = outcome.slot
         match outcome.kind:

@@ -5,8 +5,19 @@ from __future__ import annotations
 import pytest
 
 from windlass.core.rows import JobFilter
-from windlass.core.work import Kind, Progress
-from windlass.testing.conformance.harness import Harness, all_jobs, ended, job, join, place, row_of, take, take_one
+from windlass.core.work import PROGRESS, Kind
+from windlass.testing.conformance.harness import (
+    Harness,
+    all_jobs,
+    ended,
+    job,
+    join,
+    note,
+    place,
+    row_of,
+    take,
+    take_one,
+)
 
 TEXTS = {
     "empty list": "[]",  # an engine that decodes and encodes turns it into an object
@@ -50,7 +61,7 @@ class PayloadSuite:
         place(store, [job("a", meta=text)])
         lease = take_one(store)
         assert lease.meta == text.encode()
-        store.report([Progress("a", lease.fence, text)])
+        note(store, lease, PROGRESS, text)
         store.settle([ended(lease, result=text)])
         row = row_of(store, "a")
         assert (row.result, row.meta, row.progress) == (text.encode(),) * 3

@@ -1,4 +1,4 @@
-"""How attempts end: every kind, what it counts and keeps, fences, follow-ups, progress, and exchange."""
+"""How attempts end: every kind, what it counts and keeps, fences, follow-ups, and exchange."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from windlass.core.model import State
 from windlass.core.rows import Action
-from windlass.core.work import Claimed, Kind, Lease, Outcome, Progress, Rules, Settled, Want
+from windlass.core.work import Claimed, Kind, Lease, Outcome, Rules, Settled, Want
 from windlass.testing.conformance.harness import (
     Harness,
     add,
@@ -34,7 +34,7 @@ def leased(harness: Harness, *ids: str) -> list[Lease]:
 
 
 class SettleSuite:
-    """``Engine.settle``, ``report`` and ``exchange``."""
+    """``Engine.settle`` and ``exchange``."""
 
     def test_the_history_of_a_job_that_fails_for_long_does_not_grow_without_end(self, harness: Harness) -> None:
         """The first error and the last ones stay: where it began, and where it stands."""
@@ -366,26 +366,6 @@ class SettleSuite:
         (lease,) = leased(harness, "a")
         assert harness.second().settle([ended(lease)]) == [APPLIED]
         assert state_of(harness.engine, "a") is State.DONE
-
-    def test_progress_is_stored_and_kept_through_a_retry(self, harness: Harness) -> None:
-        store = harness.engine
-        (lease,) = leased(harness, "a")
-        assert store.report([Progress("a", lease.fence, "[1,10,null]")]) == [APPLIED]
-        assert store.report([Progress("a", lease.fence, '[2,10,"é"]')]) == [APPLIED]
-        assert row_of(store, "a").progress == '[2,10,"é"]'.encode()
-        store.settle([ended(lease, Kind.RETRY)])
-        assert row_of(store, "a").progress == '[2,10,"é"]'.encode()
-
-    def test_progress_with_a_stale_fence_changes_nothing(self, harness: Harness) -> None:
-        store = harness.engine
-        a, b = leased(harness, "a", "b")
-        store.settle([ended(b)])
-        notes = [Progress("a", a.fence + 1, "1"), Progress("b", b.fence, "2"), Progress("x", 1, "3")]
-        assert store.report([*notes, Progress("a", a.fence, "4")]) == [STALE, STALE, STALE, APPLIED]
-        assert (row_of(store, "a").progress, row_of(store, "b").progress) == (b"4", None)
-
-    def test_an_empty_report_is_free(self, harness: Harness) -> None:
-        assert harness.engine.report([]) == []
 
     def test_exchange_settles_and_claims(self, harness: Harness) -> None:
         store = harness.engine

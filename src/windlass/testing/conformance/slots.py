@@ -9,7 +9,7 @@ import pytest
 
 from windlass.core.model import Guard, GuardKind, NewJob, Slot, State, UniqueKey
 from windlass.core.rows import Action, QueueRow
-from windlass.core.work import Kind, Lease, Progress, QueueBound, QueueShare, RateBound, Room, Rules, Want, Watch
+from windlass.core.work import Kind, Lease, QueueBound, QueueShare, RateBound, Room, Rules, Want, Watch
 from windlass.engines.base import Store
 from windlass.testing.conformance.harness import (
     LEASE_MS,
@@ -292,18 +292,6 @@ class SlotSuite:
         leases = store.claim(Want("w1", 5, room=1)).leases
         assert [lease.held for lease in leases] == [False, True]
         assert [lease.held for lease in store.claim(Want("w1", 5)).leases] == []
-
-    def test_a_report_says_that_a_held_job_has_started(self, harness: Harness) -> None:
-        store = harness.engine
-        join(store)
-        store_kinds(store, THREAD, "a", "b", "c")
-        a, b, c = store.claim(Want("w1", 5, room=0)).leases
-        store.report([Progress(a.id, a.fence), Progress(b.id, b.fence, '{"done":1}'), Progress(c.id, c.fence + 1)])
-        assert [row_of(store, each).held for each in "abc"] == [False, False, True]
-        assert [row_of(store, each).progress for each in "abc"] == [None, b'{"done":1}', None]
-        store.report([Progress(b.id, b.fence)])
-        assert row_of(store, "b").progress == b'{"done":1}'
-        assert (queue_of(store).running, queue_of(store).held) == (2, 1)
 
     @pytest.mark.parametrize("kind", list(Kind))
     def test_a_held_job_may_end_in_every_way(self, harness: Harness, kind: Kind) -> None:

@@ -16,6 +16,7 @@ from windlass.core.clock import Clock
 from windlass.core.history import Origin
 from windlass.core.meta import Meta, decode_meta
 from windlass.core.model import Slot
+from windlass.core.notebook import Notebook
 from windlass.core.work import Lease, Outcome
 from windlass.engines.base import Store
 from windlass.events import Events
@@ -59,8 +60,8 @@ class Host(Protocol):
     stopping: bool
     origin: Origin
 
-    def report(self, run: JobRun, text: str) -> None:
-        """Queue a progress write."""
+    def note(self, run: JobRun, key: str, value: str | None, *, durable: bool = False) -> None:
+        """Queue a note of the run."""
         ...
 
     def prolong(self, run: JobRun, ms: float) -> None:
@@ -101,6 +102,7 @@ class JobRun:
         "lease",
         "lost",
         "meta",
+        "notebook",
         "outcome",
         "outlived",
         "passed",
@@ -121,6 +123,7 @@ class JobRun:
         self.host = host
         self.meta: Meta = NO_META if lease.meta is None else decode_meta(lease.meta)
         self.context: JobContext | None = None
+        self.notebook: Notebook | None = None  # once it has noted something
         self.error: BaseException | None = None  # what the body raised
         self.exited: BaseException | None = None  # what a callback or task of the job raised to end its loop
         self.slot = -1  # its place in the slot table, once it has started and if it has a timeout
@@ -191,8 +194,12 @@ class JobRun:
     def stopping(self) -> bool:
         return self.host.stopping
 
-    def report(self, text: str) -> None:
-        self.host.report(self, text)
+    def note(self, key: str, value: str | None, *, durable: bool = False) -> None:
+        """Note a text of this job, or forget one (None). Never blocks. Raises PayloadError where it is too much."""
+        if self.notebook is None:
+            self.notebook = Notebook(self.lease.id, self.lease.notes)
+        self.notebook.put(key, value)
+        self.host.note(self, key, value, durable=durable)
 
     def note_settled(self) -> None:
         self.settled = True

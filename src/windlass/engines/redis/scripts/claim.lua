@@ -7,8 +7,9 @@
 --          11 bounds that hold where the store has none: name, limit or -1, count or 0, window in ms, ... (msgpack array)
 --          12 lane, jobs of it that can start at once, that may be held ahead, ... (msgpack array; empty: any lane)
 -- Returns  mark, {expelled, ms to the next due job or -1, {id, fence, ...} to cancel, fence of the first lease, {id,
---          record, body, reason, ...}, {number of a lease from 0, its guards, ...}, ids that ended instead}; fences count
---          up from the first, and a job's first record is left out: "" stands for it, "h" when the job is only held
+--          record, body, reason, ...}, {number of a lease from 0, its guards, ...}, {number of a lease from 0, {key, text, ...}
+--          of its notes, ...}, ids that ended instead}; fences count up from the first, and a job's first record is left
+--          out: "" stands for it, "h" when the job is only held
 -- Cost     O(queues + (due + leased) log stored)
 
 allow_growth()

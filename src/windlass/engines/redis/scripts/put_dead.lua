@@ -3,7 +3,8 @@
 --
 -- KEYS     fixed
 -- ARGV     4 "1" to write over  5 ms to keep them  6... for each: id, fence, its body up to the end of the head, the rest of
---          it but for its place, record, recoveries, cause, errors, reason, progress, guards ("" for none)
+--          it but for its place, record, recoveries, cause, errors, reason, guards ("" for none), notes
+--          (msgpack array: key, text, ...)
 -- Returns  mark, one "1" (stored) or "0" a job
 -- Cost     O(jobs log stored)
 
@@ -29,7 +30,7 @@ local function write_over(id, fence, rest, guards)
   return true
 end
 
-local function store(id, fence, start, rest, record, recoveries, cause, errors, reason, progress, guards)
+local function store(id, fence, start, rest, record, recoveries, cause, errors, reason, guards, notes)
   if jobs[id] ~= nil or call('HEXISTS', BODY, id) == 1 then return false end
   local job = read(record)
   if not job then return false end
@@ -42,10 +43,11 @@ local function store(id, fence, start, rest, record, recoveries, cause, errors, 
   zadd(DEAD_PURGE, job[PURGE], id)
   if recoveries ~= '0' then call('HSET', RECOVERIES, id, recoveries) end
   if cause ~= '' then set_cause(id, job, cause) end
-  for key, text in pairs({ [ERRORS] = errors, [REASON] = reason, [PROGRESS] = progress }) do
+  for key, text in pairs({ [ERRORS] = errors, [REASON] = reason }) do
     if text ~= '' then hset(key, id, text) end
   end
   put_guards(id, guards)
+  for i = 1, #notes, 2 do G.note(id, notes[i], notes[i + 1]) end
   zrem(TOMBS, id)
   save(id)
   call('HSET', META, 'fence', text_of(math.max(G.number('fence'), fence)))
@@ -54,13 +56,13 @@ end
 
 local answers = {}
 for i = 6, #ARGV, 11 do
-  local id, fence, start, rest, record, recoveries, cause, errors, reason, progress, guards = unpack(ARGV, i, i + 10)
+  local id, fence, start, rest, record, recoveries, cause, errors, reason, guards, notes = unpack(ARGV, i, i + 10)
   fence = tonumber(fence)
   local good
   if over then
     good = write_over(id, fence, rest, guards)
   else
-    good = store(id, fence, start, rest, record, recoveries, cause, errors, reason, progress, guards)
+    good = store(id, fence, start, rest, record, recoveries, cause, errors, reason, guards, cmsgpack.unpack(notes))
   end
   answers[#answers + 1] = good and '1' or '0'
 end

@@ -94,6 +94,7 @@ for i = 7, #ARGV, 4 do
     if not fresh then body = new_body(body, head, seq) end
     local job = moved or born(body)
     if kept ~= id then
+      G.drop_notes(id)
       for _, key in ipairs({ BODY, REC, RESULT, ERRORS, REASON, PROGRESS, CAUSE, RECOVERIES, K.GUARDS }) do call('HDEL', key, id) end
       call('ZREM', ARRIVALS, id)
     end

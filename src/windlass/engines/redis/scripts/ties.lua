@@ -1,12 +1,31 @@
 -- uses: records guards
--- Let go what is held for jobs that do not run any more, and places of jobs that do not wait there.
+-- Let go what is held for jobs that do not run any more, places of jobs that do not wait there, and notes of jobs that
+-- are gone; a note that its job does not know of is made known again.
 --
 -- KEYS     fixed
--- ARGV     4 "holds", "unique" or "blocked"  5... members of that
+-- ARGV     4 "holds", "unique", "blocked" or "notes"  5... members of that
 -- Returns  how many were let go
 -- Cost     O(members log stored)
 
 local gone, names_of = 0, tail(ARGV, 5)
+
+-- Whether a list of keys (no `key`) names what is there, or a note is in the list of its job. Otherwise that is put right.
+local function is_listed(id, key)
+  local index, listed, left = call('HGET', NOTES, id) or '', {}, {}
+  for _, one in ipairs(G.note_keys(index)) do
+    if key or call('HEXISTS', NOTES, id .. '\0' .. one) == 1 and not listed[one] then left[#left + 1] = one .. '\0' end
+    listed[one] = true
+  end
+  if key then
+    if not listed[key] then G.list_note(id, key) end
+    return listed[key]
+  end
+  left = table.concat(left)
+  if left == index then return true end
+  if left == '' then call('HDEL', NOTES, id) else call('HSET', NOTES, id, left) end
+  return false
+end
+
 if ARGV[4] == 'holds' then
   local ids = {}
   for i, member in ipairs(names_of) do ids[i] = string.match(member, '%z(.*)$') or '' end
@@ -27,6 +46,16 @@ elseif ARGV[4] == 'blocked' then
     local job = jobs[id]
     if not job or job[STATE] ~= sWAITING or call('HGET', K.BLOCKED_BY, id) ~= gate or G.place(gate, id, job) ~= member then
       call('ZREM', K.BLOCKED, member)
+      gone = gone + 1
+    end
+  end
+elseif ARGV[4] == 'notes' then
+  for _, field in ipairs(names_of) do
+    local id, key = string.match(field, '^([^%z]*)%z?(.*)$')
+    local there = call('HEXISTS', BODY, id) == 1 or call('HEXISTS', REC, id) == 1 or call('ZSCORE', ARRIVALS, id)
+    if not there or string.find(key, '%z') or field ~= id and key == '' then
+      gone = gone + call('HDEL', NOTES, field)
+    elseif not is_listed(id, key ~= '' and key) then
       gone = gone + 1
     end
   end

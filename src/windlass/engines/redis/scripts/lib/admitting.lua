@@ -96,6 +96,8 @@ local function replace(id, spec, text, body_text, g)
   local gate = G.gate_of(id)
   leave_waiting(id, job)
   G.drop(id)
+  G.drop_notes(id) -- of runs with other arguments
+  hdel(PROGRESS, id)
   call('HDEL', REC, id)
   call('HSET', BODY, id, sub(body, 1, 6) .. sub(spec.times, 7) .. body_text .. spec.place
     .. struct.pack('>I6', job[SEQ]))

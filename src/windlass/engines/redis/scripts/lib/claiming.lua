@@ -301,12 +301,12 @@ local function claim(from)
   local every = type(shares) == 'string' and shares -- every queue, from the one behind this on
   G.late = tonumber(ARGV[from + 6])
   local lease = call('ZSCORE', LEASES, worker)
-  if not lease or tonumber(lease) <= boot then return { 1, -1, {}, 0, {}, {}, {}, '' } end
+  if not lease or tonumber(lease) <= boot then return { 1, -1, {}, 0, {}, {}, {}, {}, '' } end
 
   local cancels = cancels_of(worker)
   local due_in = G.promote_due(not every and shares, alone)
   if alone then limit = math.min(limit, 1) end
-  if limit <= 0 then return { 0, due_in, cancels, 0, {}, {}, {}, every or '' } end
+  if limit <= 0 then return { 0, due_in, cancels, 0, {}, {}, {}, {}, every or '' } end
 
   local guarded = call('HLEN', K.GUARDS) > 0
   local walk = every and G.walk(every, alone)
@@ -335,6 +335,7 @@ local function claim(from)
   end
   if guarded and not alone then G.let_on(roomy, wide, limit, every) end
   local leases, n, guards_of, finished = {}, 0, {}, {}
+  local ran, ran_at = {}, {} -- leased jobs that have run before, so they may have notes; the numbers of their leases
   local fence = math.max(G.number('fence'), micros - 1)
   local first = fence + 1
   local running, recs = into(zadds, RUNNING), into(hsets, REC)
@@ -425,6 +426,7 @@ local function claim(from)
               guards_of[#guards_of + 1] = n / 4
               guards_of[#guards_of + 1] = guards[i]
             end
+            if records[i] then ran[#ran + 1], ran_at[#ran_at + 1] = id, n / 4 end
             local queue = job[INFO][QUEUE]
             if bound then G.take(queue) end
             places.take(lane)
@@ -530,6 +532,10 @@ local function claim(from)
   local paced_in = bound and G.unbind()
   if walk and not walk.ended then G.rouse(walk.last) end -- others may have something, and another worker room
   if paced_in and (due_in < 0 or paced_in < due_in) then due_in = paced_in end
-  return { 0, due_in, cancels, first, leases, guards_of, finished,
+  local notes_of = {}
+  for i, notes in ipairs(#ran > 0 and G.notes_of(ran) or {}) do
+    if #notes > 0 then notes_of[#notes_of + 1], notes_of[#notes_of + 2] = ran_at[i], notes end
+  end
+  return { 0, due_in, cancels, first, leases, guards_of, notes_of, finished,
     walk and (walk.ended and first_open or walk.last) or '' }
 end

@@ -290,6 +290,7 @@ end
 
 local function remove(id)
   G.removed(id)
+  G.drop_notes(id)
   for _, key in ipairs({ BODY, REC, RESULT, ERRORS, REASON, PROGRESS, CAUSE, RECOVERIES }) do hdel(key, id) end
   zrem(ARRIVALS, id)
   jobs[id] = false

@@ -1,7 +1,7 @@
--- Settling: end attempts by (id, fence). Each outcome is id, fence (eight bytes), then result, error, reason, cause as far
--- as its spec says. A spec is "kind|flags|keep|delay"; flags are 1 interrupted, 2 result, 4 error, 8 reason, 16 cause,
--- 32 a result that is null and not sent, 64 and 128 that it waits again in the lane of threads or of the event loop, 256
--- that its record is kept longer than all are.
+-- Settling: end attempts by (id, fence). Each outcome is id, fence (eight bytes), then result, error, reason, cause, notes
+-- (msgpack array: key, text or false, ...) as far as its spec says. A spec is "kind|flags|keep|delay"; flags are 1
+-- interrupted, 2 result, 4 error, 8 reason, 16 cause, 32 a result that is null and not sent, 64 and 128 that it waits again
+-- in the lane of threads or of the event loop, 256 that its record is kept longer than all are, 512 notes.
 
 G.ENDS = { done = sDONE, dead = sDEAD, cancelled = sCANCELLED }
 G.TOTAL_OF = { done = 'done', retry = 'retried', dead = 'dead', cancelled = 'cancelled', crash = 'crashed' }
@@ -28,11 +28,12 @@ local function settle_spec(text)
     lane = bit.band(flags, 64) ~= 0 and 1 or bit.band(flags, 128) ~= 0 and 2 or nil,
     keep = tonumber(keep),
     kept = bit.band(flags, 256) ~= 0,
+    notes = bit.band(flags, 512) ~= 0,
     delay = tonumber(delay),
   }
   spec.size = 2 + (spec.result and 1 or 0) + (spec.error and 1 or 0) + (spec.reason and 1 or 0)
-    + (spec.cause and 1 or 0)
-  if kind == 'done' and not spec.error and not spec.reason and not spec.cause then
+    + (spec.cause and 1 or 0) + (spec.notes and 1 or 0)
+  if kind == 'done' and not spec.error and not spec.reason and not spec.cause and not spec.notes then
     spec.done = spec.null and '\2\2' or '\2\0'
     spec.times = struct.pack('>I8I8', wall, wall + spec.keep)
     spec.purge = G.ended_at(wall + spec.keep, spec.kept)
@@ -47,7 +48,9 @@ local function end_attempt(id, job, spec, place)
   if spec.result then result, place = ARGV[place], place + 1 end
   if spec.error then error, place = ARGV[place], place + 1 end
   if spec.reason then reason, place = ARGV[place], place + 1 end
-  if spec.cause then cause = ARGV[place] end
+  if spec.cause then cause, place = ARGV[place], place + 1 end
+  local notes = spec.notes and cmsgpack.unpack(ARGV[place]) or {}
+  for i = 1, #notes, 2 do G.note(id, notes[i], notes[i + 1]) end
   leave_running(id, job)
   G.ran[id] = spec.null and 'null' or result or ''
   job[ATTEMPT] = job[ATTEMPT] + spec.used

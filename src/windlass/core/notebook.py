@@ -1,0 +1,65 @@
+"""The notes of one job as a run of it knows them, and how much a job may note.
+
+Pure. A claim brings all notes of the job along, and nobody but its run may write others. So what is here is what the
+store has or is about to have, and the bounds of ``caps`` are checked here, where the code that notes too much hears it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from windlass.core import caps
+from windlass.core.errors import ConfigError, PayloadError
+from windlass.core.ids import UNSAFE
+
+__all__ = ["Notebook", "check_note_key"]
+
+
+def check_note_key(key: str) -> str:
+    """Give back the key of a note, or raise ConfigError: 1 to 200 characters, none of them a control character."""
+    if not 1 <= len(key) <= caps.KEY:
+        raise ConfigError(f"the key {key[:40]!r} of a note has {len(key)} characters; use 1 to {caps.KEY}")
+    if bad := UNSAFE.search(key):
+        raise ConfigError(f"the key {key!r} of a note has the character {bad[0]!r} at {bad.start()}; remove it")
+    return key
+
+
+class Notebook:
+    """What a job has noted, by key."""
+
+    def __init__(self, job_id: str, notes: Iterable[tuple[str, str]]) -> None:
+        self._job_id = job_id
+        self._texts = dict(notes)
+        self._size = sum(map(size_of, self._texts.items()))
+
+    def get(self, key: str) -> str | None:
+        """The text that was noted last."""
+        return self._texts.get(key)
+
+    def put(self, key: str, value: str | None) -> None:
+        """Note a text, or forget one. Raises ConfigError for the key, PayloadError where it is too much."""
+        check_note_key(key)
+        old = self._texts.get(key)
+        size = self._size - (0 if old is None else size_of((key, old)))
+        if value is None:
+            self._texts.pop(key, None)
+        else:
+            mine = size_of((key, value))
+            size += mine
+            for what, number, most in (
+                (f"note {key!r} takes bytes", mine, caps.NOTE_SIZE),
+                ("all notes take bytes", size, caps.NOTES_SIZE),
+                ("there are notes", len(self._texts) + (old is None), caps.NOTES),
+            ):
+                if number > most:
+                    raise PayloadError(
+                        f"job {self._job_id} notes too much: {what}: {number:,}, and the most is {most:,}. Note less, "
+                        "or keep it elsewhere and note where"
+                    )
+            self._texts[key] = value
+        self._size = size
+
+
+def size_of(note: tuple[str, str]) -> int:
+    """The bytes of key and text."""
+    return sum(len(part.encode("utf-8", "replace")) for part in note)
