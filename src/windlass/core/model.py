@@ -12,12 +12,15 @@ from typing import Final, Literal, TypeAlias
 from msgspec import Struct
 
 __all__ = [
+    "COUNTED_BACK",
     "FINISHED",
+    "MINUTE_MS",
     "RESULT_NOT_STORED",
     "TRANSITIONS",
     "UNKNOWN_GROUP",
     "WAITING",
     "Cause",
+    "Count",
     "Guard",
     "GuardKind",
     "JobError",
@@ -33,6 +36,7 @@ __all__ = [
     "Write",
     "Written",
     "can_move",
+    "minute_of",
 ]
 
 
@@ -204,11 +208,34 @@ class Versioned(Struct, frozen=True):
     value: str | None
 
 
+class Count(Struct, frozen=True):
+    """So many more of something in one minute. A series is a text, ``KIND:WHAT``; ``n`` is positive.
+
+    ``at`` is wall-clock ms; None: the engine's present time. The engine takes no time to come, and none before a day
+    ago.
+    """
+
+    series: str
+    n: int
+    at: int | None = None
+
+
+MINUTE_MS: Final = 60_000
+COUNTED_BACK: Final = 1_440  # minutes
+
+
+def minute_of(at: int | None, now: int) -> int:
+    """The minute that a count is for: that of ``at`` as far as ``now`` believes it, both in wall-clock ms."""
+    present = now // MINUTE_MS
+    return present if at is None else max(present - COUNTED_BACK, min(at // MINUTE_MS, present))
+
+
 class Write(Struct, frozen=True):
-    """What is stored in one step, all or nothing: jobs, and documents by compare-and-set."""
+    """What is stored in one step, all or nothing: jobs, documents by compare-and-set, and counts."""
 
     jobs: tuple[NewJob, ...] = ()
     swaps: tuple[Swap, ...] = ()
+    counts: tuple[Count, ...] = ()
 
 
 class Written(Struct, frozen=True):

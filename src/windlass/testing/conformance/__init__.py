@@ -22,6 +22,7 @@ from windlass.testing.conformance.bounds import BoundSuite
 from windlass.testing.conformance.claim import ClaimSuite
 from windlass.testing.conformance.commit import CommitSuite
 from windlass.testing.conformance.coordinator import CoordinatorSuite
+from windlass.testing.conformance.counts import CountSuite
 from windlass.testing.conformance.dead import DeadSuite
 from windlass.testing.conformance.documents import DocumentSuite
 from windlass.testing.conformance.enqueue import EnqueueSuite
@@ -44,6 +45,7 @@ __all__ = [
     "ClaimSuite",
     "CommitSuite",
     "CoordinatorSuite",
+    "CountSuite",
     "DeadSuite",
     "DocumentSuite",
     "EngineConformance",
@@ -82,5 +84,6 @@ class EngineConformance(
     CoordinatorSuite,
     DeadSuite,
     DocumentSuite,
+    CountSuite,
 ):
     """All of it. A subclass supplies the fixture ``harness``."""

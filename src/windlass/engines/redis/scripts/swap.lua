@@ -1,5 +1,5 @@
 -- uses: swapping
--- Write documents, all or none, in order. Those that are stored together with jobs go through commit.lua.
+-- Write documents, all or none, in order. With jobs or counts they go through commit.lua.
 --
 -- KEYS     fixed
 -- ARGV     4... swaps (lib/swapping.lua)
