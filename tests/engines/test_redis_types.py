@@ -18,7 +18,7 @@ from windlass.engines.redis.scripts import FIXED_KEYS
 from windlass.errors import EngineError
 from windlass.testing.conformance.harness import add, clear, info, job, pause, place, resume, set_limit, swap
 
-HINTS = ("awaited", "flow", "totals", "wake", "wake-loop")
+HINTS = ("awaited", "counts", "flow", "totals", "wake", "wake-loop")
 QUEUE_KEYS = ("ready", "due", "alone", "done", "cancelled")
 HINT_KEYS = (*HINTS, "wake:default", "wake-loop:default")
 DECIDING = (*(key for key in FIXED_KEYS if key not in HINTS), *(f"{key}:default" for key in QUEUE_KEYS))

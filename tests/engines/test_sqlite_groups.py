@@ -66,3 +66,18 @@ def test_writes_that_wait_together_are_one_commit_and_are_done_in_order(engine: 
     assert [end.result(30)[0].duplicate for end in ends] == [False, True, True, True, True]  # type: ignore[index]
     assert engine._open_writer().commits == before + 1
     assert [row.id for row in engine.jobs(NOTHING, None, 10)[0]] == ["j4", "j3", "j2", "j1", "j0", "same"]
+
+
+def test_what_writes_count_that_share_a_commit_is_one_statement_and_exact(engine: SqliteEngine) -> None:
+    place(engine, [only("first")])
+    said: list[str] = []
+    engine._open_writer().db.exec_trace = lambda _db, sql, _bindings: said.append(sql) is None
+    ends = sharing(engine, [*(lambda n=n: place(engine, [job(f"j{n}", queue=f"q{n}")]) for n in range(12))] * 2)  # type: ignore[misc]
+    assert sum(end.result(30)[0].duplicate for end in ends) == 12  # type: ignore[index]
+    assert len([sql for sql in said if "windlass_counts" in sql]) == 1
+    assert [one.n for one in engine.metrics(("arrived:q",), 1).counts] == [1] * 12
+    said.clear()
+    refused = sharing(engine, [lambda: place(engine, [job("a")]), lambda: place(engine, [only("b")])])
+    assert isinstance(refused[1].exception(30), Duplicate)
+    assert len([sql for sql in said if "windlass_counts" in sql]) == 1  # of a group that failed nothing is counted
+    assert engine.counts()["total_enqueued"] == 14

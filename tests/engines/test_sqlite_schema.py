@@ -11,13 +11,14 @@ import apsw
 import pytest
 
 from windlass import Windlass
+from windlass.core.clock import ManualClock
 from windlass.core.model import State
 from windlass.core.work import WorkerInfo
 from windlass.engines.sqlite import SqliteEngine
 from windlass.engines.sqlite.schema import MIGRATIONS, VERSION, prefix_of
 from windlass.errors import EngineUnusable
 from windlass.guards import agreed
-from windlass.testing.conformance.harness import set_limit, take
+from windlass.testing.conformance.harness import add, set_limit, take, upkeep
 
 OLD_JOB = """
 INSERT INTO windlass_jobs (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts)
@@ -120,3 +121,45 @@ def test_a_file_of_a_later_schema_is_refused_and_left_alone(tmp_path: Path) -> N
         db.execute("UPDATE windlass_meta SET value = ? WHERE key = 'schema'", (VERSION + 1,))
     with pytest.raises(EngineUnusable, match=f"schema {VERSION + 1}.*upgrade windlass"):
         SqliteEngine(str(path)).open()
+
+
+OLD_TOTAL = """
+INSERT INTO "windlass_totals" (name, value) VALUES (?, ?)
+ON CONFLICT (name) DO UPDATE SET value = value + excluded.value
+"""
+OLD_FLOW = """
+INSERT INTO "windlass_flow" (step, queue, arrived, claimed) VALUES (?, ?, ?, ?)
+ON CONFLICT (step, queue) DO UPDATE SET arrived = arrived + excluded.arrived, claimed = claimed + excluded.claimed
+"""
+
+
+def test_totals_and_rates_of_schema_8_go_on_and_a_process_of_it_may_go_on_counting(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    of_schema(path, 8)
+    clock = ManualClock()
+    step = clock.wall_ms() // 10_000
+    with closing(apsw.Connection(str(path))) as old:
+        for name, value in (("enqueued", 9), ("done", 4), ("stale", "many"), (b"x", 1)):
+            old.execute(OLD_TOTAL, (name, value))
+        for ago, queue, arrived, claimed in ((0, "qa", 2, 1), (1, "qa", 1, 0), (0, "qb", 0, 5), (1, "qb", "x", 2**62)):
+            old.execute(OLD_FLOW, (step - ago, queue, arrived, claimed))
+        with closing(SqliteEngine(str(path), clock=clock)) as engine:
+            counts = engine.counts()
+            assert [counts[f"total_{name}"] for name in ("enqueued", "done", "stale")] == [9, 4, 0]
+            assert rates(engine) == {"arrived:qa": 3, "claimed:qa": 1, "claimed:qb": 5}
+            for _ in range(3):  # what a process of that schema does when it stores a job, and when one is done
+                old.execute(OLD_TOTAL, ("enqueued", 2))
+                old.execute(OLD_FLOW, (step, "qa", 2, 0))
+                old.execute(OLD_FLOW, (step, "qa", 0, 1))
+                old.execute(OLD_TOTAL, ("done", 1))
+            add(engine, "new", queue="qa")
+            for _ in range(2):
+                counts = engine.counts()
+                assert [counts[f"total_{name}"] for name in ("enqueued", "done")] == [16, 7]
+                clock.advance(600_000)
+                upkeep(engine)
+            assert rates(engine) == {}
+
+
+def rates(engine: SqliteEngine) -> dict[str, int]:
+    return {one.series: one.n for one in engine.metrics(("arrived:", "claimed:"), 1).counts}

@@ -9,7 +9,8 @@ from msgspec import structs
 
 from windlass import Windlass
 from windlass.core.clock import ManualClock
-from windlass.core.rows import QueueFlow, QueueRow, WorkerRow
+from windlass.core.model import MINUTE_MS, Count
+from windlass.core.rows import Metrics, QueueRow, WorkerRow
 from windlass.core.work import PoolInfo, QueueWork, RateBound, WorkerInfo
 from windlass.errors import ConfigError
 from windlass.insight.queues import WorkerStatus
@@ -29,6 +30,16 @@ def worker(
     return WorkerRow(info, 0, 0, left)
 
 
+NOW = 28_000_000 * MINUTE_MS  # a minute begins
+NOTHING = Metrics(NOW, [])
+
+
+def went(arrived: int, claimed: int = 0, *, ago: int = 1, now: int = NOW) -> Metrics:
+    """What was counted of one queue, so many minutes ago."""
+    at = NOW - ago * MINUTE_MS
+    return Metrics(now, [Count("arrived:mail", arrived, at), Count("claimed:mail", claimed, at)])
+
+
 def only(*args: object, max_wait: int | None = 10_000) -> QueueStats:
     (found,) = advise(*args, {"mail": QueueSettings(max_wait=max_wait)})  # type: ignore[arg-type]
     return found
@@ -38,9 +49,32 @@ BUSY = (QueueWork("mail", ended=100, busy_ms=50_000),)  # half a second each
 
 
 def test_rates_are_per_second_and_the_runtime_is_of_one_job() -> None:
-    found = only([queue(ready=3, latency_ms=1_500)], [QueueFlow("mail", 550, 110, 55_000)], [worker("mail", work=BUSY)])
+    found = only([queue(ready=3, latency_ms=1_500)], went(600, 120), [worker("mail", work=BUSY)])
     assert (found.arrival, found.drain, found.runtime, found.latency) == (10.0, 2.0, 0.5, 1.5)
     assert (found.ready, found.workers, found.max_wait, found.late) == (3, 1, 10.0, False)
+
+
+@pytest.mark.parametrize(
+    ("ago", "into_ms", "arrival"),
+    [
+        (1, 0, 10.0),  # the whole of it is of the last minute
+        (1, 15_000, 7.5),
+        (1, 59_999, 0.0),
+        (0, 0, 10.0),  # what has come counts for a minute, also when that has just begun
+        (0, 59_999, 10.0),
+        (2, 0, 0.0),
+        (-1, 0, 0.0),  # of a clock that stepped back
+    ],
+)
+def test_a_rate_is_that_of_the_last_minute_as_if_jobs_came_evenly(ago: int, into_ms: int, arrival: float) -> None:
+    found = only([queue()], went(600, 600, ago=ago, now=NOW + into_ms), [])
+    assert (round(found.arrival, 1), round(found.drain, 1)) == (arrival, arrival)
+
+
+def test_a_steady_rate_is_told_as_it_is_at_every_moment_of_a_minute() -> None:
+    for into_ms in range(0, MINUTE_MS, 7_000):
+        counts = [*went(600).counts, *went(into_ms // 100, ago=0).counts]
+        assert only([queue()], Metrics(NOW + into_ms, counts), []).arrival == pytest.approx(10)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +89,7 @@ def test_rates_are_per_second_and_the_runtime_is_of_one_job() -> None:
     ],
 )
 def test_as_many_workers_as_what_comes_and_what_waits_needs(arrived: int, ready: int, needed: int) -> None:
-    flows = [QueueFlow("mail", arrived, 0, 60_000)]
-    assert only([queue(ready=ready)], flows, [worker("mail", work=BUSY)]).workers_needed == needed
+    assert only([queue(ready=ready)], went(arrived), [worker("mail", work=BUSY)]).workers_needed == needed
 
 
 @pytest.mark.parametrize(
@@ -67,14 +100,13 @@ def test_no_more_workers_are_asked_for_than_limit_and_rate_let_work(
     limit: int | None, rate: RateBound | None, needed: int
 ) -> None:
     row = structs.replace(queue(ready=1_000), limit=limit, rate=rate)
-    assert only([row], [], [worker("mail", work=BUSY)]).workers_needed == needed
+    assert only([row], NOTHING, [worker("mail", work=BUSY)]).workers_needed == needed
 
 
 def test_without_a_promise_or_a_runtime_there_is_no_advice() -> None:
-    flows = [QueueFlow("mail", 600, 0, 60_000)]
-    assert only([queue()], flows, [worker("mail", work=BUSY)], max_wait=None).workers_needed is None
-    assert only([queue()], flows, [worker("mail")]).workers_needed is None
-    assert only([queue(ready=1)], [], []).workers_needed is None
+    assert only([queue()], went(600), [worker("mail", work=BUSY)], max_wait=None).workers_needed is None
+    assert only([queue()], went(600), [worker("mail")]).workers_needed is None
+    assert only([queue(ready=1)], NOTHING, []).workers_needed is None
 
 
 def test_only_live_workers_that_serve_the_queue_count() -> None:
@@ -85,12 +117,12 @@ def test_only_live_workers_that_serve_the_queue_count() -> None:
         worker("mail", left=-5, work=(QueueWork("mail", 1, 10**9),)),
         worker("*", without=("mail",)),
     ]
-    found = only([queue()], [QueueFlow("mail", 1_200, 0, 60_000)], workers)
+    found = only([queue()], went(1_200), workers)
     assert (found.workers, found.runtime, found.workers_needed) == (2, 0.5, 2)  # ten slots, of five a worker
 
 
 def test_a_queue_that_waits_too_long_is_late() -> None:
-    assert only([queue(ready=1, latency_ms=10_001)], [], []).late
+    assert only([queue(ready=1, latency_ms=10_001)], NOTHING, []).late
 
 
 def test_a_worker_of_a_version_without_pools_serves_what_it_wrote() -> None:

@@ -111,7 +111,7 @@ def test_what_a_job_in_a_process_notes_is_there_for_its_next_run(processes: Flee
     worker = processes.start()
     processes.until(lambda: (info := processes.app.get(job)) and info.state is State.DONE)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(DEADLINE) == 0
+    assert worker.ended() == 0
     info = processes.app.get(job)
     assert info is not None
     assert info.result == {"step:x": "é"}

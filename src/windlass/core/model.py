@@ -13,12 +13,15 @@ from msgspec import Struct
 
 __all__ = [
     "CLOCK_SLACK_MS",
+    "COUNTED_BACK",
     "FINISHED",
+    "MINUTE_MS",
     "RESULT_NOT_STORED",
     "TRANSITIONS",
     "UNKNOWN_GROUP",
     "WAITING",
     "Cause",
+    "Count",
     "Guard",
     "GuardKind",
     "JobError",
@@ -36,6 +39,7 @@ __all__ = [
     "Write",
     "Written",
     "can_move",
+    "minute_of",
 ]
 
 
@@ -225,8 +229,30 @@ class Opening(Struct, frozen=True):
     in_ms: int | None = 0
 
 
+class Count(Struct, frozen=True):
+    """So many more of something in one minute. A series is a text, ``KIND:WHAT``; ``n`` is positive.
+
+    ``at`` is wall-clock ms; None: the engine's present time. The engine takes no time to come, and none before a day
+    ago.
+    """
+
+    series: str
+    n: int
+    at: int | None = None
+
+
+MINUTE_MS: Final = 60_000
+COUNTED_BACK: Final = 1_440  # minutes
+
+
+def minute_of(at: int | None, now: int) -> int:
+    """The minute that a count is for: that of ``at`` as far as ``now`` believes it, both in wall-clock ms."""
+    present = now // MINUTE_MS
+    return present if at is None else max(present - COUNTED_BACK, min(at // MINUTE_MS, present))
+
+
 class Write(Struct, frozen=True):
-    """What is stored in one step, all or nothing: jobs, documents by compare-and-set, and when gates are looked at.
+    """What is stored in one step, all or nothing: jobs, documents by compare-and-set, when gates are looked at, counts.
 
     ``clock`` is the time of the clock of leases that it was decided for. One that is more than ``CLOCK_SLACK_MS`` off
     has lost.
@@ -236,6 +262,7 @@ class Write(Struct, frozen=True):
     swaps: tuple[Swap, ...] = ()
     opens: tuple[Opening, ...] = ()
     clock: int | None = None
+    counts: tuple[Count, ...] = ()
 
 
 class Written(Struct, frozen=True):

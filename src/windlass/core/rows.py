@@ -11,7 +11,7 @@ from typing import TypeAlias, TypedDict
 
 from msgspec import UNSET, Struct, UnsetType
 
-from windlass.core.model import Guard, State, UniqueKey
+from windlass.core.model import Count, Guard, State, UniqueKey
 from windlass.core.work import PROGRESS, LeaseRef, RateBound, WorkerInfo
 
 __all__ = [
@@ -20,10 +20,10 @@ __all__ = [
     "GroupRow",
     "JobFilter",
     "JobRow",
+    "Metrics",
     "Moved",
     "Pause",
     "QueueChange",
-    "QueueFlow",
     "QueueRow",
     "Recovery",
     "Waiting",
@@ -200,13 +200,11 @@ class QueueRow(Struct, frozen=True):
     held: int = 0
 
 
-class QueueFlow(Struct, frozen=True):
-    """How many jobs came into a queue and how many were claimed from it in the last ``span_ms``."""
+class Metrics(Struct, frozen=True):
+    """What was counted, by time and series. ``now`` is the engine's time, ``Count.at`` when a minute begins."""
 
-    name: str
-    arrived: int
-    claimed: int
-    span_ms: int
+    now: int
+    counts: list[Count]
 
 
 class WorkerRow(Struct, frozen=True):

@@ -13,10 +13,12 @@ from msgspec import Struct
 from windlass.core.model import Cause, Guard, NewJob, Slot
 
 __all__ = [
+    "COUNTS_KEPT",
     "PROGRESS",
     "Buried",
     "Claimed",
     "Heartbeat",
+    "Keep",
     "Kind",
     "Lease",
     "LeaseRef",
@@ -258,6 +260,22 @@ class Heartbeat(Struct, frozen=True):
     control: tuple[str, ...] = ()
 
 
+class Keep(Struct, frozen=True):
+    """How many minutes before the present one the counts of a kind of series stay apart, and what becomes of others.
+
+    ``into`` names the series that goes on with their sum; the kind itself means that each series goes on with its own;
+    None: they are forgotten.
+    """
+
+    kind: str
+    minutes: int
+    into: str | None = None
+
+
+# What the engine counts by itself. Whatever has arrived is in the total of all that was ever enqueued.
+COUNTS_KEPT: Final = (Keep("total", 2, "total"), Keep("arrived", 2, "total:enqueued"), Keep("claimed", 2))
+
+
 class Rules(Struct, frozen=True):
     """Policy handed down to the engine as data, for what it decides without a worker."""
 
@@ -271,6 +289,7 @@ class Rules(Struct, frozen=True):
     dead_max: int | None = None
     dead_held: bool = False  # dead jobs past their keep are not removed but handed up, to be archived first
     id_keep_ms: int = 86_400_000
+    counts: tuple[Keep, ...] = COUNTS_KEPT  # of a kind that is not named here every minute stays
 
 
 class Buried(Struct, frozen=True):

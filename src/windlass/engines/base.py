@@ -24,16 +24,16 @@ from msgspec import Struct
 
 from windlass.core.coordination import Grip, HoldRow, LimitRow
 from windlass.core.errors import ConfigError
-from windlass.core.model import Times, Versioned, Write, Written
+from windlass.core.model import Count, Times, Versioned, Write, Written
 from windlass.core.rows import (
     Action,
     BlockedRow,
     GroupRow,
     JobFilter,
     JobRow,
+    Metrics,
     Moved,
     QueueChange,
-    QueueFlow,
     QueueRow,
     Which,
     WorkerRow,
@@ -120,7 +120,7 @@ class Engine(Protocol):
         ...
 
     def commit(self, write: Write) -> Written:
-        """Store jobs and documents, all or none, in order. *Atomic; jobs are idempotent by id.*
+        """Store jobs and documents, all or none, in order, and count. *Atomic; jobs are idempotent by id.*
 
         A swap writes its document if that still has the version it names (0: if there is none). When one has another,
         nothing of the write is stored, and ``Written.lost`` is true. Swaps go in order, so one may remove a document
@@ -174,8 +174,13 @@ class Engine(Protocol):
         """
         ...
 
-    def exchange(self, outcomes: Sequence[Outcome], want: Want | None) -> tuple[list[Settled], Claimed]:
-        """Settle and claim in one round trip. The same as ``settle`` then ``claim``, and atomic per part."""
+    def exchange(
+        self, outcomes: Sequence[Outcome], want: Want | None, counts: Sequence[Count] = ()
+    ) -> tuple[list[Settled], Claimed]:
+        """Settle and claim in one round trip. The same as ``settle`` then ``claim``, and atomic per part.
+
+        ``counts`` are counted with it, whatever becomes of the outcomes.
+        """
         ...
 
     def note(self, notes: Sequence[Note]) -> list[Settled]:
@@ -213,7 +218,8 @@ class Engine(Protocol):
         ...
 
     def maintain(self, rules: Rules, budget: int) -> Upkeep:
-        """One bounded step of upkeep: promote due jobs, reap expired workers, prune finished records. *Atomic.*
+        """One bounded step of upkeep: promote due jobs, reap expired workers, prune finished records, fold
+        counts. *Atomic.*
 
         Every worker may call it at once; each sweep is a compare-and-set and nobody needs to be leader. A job whose
         lease ran out unwitnessed counts an interruption; beyond ``rules.max_interruptions`` each one costs an attempt.
@@ -324,9 +330,13 @@ class Inspector(Protocol):
         """
         ...
 
-    def flow(self, window_ms: int) -> list[QueueFlow]:
-        """What came and went in the last ``window_ms`` (at most two minutes), by name; a queue without either may be
-        left out. Counted in steps of ten seconds, so the span is up to that much shorter."""
+    def metrics(self, prefixes: Sequence[str], minutes: int) -> Metrics:
+        """What the series that begin so counted, minute by minute, in the present one and in so many before it.
+
+        The engine counts by itself ``arrived:QUEUE`` (jobs stored), ``claimed:QUEUE``, and in ``total:NAME`` what
+        ``counts`` tells of all time, but for ``enqueued``, which is all that has arrived. Minutes that ``Rules.counts``
+        does not keep apart are not there any more.
+        """
         ...
 
     def control(self, target: str, word: str) -> int:

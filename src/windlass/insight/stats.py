@@ -10,19 +10,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
-from windlass.core.rows import BlockedRow, QueueFlow, QueueRow, WorkerRow
+from windlass.core.model import MINUTE_MS
+from windlass.core.rows import BlockedRow, Metrics, QueueRow, WorkerRow
 from windlass.engines.base import Inspector
 from windlass.insight.queues import QueueInfo, WorkerStatus, bounds_of, by_queue
 from windlass.settings import QueueSettings, Settings
 
-__all__ = ["FLOW_WINDOW", "QueueStats", "Stats", "advise", "measure"]
+__all__ = ["QueueStats", "Stats", "advise", "measure"]
 
-FLOW_WINDOW: Final = 60_000  # ms over which rates are taken
+RATES: Final = ("arrived:", "claimed:")  # counts of these are asked for
 
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
     """One queue in figures. Lengths are seconds, rates jobs a second over the last minute; None: not known yet.
+
+    The store counts by the minute. Of the minute before the present one, the part that is not a minute old yet counts,
+    as if its jobs had come evenly.
 
     ``workers_needed`` is how many worker processes of the present size keep its jobs from waiting longer than
     ``max_wait``: enough for what arrives, and to work off what waits within that time; no more than the queue's limit
@@ -67,16 +71,27 @@ class Stats(dict[str, int]):
         return {**self, "queues": [asdict(queue) for queue in self.queues.values()]}
 
 
+def rates(metrics: Metrics) -> dict[str, float]:
+    """How much each series counted in a second, over the last minute. Pure."""
+    found: dict[str, float] = {}
+    present = metrics.now // MINUTE_MS * MINUTE_MS
+    old = (metrics.now - present) / MINUTE_MS  # the part of the minute before that is more than a minute old
+    for one in metrics.counts:
+        share = {present: 1.0, present - MINUTE_MS: 1 - old}.get(one.at or 0, 0.0)
+        found[one.series] = found.get(one.series, 0.0) + one.n * share * 1_000 / MINUTE_MS
+    return found
+
+
 def advise(
     rows: Iterable[QueueRow],
-    flows: Iterable[QueueFlow],
+    metrics: Metrics,
     workers: Iterable[WorkerRow],
     settings: Mapping[str, QueueSettings],
     blocked: Iterable[BlockedRow] = (),
 ) -> list[QueueStats]:
     """Put together what an engine says of queues, of what came and went, of workers and of blocked jobs. Pure."""
     at = by_queue(blocked)
-    flow = {one.name: one for one in flows}
+    speeds = rates(metrics)
     rows_alive = [row for row in workers if row.lease_left_ms > 0]
     alive = [WorkerStatus.of(row) for row in rows_alive]
     ended: dict[str, int] = {}
@@ -87,9 +102,8 @@ def advise(
     found = []
     for row in rows:
         info = QueueInfo.of(row, at.get(row.name, ()))
-        went = flow.get(row.name)
-        arrival = went.arrived * 1_000 / went.span_ms if went else 0.0
-        drain = went.claimed * 1_000 / went.span_ms if went else 0.0
+        arrival = speeds.get(f"arrived:{row.name}", 0.0)
+        drain = speeds.get(f"claimed:{row.name}", 0.0)
         runtime = busy[row.name] / ended[row.name] / 1_000 if ended.get(row.name) else None
         slots = [worker.slots_for(row.name) for worker in alive if worker.serves(row.name)]
         options = settings.get(row.name)
@@ -118,5 +132,5 @@ def advise(
 def measure(engine: Inspector, settings: Settings) -> Stats:
     """Ask an engine and put it together. *Blocking.*"""
     rows, blocked = engine.queues(bounds_of(settings)), engine.blocked()
-    queues = advise(rows, engine.flow(FLOW_WINDOW), engine.workers(), settings.queues, blocked)
+    queues = advise(rows, engine.metrics(RATES, 1), engine.workers(), settings.queues, blocked)
     return Stats(engine.counts(), queues)

@@ -11,7 +11,7 @@ from typing import Final
 
 from windlass.core.errors import ConfigError, Duplicate, EngineDamaged, EngineFull
 from windlass.core.fingerprint import INTERRUPTED, POISON
-from windlass.core.model import JobError, NewJob, Placed, Write, Written
+from windlass.core.model import Count, JobError, NewJob, Placed, Write, Written
 from windlass.core.work import (
     Buried,
     Claimed,
@@ -45,6 +45,7 @@ from windlass.engines.redis.wire import (
     none_below_zero,
     pack,
     pack_bounds,
+    pack_counts,
     pack_guards,
     pack_rooms,
     strings,
@@ -93,7 +94,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
 
     def commit(self, write: Write) -> Written:
         jobs, swaps = write.jobs, write.swaps
-        if not jobs and not write.opens:
+        if not jobs and not write.opens and not write.counts:
             return self._swap(write)
         self._client()  # what the server can do decides what may be asked of it
         names = tuple(dict.fromkeys(job.queue for job in jobs))
@@ -135,12 +136,13 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
 
     def _put(self, write: Write, names: tuple[str, ...], fsync: bool, *, look: bool) -> list[object]:
         jobs, swaps = write.jobs, write.swaps
-        if swaps or write.opens:
+        if swaps or write.opens or write.counts:
             specs, flags, *rest = self._guarded_args(jobs, names, look)
             opens: list[Command] = []
             for one in write.opens:
                 opens += one.gate, -1 if one.in_ms is None else one.in_ms
-            args = [specs, flags, len(swaps), len(write.opens), *pack_swaps(write), *opens, *rest]
+            counts = pack_counts(write.counts)
+            args = [specs, flags, len(swaps), len(write.opens), counts, *pack_swaps(write), *opens, *rest]
             return self._call("commit", names, args, fsync=fsync or self._wants_documents_on_disk(write))
         if len(jobs) == 1 and is_plain(jobs[0]):
             body, spec = self._texts_of(names)(jobs[0])
@@ -192,8 +194,11 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         return True
 
     def claim(self, want: Want) -> Claimed:
+        return self._claim(want, ())
+
+    def _claim(self, want: Want, counts: Sequence[Count]) -> Claimed:
         before = self._seen["writes"]
-        reply = self._call("claim", (), self._claim_args(want), guarded=bool(want.bounds))
+        reply = self._call("claim", (), [*self._claim_args(want), pack_counts(counts)], guarded=bool(want.bounds))
         self._watch("writes", before + 1, reply[0])
         return self._claimed(reply[1])
 
@@ -210,25 +215,31 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         return self._claimed(reply[1])
 
     def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
-        if not outcomes:
+        return self._settle(outcomes, ())
+
+    def _settle(self, outcomes: Sequence[Outcome], counts: Sequence[Count]) -> list[Settled]:
+        if not outcomes and not counts:
             return []
         before = self._seen["writes"]
         names = queues_of(outcomes)
-        reply = self._call("settle", names, self._settle_args(outcomes, names), guarded=any_guarded(outcomes))
+        args = [pack_counts(counts), *self._settle_args(outcomes, names)]
+        reply = self._call("settle", names, args, guarded=any_guarded(outcomes))
         self._watch("writes", before + 1, reply[0])
         return settled_of(reply[1])
 
-    def exchange(self, outcomes: Sequence[Outcome], want: Want | None) -> tuple[list[Settled], Claimed]:
+    def exchange(
+        self, outcomes: Sequence[Outcome], want: Want | None, counts: Sequence[Count] = ()
+    ) -> tuple[list[Settled], Claimed]:
         if want is None:
-            return self.settle(outcomes), Claimed([])
+            return self._settle(outcomes, counts), Claimed([])
         if not outcomes:
-            return [], self.claim(want)
+            return [], self._claim(want, counts)
         names = queues_of(outcomes)
         before = self._seen["writes"]
         reply = self._call(
             "exchange",
             names,
-            [*self._claim_args(want), *self._settle_args(outcomes, names)],
+            [*self._claim_args(want), pack_counts(counts), *self._settle_args(outcomes, names)],
             guarded=bool(want.bounds) or any_guarded(outcomes),
         )
         self._watch("writes", before + 1, reply[0])
@@ -273,7 +284,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         return args + then
 
     def names(self) -> list[str]:
-        return sorted(strings(as_list(self._call("names", (), ())[1])))
+        return sorted(strings(self._call("names", (), ())))
 
     def note(self, notes: Sequence[Note]) -> list[Settled]:
         if not notes:
@@ -348,6 +359,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             rules.id_keep_ms,
             cause_text(INTERRUPTED),
             int(rules.dead_held),
+            pack([part for keep in rules.counts for part in (keep.kind, keep.minutes, keep.into or "")]),
         ]
         self._repairer.look_on()
         _, promoted, expired, released, died, pruned, trimmed, overdue, alone, due, more = self._call(

@@ -11,15 +11,15 @@ from typing import Final
 
 from windlass.core import caps
 from windlass.core.errors import ConfigError
-from windlass.core.model import UNKNOWN_GROUP, State
+from windlass.core.model import MINUTE_MS, UNKNOWN_GROUP, Count, State
 from windlass.core.rows import (
     Action,
     BlockedRow,
     JobFilter,
     JobRow,
+    Metrics,
     Moved,
     QueueChange,
-    QueueFlow,
     QueueRow,
     Recovery,
     Waiting,
@@ -48,7 +48,6 @@ __all__ = ["RedisInspector"]
 STEP_MAX: Final = 200  # rows read in one step of a listing: a payload may have a megabyte
 INDEX_MAX: Final = 10_000  # jobs of one state up to which its index is read instead of every job
 BLOCKED_PAGE: Final = 500  # pairs of gate and queue
-FLOW_STEP_MS: Final = 10_000  # as in scripts/lib/base.lua
 TOTAL_NAMES: Final = ("enqueued", "done", "retried", "dead", "cancelled", "stale", "recovered", "crashed", "trimmed")
 
 
@@ -166,8 +165,10 @@ class RedisInspector(RedisWaiting):
         names = (*(state.value for state in states), "held")
         found = {name: as_int(number) for name, number in zip(names, numbers, strict=True)}
         flat = as_list(totals)
-        known = dict(zip(strings(flat[::2]), flat[1::2], strict=True)) | {"enqueued": stored}
-        return found | {f"total_{name}": as_int(known.get(name, 0)) for name in TOTAL_NAMES}
+        known = {name: as_int(value) for name, value in zip(strings(flat[::2]), flat[1::2], strict=True)}
+        # Jobs are numbered as they are stored, by processes of any version; what was put back has a number too.
+        known["enqueued"] = as_int(stored) - known.get("restored", 0)
+        return found | {f"total_{name}": known.get(name, 0) for name in TOTAL_NAMES}
 
     @repairing
     def transition(self, action: Action, which: Which) -> list[Moved]:
@@ -202,18 +203,11 @@ class RedisInspector(RedisWaiting):
         ]
 
     @repairing
-    def flow(self, window_ms: int) -> list[QueueFlow]:
-        wall, _, flat = self._call("names", (), ())
-        now, values = as_int(wall), as_list(flat)
-        first = -(-(now - window_ms) // FLOW_STEP_MS)
-        found: dict[str, dict[str, int]] = {}
-        for field, count in zip(strings(values[::2]), values[1::2], strict=True):
-            step, _, queue = field[1:].partition(":")
-            if int(step) >= first:
-                counts = found.setdefault(queue, {"a": 0, "c": 0})
-                counts[field[0]] += as_int(count)
-        span = max(1, now - first * FLOW_STEP_MS)
-        return [QueueFlow(queue, counts["a"], counts["c"], span) for queue, counts in sorted(found.items())]
+    def metrics(self, prefixes: Sequence[str], minutes: int) -> Metrics:
+        wall, reply = self._call("metrics", (), [minutes, *prefixes])
+        flat = as_list(reply)
+        numbers = zip(map(as_int, flat[::3]), strings(flat[1::3]), map(as_int, flat[2::3]), strict=True)
+        return Metrics(as_int(wall), [Count(series, n, minute * MINUTE_MS) for minute, series, n in sorted(numbers)])
 
     def control(self, target: str, word: str) -> int:
         return as_int(self._call("control", (), [target, word])[1])

@@ -72,6 +72,7 @@ NUMBER_MAX: Final = 2**53 - 2**40
 Number = Annotated[int, Meta(gt=-(2**53), lt=2**53)]
 PAUSE: Final = re.compile(r"|\d{1,15}\|.*", re.DOTALL)
 QUEUE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+COUNTS: Final = re.compile(rb"\d{1,10}:.+", re.DOTALL)
 FLOW: Final = re.compile(rb"[ac]\d{1,12}:[A-Za-z0-9_.:-]{1,128}")
 
 
@@ -119,6 +120,10 @@ def of_queue(field: bytes, value: bytes) -> object:
     expect(QUEUE.fullmatch(field.decode()))
     until = value.decode()
     return expect(PAUSE.fullmatch(until) and int(until.partition("|")[0] or 0) <= LAST_MS)
+
+
+def of_counts(field: bytes, value: bytes) -> object:
+    return expect(COUNTS.fullmatch(field)) and number(field, value)
 
 
 def of_flow(field: bytes, value: bytes) -> object:
@@ -181,12 +186,13 @@ HASHES: Final[dict[str, Rule]] = {
     "reason": text,
     "progress": anything,
     "workers": of_worker,
-    "totals": number,
+    "counts": of_counts,
     "queues": of_queue,
     "idle": lambda field, value: expect(QUEUE.fullmatch(field.decode())) and number(field, value),
     "cause": lambda field, value: cause_of(value) or expect(False),
     "recoveries": lambda field, value: number(field, value) and expect(int(value) < 65_536),
     "documents": packed(tuple[Number, Number, str]),
+    "totals": number,
     "flow": of_flow,
     "notes": text,
     "guards": anything,

@@ -24,9 +24,9 @@ __all__ = ["FIXED_KEYS", "READ_ONLY", "Script", "script"]
 
 FIXED_KEYS: Final = (
     "meta", "body", "rec", "result", "errors", "reason", "progress", "arrivals", "running", "cancels",
-    "dead", "dead-purge", "workers", "leases", "tombs", "totals", "queues", "expiring", "awaited", "wake", "wake-loop",
+    "dead", "dead-purge", "workers", "leases", "tombs", "counts", "queues", "expiring", "awaited", "wake", "wake-loop",
     "busy", "dues", "lone", "idle",
-    "cause", "died", "recoveries", "documents", "documents-over", "flow", "notes",
+    "cause", "died", "recoveries", "documents", "documents-over", "totals", "flow", "notes",
     "guards", "blocked", "blocked-by", "holds", "once", "carriers", "markers", "gates", "rates", "unique",
     "unique-expiring", "locks", "lines", "bounds", "starved", "rate-ends", "damaged",
 )  # fmt: skip
@@ -38,15 +38,16 @@ TYPES: Final = {
     "blocked": "zset", "holds": "zset", "carriers": "zset", "markers": "zset", "gates": "zset",
     "unique-expiring": "zset", "rate-ends": "zset",
 }  # fmt: skip
-# Keys by which workers hear of jobs, and counts for people. What is wrong with them decides about no call.
-HINTS: Final = frozenset({"wake", "wake-loop", "awaited", "totals", "flow"})
+# Keys by which workers hear of jobs, and counts for people; totals and flow are those of the version before. What is
+# wrong with them decides about no call.
+HINTS: Final = frozenset({"wake", "wake-loop", "awaited", "counts", "totals", "flow"})
 GUARD_KEYS: Final = frozenset(FIXED_KEYS[FIXED_KEYS.index("guards") : FIXED_KEYS.index("damaged")])
 
 # Scripts that change nothing, so a call whose answer was lost may be made again.
 READ_ONLY: Final = frozenset(
     {
         "rows", "page", "queues", "workers", "counts", "check", "names", "deaths", "read", "keys", "holds",
-        "limits", "blocked",
+        "limits", "blocked", "metrics",
     }
 )  # fmt: skip
 

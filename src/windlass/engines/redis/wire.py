@@ -16,9 +16,22 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from windlass.core.errors import ConfigError
-from windlass.core.model import Cause, Guard, GuardKind, JobError, NewJob, OnConflict, Slot, State, UniqueKey, Until
+from windlass.core.model import (
+    Cause,
+    Count,
+    Guard,
+    GuardKind,
+    JobError,
+    NewJob,
+    OnConflict,
+    Slot,
+    State,
+    UniqueKey,
+    Until,
+)
 from windlass.core.rows import JobRow, QueueChange, WorkerRow, all_notes, fields_of
 from windlass.core.work import Lease, Outcome, QueueBound, Room, Rules, WorkerInfo
+from windlass.engines.base import no_text
 from windlass.engines.damage import made
 from windlass.engines.redis.connection import Command
 
@@ -232,6 +245,16 @@ class JobTexts:
         number = self._numbers[job.queue]
         spec = f"{number}|{level}|{due}|{int(job.at_front)}|{expires}|{int(job.caller_id)}|{shift}"
         return struct.pack(">H", len(packed)) + packed, spec
+
+
+def pack_counts(counts: Sequence[Count]) -> bytes:
+    """What ``scripts/lib/base.lua`` reads of what a caller has counted. Raises ConfigError for what is no text."""
+    if not counts:
+        return b""
+    try:
+        return pack([part for one in counts for part in (one.series, one.n, -1 if one.at is None else one.at)])
+    except UnicodeEncodeError as error:
+        raise no_text(error) from error
 
 
 def pack_bounds(bounds: Sequence[QueueBound]) -> bytes:

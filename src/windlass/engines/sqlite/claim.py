@@ -24,13 +24,12 @@ from msgspec import Meta, Struct
 
 from windlass.core.work import Claimed, Lease, LeaseRef, QueueShare, Want
 from windlass.engines.sqlite.bounds import Bounds, merged
+from windlass.engines.sqlite.counts import count, count_each
 from windlass.engines.sqlite.fences import next_fence
-from windlass.engines.sqlite.flow import count_flow
 from windlass.engines.sqlite.guards import UNBOUNDED, Judge, as_guards
 from windlass.engines.sqlite.notes import notes_of
 from windlass.engines.sqlite.schema import FENCE_MAX, SLOT_CODES, SLOTS, Sql
 from windlass.engines.sqlite.steady import Steady
-from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.walk import FEW, Walk, busy_among
 
 __all__ = ["Claimer", "promote"]
@@ -277,7 +276,7 @@ class Claimer:
             moved = judge.write_round(now, keep_ms, block=not want.alone)
             if expired:
                 db.execute(q(EXPIRE), (now, keep_ms, encode([row.seq for row in expired]).decode()))
-                add_total(db, q, "cancelled", len(expired))
+                count(db, q, now, "total:cancelled", len(expired))
                 ended += [row.id for row in expired]
             if fresh:
                 leases += self._take(db, want.worker, fresh, now)
@@ -297,7 +296,7 @@ class Claimer:
                 due_in = opens_in if due_in is None else min(due_in, opens_in)
         if want.rooms and any(lease.slot is None for lease in leases) and set(places.slots()) < wide:
             due_in = 0  # which kind of slot they need shows only now: there may be room for more
-        count_flow(db, q, now, claimed=[lease.queue for lease in leases])
+        count_each(db, q, now, "claimed", [lease.queue for lease in leases])
         return Claimed(leases, cancels, due_in, ended=(*ended, *judge.duplicates))
 
     def _closed(self, db: apsw.Connection, want: Want, now: int, steady_now: int) -> tuple[Bounds | None, set[str]]:

@@ -11,6 +11,7 @@ import apsw
 
 from windlass.core.model import CLOCK_SLACK_MS, Opening, Write, Written
 from windlass.core.work import Rules
+from windlass.engines.sqlite.counts import count_these
 from windlass.engines.sqlite.documents import has_lost, look, swap
 from windlass.engines.sqlite.enqueue import insert
 from windlass.engines.sqlite.schema import Sql
@@ -27,9 +28,9 @@ FORGET_GATE: Final = 'DELETE FROM "windlass_gates" WHERE gate = ?'
 
 
 def commit(db: apsw.Connection, q: Sql, write: Write, now: int, rules: Rules, steady: Steady) -> Written:
-    """Store jobs and documents, or nothing when a swap has lost. Raises Duplicate, and then nothing is stored."""
+    """Store jobs and documents, open gates and count; or nothing, when a swap has lost or Duplicate is raised."""
     jobs, swaps = write.jobs, write.swaps
-    if not swaps and not write.opens:
+    if not swaps and not write.opens and not write.counts:
         return Written(insert(db, q, jobs, now, rules) if jobs else [])
     clock = steady.now(db)
     is_late = write.clock is not None and abs(clock - write.clock) > CLOCK_SLACK_MS
@@ -39,6 +40,8 @@ def commit(db: apsw.Connection, q: Sql, write: Write, now: int, rules: Rules, st
     documents = tuple(swap(db, q, one, now) for one in swaps)
     for one in write.opens:
         open_gate(db, q, one, clock)
+    if write.counts:
+        count_these(db, q, now, write.counts)
     return Written(placed, documents)
 
 

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 import apsw
 
@@ -39,10 +39,11 @@ from windlass.engines.base import no_text
 from windlass.engines.holding import holds_here
 from windlass.engines.sqlite.place import Place, writer_of
 
-__all__ = ["Reader", "Writer", "connect", "damaged", "end", "leak", "start_log", "translated"]
+__all__ = ["Connection", "Counts", "Reader", "Writer", "connect", "damaged", "end", "leak", "start_log", "translated"]
 
 T = TypeVar("T")
 Work = Callable[[apsw.Connection], T]
+Counts: TypeAlias = dict[tuple[int, str], int]  # by minute and series
 
 BUSY_GIVE_UP: Final = 30.0  # seconds until a busy file is an outage; source: reliability rule R23
 GROUP_MAX: Final = 64  # writes that share one commit at most
@@ -61,17 +62,17 @@ def leak(*handles: object) -> None:
     LEAKED.extend(handles)
 
 
-def connect(path: str | None, busy_timeout_ms: int) -> apsw.Connection:
+def connect(path: str | None, busy_timeout_ms: int) -> Connection:
     """Open one connection to a file (None: in memory). Changes nothing in a file that is there; see ``start_log``.
 
     Raises EngineUnusable or EngineUnavailable.
     """
     with translated(path):
         if path is None:
-            db = apsw.Connection(":memory:")
+            db = Connection(":memory:")
         else:
             create_private(path)
-            db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+            db = Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
         db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         # A plan never depends on what is bound, or statements would be compiled anew for other values.
         db.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
@@ -127,6 +128,12 @@ def create_private(path: str) -> None:
         raise EngineUnusable(
             f"cannot write {path}: this user needs write access to the file and to its folder (for the log beside it)"
         )
+
+
+class Connection(apsw.Connection):
+    """A connection of ours. ``counts`` collects what is counted; None: each count is written at once."""
+
+    counts: Counts | None = None
 
 
 class BusyWait:
@@ -223,9 +230,14 @@ class Ticket(Generic[T]):
 class Writer:
     """The one write connection of a process. Thread-safe."""
 
-    def __init__(self, db: apsw.Connection, path: str | None) -> None:
+    def __init__(
+        self, db: Connection, path: str | None, write_counts: Callable[[apsw.Connection, Counts], None]
+    ) -> None:
         self.db = db
         self.path = path
+        self._counts: Counts = {}  # of the transaction under way
+        self._write_counts = write_counts
+        db.counts = self._counts
         self.place: Place | None = None  # given once the file is known to be the store
         self.lock = threading.RLock()
         self.commits = 0
@@ -292,9 +304,15 @@ class Writer:
         durable = False
         for ticket in group:
             durable = durable or ticket.durable
-        with self.transaction(durable) as db:
-            for ticket in group:
-                ticket.value = ticket.work(db)
+        counts = self._counts
+        try:
+            with self.transaction(durable) as db:
+                for ticket in group:
+                    ticket.value = ticket.work(db)
+                if counts:
+                    self._write_counts(db, counts)
+        finally:
+            counts.clear()
 
     def transaction(self, durable: bool) -> Transaction:
         """Hold the writer for one transaction, in a ``with`` block. Rolls back on any error. *Atomic, blocking.*

@@ -23,6 +23,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final, TypeVar
 
 import apsw
@@ -35,6 +36,7 @@ from windlass.engines.base import EngineInfo
 from windlass.engines.sqlite import schema
 from windlass.engines.sqlite.connection import (
     BUSY_GIVE_UP,
+    Connection,
     Reader,
     Work,
     Writer,
@@ -47,6 +49,7 @@ from windlass.engines.sqlite.connection import (
     start_log,
     translated,
 )
+from windlass.engines.sqlite.counts import write_counts
 from windlass.engines.sqlite.place import Place, StoreMoved
 from windlass.engines.sqlite.records import Repairer
 from windlass.engines.sqlite.signals import BLIND_POLL, FileSignal, MemorySignal, Signal
@@ -213,7 +216,7 @@ class SqliteCore:
             self._pid = os.getpid()
             self._had = self.path is not None
 
-    def _begin(self, db: apsw.Connection, create: bool) -> tuple[Writer, Reader]:
+    def _begin(self, db: Connection, create: bool) -> tuple[Writer, Reader]:
         """Migrate what a connection has open, and give it and one beside it."""
         with translated(self.path):
             have = patiently(lambda: schema.version_of(db, self._q))
@@ -222,7 +225,7 @@ class SqliteCore:
         if have > schema.VERSION:
             raise schema.newer(self.info.target, have)
         start_log(db, self.path)
-        writer = Writer(db, self.path)
+        writer = Writer(db, self.path, partial(write_counts, self._q))
         if have < schema.VERSION:
             writer.run(lambda db: schema.migrate(db, self._q, self.info.target), durable=True)
         if self.path is None:

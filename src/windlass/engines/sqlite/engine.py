@@ -13,7 +13,7 @@ from typing import Final
 import apsw
 import msgspec
 
-from windlass.core.model import Write, Written
+from windlass.core.model import Count, Write, Written
 from windlass.core.work import (
     Buried,
     Claimed,
@@ -33,6 +33,7 @@ from windlass.engines.sqlite.bounds import make_room, take_note
 from windlass.engines.sqlite.claim import Claimer
 from windlass.engines.sqlite.commit import commit
 from windlass.engines.sqlite.coordinator import SqliteCoordinator
+from windlass.engines.sqlite.counts import count_these
 from windlass.engines.sqlite.dead import SqliteDead
 from windlass.engines.sqlite.documents import SqliteDocuments
 from windlass.engines.sqlite.leases import bury, depart, extend
@@ -57,11 +58,11 @@ class SqliteEngine(SqliteCoordinator, SqliteMoves, SqliteDead, SqliteDocuments):
 
     def commit(self, write: Write) -> Written:
         def store(db: apsw.Connection) -> Written:
-            if write.swaps or write.opens:
+            if write.swaps or write.opens or write.counts:
                 self._steady.start(db)
             return commit(db, self._q, write, self._clock.wall_ms(), self._rules, self._steady)
 
-        if not write.jobs and not write.swaps and not write.opens:
+        if not (write.jobs or write.swaps or write.opens or write.counts):
             return Written([])
         durable = any(one.durable for one in write.swaps) or any(job.durable is not False for job in write.jobs)
         written = self._write(store, durable=durable, whatever_is_set=any(job.durable for job in write.jobs))
@@ -78,15 +79,19 @@ class SqliteEngine(SqliteCoordinator, SqliteMoves, SqliteDead, SqliteDocuments):
     def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
         return self.exchange(outcomes, None)[0]
 
-    def exchange(self, outcomes: Sequence[Outcome], want: Want | None) -> tuple[list[Settled], Claimed]:
+    def exchange(
+        self, outcomes: Sequence[Outcome], want: Want | None, counts: Sequence[Count] = ()
+    ) -> tuple[list[Settled], Claimed]:
         def write(db: apsw.Connection) -> tuple[list[Settled], bool, Claimed]:
             answers = settle(db, self._q, outcomes, self._clock.wall_ms(), self._rules)
+            if counts:
+                count_these(db, self._q, self._clock.wall_ms(), counts)
             opened = bool(outcomes) and bool(db.execute(self._q(OPENED)).fetchall())
             room = bool(outcomes) and make_room(db, self._q, outcomes)
             claimed = Claimed([]) if want is None else self._claim(db, want)
             return answers, opened or (room and take_note(db, self._q)), claimed
 
-        if not outcomes and want is None:
+        if not outcomes and want is None and not counts:
             return [], Claimed([])
         answers, opened, claimed = self._write(write, durable=bool(outcomes))
         if outcomes:

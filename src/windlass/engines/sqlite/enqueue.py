@@ -16,11 +16,10 @@ import msgspec
 from windlass.core.errors import Duplicate
 from windlass.core.model import WAITING, Guard, GuardKind, NewJob, Placed, State, UniqueKey
 from windlass.core.work import Rules
-from windlass.engines.sqlite.flow import count_flow
+from windlass.engines.sqlite.counts import count_each
 from windlass.engines.sqlite.guards import encode_stored
 from windlass.engines.sqlite.notes import drop_notes
 from windlass.engines.sqlite.schema import SLOT_CODES, Sql
-from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.upkeep import lapse
 
 __all__ = ["ADD_QUEUES", "forget_markers", "guard_bindings", "insert"]
@@ -145,8 +144,7 @@ def insert(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int, rules:
         db.execute(q(ADD_QUEUES), (encode(list({job.queue for job in jobs})).decode(),))
         placed = insert_any(db, q, jobs, now, rules)
     fresh = [job.queue for job, one in zip(jobs, placed, strict=True) if not one.duplicate]
-    add_total(db, q, "enqueued", len(fresh))
-    count_flow(db, q, now, arrived=fresh)
+    count_each(db, q, now, "arrived", fresh)
     return placed
 
 

@@ -24,8 +24,8 @@ from windlass.core import circuit
 from windlass.core.circuit import CircuitDocument
 from windlass.core.model import Guard, GuardKind
 from windlass.engines.sqlite import holds
+from windlass.engines.sqlite.counts import count
 from windlass.engines.sqlite.schema import Sql
-from windlass.engines.sqlite.totals import add_total
 
 __all__ = ["AHEAD_SLACK_MS", "Judge", "Stored", "as_guards", "decode_stored", "encode_stored", "forget_rates"]
 
@@ -458,7 +458,7 @@ class Judge:
             db.execute(q(BLOCK), (encode(self._blocked).decode(),))
         if self._duplicates:
             db.execute(q(END_DUPLICATES), (now, keep_ms, encode(self._duplicates).decode()))
-            add_total(db, q, "done", len(self._duplicates))
+            count(db, q, now, "total:done", len(self._duplicates))
         self._blocked.clear()
         self._duplicates.clear()
         return moved

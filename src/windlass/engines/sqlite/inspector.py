@@ -15,15 +15,15 @@ import msgspec
 from windlass.core import caps
 from windlass.core.errors import ConfigError
 from windlass.core.model import State
-from windlass.core.rows import BlockedRow, JobFilter, JobRow, QueueChange, QueueFlow, QueueRow, WorkerRow
+from windlass.core.rows import BlockedRow, JobFilter, JobRow, Metrics, QueueChange, QueueRow, WorkerRow
 from windlass.core.units import shown, whole_number
 from windlass.core.work import QueueBound, RateBound, WorkerInfo
 from windlass.engines.base import REPAIR, Finding
-from windlass.engines.damage import made, whole
+from windlass.engines.damage import made
 from windlass.engines.sqlite.bounds import merged, meter_of, set_queue
 from windlass.engines.sqlite.connection import translated
 from windlass.engines.sqlite.core import FOREIGN, FOREIGN_ADVICE, SqliteCore, foreign_handle
-from windlass.engines.sqlite.flow import read_flow
+from windlass.engines.sqlite.counts import read_counts, read_totals
 from windlass.engines.sqlite.leases import release_strays
 from windlass.engines.sqlite.rows import ROW, to_rows
 from windlass.engines.sqlite.surroundings import look_around
@@ -69,7 +69,6 @@ UNION ALL SELECT 'running', count(*) FROM "windlass_jobs" WHERE state = 'running
 UNION ALL SELECT 'held', count(held) FROM "windlass_jobs" WHERE state = 'running'
 UNION ALL SELECT state, count(*) FROM "windlass_jobs" WHERE purge_at IS NOT NULL GROUP BY state
 """
-TOTALS: Final = 'SELECT name, value FROM "windlass_totals"'
 TOTAL_NAMES: Final = ("enqueued", "done", "retried", "dead", "cancelled", "stale", "recovered", "crashed", "trimmed")
 
 ASK_WORKERS: Final = """
@@ -190,15 +189,16 @@ class SqliteInspector(SqliteCore):
         def ask(db: apsw.Connection) -> None:
             for state, count in db.execute(self._q(COUNTS), (now,)):
                 found[state] = found.get(state, 0) + count
-            for name, value in db.execute(self._q(TOTALS)):
-                found[f"total_{name}"] = whole(value)
+            for name, n in read_totals(db, self._q):
+                if name in TOTAL_NAMES:
+                    found[f"total_{name}"] += n
 
         self._ask(ask)
         return found
 
-    def flow(self, window_ms: int) -> list[QueueFlow]:
+    def metrics(self, prefixes: Sequence[str], minutes: int) -> Metrics:
         now = self._clock.wall_ms()
-        return self._ask(lambda db: read_flow(db, self._q, now, window_ms))
+        return self._ask(lambda db: Metrics(now, read_counts(db, self._q, now, prefixes, minutes)))
 
     def control(self, target: str, word: str) -> int:
         def write(db: apsw.Connection) -> int:

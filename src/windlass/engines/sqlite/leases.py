@@ -14,8 +14,8 @@ import msgspec
 from windlass.core.fingerprint import INTERRUPTED, POISON
 from windlass.core.model import JobError
 from windlass.core.work import Buried, Heartbeat, LeaseRef, Rules, WorkerInfo
+from windlass.engines.sqlite.counts import count
 from windlass.engines.sqlite.schema import FOREVER, HISTORY, Sql
-from windlass.engines.sqlite.totals import add_total
 
 __all__ = ["bury", "dead_keep", "depart", "end_silent", "extend", "release_strays"]
 
@@ -144,7 +144,7 @@ def interrupt(db: apsw.Connection, q: Sql, worker: str, now: int, rules: Rules) 
         ),
     ).fetchall()
     died = ids_in(ended, "dead")
-    add_total(db, q, "dead", len(died))
+    count(db, q, now, "total:dead", len(died))
     return ids_in(ended, "ready"), died
 
 
@@ -153,7 +153,7 @@ def release_strays(db: apsw.Connection, q: Sql, now: int, rules: Rules) -> int:
     free = msgspec.structs.replace(rules, max_interruptions=FOREVER)
     workers = [str(id) for (id,) in db.execute(q(OWNERLESS), (-1,))]
     released = [job for worker in workers for job in interrupt(db, q, worker, now, free)[0]]
-    add_total(db, q, "recovered", len(released))
+    count(db, q, now, "total:recovered", len(released))
     return len(released)
 
 
@@ -177,7 +177,7 @@ def end_silent(db: apsw.Connection, q: Sql, rules: Rules, budget: int, boot: str
         released += again
         died += dead
         db.execute(q(FORGET_WORKER), (worker,))
-    add_total(db, q, "recovered", len(released))
+    count(db, q, now, "total:recovered", len(released))
     return Reaped(len(gone), tuple(silent), tuple(released), tuple(died))
 
 
@@ -208,9 +208,9 @@ def bury(
         charged=tuple(ids_in(struck, "ready", "scheduled")),
         dead=tuple(ids_in(struck, "dead")),
     )
-    add_total(db, q, "dead", len(buried.dead))
-    add_total(db, q, "crashed", len(struck))
-    add_total(db, q, "recovered", len(buried.released) + len(buried.charged))
+    count(db, q, now, "total:dead", len(buried.dead))
+    count(db, q, now, "total:crashed", len(struck))
+    count(db, q, now, "total:recovered", len(buried.released) + len(buried.charged))
     return buried
 
 

@@ -17,9 +17,9 @@ from windlass.core.model import FINISHED, State
 from windlass.core.rows import Action, Moved, Recovery, Waiting, Which
 from windlass.core.work import LeaseRef, Rules
 from windlass.engines.sqlite.core import SqliteCore
+from windlass.engines.sqlite.counts import count
 from windlass.engines.sqlite.rows import state_at
 from windlass.engines.sqlite.schema import Sql
-from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.upkeep import forget, remove
 
 __all__ = ["SqliteMoves"]
@@ -93,13 +93,13 @@ class Moves:
         """Move the jobs, and say what became of each."""
         db, q = self._db, self._q
         moved = [self._move(*found) for found in self._find()]
-        add_total(db, q, "cancelled", self._cancelled)
+        count(db, q, self._now, "total:cancelled", self._cancelled)
         if self._action is Action.DELETE:
             remove(db, q, list(self._gone))
         else:
             forget(db, q, list(self._gone), self._rules, self._now)
         if self._action is Action.TRIM:
-            add_total(db, q, "trimmed", len(self._gone))
+            count(db, q, self._now, "total:trimmed", len(self._gone))
         return moved
 
     def _find(self) -> Iterator[tuple[str, Found | None, int | None]]:

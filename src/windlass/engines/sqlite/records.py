@@ -28,9 +28,9 @@ from windlass.core.fingerprint import DAMAGED
 from windlass.core.model import FINISHED, GuardKind, JobError, State, UniqueKey, Until
 from windlass.core.work import Rules, WorkerInfo
 from windlass.engines.damage import LAST_MS, NAME_OF_DAMAGED, QUEUE_OF_DAMAGED, QueueName, described
+from windlass.engines.sqlite.counts import count
 from windlass.engines.sqlite.guards import Stored
 from windlass.engines.sqlite.schema import FENCE_MAX, FOREVER, SLOTS, VERSION, VERSION_MAX, Sql, version_of
-from windlass.engines.sqlite.totals import add_total
 from windlass.engines.sqlite.upkeep import decode_swept
 from windlass.logs import Log
 
@@ -296,6 +296,7 @@ OTHERS: Final = (
         "documents",
         (Column("key", str), Column("version", Count), Column("value", str), Column("until", Count | None, None)),
     ),
+    Table("counts", (Column("minute", Count), Column("series", str), Column("n", Count, 0))),
     Table("flow", (Column("queue", str), Column("step", Count), Column("arrived", Count), Column("claimed", Count))),
     Table(
         "holds",
@@ -339,6 +340,7 @@ OTHERS: Final = (
 TABLES: Final = (JOBS, *OTHERS)
 KEYS: Final = {  # of more than one column
     "flow": "step, queue",
+    "counts": "minute, series",
     "holds": "seq, gate",
     "rates": "gate, at",
     "line": "gate, ticket",
@@ -619,7 +621,7 @@ class Repairer:
                 "fingerprint": DAMAGED.fingerprint,
                 "frame": None,
             }
-            add_total(db, self._q, "dead", 1)
+            count(db, self._q, now.wall, "total:dead", 1)
         self._set(db, seq, fresh)
         error = JobError(DAMAGED.error_type, text, "", now.wall, 0 if "attempt" in wrong else values["attempt"] + 1)
         db.execute(self._q(ADD_ERROR), (encode(error).decode(), seq))

@@ -24,6 +24,7 @@ from windlass.core.model import Slot
 __all__ = ["HISTORY", "SLOTS", "SLOT_CODES", "VERSION", "Sql", "migrate"]
 
 FENCE_MAX: Final = 2**53 - 2**40  # a greater fence is none that we gave
+COUNT_MAX: Final = 2**53  # a greater count is none
 FOREVER: Final = 9_000_000_000_000_000  # a purge_at that never comes; under 2**53
 
 # The errors of a job, with room for one more: of a very long history the errors behind the first one go, two for each
@@ -175,6 +176,49 @@ GUARDS: Final = """
             WHERE key = OLD.uniq ->> 0 AND "windlass_unique".id = OLD.id AND behind.id = next;
         DELETE FROM "windlass_unique" WHERE key = OLD.uniq ->> 0 AND id = OLD.id AND until != 'expiry';
     """,
+)
+
+# Counts take the place of totals and flow. A process of the version before may still write into those two tables, which
+# are empty from now on: triggers count what it says. It says of a new job that it was enqueued and that it has arrived.
+COUNTS: Final = """
+    CREATE TABLE "windlass_counts" (
+        minute INTEGER NOT NULL,             -- since the epoch; 0: all that was before
+        series TEXT NOT NULL,
+        n      INTEGER NOT NULL,
+        PRIMARY KEY (minute, series)
+    ) WITHOUT ROWID;
+    INSERT INTO "windlass_counts" (minute, series, n)
+        SELECT step / 6, 'arrived:' || queue, sum(arrived) FROM "windlass_flow"
+        WHERE {sound} AND typeof(arrived) = 'integer' AND arrived BETWEEN 1 AND {most} GROUP BY 1, 2;
+    INSERT INTO "windlass_counts" (minute, series, n)
+        SELECT step / 6, 'claimed:' || queue, sum(claimed) FROM "windlass_flow"
+        WHERE {sound} AND typeof(claimed) = 'integer' AND claimed BETWEEN 1 AND {most} GROUP BY 1, 2;
+    INSERT INTO "windlass_counts" (minute, series, n)
+        SELECT 0, 'total:' || name, max(0, value - iif(name = 'enqueued', (
+            SELECT coalesce(sum(n), 0) FROM "windlass_counts" WHERE series >= 'arrived:' AND series < 'arrived;'), 0))
+        FROM "windlass_totals"
+        WHERE typeof(name) = 'text' AND typeof(value) = 'integer' AND value BETWEEN 1 AND {most};
+    DELETE FROM "windlass_flow";
+    DELETE FROM "windlass_totals";
+    CREATE TRIGGER "windlass_totals_counted" AFTER INSERT ON "windlass_totals"
+    BEGIN
+        INSERT INTO "windlass_counts" (minute, series, n)
+            SELECT 0, 'total:' || NEW.name, NEW.value WHERE NEW.name != 'enqueued'
+            ON CONFLICT (minute, series) DO UPDATE SET n = n + excluded.n;
+        DELETE FROM "windlass_totals" WHERE name = NEW.name;
+    END;
+    CREATE TRIGGER "windlass_flow_counted" AFTER INSERT ON "windlass_flow"
+    BEGIN
+        INSERT INTO "windlass_counts" (minute, series, n)
+            SELECT NEW.step / 6, 'arrived:' || NEW.queue, NEW.arrived WHERE NEW.arrived > 0
+            ON CONFLICT (minute, series) DO UPDATE SET n = n + excluded.n;
+        INSERT INTO "windlass_counts" (minute, series, n)
+            SELECT NEW.step / 6, 'claimed:' || NEW.queue, NEW.claimed WHERE NEW.claimed > 0
+            ON CONFLICT (minute, series) DO UPDATE SET n = n + excluded.n;
+        DELETE FROM "windlass_flow" WHERE step = NEW.step AND queue = NEW.queue;
+    END;
+""".replace("{most}", str(COUNT_MAX)).replace(
+    "{sound}", "typeof(queue) = 'text' AND typeof(step) = 'integer' AND step > 6"
 )
 
 MIGRATIONS: Final = (
@@ -367,7 +411,8 @@ MIGRATIONS: Final = (
         INSERT OR REPLACE INTO "windlass_notes" (seq, key, value) VALUES (NEW.seq, 'progress', NEW.progress);
         UPDATE "windlass_jobs" SET noted = 1, progress = NULL WHERE seq = NEW.seq;
     END;
-    """,
+    """
+    + COUNTS,
 )
 VERSION: Final = len(MIGRATIONS)
 NEWEST: Final = ("jobs", "noted")  # a column that the last of them has made

@@ -15,10 +15,10 @@ import msgspec
 
 from windlass.core.model import NewJob, State
 from windlass.core.work import Kind, Outcome, Rules, Settled
+from windlass.engines.sqlite.counts import count
 from windlass.engines.sqlite.enqueue import insert
 from windlass.engines.sqlite.notes import put_notes
 from windlass.engines.sqlite.schema import FOREVER, HISTORY, SLOT_CODES, Sql
-from windlass.engines.sqlite.totals import add_total
 
 __all__ = ["settle"]
 
@@ -77,8 +77,13 @@ STATES: Final = {
     Kind.CRASH: State.READY,
 }
 USES_ATTEMPT: Final = frozenset({Kind.DONE, Kind.RETRY, Kind.DEAD, Kind.CANCELLED})
-TOTALS: Final = {Kind.DONE: "done", Kind.RETRY: "retried", Kind.DEAD: "dead", Kind.CANCELLED: "cancelled",
-                 Kind.CRASH: "crashed"}  # fmt: skip
+SERIES: Final = {
+    Kind.DONE: "total:done",
+    Kind.RETRY: "total:retried",
+    Kind.DEAD: "total:dead",
+    Kind.CANCELLED: "total:cancelled",
+    Kind.CRASH: "total:crashed",
+}
 
 
 def settle(db: apsw.Connection, q: Sql, outcomes: Sequence[Outcome], now: int, rules: Rules) -> list[Settled]:
@@ -93,7 +98,7 @@ def settle(db: apsw.Connection, q: Sql, outcomes: Sequence[Outcome], now: int, r
         answers = judge(db, q, outcomes)
         valid = [one for one, answer in zip(outcomes, answers, strict=True) if answer is Settled.APPLIED]
         apply(db, q, valid, now, rules)
-        add_total(db, q, "stale", len(outcomes) - len(valid))
+        count(db, q, now, "total:stale", len(outcomes) - len(valid))
         outcomes = valid
     db.execute("RELEASE settle")
     then: list[NewJob] = []
@@ -103,13 +108,13 @@ def settle(db: apsw.Connection, q: Sql, outcomes: Sequence[Outcome], now: int, r
             then += (at_the_end_of_a_run(job) for job in outcome.then)
         if outcome.notes:
             put_notes(db, q, outcome.id, outcome.notes)
-        total = TOTALS.get(outcome.kind)
-        if total:
-            counts[total] = counts.get(total, 0) + 1
+        series = SERIES.get(outcome.kind)
+        if series:
+            counts[series] = counts.get(series, 0) + 1
     if then:
         insert(db, q, then, now, rules)
-    for name, count in counts.items():
-        add_total(db, q, name, count)
+    for series, ended in counts.items():
+        count(db, q, now, series, ended)
     return answers
 
 

@@ -59,10 +59,15 @@ class SqliteTransactions(SqliteInspector):
         while True:
             writer = self._open_writer()
             try:
-                return stack.enter_context(writer.transaction(self._durable))
+                db = stack.enter_context(writer.transaction(self._durable))
             except StoreMoved as moved:
                 tries -= 1
                 self._follow(writer.place, moved, tries)
+            else:
+                # The caller may go back to a savepoint, so what is counted is written where it is.
+                stack.callback(setattr, writer.db, "counts", writer.db.counts)
+                writer.db.counts = None
+                return db
 
     def commit_within(self, connection: object, write: Write) -> Written:
         db = connection.connection if isinstance(connection, SqliteTx) else connection

@@ -14,12 +14,11 @@ import msgspec
 from windlass.core.work import LeaseRef, Rules, Upkeep
 from windlass.engines.sqlite import holds
 from windlass.engines.sqlite.claim import promote
-from windlass.engines.sqlite.flow import forget_flow
+from windlass.engines.sqlite.counts import count, fold
 from windlass.engines.sqlite.guards import forget_rates
 from windlass.engines.sqlite.leases import end_silent
 from windlass.engines.sqlite.names import forget_names, note_idle_names
 from windlass.engines.sqlite.schema import Sql
-from windlass.engines.sqlite.totals import add_total
 
 __all__ = ["forget", "lapse", "maintain", "remove"]
 
@@ -125,7 +124,7 @@ def maintain(
     reaped = end_silent(db, q, rules, budget, boot, boot_now, now)
     db.execute(q(EXPIRE), (now, rules.keep_done_ms, budget))
     expired = db.changes()
-    add_total(db, q, "cancelled", expired)
+    count(db, q, now, "total:cancelled", expired)
     forget_names(db, q, *names)
     before = swept = read_swept(db, q)
     pruned, trimmed, overdue, swept = prune(db, q, rules, budget, now, swept)
@@ -141,7 +140,7 @@ def maintain(
     forgotten = max(forgotten, db.changes())
     forgotten = max(forgotten, forget_rates(db, q, steady_now, budget))
     holds.forget(db, q, steady_now)
-    forget_flow(db, q, now)
+    forgotten = max(forgotten, fold(db, q, now, rules.counts, budget))
     alone = db.execute(q(NEXT_ALONE)).fetchone()
     return Upkeep(
         promoted=promoted,
@@ -219,7 +218,7 @@ def prune(
         held = db.execute(q(DEATHS), (encode(list(dict.fromkeys(dead))).decode(),))
         return len(pruned), (), tuple(LeaseRef(str(id), int(str(fence))) for id, fence in held), swept
     trimmed = forget(db, q, list(dict.fromkeys(dead)), rules, now)
-    add_total(db, q, "trimmed", len(trimmed))
+    count(db, q, now, "total:trimmed", len(trimmed))
     return len(pruned), tuple(trimmed), (), swept
 
 
@@ -240,7 +239,7 @@ def lapse(db: apsw.Connection, q: Sql, ids: Sequence[str], rules: Rules, now: in
     chosen = encode(ids).decode()
     db.execute(q(EXPIRE_THESE), (now, rules.keep_done_ms, chosen))
     expired = db.changes()
-    add_total(db, q, "cancelled", expired)
+    count(db, q, now, "total:cancelled", expired)
     return bool(forget(db, q, column(db, q(PAST_AGE), (chosen, now)), rules, now)) or expired > 0
 
 

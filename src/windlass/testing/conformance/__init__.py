@@ -23,6 +23,7 @@ from windlass.testing.conformance.bounds import BoundSuite
 from windlass.testing.conformance.circuits import CircuitSuite
 from windlass.testing.conformance.claim import ClaimSuite
 from windlass.testing.conformance.commit import CommitSuite
+from windlass.testing.conformance.counts import CountSuite
 from windlass.testing.conformance.dead import DeadSuite
 from windlass.testing.conformance.documents import DocumentSuite
 from windlass.testing.conformance.enqueue import EnqueueSuite
@@ -47,6 +48,7 @@ __all__ = [
     "CircuitSuite",
     "ClaimSuite",
     "CommitSuite",
+    "CountSuite",
     "DeadSuite",
     "DocumentSuite",
     "EngineConformance",
@@ -90,5 +92,6 @@ class EngineConformance(
     HoldSuite,
     DeadSuite,
     DocumentSuite,
+    CountSuite,
 ):
     """All of it. A subclass supplies the fixture ``harness``."""

@@ -253,28 +253,6 @@ class InspectorSuite:
         pause(store, "qc", None, None)
         assert set(store.names()) == {"qa", "qb", "qc"}
 
-    def test_flow_counts_what_came_and_what_was_claimed(self, harness: Harness) -> None:
-        store = harness.engine
-        join(store)
-        place(store, [job("a", queue="qa"), job("b", queue="qa"), job("c", queue="qb", delay_ms=9_000)])
-        place(store, [job("a", queue="qa")])  # a duplicate did not arrive
-        take(store, limit=1)
-        rows = {row.name: row for row in store.flow(60_000)}
-        assert {name: (row.arrived, row.claimed) for name, row in rows.items()} == {"qa": (2, 1), "qb": (1, 0)}
-        assert all(50_000 <= row.span_ms <= 60_000 for row in rows.values())
-
-    def test_flow_forgets_what_is_older_than_the_window(self, harness: Harness) -> None:
-        store = harness.engine
-        join(store)
-        add(store, "a", queue="qa")
-        harness.clock.advance(70_000)
-        add(store, "b", "c", queue="qa")
-        assert [row.arrived for row in store.flow(60_000)] == [2]
-        harness.clock.advance(200_000)
-        join(store)
-        upkeep(store)
-        assert [row.arrived for row in store.flow(120_000) if row.arrived] == []
-
     def test_a_control_word_reaches_one_worker_or_its_whole_group_with_every_beat(self, harness: Harness) -> None:
         store = harness.engine
         for worker, group in (("w1", "ga"), ("w2", "ga"), ("w3", "gb")):

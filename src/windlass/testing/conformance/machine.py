@@ -17,9 +17,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from windlass.core.fingerprint import INTERRUPTED, POISON
-from windlass.core.model import TRANSITIONS, Cause, NewJob, Slot, State, Swap, Write
+from windlass.core.model import TRANSITIONS, Cause, Count, NewJob, Slot, State, Swap, Write
 from windlass.core.rows import Action, Recovery, Waiting
-from windlass.core.work import PROGRESS, Kind, LeaseRef, Note, Outcome, QueueShare, Room, Rules, Settled, Want
+from windlass.core.work import (
+    PROGRESS,
+    Claimed,
+    Kind,
+    LeaseRef,
+    Note,
+    Outcome,
+    QueueShare,
+    Room,
+    Rules,
+    Settled,
+    Want,
+)
 from windlass.testing.conformance.harness import Harness, error, history, info, job, pause, resume, set_limit, upkeep
 from windlass.testing.conformance.oracle import WAITING, Oracle, OracleJob
 
@@ -28,6 +40,7 @@ QUEUES = ["qa", "qb"]
 WORKERS = ["w1", "w2"]
 KEYS = ["x", "y"]  # of documents
 NOTES = [PROGRESS, "step:x", "step:y"]
+TOTALS = ["enqueued", "done", "retried", "dead", "cancelled", "stale", "recovered", "crashed", "trimmed"]
 LEASE_MS = 10_005
 RULES = Rules(max_crashes=3, max_interruptions=1, crash_delay_ms=1_005, keep_done_max=None)  # ages: as the engine's
 ENDS = {Kind.DONE, Kind.DEAD, Kind.CANCELLED}
@@ -55,6 +68,7 @@ room_sets = st.sampled_from(
         (Room(Slot.LOOP, 0), Room(Slot.THREAD, 2, 9)),
     ]
 )
+figures = st.lists(st.builds(Count, st.sampled_from(["run:a", "run:b"]), st.integers(1, 5)), max_size=3).map(tuple)
 batches = st.lists(
     st.builds(
         job,
@@ -106,9 +120,20 @@ class EngineMachine(RuleBasedStateMachine):
     def enqueue(self, batch: list[NewJob]) -> None:
         self.commit(batch, ())
 
-    @rule(batch=st.one_of(st.just([]), batches), data=st.data(), count=st.integers(1, 3))
-    def commit_with_documents(self, batch: list[NewJob], data: st.DataObject, count: int) -> None:
-        self.commit(batch, tuple(data.draw(self.swaps()) for _ in range(count)))
+    @rule(batch=st.one_of(st.just([]), batches), data=st.data(), count=st.integers(0, 3), counts=figures)
+    def commit_with_documents(
+        self, batch: list[NewJob], data: st.DataObject, count: int, counts: tuple[Count, ...]
+    ) -> None:
+        self.commit(batch, tuple(data.draw(self.swaps()) for _ in range(count)), counts)
+
+    @rule(counts=figures)
+    def count(self, counts: tuple[Count, ...]) -> None:
+        assert self.store.exchange([], None, counts) == ([], Claimed([]))
+        self.remember(counts)
+
+    def remember(self, counts: tuple[Count, ...]) -> None:
+        for one in counts:
+            self.oracle.count(one.series, self.now, one.n)
 
     def swaps(self) -> st.SearchStrategy[Swap]:
         """Swaps of which about every other one names the version that stands."""
@@ -124,13 +149,14 @@ class EngineMachine(RuleBasedStateMachine):
             )
         )
 
-    def commit(self, batch: list[NewJob], swaps: tuple[Swap, ...]) -> None:
-        written = self.store.commit(Write(tuple(batch), swaps))
+    def commit(self, batch: list[NewJob], swaps: tuple[Swap, ...], counts: tuple[Count, ...] = ()) -> None:
+        written = self.store.commit(Write(tuple(batch), swaps, counts=counts))
         assert written.lost is not self.oracle.wins(swaps, self.now)
         if written.lost:
             stands = tuple(self.oracle.document(one.key, self.now) for one in swaps)
             assert (written.placed, written.documents) == ([], stands)
             return
+        self.remember(counts)
         for one, made in zip(swaps, written.documents, strict=True):
             assert self.oracle.swapped(one, made, self.now)
         for new, answer in zip(batch, written.placed, strict=True):
@@ -191,7 +217,7 @@ class EngineMachine(RuleBasedStateMachine):
             assert lease.notes == tuple(sorted(mine.notes.items()))
             assert rooms or not lease.held
         for lease in claimed.leases:
-            oracle.claimed(lease.id, worker, lease.fence, lease.held)
+            oracle.claimed(lease.id, worker, lease.fence, lease.held, self.now)
             self.issued.append(LeaseRef(lease.id, lease.fence))
         if live:
             asked = {(held.id, held.fence) for held in oracle.held(worker) if held.cancel}
@@ -436,6 +462,13 @@ class EngineMachine(RuleBasedStateMachine):
         stand = [self.oracle.document(key, self.now) for key in KEYS]
         assert self.store.read(KEYS) == stand
         assert self.store.keys("") == [one.key for one in stand if one.version]
+
+    @invariant()
+    def counts_equal_the_oracle(self) -> None:
+        counts = self.store.counts()
+        assert {name: counts[f"total_{name}"] for name in TOTALS} == {n: self.oracle.totals[n] for n in TOTALS}
+        found = self.store.metrics(("arrived:", "claimed:", "run:"), 2)
+        assert (found.now, found.counts) == (self.now, self.oracle.counted(self.now, 2))
 
     @invariant()
     def held_jobs_are_told_apart(self) -> None:

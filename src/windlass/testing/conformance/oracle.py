@@ -9,11 +9,21 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from windlass.core.model import FINISHED, Slot, State, Swap, Versioned
+from windlass.core.model import FINISHED, MINUTE_MS, Count, Slot, State, Swap, Versioned, minute_of
 from windlass.core.rows import Action, Recovery
 from windlass.core.work import Kind, Outcome, Room, Rules
 
 WAITING = State.SCHEDULED  # the model keeps ready as "scheduled and due"
+# The total that an outcome counts in, also when the job ends cancelled instead of waiting again.
+COUNTED = {
+    Kind.DONE: "done",
+    Kind.RETRY: "retried",
+    Kind.DEAD: "dead",
+    Kind.CANCELLED: "cancelled",
+    Kind.SNOOZE: "",
+    Kind.RELEASE: "",
+    Kind.CRASH: "crashed",
+}
 
 
 @dataclass
@@ -61,6 +71,8 @@ class Oracle:
     fences: dict[str, int] = field(default_factory=dict)  # the last fence of an id, beyond its record
     documents: dict[str, tuple[Versioned, int | None]] = field(default_factory=dict)  # and when each is over
     versions: set[int] = field(default_factory=set)  # that were ever given
+    totals: Counter[str] = field(default_factory=Counter)
+    counts: Counter[tuple[str, int]] = field(default_factory=Counter)  # by series and minute
 
     def enqueue(self, job: OracleJob, now: int) -> bool:
         """Store a job; false for a duplicate. A record past its time is none, though no sweep has met it yet."""
@@ -68,7 +80,18 @@ class Oracle:
         if old is not None and (old.state not in (State.DONE, State.CANCELLED) or (old.purge_at or now + 1) > now):
             return False
         self.jobs[job.id] = job
+        self.totals["enqueued"] += 1
+        self.count(f"arrived:{job.queue}", now)
         return True
+
+    def count(self, series: str, now: int, n: int = 1) -> None:
+        self.counts[series, minute_of(None, now)] += n
+
+    def counted(self, now: int, minutes: int) -> list[Count]:
+        """What was counted in the present minute and so many before it, without what totals are made of."""
+        first = minute_of(None, now) - minutes
+        found = sorted((minute, series, n) for (series, minute), n in self.counts.items() if minute >= first)
+        return [Count(series, n, minute * MINUTE_MS) for minute, series, n in found]
 
     def document(self, key: str, now: int) -> Versioned:
         """A document as it stands."""
@@ -134,8 +157,9 @@ class Oracle:
         counts = Counter(self.jobs[job_id].slot for job_id in open_to)
         return sum(min(count, caps.get(slot, 0)) for slot, count in counts.items() if slot is not None)
 
-    def claimed(self, job_id: str, worker: str, fence: int, held: bool) -> None:
+    def claimed(self, job_id: str, worker: str, fence: int, held: bool, now: int) -> None:
         job = self.jobs[job_id]
+        self.count(f"claimed:{job.queue}", now)
         job.state, job.worker, job.fence, job.held = State.RUNNING, worker, fence, held
         job.attempt += 1
         self.fences[job_id] = fence
@@ -167,7 +191,9 @@ class Oracle:
         """End an attempt; false when stale."""
         job = self.owned(outcome.id, outcome.fence)
         if job is None:
+            self.totals["stale"] += 1
             return False
+        self.totals[COUNTED[outcome.kind]] += 1
         job.errors += outcome.error is not None
         for key, value in outcome.notes:
             job.note(key, value)
@@ -213,13 +239,16 @@ class Oracle:
                 continue
             job.crashes += 1
             job.errors += 1
+            self.totals["crashed"] += 1
             if job.crashes >= self.rules.max_crashes and not job.cancel:
                 dead.add(job.id)
+                self.totals["dead"] += 1
                 self.finish(job, State.DEAD, now)
                 continue
             charged.add(job.id)
             doubled = min(self.rules.crash_delay_max_ms, self.rules.crash_delay_ms * 2 ** (job.crashes - 2))
             self.wait_unless_cancelled(job, now, int(doubled) if job.crashes >= 2 else None)
+        self.totals["recovered"] += sum(self.jobs[job_id].state is WAITING for job_id in released | charged)
         self.workers.pop(worker, None)
         return released, charged, dead
 
@@ -238,11 +267,13 @@ class Oracle:
                     spent = job.attempt >= job.max_attempts
                 if spent and not job.cancel:
                     died.add(job.id)
+                    self.totals["dead"] += 1
                     self.finish(job, State.DEAD, now)
                     continue
                 self.wait_unless_cancelled(job, now)
                 if job.state is WAITING:
                     recovered.add(job.id)
+                    self.totals["recovered"] += 1
         for job in list(self.jobs.values()):
             if job.state in FINISHED and job.purge_at is not None and job.purge_at <= now:
                 del self.jobs[job.id]
@@ -279,6 +310,7 @@ class Oracle:
             case Action.CANCEL if before is State.RUNNING:
                 job.cancel = True
             case Action.CANCEL if before not in FINISHED:
+                self.totals["cancelled"] += 1
                 self.finish(job, State.CANCELLED, now)
             case Action.RETRY if before in {State.DEAD, State.CANCELLED, State.SCHEDULED}:
                 job.state, job.run_at = WAITING, now
@@ -286,6 +318,7 @@ class Oracle:
                 job.recoveries = job.recoveries + 1 if by_rule else 0
             case Action.DELETE | Action.DISCARD | Action.TRIM if before is not State.RUNNING:
                 del self.jobs[job_id]
+                self.totals["trimmed"] += action is Action.TRIM
             case _:
                 return False
         return True

@@ -23,5 +23,5 @@ for _, id in ipairs(held_by(ARGV[4], -1)) do
   end
 end
 forget_worker(ARGV[4])
-total('recovered', #released + #charged)
+count_more('total:recovered', #released + #charged)
 return { finish_marked(), released, charged, dead }

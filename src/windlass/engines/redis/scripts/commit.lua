@@ -1,16 +1,17 @@
 -- uses: records guards specs inserting admitting document swapping
--- Store jobs and documents, all or none, in order. Jobs without documents go through enqueue.lua or enqueue_guarded.lua.
+-- Store jobs and documents, all or none, in order, and count. Jobs alone go through enqueue.lua or enqueue_guarded.lua.
 --
 -- KEYS     fixed
--- ARGV     4, 5 as enqueue_guarded.lua  6 how many swaps  7 how many gates  8... swaps (lib/swapping.lua), then of each gate
---          its name and in how many ms it is looked at, -1 for not by itself, then ids, bodies and guards as enqueue_guarded.lua
+-- ARGV     4, 5 as enqueue_guarded.lua  6 how many swaps  7 how many gates  8 counts (lib/base.lua)
+--          9... swaps (lib/swapping.lua), then of each gate its name and in how many ms it is looked at, -1 for not by
+--          itself, then ids, bodies and guards as enqueue_guarded.lua
 -- Returns  as enqueue_guarded.lua, the version of each document, 0 for one that was removed, and the time
 --          or, with nothing stored: "\0lost", the documents as they stand: version, value of each, and the time
 -- Cost     O(jobs log stored + swaps log documents); a full server refuses its first write
 
-local gates = 9 + 4 * tonumber(ARGV[6])
+local gates = 10 + 4 * tonumber(ARGV[6])
 local first = gates + 2 * tonumber(ARGV[7])
-local lost = G.lost(ARGV, 8, gates - 1)
+local lost = G.lost(ARGV, 9, gates - 1)
 if lost then return { '\0lost', lost, boot } end
 local runs = plans_of(cmsgpack.unpack(ARGV[4]))
 G.admit(ARGV, first + (#ARGV - first + 1) / 3 * 2, runs, false)
@@ -18,10 +19,10 @@ local unique, look = string.sub(ARGV[5], 1, 1) == '1', string.sub(ARGV[5], 2) ==
 local answers, stored = insert(ARGV, first, runs, unique, true, look)
 if answers == false then return { '\0lapsed', stored } end
 if not answers then return { -1, G.new.raised[1], G.new.raised[2] } end
-local versions = G.swap(ARGV, 8, gates - 1)
+local versions = G.swap(ARGV, 9, gates - 1)
 for i = gates, first - 1, 2 do
   local in_ms = tonumber(ARGV[i + 1])
   if in_ms < 0 then call('ZREM', K.GATES, ARGV[i]) else G.open(ARGV[i], in_ms > 0 and boot + in_ms or 0) end
 end
-finish_script()
+finish_script(ARGV[8])
 return { stored, answers, G.new.others, versions, boot }

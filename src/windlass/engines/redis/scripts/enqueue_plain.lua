@@ -23,6 +23,6 @@ call('ZADD', ARRIVALS, seq, id)
 call('ZADD', ready, spec.score, entry)
 if not is_busy or not name or is_idle == 1 then G.register_ready(queue) end
 G.rouse(queue, spec.lane)
-pcall(G.raise, FLOW, G.flow_field('a', queue), 1)
+pcall(G.raise, COUNTS, G.minute_of(wall) .. 'arrived:' .. queue, 1)
 G.tell_workers()
 return { seq, '0' }

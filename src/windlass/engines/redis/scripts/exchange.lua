@@ -2,11 +2,11 @@
 -- Settle, then claim, in one step.
 --
 -- KEYS     fixed
--- ARGV     4-12 as claim.lua; 13... as settle.lua from its 4
+-- ARGV     4-13 as claim.lua; 14... as settle.lua from its 5
 -- Returns  mark, what settle.lua answers, what claim.lua answers
 -- Cost     the two together
 
 allow_growth()
-local answers = settle(13)
+local answers = settle(14)
 local claimed = claim(4)
-return { finish_marked(), answers, claimed }
+return { finish_marked(ARGV[13]), answers, claimed }

@@ -21,7 +21,7 @@ for _, id in ipairs(ids) do
     past[#past + 1] = id
   end
 end
-total('cancelled', expired)
+count_more('total:cancelled', expired)
 flush()
 forget(past, id_keep)
 return { finish_marked(), expired + #past }

@@ -1,15 +1,16 @@
--- uses: records guards leases running ending forgetting naming
--- One bounded step of upkeep: promote, reap, expire, prune, forget. Every part looks at the state it changes, so steps
+-- uses: records guards leases running ending forgetting naming counting
+-- One bounded step of upkeep: promote, reap, expire, prune, forget, fold. Every part looks at the state it changes, so steps
 -- of several workers do nothing twice.
 --
 -- KEYS     fixed
 -- ARGV     4 budget  5 max interruptions  6 error text up to its time  7 ms to keep ended jobs  8 ms to keep dead ones
 --          9 done jobs that a queue may keep of those not kept longer than 7, or -1  10 dead jobs to keep, or -1  11 ms to keep ids that users chose
 --          12 cause of a death by interruptions  13 "1" to hand dead jobs up and not trim them
+--          14 how long counts stay apart (msgpack array, lib/counting.lua)
 -- Returns  mark, promoted, workers that expired, ids recovered, ids that died, count pruned, ids trimmed,
 --          {id, fence, ...} of those handed up,
 --          ms to the next lone job or -1, ms to the next due job or -1, "1" when there is more to do
--- Cost     O(budget log stored + workers)
+-- Cost     O(budget log stored + workers + counts)
 
 allow_growth()
 local budget, max_interruptions, head = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
@@ -49,7 +50,7 @@ for i, worker in ipairs(gone) do
   if i <= #silent then expired_workers[#expired_workers + 1] = worker end
   forget_worker(worker)
 end
-total('recovered', #recovered)
+count_more('total:recovered', #recovered)
 
 local expiring = call('ZRANGEBYSCORE', EXPIRING, '-inf', wall, 'LIMIT', 0, budget)
 load(expiring)
@@ -67,7 +68,7 @@ for _, id in ipairs(expiring) do
     end
   end
 end
-total('cancelled', expired)
+count_more('total:cancelled', expired)
 flush()
 
 local pruned, seen = G.past_or_over(done_max, budget)
@@ -91,7 +92,7 @@ if ARGV[13] == '1' then
 end
 forget(pruned, id_keep)
 forget(trimmed, id_keep)
-total('trimmed', #trimmed)
+count_more('total:trimmed', #trimmed)
 
 local tombs = call('ZRANGEBYSCORE', TOMBS, '-inf', wall, 'LIMIT', 0, budget)
 for _, id in ipairs(tombs) do zrem(TOMBS, id) end
@@ -129,17 +130,15 @@ for i = 1, #slice[2], 2 do
   if #kept == 0 then call('HDEL', K.LINES, slice[2][i]) end -- whoever still waits takes its place anew
 end
 
-local oldest = math.floor(wall / STEP_MS) - 13 -- two minutes, and the step that has begun before them
-for _, field in ipairs(redis.pcall('HKEYS', FLOW)) do
-  if tonumber(string.match(field, '^%a(%d+):') or 0) < oldest then hdel(FLOW, field) end
-end
+G.take_over()
+local folded = G.fold(cmsgpack.unpack(ARGV[14]), budget)
 flush()
 
 G.forget_names(pauses)
 flush()
 
 local alone_at, due_at = G.earliest(LONE, kALONE, budget), G.earliest(DUES, kDUE, budget)
-local most = math.max(promoted, released, #gone, expired, #pruned, #trimmed, #tombs, #spent)
+local most = math.max(promoted, released, #gone, expired, #pruned, #trimmed, #tombs, #spent, folded)
 return {
   finish_marked(), promoted, expired_workers, recovered, died, #pruned, trimmed, overdue,
   alone_at and math.max(0, alone_at - wall) or -1, due_at and math.max(0, due_at - wall) or -1,

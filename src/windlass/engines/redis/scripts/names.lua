@@ -1,8 +1,8 @@
--- Every queue by name, and what came and went.
+-- Every queue by name.
 --
 -- KEYS     fixed
 -- ARGV     none
--- Returns  wall-clock ms, names, {field of FLOW, count, ...}
+-- Returns  names
 -- Cost     O(queues)
 
-return { wall, call('HKEYS', QUEUES), call('HGETALL', FLOW) }
+return call('HKEYS', QUEUES)

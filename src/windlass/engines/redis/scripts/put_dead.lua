@@ -37,6 +37,7 @@ local function store(id, fence, start, rest, record, recoveries, cause, errors, 
   job[PURGE], job[PLACE] = wall + keep, job[RUN_AT] + BIAS
   job[SEQ] = G.raise(META, 'seq', 1, function() return tonumber(call('ZREVRANGE', ARRIVALS, 0, 0, 'WITHSCORES')[2] or 0) end)
   jobs[id] = job
+  count_more('total:restored', 1)
   hset(BODY, id, start .. rest .. struct.pack('>I6I6', job[PLACE], job[SEQ]))
   zadd(ARRIVALS, job[SEQ], id)
   zadd(DEAD, job[FINISHED], id)

@@ -88,6 +88,7 @@ for i = 7, #ARGV, 4 do
     end
     seq = tonumber(seq or 0)
     if seq < 1 or seq >= 2 ^ 47 then
+      count_more('total:restored', 1)
       seq = G.raise(META, 'seq', 1, function() return tonumber(call('ZREVRANGE', ARRIVALS, 0, 0, 'WITHSCORES')[2] or 0) end)
     end
     local head = moved and moved[HEAD] or fresh and fresh[HEAD] or cmsgpack.pack({ 'damaged', 0, 1, -1, 0 })
@@ -111,7 +112,7 @@ for i = 7, #ARGV, 4 do
       finish(kept, job, sDEAD, keep)
       hset(REASON, kept, why)
       set_cause(kept, job, cause)
-      total('dead', 1)
+      count_more('total:dead', 1)
       dead[#dead + 1] = kept
     end
     save(kept)

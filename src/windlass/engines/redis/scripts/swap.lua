@@ -1,5 +1,5 @@
 -- uses: document swapping
--- Write documents, all or none, in order. Those that are stored together with jobs go through commit.lua.
+-- Write documents, all or none, in order. With jobs, gates or counts they go through commit.lua.
 --
 -- KEYS     fixed
 -- ARGV     4... the time they were decided for, or "", and swaps (lib/swapping.lua)

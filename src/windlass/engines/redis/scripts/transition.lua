@@ -97,7 +97,7 @@ function act.cancel(id, job)
     leave_waiting(id, job)
     finish(id, job, sCANCELLED, keep)
     hset(REASON, id, 'cancelled')
-    total('cancelled', 1)
+    count_more('total:cancelled', 1)
   elseif job[STATE] == sRUNNING then
     job[CANCEL] = 1
     zadd(CANCELS, 0, job[WORKER] .. '\0' .. id)
@@ -160,5 +160,5 @@ for i, id in ipairs(ids) do
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = id, state, moved and 1 or 0, why or ''
 end
 forget(gone, action == 'delete' and -math.huge or id_keep)
-if action == 'trim' then total('trimmed', #gone) end
+if action == 'trim' then count_more('total:trimmed', #gone) end
 return { finish_marked(), reply, inboxes }

@@ -93,7 +93,6 @@ end
 -- Writes, collected. -------------------------------------------------------------------------------
 
 local zrems, hdels, zadds, hsets = {}, {}, {}, {}
-local totals = {}
 local busy, soonest, lone = {}, {}, {} -- queues that got ready jobs; queue -> earliest time of new scheduled, lone ones
 local ended = {} -- ids that finished or went
 local jobs = {} -- id -> record, as this script has left it; false when it is gone
@@ -144,14 +143,9 @@ local function send(command, lists)
   end
 end
 
-local flow = {} -- field of FLOW -> how many more
-local function count_flow(what, queue, count)
-  local field = G.flow_field(what, queue)
-  flow[field] = (flow[field] or 0) + count
-end
-
-local function total(name, count)
-  totals[name] = (totals[name] or 0) + count
+local counted = {} -- series -> how many more
+local function count_more(series, by)
+  counted[series] = (counted[series] or 0) + by
 end
 
 -- From here on a full server lets this script grow: it refuses only the first write of a script.
@@ -200,13 +194,21 @@ local function zscores(key, members)
   return found
 end
 
--- Send everything, and tell those who wait.
-local function finish_script()
+G.COUNTED_BACK = 86400000 -- as in core/model.py, in ms
+
+-- Send everything, and tell those who wait. `theirs` is what a caller has counted: series, how many, when or -1, ...
+-- (msgpack array; "" for nothing).
+local function finish_script(theirs)
   flush()
-  for name, count in pairs(totals) do
-    if count ~= 0 then pcall(G.raise, TOTALS, name, count) end
+  local minute = G.minute_of(wall)
+  for series, by in pairs(counted) do
+    if by ~= 0 then pcall(G.raise, COUNTS, minute .. series, by) end
   end
-  for field, count in pairs(flow) do pcall(G.raise, FLOW, field, count) end
+  local list = theirs and theirs ~= '' and cmsgpack.unpack(theirs) or {}
+  for i = 1, #list, 3 do
+    local at = list[i + 2] < 0 and wall or math.max(wall - G.COUNTED_BACK, math.min(list[i + 2], wall))
+    pcall(G.raise, COUNTS, G.minute_of(at) .. list[i], list[i + 1])
+  end
   for id, why in pairs(G.damaged) do call('HSET', DAMAGED, id, why) end
   G.tell_workers()
   local asked = #ended > 0 and redis.pcall('ZCARD', AWAITED)
@@ -221,8 +223,8 @@ local function finish_script()
 end
 
 -- As finish_script; gives the mark: a number that only grows while the store keeps its writes. -1 when it is none.
-local function finish_marked()
-  finish_script()
+local function finish_marked(theirs)
+  finish_script(theirs)
   local good, mark = pcall(G.raise, META, 'mark', 1)
   return good and mark or -1
 end

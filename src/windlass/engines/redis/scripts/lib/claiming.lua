@@ -461,7 +461,7 @@ local function claim(from)
     end
     for _, share in ipairs(open) do share[2] = math.max(0, share[2] - (gone[share[1]] or 0)) end
     for queue, count in pairs(gone) do
-      count_flow('c', queue, count)
+      count_more('claimed:' .. queue, count)
       emptied[queue] = true
     end
     return moved
@@ -498,8 +498,8 @@ local function claim(from)
     end
   end
   if n == 0 and #finished > 0 then due_in = 0 end -- only ended ones were at the head: look again at once
-  total('cancelled', expired)
-  total('done', doubles)
+  count_more('total:cancelled', expired)
+  count_more('total:done', doubles)
   flush()
   if guarded then
     local opens_in = G.close_gates(places.left <= 0)

@@ -12,7 +12,7 @@ local function end_or_wait(id, job, reason, keep_done, keep_dead, cause)
     finish(id, job, sDEAD, keep_dead)
     hset(REASON, id, reason)
     set_cause(id, job, cause)
-    total('dead', 1)
+    count_more('total:dead', 1)
     how = 'dead'
   elseif not wait_unless_cancelled(id, job, keep_done) then
     how = 'cancelled'
@@ -42,7 +42,7 @@ local function charge(id, job, max, delay, longest, head, keep_done, keep_dead, 
   local before = job[CRASHES]
   job[CRASHES] = before + 1
   if before >= 1 then job[RUN_AT] = wall + math.min(longest, delay * 2 ^ (before - 1)) else stay_due(job) end
-  total('crashed', 1)
+  count_more('total:crashed', 1)
   return end_or_wait(id, job, job[CRASHES] >= max and 'poison', keep_done, keep_dead, cause)
 end
 

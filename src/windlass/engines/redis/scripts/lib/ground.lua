@@ -17,7 +17,6 @@ local kREADY, kDUE, kALONE, kDONE, kCANCELLED, kWAKE, kWAKE_LOOP = 1, 2, 3, 4, 5
 local BIAS = 1e13 -- makes every place positive, so that its bytes sort as it does
 local PLACE_MAX = 2 ^ 48 - 1
 G.NUMBER_MAX = 2 ^ 53 - 2 ^ 40 -- fences and counters stay below, with room to count on
-local STEP_MS = 10000 -- of the counts in FLOW
 
 local call = redis.call
 local names = cmsgpack.unpack(ARGV[2])
@@ -62,9 +61,9 @@ function G.key(kind, queue)
   return ARGV[3] .. G.OF_QUEUE[kind] .. queue
 end
 
--- A counter in FLOW. What: "a" for jobs that arrived, "c" for jobs that were claimed.
-function G.flow_field(what, queue)
-  return string.format('%s%.0f:%s', what, math.floor(wall / STEP_MS), queue)
+-- What the fields of COUNTS for a time begin with; the series follows.
+function G.minute_of(time)
+  return string.format('%.0f:', math.floor(time / 60000))
 end
 
 G.woken = { {}, {} } -- queues in which something became ready: for threads or an unknown lane, for the event loop

@@ -109,7 +109,7 @@ local function insert(list, first, runs, unique, guarded, look)
     local count = spec.count or 0
     spec.count = nil
     if count > 0 then
-      count_flow('a', spec.queue, count)
+      count_more('arrived:' .. spec.queue, count)
       if spec.ready then
         busy[spec.queue] = true
         G.rouse(spec.queue, spec.lane)

@@ -4,7 +4,10 @@
 -- in the lane of threads or of the event loop, 256 that its record is kept longer than all are, 512 notes.
 
 G.ENDS = { done = sDONE, dead = sDEAD, cancelled = sCANCELLED }
-G.TOTAL_OF = { done = 'done', retry = 'retried', dead = 'dead', cancelled = 'cancelled', crash = 'crashed' }
+G.SERIES = {
+  done = 'total:done', retry = 'total:retried', dead = 'total:dead', cancelled = 'total:cancelled',
+  crash = 'total:crashed',
+}
 G.USES_ATTEMPT = { done = true, retry = true, dead = true, cancelled = true }
 
 local settle_specs = {}
@@ -17,7 +20,7 @@ local function settle_spec(text)
   spec = {
     kind = kind,
     ends = G.ENDS[kind],
-    total = G.TOTAL_OF[kind],
+    series = G.SERIES[kind],
     used = G.USES_ATTEMPT[kind] and 1 or 0,
     interrupted = bit.band(flags, 1) ~= 0,
     result = bit.band(flags, 2) ~= 0,
@@ -57,7 +60,7 @@ local function end_attempt(id, job, spec, place)
   if result then hset(RESULT, id, result) end
   if error then add_error(id, error) end
   if reason then hset(REASON, id, reason) else hdel(REASON, id) end
-  if spec.total then total(spec.total, 1) end
+  if spec.series then count_more(spec.series, 1) end
   if spec.ends then
     finish(id, job, spec.ends, spec.keep, spec.kept)
     if spec.null then job[CANCEL] = NULL end
@@ -151,8 +154,8 @@ local function settle(from)
       end
     end
   end
-  total('done', done)
-  total('stale', stale)
+  count_more('total:done', done)
+  count_more('total:stale', stale)
   if place <= #argv then
     local new, bodies, guards, plans, guarded = {}, {}, {}, {}, false
     for i = place, #argv, 5 do
