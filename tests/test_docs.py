@@ -66,12 +66,13 @@ def test_the_code_of_a_page_runs_and_prints_what_it_says(page: Path, tmp_path: P
     (tmp_path / "page.py").write_text(script, encoding="utf-8")
     with Fleet(tmp_path, "", f"{next(iter(files))}:app") as fleet:
         fleet.start()
-        script_of_page = fleet.program(sys.executable, "-W", "error", "page.py")
-        assert script_of_page.ended() == 0, fleet.last_words()
+        with (tmp_path / "errors").open("w+") as errors:  # only what it prints is compared
+            ran = fleet.program(sys.executable, "-W", "error", "page.py", stderr=errors.fileno())
+            assert ran.ended() == 0, errors.seek(0) or f"{errors.read()}\n{fleet.last_words()}"
     wanted = re.findall(r"^ *print\(.*\)  # => (.*)$", script, re.MULTILINE)
     assert wanted
     assert script.count("print(") == len(wanted)
-    assert script_of_page.said().splitlines() == wanted
+    assert ran.said().splitlines() == wanted
 
 
 def commands_shown(page: Path) -> list[str]:

@@ -185,13 +185,13 @@ def provoke(fleet: Fleet, proxy: Proxy, call: str) -> None:
             fleet.kill_worker(next(iter(fleet.worker_pids())))
         case "depart":
             fleet.until(fleet.running_on, "a job to run")
-            (tree,) = fleet.trees
+            (tree,) = fleet.processes
             tree.send_signal(signal.SIGTERM)
             assert tree.ended() == 0
             fleet.start_ready(processes=1, threads=4)
         case "settle":  # at the end of a worker, when it claims no more
             fleet.until(fleet.running_on, "a job to run")
-            (tree,) = fleet.trees
+            (tree,) = fleet.processes
             tree.send_signal(signal.SIGTERM)
             assert tree.ended() == 0
             fleet.start_ready(processes=1, threads=4)

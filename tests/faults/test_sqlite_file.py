@@ -137,7 +137,6 @@ def kill_in_commits(fleet: Fleet, figure: Callable[[str, object], None], seed: i
         hammering = python(fleet, "-m", "faults.hammer", "60", "4", before=before)
         fleet.until(
             lambda had=had: acked.exists() and acked.stat().st_size > had,  # type: ignore[misc]
-            60,
             f"commits of process {number}",
         )
         elapse(rng.uniform(0, 0.15))

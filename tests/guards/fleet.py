@@ -13,7 +13,9 @@ class Fleet(kit.Fleet):
     """The folder of one test and the processes on it."""
 
     def __init__(self, folder: Path, url: str) -> None:
-        super().__init__(folder, url, "guards.fleet_app:app", WINDLASS_URL=url, GUARDS_DIR=str(folder))
+        super().__init__(
+            folder, url, "guards.fleet_app:app", WINDLASS_URL=url, WINDLASS_RENEW="500ms", GUARDS_DIR=str(folder)
+        )
 
     def worker(self, *options: str, lease: str = "10s") -> Process:
         """Start one worker that says little. A live one keeps its lease on any machine, unless that is to be short."""

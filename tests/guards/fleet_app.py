@@ -16,7 +16,7 @@ from windlass.events import CircuitClosed, CircuitEvent, CircuitHalfOpened, Circ
 
 FOLDER = Path(os.environ["GUARDS_DIR"])
 
-app = Windlass(renew="500ms", reap="300ms", poll_min="100ms", keep_done="1h", keep_done_max=None)
+app = Windlass(reap="300ms", poll_min="100ms", keep_done="1h", keep_done_max=None)
 api = app.circuit("api", failures=5, window="10s", open_for="1s", half_open=1, trip_on=(ConnectionError,))
 
 
