@@ -49,6 +49,11 @@ TOTALS: Final = f"""{MET.format(first="0")}
 SELECT substr(series, 7), sum(n) {OF.format(prefix="'total:'")} GROUP BY series
 UNION ALL SELECT 'enqueued', sum(n) {OF.format(prefix="'arrived:'")} HAVING count(*) > 0
 """
+# Whether there are minutes outside of a span, as there are in one step of upkeep a minute.
+ANY_SPENT: Final = """
+SELECT EXISTS (SELECT 1 FROM "windlass_counts" WHERE minute BETWEEN 1 AND ?1 - 1)
+    OR EXISTS (SELECT 1 FROM "windlass_counts" WHERE minute > ?2)
+"""
 SPENT: Final = """
 FROM "windlass_counts" WHERE minute BETWEEN ?1 AND ?2 AND series >= ?3 || ':' AND series < ?3 || ';'
 ORDER BY minute, series LIMIT ?4
@@ -119,6 +124,9 @@ def fold(db: apsw.Connection, q: Sql, now: int, keeps: Sequence[Keep], budget: i
     So do minutes to come, which a clock that stepped back has left behind.
     """
     most, present = 0, minute_of(None, now)
+    near = min((keep.minutes for keep in keeps), default=present)
+    if not db.execute(q(ANY_SPENT), (present - near, present + near)).fetchall()[0][0]:
+        return 0
     for keep in keeps:
         for span in ((1, present - keep.minutes - 1), (present + keep.minutes + 1, LAST)):
             if keep.into is not None:

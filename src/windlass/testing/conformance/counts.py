@@ -122,6 +122,16 @@ class CountSuite:
         assert store.settle([ended(lease), ended(lease, Kind.DEAD)]) == [Settled.APPLIED, Settled.STALE]
         assert counted(store, minutes=0) == {"total:done": 1, "total:stale": 1}
 
+    def test_a_crash_is_counted_also_of_a_job_that_ends_by_it(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        add(store, "again", "cancelled", "held")
+        leases = take(store)
+        store.transition(Action.CANCEL, ["cancelled"])
+        fences = [lease.fence for lease in leases if lease.id != "held"]
+        store.bury("w1", fences, error("WorkerCrashed"), Rules())
+        assert counted(store, "total:") == {"total:crashed": 2, "total:recovered": 2}
+
     def test_what_is_put_back_was_not_enqueued(self, harness: Harness) -> None:
         store = harness.engine
         join(store)

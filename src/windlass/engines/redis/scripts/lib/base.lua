@@ -200,14 +200,19 @@ G.COUNTED_BACK = 86400000 -- as in core/model.py, in ms
 -- (msgpack array; "" for nothing).
 local function finish_script(theirs)
   flush()
-  local minute = G.minute_of(wall)
+  local minute
   for series, by in pairs(counted) do
-    if by ~= 0 then pcall(G.raise, COUNTS, minute .. series, by) end
+    if by ~= 0 then
+      minute = minute or G.minute_of(wall)
+      pcall(G.raise, COUNTS, minute .. series, by)
+    end
   end
-  local list = theirs and theirs ~= '' and cmsgpack.unpack(theirs) or {}
-  for i = 1, #list, 3 do
-    local at = list[i + 2] < 0 and wall or math.max(wall - G.COUNTED_BACK, math.min(list[i + 2], wall))
-    pcall(G.raise, COUNTS, G.minute_of(at) .. list[i], list[i + 1])
+  if theirs and theirs ~= '' then
+    local list = cmsgpack.unpack(theirs)
+    for i = 1, #list, 3 do
+      local at = list[i + 2] < 0 and wall or math.max(wall - G.COUNTED_BACK, math.min(list[i + 2], wall))
+      pcall(G.raise, COUNTS, G.minute_of(at) .. list[i], list[i + 1])
+    end
   end
   for id, why in pairs(G.damaged) do call('HSET', DAMAGED, id, why) end
   G.tell_workers()
