@@ -110,7 +110,9 @@ class Reader:
             return row, ()
         args, kwargs, _ = arguments(row)
         if args is None or kwargs is None:  # nobody can tell what is what in there
-            return replace(row, payload=b"null", errors=None, progress=None, reason=None, notes=()), tuple(sorted(redact))
+            return replace(row, payload=b"null", errors=None, progress=None, reason=None, notes=()), tuple(
+                sorted(redact)
+            )
         masked_args, masked_kwargs, secrets = mask(args, kwargs, redact, spec, row.payload)
         if (masked_args, masked_kwargs) == (args, kwargs):
             return row, ()
