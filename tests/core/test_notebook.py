@@ -23,6 +23,11 @@ def test_a_key_that_cannot_be_stored_is_refused(key: str) -> None:
         Notebook("j1", ()).put(key, "1")
 
 
+def test_a_text_that_no_store_takes_is_refused_where_it_is_written() -> None:
+    with pytest.raises(PayloadError, match="note 'a' of job j1 is no text that can be stored"):
+        Notebook("j1", ()).put("a", "\ud800")
+
+
 def test_a_text_that_is_too_long_is_refused_and_the_one_before_stays() -> None:
     book = Notebook("j1", (("a", "1"),))
     book.put("é" * 200, "x" * (caps.NOTE_SIZE - 400))

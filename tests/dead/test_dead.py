@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from msgspec.structs import replace
 
 from dead_shop import Shop
 from windlass import Concurrency, JobInfo, Once, Rate, State, Unique
@@ -326,6 +327,25 @@ def test_what_is_exported_and_loaded_is_as_it_was(shop: Shop, tmp_path: Path) ->
     assert [shop.app.engine.job(job_id) for job_id in ids] == before
     assert shop.app.dead.load(file) == 0  # they have records
     assert shop.app.dead.retry().done == 3
+
+
+def test_notes_are_exported_and_loaded_and_hide_what_is_redacted(shop: Shop, tmp_path: Path) -> None:
+    (job_id,) = shop.die("lost", card="4111-1111")
+    row = shop.app.engine.job(job_id)
+    assert row is not None
+    row = replace(row, notes=(("step:pay", '"with 4111-1111"'),), progress=b'{"done":1}')
+    shop.app.dead.discard(before=0)
+    assert shop.app.engine.put_dead([row]) == [True]
+    for file, reveal in (("shown", True), ("hidden", False)):
+        shop.app.dead.export(tmp_path / file, reveal=reveal)
+    shop.app.dead.discard(before=0)
+    assert shop.app.dead.load(tmp_path / "shown") == 1
+    found = shop.app.engine.job(job_id)
+    assert found is not None
+    assert (found.notes, found.progress) == (row.notes, row.progress)
+    hidden = (tmp_path / "hidden").read_text()
+    assert "4111-1111" not in hidden
+    assert json.loads(hidden)["notes"][0][0] == "step:pay"
 
 
 def test_an_export_takes_filters(shop: Shop, tmp_path: Path) -> None:

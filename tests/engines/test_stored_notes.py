@@ -231,8 +231,10 @@ def test_notes_of_jobs_that_are_gone_go_and_those_that_a_job_does_not_know_of_ar
     assert spoil(db, "windlass_jobs", "noted", "id = 'a'", None)
     store.maintain(RULES, 1_000)
     assert len(in_table(sqlite)) == 3
-    store.settle([ended(lease, Kind.RELEASE)])
-    assert take_one(store).notes == WHOLE
+    assert row_of(store, "a").notes == KEPT
+    store.settle([ended(lease, Kind.DEAD)])
+    applied(store, Action.DELETE, ["a"])
+    assert in_table(sqlite) == []
 
 
 @pytest.mark.parametrize("garbage", [b"", b"junk", b"\0\0", b"cursor:main\0", b"\xff\xfe\0", None])

@@ -37,14 +37,19 @@ class Notebook:
         return self._texts.get(key)
 
     def put(self, key: str, value: str | None) -> None:
-        """Note a text, or forget one. Raises ConfigError for the key, PayloadError where it is too much."""
+        """Note a text, or forget one. Raises ConfigError for the key, PayloadError for what cannot be stored."""
         check_note_key(key)
         old = self._texts.get(key)
         size = self._size - (0 if old is None else size_of((key, old)))
         if value is None:
             self._texts.pop(key, None)
         else:
-            mine = size_of((key, value))
+            try:
+                mine = size_of((key, value))
+            except UnicodeEncodeError as error:
+                raise PayloadError(
+                    f"note {key!r} of job {self._job_id} is no text that can be stored: {error}"
+                ) from error
             size += mine
             for what, number, most in (
                 (f"note {key!r} takes bytes", mine, caps.NOTE_SIZE),
@@ -62,4 +67,4 @@ class Notebook:
 
 def size_of(note: tuple[str, str]) -> int:
     """The bytes of key and text."""
-    return sum(len(part.encode("utf-8", "replace")) for part in note)
+    return sum(len(part.encode()) for part in note)

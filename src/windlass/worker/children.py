@@ -264,7 +264,7 @@ class Children:
                 case Began():
                     child.began = True
                 case Noted(key, value, durable):
-                    run.note(key, value, durable=durable)
+                    run.host.note(run, key, value, durable=durable)
                 case Completed():
                     run.note_settled()
                 case Defer(delay_ms):

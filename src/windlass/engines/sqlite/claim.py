@@ -56,7 +56,7 @@ CANCELS: Final = "SELECT id, fence FROM \"windlass_jobs\" WHERE state = 'running
 
 COLUMNS: Final = """seq, id, name, queue, {payload} AS payload, fence, attempt, max_attempts, priority, enqueued_at,
        run_at, crashes, interruptions, snoozes, tags, {meta} AS meta, expires_at, reason, retrying_since, guards,
-       slot, noted{more}"""
+       slot{more}"""
 HEAD: Final = """
 FROM "windlass_jobs" WHERE state = 'ready' AND crashes < 2 AND queue = ?1 AND slot = ?4
 ORDER BY level, place, seq LIMIT ?2 OFFSET ?3
@@ -84,7 +84,7 @@ AS_BYTES: Final = COLUMNS.format(payload="CAST(payload AS BLOB)", meta="CAST(met
 PACKED: Final = """
 SELECT CAST(json_group_array(json_array(seq, id, name, queue, payload, fence, attempt, max_attempts, priority,
     enqueued_at, run_at, crashes, interruptions, snoozes, tags, meta, expires_at, reason,
-    retrying_since, guards, slot, noted%s)) AS BLOB)
+    retrying_since, guards, slot%s)) AS BLOB)
 FROM (SELECT %s %s)
 """
 
@@ -127,7 +127,6 @@ class Row(Struct, array_like=True):
     retrying_since: Count | None
     guards: str | None
     slot: Annotated[int, Meta(ge=0, lt=len(SLOTS))]
-    noted: int | None
     level: int = 0
     place: int = 0
     held: bool = False  # decided by the claim
@@ -464,7 +463,7 @@ class Claimer:
         fences = [next(ahead if row.held else free) for row in rows]
         mine = encode([(row.seq, fence) for row, fence in zip(rows, fences, strict=True)]).decode()
         db.execute(self.q(TAKE), (worker, now, mine, held_from))
-        notes = notes_of(db, self.q, [row.seq for row in rows if row.noted is not None])
+        notes = notes_of(db, self.q, [row.seq for row in rows if row.fence])  # no other job has run before
         return [
             Lease(
                 row.id,
@@ -487,7 +486,7 @@ class Claimer:
                 () if row.guards is None else as_guards(row.guards),
                 SLOTS[row.slot],
                 row.held,
-                () if row.noted is None else notes.get(row.seq, ()),
+                notes.get(row.seq, ()),
             )
             for row, fence in zip(rows, fences, strict=True)
         ]

@@ -1,8 +1,9 @@
 """Notes: named texts of a job, written under its fence and gone with its record.
 
-A row a note, by the number of the job, so that one of a thousand steps is written by itself. The column ``noted`` of a
-job says that there may be some: only then a claim looks for them and a trigger deletes them with the record. It decides
-nothing else; upkeep sets it where it is missing (``records``).
+A row a note, by the number of the job, so that one of a thousand steps is written by itself. A claim looks for them
+only where a job has a fence, and so has run before. The column ``noted`` says that there may be some: only then a
+listing looks, and a trigger deletes them with the record. It decides nothing else; upkeep sets it where it is missing
+(``records``).
 """
 
 from __future__ import annotations

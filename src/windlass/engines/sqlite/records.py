@@ -368,7 +368,7 @@ DELETE FROM "windlass_notes" WHERE NOT EXISTS (
     SELECT 1 FROM "windlass_jobs" AS jobs WHERE jobs.seq = "windlass_notes".seq)
     AND (seq, key) IN (SELECT seq, key FROM "windlass_notes" ORDER BY seq, key LIMIT ? OFFSET ?)
 """
-# Jobs of which no claim would know that they have some.
+# Jobs of which no listing would know that they have some.
 UNNOTED: Final = """
 UPDATE "windlass_jobs" SET noted = 1 WHERE noted IS NULL
     AND seq IN (SELECT seq FROM "windlass_notes" ORDER BY seq, key LIMIT ? OFFSET ?)

@@ -195,7 +195,7 @@ class JobRun:
         return self.host.stopping
 
     def note(self, key: str, value: str | None, *, durable: bool = False) -> None:
-        """Note a text of this job, or forget one (None). Never blocks. Raises PayloadError where it is too much."""
+        """Note a text of this job, or forget one (None). Never blocks. Raises as ``Notebook.put``."""
         if self.notebook is None:
             self.notebook = Notebook(self.lease.id, self.lease.notes)
         self.notebook.put(key, value)

@@ -17,8 +17,12 @@ local function is_listed(id, key)
     listed[one] = true
   end
   if key then
-    if not listed[key] then G.list_note(id, key) end
-    return listed[key]
+    if listed[key] then return true end
+    local field = id .. '\0' .. key
+    local text = call('HGET', NOTES, field)
+    call('HDEL', NOTES, field)
+    G.note(id, key, text) -- it is in the list of what was not there before
+    return false
   end
   left = table.concat(left)
   if left == index then return true end
@@ -53,7 +57,7 @@ elseif ARGV[4] == 'notes' then
   for _, field in ipairs(names_of) do
     local id, key = string.match(field, '^([^%z]*)%z?(.*)$')
     local there = call('HEXISTS', BODY, id) == 1 or call('HEXISTS', REC, id) == 1 or call('ZSCORE', ARRIVALS, id)
-    if not there or string.find(key, '%z') or field ~= id and key == '' then
+    if not there or string.find(key, '%z') or field ~= id and key == '' or key == 'progress' then
       gone = gone + call('HDEL', NOTES, field)
     elseif not is_listed(id, key ~= '' and key) then
       gone = gone + 1

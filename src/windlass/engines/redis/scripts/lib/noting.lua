@@ -12,18 +12,15 @@ function G.note_keys(index)
   return keys
 end
 
-function G.list_note(id, key)
-  local index = call('HGET', NOTES, id) or ''
-  if index ~= '' and string.byte(index, -1) ~= 0 then index = index .. '\0' end -- of one that was spoiled
-  call('HSET', NOTES, id, index .. key .. '\0')
-end
-
 -- Write a note of a job, or remove it when `text` is false. At once, and not with `flush`: of two the last one counts.
 function G.note(id, key, text)
   if key == 'progress' then
     if text then call('HSET', PROGRESS, id, text) else call('HDEL', PROGRESS, id) end
   elseif text then
-    if call('HSET', NOTES, id .. '\0' .. key, text) == 1 then G.list_note(id, key) end
+    if call('HSET', NOTES, id .. '\0' .. key, text) == 0 then return end
+    local index = call('HGET', NOTES, id) or ''
+    if index ~= '' and string.byte(index, -1) ~= 0 then index = index .. '\0' end -- of one that was spoiled
+    call('HSET', NOTES, id, index .. key .. '\0')
   elseif call('HDEL', NOTES, id .. '\0' .. key) == 1 then
     local left = {}
     for _, one in ipairs(G.note_keys(call('HGET', NOTES, id))) do
