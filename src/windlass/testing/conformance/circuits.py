@@ -186,6 +186,40 @@ class CircuitSuite:
         assert [change.entered for change in changes if change.entered] == ["open"]
         assert agreed.see(store, "c").epoch == 1
 
+    def test_exactly_as_many_probes_as_close_it_are_admitted_while_others_succeed(self, harness: Harness) -> None:
+        store, other = harness.engine, harness.second()
+        policy = replace(POLICY, half_open=4)
+        tally(store, "c", policy, Tally(failed=3))
+        harness.clock.advance(5_000)
+        known = agreed.look(store, "c")
+
+        def call(n: int) -> list[CircuitState | None]:
+            engine, entered = (store, other)[n % 2], list[CircuitState | None]()
+            for turn in range(200):
+                answer = agreed.admit(engine, "c", f"{n}-{turn}", None, known if turn == 0 else None)
+                it = answer.change.known.document
+                if it.state == "closed":
+                    break
+                if answer.is_admitted:
+                    report = Tally(ok=1, epoch=it.epoch, probe=f"{n}-{turn}")
+                    entered += answer.change.entered, agreed.tally(engine, "c", policy, report).entered
+                    agreed.give_back(engine, "c", f"{n}-{turn}")
+            return entered
+
+        entered = [one for each in together(*[lambda n=n: call(n) for n in range(8)]) for one in each]
+        assert agreed.see(store, "c").state == "closed"
+        assert (len(entered), entered.count("half_open"), entered.count("closed")) == (2 * 4, 1, 1)
+
+    def test_by_hand_a_probe_that_hangs_gives_its_place_back(self, harness: Harness) -> None:
+        store = harness.engine
+        opened(store)
+        harness.clock.advance(5_000)
+        assert all(probe(store, "c", token).admitted for token in ("t1", "t2"))
+        switch(store, "c", None, False)
+        switch(store, "c", 1_000, True)
+        harness.clock.advance(1_000)
+        assert probe(store, "c", "t3").admitted
+
     def test_what_is_known_may_be_old(self, harness: Harness) -> None:
         store = harness.engine
         known = agreed.look(store, "c")
