@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+from random import Random
+
+from msgspec.json import encode
 from msgspec.structs import replace
 
-from windlass.core.circuit import CircuitPolicy, CircuitRow, CircuitState, Tally
+from windlass.core.circuit import CircuitPolicy, CircuitRow, CircuitState, Tally, decode, places, standing
 from windlass.core.model import Guard, GuardKind
-from windlass.core.work import LeaseRef
+from windlass.core.work import LeaseRef, Want
 from windlass.engines.base import Store
 from windlass.guards import agreed
-from windlass.testing.conformance.harness import Harness, job, join, place, swap, take, together
+from windlass.testing.conformance.harness import Harness, clear, ended, job, join, place, swap, take, together
 
 TEN = 10_000
 POLICY = CircuitPolicy(failures=3, window_ms=TEN, open_for_ms=5_000, half_open=2)
+
+
+def document(rng: Random, now: int) -> dict[str, object]:
+    """A circuit, mostly sound, and mostly open or half-open."""
+    fields: dict[str, list[object]] = {
+        "state": ["open", "half_open", "half_open", "closed", "ajar"],
+        "epoch": [0, 3, -1, "x"],
+        "since": [now - 5_000, now, None, 1e300],
+        "open_until": [now - 1, now, now + 1, now + 60_000, None, "soon", 1.5],
+        "half_open": [1, 2, 5, 0, True],
+        "successes": [0, 1, 2, -1],
+        "reason": ["down", None, 5],
+        "by_hand": [False, True, 1],
+        "slices": [[], [[now // 500, 1, 2]], [[now // 500, 1]], 5],
+        "slice_ms": [500, 0],
+    }
+    made = {"state": rng.choice(fields["state"][:3])}
+    for name, values in fields.items():
+        if rng.random() < 0.4:
+            made[name] = values[0] if rng.random() < 0.5 else rng.choice(values)
+    return made
 
 
 class Seen(CircuitRow, frozen=True):
@@ -237,6 +261,21 @@ class CircuitSuite:
         harness.clock.advance(TEN + TEN // 10)
         assert agreed.tally(store, "c", POLICY, Tally(failed=2), known).entered is None
         assert agreed.see(store, "c").failures == 2
+
+    def test_a_claim_judges_a_document_as_it_is_judged_above_the_store(self, harness: Harness) -> None:
+        store, rng = harness.engine, Random(7)
+        join(store)
+        for n in range(120):
+            name, now = f"c{n}", store.times().leases
+            text = encode(document(rng, now)).decode()
+            swap(store, f"circuit:{name}", 0, text)
+            guards = (Guard(GuardKind.CIRCUIT, name),)
+            place(store, [replace(job(f"{n}-{each}"), guards=guards) for each in range(4)])
+            it = standing(decode(text), now)
+            claimed = store.claim(Want("w1", 10))
+            assert len(claimed.leases) == (4 if it.state == "closed" else min(4, max(0, places(it)))), text
+            clear(store, "default", 10)
+            store.settle([ended(lease) for lease in claimed.leases])
 
     def test_a_document_that_cannot_be_read_is_as_none(self, harness: Harness) -> None:
         store = harness.engine
