@@ -340,8 +340,14 @@ MIGRATIONS: Final = (
         FROM "windlass_probes";
     DROP TABLE "windlass_locks";
     DROP TABLE "windlass_probes";
-    ALTER TABLE "windlass_line" RENAME COLUMN key TO gate;
-    UPDATE "windlass_line" SET gate = 'lock:' || gate;
+    DROP TABLE "windlass_line";              -- whoever waits asks again within a second
+    CREATE TABLE "windlass_line" (           -- tokens that wait for a place, in order
+        gate   TEXT NOT NULL,
+        ticket INTEGER NOT NULL,
+        token  TEXT NOT NULL,
+        until  INTEGER NOT NULL,             -- steady ms
+        PRIMARY KEY (gate, ticket)
+    ) WITHOUT ROWID;
     """,
 )
 VERSION: Final = len(MIGRATIONS)
