@@ -22,7 +22,20 @@ from windlass.core.model import Opening, Swap, Versioned, Write
 from windlass.core.work import LeaseRef
 from windlass.engines.base import Store
 
-__all__ = ["Admission", "Change", "Known", "admit", "give_back", "look", "rows", "see", "standing", "switch", "tally"]
+__all__ = [
+    "PROBE_LEASE_MS",
+    "Admission",
+    "Change",
+    "Known",
+    "admit",
+    "give_back",
+    "look",
+    "rows",
+    "see",
+    "standing",
+    "switch",
+    "tally",
+]
 
 TRIES: Final = 100  # of one change; of processes that meet at least one gets through each time
 PROBE_LEASE_MS: Final = 60_000  # how long a probe that is no job may take until it counts as vanished

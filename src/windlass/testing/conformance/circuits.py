@@ -166,8 +166,9 @@ class CircuitSuite:
         harness.clock.advance(5_000)
         for token in ("t1", "t2"):
             assert probe(store, "c", token).admitted
+        harness.clock.advance(agreed.PROBE_LEASE_MS - 1)
         assert not probe(store, "c", "t3").admitted
-        harness.clock.advance(TEN)
+        harness.clock.advance(1)
         assert probe(store, "c", "t3").admitted
 
     def test_a_probe_that_proved_nothing_makes_room_for_another(self, harness: Harness) -> None:
