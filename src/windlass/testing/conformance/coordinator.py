@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from windlass.core.coordination import CircuitPolicy, CircuitRow, Tally
+from windlass.core.model import Guard, GuardKind, NewJob
 from windlass.engines.base import Store
-from windlass.testing.conformance.harness import Harness, together
+from windlass.testing.conformance.harness import Harness, join, place, take_one, together
 
 TEN = 10_000
 POLICY = CircuitPolicy(failures=3, window_ms=TEN, open_for_ms=5_000, half_open=2)
@@ -139,3 +140,19 @@ class CoordinatorSuite:
         store.switch("c", TEN, True, None, 1)
         harness.clock.advance(TEN)
         assert store.circuit("c").state == "half_open"
+
+    def test_a_job_that_was_a_probe_before_the_circuit_closed_takes_no_place_of_a_later_probe(
+        self, harness: Harness
+    ) -> None:
+        store = harness.engine
+        join(store, lease_ms=100 * TEN)
+        opened(store)
+        harness.clock.advance(5_000)
+        place(store, [NewJob("a", "shop.jobs.add", "default", "[]", guards=(Guard(GuardKind.CIRCUIT, "c"),))])
+        assert take_one(store).id == "a"
+        assert store.circuit("c").probes == 1
+        store.switch("c", None, False, None, 2)
+        opened(store)
+        harness.clock.advance(5_000)
+        assert store.circuit("c").probes == 0
+        assert [store.probe("c", token, TEN, None).admitted for token in ("t1", "t2", "t3")] == [True, True, False]
