@@ -16,6 +16,7 @@ from windlass.core.clock import ManualClock
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.wire import PREFIX, SUFFIX, decode_rest, pack
 from windlass.testing.conformance import EngineConformance, GuardMachine, Harness, HoldMachine, build_machine
+from windlass.testing.conformance.harness import upkeep
 
 
 class RedisHarness:
@@ -94,6 +95,18 @@ class TestRedis(EngineConformance):
                 engine._key("locks"), "k", msgspec.msgpack.encode(["t", 1, until - 60_000, since - 60_000, "me"])
             )
             assert engine.hold("lock:k", "other", 1, 60_000).fence is not None
+
+    def test_a_line_in_which_everybody_died_is_forgotten(self, harness: RedisHarness) -> None:
+        engine = harness.engine
+        for token in ("t1", "dies"):
+            engine.hold("lock:k", token, 1, 60_000, wait_ms=3_000)
+        assert engine.release("lock:k", "t1")
+        harness.clock.advance(2_000)
+        upkeep(engine)
+        assert engine._client().execute_command("HLEN", engine._key("lines")) == 1
+        harness.clock.advance(1_000)
+        upkeep(engine)
+        assert engine._client().execute_command("HLEN", engine._key("lines")) == 0
 
     def test_a_lock_that_the_version_before_took_stays_held(self, harness: RedisHarness) -> None:
         now = harness.clock.wall_ms()

@@ -235,6 +235,24 @@ class CircuitSuite:
         assert agreed.see(store, "c").state == "closed"
         assert (len(entered), entered.count("half_open"), entered.count("closed")) == (2 * 4, 1, 1)
 
+    def test_a_job_that_was_a_probe_before_the_circuit_closed_takes_no_place_of_a_later_probe(
+        self, harness: Harness
+    ) -> None:
+        store = harness.engine
+        join(store, lease_ms=100 * TEN)
+        opened(store)
+        harness.clock.advance(5_000)
+        place(store, [replace(job("a"), guards=(Guard(GuardKind.CIRCUIT, "c"),))])
+        assert [lease.id for lease in take(store)] == ["a"]
+        assert agreed.see(store, "c").probes == 1
+        epoch = probe(store, "c", "t0").epoch
+        tally(store, "c", POLICY, Tally(ok=2, epoch=epoch, probe="t0"))
+        assert agreed.see(store, "c").state == "closed"
+        opened(store)
+        harness.clock.advance(5_000)
+        assert agreed.see(store, "c").probes == 0
+        assert [probe(store, "c", token).admitted for token in ("t1", "t2", "t3")] == [True, True, False]
+
     def test_by_hand_a_probe_that_hangs_gives_its_place_back(self, harness: Harness) -> None:
         store = harness.engine
         opened(store)
