@@ -211,6 +211,7 @@ def test_the_newest_column_is_that_of_the_last_migration() -> None:
     columns = []
     for count in (VERSION - 1, VERSION):
         with closing(apsw.Connection(":memory:")) as db:
+            db.execute("CREATE TABLE windlass_meta (key TEXT PRIMARY KEY, value NOT NULL)")
             for text in MIGRATIONS[:count]:
                 db.execute(text)
             columns.append([row[1] for row in db.execute(f'PRAGMA table_info("windlass_{table}")')])

@@ -16,6 +16,7 @@ from windlass.core.clock import ManualClock
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.wire import PREFIX, SUFFIX, decode_rest, pack
 from windlass.testing.conformance import EngineConformance, GuardMachine, Harness, HoldMachine, build_machine
+from windlass.testing.conformance.harness import upkeep
 
 
 class RedisHarness:
@@ -78,6 +79,50 @@ class TestRedis(EngineConformance):
     def harness(self, server: RedisServer) -> Iterator[Harness]:
         with closing(RedisHarness(server)) as made:
             yield made
+
+    def test_a_step_of_the_servers_clock_moves_the_leases_of_holds(self, server: RedisServer) -> None:
+        """The end of a lease is an instant of the server's TIME, as its start is: so they part when that steps."""
+        with closing(RedisEngine(of_the_guide(server))) as engine, server.client() as client:
+            client.flushall()
+            engine.open()
+            seconds, micros = client.time()
+            assert engine.hold("lock:k", "t", 1, 60_000, "me").fence is not None
+            _, _, until, since, _ = msgspec.msgpack.decode(client.hget(engine._key("locks"), "k"))
+            assert until == since + 60_000
+            assert since >= seconds * 1_000 + micros // 1_000
+            # What the clock of the server would show after a step of a minute.
+            client.hset(
+                engine._key("locks"), "k", msgspec.msgpack.encode(["t", 1, until - 60_000, since - 60_000, "me"])
+            )
+            assert engine.hold("lock:k", "other", 1, 60_000).fence is not None
+
+    def test_a_line_in_which_everybody_died_is_forgotten(self, harness: RedisHarness) -> None:
+        engine = harness.engine
+        for token in ("t1", "dies"):
+            engine.hold("lock:k", token, 1, 60_000, wait_ms=3_000)
+        assert engine.release("lock:k", "t1")
+        harness.clock.advance(2_000)
+        upkeep(engine)
+        assert engine._client().execute_command("HLEN", engine._key("lines")) == 1
+        harness.clock.advance(1_000)
+        upkeep(engine)
+        assert engine._client().execute_command("HLEN", engine._key("lines")) == 0
+
+    def test_a_lock_that_the_version_before_took_stays_held(self, harness: RedisHarness) -> None:
+        now = harness.clock.wall_ms()
+        client, engine = harness.engine._client(), harness.engine
+        before = msgspec.msgpack.encode(["token", 77, now + 60_000, now, "me"])
+        client.execute_command("HSET", engine._key("locks"), "k", before)
+        client.execute_command("HSET", engine._key("lines"), "k", msgspec.msgpack.encode(["first", now + 3_000]))
+        busy = engine.hold("lock:k", "other", 1, 60_000)
+        assert (busy.fence, busy.left_ms, busy.owner) == (None, 60_000, "me")
+        (lock,) = engine.holds("lock:")
+        assert (lock.gate, lock.fence, lock.left_ms, lock.since, lock.waiting) == ("lock:k", 77, 60_000, now, 1)
+        assert engine.renew([("lock:k", "token")], 60_000) == [True]
+        assert client.execute_command("HGET", engine._key("locks"), "k") == before  # which that version can read
+        assert engine.release("lock:k", "token")
+        assert engine.hold("lock:k", "other", 1, 60_000).fence is None
+        assert (engine.hold("lock:k", "first", 1, 60_000).fence or 0) > 77
 
 
 class TestRedisCluster(EngineConformance):

@@ -69,6 +69,16 @@ class TestSqliteFile(EngineConformance):
         with closing(FileHarness()) as made:
             yield made
 
+    def test_no_step_of_the_wall_clock_moves_a_lease_of_a_hold(self, harness: Harness) -> None:
+        store = harness.engine
+        store.hold("lock:k", "t", 1, 60_000)
+        for step in (3_600_000, -7_200_000):
+            harness.clock.step_wall(step)
+            (row,) = harness.second().holds()
+            assert row.left_ms == 60_000
+        harness.clock.advance(60_000)
+        assert store.hold("lock:k", "other", 1, 60_000).fence is not None
+
 
 class TestSqliteMemory(EngineConformance):
     @pytest.fixture

@@ -79,6 +79,27 @@ def test_a_file_of_each_schema_is_brought_up_and_its_job_runs(tmp_path: Path, ve
         assert (row.state, row.payload, row.guards, row.unique) == (State.RUNNING, b"[1,[],{}]", (), None)
 
 
+def test_locks_and_probes_that_were_held_stay_held(tmp_path: Path) -> None:
+    path, clock = tmp_path / "jobs.db", ManualClock()
+    of_schema(path, 8)
+    now = clock.wall_ms()
+    with closing(apsw.Connection(str(path))) as db:
+        db.execute("INSERT INTO windlass_locks VALUES ('k', 'token', 77, ?, ?, 'me')", (now + 60_000, now))
+        db.execute("INSERT INTO windlass_line VALUES ('k', 1, 'waits', ?)", (now + 3_000,))
+        db.execute("INSERT INTO windlass_probes VALUES ('c', 'a', ?1), ('c', 'b', ?1)", (now + 5_000,))
+    with closing(SqliteEngine(str(path), clock=clock)) as engine:
+        busy = engine.hold("lock:k", "other", 1, 60_000)
+        assert (busy.fence, busy.left_ms, busy.owner) == (None, 60_000, "me")
+        assert engine.renew([("lock:k", "token")], 90_000) == [True]
+        (lock,) = engine.holds("lock:")
+        assert (lock.gate, lock.fence, lock.left_ms, lock.since) == ("lock:k", 77, 90_000, now)
+        assert engine.hold("circuit:c", "d", 2, 5_000).fence is None
+        clock.advance(5_000)
+        assert engine.hold("circuit:c", "d", 2, 5_000).fence is not None
+        assert engine.release("lock:k", "token")
+        assert (engine.hold("lock:k", "other", 1, 60_000).fence or 0) > 77
+
+
 def test_circuits_of_the_schema_before_are_documents_and_open_ones_stay_open(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     of_schema(path, 8)

@@ -204,6 +204,6 @@ def test_without_its_store_a_lock_is_not_taken(app: Windlass, monkeypatch: pytes
     def away(*_args: object) -> None:
         raise EngineUnavailable("gone")
 
-    monkeypatch.setattr(app.engine, "lock", away)
+    monkeypatch.setattr(app.engine, "hold", away)
     with pytest.raises(GuardUnavailable, match="was not taken"), app.lock("k"):
         raise AssertionError

@@ -7,7 +7,8 @@ Engines store facts and do atomic batch transitions; policy is decided above and
    error.
 3. Per-item trouble is data in the answer. Only an outage raises: EngineUnavailable or EngineFull, and then nothing of
    the batch was stored.
-4. The engine's clock decides due times and leases. Callers never send "now".
+4. The engine's clock decides due times and leases. Callers never send "now". Where one decides by what ``times`` has
+   told it, the engine refuses what was decided for another time.
 5. Engines are blocking and thread-safe, and usable after a fork (a child opens its own handles).
 6. ``wait`` is a hint. Missed and spurious wake-ups are legal; the caller polls as well.
 
@@ -370,7 +371,7 @@ class Inspector(Protocol):
 
 
 class Coordinator(Protocol):
-    """Small facts that a fleet agrees on: holds, circuits, and documents, which ``commit`` changes by compare-and-set.
+    """Small facts that a fleet agrees on: holds, and documents, which ``commit`` changes by compare-and-set.
 
     A hold is one of the places at a gate: ``lock:KEY`` has one, ``concurrency:KEY`` its limit, ``circuit:NAME`` the
     probes that are still needed. A run has its place until it stops, and a token has one while its lease lasts; both

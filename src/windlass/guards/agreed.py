@@ -11,18 +11,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from msgspec import Struct
 
 from windlass.core import circuit
 from windlass.core.circuit import CircuitDocument, CircuitPolicy, CircuitRow, CircuitState, Tally
-from windlass.core.errors import EngineUnavailable
+from windlass.core.errors import EngineError, EngineUnavailable
 from windlass.core.model import Opening, Swap, Versioned, Write
 from windlass.core.work import LeaseRef
 from windlass.engines.base import Store
 
-__all__ = ["Admission", "Change", "Known", "admit", "give_back", "look", "rows", "see", "standing", "switch", "tally"]
+__all__ = [
+    "PROBE_LEASE_MS",
+    "Admission",
+    "Change",
+    "Known",
+    "admit",
+    "give_back",
+    "look",
+    "rows",
+    "see",
+    "standing",
+    "switch",
+    "tally",
+]
 
 TRIES: Final = 100  # of one change; of processes that meet at least one gets through each time
 PROBE_LEASE_MS: Final = 60_000  # how long a probe that is no job may take until it counts as vanished
@@ -105,18 +119,12 @@ def tally(store: Store, name: str, policy: CircuitPolicy, report: Tally, known: 
 
 
 def switch(store: Store, name: str, open_ms: int | None, opened: bool, reason: str | None, half_open: int) -> Change:
-    """Open a circuit by hand (for ``open_ms``, None: until it is closed) or close it. *Idempotent.*
-
-    Probes that are on their way have no place any more, so one that hangs keeps nobody from probing later.
-    """
+    """Open a circuit by hand (for ``open_ms``, None: until it is closed) or close it. *Idempotent.*"""
 
     def decide(it: CircuitDocument, now: int) -> CircuitDocument | None:
         return circuit.switched(it, open_ms, opened, reason, half_open, now)
 
-    change = _change(store, name, decide, None, durable=True)
-    if change.entered is not None:
-        store.release(circuit.key_of(name), None)
-    return change
+    return _change(store, name, decide, None, durable=True)
 
 
 def _change(
@@ -130,7 +138,7 @@ def _change(
     """Make of a circuit what ``decide`` says of it as it stands, if it says anything.
 
     What is known of it may be old, and so may the time: the store refuses what was decided on another version or for
-    another time, and tells both anew.
+    another time, and tells both anew. Probes of a state that is over have no place any more.
     """
     key, is_fresh = circuit.key_of(name), known is None
     if known is None:
@@ -151,6 +159,9 @@ def _change(
         written = store.commit(write)
         known, is_fresh = known_of(written.documents[0]), True
         if not written.lost:
+            if turned and before.state != "closed" and after.state != "half_open":
+                with suppress(EngineError):  # what is done is done, and their leases and runs end as well
+                    store.release(key, None)
             return Change(known, entered)
     raise EngineUnavailable(
         f"circuit {name!r} changed {TRIES} times while one report of it was to be written; it is written later"

@@ -268,7 +268,7 @@ class Circuit:
         it = agreed.standing(self._engine, answer.change.known)
         if not answer.is_admitted:
             raise self._refusal(it)
-        return Passed(it.epoch, time.monotonic(), None if it.state == "closed" else token, answer.leased)
+        return Passed(it.epoch, time.monotonic(), token if it.state == "half_open" else None, answer.leased)
 
     async def aenter(self, job: LeaseRef | None = None) -> Passed:
         """Begin a call without blocking the event loop; see ``enter``."""

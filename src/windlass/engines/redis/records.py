@@ -103,7 +103,7 @@ def of_meta(field: bytes, value: bytes) -> object:
             return number(field, value)
         case "schema":
             return expect(value == b"%d" % SCHEMA)
-        case "locks-cursor" | "queues-cursor":
+        case "locks-cursor" | "lines-cursor" | "queues-cursor":
             return expect(re.fullmatch(rb"\d{1,20}", value))
         case "rollback":
             return expect(re.fullmatch(r"\d{1,15} .*", value.decode(), re.DOTALL) and int(value.split()[0]) <= LAST_MS)

@@ -385,8 +385,14 @@ MIGRATIONS: Final = (
         FROM "windlass_probes";
     DROP TABLE "windlass_locks";
     DROP TABLE "windlass_probes";
-    ALTER TABLE "windlass_line" RENAME COLUMN key TO gate;
-    UPDATE "windlass_line" SET gate = 'lock:' || gate;
+    DROP TABLE "windlass_line";              -- whoever waits asks again within a second
+    CREATE TABLE "windlass_line" (           -- tokens that wait for a place, in order
+        gate   TEXT NOT NULL,
+        ticket INTEGER NOT NULL,
+        token  TEXT NOT NULL,
+        until  INTEGER NOT NULL,             -- steady ms
+        PRIMARY KEY (gate, ticket)
+    ) WITHOUT ROWID;
     INSERT INTO "windlass_documents" (key, version, value) SELECT 'circuit:' || name,
         row_number() OVER (ORDER BY name) + coalesce((SELECT value FROM "windlass_meta" WHERE key = 'document'), 0), doc
         FROM "windlass_circuits";

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+from random import Random
+
+from msgspec.json import encode
 from msgspec.structs import replace
 
-from windlass.core.circuit import CircuitPolicy, CircuitRow, CircuitState, Tally
+from windlass.core.circuit import CircuitPolicy, CircuitRow, CircuitState, Tally, decode, places, standing
 from windlass.core.model import Guard, GuardKind
-from windlass.core.work import LeaseRef
+from windlass.core.work import LeaseRef, Want
 from windlass.engines.base import Store
 from windlass.guards import agreed
-from windlass.testing.conformance.harness import Harness, job, join, place, swap, take, together
+from windlass.testing.conformance.harness import Harness, clear, ended, job, join, place, swap, take, together
 
 TEN = 10_000
 POLICY = CircuitPolicy(failures=3, window_ms=TEN, open_for_ms=5_000, half_open=2)
+
+
+def document(rng: Random, now: int) -> dict[str, object]:
+    """A circuit, mostly sound, and mostly open or half-open."""
+    fields: dict[str, list[object]] = {
+        "state": ["open", "half_open", "half_open", "closed", "ajar"],
+        "epoch": [0, 3, -1, "x"],
+        "since": [now - 5_000, now, None, 1e300],
+        "open_until": [now - 1, now, now + 1, now + 60_000, None, "soon", 1.5],
+        "half_open": [1, 2, 5, 0, True],
+        "successes": [0, 1, 2, -1],
+        "reason": ["down", None, 5],
+        "by_hand": [False, True, 1],
+        "slices": [[], [[now // 500, 1, 2]], [[now // 500, 1]], 5],
+        "slice_ms": [500, 0],
+    }
+    made = {"state": rng.choice(fields["state"][:3])}
+    for name, values in fields.items():
+        if rng.random() < 0.4:
+            made[name] = values[0] if rng.random() < 0.5 else rng.choice(values)
+    return made
 
 
 class Seen(CircuitRow, frozen=True):
@@ -142,8 +166,9 @@ class CircuitSuite:
         harness.clock.advance(5_000)
         for token in ("t1", "t2"):
             assert probe(store, "c", token).admitted
+        harness.clock.advance(agreed.PROBE_LEASE_MS - 1)
         assert not probe(store, "c", "t3").admitted
-        harness.clock.advance(TEN)
+        harness.clock.advance(1)
         assert probe(store, "c", "t3").admitted
 
     def test_a_probe_that_proved_nothing_makes_room_for_another(self, harness: Harness) -> None:
@@ -186,6 +211,58 @@ class CircuitSuite:
         assert [change.entered for change in changes if change.entered] == ["open"]
         assert agreed.see(store, "c").epoch == 1
 
+    def test_exactly_as_many_probes_as_close_it_are_admitted_while_others_succeed(self, harness: Harness) -> None:
+        store, other = harness.engine, harness.second()
+        policy = replace(POLICY, half_open=4)
+        tally(store, "c", policy, Tally(failed=3))
+        harness.clock.advance(5_000)
+        known = agreed.look(store, "c")
+
+        def call(n: int) -> list[CircuitState | None]:
+            engine, entered = (store, other)[n % 2], list[CircuitState | None]()
+            for turn in range(200):
+                answer = agreed.admit(engine, "c", f"{n}-{turn}", None, known if turn == 0 else None)
+                it = answer.change.known.document
+                if it.state == "closed":
+                    break
+                if answer.is_admitted:
+                    report = Tally(ok=1, epoch=it.epoch, probe=f"{n}-{turn}")
+                    entered += answer.change.entered, agreed.tally(engine, "c", policy, report).entered
+                    agreed.give_back(engine, "c", f"{n}-{turn}")
+            return entered
+
+        entered = [one for each in together(*[lambda n=n: call(n) for n in range(8)]) for one in each]
+        assert agreed.see(store, "c").state == "closed"
+        assert (len(entered), entered.count("half_open"), entered.count("closed")) == (2 * 4, 1, 1)
+
+    def test_a_job_that_was_a_probe_before_the_circuit_closed_takes_no_place_of_a_later_probe(
+        self, harness: Harness
+    ) -> None:
+        store = harness.engine
+        join(store, lease_ms=100 * TEN)
+        opened(store)
+        harness.clock.advance(5_000)
+        place(store, [replace(job("a"), guards=(Guard(GuardKind.CIRCUIT, "c"),))])
+        assert [lease.id for lease in take(store)] == ["a"]
+        assert agreed.see(store, "c").probes == 1
+        epoch = probe(store, "c", "t0").epoch
+        tally(store, "c", POLICY, Tally(ok=2, epoch=epoch, probe="t0"))
+        assert agreed.see(store, "c").state == "closed"
+        opened(store)
+        harness.clock.advance(5_000)
+        assert agreed.see(store, "c").probes == 0
+        assert [probe(store, "c", token).admitted for token in ("t1", "t2", "t3")] == [True, True, False]
+
+    def test_by_hand_a_probe_that_hangs_gives_its_place_back(self, harness: Harness) -> None:
+        store = harness.engine
+        opened(store)
+        harness.clock.advance(5_000)
+        assert all(probe(store, "c", token).admitted for token in ("t1", "t2"))
+        switch(store, "c", None, False)
+        switch(store, "c", 1_000, True)
+        harness.clock.advance(1_000)
+        assert probe(store, "c", "t3").admitted
+
     def test_what_is_known_may_be_old(self, harness: Harness) -> None:
         store = harness.engine
         known = agreed.look(store, "c")
@@ -203,6 +280,21 @@ class CircuitSuite:
         harness.clock.advance(TEN + TEN // 10)
         assert agreed.tally(store, "c", POLICY, Tally(failed=2), known).entered is None
         assert agreed.see(store, "c").failures == 2
+
+    def test_a_claim_judges_a_document_as_it_is_judged_above_the_store(self, harness: Harness) -> None:
+        store, rng = harness.engine, Random(7)
+        join(store)
+        for n in range(120):
+            name, now = f"c{n}", store.times().leases
+            text = encode(document(rng, now)).decode()
+            swap(store, f"circuit:{name}", 0, text)
+            guards = (Guard(GuardKind.CIRCUIT, name),)
+            place(store, [replace(job(f"{n}-{each}"), guards=guards) for each in range(4)])
+            it = standing(decode(text), now)
+            claimed = store.claim(Want("w1", 10))
+            assert len(claimed.leases) == (4 if it.state == "closed" else min(4, max(0, places(it)))), text
+            clear(store, "default", 10)
+            store.settle([ended(lease) for lease in claimed.leases])
 
     def test_a_document_that_cannot_be_read_is_as_none(self, harness: Harness) -> None:
         store = harness.engine

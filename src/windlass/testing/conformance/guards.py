@@ -651,7 +651,7 @@ class GuardSuite:
 
     def test_jobs_that_come_while_a_call_probes_go_on_when_that_call_vanishes(self, harness: Harness) -> None:
         store, policy = harness.engine, CircuitPolicy(failures=1, open_for_ms=5_000)
-        join(store)
+        join(store, lease_ms=600_000)
         tally(store, "stripe", policy, Tally(failed=1))
         harness.clock.advance(5_000)
         assert probe(store, "stripe", "t").admitted

@@ -112,22 +112,33 @@ for _, key in ipairs(call('ZRANGEBYSCORE', K.MARKERS, '-inf', wall, 'LIMIT', 0, 
   end
 end
 
--- Logs of rates that have no claim in their window, and tokens that nobody succeeded for an hour after their lease, with
--- the line of a gate that has none left; of these each step looks at a slice.
+-- Logs of rates that have no claim in their window; tokens that nobody succeeded for an hour after their lease, and lines
+-- in which nobody is left: of these each step looks at a slice.
 local spent = call('ZRANGEBYSCORE', K.RATE_ENDS, '-inf', boot, 'LIMIT', 0, budget)
 for _, gate in ipairs(spent) do
   call('HDEL', K.RATES, gate)
   call('ZREM', K.RATE_ENDS, gate)
 end
-local slice = call('HSCAN', K.LOCKS, string.match(call('HGET', META, 'locks-cursor') or '0', '^%d%d?%d?%d?%d?%d?%d?%d?%d?$') or '0', 'COUNT', 100)
-call('HSET', META, 'locks-cursor', slice[1])
-for i = 1, #slice[2], 2 do
-  local leases, kept = G.leases_in(slice[2][i + 1]), {}
+local function slice(key, field)
+  local from = string.match(call('HGET', META, field) or '0', '^%d%d?%d?%d?%d?%d?%d?%d?%d?$') or '0'
+  local found = call('HSCAN', key, from, 'COUNT', 100)
+  call('HSET', META, field, found[1])
+  return found[2]
+end
+local held = slice(K.LOCKS, 'locks-cursor')
+for i = 1, #held, 2 do
+  local leases, kept = G.leases_in(held[i + 1]), {}
   for _, one in ipairs(leases) do
     if one[3] > boot - 3600000 then kept[#kept + 1] = one end
   end
-  if #kept < #leases or #kept == 0 then G.keep_leases(G.gate_of_lease(slice[2][i]), kept) end
-  if #kept == 0 then call('HDEL', K.LINES, slice[2][i]) end -- whoever still waits takes its place anew
+  if #kept < #leases or #kept == 0 then G.keep_leases(G.gate_of_lease(held[i]), kept) end
+end
+local lines = slice(K.LINES, 'lines-cursor')
+for i = 1, #lines, 2 do
+  local waits = false
+  local line = G.pairs_of(lines[i + 1])
+  for j = 2, #line, 2 do waits = waits or line[j] > boot end
+  if not waits then call('HDEL', K.LINES, lines[i]) end
 end
 
 G.take_over()

@@ -4,14 +4,35 @@
 local STAGGER_MS, STEPS_MAX = 100, 16
 
 G.CIRCUIT_STATES = { closed = true, open = true, half_open = true }
+-- Fields of a document: what stands for one that is left out, and the least that it may be, nil for any number.
+G.CIRCUIT_NUMBERS = { epoch = { 0, 0 }, since = { nil }, open_until = { nil }, half_open = { 1, 1 }, successes = { 0, 0 },
+  slice_ms = { 3000, 1 } }
+
+local function is_whole(value, least)
+  return G.is_number(value) and value == math.floor(value) and (not least or value >= least)
+end
+
+local function is_circuit(it)
+  if not G.CIRCUIT_STATES[it.state] or type(it.reason) ~= 'string' or type(it.by_hand) ~= 'boolean' then return false end
+  for name, rule in pairs(G.CIRCUIT_NUMBERS) do
+    if it[name] == nil then it[name] = rule[1] end
+    if it[name] ~= nil and not is_whole(it[name], rule[2]) then return false end
+  end
+  if type(it.slices) ~= 'table' then return false end
+  for _, one in pairs(it.slices) do
+    if type(one) ~= 'table' or not (is_whole(one[1]) and is_whole(one[2], 0) and is_whole(one[3], 0)) then return false end
+  end
+  return true
+end
+
 -- The document in a text, or a new one.
 local function circuit_in(text)
-  local good, it = pcall(cjson.decode, text)
-  if not good or type(it) ~= 'table' then it = {} end
-  it.state, it.half_open, it.successes = it.state or 'closed', it.half_open or 1, it.successes or 0
-  good = G.CIRCUIT_STATES[it.state] and G.is_number(it.half_open) and it.half_open >= 1 and G.is_number(it.successes)
-    and G.is_number(it.since or 0) and G.is_number(it.open_until or 0)
-  return good and it or { state = 'closed', half_open = 1, successes = 0 }
+  local good, found = pcall(cjson.decode, text)
+  local it = { state = 'closed', by_hand = false, reason = '', slices = {} }
+  for name, value in pairs(good and type(found) == 'table' and found or {}) do
+    if value ~= cjson.null then it[name] = value end
+  end
+  return is_circuit(it) and it or { state = 'closed', half_open = 1, successes = 0 }
 end
 
 -- The circuit of a gate as it stands.
