@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from msgspec import UNSET, Struct, UnsetType
 
-from windlass.core.model import Guard, State, UniqueKey
+from windlass.core.model import Guard, Slot, State, UniqueKey
 from windlass.core.work import LeaseRef, RateBound, WorkerInfo
 
 __all__ = [
@@ -86,6 +86,8 @@ class JobRow(Struct, frozen=True):
     guards: tuple[Guard, ...] = ()
     unique: UniqueKey | None = None
     held: bool = False  # running, but its worker has not said that it has started
+    slot: Slot | None = None
+    shift_ms: int = 0  # of one that ages: how far its priority moves its place
 
 
 class JobFilter(Struct, frozen=True):

@@ -25,6 +25,7 @@ from windlass.testing.conformance.coordinator import CoordinatorSuite
 from windlass.testing.conformance.dead import DeadSuite
 from windlass.testing.conformance.documents import DocumentSuite
 from windlass.testing.conformance.enqueue import EnqueueSuite
+from windlass.testing.conformance.fields import FieldSuite
 from windlass.testing.conformance.guardmachine import GuardMachine
 from windlass.testing.conformance.guards import GuardSuite
 from windlass.testing.conformance.harness import Harness
@@ -48,6 +49,7 @@ __all__ = [
     "DocumentSuite",
     "EngineConformance",
     "EnqueueSuite",
+    "FieldSuite",
     "GuardMachine",
     "GuardSuite",
     "Harness",
@@ -66,6 +68,7 @@ __all__ = [
 
 class EngineConformance(
     EnqueueSuite,
+    FieldSuite,
     CommitSuite,
     ClaimSuite,
     QueueNameSuite,
