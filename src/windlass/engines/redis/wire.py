@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Final, NamedTuple, TypedDict
 
 import msgspec
@@ -160,16 +161,9 @@ class Rest(Struct, array_like=True, frozen=True):
     meta: bytes | None
     payload: bytes
 
-    @staticmethod
-    def packed(job: NewJob | JobRow) -> bytes:
-        """What stands in a body."""
-        meta, payload = job.meta, job.payload
-        if type(meta) is str:
-            meta = meta.encode()
-        return pack((job.name, job.tags, meta, payload.encode() if type(payload) is str else payload))
-
 
 OF_REST: Final = Rest.__struct_fields__
+rest_values = attrgetter(*OF_REST)
 
 
 class StoredGuard(Struct, array_like=True, frozen=True):
@@ -256,7 +250,10 @@ class JobTexts:
             if len(self._heads) >= HEADS_MAX:
                 self._heads.clear()
             head, spec = self._heads[key] = self._head(job)
-        return head + Rest.packed(job), spec
+        meta = job.meta
+        # In the order of Rest, and written out: this is done for every job.
+        rest = pack((job.name, job.tags, None if meta is None else meta.encode(), job.payload.encode()))
+        return head + rest, spec
 
     def _head(self, job: NewJob) -> tuple[bytes, str]:
         expires = -1 if job.expires_ms is None else job.expires_ms
@@ -577,7 +574,7 @@ def dead_texts(row: JobRow) -> list[Command]:
         row.id,
         row.fence,
         row.enqueued_at.to_bytes(6, "big") + row.run_at.to_bytes(6, "big") + head,
-        Rest.packed(row),
+        pack(rest_values(row)),
         RECORD.pack(*record) + head[2:] + FENCE.pack(row.fence),
         row.recoveries,
         cause_text(Cause(row.error_type or "", row.fingerprint or "", row.frame or "")) if has_cause else "",
