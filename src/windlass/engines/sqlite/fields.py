@@ -137,32 +137,17 @@ def listed(*columns: str) -> str:
     return ", ".join(columns)
 
 
-# A new job. What is bound: fields as the call gives them, what else of the call decides, and what is made of it.
-GIVEN: Final = (*(field.name for field in FIELDS if field.given), "aging_ms", "at_front")
-BOUND: Final = {
-    name: f"?{number}"
-    for number, name in enumerate(
-        (*GIVEN, "tags", "slot", "run_at", "now", "guards", "holding", "once_key", "uniq", "behind", "other"), 1
-    )
-}
-NEW: Final = {
-    **{field.stored: BOUND[field.name] for field in FIELDS if field.given},
-    "tags": BOUND["tags"],
-    "slot": BOUND["slot"],
-    "run_at": BOUND["run_at"],
-    "enqueued_at": BOUND["now"],
-    "state": f"iif({BOUND['run_at']} <= {BOUND['now']}, 'ready', 'scheduled')",
-    "expires_at": f"{BOUND['run_at']} + {BOUND['expires_ms']}",
-    "shift": f"{BOUND['priority']} * {BOUND['aging_ms']}",
-    "place": f"iif({BOUND['at_front']}, -{BOUND['now']}, "
-    f"{BOUND['run_at']} + {BOUND['priority']} * {BOUND['aging_ms']})",
-}
-NEW_GUARDED: Final = {**NEW, **{name: BOUND[name] for name in ("guards", *OF_GUARDS, "uniq")}}
+# A new job: the fields that a call gives, then what is made of it (``bindings``), then what belongs to guards.
+GIVEN: Final = tuple(field for field in FIELDS if field.given)
+MADE: Final = ("tags", "slot", "run_at", "enqueued_at", "state", "expires_at", "shift", "place")
+NEW: Final = (*(field.stored for field in GIVEN), *MADE)
+NEW_GUARDED: Final = (*NEW, "guards", *OF_GUARDS, "uniq")
+BOUND: Final = {column: f"?{number}" for number, column in enumerate((*NEW_GUARDED, "behind", "other"), 1)}
 
 
-def insertion(columns: dict[str, str]) -> str:
+def insertion(columns: Sequence[str]) -> str:
     return (
-        f'INSERT INTO "windlass_jobs" ({listed(*columns)}) VALUES ({listed(*columns.values())}) '
+        f'INSERT INTO "windlass_jobs" ({listed(*columns)}) VALUES ({listed(*("?" for _ in columns))}) '
         "ON CONFLICT (id) DO NOTHING"
     )
 
@@ -172,8 +157,8 @@ INSERT_GUARDED: Final = insertion(NEW_GUARDED)
 # A waiting job gets what a new one would have; its id and its arrival stay, and so does its unique key. One that waits
 # behind a running job of its key goes on waiting.
 REPLACED: Final = {
-    **{name: value for name, value in NEW_GUARDED.items() if name not in ("id", "enqueued_at", "caller_id", "uniq")},
-    "state": f"iif({BOUND['behind']}, 'blocked', {NEW['state']})",
+    **{column: BOUND[column] for column in NEW_GUARDED if column not in ("id", "enqueued_at", "caller_id", "uniq")},
+    "state": f"CASE WHEN {BOUND['behind']} THEN 'blocked' ELSE {BOUND['state']} END",
     **dict.fromkeys(("attempt", "crashes", "interruptions", "snoozes"), "0"),
     "retrying_since": "NULL",
 }
@@ -182,7 +167,7 @@ REPLACE: Final = (
     f"WHERE id = {BOUND['other']}"
 )
 
-given: Final = attrgetter(*GIVEN)
+given: Final = attrgetter(*(field.name for field in GIVEN))
 
 
 def due_of(job: NewJob, now: int) -> int:
@@ -192,8 +177,21 @@ def due_of(job: NewJob, now: int) -> int:
 
 def bindings(job: NewJob, now: int) -> tuple[object, ...]:
     """What INSERT binds of one job."""
+    run_at = due_of(job, now)
+    expires = job.expires_ms
+    shift = job.priority * job.aging_ms
     values: tuple[object, ...] = given(job)
-    return (*values, tags_text(job.tags) if job.tags else None, SLOT_CODES[job.slot], due_of(job, now), now)
+    made = (  # in the order of MADE
+        tags_text(job.tags) if job.tags else None,
+        SLOT_CODES[job.slot],
+        run_at,
+        now,
+        "ready" if run_at <= now else "scheduled",
+        None if expires is None else run_at + expires,
+        shift,
+        -now if job.at_front else run_at + shift,
+    )
+    return values + made
 
 
 def guarded_bindings(job: NewJob, now: int) -> tuple[object, ...]:
