@@ -33,8 +33,10 @@ from windlass.testing.conformance.inspector import InspectorSuite
 from windlass.testing.conformance.leases import LeaseSuite
 from windlass.testing.conformance.machine import build_machine
 from windlass.testing.conformance.maintenance import MaintenanceSuite
+from windlass.testing.conformance.once import OnceSuite
 from windlass.testing.conformance.payload import PayloadSuite
 from windlass.testing.conformance.queuenames import QueueNameSuite
+from windlass.testing.conformance.rates import RateSuite
 from windlass.testing.conformance.settle import SettleSuite
 from windlass.testing.conformance.slots import SlotSuite
 from windlass.testing.conformance.unique import UniqueSuite
@@ -56,8 +58,10 @@ __all__ = [
     "InspectorSuite",
     "LeaseSuite",
     "MaintenanceSuite",
+    "OnceSuite",
     "PayloadSuite",
     "QueueNameSuite",
+    "RateSuite",
     "SettleSuite",
     "SlotSuite",
     "UniqueSuite",
@@ -81,6 +85,8 @@ class EngineConformance(
     InspectorSuite,
     PayloadSuite,
     GuardSuite,
+    RateSuite,
+    OnceSuite,
     UniqueSuite,
     CoordinatorSuite,
     DeadSuite,
