@@ -11,7 +11,8 @@ from cli_shop import Shop
 
 from windlass.cli import dead as dead_module
 from windlass.core.work import Kind
-from windlass.dead.deadlist import DeadGroup, RedriveInfo
+from windlass.dead.deadlist import DeadGroup
+from windlass.dead.watching import RedriveInfo
 from windlass.worker.redriver import STEP, Redriver
 
 
@@ -115,7 +116,7 @@ def test_retry_at_a_rate_is_left_to_the_workers(shop: Shop) -> None:
 
 
 def test_retry_at_a_rate_waits_for_the_end(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    from windlass.dead.deadlist import Redrive
+    from windlass.dead.watching import Redrive
 
     dead_jobs(shop, 4)
     wait = Redrive.wait
@@ -134,7 +135,7 @@ def test_retry_at_a_rate_waits_for_the_end(shop: Shop, monkeypatch: pytest.Monke
 
 
 def test_an_interrupted_watch_leaves_the_redrive(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    from windlass.dead.deadlist import Redrive
+    from windlass.dead.watching import Redrive
 
     def interrupt(redrive: Redrive, timeout: object = None) -> bool:
         raise KeyboardInterrupt

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windlass.core.model import Guard, GuardKind, JobError, State, UniqueKey
+from windlass.core.model import Guard, GuardKind, JobError, Slot, State, UniqueKey
 from windlass.core.rows import JobRow
 from windlass.dead.lines import GONE, JSON, SAME, from_line, to_line
 from windlass.errors import PayloadError
@@ -23,7 +23,7 @@ ROW = JobRow(
     cancel_requested=False, error_type="ValueError", fingerprint="abcdefabcdef", frame="shop.jobs.pay", recoveries=2,
     expires_ms=1_000, caller_id=True,
     guards=(Guard(GuardKind.ONCE, "pay:1", keep_ms=86_400_000), Guard(GuardKind.RATE, "api", 5, 60_000, 2)),
-    unique=UniqueKey("report:1", "done", None, "keep_latest"),
+    unique=UniqueKey("report:1", "done", None, "keep_latest"), slot=Slot.LOOP, shift_ms=-90_000,
     notes=(("cursor:main", '{"at":7}'), ("step:é", "no JSON")),
 )  # fmt: skip
 
@@ -35,6 +35,8 @@ def test_a_row_survives() -> None:
 def test_every_field_of_a_job_is_in_a_line_or_is_what_a_dead_one_has_no_more() -> None:
     assert {*SAME, *JSON, "payload", *GONE} == set(JobRow.__struct_fields__)
     assert all(getattr(ROW, name) == value for name, value in GONE.items())
+    defaults = dict(zip(reversed(JobRow.__struct_fields__), reversed(JobRow.__struct_defaults__), strict=False))
+    assert [name for name, value in defaults.items() if getattr(ROW, name) == value and name not in GONE] == []
 
 
 def test_a_line_is_one_line_that_people_can_read() -> None:

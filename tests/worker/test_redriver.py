@@ -14,7 +14,7 @@ from kit.waiting import PATIENCE, until
 from windlass.core.rows import Action, Moved
 from windlass.core.work import LeaseRef
 from windlass.dead import redrive
-from windlass.dead.deadlist import Redrive
+from windlass.dead.watching import Redrive
 from windlass.engines.base import Store
 from windlass.errors import EngineUnavailable
 from windlass.worker.redriver import AT_ONCE, STEP, TAKEOVER, Redriver

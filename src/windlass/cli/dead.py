@@ -21,7 +21,8 @@ from windlass.core.files import descriptor_of
 
 if TYPE_CHECKING:
     from windlass.app import Windlass
-    from windlass.dead.deadlist import DeadFilters, DeadGroup, Redrive
+    from windlass.dead.deadlist import DeadFilters, DeadGroup
+    from windlass.dead.watching import Redrive
     from windlass.jobs.info import JobInfo
 
 __all__ = ["dead"]

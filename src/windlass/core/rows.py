@@ -11,7 +11,7 @@ from typing import TypeAlias, TypedDict
 
 from msgspec import UNSET, Struct, UnsetType
 
-from windlass.core.model import Count, Guard, State, UniqueKey
+from windlass.core.model import Count, Guard, Slot, State, UniqueKey
 from windlass.core.work import PROGRESS, LeaseRef, RateBound, WorkerInfo
 
 __all__ = [
@@ -89,6 +89,8 @@ class JobRow(Struct, frozen=True):
     unique: UniqueKey | None = None
     held: bool = False  # running, but its worker has not said that it has started
     notes: tuple[tuple[str, str], ...] = ()
+    slot: Slot | None = None
+    shift_ms: int = 0  # of one that ages: how far its priority moves its place
 
 
 class NoteFields(TypedDict):

@@ -8,8 +8,6 @@ meantime is left alone; a redacted argument leaves here only on request; nothing
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -33,6 +31,7 @@ from windlass.core.units import Duration, duration_ms, per_second, shown
 from windlass.core.work import LeaseRef
 from windlass.dead import redrive as operations
 from windlass.dead.redrive import Operation
+from windlass.dead.watching import Redrive, RedriveInfo, info_of
 from windlass.engines.base import Store
 from windlass.guards.options import Arguments
 from windlass.jobs.definition import guard_plan
@@ -41,14 +40,13 @@ from windlass.jobs.reader import Reader
 from windlass.jobs.redaction import MASK
 from windlass.jobs.registry import Registry
 
-__all__ = ["DeadFilters", "DeadGroup", "DeadList", "Redrive", "RedriveInfo"]
+__all__ = ["DeadFilters", "DeadGroup", "DeadList"]
 
 BATCH: Final = 500  # jobs per write: some 10 ms of the store
 PAGE_MAX: Final = 1_000
 IDS_MAX: Final = 1_000  # ids that an operation carries; more of them are one group, or a filter
 LINES: Final = 100  # that are read ahead for a coroutine, each up to the caps of payload and errors
 GROUPS_MAX: Final = 1_000
-LOOK: Final = 0.25  # seconds between two looks of ``wait``
 
 Progress: TypeAlias = Callable[[int, int], object]
 """Called with how many are done, and of how many."""
@@ -93,78 +91,6 @@ class DeadGroup:
         if self.sample is None:
             return ""
         return self.sample.errors[-1].message if self.sample.errors else self.sample.reason or ""
-
-
-@dataclass(frozen=True, slots=True)
-class RedriveInfo:
-    """A redrive at one moment. ``state`` is running, done or stopped; ``rate`` is jobs a second, None for at once."""
-
-    id: str
-    total: int
-    done: int
-    state: str
-    rate: float | None
-    started_at: datetime
-
-
-@spelled
-class Redrive:
-    """A redrive under way, or over. ``total`` is how many jobs there were to move when it began. *Thread-safe.*"""
-
-    def __init__(self, info: RedriveInfo, engine: Callable[[], Store]) -> None:
-        self.id = info.id
-        self.total = info.total
-        self._last = info
-        self._engine = engine
-
-    def __repr__(self) -> str:
-        return f"<Redrive {self.id} of {self.total}>"
-
-    def info(self) -> RedriveInfo:
-        """Give it as it stands. *Blocking.* A durable one can be asked about for a day after its end."""
-        if self._last.rate is not None and self._last.state == operations.RUNNING:
-            found = operations.find(self._engine(), [operations.PREFIX + self.id])
-            if found:
-                self._last = _info(found[0][1])
-        return self._last
-
-    async def ainfo(self) -> RedriveInfo:
-        """Give it as it stands; see ``info``."""
-        return await hop(self.info)
-
-    @property
-    def done(self) -> int:
-        """How many jobs were moved so far. *Blocking*; async code asks ``ainfo``."""
-        return self.info().done
-
-    @property
-    def state(self) -> str:
-        """``running``, ``done`` or ``stopped``. *Blocking*; async code asks ``ainfo``."""
-        return self.info().state
-
-    def stop(self) -> None:
-        """Move no more; what was moved stays moved. *Idempotent, blocking.*"""
-        if self._last.rate is not None:
-            operations.stop(self._engine(), self.id)
-
-    async def astop(self) -> None:
-        """Move no more; see ``stop``."""
-        await hop(self.stop)
-
-    def wait(self, timeout: Duration | None = None) -> bool:
-        """Wait until it is over; false when ``timeout`` passes first. *Blocking.* A worker has to be there to do it."""
-        deadline = None if timeout is None else time.monotonic() + duration_ms(timeout, "timeout") / 1_000
-        pause = threading.Event()
-        while self.info().state == operations.RUNNING:
-            left = LOOK if deadline is None else min(LOOK, deadline - time.monotonic())
-            if left <= 0:
-                return False
-            pause.wait(left)
-        return True
-
-    async def await_(self, timeout: Duration | None = None) -> bool:
-        """Wait until it is over without blocking the event loop; see ``wait``."""
-        return await hop(lambda: self.wait(timeout))
 
 
 @spelled
@@ -301,7 +227,7 @@ class DeadList:
         operation = Operation(new_id(), where, total, each_second, started, limit)
         if operations.save(engine, operation, 0) is None:
             raise WindlassError(f"redrive {operation.id} could not be stored: its id is taken; call again")
-        return Redrive(_info(operation), self._engine)
+        return Redrive(info_of(operation), self._engine)
 
     async def aretry(
         self,
@@ -320,7 +246,7 @@ class DeadList:
         """Give the redrives with a rate that run, and those that ended within a day, oldest first."""
         engine = self._engine()
         found = operations.find(engine, engine.keys(operations.PREFIX))
-        return [Redrive(_info(operation), self._engine) for _, operation in found]
+        return [Redrive(info_of(operation), self._engine) for _, operation in found]
 
     async def aredrives(self) -> Redrives:
         """Give the redrives with a rate; see ``redrives``."""
@@ -618,12 +544,6 @@ def _rows(path: str | os.PathLike[str], payload_max: int) -> Iterator[JobRow]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield from_line(line, f"{os.fspath(path)} line {number}", payload_max)
-
-
-def _info(operation: Operation) -> RedriveInfo:
-    done = operation.done + len(operation.pending)
-    started = from_ms(operation.started_at)
-    return RedriveInfo(operation.id, operation.total, done, operation.state, operation.rate, started)
 
 
 def _refused(what: str, job_id: str, row: JobRow | None) -> TransitionRefused:

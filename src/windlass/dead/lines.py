@@ -19,7 +19,7 @@ from windlass.core import caps
 from windlass.core.errors import PayloadError, WindlassError
 from windlass.core.history import clean_reason, decode_errors
 from windlass.core.ids import check_id
-from windlass.core.model import Guard, State, UniqueKey
+from windlass.core.model import Guard, Slot, State, UniqueKey
 from windlass.core.notebook import Notebook
 from windlass.core.rows import JobRow
 from windlass.core.units import check_name, check_text, shown
@@ -63,6 +63,8 @@ class Line(Struct, omit_defaults=True, forbid_unknown_fields=True, kw_only=True)
     guards: tuple[Guard, ...] = ()
     unique: UniqueKey | None = None
     notes: tuple[tuple[str, str], ...] = ()
+    slot: Slot | None = None
+    shift_ms: int = 0
 
 
 JSON: Final = ("errors", "progress", "meta")
@@ -138,6 +140,7 @@ def _check_numbers(line: Line) -> None:
         ("fence", line.fence, 0, caps.NUMBER // 2),
         ("recoveries", line.recoveries, 0, caps.RECOVERIES),
         ("expires_ms", line.expires_ms, 0, caps.DURATION_MS),
+        ("shift_ms", line.shift_ms, -caps.INSTANT_MS, caps.INSTANT_MS),
         *((name, getattr(line, name), 0, caps.INSTANT_MS - 1) for name in instants),
         *((name, getattr(line, name), 0, caps.CHARGES) for name in charges),
     ]

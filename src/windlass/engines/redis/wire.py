@@ -1,5 +1,8 @@
 """How jobs look in Redis, as bytes: what is packed here, and what the scripts pack and this reads.
 
+The fields of a job are those of ``Rest``, ``Head`` and ``Record``, each of which is packed and read in one place; a new
+one that no script looks at is a line of ``Rest``. Beside them stand the texts that have hashes of their own.
+
 A body is written once: three numbers (stored at, due at, length of the head; ``PREFIX``), the head that the scripts
 read (queue, priority, max attempts, expiry, who chose the id), the rest that they never look into (name, tags, meta,
 payload), and ``SUFFIX`` bytes of place and sequence. A record is what changes. A job that nothing has touched yet has
@@ -10,7 +13,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Final, NamedTuple, TypedDict
+from operator import attrgetter
+from typing import Any, Final, NamedTuple, TypedDict
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -90,9 +94,9 @@ class Record(NamedTuple):
     crashes: int = 0
     interruptions: int = 0
     snoozes: int = 0
-    started: int = 0
-    finished: int = 0
-    purge: int = 0
+    started_at: int = 0
+    finished_at: int = 0
+    purge_at: int = 0
     run_at: int = 0
     place: bytes = b""
     seq: bytes = b""
@@ -100,16 +104,42 @@ class Record(NamedTuple):
     retrying: int = 0
     head_size: int = 0
 
+    def told(self, state: State) -> dict[str, Any]:
+        """What a row says of it."""
+        same = {name: getattr(self, name) for name in OF_RECORD}
+        times = {name: getattr(self, name) or None for name in TIMES}
+        return same | times | {"attempt": self.attempt + (state is State.RUNNING)}
+
+
+OF_RECORD: Final = ("attempt", "crashes", "interruptions", "snoozes", "run_at")  # as a row has them
+TIMES: Final = ("started_at", "finished_at", "expires_at")  # 0: none
+
 
 class Head(Struct, array_like=True, frozen=True):
-    """What the scripts read of a body. ``level`` is the priority, LANE more for each number of its lane."""
+    """What the scripts read of a body. ``level`` is the priority, LANE more for each number of its lane.
+
+    Of a job that does not age ``shift`` is left out: the scripts tell by it.
+    """
 
     queue: str
     level: int
     max_attempts: int
     expires_ms: int
     caller_id: int
-    shift: int = 0  # of a job that ages
+    shift: int = 0
+
+    @classmethod
+    def of(cls, job: NewJob | JobRow, shift: int) -> Head:
+        """That of a job, whose place is put off by so many ms."""
+        expires = -1 if job.expires_ms is None else job.expires_ms
+        level = job.priority + LANE_OF[job.slot] * LANE
+        return cls(job.queue, level, job.max_attempts, expires, int(job.caller_id), shift)
+
+    def packed(self) -> bytes:
+        """What stands in a body: its length in front."""
+        values = msgspec.structs.astuple(self)
+        text = pack(values if self.shift else values[:-1])
+        return struct.pack(">H", len(text)) + text
 
     @property
     def lane(self) -> int:
@@ -123,14 +153,30 @@ class Head(Struct, array_like=True, frozen=True):
     def slot(self) -> Slot | None:
         return LANES[self.lane]
 
+    def told(self) -> dict[str, Any]:
+        """What a row says of it."""
+        return {
+            "queue": self.queue,
+            "priority": self.priority,
+            "max_attempts": self.max_attempts,
+            "expires_ms": none_below_zero(self.expires_ms),
+            "caller_id": bool(self.caller_id),
+            "slot": self.slot,
+            "shift_ms": self.shift,
+        }
+
 
 class Rest(Struct, array_like=True, frozen=True):
-    """What only workers and people read of a body."""
+    """What only workers and people read of a body: of a NewJob and of a JobRow the fields of the same names."""
 
     name: str
     tags: tuple[str, ...]
     meta: bytes | None
     payload: bytes
+
+
+OF_REST: Final = Rest.__struct_fields__
+rest_values = attrgetter(*OF_REST)
 
 
 class StoredGuard(Struct, array_like=True, frozen=True):
@@ -218,6 +264,7 @@ class JobTexts:
                 self._heads.clear()
             head, spec = self._heads[key] = self._head(job)
         meta = job.meta
+        # In the order of Rest, and written out: this is done for every job.
         rest = pack((job.name, job.tags, None if meta is None else meta.encode(), job.payload.encode()))
         return head + rest, spec
 
@@ -238,13 +285,11 @@ class JobTexts:
         if wrong:
             raise ConfigError(f"job {job.id}: {', '.join(wrong)} is beyond what Redis can count: choose a smaller one")
         shift = max(-TIME_MAX, min(TIME_MAX, job.priority * job.aging_ms))
-        ages = (shift,) if shift else ()
         lane = LANE_OF[job.slot] * LANE
-        packed = pack((job.queue, job.priority + lane, job.max_attempts, expires, int(job.caller_id), *ages))
         level = lane if shift else lane + job.priority
         number = self._numbers[job.queue]
         spec = f"{number}|{level}|{due}|{int(job.at_front)}|{expires}|{int(job.caller_id)}|{shift}"
-        return struct.pack(">H", len(packed)) + packed, spec
+        return Head.of(job, shift).packed(), spec
 
 
 def pack_counts(counts: Sequence[Count]) -> bytes:
@@ -528,38 +573,24 @@ def to_row(id: str, values: Sequence[object], wall: int) -> JobRow | None:
     return made(
         JobRow,
         id=id,
-        name=rest.name,
-        queue=head.queue,
         state=state,
-        payload=rest.payload,
-        priority=head.priority,
-        attempt=found.attempt + (state is State.RUNNING),
-        max_attempts=head.max_attempts,
         fence=fence,
         enqueued_at=int.from_bytes(body[:6], "big"),
-        run_at=found.run_at,
-        started_at=found.started or None,
-        finished_at=found.finished or None,
-        expires_at=found.expires_at or None,
         worker=worker.decode() or None,
         result=result,
         errors=None if errors is None else b"[%b]" % errors,
         reason=None if reason is None else reason.decode("utf-8", "replace"),
         **fields_of(notes_in(values[-1])),
-        tags=rest.tags,
-        meta=rest.meta,
-        crashes=found.crashes,
-        interruptions=found.interruptions,
-        snoozes=found.snoozes,
         cancel_requested=bool(found.flags & CANCEL_ASKED),
         recoveries=int(recoveries) if recoveries is not None and recoveries.isdigit() else 0,
-        expires_ms=None if head.expires_ms < 0 else head.expires_ms,
-        caller_id=bool(head.caller_id),
         blocked_by=gate.decode("utf-8", "replace") if gate is not None and state is State.BLOCKED else None,
         guards=() if guards is None else read_guards(guards),
         unique=None if guards is None else read_unique(guards),
         held=state is State.RUNNING and bool(found.flags & HELD),
         **cause_of(cause),
+        **{name: getattr(rest, name) for name in OF_REST},
+        **head.told(),
+        **found.told(state),
     )
 
 
@@ -581,28 +612,18 @@ def cause_of(text: bytes | None) -> Died:
 
 def dead_texts(row: JobRow) -> list[Command]:
     """What ``scripts/put_dead.lua`` takes for one job."""
-    expires = -1 if row.expires_ms is None else row.expires_ms
-    head = pack((row.queue, row.priority, row.max_attempts, expires, int(row.caller_id)))
-    times = row.enqueued_at.to_bytes(6, "big") + row.run_at.to_bytes(6, "big")
-    record = Record(
-        state=STATES.index(State.DEAD),
-        attempt=row.attempt,
-        crashes=row.crashes,
-        interruptions=row.interruptions,
-        snoozes=row.snoozes,
-        started=row.started_at or 0,
-        finished=row.finished_at or 1,  # 0 is that of a job that has not ended
-        purge=1,
-        run_at=row.run_at,
-        head_size=len(head),
-    )
+    head = Head.of(row, row.shift_ms).packed()
+    kept: dict[str, Any] = {name: getattr(row, name) or 0 for name in (*OF_RECORD, *TIMES)}
+    kept["finished_at"] = kept["finished_at"] or 1  # 0 is that of a job that has not ended
+    kept["expires_at"] = 0
+    record = Record(state=STATES.index(State.DEAD), purge_at=1, head_size=len(head) - 2, **kept)
     has_cause = row.fingerprint is not None
     return [
         row.id,
         row.fence,
-        times + struct.pack(">H", len(head)) + head,
-        pack((row.name, row.tags, row.meta, row.payload)),
-        RECORD.pack(*record) + head + FENCE.pack(row.fence),
+        row.enqueued_at.to_bytes(6, "big") + row.run_at.to_bytes(6, "big") + head,
+        pack(rest_values(row)),
+        RECORD.pack(*record) + head[2:] + FENCE.pack(row.fence),
         row.recoveries,
         cause_text(Cause(row.error_type or "", row.fingerprint or "", row.frame or "")) if has_cause else "",
         b"" if row.errors is None else row.errors.strip()[1:-1],

@@ -17,9 +17,10 @@ import msgspec
 from msgspec import UNSET
 
 from windlass.core.model import GuardKind
+from windlass.core.ratewindow import AHEAD_SLACK_MS
 from windlass.core.rows import Pause, QueueChange
 from windlass.core.work import Outcome, QueueBound, RateBound, Want
-from windlass.engines.sqlite.guards import AHEAD_SLACK_MS, LATE_MS, UNBOUNDED, RateMeter, Stored
+from windlass.engines.sqlite.guards import LATE_MS, UNBOUNDED, RateMeter, Stored
 from windlass.engines.sqlite.schema import Sql
 
 __all__ = ["Bounds", "make_room", "merged", "meter_of", "set_queue", "take_note"]

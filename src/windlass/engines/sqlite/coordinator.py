@@ -117,7 +117,7 @@ class SqliteCoordinator(SqliteTransactions):
                 if one.kind is GuardKind.CONCURRENCY:
                     used, _ = holds.taken(db, q, gate, now)
                 elif one.kind is GuardKind.RATE:
-                    used = max(0, (one.burst or one.limit) - RateMeter(db, q, one, now).room(0)) if one.limit else 0
+                    used = RateMeter(db, q, one, now).used() if one.limit else 0
                 else:
                     continue
                 found.append(LimitRow(one.kind, one.key, used, one.limit or None, one.per_ms, waiting.get(gate, 0)))

@@ -14,38 +14,24 @@ import apsw
 import msgspec
 
 from windlass.core.errors import Duplicate
-from windlass.core.model import WAITING, Guard, GuardKind, NewJob, Placed, State, UniqueKey
+from windlass.core.model import WAITING, Guard, NewJob, Placed, State, UniqueKey
 from windlass.core.work import Rules
 from windlass.engines.sqlite.counts import count_each
-from windlass.engines.sqlite.guards import encode_stored
+from windlass.engines.sqlite.fields import (
+    INSERT,
+    INSERT_GUARDED,
+    REPLACE,
+    bindings,
+    due_of,
+    guarded_bindings,
+    once_key,
+)
 from windlass.engines.sqlite.notes import drop_notes
-from windlass.engines.sqlite.schema import SLOT_CODES, Sql
+from windlass.engines.sqlite.schema import Sql
 from windlass.engines.sqlite.upkeep import lapse
 
-__all__ = ["ADD_QUEUES", "forget_markers", "guard_bindings", "insert"]
+__all__ = ["ADD_QUEUES", "forget_markers", "insert"]
 
-INSERT: Final = """
-INSERT INTO "windlass_jobs" (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts,
-                             expires_ms, expires_at, tags, meta, caller_id, shift, slot)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO NOTHING
-"""
-INSERT_GUARDED: Final = """
-INSERT INTO "windlass_jobs" (id, name, queue, state, payload, priority, place, run_at, enqueued_at, max_attempts,
-                             expires_ms, expires_at, tags, meta, caller_id, shift, slot, guards, holding, once_key,
-                             uniq)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO NOTHING
-"""
-# A waiting job gets what a new one would have; its id and its arrival stay. One that waits behind a running job of its
-# key goes on waiting.
-REPLACE: Final = """
-UPDATE "windlass_jobs" SET name = ?2, queue = ?3, state = CASE WHEN ?16 THEN 'blocked' ELSE ?4 END, payload = ?5,
-    priority = ?6, place = ?7, run_at = ?8, max_attempts = ?9, expires_ms = ?10, expires_at = ?11, tags = ?12,
-    meta = ?13, guards = ?14, once_key = ?15, holding = ?17, shift = ?18, slot = ?19,
-    attempt = 0, crashes = 0, interruptions = 0, snoozes = 0, retrying_since = NULL
-WHERE id = ?1
-"""
 HOLDER: Final = 'SELECT id, next, expires_at FROM "windlass_unique" WHERE key = ?'
 STATE_OF: Final = 'SELECT state FROM "windlass_jobs" WHERE id = ?'
 # A key until expiry may outlive its job, and another job have its id by now.
@@ -80,58 +66,6 @@ SELECT id FROM "windlass_tombstones" WHERE until > ? AND id IN (SELECT value FRO
 """
 
 encode = msgspec.json.Encoder().encode
-
-
-def due_of(job: NewJob, now: int) -> int:
-    """When a job is due, wall-clock ms."""
-    return now + job.delay_ms if job.run_at is None else job.run_at
-
-
-def row(job: NewJob, now: int) -> tuple[object, ...]:
-    """The bindings of INSERT for one job."""
-    run_at = due_of(job, now)
-    expires = job.expires_ms
-    shift = job.priority * job.aging_ms
-    return (
-        job.id,
-        job.name,
-        job.queue,
-        "ready" if run_at <= now else "scheduled",
-        job.payload,
-        job.priority,
-        -now if job.at_front else run_at + shift,
-        run_at,
-        now,
-        job.max_attempts,
-        expires,
-        None if expires is None else run_at + expires,
-        encode(job.tags).decode() if job.tags else None,
-        job.meta,
-        1 if job.caller_id else 0,
-        shift,
-        SLOT_CODES[job.slot],
-    )
-
-
-def guarded_row(job: NewJob, now: int) -> tuple[object, ...]:
-    """The bindings of INSERT_GUARDED for one job."""
-    return (*row(job, now), *guard_bindings(job.guards, job.unique))
-
-
-def guard_bindings(guards: tuple[Guard, ...], unique: UniqueKey | None) -> tuple[object, ...]:
-    """The columns ``guards``, ``holding``, ``once_key`` and ``uniq`` of a job."""
-    unique_text = None if unique is None else encode(unique).decode()
-    return (encode_stored(guards), holding(guards), once_key(guards), unique_text)
-
-
-def holding(guards: tuple[Guard, ...]) -> int | None:
-    """1 when a job has guards that it may hold rows for."""
-    return 1 if any(guard.kind is not GuardKind.RATE for guard in guards) else None
-
-
-def once_key(guards: tuple[Guard, ...]) -> str | None:
-    """The Once key among the guards of a job, if there is one."""
-    return next((guard.key for guard in guards if guard.kind is GuardKind.ONCE), None)
 
 
 def insert(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int, rules: Rules) -> list[Placed]:
@@ -172,8 +106,8 @@ def insert_any(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int, ru
     db.execute("SAVEPOINT batch")
     try:
         if not apart:
-            sql, bindings = (q(INSERT_GUARDED), guarded_row) if guarded else (q(INSERT), row)
-            db.executemany(sql, [bindings(job, now) for job in jobs])
+            sql, bound = (q(INSERT_GUARDED), guarded_bindings) if guarded else (q(INSERT), bindings)
+            db.executemany(sql, [bound(job, now) for job in jobs])
         if not apart and db.total_changes() - before == len(jobs):
             placed = [Placed(job.id) for job in jobs]
         else:
@@ -214,14 +148,15 @@ def one_by_one(
 
 def store(db: apsw.Connection, q: Sql, job: NewJob, now: int, rules: Rules) -> Placed:
     """Insert one job if its id is free, or is that of a record whose time is over."""
-    sql, bindings = (
-        (q(INSERT_GUARDED), guarded_row(job, now)) if job.guards or job.unique else (q(INSERT), row(job, now))
-    )
-    db.execute(sql, bindings)
+    if job.guards or job.unique:
+        sql, bound = q(INSERT_GUARDED), guarded_bindings(job, now)
+    else:
+        sql, bound = q(INSERT), bindings(job, now)
+    db.execute(sql, bound)
     if db.changes() == 0:
         if not lapse(db, q, [job.id], rules, now) or tombstones(db, q, [job], now):
             return Placed(job.id, duplicate=True)
-        db.execute(sql, bindings)
+        db.execute(sql, bound)
         return Placed(job.id, duplicate=db.changes() == 0)
     return Placed(job.id)
 
@@ -271,21 +206,10 @@ def taken(db: apsw.Connection, q: Sql, job: NewJob, unique: UniqueKey, now: int,
 
 def replace(db: apsw.Connection, q: Sql, job_id: str, job: NewJob, now: int, *, behind: bool) -> None:
     """Write a new job over a waiting one."""
-    (
-        _, name, queue, state, payload, priority, place, run_at, _, attempts, expires_ms, expires_at, tags, meta, _,
-        shift, slot,
-    ) = row(job, now)  # fmt: skip
     db.execute(q(OPEN_GATES), (job_id,))
     db.execute(q(DROP_HOLDS), (job_id,))  # a Once key that an earlier run took: the new job may have another
     drop_notes(db, q, job_id)  # of runs with other arguments
-    db.execute(
-        q(REPLACE),
-        (
-            job_id, name, queue, state, payload, priority, place, run_at, attempts, expires_ms, expires_at, tags, meta,
-            encode_stored(job.guards), once_key(job.guards), behind, holding(job.guards), shift,
-            slot,
-        ),
-    )  # fmt: skip
+    db.execute(q(REPLACE), (*guarded_bindings(job, now), behind, job_id))
 
 
 def tombstones(db: apsw.Connection, q: Sql, jobs: Sequence[NewJob], now: int) -> set[str]:

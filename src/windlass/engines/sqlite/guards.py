@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from math import ceil
 from typing import Final
 
 import apsw
@@ -23,13 +22,13 @@ from msgspec import Struct
 from windlass.core import circuit
 from windlass.core.circuit import CircuitDocument
 from windlass.core.model import Guard, GuardKind
+from windlass.core.ratewindow import AHEAD_SLACK_MS, Entry, RateWindow
 from windlass.engines.sqlite import holds
 from windlass.engines.sqlite.counts import count
 from windlass.engines.sqlite.schema import Sql
 
-__all__ = ["AHEAD_SLACK_MS", "Judge", "Stored", "as_guards", "decode_stored", "encode_stored", "forget_rates"]
+__all__ = ["Judge", "Stored", "as_guards", "decode_stored", "encode_stored", "forget_rates"]
 
-AHEAD_SLACK_MS: Final = 1_000  # how long a claimed job may wait for a place: a rate's window grows by it then
 GATES_MAX: Final = 64  # gates that one claim looks at
 LATE_MS: Final = 4
 UNBOUNDED: Final = 1_000_000
@@ -123,8 +122,15 @@ ADD_GRANTS: Final = """
 INSERT INTO "windlass_rates" (gate, at, total, until) VALUES (?, ?, ?, ?) ON CONFLICT (gate, at) DO UPDATE SET
     total = excluded.total, until = excluded.until
 """
-NOT_THE_NEWEST: Final = 'UPDATE "windlass_rates" SET until = NULL WHERE gate = ? AND at = ?'
-FORGET_GRANTS: Final = 'DELETE FROM "windlass_rates" WHERE gate = ? AND at < ?'
+NOT_THE_NEWEST: Final = """
+UPDATE "windlass_rates" SET until = NULL WHERE gate = ?1
+    AND at = (SELECT max(at) FROM "windlass_rates" WHERE gate = ?1)
+"""
+FORGET_GRANTS: Final = """
+DELETE FROM "windlass_rates" WHERE gate = ?1
+    AND at < (SELECT max(at) FROM "windlass_rates" WHERE gate = ?1 AND at <= ?2)
+"""
+FORGET_LOG: Final = 'DELETE FROM "windlass_rates" WHERE gate = ?'
 FORGET_RATES: Final = """
 DELETE FROM "windlass_rates" WHERE gate IN (SELECT gate FROM "windlass_rates" WHERE until <= ? LIMIT ?)
 """
@@ -142,68 +148,50 @@ class Refused(Struct, frozen=True):
 NO_PLACE: Final = Refused()
 
 
-class RateMeter:
-    """One rate during one claim: an exact sliding window over the log of grants, or spaced grants with a burst."""
+class GrantLog:
+    """The log of one rate, for as long as one claim."""
 
-    def __init__(self, db: apsw.Connection, q: Sql, guard: Stored, now: int, late_ms: int = 0) -> None:
+    def __init__(self, db: apsw.Connection, q: Sql, gate: str) -> None:
         self._db = db
         self._q = q
-        self._late_ms = late_ms
-        self.guard = guard
-        last = db.execute(q(LAST_GRANT), (guard.gate,)).fetchone()
-        self._last_at, self._total = (now, 0) if last is None else (int(last[0]), int(last[1]))
-        self.now = max(now, self._last_at) if guard.burst is None else now
-        self.given = 0
-        self._before: dict[int, int] = {}
+        self._gate = gate
 
-    def _total_before(self, slack: int) -> int:
-        found = self._db.execute(
-            self._q(TOTAL_AT), (self.guard.gate, self.now - self.guard.per_ms - self._late_ms - slack)
-        ).fetchone()
+    def newest(self) -> tuple[int, int] | None:
+        found = self._db.execute(self._q(LAST_GRANT), (self._gate,)).fetchone()
+        return None if found is None else (int(found[0]), int(found[1]))
+
+    def count_at(self, at: int) -> int:
+        found = self._db.execute(self._q(TOTAL_AT), (self._gate, at)).fetchone()
         return 0 if found is None else int(found[1])
 
-    def room(self, slack: int = 0) -> int:
-        """How many more may go on now; with ``slack``, also if each of them starts so many ms later still."""
-        guard = self.guard
-        if guard.burst is not None:
-            spacing = guard.per_ms / guard.limit
-            ahead = max(self._last_at - (self.now - slack), 0) if self._total else 0
-            return int((guard.burst * spacing - ahead + 1e-6) // spacing) - self.given
-        if slack not in self._before:
-            self._before[slack] = self._total_before(slack)
-        return guard.limit - (self._total - self._before[slack]) - self.given
+    def reached_at(self, count: int, after: int) -> int | None:
+        found = self._db.execute(self._q(GRANTED_AT), (self._gate, after, count)).fetchone()
+        return None if found is None else int(found[0])
 
-    def opens_at(self) -> int:
-        """When one more may go on, given what was given."""
-        guard = self.guard
-        if guard.burst is not None:
-            spacing = guard.per_ms / guard.limit
-            spent = max(self._last_at, self.now) + self.given * spacing
-            return max(self.now + 1, ceil(spent - (guard.burst - 1) * spacing))
-        wanted = self._total + self.given - guard.limit + 1
-        window = guard.per_ms + self._late_ms
-        if wanted > self._total:
-            return self.now + window
-        found = self._db.execute(self._q(GRANTED_AT), (guard.gate, self.now - window, wanted)).fetchone()
-        return self.now + 1 if found is None else int(found[0]) + window
+    def write(self, entry: Entry | None) -> None:
+        """Log what was given, and forget what no window can need."""
+        if entry is None:
+            return
+        gate, db, q = self._gate, self._db, self._q
+        if entry.out is None:
+            db.execute(q(FORGET_LOG), (gate,))
+        else:
+            db.execute(q(NOT_THE_NEWEST), (gate,))
+        db.execute(q(ADD_GRANTS), (gate, entry.at, entry.count, entry.until))
+        if entry.out is not None:
+            db.execute(q(FORGET_GRANTS), (gate, entry.out))
+
+
+class RateMeter(RateWindow):
+    """One rate during one claim."""
+
+    def __init__(self, db: apsw.Connection, q: Sql, guard: Stored, now: int, late_ms: int = 0) -> None:
+        self._log = GrantLog(db, q, guard.gate)
+        super().__init__(guard, self._log, now, late_ms)
 
     def write(self) -> None:
         """Log what was given."""
-        guard, db, q = self.guard, self._db, self._q
-        if not self.given:
-            return
-        if guard.burst is not None:
-            # One row: ``at`` is the time up to which the rate is spent.
-            spent = max(self._last_at if self._total else 0, self.now) + self.given * guard.per_ms / guard.limit
-            db.execute(q('DELETE FROM "windlass_rates" WHERE gate = ?'), (guard.gate,))
-            db.execute(q(ADD_GRANTS), (guard.gate, ceil(spent), self._total + self.given, ceil(spent)))
-            return
-        window = guard.per_ms + self._late_ms + AHEAD_SLACK_MS
-        db.execute(q(NOT_THE_NEWEST), (guard.gate, self._last_at))
-        db.execute(q(ADD_GRANTS), (guard.gate, self.now, self._total + self.given, self.now + window))
-        old = db.execute(q(TOTAL_AT), (guard.gate, self.now - window)).fetchone()
-        if old is not None:
-            db.execute(q(FORGET_GRANTS), (guard.gate, old[0]))
+        self._log.write(self.entry())
 
 
 def forget_rates(db: apsw.Connection, q: Sql, now: int, budget: int) -> int:
@@ -424,7 +412,7 @@ class Judge:
         meter = self._rates.get(guard.gate)
         if meter is None:
             meter = self._rates[guard.gate] = RateMeter(self._db, self._q, guard, self._now, self._late_ms)
-        meter.guard = guard
+        meter.rate = guard
         return meter
 
     def _circuit(self, gate: str) -> CircuitDocument:

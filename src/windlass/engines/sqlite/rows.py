@@ -1,118 +1,30 @@
-"""The fields of a job and their columns: one list, by which a row is read, a dead job put back and written over.
+"""Rows of jobs: how one is read, a dead job put back and written over, by the list of ``fields``.
 
-A field that is not saved says how a live job stands. ``PUT`` writes beside the fields what follows from them; a column
-that is missing in both keeps its default.
+``PUT`` writes beside the fields what follows from them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import apsw
-import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
-from windlass.core.model import State, UniqueKey
+from windlass.core.model import State
 from windlass.core.rows import JobRow, fields_of
 from windlass.engines.damage import made
-from windlass.engines.sqlite.claim import read_tags
-from windlass.engines.sqlite.enqueue import holding, once_key
-from windlass.engines.sqlite.guards import as_guards, encode_stored
+from windlass.engines.sqlite.fields import ASKED, FIELDS, OF_GUARDS, SAVED, holding, listed, once_key
 from windlass.engines.sqlite.notes import Texts, notes_of
 from windlass.engines.sqlite.schema import Sql
 
 __all__ = ["OVER", "PUT", "ROW", "over_bindings", "put_bindings", "state_at", "to_rows"]
 
-encode = msgspec.json.Encoder().encode
-decode_unique = msgspec.json.Decoder(UniqueKey).decode
 
-BYTES: Final = "CAST({0} AS BLOB)"
+__all__ = ["OVER", "PUT", "ROW", "over_bindings", "put_bindings", "state_at", "to_rows"]
 
-
-def same(value: Any) -> Any:
-    return value
-
-
-def text(raw: bytes | None) -> str | bytes | None:
-    """JSON as text; what is none stays as it is."""
-    try:
-        return None if raw is None else raw.decode()
-    except UnicodeDecodeError:
-        return raw
-
-
-class Field(Struct, frozen=True):
-    """One field of a JobRow. ``asked``: it says what the job is to do, so it may be written over."""
-
-    name: str
-    column: str = ""  # if it has another name
-    sql: str = "{0}"  # how the column is read
-    load: Callable[[Any], Any] | None = None
-    save: Callable[[Any], Any] | None = same
-    asked: bool = False
-
-    @property
-    def stored(self) -> str:
-        return self.column or self.name
-
-
-FIELDS: Final = (
-    Field("id"),
-    Field("name", asked=True),
-    Field("queue"),
-    Field("state", save=None),
-    Field("payload", sql=BYTES, save=text, asked=True),
-    Field("priority"),
-    Field("attempt", sql="{0} + (state = 'running')"),
-    Field("max_attempts"),
-    Field("fence"),
-    Field("enqueued_at"),
-    Field("run_at"),
-    Field("started_at"),
-    Field("finished_at"),
-    Field("expires_at", save=None),
-    Field("worker", save=None),
-    Field("result", sql=BYTES, save=None),
-    Field("errors", sql=BYTES, save=text),
-    Field("reason"),
-    Field("tags", load=read_tags, save=lambda tags: encode(tags).decode() if tags else None, asked=True),
-    Field("meta", sql=BYTES, save=text, asked=True),
-    Field("crashes"),
-    Field("interruptions"),
-    Field("snoozes"),
-    Field("cancel_requested", "cancel", load=bool, save=None),
-    Field("error_type"),
-    Field("fingerprint"),
-    Field("frame"),
-    Field("recoveries"),
-    Field("expires_ms"),
-    Field("caller_id", load=bool, save=int),
-    Field("blocked_by", sql="CASE state WHEN 'blocked' THEN {0} END", save=None),
-    Field("guards", load=lambda raw: () if raw is None else as_guards(str(raw)), save=encode_stored, asked=True),
-    Field(
-        "unique",
-        "uniq",
-        load=lambda raw: None if raw is None else decode_unique(str(raw)),
-        save=lambda unique: None if unique is None else encode(unique).decode(),
-        asked=True,
-    ),
-    Field("held", sql="state = 'running' AND {0} IS NOT NULL", load=bool, save=None),
-)
 LOADS: Final = tuple((field.name, field.load) for field in FIELDS if field.load is not None)
 NAMES: Final = tuple(field.name for field in FIELDS)
-SAVED: Final = tuple((field.name, field.stored, field.save) for field in FIELDS if field.save is not None)
-ASKED: Final = tuple(
-    (field.name, field.stored, field.save) for field in FIELDS if field.asked and field.save is not None
-)
-OF_GUARDS: Final = ("holding", "once_key")  # columns that say again what the guards say
-
-
-def listed(*columns: str) -> str:
-    return ", ".join(columns)
-
-
 ROW: Final = (
     f"SELECT {listed(*(field.sql.format(field.stored) for field in FIELDS))}, noted, seq "
     'FROM "windlass_jobs" AS jobs WHERE '

@@ -27,6 +27,7 @@ from windlass.testing.conformance.counts import CountSuite
 from windlass.testing.conformance.dead import DeadSuite
 from windlass.testing.conformance.documents import DocumentSuite
 from windlass.testing.conformance.enqueue import EnqueueSuite
+from windlass.testing.conformance.fields import FieldSuite
 from windlass.testing.conformance.guardmachine import GuardMachine
 from windlass.testing.conformance.guards import GuardSuite
 from windlass.testing.conformance.harness import Harness
@@ -36,8 +37,10 @@ from windlass.testing.conformance.leases import LeaseSuite
 from windlass.testing.conformance.machine import build_machine
 from windlass.testing.conformance.maintenance import MaintenanceSuite
 from windlass.testing.conformance.notes import NoteSuite
+from windlass.testing.conformance.once import OnceSuite
 from windlass.testing.conformance.payload import PayloadSuite
 from windlass.testing.conformance.queuenames import QueueNameSuite
+from windlass.testing.conformance.rates import RateSuite
 from windlass.testing.conformance.settle import SettleSuite
 from windlass.testing.conformance.slots import SlotSuite
 from windlass.testing.conformance.unique import UniqueSuite
@@ -53,6 +56,7 @@ __all__ = [
     "DocumentSuite",
     "EngineConformance",
     "EnqueueSuite",
+    "FieldSuite",
     "GuardMachine",
     "GuardSuite",
     "Harness",
@@ -62,8 +66,10 @@ __all__ = [
     "LeaseSuite",
     "MaintenanceSuite",
     "NoteSuite",
+    "OnceSuite",
     "PayloadSuite",
     "QueueNameSuite",
+    "RateSuite",
     "SettleSuite",
     "SlotSuite",
     "UniqueSuite",
@@ -74,6 +80,7 @@ __all__ = [
 
 class EngineConformance(
     EnqueueSuite,
+    FieldSuite,
     CommitSuite,
     ClaimSuite,
     QueueNameSuite,
@@ -88,6 +95,8 @@ class EngineConformance(
     PayloadSuite,
     GuardSuite,
     CircuitSuite,
+    RateSuite,
+    OnceSuite,
     UniqueSuite,
     HoldSuite,
     DeadSuite,

@@ -50,7 +50,7 @@ end
 function G.lets_through(queue, at_once)
   if G.room(queue) <= 0 then return false end
   local meter = G.paced[queue]
-  return not meter or at_once or G.room_of(meter, 1000) > 0
+  return not meter or at_once or G.room_of(meter, SLACK_MS) > 0
 end
 
 function G.take(queue)
@@ -86,5 +86,5 @@ function G.unbind()
       call('HDEL', K.STARVED, queue)
     end
   end
-  return next_at and math.max(1, next_at - boot + 4)
+  return next_at and math.max(1, next_at - boot + LATE_MS)
 end

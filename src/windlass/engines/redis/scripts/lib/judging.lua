@@ -18,7 +18,8 @@ function G.once_holder(gate)
   return G.holders[gate]
 end
 
--- A meter is the log of a rate during this claim: {at, total, ...}, or {spent, total} with a burst.
+-- A meter is the log of a rate during this claim: {at, total, ...}, or {spent, total} with a burst. What is reckoned with
+-- it is as in core/ratewindow.py.
 function G.meter(guard)
   local gate = guard[2]
   local m = G.meters[gate]
@@ -36,7 +37,7 @@ function G.meter(guard)
 end
 
 function G.total_before(m, at_most)
-  local found = m.log.forgotten or 0
+  local found = 0
   for i = 1, #m.log, 2 do
     if m.log[i] > at_most then break end
     found = m.log[i + 1]
