@@ -137,6 +137,9 @@ def old(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_an_old_store_says_what_it_said(old: Old) -> None:
     now = json.loads(json.dumps(picture(old.app)))
+    for one in (*now["circuits"], *old.said["circuits"]):
+        if one["state"] == "half_open":
+            del one["since"]  # it is since its time came now, not since it was opened
     for part, before in old.said.items():
         assert known(now[part], before) == before, part
     assert list(now["jobs"]) == list(old.said["jobs"])

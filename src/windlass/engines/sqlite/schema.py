@@ -385,7 +385,7 @@ MIGRATIONS: Final = (
         FROM "windlass_probes";
     DROP TABLE "windlass_locks";
     DROP TABLE "windlass_probes";
-    DROP TABLE "windlass_line";              -- whoever waits asks again within a second
+    ALTER TABLE "windlass_line" RENAME TO "windlass_line_before";
     CREATE TABLE "windlass_line" (           -- tokens that wait for a place, in order
         gate   TEXT NOT NULL,
         ticket INTEGER NOT NULL,
@@ -393,6 +393,9 @@ MIGRATIONS: Final = (
         until  INTEGER NOT NULL,             -- steady ms
         PRIMARY KEY (gate, ticket)
     ) WITHOUT ROWID;
+    INSERT OR IGNORE INTO "windlass_line" (gate, ticket, token, until)
+        SELECT 'lock:' || key, ticket, token, until FROM "windlass_line_before";
+    DROP TABLE "windlass_line_before";
     INSERT INTO "windlass_documents" (key, version, value) SELECT 'circuit:' || name,
         row_number() OVER (ORDER BY name) + coalesce((SELECT value FROM "windlass_meta" WHERE key = 'document'), 0), doc
         FROM "windlass_circuits";
