@@ -248,7 +248,8 @@ def is_refused(client: redis.Redis) -> bool:
 
 
 def test_a_server_that_is_busy_for_longer_than_a_call_may_take_is_unavailable(server: RedisServer) -> None:
-    with closing(RedisEngine(server.url, network_timeout_ms=300)) as engine:
+    with server.client() as client, closing(RedisEngine(server.url, network_timeout_ms=300)) as engine:
+        client.flushall()
         engine.open()
         with hogged(server):
             assert "busy with one script" in told(engine)

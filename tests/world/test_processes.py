@@ -340,6 +340,17 @@ def test_a_stop_of_the_group_while_the_application_is_loaded_is_a_stop(world: Wo
     assert "ended while it was loaded" not in world.said()
 
 
+def test_a_loading_process_that_is_killed_is_started_again(world: World) -> None:
+    world.write(SLOW)
+    worker = world.start()
+    world.until(lambda: "loading" in world.ledger())
+    (loading,) = worker.below()
+    os.kill(loading, signal.SIGKILL)
+    world.open_gate()
+    assert world.value(world.enqueue("quick"))
+    assert "SIGKILL ended the process that loads" in world.said()
+
+
 def test_a_loading_process_that_such_a_signal_ends_all_the_same_is_started_again(world: World) -> None:
     world.write("signal.signal(signal.SIGTERM, signal.SIG_DFL)\n" + SLOW)
     worker = world.start()

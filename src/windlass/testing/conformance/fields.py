@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from windlass.core.model import Cause, Guard, GuardKind, NewJob, Slot, State, UniqueKey
-from windlass.core.rows import JobRow
+from windlass.core.rows import JobRow, all_notes
 from windlass.core.work import Kind, LeaseRef
 from windlass.testing.conformance.harness import (
     Harness,
@@ -77,6 +77,7 @@ def died(harness: Harness) -> JobRow:
     row = replace(
         row_of(store, "a"),
         progress=b'{"done":1}',
+        notes=(("step:x", "1"),),
         crashes=1,
         interruptions=2,
         snoozes=3,
@@ -110,9 +111,10 @@ class FieldSuite:
         store.put_dead([row])
         assert redrive(store, [LeaseRef("a", row.fence)]) == [True]
         (lease,) = take(store)
-        fresh = {"fence", "attempt", "run_at", "crashes", "interruptions", "snoozes", "reason", "held"}
+        fresh = {"fence", "attempt", "run_at", "crashes", "interruptions", "snoozes", "reason", "held", "notes"}
         same = set(lease.__struct_fields__) & set(row.__struct_fields__) - fresh
         assert [name for name in sorted(same) if getattr(lease, name) != getattr(row, name)] == []
+        assert lease.notes == tuple(sorted(all_notes(row)))
 
     def test_a_dead_job_that_was_put_back_ages_as_before(self, harness: Harness) -> None:
         store, clock = harness.engine, harness.clock

@@ -277,6 +277,7 @@ class Oracle:
         for job in list(self.jobs.values()):
             if job.state in FINISHED and job.purge_at is not None and job.purge_at <= now:
                 del self.jobs[job.id]
+                self.totals["trimmed"] += job.state is State.DEAD
         return recovered, died
 
     def recoverable(self, rule: Recovery, now: int) -> set[str]:

@@ -24,6 +24,7 @@ __all__ = ["Loading"]
 
 log = Log("windlass.supervisor")
 
+KILLS_MOST = 3  # loading processes killed in a row, as the system does when memory is short, until the worker gives up
 REAPED_WITHIN = 1.0  # seconds: the line of a zygote ends a moment before its process does
 
 
@@ -51,6 +52,7 @@ class Loading:
         self._on_settings = on_settings
         self._on_loaded = on_loaded
         self._restart_again = False  # asked for while a restart was loading
+        self._kills = 0  # of processes that were loading, in a row
 
     def load(self, *, successor: bool = False) -> None:
         """Start a zygote that loads the application; as soon as the system lets us."""
@@ -104,6 +106,7 @@ class Loading:
     def _loaded(self, generation: Generation, hello: Hello) -> None:
         fleet = self._fleet
         generation.hello = hello
+        self._kills = 0
         self._on_settings(hello.settings)
         if fleet.stopping:
             return
@@ -141,7 +144,9 @@ class Loading:
         if generation.gone:  # one of its last words was that it could not load the application
             return
         self._zygotes.forget(generation)
-        if generation.hello is None and (number := ended_by(generation)) is not None:
+        number = ended_by(generation) if generation.hello is None else None
+        self._kills += number == signal.SIGKILL
+        if number is not None and self._kills < KILLS_MOST:
             self._load_later(generation, number)
         elif generation is fleet.successor:
             fleet.successor = None
@@ -159,7 +164,7 @@ class Loading:
             self._deaths.miss(process)
 
     def _load_later(self, generation: Generation, number: int) -> None:
-        """One that was loading was ended by a signal to the whole process group, before it could listen to any."""
+        """One that was loading was ended by a signal from outside: to the whole process group, or SIGKILL."""
         successor = generation is self._fleet.successor
         if successor:
             self._fleet.successor = None
@@ -185,9 +190,9 @@ class Loading:
 
 
 def ended_by(generation: Generation) -> int | None:
-    """The signal for the worker as a whole that ended a zygote, if it was one."""
+    """The signal from outside that ended a zygote, if it was one."""
     try:
         code = generation.process.wait(REAPED_WITHIN)
     except subprocess.TimeoutExpired:
         return None
-    return -code if -code in SIGNALS else None
+    return -code if -code in (*SIGNALS, signal.SIGKILL) else None
