@@ -14,7 +14,8 @@ import pytest
 from servers import Cluster, RedisServer, Replicated, of_the_guide
 from windlass.core.clock import ManualClock
 from windlass.engines.redis import RedisEngine
-from windlass.engines.redis.wire import PREFIX, SUFFIX, decode_rest, pack
+from windlass.engines.redis.reading import decode_rest
+from windlass.engines.redis.wire import PREFIX, SUFFIX, pack
 from windlass.testing.conformance import EngineConformance, GuardMachine, Harness, HoldMachine, build_machine
 from windlass.testing.conformance.harness import upkeep
 

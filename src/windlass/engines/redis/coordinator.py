@@ -21,7 +21,8 @@ from windlass.engines.redis.connection import Command
 from windlass.engines.redis.core import repairing
 from windlass.engines.redis.doctor import RedisDoctor
 from windlass.engines.redis.errors import raised_by_driver
-from windlass.engines.redis.wire import as_int, as_list, none_below_zero, strings
+from windlass.engines.redis.reading import as_list, strings
+from windlass.engines.redis.wire import as_int, none_below_zero
 
 __all__ = ["RedisCoordinator"]
 

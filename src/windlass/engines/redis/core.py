@@ -37,10 +37,11 @@ from windlass.core.work import Rules
 from windlass.engines.base import EngineInfo
 from windlass.engines.redis.connection import Client, Command, Spares, hang_up, make_client, node_of, send, target_of
 from windlass.engines.redis.errors import is_busy, raised_by_driver, translate
+from windlass.engines.redis.reading import as_list
 from windlass.engines.redis.records import FIXED_INDEXES, QUEUE_INDEXES, QUEUE_KEYS, SCHEMA, Repairer
 from windlass.engines.redis.scripts import FIXED_KEYS, READ_ONLY, TYPES, Script, script
 from windlass.engines.redis.startup import Server, examine
-from windlass.engines.redis.wire import as_int, as_list, pack
+from windlass.engines.redis.wire import as_int, pack
 from windlass.logs import Log
 
 __all__ = ["UNSOUND", "RedisCore", "repairing"]

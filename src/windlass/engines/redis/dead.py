@@ -14,7 +14,8 @@ from windlass.core.model import UNKNOWN_GROUP, State
 from windlass.core.rows import GroupRow, JobFilter, JobRow
 from windlass.engines.redis.core import repairing
 from windlass.engines.redis.inspector import RedisInspector, fits, is_error
-from windlass.engines.redis.wire import as_int, as_list, cause_of, dead_texts, keep_dead, strings
+from windlass.engines.redis.reading import as_list, cause_of, strings
+from windlass.engines.redis.wire import as_int, dead_texts, keep_dead
 
 __all__ = ["RedisDead"]
 

@@ -20,9 +20,10 @@ from windlass.engines.damage import LAST_MS
 from windlass.engines.redis.access import look_at_access, look_at_version
 from windlass.engines.redis.connection import Command, node_of, send
 from windlass.engines.redis.inspector import RedisInspector
+from windlass.engines.redis.reading import as_list
 from windlass.engines.redis.records import DETAIL_HASHES
 from windlass.engines.redis.startup import Server, examine
-from windlass.engines.redis.wire import as_int, as_list
+from windlass.engines.redis.wire import as_int
 
 __all__ = ["RedisDoctor"]
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from windlass.core.model import Swap, Times, Versioned, Write, Written
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.core import RedisCore
-from windlass.engines.redis.wire import as_int, as_list, strings
+from windlass.engines.redis.reading import as_list, strings
+from windlass.engines.redis.wire import as_int
 
 __all__ = ["RedisDocuments", "loss", "made", "pack_swaps"]
 

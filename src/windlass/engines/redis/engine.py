@@ -31,13 +31,13 @@ from windlass.engines.redis.connection import Command
 from windlass.engines.redis.coordinator import RedisCoordinator
 from windlass.engines.redis.dead import RedisDead
 from windlass.engines.redis.documents import RedisDocuments, loss, made, pack_swaps
+from windlass.engines.redis.reading import as_list, strings, to_lease
 from windlass.engines.redis.wire import (
     Head,
     JobTexts,
     OutcomeTexts,
     Runs,
     as_int,
-    as_list,
     cause_text,
     encode_info,
     error_head,
@@ -48,8 +48,6 @@ from windlass.engines.redis.wire import (
     pack_counts,
     pack_guards,
     pack_rooms,
-    strings,
-    to_lease,
 )
 from windlass.logs import Log
 

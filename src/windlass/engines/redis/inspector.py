@@ -31,17 +31,9 @@ from windlass.core.work import LeaseRef, QueueBound, RateBound
 from windlass.engines.damage import made
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.core import UNSOUND, repairing
+from windlass.engines.redis.reading import as_list, strings, to_row, to_worker
 from windlass.engines.redis.waiting import RedisWaiting
-from windlass.engines.redis.wire import (
-    as_int,
-    as_list,
-    change_texts,
-    none_below_zero,
-    pack_bounds,
-    strings,
-    to_row,
-    to_worker,
-)
+from windlass.engines.redis.wire import as_int, change_texts, none_below_zero, pack_bounds
 
 __all__ = ["RedisInspector"]
 

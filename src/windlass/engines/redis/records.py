@@ -25,18 +25,8 @@ from windlass.core.model import JobError, Until
 from windlass.core.work import Rules
 from windlass.engines.damage import LAST_MS
 from windlass.engines.redis.connection import Command
-from windlass.engines.redis.wire import (
-    as_int,
-    as_list,
-    cause_of,
-    cause_text,
-    decode_info,
-    decode_worker,
-    error_head,
-    keep_dead,
-    pack,
-    strings,
-)
+from windlass.engines.redis.reading import as_list, cause_of, decode_info, decode_worker, strings
+from windlass.engines.redis.wire import as_int, cause_text, error_head, keep_dead, pack
 from windlass.logs import Log
 
 __all__ = ["HASHES", "QUEUE_INDEXES", "QUEUE_KEYS", "Repairer", "Store"]

@@ -51,7 +51,7 @@ from windlass.engines.sqlite.connection import (
 )
 from windlass.engines.sqlite.counts import write_counts
 from windlass.engines.sqlite.place import Place, StoreMoved
-from windlass.engines.sqlite.records import Repairer
+from windlass.engines.sqlite.repairer import Repairer
 from windlass.engines.sqlite.signals import BLIND_POLL, FileSignal, MemorySignal, Signal
 from windlass.engines.sqlite.steady import Steady
 from windlass.logs import Log
