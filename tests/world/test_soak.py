@@ -221,7 +221,8 @@ class Standstills:
     def __init__(self) -> None:
         self.total = 0.0
         self._process = subprocess.Popen([sys.executable, "-c", self.PROGRAM], stdout=subprocess.PIPE, text=True)
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -231,8 +232,11 @@ class Standstills:
                 self.total += took
 
     def end(self) -> None:
+        assert self._process.stdout is not None
         self._process.kill()
         self._process.wait()
+        self._listener.join()
+        self._process.stdout.close()
 
 
 class Soak:
