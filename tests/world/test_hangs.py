@@ -118,9 +118,11 @@ def innocent() -> int:
 
 
 @app.job(name="closes", retry=0)
-def closes() -> None:
+def closes(how) -> None:
     note("closes")
     os.closerange(3, 4096)
+    if how == "stands still":
+        os.kill(os.getpid(), signal.SIGSTOP)
     hold("gate")
 """
 
@@ -297,10 +299,12 @@ def test_a_job_past_its_timeout_that_stands_still_in_a_write_has_failed(world: W
     assert world.ledger() == ["late"]
 
 
-def test_a_job_that_closes_the_descriptors_of_its_process_does_not_wedge_it(world: World) -> None:
+@pytest.mark.parametrize("how", ["goes on", "stands still"])
+def test_a_job_that_closes_the_descriptors_of_its_process_is_charged_with_its_end(world: World, how: str) -> None:
+    # It is killed 2 s after its grace. If it stands still, its lease is over by then but for the supervisor.
     world.write(JOBS, max_crashes=1)
-    world.start("-t", "1", "-p", "2")
-    job = world.enqueue("closes")
+    world.start("-t", "4", "-p", "2")
+    job = world.enqueue("closes", how)
     world.until(lambda: "closes" in world.ledger())
     later = [world.enqueue("quick") for _ in range(20)]
     for one in later:

@@ -90,7 +90,7 @@ class Reports:
         self._add(lambda: self._renew(process))
 
     def hold(self, process: Process) -> None:
-        """Renew the lease of a process that is dead, until it is known what becomes of its jobs."""
+        """Renew the lease of a process that is dead or dying, until it is known what becomes of its jobs."""
         self._add(lambda: self._hold(process))
 
     # -- what becomes of them --

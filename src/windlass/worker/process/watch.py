@@ -49,7 +49,9 @@ class Watch:
         fleet.timers.after(settings.renew / 2000, lambda: self._look_at_beats(reports), lasting=True)
         now = fleet.clock.boot_ms()
         for process in fleet.processes.values():
-            if process.is_starved(now, settings):  # it has not answered since the last look
+            if process.silent or process.killed:
+                reports.hold(process)  # until its end is known: the jobs it had started are charged with it
+            elif process.is_starved(now, settings):  # it has not answered since the last look
                 reports.renew(process)
             process.look_for_life(now, settings)
         self._judging.hold()
