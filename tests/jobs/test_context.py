@@ -37,8 +37,10 @@ class HandRun:
         assert key == "progress"
         self.progress.append(value)
 
-    def note_settled(self) -> None:
-        self.settled = True
+    def note_settling(self) -> None: ...
+
+    def note_settled(self, settled: bool) -> None:
+        self.settled = settled
 
 
 def charge(n: int) -> int:

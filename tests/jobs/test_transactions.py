@@ -524,8 +524,10 @@ class Run:
 
     def note(self, key: str, value: str | None) -> None: ...
 
-    def note_settled(self) -> None:
-        self.settled = True
+    def note_settling(self) -> None: ...
+
+    def note_settled(self, settled: bool) -> None:
+        self.settled = settled
 
 
 def claimed(app: Windlass, job: Job[[int], int]) -> tuple[JobContext, Run]:

@@ -69,6 +69,22 @@ def test_a_lost_lease_is_that_of_its_claim_alone_and_is_told_once(desk: Desk, wo
     assert (worker._held[desk.id].lost, told) == (True, [desk.id])
 
 
+def test_a_claim_that_a_transaction_of_its_job_settles_is_not_lost_unless_that_rolls_back(
+    desk: Desk, worker: Worker
+) -> None:
+    mine, _ = run_of(worker, desk)
+    run = worker._held[desk.id]
+    run.note_settling()
+    worker._beats.hear(Heartbeat(lost=(mine,)))
+    assert not run.lost
+    run.note_settled(True)
+    worker._beats.hear(Heartbeat(lost=(mine,)))
+    assert not run.lost
+    run.note_settled(False)
+    worker._beats.hear(Heartbeat(lost=(mine,)))
+    assert run.lost
+
+
 def test_a_claim_whose_answer_got_lost_is_given_back_when_two_beats_in_a_row_show_it(desk: Desk) -> None:
     app = desk.app
     worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares)  # its pump does not run

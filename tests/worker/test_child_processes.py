@@ -21,6 +21,7 @@ from windlass.worker.worker import Worker
 
 MODULE = """
 import os
+from contextlib import contextmanager
 from windlass import JobContext, Snooze, Windlass
 from windlass.events import JobDead
 from kit.waiting import until
@@ -35,13 +36,34 @@ def patient(ctx: JobContext) -> str:
     return "stopped"
 
 
-@app.job(name="posted", executor="process")
-def posted(ctx: JobContext) -> None:
+def answer_late(engine) -> None:
+    # Commits are answered when two beats have found their jobs gone.
+    begin = engine.transaction
+
+    @contextmanager
+    def transaction():
+        with begin() as tx:
+            yield tx
+        for _ in range(2):
+            seen = app.workers()[0].beat_at
+            until(lambda: app.workers()[0].beat_at > seen)
+
+    engine.transaction = transaction
+
+
+def post(ctx: JobContext, late: bool) -> None:
+    if late:
+        answer_late(ctx._run.engine)
     with ctx.transaction() as tx:
         ctx.progress(1, 2)
         tx.result = "stored"
     until(lambda: os.path.exists("gate"))
-    open("end", "w").close()
+    if not ctx._run.lost:
+        open("end", "w").close()
+
+
+app.job(name="posted", executor="process")(post)
+app.job(name="posted_in_thread")(post)
 
 
 @app.job(name="noting", executor="process")
@@ -92,8 +114,10 @@ def test_a_job_in_a_process_sees_that_its_worker_stops(processes: Fleet) -> None
     assert (info.state, info.result) == (State.DONE, "stopped")
 
 
-def test_a_job_in_a_process_goes_on_after_its_transaction(processes: Fleet) -> None:
-    (job,) = processes.enqueue("posted", "default", 1)
+@pytest.mark.parametrize("name", ["posted", "posted_in_thread"])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_job_goes_on_after_its_transaction_has_settled_it(processes: Fleet, name: str, late: bool) -> None:
+    (job,) = processes.enqueue(name, "default", 1, f"[[{str(late).lower()}], {{}}]")
     processes.start()
     processes.until(lambda: (info := processes.app.get(job)) and info.state is State.DONE)
     for _ in range(4):  # beats that say that the job is not leased any more

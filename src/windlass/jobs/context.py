@@ -71,8 +71,12 @@ class Run(Protocol):
         """Queue a note of the job; must not block."""
         ...
 
-    def note_settled(self) -> None:
-        """Take note that a transaction has settled this attempt; there is nothing left to settle."""
+    def note_settling(self) -> None:
+        """Take note that a transaction is about to settle this attempt: its claim may go before it is known why."""
+        ...
+
+    def note_settled(self, settled: bool) -> None:
+        """Take note whether the transaction has: then there is nothing left to settle."""
         ...
 
 
@@ -275,12 +279,13 @@ class JobContext:
                 yield tx
                 if engine.info.one_writer:
                     self._check_length(self._run.clock.boot_ms() - began)
+                self._run.note_settling()
                 if engine.settle_within(tx, self._completion(tx)) is Settled.STALE:
                     raise LeaseLost(f"another worker owns job {self.id} now; the transaction was rolled back")
             self._settled = True
         finally:
             self._transacting = False
-        self._run.note_settled()
+            self._run.note_settled(self._settled)
 
     def _check_length(self, took_ms: int) -> None:
         most_ms = self._run.settings.renew // 2

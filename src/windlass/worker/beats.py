@@ -44,7 +44,8 @@ class Beats:
 
     def _lose(self, ref: LeaseRef) -> None:
         run = self._held.of(ref)
-        if run is not None and not run.settled:
+        # One whose transaction commits may have lost its claim to itself. If not, the next beat says it again.
+        if run is not None and not (run.settling or run.settled):
             self._host.lose(run)
             lease = run.lease
             log.warning("job %s %s was taken over by another worker; its run here is stopped", lease.name, lease.id)

@@ -105,8 +105,18 @@ class Noted(Struct, array_like=True, tag="noted"):
     durable: bool
 
 
-class Completed(Struct, array_like=True, tag="completed"):
-    """Child to worker: a transaction has completed the job, so it is not in the store's list of leases any more."""
+class Settling(Struct, array_like=True, tag="settling"):
+    """Child to worker: a transaction is about to settle the job; the child waits for the worker to know."""
+
+
+class Known(Struct, array_like=True, tag="known"):
+    """Worker to child: the worker knows that."""
+
+
+class SettledOrNot(Struct, array_like=True, tag="settled"):
+    """Child to worker: whether the transaction has settled the job."""
+
+    settled: bool
 
 
 class Defer(Struct, array_like=True, tag="defer"):
@@ -127,8 +137,8 @@ class Answer(Struct, array_like=True, tag="answer"):
 
 
 encode = msgspec.msgpack.Encoder().encode
-decode_to_child = msgspec.msgpack.Decoder(Order | Stopping | Deferred).decode
-decode_to_worker = msgspec.msgpack.Decoder(Began | Noted | Completed | Defer | Answer).decode
+decode_to_child = msgspec.msgpack.Decoder(Order | Stopping | Deferred | Known).decode
+decode_to_worker = msgspec.msgpack.Decoder(Began | Noted | Settling | SettledOrNot | Defer | Answer).decode
 
 
 class ChildLine:
@@ -139,7 +149,10 @@ class ChildLine:
         self.receive = line.receive
         self.close = line.close
 
-    def send(self, message: Order | Stopping | Deferred | Began | Noted | Completed | Defer | Answer) -> None:
+    def send(
+        self,
+        message: Order | Stopping | Deferred | Known | Began | Noted | Settling | SettledOrNot | Defer | Answer,
+    ) -> None:
         """Send one message, whole. *Blocking.* Raises OSError when the other end has gone."""
         self._line.send(encode(message))
 
@@ -265,8 +278,11 @@ class Children:
                     child.began = True
                 case Noted(key, value, durable):
                     run.host.note(run, key, value, durable=durable)
-                case Completed():
-                    run.note_settled()
+                case Settling():
+                    run.note_settling()
+                    child.line.send(Known())
+                case SettledOrNot(settled):
+                    run.note_settled(settled)
                 case Defer(delay_ms):
                     child.line.send(Deferred(run.host.defer(run, delay_ms)))
                 case Answer() as answer:
@@ -293,6 +309,7 @@ class ChildHost:
         self.origin = NOWHERE  # each order says which worker it comes from
         self.line = line
         self.waits: SimpleQueue[int] = SimpleQueue()  # what the worker has answered to ``Defer``
+        self.known: SimpleQueue[Known] = SimpleQueue()  # and to ``Settling``
 
     def note(self, _run: JobRun, key: str, value: str | None, *, durable: bool = False) -> None:
         self.line.send(Noted(key, value, durable))
@@ -308,15 +325,20 @@ class ChildHost:
 class ChildRun(JobRun):
     """A run in a child process: its worker has to know what it knows."""
 
-    __slots__ = ("_line",)
+    __slots__ = ("_host",)
 
     def __init__(self, lease: Lease, prepared: Prepared, host: ChildHost) -> None:
         super().__init__(lease, prepared, host)
-        self._line = host.line
+        self._host = host
 
-    def note_settled(self) -> None:
-        super().note_settled()
-        self._line.send(Completed())
+    def note_settling(self) -> None:
+        super().note_settling()
+        self._host.line.send(Settling())
+        self._host.known.get()
+
+    def note_settled(self, settled: bool) -> None:
+        super().note_settled(settled)
+        self._host.line.send(SettledOrNot(settled))
 
 
 def serve_child(host: ChildHost, lookup: Callable[[str], Prepared | None]) -> None:
@@ -342,6 +364,8 @@ def serve_child(host: ChildHost, lookup: Callable[[str], Prepared | None]) -> No
                     host.stopping = True
                 case Deferred(delay_ms):
                     host.waits.put(delay_ms)
+                case Known() as known:
+                    host.known.put(known)
 
     def describe_jobs() -> list[str]:
         jobs = [f"{lease.name} {lease.id} attempt {lease.attempt}" for lease in running]

@@ -109,6 +109,7 @@ class JobRun:
         "prepared",
         "secrets",
         "settled",
+        "settling",
         "slot",
         "timed_out",
         "took_ns",
@@ -139,7 +140,8 @@ class JobRun:
         self.timed_out = False
         self.outlived = False  # it went on after its timeout, and its process has to end with it
         self.lost = False  # another worker owns it now
-        self.settled = False  # a transaction of the job settled it
+        self.settling = False  # a transaction of the job is about to settle it
+        self.settled = False  # one has
         self.passed: Passed | None = None  # its circuit, in a thread, and is not counted there yet
         self.verdict: Verdict | None = None  # on the dependency of its circuit, where a child process ran it
 
@@ -201,8 +203,11 @@ class JobRun:
         self.notebook.put(key, value)
         self.host.note(self, key, value, durable=durable)
 
-    def note_settled(self) -> None:
-        self.settled = True
+    def note_settling(self) -> None:
+        self.settling = True
+
+    def note_settled(self, settled: bool) -> None:
+        self.settling, self.settled = False, settled
 
     def prolong(self, ms: float) -> None:
         """Note that it has so much time from now on."""
