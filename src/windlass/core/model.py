@@ -22,10 +22,12 @@ __all__ = [
     "WAITING",
     "Cause",
     "Count",
+    "Ends",
     "Guard",
     "GuardKind",
     "JobError",
     "NewJob",
+    "NewJoin",
     "OnConflict",
     "Opening",
     "Placed",
@@ -36,6 +38,7 @@ __all__ = [
     "UniqueKey",
     "Until",
     "Versioned",
+    "Wait",
     "Write",
     "Written",
     "can_move",
@@ -62,15 +65,16 @@ FINISHED: Final = frozenset({State.DONE, State.DEAD, State.CANCELLED})
 
 
 # The one table of legal moves. Engines may not make any other; the conformance suite walks it. A waiting job goes to
-# done without running when its Once key is done already.
+# done without running when its Once key is done already. One that was skipped waits again when the verdict on what it
+# waited for is taken back.
 TRANSITIONS: Final[dict[State, frozenset[State]]] = {
     State.READY: frozenset({State.RUNNING, State.BLOCKED, State.DONE, State.CANCELLED}),
     State.SCHEDULED: frozenset({State.READY, State.CANCELLED}),
     State.BLOCKED: frozenset({State.READY, State.SCHEDULED, State.RUNNING, State.DONE, State.CANCELLED}),
-    State.RUNNING: frozenset({State.READY, State.SCHEDULED, State.DONE, State.DEAD, State.CANCELLED}),
+    State.RUNNING: frozenset({State.READY, State.SCHEDULED, State.BLOCKED, State.DONE, State.DEAD, State.CANCELLED}),
     State.DONE: frozenset(),
     State.DEAD: frozenset({State.READY}),
-    State.CANCELLED: frozenset({State.READY}),
+    State.CANCELLED: frozenset({State.READY, State.BLOCKED}),
 }
 
 
@@ -161,6 +165,38 @@ class UniqueKey(Struct, frozen=True, array_like=True):
     rule: OnConflict
 
 
+Ends: TypeAlias = Literal["ok", "bad", "end"]  # done; dead; in any way
+
+
+class Wait(Struct, frozen=True, array_like=True):
+    """What a job waits for: that ``count`` members of a join have ended so; 0: all of them, once the join is sealed."""
+
+    join: str
+    of: Ends = "ok"
+    count: int = 0
+
+    @property
+    def gate(self) -> str:
+        """The name of what the job waits at."""
+        return f"join:{self.join}"
+
+
+class NewJoin(Struct, frozen=True):
+    """A set of jobs that is counted by how they end. It is kept for ``keep_ms`` from when the last of them has ended.
+
+    ``members`` are jobs that are stored already; others enter it when they are stored. One that is not ``sealed`` takes
+    more. With a ``home`` it is kept as long as that join, whatever its own ``keep_ms``. ``meta`` is JSON of whoever
+    made it.
+    """
+
+    id: str
+    members: tuple[str, ...] = ()
+    sealed: bool = True
+    keep_ms: int = 0
+    home: str | None = None
+    meta: str | None = None
+
+
 class NewJob(Struct, frozen=True):
     """A request to store one job. The caller makes the id, so sending it twice stores it once."""
 
@@ -182,6 +218,8 @@ class NewJob(Struct, frozen=True):
     guards: tuple[Guard, ...] = ()
     unique: UniqueKey | None = None
     slot: Slot | None = None  # None: not known
+    joins: tuple[str, ...] = ()  # whose member it is
+    waits: Wait | None = None
 
 
 class Placed(Struct, frozen=True):
@@ -252,10 +290,10 @@ def minute_of(at: int | None, now: int) -> int:
 
 
 class Write(Struct, frozen=True):
-    """What is stored in one step, all or nothing: jobs, documents by compare-and-set, when gates are looked at, counts.
+    """What is stored in one step, all or nothing: jobs, joins, documents by compare-and-set, gates to look at, counts.
 
     ``clock`` is the time of the clock of leases that it was decided for. One that is more than ``CLOCK_SLACK_MS`` off
-    has lost.
+    has lost. ``seals`` are joins that take no more members.
     """
 
     jobs: tuple[NewJob, ...] = ()
@@ -263,13 +301,15 @@ class Write(Struct, frozen=True):
     opens: tuple[Opening, ...] = ()
     clock: int | None = None
     counts: tuple[Count, ...] = ()
+    joins: tuple[NewJoin, ...] = ()
+    seals: tuple[str, ...] = ()
 
 
 class Written(Struct, frozen=True):
     """What became of a Write: of its jobs, and of the documents of its swaps, in the order of each.
 
-    ``lost``: a swap met another version, or it was decided for another time, so nothing is stored. Then ``placed`` is
-    empty, and ``documents`` are as they stand.
+    ``lost``: a swap met another version, one of its joins is there already, or it was decided for another time, so
+    nothing is stored. Then ``placed`` is empty, and ``documents`` are as they stand.
     """
 
     placed: list[Placed]

@@ -11,6 +11,7 @@ from typing import TypeAlias, TypedDict
 
 from msgspec import UNSET, Struct, UnsetType
 
+from windlass.core.join import Tally
 from windlass.core.model import Count, Guard, Slot, State, UniqueKey
 from windlass.core.work import PROGRESS, LeaseRef, RateBound, WorkerInfo
 
@@ -20,6 +21,8 @@ __all__ = [
     "GroupRow",
     "JobFilter",
     "JobRow",
+    "JoinRow",
+    "Member",
     "Metrics",
     "Moved",
     "Pause",
@@ -130,6 +133,26 @@ class JobFilter(Struct, frozen=True):
     group: str | None = None
     error: str | None = None
     ids: tuple[str, ...] | None = None
+
+
+class JoinRow(Struct, frozen=True):
+    """Everything the store knows of one join. ``ended_at``: when the last member ended; None: some have not."""
+
+    id: str
+    tally: Tally
+    made_at: int
+    moved_at: int  # when a member last ended, or what was decided about it was taken back
+    ended_at: int | None
+    keep_ms: int
+    home: str | None
+    meta: str | None
+
+
+class Member(Struct, frozen=True):
+    """One member of a join, and how it has ended: ``done``, ``dead`` or ``cancelled``; None: it has not."""
+
+    id: str
+    end: State | None
 
 
 class GroupRow(Struct, frozen=True):

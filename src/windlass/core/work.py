@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from windlass.core.model import Cause, Guard, NewJob, Slot
+from windlass.core.model import Cause, Guard, NewJob, Slot, Wait
 
 __all__ = [
     "COUNTS_KEPT",
@@ -163,6 +163,7 @@ class Kind(StrEnum):
     SNOOZE = "snooze"  # no attempt used; scheduled again after delay_ms
     RELEASE = "release"  # no attempt used; back to its place
     CRASH = "crash"  # its process died; no attempt used, a crash charge instead
+    AWAIT = "await"  # no attempt used; blocked until what it waits for has ended
 
 
 class Outcome(Struct, frozen=True):
@@ -184,6 +185,7 @@ class Outcome(Struct, frozen=True):
     then: tuple[NewJob, ...] = ()  # stored by the same write
     slot: Slot | None = None  # where the job will wait again: the kind it really is, if the record says another
     notes: tuple[tuple[str, str | None], ...] = ()
+    waits: Wait | None = None  # with AWAIT
 
 
 class Settled(StrEnum):

@@ -32,6 +32,8 @@ from windlass.core.rows import (
     GroupRow,
     JobFilter,
     JobRow,
+    JoinRow,
+    Member,
     Metrics,
     Moved,
     QueueChange,
@@ -137,6 +139,14 @@ class Engine(Protocol):
         batch: ``return`` and ``replace`` give the holder's id as a duplicate (``replace`` writes the new job over a
         waiting holder), ``keep_latest`` also lets one job wait behind a running holder. Raises Duplicate for the rule
         ``raise``, and then nothing of the write is stored.
+
+        A job enters the joins it names, in the same step; for a duplicate, the job that is there does, and counts as it
+        has ended. A join that is there already makes the write lose: so a write with joins is stored once. A job with
+        ``waits`` is ``blocked``; the write that ends a member decides who goes on and who is skipped (cancelled, reason
+        ``skipped``), in cascade, see ``core.join``. So does whatever else ends a record: a cancel, a crash, an expiry,
+        a deletion. A dead or cancelled member that runs again is open again: whoever was skipped for its end waits
+        again, and who went on has gone on. A job that waits for a join that is not there is skipped. The records of
+        members are kept, but for dead ones, as long as the join; and the join as long as a dead member may run again.
         """
         ...
 
@@ -269,6 +279,18 @@ class Inspector(Protocol):
 
     def jobs(self, where: JobFilter, cursor: str | None, limit: int) -> tuple[list[JobRow], str | None]:
         """A page of jobs, newest first, and the cursor of the next page (None: no more). Keyset, never offset."""
+        ...
+
+    def joins(self, ids: Sequence[str]) -> list[JoinRow | None]:
+        """Joins by id, in that order; None where there is none."""
+        ...
+
+    def list_joins(self, prefix: str, cursor: str | None, limit: int) -> tuple[list[JoinRow], str | None]:
+        """A page of the joins whose ids begin so, by id, and the cursor of the next page (None: no more)."""
+        ...
+
+    def members(self, join: str, cursor: str | None, limit: int) -> tuple[list[Member], str | None]:
+        """A page of the members of a join, by id, and the cursor of the next page (None: no more)."""
         ...
 
     def queues(self, bounds: Sequence[QueueBound] = ()) -> list[QueueRow]:

@@ -50,6 +50,7 @@ from windlass.engines.sqlite.connection import (
     translated,
 )
 from windlass.engines.sqlite.counts import write_counts
+from windlass.engines.sqlite.joins import advance
 from windlass.engines.sqlite.place import Place, StoreMoved
 from windlass.engines.sqlite.repairer import Repairer
 from windlass.engines.sqlite.signals import BLIND_POLL, FileSignal, MemorySignal, Signal
@@ -307,11 +308,20 @@ class SqliteCore:
         One that falls over a damaged record was rolled back, and is done again when that is repaired.
         """
         durable = durable and (self._durable or whatever_is_set)
+
+        def whole(db: apsw.Connection) -> tuple[T, bool]:
+            value = work(db)
+            return value, advance(db, self._q, self._clock.wall_ms(), self._rules)
+
         try:
-            return self._write_file(work, durable=durable)
+            value, moved = self._write_file(whole, durable=durable)
         except DAMAGE as error:
             self._repair(error)
-            return self._told(lambda: self._write_file(work, durable=durable))
+            value, moved = self._told(lambda: self._write_file(whole, durable=durable))
+        if moved:
+            self._ready.touch()
+            self._ended.touch()
+        return value
 
     def _ask_file(self, work: Work[T]) -> T:
         """Answer a question on one snapshot of the file that has the name."""

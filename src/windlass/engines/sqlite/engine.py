@@ -45,6 +45,7 @@ from windlass.engines.sqlite.settle import settle
 
 __all__ = ["SqliteEngine"]
 
+NOTHING: Final = Write()
 NAMES: Final = 'SELECT name FROM "windlass_queues" ORDER BY name'
 OPENED: Final = 'SELECT 1 FROM "windlass_gates" WHERE at = 0 LIMIT 1'  # something was released that others wait for
 
@@ -62,9 +63,10 @@ class SqliteEngine(SqliteCoordinator, SqliteMoves, SqliteDead, SqliteDocuments):
                 self._steady.start(db)
             return commit(db, self._q, write, self._clock.wall_ms(), self._rules, self._steady)
 
-        if not (write.jobs or write.swaps or write.opens or write.counts):
+        if write == NOTHING:
             return Written([])
         durable = any(one.durable for one in write.swaps) or any(job.durable is not False for job in write.jobs)
+        durable = durable or bool(write.joins or write.seals)
         written = self._write(store, durable=durable, whatever_is_set=any(job.durable for job in write.jobs))
         if written.placed or (write.opens and not written.lost):
             self._ready.touch()

@@ -15,7 +15,17 @@ import msgspec
 from windlass.core import caps
 from windlass.core.errors import ConfigError
 from windlass.core.model import State
-from windlass.core.rows import BlockedRow, JobFilter, JobRow, Metrics, QueueChange, QueueRow, WorkerRow
+from windlass.core.rows import (
+    BlockedRow,
+    JobFilter,
+    JobRow,
+    JoinRow,
+    Member,
+    Metrics,
+    QueueChange,
+    QueueRow,
+    WorkerRow,
+)
 from windlass.core.units import shown, whole_number
 from windlass.core.work import QueueBound, RateBound, WorkerInfo
 from windlass.engines.base import REPAIR, Finding
@@ -24,6 +34,7 @@ from windlass.engines.sqlite.bounds import merged, meter_of, set_queue
 from windlass.engines.sqlite.connection import translated
 from windlass.engines.sqlite.core import FOREIGN, FOREIGN_ADVICE, SqliteCore, foreign_handle
 from windlass.engines.sqlite.counts import read_counts, read_totals
+from windlass.engines.sqlite.joins import members_of, page_of, page_of_joins, read_joins
 from windlass.engines.sqlite.leases import release_strays
 from windlass.engines.sqlite.rows import ROW, to_rows
 from windlass.engines.sqlite.surroundings import look_around
@@ -108,6 +119,15 @@ class SqliteInspector(SqliteCore):
             return to_rows(db, self._q, rows[:limit], now), more
 
         return self._ask(ask)
+
+    def joins(self, ids: Sequence[str]) -> list[JoinRow | None]:
+        return self._ask(lambda db: read_joins(db, self._q, ids)) if ids else []
+
+    def list_joins(self, prefix: str, cursor: str | None, limit: int) -> tuple[list[JoinRow], str | None]:
+        return page_of(self._ask(lambda db: page_of_joins(db, self._q, prefix, cursor, limit + 1)), limit)
+
+    def members(self, join: str, cursor: str | None, limit: int) -> tuple[list[Member], str | None]:
+        return page_of(self._ask(lambda db: members_of(db, self._q, join, cursor, limit + 1)), limit)
 
     def queues(self, bounds: Sequence[QueueBound] = ()) -> list[QueueRow]:
         now = self._clock.wall_ms()

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from windlass.core.model import FINISHED, GuardKind, State, UniqueKey, Until
+from windlass.core.model import FINISHED, Ends, GuardKind, State, UniqueKey, Until
 from windlass.core.work import Rules, WorkerInfo
 from windlass.engines.damage import LAST_MS, NAME_OF_DAMAGED, QUEUE_OF_DAMAGED, QueueName
 from windlass.engines.sqlite.guards import Stored
@@ -46,7 +46,10 @@ __all__ = [
     "LEASE_MAX_MS",
     "LET_GO",
     "LOOK_AT_GATE",
+    "LOOK_AT_JOINS",
     "LOOK_MAX",
+    "LOST_MEMBERS",
+    "MISCOUNTED",
     "OF_GUARDS",
     "ORPHANED_KEYS",
     "PASS_ON",
@@ -55,7 +58,10 @@ __all__ = [
     "TABLES",
     "TEXT",
     "UNNOTED",
+    "UNTIED",
     "WAITED_AT",
+    "WAIT_FOR_NOTHING",
+    "WRONG_VERDICTS",
     "Column",
     "Never",
     "Now",
@@ -72,6 +78,7 @@ LOOK_MAX: Final = 250  # rows that one step of upkeep looks at: 1 ms
 GATES_STEP: Final = 32
 LEASE_MAX_MS: Final = 30 * 86_400_000
 GRACE_MS: Final = 30_000  # how long a worker with a spoiled lease is believed to live
+JOIN_KEEP_MS: Final = 86_400_000  # how long a join stays whose time to be kept is spoiled
 MARKER_MS: Final = 86_400_000  # how long a Once marker with a spoiled time stays
 
 Count: Final = Annotated[int, Meta(ge=0, le=2**53)]
@@ -81,6 +88,7 @@ Fence: Final = Annotated[int, Meta(ge=0, le=FENCE_MAX)]
 Key: Final = Annotated[str, Meta(min_length=1)]
 Yes: Final = Literal[1]
 Flag: Final = Literal[0, 1]
+FinishedState: Final = Literal["done", "dead", "cancelled"]
 
 TEXT: Final = "typeof({0}) IN ('text', 'null')"
 LIST: Final = (
@@ -146,9 +154,20 @@ def job_rule(row: Any) -> list[str]:
         wrong.append("guards")
     elif (row.once_key, row.holding) != derived(guards):
         wrong += "once_key", "holding"
-    if row.state == State.BLOCKED and row.blocked_by not in gates_of(guards, row.uniq):
+    if row.state == State.BLOCKED and row.blocked_by not in gates_of(guards, row.uniq) and not waits_for_jobs(row):
         wrong.append("blocked_by")
     return wrong
+
+
+def waits_for_jobs(row: Any) -> bool:
+    """Whether a blocked job waits at a join; what for, another table says."""
+    return row.tied is not None and row.blocked_by is not None and row.blocked_by.startswith("join:")
+
+
+def join_rule(row: Any) -> list[str]:
+    """The counters of a join, which never are more than its members."""
+    wrong = [name for name in ("ok", "bad", "void") if getattr(row, name) > row.total]
+    return wrong or (["total"] if row.ok + row.bad + row.void > row.total else [])
 
 
 def is_sound(guard: Stored) -> bool:
@@ -278,6 +297,7 @@ JOBS: Final = Table(
         Column("slot", Annotated[int, Meta(ge=0, lt=len(SLOTS))], 0),
         Column("held", Yes | None, None),
         Column("noted", Yes | None, 1),
+        Column("tied", Yes | None, 1),
     ),
     job_rule,
 )
@@ -287,7 +307,7 @@ HARMLESS: Final = frozenset(
     {
         "cancel", "worker", "started_at", "finished_at", "purge_at", "result", "errors", "reason", "progress", "tags",
         "error_type", "fingerprint", "frame", "recoveries", "holding", "once_key", "blocked_by", "slot", "held",
-        "noted",
+        "noted", "tied",
     }
 )  # fmt: skip
 
@@ -364,6 +384,37 @@ OTHERS: Final = (
         ),
     ),
     Table("line", (Column("gate", Key), Column("ticket", Count), Column("token", str), Column("until", Count))),
+    Table(
+        "joins",
+        (
+            Column("id", Key),
+            Column("sealed", Flag, 1),
+            Column("total", Count, 0),
+            Column("ok", Count, 0),
+            Column("bad", Count, 0),
+            Column("void", Count, 0),
+            Column("made_at", Instant, lambda row, now: now.wall),
+            Column("moved_at", Instant, lambda row, now: now.wall),
+            Column("ended_at", Instant | None, None),
+            Column("purge_at", Count | None, None),
+            Column("keep_ms", Count, JOIN_KEEP_MS),
+            Column("home", Key | None, None),
+            Column("meta", Yes, None, TEXT),
+            Column("dirty", Yes | None, 1),
+        ),
+        join_rule,
+    ),
+    Table("members", (Column("id", Key), Column("join_id", Key), Column("verdict", FinishedState | None, None))),
+    Table(
+        "waits",
+        (
+            Column("id", Key),
+            Column("join_id", Key),
+            Column("of", Ends),
+            Column("count", Count),
+            Column("delay_ms", Count, 0),
+        ),
+    ),
     Table("notes", (Column("seq", int), Column("key", Key), Column("value", Yes, test="typeof({0}) = 'text'"))),
 )  # fmt: skip
 TABLES: Final = (JOBS, *OTHERS)
@@ -374,6 +425,7 @@ KEYS: Final = {  # of more than one column
     "rates": "gate, at",
     "line": "gate, ticket",
     "notes": "seq, key",
+    "members": "id, join_id",
 }
 
 # -- what no rule of a row can see ------------------------------------------------------------------------------------
@@ -409,6 +461,43 @@ UPDATE "windlass_jobs" SET state = 'scheduled', blocked_by = NULL WHERE state = 
         SELECT 1 FROM "windlass_unique" AS taken
         WHERE taken.key = substr(blocked_by, 8) AND taken.next = "windlass_jobs".id)
 """
+# A verdict that is not that of the record; triggers derive the counters.
+WRONG_VERDICTS: Final = """
+UPDATE "windlass_members" SET verdict = iif(jobs.purge_at IS NULL, NULL, jobs.state) FROM "windlass_jobs" AS jobs
+WHERE jobs.id = "windlass_members".id AND verdict IS NOT iif(jobs.purge_at IS NULL, NULL, jobs.state)
+    AND ("windlass_members".id, join_id) IN (
+        SELECT id, join_id FROM "windlass_members" ORDER BY id, join_id LIMIT ? OFFSET ?)
+"""
+# A member whose record has gone without a word.
+LOST_MEMBERS: Final = """
+UPDATE "windlass_members" SET verdict = 'cancelled' WHERE verdict IS NULL
+    AND NOT EXISTS (SELECT 1 FROM "windlass_jobs" AS jobs WHERE jobs.id = "windlass_members".id)
+    AND (id, join_id) IN (SELECT id, join_id FROM "windlass_members" ORDER BY id, join_id LIMIT ? OFFSET ?)
+"""
+UNTIED: Final = """
+UPDATE "windlass_jobs" SET tied = 1 WHERE tied IS NULL
+    AND id IN (SELECT id FROM "windlass_members" ORDER BY id, join_id LIMIT ? OFFSET ?)
+"""
+MISCOUNTED: Final = """
+UPDATE "windlass_joins" SET dirty = 1, total = real.total, ok = real.ok, bad = real.bad, void = real.void
+FROM (SELECT joins.id AS join_id, count(members.id) AS total, count(*) FILTER (WHERE verdict = 'done') AS ok,
+             count(*) FILTER (WHERE verdict = 'dead') AS bad, count(*) FILTER (WHERE verdict = 'cancelled') AS void
+      FROM (SELECT id FROM "windlass_joins" ORDER BY id LIMIT ? OFFSET ?) AS joins
+          LEFT JOIN "windlass_members" AS members ON members.join_id = joins.id GROUP BY joins.id) AS real
+WHERE "windlass_joins".id = real.join_id
+    AND ("windlass_joins".total, "windlass_joins".ok, "windlass_joins".bad, "windlass_joins".void)
+    IS NOT (real.total, real.ok, real.bad, real.void)
+"""
+# Nobody knows any more what these wait for. To run them might do what should never have been done.
+WAIT_FOR_NOTHING: Final = """
+SELECT seq, id FROM "windlass_jobs" AS jobs WHERE state = 'blocked' AND blocked_by >= 'join:' AND blocked_by < 'join;'
+    AND NOT EXISTS (SELECT 1 FROM "windlass_waits" AS waits JOIN "windlass_joins" AS joins ON joins.id = waits.join_id
+                    WHERE waits.id = jobs.id AND 'join:' || join_id = jobs.blocked_by)
+"""
+# The sweep looks at every join now and then, whether or not its counters say that they have moved.
+LOOK_AT_JOINS: Final = """
+UPDATE "windlass_joins" SET dirty = 1 WHERE id IN (SELECT join_id FROM "windlass_waits" ORDER BY id LIMIT ? OFFSET ?)
+"""
 PASS_ON: Final = 'UPDATE "windlass_unique" SET id = next, next = NULL WHERE key = ? AND next IS NOT NULL'
 FREE_KEY: Final = """
 DELETE FROM "windlass_unique" WHERE key = ? AND NOT EXISTS (
@@ -416,12 +505,13 @@ DELETE FROM "windlass_unique" WHERE key = ? AND NOT EXISTS (
 """
 HELD_BY: Final = 'SELECT gate FROM "windlass_holds" WHERE seq = ?'
 LET_GO: Final = 'DELETE FROM "windlass_holds" WHERE seq = ?'
-# It waits for the holder of its key, or is judged anew.
+# It waits for other jobs, or for the holder of its key, or is judged anew.
 BLOCKED_ANEW: Final = """
-UPDATE "windlass_jobs" SET
-    state = iif(taken.key IS NULL, 'scheduled', 'blocked'), blocked_by = 'unique:' || taken.key
-FROM (SELECT ?1 AS seq) LEFT JOIN (
-    SELECT key, next FROM "windlass_unique" WHERE next = (SELECT id FROM "windlass_jobs" WHERE seq = ?1)) AS taken
+UPDATE "windlass_jobs" SET state = iif(mine.gate IS NULL, 'scheduled', 'blocked'), blocked_by = mine.gate,
+    tied = iif(mine.gate IS NULL, tied, 1)
+FROM (SELECT coalesce((SELECT 'join:' || join_id FROM "windlass_waits" WHERE id = jobs.id),
+                      (SELECT 'unique:' || key FROM "windlass_unique" WHERE next = jobs.id)) AS gate
+      FROM "windlass_jobs" AS jobs WHERE seq = ?1) AS mine
 WHERE "windlass_jobs".seq = ?1 AND state = 'blocked'
 """
 ADD_ERROR: Final = """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import apsw
 import msgspec
@@ -37,7 +37,10 @@ from windlass.engines.sqlite.records import (
     LEASE_MAX_MS,
     LET_GO,
     LOOK_AT_GATE,
+    LOOK_AT_JOINS,
     LOOK_MAX,
+    LOST_MEMBERS,
+    MISCOUNTED,
     OF_GUARDS,
     ORPHANED_KEYS,
     PASS_ON,
@@ -45,7 +48,10 @@ from windlass.engines.sqlite.records import (
     STRAY_NOTES,
     TABLES,
     UNNOTED,
+    UNTIED,
+    WAIT_FOR_NOTHING,
     WAITED_AT,
+    WRONG_VERDICTS,
     Column,
     Never,
     Now,
@@ -59,6 +65,8 @@ from windlass.engines.sqlite.schema import VERSION, Sql, version_of
 __all__ = [
     "Repairer",
 ]
+
+WAITED_IN_VAIN: Final = "its record was damaged: nobody knows any more what it waited for; look whether it may run"
 
 
 class Found(Struct):
@@ -177,7 +185,7 @@ class Repairer:
         for table in {chunk.table.name: chunk.table for chunk in chunks if chunk.table is not JOBS}.values():
             count += self._repair(db, Chunk(table, 0, -1))  # as a whole: its rows have no place of their own
         self._register(db, 0, 2**62)
-        return count + self._repair_ties(db, 0, -1) + self._shorten_leases(db)
+        return count + self._repair_ties(db, 0, -1) + self._repair_joins(db, 0, -1) + self._shorten_leases(db)
 
     def look_on(self, db: apsw.Connection, budget: int) -> int:
         """Look at some rows, at most ``budget``, from where the last call ended on; give how many were repaired."""
@@ -196,6 +204,8 @@ class Repairer:
                 repaired += self._shorten_leases(db)
             elif chunk.table.name in ("holds", "unique", "notes"):
                 repaired += self._repair_ties(db, at, budget)
+            elif chunk.table.name in ("joins", "members", "waits"):
+                repaired += self._repair_joins(db, at, budget)
             budget -= count
             self._place = (number, following) if budget <= 0 else ((number + 1) % len(TABLES), 0)
             if budget <= 0:
@@ -204,7 +214,7 @@ class Repairer:
         return repaired
 
     def _repair(self, db: apsw.Connection, chunk: Chunk) -> int:
-        now = Now(self._clock.wall_ms(), self._clock.boot_ms(), self._boot, self._rules)
+        now = self._now()
         rows = [row for row in self._rows(db, chunk) if row.wrong]
         for row in rows:
             if chunk.table is JOBS:
@@ -259,22 +269,33 @@ class Repairer:
         if "blocked_by" in wrong and not dies and values["state"] == State.BLOCKED:
             del fresh["blocked_by"]
             db.execute(self._q(BLOCKED_ANEW), (seq,))
+        attempt = 0 if "attempt" in wrong else values["attempt"] + 1
         if dies:
-            fresh |= {
-                "state": State.DEAD.value,
-                "reason": text,
-                "finished_at": now.wall,
-                "purge_at": now.wall + dead_keep(now.rules),
-                "worker": None,
-                "error_type": DAMAGED.error_type,
-                "fingerprint": DAMAGED.fingerprint,
-                "frame": None,
-            }
-            count(db, self._q, now.wall, "total:dead", 1)
-        self._set(db, seq, fresh)
-        error = JobError(DAMAGED.error_type, text, "", now.wall, 0 if "attempt" in wrong else values["attempt"] + 1)
-        db.execute(self._q(ADD_ERROR), (encode(error).decode(), seq))
+            self._let_die(db, seq, text, now, attempt, fresh)
+        else:
+            self._set(db, seq, fresh)
+            self._add_error(db, seq, text, now, attempt)
         log.error("job %s %s: %s", row.raw["id"], "is dead" if dies else "goes on", text)
+
+    def _let_die(self, db: apsw.Connection, seq: int, text: str, now: Now, attempt: int, fresh: dict[str, Any]) -> None:
+        """Let a job be dead of its damage, with these values for other columns."""
+        death = {
+            "state": State.DEAD.value,
+            "reason": text,
+            "finished_at": now.wall,
+            "purge_at": now.wall + dead_keep(now.rules),
+            "worker": None,
+            "error_type": DAMAGED.error_type,
+            "fingerprint": DAMAGED.fingerprint,
+            "frame": None,
+        }
+        count(db, self._q, now.wall, "total:dead", 1)
+        self._set(db, seq, fresh | death)
+        self._add_error(db, seq, text, now, attempt)
+
+    def _add_error(self, db: apsw.Connection, seq: int, text: str, now: Now, attempt: int) -> None:
+        error = JobError(DAMAGED.error_type, text, "", now.wall, attempt)
+        db.execute(self._q(ADD_ERROR), (encode(error).decode(), seq))
 
     def _set(self, db: apsw.Connection, seq: int, fresh: dict[str, Any]) -> None:
         if fresh:
@@ -296,6 +317,24 @@ class Repairer:
             db.execute(self._q(sql), bindings)
             repaired += db.changes()
         return repaired
+
+    def _repair_joins(self, db: apsw.Connection, at: int, count: int) -> int:
+        """Derive verdicts and counters anew from the records; give how much of them was wrong."""
+        repaired = 0
+        for sql in (WRONG_VERDICTS, LOST_MEMBERS, MISCOUNTED):
+            db.execute(self._q(sql), (count, at))
+            repaired += db.changes()
+        for sql in (UNTIED, LOOK_AT_JOINS):
+            db.execute(self._q(sql), (count, at))
+        now = self._now()
+        for seq, id in db.execute(self._q(WAIT_FOR_NOTHING)).fetchall():
+            self._let_die(db, int(str(seq)), WAITED_IN_VAIN, now, 0, {})
+            log.error("job %s is dead: %s", id, WAITED_IN_VAIN)
+            repaired += 1
+        return repaired
+
+    def _now(self) -> Now:
+        return Now(self._clock.wall_ms(), self._clock.boot_ms(), self._boot, self._rules)
 
     def _shorten_leases(self, db: apsw.Connection) -> int:
         """Let no worker hold its jobs for as long as nobody can mean."""

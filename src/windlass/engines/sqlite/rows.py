@@ -20,9 +20,6 @@ from windlass.engines.sqlite.schema import Sql
 
 __all__ = ["OVER", "PUT", "ROW", "over_bindings", "put_bindings", "state_at", "to_rows"]
 
-
-__all__ = ["OVER", "PUT", "ROW", "over_bindings", "put_bindings", "state_at", "to_rows"]
-
 LOADS: Final = tuple((field.name, field.load) for field in FIELDS if field.load is not None)
 NAMES: Final = tuple(field.name for field in FIELDS)
 ROW: Final = (

@@ -25,6 +25,7 @@ __all__ = ["HISTORY", "SLOTS", "SLOT_CODES", "VERSION", "Sql", "migrate"]
 
 FENCE_MAX: Final = 2**53 - 2**40  # a greater fence is none that we gave
 COUNT_MAX: Final = 2**53  # a greater count is none
+HELD: Final = 1 << 50  # what a purge_at is put off by while the record is a member of a join
 FOREVER: Final = 9_000_000_000_000_000  # a purge_at that never comes; under 2**53
 
 # The errors of a job, with room for one more: of a very long history the errors behind the first one go, two for each
@@ -220,6 +221,81 @@ COUNTS: Final = """
 """.replace("{most}", str(COUNT_MAX)).replace(
     "{sound}", "typeof(queue) = 'text' AND typeof(step) = 'integer' AND step > 6"
 )
+
+# See ``joins``. Whoever ends a record, by whatever statement, has its verdict written here, and the counters follow.
+JOINS: Final = """
+    CREATE TABLE "windlass_joins" (
+        id       TEXT PRIMARY KEY,
+        sealed   INTEGER NOT NULL,
+        total    INTEGER NOT NULL DEFAULT 0,
+        ok       INTEGER NOT NULL DEFAULT 0,
+        bad      INTEGER NOT NULL DEFAULT 0,
+        void     INTEGER NOT NULL DEFAULT 0,
+        made_at  INTEGER NOT NULL,
+        moved_at INTEGER NOT NULL,
+        ended_at INTEGER,
+        purge_at INTEGER,                    -- null also while it goes with its home
+        keep_ms  INTEGER NOT NULL,
+        home     TEXT,
+        meta     TEXT,
+        dirty    INTEGER                     -- 1: its counters have moved, and nothing was decided since
+    ) WITHOUT ROWID;
+    CREATE INDEX "windlass_joins_dirty" ON "windlass_joins" (dirty) WHERE dirty IS NOT NULL;
+    CREATE INDEX "windlass_joins_purge" ON "windlass_joins" (purge_at) WHERE purge_at IS NOT NULL;
+    CREATE INDEX "windlass_joins_home" ON "windlass_joins" (home) WHERE home IS NOT NULL;
+    CREATE TABLE "windlass_members" (
+        id      TEXT NOT NULL,
+        join_id TEXT NOT NULL,
+        verdict TEXT,                        -- done, dead or cancelled; null: it has not ended
+        PRIMARY KEY (id, join_id)
+    ) WITHOUT ROWID;
+    CREATE INDEX "windlass_members_join" ON "windlass_members" (join_id, id, verdict);
+    CREATE TABLE "windlass_waits" (          -- of jobs that are blocked by a join, or were skipped for it
+        id       TEXT PRIMARY KEY,
+        join_id  TEXT NOT NULL,
+        of       TEXT NOT NULL,
+        count    INTEGER NOT NULL,
+        delay_ms INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX "windlass_waits_join" ON "windlass_waits" (join_id, of, count);
+    ALTER TABLE "windlass_jobs" ADD COLUMN tied INTEGER;  -- 1: may have rows in members or waits
+
+    CREATE TRIGGER "windlass_members_in" AFTER INSERT ON "windlass_members"
+    BEGIN
+        UPDATE "windlass_joins" SET dirty = 1, total = total + 1, ok = ok + (NEW.verdict IS 'done'),
+            bad = bad + (NEW.verdict IS 'dead'), void = void + (NEW.verdict IS 'cancelled') WHERE id = NEW.join_id;
+    END;
+    CREATE TRIGGER "windlass_members_moved" AFTER UPDATE OF verdict ON "windlass_members"
+    WHEN OLD.verdict IS NOT NEW.verdict
+    BEGIN
+        UPDATE "windlass_joins" SET dirty = 1, ok = ok + (NEW.verdict IS 'done') - (OLD.verdict IS 'done'),
+            bad = bad + (NEW.verdict IS 'dead') - (OLD.verdict IS 'dead'),
+            void = void + (NEW.verdict IS 'cancelled') - (OLD.verdict IS 'cancelled') WHERE id = NEW.join_id;
+    END;
+    -- Only a join that is forgotten loses members. A record that no join has any more goes when it would have gone.
+    CREATE TRIGGER "windlass_members_out" AFTER DELETE ON "windlass_members"
+    BEGIN
+        UPDATE "windlass_jobs" SET purge_at = purge_at - {held} WHERE id = OLD.id AND purge_at >= {held}
+            AND purge_at < {forever}
+            AND NOT EXISTS (SELECT 1 FROM "windlass_members" AS members WHERE members.id = OLD.id);
+    END;
+    CREATE TRIGGER "windlass_jobs_member_moved" AFTER UPDATE OF purge_at ON "windlass_jobs"
+    WHEN OLD.tied IS NOT NULL AND (OLD.purge_at IS NULL) != (NEW.purge_at IS NULL)
+    BEGIN
+        UPDATE "windlass_members" SET verdict = CASE WHEN NEW.purge_at IS NOT NULL THEN NEW.state END
+            WHERE id = NEW.id;
+        UPDATE "windlass_jobs" SET purge_at = min(purge_at + {held}, {forever})
+            WHERE seq = NEW.seq AND purge_at IS NOT NULL AND state != 'dead'
+            AND EXISTS (SELECT 1 FROM "windlass_members" AS members WHERE members.id = NEW.id);
+        -- What ended otherwise, or was made to run by hand, waits for nothing any more.
+        DELETE FROM "windlass_waits" WHERE id = NEW.id AND NEW.reason IS NOT 'skipped' AND NEW.state != 'blocked';
+    END;
+    CREATE TRIGGER "windlass_jobs_member_gone" AFTER DELETE ON "windlass_jobs" WHEN OLD.tied IS NOT NULL
+    BEGIN
+        UPDATE "windlass_members" SET verdict = 'cancelled' WHERE id = OLD.id AND verdict IS NULL;
+        DELETE FROM "windlass_waits" WHERE id = OLD.id;
+    END;
+""".replace("{held}", str(HELD)).replace("{forever}", str(FOREVER))
 
 MIGRATIONS: Final = (
     """
@@ -422,9 +498,10 @@ MIGRATIONS: Final = (
     END;
     """
     + COUNTS,
+    JOINS,
 )
 VERSION: Final = len(MIGRATIONS)
-NEWEST: Final = ("jobs", "noted")  # a column that the last of them has made
+NEWEST: Final = ("jobs", "tied")  # a column that the last of them has made
 VERSION_MAX: Final = 9_999
 
 

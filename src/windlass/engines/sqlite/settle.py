@@ -15,8 +15,9 @@ import msgspec
 
 from windlass.core.model import NewJob, State
 from windlass.core.work import Kind, Outcome, Rules, Settled
+from windlass.engines.sqlite.commit import store
 from windlass.engines.sqlite.counts import count
-from windlass.engines.sqlite.enqueue import insert
+from windlass.engines.sqlite.joins import wait_at
 from windlass.engines.sqlite.notes import put_notes
 from windlass.engines.sqlite.schema import FOREVER, HISTORY, SLOT_CODES, Sql
 
@@ -75,6 +76,7 @@ STATES: Final = {
     Kind.SNOOZE: State.SCHEDULED,
     Kind.RELEASE: State.READY,
     Kind.CRASH: State.READY,
+    Kind.AWAIT: State.BLOCKED,
 }
 USES_ATTEMPT: Final = frozenset({Kind.DONE, Kind.RETRY, Kind.DEAD, Kind.CANCELLED})
 SERIES: Final = {
@@ -101,6 +103,8 @@ def settle(db: apsw.Connection, q: Sql, outcomes: Sequence[Outcome], now: int, r
         count(db, q, now, "total:stale", len(outcomes) - len(valid))
         outcomes = valid
     db.execute("RELEASE settle")
+    awaiting = [(one.id, one.waits, 0) for one in outcomes if one.kind is Kind.AWAIT and one.waits is not None]
+    wait_at(db, q, awaiting, now, rules)
     then: list[NewJob] = []
     counts: dict[str, int] = {}
     for outcome in outcomes:
@@ -112,7 +116,7 @@ def settle(db: apsw.Connection, q: Sql, outcomes: Sequence[Outcome], now: int, r
         if series:
             counts[series] = counts.get(series, 0) + 1
     if then:
-        insert(db, q, then, now, rules)
+        store(db, q, then, now, rules)
     for series, ended in counts.items():
         count(db, q, now, series, ended)
     return answers
@@ -174,7 +178,7 @@ def ended(one: Outcome, now: int, rules: Rules) -> tuple[object, ...]:
         one.id,
         one.fence,
         state.value,
-        1 if state in (State.READY, State.SCHEDULED) else 0,
+        1 if state in (State.READY, State.SCHEDULED, State.BLOCKED) else 0,
         1 if kind in USES_ATTEMPT else 0,
         1 if kind is Kind.CRASH else 0,
         1 if one.interrupted and kind is Kind.RELEASE else 0,

@@ -20,6 +20,7 @@ from windlass.engines.base import Tx
 from windlass.engines.sqlite.commit import commit
 from windlass.engines.sqlite.core import FOLLOW_MAX
 from windlass.engines.sqlite.inspector import SqliteInspector
+from windlass.engines.sqlite.joins import advance
 from windlass.engines.sqlite.place import StoreMoved, has_moved
 from windlass.engines.sqlite.settle import settle
 
@@ -85,7 +86,7 @@ class SqliteTransactions(SqliteInspector):
         if db is mine.db:
             if not db.in_transaction:
                 raise ConfigError("the transaction of this tx has ended: enqueue inside the `with` block")
-            return commit(db, self._q, write, self._clock.wall_ms(), self._rules, self._steady)
+            return self._commit_here(db, write)
         if self.path is None or not same_file(db.filename, self.path):
             raise ConfigError(
                 f"connection= is open on {db.filename or ':memory:'}, and the jobs live in {self.info.target}: "
@@ -100,9 +101,15 @@ class SqliteTransactions(SqliteInspector):
             raise ConfigError(
                 "connection= has no open transaction: begin one (BEGIN IMMEDIATE) before you enqueue in it"
             )
-        written = commit(db, self._q, write, self._clock.wall_ms(), self._rules, self._steady)
+        written = self._commit_here(db, write)
         if written.placed or write.opens:
             self._touch_after_commit(db)
+        return written
+
+    def _commit_here(self, db: apsw.Connection, write: Write) -> Written:
+        now = self._clock.wall_ms()
+        written = commit(db, self._q, write, now, self._rules, self._steady)
+        advance(db, self._q, now, self._rules)
         return written
 
     def _touch_after_commit(self, db: apsw.Connection) -> None:
@@ -117,7 +124,10 @@ class SqliteTransactions(SqliteInspector):
         # A WAL hook takes the place of the connection's automatic checkpoints; our own writer makes them.
 
     def settle_within(self, tx: Tx, outcome: Outcome) -> Settled:
-        return settle(tx.connection, self._q, [outcome], self._clock.wall_ms(), self._rules)[0]
+        now = self._clock.wall_ms()
+        (answer,) = settle(tx.connection, self._q, [outcome], now, self._rules)
+        advance(tx.connection, self._q, now, self._rules)
+        return answer
 
 
 def same_file(one: str, other: str) -> bool:

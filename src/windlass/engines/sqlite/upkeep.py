@@ -12,7 +12,7 @@ import apsw
 import msgspec
 
 from windlass.core.work import LeaseRef, Rules, Upkeep
-from windlass.engines.sqlite import holds
+from windlass.engines.sqlite import holds, joins
 from windlass.engines.sqlite.claim import promote
 from windlass.engines.sqlite.counts import count, fold
 from windlass.engines.sqlite.guards import forget_rates
@@ -140,6 +140,7 @@ def maintain(
     forgotten = max(forgotten, db.changes())
     forgotten = max(forgotten, forget_rates(db, q, steady_now, budget))
     holds.forget(db, q, steady_now)
+    forgotten = max(forgotten, joins.sweep(db, q, now, budget))
     forgotten = max(forgotten, fold(db, q, now, rules.counts, budget))
     alone = db.execute(q(NEXT_ALONE)).fetchone()
     return Upkeep(

@@ -33,6 +33,7 @@ from windlass.testing.conformance.guards import GuardSuite
 from windlass.testing.conformance.harness import Harness
 from windlass.testing.conformance.holds import HoldMachine, HoldSuite
 from windlass.testing.conformance.inspector import InspectorSuite
+from windlass.testing.conformance.joins import JoinSuite
 from windlass.testing.conformance.leases import LeaseSuite
 from windlass.testing.conformance.machine import build_machine
 from windlass.testing.conformance.maintenance import MaintenanceSuite
@@ -63,6 +64,7 @@ __all__ = [
     "HoldMachine",
     "HoldSuite",
     "InspectorSuite",
+    "JoinSuite",
     "LeaseSuite",
     "MaintenanceSuite",
     "NoteSuite",
@@ -92,6 +94,7 @@ class EngineConformance(
     MaintenanceSuite,
     WaitSuite,
     InspectorSuite,
+    JoinSuite,
     PayloadSuite,
     GuardSuite,
     CircuitSuite,

@@ -141,6 +141,8 @@ def verdict(lease: Lease, outcome: Outcome, run: JobRun | None) -> tuple[int, st
             return logging.INFO, "cancelled", f"was cancelled in attempt {attempt}"
         case Kind.SNOOZE:
             return logging.INFO, "snoozed", f"is snoozed for {delay}{why}"
+        case Kind.AWAIT:
+            return logging.INFO, "waits", f"waits for other jobs in attempt {attempt}"
         case Kind.RELEASE:
             why = "the worker is stopping" if outcome.interrupted else refusal(run)
             return logging.INFO, "given_back", f"was given back: {why}"
