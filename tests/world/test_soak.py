@@ -33,6 +33,7 @@ from world import World
 SECONDS = float(os.environ.get("WINDLASS_SOAK_SECONDS", "3600"))
 SEED = int(os.environ.get("WINDLASS_TEST_SEED", str(random.SystemRandom().randrange(10**6))))
 PATIENCE = float(os.environ.get("WINDLASS_SOAK_PATIENCE", "400"))  # seconds for everything to end at last
+KILL_SEEN = 2.0  # seconds after which the end of a process that was killed is known
 SILENCE = 60.0  # seconds in which each kind of job must have ended at least once, whatever happens beside
 
 CODE = """
@@ -249,6 +250,7 @@ class Soak:
         self.good: dict[str, str] = {}  # id: name
         self.bad: dict[str, str] = {}
         self.events: Counter[str] = Counter()
+        self.kills: list[float] = []  # when, by the wall clock
         self.silences: list[str] = []
         self.last: dict[str, float] = {}
         self.stood: dict[str, float] = {}  # how long the machine had stood still at ``last``
@@ -308,7 +310,12 @@ class Soak:
             pid = self.rng.choice(known)
             self.events[f"killed {titles[pid].partition(' world')[0]}"] += 1
             if alive(pid):
+                self.kills.append(time.time())
                 os.kill(pid, signal.SIGKILL)
+
+    def killed_at(self, moment: float) -> bool:
+        """Whether an end that was seen then may be of a process that the soak has killed."""
+        return any(-0.1 < moment - at < KILL_SEEN for at in self.kills)
 
     def start(self) -> Process:
         return self.world.start_with("import limit_processes", "-p", "2", "-c", "6", "--async-slots", "10", "-t", "5")
@@ -351,11 +358,14 @@ class Soak:
             open_ones = {job for job in open_ones if (i := world.app.get(job)) and not i.finished_at}
             time.sleep(1)
         lost = [job for job in {*self.good, *self.bad} if world.app.get(job) is None] + sorted(open_ones)
-        charged, shared = [], 0
+        charged, shared, unlucky = [], 0, 0
         for job, name in self.good.items():
             info = world.app.get(job)
             if info is not None:
-                if info.state is not State.DONE or info.attempt > 1:
+                # Two crashes beside it have sent it to run alone, and there the soak has killed it: it counts as poison.
+                if info.reason == "poison" and self.killed_at(info.errors[-1].at.timestamp()):
+                    unlucky += 1
+                elif info.state is not State.DONE or info.attempt > 1:
                     charged.append(
                         f"{name} {job} {info.state} {info.attempt} {[(e.type, e.message) for e in info.errors]}"
                     )
@@ -367,6 +377,7 @@ class Soak:
         print("how culprits ended:", ", ".join(f"{what} {count}" for what, count in sorted(ends.items())))
         print(f"the machine stood still for {self.standstills.total:.0f} s")
         print(f"innocents that shared a process with a crash (a crash charge, no attempt): {shared}")
+        print(f"innocents that the soak itself killed while they ran alone: {unlucky}")
         print(
             f"lost {len(lost)}, stuck {len(open_ones)}, silently stopped {len(self.silences)}, "
             f"innocents charged {len(charged)}"
