@@ -12,10 +12,11 @@ from random import Random
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from windlass.core.circuit import CircuitPolicy, Tally
 from windlass.core.clock import ManualClock
-from windlass.core.model import Cause, Guard, GuardKind, NewJob, Slot, State, UniqueKey
+from windlass.core.model import Cause, Guard, GuardKind, NewJob, NewJoin, Slot, State, UniqueKey, Wait, Write
 from windlass.core.rows import Action, JobFilter
 from windlass.core.work import PROGRESS, Kind, LeaseRef, Note, Outcome, QueueShare, RateBound, Room, Rules, Want
 from windlass.dead.deadlist import DeadList
@@ -152,6 +153,17 @@ def build(store: Store, clock: ManualClock) -> Scene:
     place(store, [job("ready-3", queue="other", slot=Slot.LOOP)])
     place(store, [guarded("ready-4", Guard(GuardKind.ONCE, "pay:3", keep_ms=1_000), queue="paced")])
     place(store, [job("ready-5", queue="narrow"), job("sleeping-1", queue="asleep")])
+    flow = (
+        replace(job("step-1"), joins=("flow", "flow-1")),
+        replace(job("step-2", delay_ms=5), joins=("flow", "flow-2"), waits=Wait("flow-1", "end")),
+        replace(job("step-3"), joins=("flow",), waits=Wait("flow-2", "end")),
+    )
+    joins = (
+        NewJoin("flow", keep_ms=3_600_000, meta="{}"),
+        NewJoin("flow-1", home="flow"),
+        NewJoin("flow-2", home="flow"),
+    )
+    store.commit(Write(flow, joins=joins))
     store.hold("lock:door", "token-a", 1, 60_000, "somebody")
     store.hold("lock:door", "token-b", 1, 60_000, "somebody else", 60_000)
     swap(store, "redrive:1", 0, '{"a":1}', 900_000)
@@ -161,6 +173,7 @@ def build(store: Store, clock: ManualClock) -> Scene:
         "retry-1", "snoozed-1", "alone-1", "holder-1", "once-1", "unique-1", "rate-1", "paced-1", "narrow-1", "ahead-1",
         "behind-slot", "behind-once", "behind-rate", "behind-rate-2", "behind-circuit", "behind-unique",
         "later-1", "later-2", "expiring-1", "key-1", "key-2", "ready-1", "ready-2", "ready-3", "ready-4", "ready-5",
+        "step-1", "step-2", "step-3",
     )  # fmt: skip
     finished = ("done-1", "done-2", "dead-1", "dead-2", "cancelled-1", "stopping-1", "sleeping-1")
     rows = store.jobs(JobFilter(), None, 1_000)[0]
@@ -212,7 +225,8 @@ def judge(store: Store, clock: ManualClock, scene: Scene, victims: Sequence[str]
     for id in scene.waiting:
         row = tried(verdict.listings, f"{what}: job {id}", lambda id=id: store.job(id))  # type: ignore[misc]
         if id in victims:
-            if row is not None and not (row.state in (State.DONE, State.DEAD) or row.reason):
+            later = row is not None and row.state is State.SCHEDULED and row.run_at > clock.wall_ms()  # which is seen
+            if row is not None and not (row.state in (State.DONE, State.DEAD) or row.reason or later):
                 verdict.stuck.append(f"{what}: {id} is {row.state}")
         elif row is None or row.state is not State.DONE:
             verdict.neighbours.append(f"{what}: {id} is {None if row is None else (row.state, row.reason)}")
@@ -298,6 +312,7 @@ def questions(store: Store, clock: ManualClock, scene: Scene) -> Iterator[tuple[
     yield "limits", lambda: [LimitInfo.of(row) for row in store.limits()]
     yield "names", store.names
     yield "documents", lambda: store.read(store.keys(""))
+    yield "joins", lambda: [store.members(one.id, None, 100) for one in store.list_joins("", None, 100)[0]]
     yield "doctor", store.doctor
     for id in (*scene.waiting[::5], *scene.finished):
         yield (

@@ -12,10 +12,10 @@ LEGAL = {
     "ready": "running blocked done cancelled",
     "scheduled": "ready cancelled",
     "blocked": "ready scheduled running done cancelled",
-    "running": "ready scheduled done dead cancelled",
+    "running": "ready scheduled blocked done dead cancelled",
     "done": "",
     "dead": "ready",
-    "cancelled": "ready",
+    "cancelled": "ready blocked",
 }
 
 

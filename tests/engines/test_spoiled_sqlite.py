@@ -95,7 +95,10 @@ def spoil(db: apsw.Connection, table: str, column: str, where: object, value: ob
 
 
 def victims(db: apsw.Connection, table: str, where: object) -> list[str]:
-    if not table.endswith("_jobs"):
+    """The jobs that may end otherwise for it: that of a row, or those that wait for what it says."""
+    if table.endswith("_joins"):
+        table, where = table.replace("_joins", "_waits"), str(where).replace("id =", "join_id =")
+    if not table.endswith(("_jobs", "_waits")):
         return []
     return [str(id) for (id,) in db.execute(f'SELECT id FROM "{table}" WHERE {where}')]
 

@@ -145,7 +145,7 @@ class JoinRow(Struct, frozen=True):
     ended_at: int | None
     keep_ms: int
     home: str | None
-    meta: str | None
+    meta: bytes | None
 
 
 class Member(Struct, frozen=True):

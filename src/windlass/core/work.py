@@ -185,7 +185,7 @@ class Outcome(Struct, frozen=True):
     then: tuple[NewJob, ...] = ()  # stored by the same write
     slot: Slot | None = None  # where the job will wait again: the kind it really is, if the record says another
     notes: tuple[tuple[str, str | None], ...] = ()
-    waits: Wait | None = None  # with AWAIT
+    waits: Wait | None = None  # with AWAIT; without one that is a RELEASE
 
 
 class Settled(StrEnum):

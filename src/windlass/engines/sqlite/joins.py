@@ -125,7 +125,8 @@ WHERE id IN (SELECT value FROM json_each(?1)) AND state = 'cancelled'
 """
 
 READ: Final = """
-SELECT id, sealed, total, ok, bad, void, made_at, moved_at, ended_at, keep_ms, home, meta FROM "windlass_joins"
+SELECT id, sealed, total, ok, bad, void, made_at, moved_at, ended_at, keep_ms, home, CAST(meta AS BLOB)
+FROM "windlass_joins"
 """
 READ_THESE: Final = READ + "WHERE id IN (SELECT value FROM json_each(?))"
 READ_PAGE: Final = READ + "WHERE id > ?1 AND id >= ?2 AND substr(id, 1, ?3) = ?2 ORDER BY id LIMIT ?4"

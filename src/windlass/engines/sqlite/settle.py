@@ -166,7 +166,7 @@ def apply(db: apsw.Connection, q: Sql, outcomes: Sequence[Outcome], now: int, ru
 def ended(one: Outcome, now: int, rules: Rules) -> tuple[object, ...]:
     """The array that ENDED reads for one outcome."""
     kind = one.kind
-    state = STATES[kind]
+    state = STATES[kind] if kind is not Kind.AWAIT or one.waits is not None else State.READY
     run_at = now + one.delay_ms if kind in (Kind.RETRY, Kind.SNOOZE, Kind.CRASH) else None
     if state is State.READY and one.delay_ms > 0:
         state = State.SCHEDULED

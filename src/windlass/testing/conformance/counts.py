@@ -86,7 +86,7 @@ class CountSuite:
             store.settle([ended(take_one(store), kind, delay_ms=10**9, error=error() if kind is Kind.DEAD else None)])
             names = {Kind.RETRY: "retried", Kind.CRASH: "crashed"}
             wanted = {f"arrived:q{number}": 1, f"claimed:q{number}": 1}
-            if kind not in (Kind.SNOOZE, Kind.RELEASE):
+            if kind not in (Kind.SNOOZE, Kind.RELEASE, Kind.AWAIT):
                 wanted[f"total:{names.get(kind, kind.value)}"] = 1
             else:
                 store.transition(Action.DELETE, [kind.value])

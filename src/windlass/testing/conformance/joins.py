@@ -402,7 +402,7 @@ class JoinSuite:
         store_all(store, [], NewJoin("J", sealed=False, keep_ms=7_000, meta='{"a":1}'), NewJoin("K", home="J"))
         row = read(store, "J")
         now = store.times().wall
-        assert row == JoinRow("J", Tally(False, 0), now, now, None, 7_000, None, '{"a":1}')
+        assert row == JoinRow("J", Tally(False, 0), now, now, None, 7_000, None, b'{"a":1}')
         assert read(store, "K").home == "J"
 
     def test_thousands_of_waiters_and_a_deep_cascade_are_decided_in_bounded_steps(self, harness: Harness) -> None:
