@@ -64,8 +64,9 @@ class SqliteEngine(SqliteCoordinator, SqliteMoves, SqliteDead, SqliteDocuments):
 
         if not (write.jobs or write.swaps or write.opens or write.counts):
             return Written([])
-        durable = any(one.durable for one in write.swaps) or any(job.durable is not False for job in write.jobs)
-        written = self._write(store, durable=durable, whatever_is_set=any(job.durable for job in write.jobs))
+        wishes = {job.durable for job in write.jobs}
+        durable = bool(wishes - {False}) or any(one.durable for one in write.swaps)
+        written = self._write(store, durable=durable, whatever_is_set=True in wishes)
         if written.placed or (write.opens and not written.lost):
             self._ready.touch()
         return written
