@@ -259,7 +259,10 @@ def show(report: Report, *, idempotent: bool) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; give the exit code."""
-    parser = argparse.ArgumentParser(description="Ten thousand payments, one worker process killed on the way.")
+    parser = argparse.ArgumentParser(
+        description="Ten thousand payments, one worker process killed on the way.",
+        epilog="Set WINDLASS_URL to use another store, such as redis://127.0.0.1:6379/0; else it is a file.",
+    )
     parser.add_argument("--orders", type=int, default=10_000, metavar="N", help="how many orders (default: all 10,000)")
     parser.add_argument("--no-idempotent-sink", action="store_true", help="pay without idempotency key and fence")
     parser.add_argument("--folder", type=Path, default=Path(".demo"), help="where to work; emptied first")

@@ -155,9 +155,10 @@ class Client:
             for call, one in zip(calls, placed, strict=True):
                 if not one.duplicate:
                     self._events.emit(JobEnqueued(one.id, call.new.name, call.new.queue))
-        if any(one.duplicate for one in placed):
+        known = [call for call, one in zip(calls, placed, strict=True) if one.duplicate]
+        if known:
             with Shield(logger, "jobs are stored, and some were there before; their arguments could not be compared"):
-                self._warn_of_other_arguments(calls, placed)
+                self._warn_of_other_arguments(known)
         return placed
 
     async def _astore(self, calls: Sequence[Call[object]]) -> list[Placed]:
@@ -192,9 +193,10 @@ class Client:
         if not calls:
             return []
         connection = calls[0].connection
-        if any(call.connection is not connection for call in calls):
+        jobs = tuple([call.new for call in calls if call.connection is connection])
+        if len(jobs) < len(calls):
             raise ConfigError("calls of one enqueue_many have different connection= options; enqueue them apart")
-        write = Write(tuple([call.new for call in calls]))
+        write = Write(jobs)
         if connection is None:
             return self.engine.commit(write).placed
         engine = self.engine
@@ -208,9 +210,8 @@ class Client:
             return connection.run(lambda: engine.commit_within(tx, write)).placed
         return engine.commit_within(connection, write).placed
 
-    def _warn_of_other_arguments(self, calls: Sequence[Call[object]], placed: Sequence[Placed]) -> None:
-        known = (call.new for call, one in zip(calls, placed, strict=True) if one.duplicate and call.connection is None)
-        for new in itertools.islice(known, DUPLICATES_CHECKED):
+    def _warn_of_other_arguments(self, known: Sequence[Call[object]]) -> None:
+        for new in itertools.islice((call.new for call in known if call.connection is None), DUPLICATES_CHECKED):
             row = self.engine.job(new.id)
             if row is not None and (row.name != new.name or row.payload != new.payload.encode()):
                 logger.warning(

@@ -16,6 +16,7 @@ __all__ = [
     "COUNTED_BACK",
     "FINISHED",
     "MINUTE_MS",
+    "PLACES",
     "RESULT_NOT_STORED",
     "TRANSITIONS",
     "UNKNOWN_GROUP",
@@ -132,6 +133,10 @@ class GuardKind(StrEnum):
     CIRCUIT = "circuit"
     CONCURRENCY = "concurrency"
     RATE = "rate"
+
+
+# The kinds whose gate has ``limit`` places: a job has one of them while it runs.
+PLACES: Final = frozenset({GuardKind.CONCURRENCY})
 
 
 class Guard(Struct, frozen=True, array_like=True):

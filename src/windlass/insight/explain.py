@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from windlass.core.clock import Clock, from_ms
-from windlass.core.model import State
+from windlass.core.model import PLACES, GuardKind, State
 from windlass.core.rows import JobRow
 from windlass.core.units import format_rate, nearest, show_duration
 from windlass.engines.base import Inspector, Store
@@ -94,9 +94,9 @@ def _waits_at(row: JobRow, engine: Store) -> list[str]:
             else:
                 when = f"for {show_duration(found.left_ms)} more"
             return [f"waits at circuit {key!r}, which is open {when}{why}; close it: `windlass circuits close {key}`."]
-        case "concurrency" | "rate":
+        case _ if kind in PLACES or kind == GuardKind.RATE:
             rows = [one for one in engine.limits() if one.kind == kind and one.key == key]
-            word = "slots are taken" if kind == "concurrency" else "starts of the window are used"
+            word = "slots are taken" if kind in PLACES else "starts of the window are used"
             used = f": {rows[0].used} of {rows[0].limit} {word}, and {rows[0].waiting} jobs wait" if rows else ""
             return [f"waits at the {kind} limit {key!r}{used}."]
         case _:

@@ -124,12 +124,12 @@ def nodes_of(client: RedisCluster) -> list[ClusterNode]:
 
 def node_of(client: Client, key: bytes) -> Redis:
     """A client of the one server that has a key."""
-    if isinstance(client, RedisCluster):
-        node = client.get_node_from_key(key.decode())  # type: ignore[no-untyped-call]
-        if node is None:
-            raise EngineUnavailable("no node of the cluster serves our keys now: see CLUSTER INFO")
-        return client.get_redis_connection(node)
-    return client
+    if isinstance(client, Redis):
+        return client
+    node = client.get_node_from_key(key.decode())  # type: ignore[no-untyped-call]
+    if node is None:
+        raise EngineUnavailable("no node of the cluster serves our keys now: see CLUSTER INFO")
+    return client.get_redis_connection(node)
 
 
 def hang_up(client: Client) -> None:
@@ -178,7 +178,7 @@ def send(client: Client, *command: Command, spares: Spares | None = None) -> obj
     finds the node.
     """
     try:
-        if isinstance(client, RedisCluster):
+        if not isinstance(client, Redis):  # to ask whether it is a RedisCluster takes 40 times as long
             return client.execute_command(*command)  # type: ignore[no-untyped-call]
         packed = pack_command(command)  # type: ignore[arg-type]
     except UnicodeEncodeError as error:

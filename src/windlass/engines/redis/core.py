@@ -102,7 +102,8 @@ class RedisCore:
         self._calls: Client | None = None
         self._blocks: Client | None = None
         self._spares = Spares()
-        self._landed = threading.Condition()
+        self._flights = threading.Lock()
+        self._landed = threading.Condition(self._flights)
         self._flying = 0  # calls under way
         self._guarded_until = 0.0  # monotonic seconds; until then scripts are called in their long form
         self._seen: dict[Seen, int] = {"writes": 0, "jobs": 0}
@@ -298,7 +299,7 @@ class RedisCore:
 
     def _run(self, client: Client, what: Script, keys: Sequence[bytes], args: Sequence[Command]) -> object:
         """Run a script by its digest, or by its text where the server has lost it."""
-        with self._landed:
+        with self._flights:
             self._flying += 1
         try:
             try:
@@ -308,7 +309,7 @@ class RedisCore:
                     raise
                 return self._send(client, what, keys, args)
         finally:
-            with self._landed:
+            with self._flights:
                 self._flying -= 1
                 if self._flying == 0:
                     self._landed.notify_all()

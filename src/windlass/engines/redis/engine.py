@@ -182,7 +182,8 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
 
     def _wants_disk(self, jobs: Sequence[NewJob]) -> bool:
         usual = self._durability == "fsync"
-        if not any(usual if job.durable is None else job.durable for job in jobs):
+        wishes = {job.durable for job in jobs}
+        if True not in wishes and not (usual and None in wishes):
             return False
         if not usual and not self._server.can_sync:
             raise ConfigError(

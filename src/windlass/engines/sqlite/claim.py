@@ -256,7 +256,7 @@ class Claimer:
         if want.limit <= 0:
             return Claimed([], cancels, due_in)
         steady_now = self._steady.now(db)
-        judge = Judge(db, q, steady_now, want.late_ms)
+        judge = Judge(db, q, steady_now, want)
         bounds, closed = self._closed(db, want, now, steady_now)
         places = Places(want)
         wide = set(places.slots())

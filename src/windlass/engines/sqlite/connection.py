@@ -306,7 +306,7 @@ class Writer:
             durable = durable or ticket.durable
         counts = self._counts
         try:
-            with self.transaction(durable) as db:
+            with Transaction(self, durable) as db:
                 for ticket in group:
                     ticket.value = ticket.work(db)
                 if counts:

@@ -12,7 +12,7 @@ import apsw
 import msgspec
 
 from windlass.core.coordination import LOCKS, Grip, HoldRow, LimitRow
-from windlass.core.model import GuardKind, Times
+from windlass.core.model import PLACES, GuardKind, Times
 from windlass.core.work import LeaseRef
 from windlass.engines.sqlite import holds
 from windlass.engines.sqlite.connection import leak
@@ -114,7 +114,7 @@ class SqliteCoordinator(SqliteTransactions):
                 known.setdefault(str(gate), Stored(GuardKind.RATE, str(gate)))
             found = []
             for gate, one in sorted(known.items()):
-                if one.kind is GuardKind.CONCURRENCY:
+                if one.kind in PLACES:
                     used, _ = holds.taken(db, q, gate, now)
                 elif one.kind is GuardKind.RATE:
                     used = RateMeter(db, q, one, now).used() if one.limit else 0

@@ -83,7 +83,7 @@ def count(db: apsw.Connection, q: Sql, now: int, series: str, n: int, at: int | 
 
 def count_each(db: apsw.Connection, q: Sql, now: int, kind: str, names: Sequence[str]) -> None:
     """Count one more of a kind for each of these names."""
-    for name, n in Counter(names).items() if len(names) > 1 else ((name, 1) for name in names):
+    for name, n in Counter(names).items() if len(names) > 1 else [(name, 1) for name in names]:
         count(db, q, now, f"{kind}:{name}", n)
 
 

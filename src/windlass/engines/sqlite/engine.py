@@ -65,9 +65,9 @@ class SqliteEngine(SqliteCoordinator, SqliteMoves, SqliteDead, SqliteDocuments):
 
         if write == NOTHING:
             return Written([])
-        durable = any(one.durable for one in write.swaps) or any(job.durable is not False for job in write.jobs)
-        durable = durable or bool(write.joins or write.seals)
-        written = self._write(store, durable=durable, whatever_is_set=any(job.durable for job in write.jobs))
+        wishes = {job.durable for job in write.jobs}
+        durable = bool(wishes - {False} or write.joins or write.seals) or any(one.durable for one in write.swaps)
+        written = self._write(store, durable=durable, whatever_is_set=True in wishes)
         if written.placed or (write.opens and not written.lost):
             self._ready.touch()
         return written

@@ -7,7 +7,7 @@ stored. A column that no statement names keeps its default.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from windlass.core.model import Guard, GuardKind, NewJob, UniqueKey
 from windlass.engines.sqlite.claim import read_tags
-from windlass.engines.sqlite.guards import as_guards, encode_stored
+from windlass.engines.sqlite.guards import Stored, as_guards, encode_stored
 from windlass.engines.sqlite.schema import SLOT_CODES, SLOTS
 
 __all__ = [
@@ -199,11 +199,11 @@ def guarded_bindings(job: NewJob, now: int) -> tuple[object, ...]:
     return (*bindings(job, now), encode_stored(guards), holding(guards), once_key(guards), unique_text(job.unique))
 
 
-def holding(guards: tuple[Guard, ...]) -> int | None:
+def holding(guards: Iterable[Guard | Stored]) -> int | None:
     """1 when a job has guards that it may hold rows for."""
     return 1 if any(guard.kind is not GuardKind.RATE for guard in guards) else None
 
 
-def once_key(guards: tuple[Guard, ...]) -> str | None:
+def once_key(guards: Iterable[Guard | Stored]) -> str | None:
     """The Once key among the guards of a job, if there is one."""
     return next((guard.key for guard in guards if guard.kind is GuardKind.ONCE), None)

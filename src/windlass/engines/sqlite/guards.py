@@ -23,6 +23,7 @@ from windlass.core import circuit
 from windlass.core.circuit import CircuitDocument
 from windlass.core.model import Guard, GuardKind
 from windlass.core.ratewindow import AHEAD_SLACK_MS, Entry, RateWindow
+from windlass.core.work import Want
 from windlass.engines.sqlite import holds
 from windlass.engines.sqlite.counts import count
 from windlass.engines.sqlite.schema import Sql
@@ -203,11 +204,11 @@ def forget_rates(db: apsw.Connection, q: Sql, now: int, budget: int) -> int:
 class Judge:
     """The guards of one claim."""
 
-    def __init__(self, db: apsw.Connection, q: Sql, now: int, late_ms: int) -> None:
+    def __init__(self, db: apsw.Connection, q: Sql, now: int, want: Want) -> None:
         self._db = db
         self._q = q
         self._now = now
-        self._late_ms = late_ms
+        self._want = want
         self._held: dict[str, int] = {}
         self._ends: dict[str, int | None] = {}  # when the first lease of a token at a gate is over
         self._rates: dict[str, RateMeter] = {}
@@ -411,7 +412,7 @@ class Judge:
     def _meter(self, guard: Stored) -> RateMeter:
         meter = self._rates.get(guard.gate)
         if meter is None:
-            meter = self._rates[guard.gate] = RateMeter(self._db, self._q, guard, self._now, self._late_ms)
+            meter = self._rates[guard.gate] = RateMeter(self._db, self._q, guard, self._now, self._want.late_ms)
         meter.rate = guard
         return meter
 

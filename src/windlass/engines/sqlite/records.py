@@ -21,9 +21,10 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from windlass.core.model import FINISHED, Ends, GuardKind, State, UniqueKey, Until
+from windlass.core.model import FINISHED, PLACES, Ends, GuardKind, State, UniqueKey, Until
 from windlass.core.work import Rules, WorkerInfo
 from windlass.engines.damage import LAST_MS, NAME_OF_DAMAGED, QUEUE_OF_DAMAGED, QueueName
+from windlass.engines.sqlite.fields import holding, once_key
 from windlass.engines.sqlite.guards import Stored
 from windlass.engines.sqlite.schema import FENCE_MAX, FOREVER, SLOTS, VERSION, VERSION_MAX
 from windlass.engines.sqlite.upkeep import decode_swept
@@ -152,7 +153,7 @@ def job_rule(row: Any) -> list[str]:
     guards: tuple[Stored, ...] = row.guards or ()
     if not all(map(is_sound, guards)):
         wrong.append("guards")
-    elif (row.once_key, row.holding) != derived(guards):
+    elif (row.once_key, row.holding) != (once_key(guards), holding(guards)):
         wrong += "once_key", "holding"
     if row.state == State.BLOCKED and row.blocked_by not in gates_of(guards, row.uniq) and not waits_for_jobs(row):
         wrong.append("blocked_by")
@@ -176,13 +177,7 @@ def is_sound(guard: Stored) -> bool:
         return False
     if guard.kind is GuardKind.RATE:
         return guard.limit > 0 and guard.per_ms > 0 and (guard.burst is None or guard.burst > 0)
-    return guard.kind is not GuardKind.CONCURRENCY or guard.limit > 0
-
-
-def derived(guards: Sequence[Stored]) -> tuple[str | None, int | None]:
-    """The columns ``once_key`` and ``holding`` of guards."""
-    once = next((guard.key for guard in guards if guard.kind is GuardKind.ONCE), None)
-    return once, 1 if any(guard.kind is not GuardKind.RATE for guard in guards) else None
+    return guard.kind not in PLACES or guard.limit > 0
 
 
 def gates_of(guards: Sequence[Stored], unique: UniqueKey | None) -> list[str]:
@@ -290,8 +285,8 @@ JOBS: Final = Table(
         Column("recoveries", Count, 0),
         Column("shift", Signed, 0),
         Column("guards", tuple[Stored, ...] | None, None, is_json=True),
-        Column("holding", Yes | None, lambda row, now: derived(row["guards"] or ())[1]),
-        Column("once_key", str | None, lambda row, now: derived(row["guards"] or ())[0]),
+        Column("holding", Yes | None, lambda row, now: holding(row["guards"] or ())),
+        Column("once_key", str | None, lambda row, now: once_key(row["guards"] or ())),
         Column("uniq", UniqueKey | None, None, is_json=True),
         Column("blocked_by", str | None, None),
         Column("slot", Annotated[int, Meta(ge=0, lt=len(SLOTS))], 0),

@@ -64,7 +64,7 @@ local function ties_of(id, job)
   local ran = job[ATTEMPT] + job[CRASHES] + job[INTERRUPTIONS] + job[SNOOZES] > 0
   for _, guard in ipairs(g[1]) do
     local gate = guard[2]
-    if guard[1] == 'concurrency' and state == sRUNNING
+    if G.KINDS[guard[1]] == 'places' and state == sRUNNING
       or guard[1] == 'once' and (state == sRUNNING or state == sWAITING and ran) and G.count(K.HOLDS, gate) == 0 then
       add(K.HOLDS, 0, gate .. '\0' .. id)
     end

@@ -9,7 +9,8 @@
 G.late = 0
 local known, order = {}, {}
 local function know(guard)
-  if (guard[1] == 'concurrency' or guard[1] == 'rate') and not known[guard[2]] then
+  local has = G.KINDS[guard[1]]
+  if (has == 'places' or has == 'window') and not known[guard[2]] then
     known[guard[2]] = guard
     order[#order + 1] = guard[2]
   end
@@ -36,7 +37,7 @@ for i = 1, math.min(#order, tonumber(ARGV[4])) do
   local gate = order[i]
   local guard = known[gate]
   local used = 0
-  if guard[1] == 'concurrency' then
+  if G.KINDS[guard[1]] == 'places' then
     used = G.held_at(gate)
   elseif guard[3] > 0 then
     used = math.max(0, (guard[5] >= 0 and guard[5] or guard[3]) - G.room_of(G.meter(guard), 0))

@@ -21,7 +21,8 @@ function G.of(id)
   return g
 end
 
-G.KINDS = { once = true, concurrency = true, rate = true, circuit = true }
+-- What there is at a gate of each kind. Of `places` there are as many as the guard's limit.
+G.KINDS = { once = 'key', circuit = 'probes', concurrency = 'places', rate = 'window' }
 G.RULES = { ["return"] = true, raise = true, replace = true, keep_latest = true }
 G.UNTIL = { start = true, done = true, expiry = true }
 
@@ -37,7 +38,8 @@ function G.sound_guards(text)
     for i = 3, 6 do
       if not G.is_number(guard[i]) then return nil end
     end
-    local least = guard[1] == 'concurrency' and guard[3] or guard[1] == 'rate' and math.min(guard[3], guard[4]) or 1
+    local has = G.KINDS[guard[1]]
+    local least = has == 'places' and guard[3] or has == 'window' and math.min(guard[3], guard[4]) or 1
     if least < 1 or guard[5] == 0 then return nil end
   end
   local key = g[3]
@@ -105,7 +107,8 @@ function G.stopped(id)
   local g = G.of(id)
   if not g then return end
   for _, guard in ipairs(g[1]) do
-    if guard[1] == 'concurrency' or guard[1] == 'circuit' then G.free(id, guard[2]) end
+    local has = G.KINDS[guard[1]]
+    if has == 'places' or has == 'probes' then G.free(id, guard[2]) end
   end
 end
 

@@ -109,7 +109,7 @@ function G.refuse(id, g, at_once)
       if text then return 'done', G.unpacked(text, 'ssn') or { 'a job whose id was damaged', '' } end
       local holder = G.once_holder(gate)
       if holder and holder ~= id then return 'wait', gate end
-    elseif kind == 'concurrency' then
+    elseif G.KINDS[kind] == 'places' then
       if G.held_at(gate) >= guard[3] then return 'wait', gate, G.ends[gate] end
     elseif kind == 'rate' then
       local m = G.meter(guard)
@@ -152,7 +152,7 @@ function G.free_at(guard, g)
   if kind == 'once' then
     if call('HEXISTS', K.ONCE, g[2]) == 1 then return 1000000 end
     return G.once_holder(gate) and 0 or 1
-  elseif kind == 'concurrency' then
+  elseif G.KINDS[kind] == 'places' then
     return guard[3] - G.held_at(gate)
   elseif kind == 'rate' then
     return G.room_of(G.meter(guard), 0)
