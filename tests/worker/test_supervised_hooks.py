@@ -97,6 +97,7 @@ def test_a_job_that_its_process_took_along_is_an_event_and_so_is_the_death_of_th
 
         stand_in.enqueue()
     fleet.start()
-    fleet.until((tmp_path / "told").exists, "the hook, which is called after the event")
-    said = sorted((tmp_path / "events").read_text().splitlines())
-    assert said == ["JobDead kill 0 poison", "WorkerCrashed was killed by SIGKILL"]
+    fleet.until((tmp_path / "told").exists, "the hook, which is called after the event of the job")
+    events = tmp_path / "events"
+    fleet.until(lambda: len(events.read_text().splitlines()) == 2, "the event of the process")
+    assert sorted(events.read_text().splitlines()) == ["JobDead kill 0 poison", "WorkerCrashed was killed by SIGKILL"]

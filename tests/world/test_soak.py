@@ -362,7 +362,7 @@ class Soak:
         for job, name in self.good.items():
             info = world.app.get(job)
             if info is not None:
-                # Two crashes beside it have sent it to run alone, and there the soak has killed it: it counts as poison.
+                # Two crashes beside it sent it to run alone, and there the soak has killed it: by the rules, poison.
                 if info.reason == "poison" and self.killed_at(info.errors[-1].at.timestamp()):
                     unlucky += 1
                 elif info.state is not State.DONE or info.attempt > 1:

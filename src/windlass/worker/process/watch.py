@@ -26,7 +26,7 @@ BROKEN_AFTER = 30_000  # ms, for a process whose threads run: it may still be en
 WAITING_RATE = 20  # turns that a thread gives up a second from which on it waits for the interpreter lock; it is 200
 HANG_AFTER = 5_000  # ms past its timeout from which a job is its process's fault: the process itself takes 2,000
 WRITES_FOR = 5_000  # ms, at most a third of a lease, that a process may write while its threads do not run
-LAST_LOOK = 0.5  # seconds for a process that hangs to show its stacks, before it is killed
+LAST_LOOK = 1.5  # seconds for a process that hangs to show its stacks, before it is killed
 
 
 class Watch:
