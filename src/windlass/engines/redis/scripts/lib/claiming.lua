@@ -500,7 +500,7 @@ local function claim(from)
   if n == 0 and #finished > 0 then due_in = 0 end -- only ended ones were at the head: look again at once
   count_more('total:cancelled', expired)
   count_more('total:done', doubles)
-  flush()
+  flush(true)
   if guarded then
     local opens_in = G.close_gates(places.left <= 0)
     if opens_in and (due_in < 0 or opens_in < due_in) then due_in = opens_in end

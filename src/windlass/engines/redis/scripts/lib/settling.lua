@@ -173,6 +173,6 @@ local function settle(from)
     if guarded then G.admit(guards, 1, plans, true) end
     if #bodies > 0 then insert(new, 1, plans, false, guarded) end
   end
-  flush()
+  flush(true)
   return table.concat(answers)
 end
