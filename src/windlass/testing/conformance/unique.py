@@ -8,10 +8,11 @@ from msgspec import structs
 from windlass.core.errors import Duplicate
 from windlass.core.model import Cause, NewJob, OnConflict, State, UniqueKey, Until, Write
 from windlass.core.rows import Action, Recovery
-from windlass.core.work import Kind, LeaseRef
+from windlass.core.work import Kind, LeaseRef, Settled
 from windlass.engines.base import Store, TransactionalCommit
 from windlass.testing.conformance.harness import (
     Harness,
+    add,
     clear,
     ended,
     error,
@@ -202,6 +203,37 @@ class UniqueSuite:
         assert (lease.id, lease.payload) == ("b", b"[3]")
         assert put(store, unique("d", "keep_latest")) == ("d", False)
         assert take(store) == []
+
+    def test_a_key_that_passes_on_within_a_batch_of_outcomes_leaves_the_others_whole(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        place(store, [job("x"), unique("a"), job("y")])
+        leases = take(store)
+        put(store, unique("b", "keep_latest"))
+        store.settle([ended(lease, keep_ms=1_000) for lease in leases])
+        assert [lease.id for lease in take(store)] == ["b"]
+        harness.clock.advance(1_001)
+        upkeep(store)
+        assert [state_of(store, one) for one in "xay"] == [None, None, None]
+
+    @pytest.mark.parametrize("ends", [False, True])
+    def test_a_key_that_passes_on_within_a_claim_leaves_the_others_whole(self, harness: Harness, ends: bool) -> None:
+        """The holder waits for its next run with another behind it, and lets go of its key as it starts or expires."""
+        store = harness.engine
+        join(store)
+        put(store, structs.replace(unique("a"), expires_ms=1_000))
+        (lease,) = take(store)
+        put(store, unique("b", "keep_latest"))
+        store.settle([ended(lease, Kind.RETRY)])
+        put(store, structs.replace(unique("c", "replace", "start"), expires_ms=1_000))
+        add(store, "x")
+        place(store, [job("first", priority=-1), job("last", priority=1)])
+        harness.clock.advance(1_000 if ends else 0)
+        claimed = take(store)
+        assert {lease.id for lease in claimed} >= {"first", "x", "last"} | ({"a"} if not ends else set())
+        assert {state_of(store, lease.id) for lease in claimed} == {State.RUNNING}
+        assert set(store.settle([ended(lease) for lease in claimed])) == {Settled.APPLIED}
+        assert state_of(store, "b") in (State.READY, State.DONE)
 
     def test_what_waits_behind_a_holder_follows_it_also_when_its_ttl_is_over(self, harness: Harness) -> None:
         store = harness.engine

@@ -165,7 +165,9 @@ function G.sound_all()
   for key in pairs(zadds) do G.sound(key) end
 end
 
-local function flush()
+-- Send what is collected. Then the lists are empty, and the same ones as before: whoever called for this may be in the
+-- middle of a batch that has some of them in hand. With `last` nobody has, and new ones cost less.
+local function flush(last)
   G.sound_all()
   for queue, run_at in pairs(soonest) do
     local head = call('ZRANGE', KEYS[at[queue] + kDUE], 0, 0, 'WITHSCORES')
@@ -182,7 +184,16 @@ local function flush()
       call('ZADD', key, 'LT', run_at, queue)
     end
   end
-  zrems, hdels, zadds, hsets, busy, soonest, lone = {}, {}, {}, {}, {}, {}, {}
+  busy, soonest, lone = {}, {}, {}
+  if last then
+    zrems, hdels, zadds, hsets = {}, {}, {}, {}
+    return
+  end
+  for _, lists in ipairs({ zrems, hdels, zadds, hsets }) do
+    for _, list in pairs(lists) do
+      for i = #list, 1, -1 do list[i] = nil end
+    end
+  end
 end
 
 local function zscores(key, members)
@@ -199,7 +210,7 @@ G.COUNTED_BACK = 86400000 -- as in core/model.py, in ms
 -- Send everything, and tell those who wait. `theirs` is what a caller has counted: series, how many, when or -1, ...
 -- (msgpack array; "" for nothing).
 local function finish_script(theirs)
-  flush()
+  flush(true)
   local minute
   for series, by in pairs(counted) do
     if by ~= 0 then

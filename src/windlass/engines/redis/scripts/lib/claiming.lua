@@ -25,17 +25,16 @@ local function tail_of(body, worker, tails)
   return tail
 end
 
--- A waiting job and its guards (false: none); false for one that does not wait, or that is not sound, which is noted.
+-- A waiting job; false for one that does not wait, or that is not sound, which is noted.
 function G.opened(id, body, record, guards)
   local fits = body and G.fits(body)
   local job = fits and (record and read(record) or not record and born(body))
-  local g = guards and G.sound_guards(guards) or false
-  if job and (g or not guards) then return job[STATE] == sWAITING and job, g end
+  if job and (not guards or G.known[id]) then return job[STATE] == sWAITING and job end
   if body or record or call('ZSCORE', ARRIVALS, id) then
     G.note_damage(id, not body and 'its body is gone' or job and 'its guards are not readable'
       or record and fits and 'its record is not readable' or 'its body is not readable')
   end
-  return false, false
+  return false
 end
 
 -- The jobs of a worker that were asked to be cancelled: id, fence, ...
@@ -356,7 +355,7 @@ local function claim(from)
     scanned = scanned + #ids
 
     local records, bodies, reasons = mget(REC, ids), mget(BODY, ids), {}
-    local guards = guarded and mget(K.GUARDS, ids) or {}
+    local guards = G.know(ids)
     local seen = {} -- only a job that has a record can have a reason
     for i = 1, #ids do
       if records[i] then seen[#seen + 1] = ids[i] end
@@ -367,93 +366,84 @@ local function claim(from)
       local body, lane = bodies[i], lanes[i]
       local free = places.more(lane) > 0
       local at_once = free and places.at_once(lane)
-      local tail = body and not records[i] and not guards[i] and free and tail_of(body, worker, tails)
-      if tail and bound then
-        if G.lets_through(tail.queue, at_once) then G.take(tail.queue) else tail = false end
-      end
-      local job, g = false, false
-      if not tail then job, g = G.opened(id, body, records[i], guards[i]) end
-      if tail then
-        fence = fence + 1
-        places.take(lane)
-        unknown = unknown or lane == 0
-        local c = #recs
-        recs[c + 1] = id
-        recs[c + 2] = (at_once and new or new_held) .. sub(body, 7, 12) .. sub(body, -12) .. tail.text .. pack('>I8', fence)
-        tail.count = tail.count + 1
-        local r = #running
-        running[r + 1] = '0'
-        running[r + 2] = owner .. id
-        leases[n + 1] = id
-        leases[n + 2] = at_once and '' or 'h'
-        leases[n + 3] = body
-        leases[n + 4] = ''
-        n = n + 4
-      elseif job then
+      local g = guards[i] and G.known[id]
+      local tail = body and not records[i] and free and (g or not guards[i]) and tail_of(body, worker, tails)
+      local job = not tail and G.opened(id, body, records[i], guards[i])
+      if not tail and not job then
+        moved = moved + 1 -- an entry that a lost write left behind
+      elseif job and job[EXPIRES_AT] > 0 and job[EXPIRES_AT] <= wall then
         jobs[id] = job
-        if guarded then G.any, G.known[id] = true, g end
-        local expires_at = job[EXPIRES_AT]
-        if expires_at > 0 and expires_at <= wall then
-          zrem(EXPIRING, id)
-          expire(id, job, keep)
-          expired = expired + 1
-          moved = moved + 1
-          finished[#finished + 1] = id
-        else
-          local why, what, opens_at
-          if not free or bound and not G.lets_through(job[INFO][QUEUE], at_once) then
-            why = 'later'
-          elseif g then
-            why, what, opens_at = G.refuse(id, g, at_once)
-          end
+        zrem(EXPIRING, id)
+        expire(id, job, keep)
+        expired = expired + 1
+        moved = moved + 1
+        finished[#finished + 1] = id
+      else
+        local queue = tail and tail.queue or job[INFO][QUEUE]
+        local why, what, opens_at
+        if not free or bound and not G.lets_through(queue, at_once) then
+          why = 'later'
+        elseif g then
+          why, what, opens_at = G.refuse(id, g, at_once)
           if why ~= 'later' and G.let[id] then G.went_on = true end
-          if why == 'wait' and alone then why = 'later' end
-          if why == 'later' then
+        end
+        if why then
+          job = job or born(body) -- one that does not go on goes the long way
+          jobs[id] = job
+          if why == 'later' or why == 'wait' and alone then
             G.stand_again(id, job, alone)
-          elseif why == 'wait' then
-            G.block(id, job, what)
-            if opens_at then G.opens[what] = opens_at end
-            moved = moved + 1
-          elseif why == 'done' then
-            end_double(id, job, what, keep)
-            doubles = doubles + 1
-            moved = moved + 1
-            finished[#finished + 1] = id
           else
-            if expires_at > 0 then zrem(EXPIRING, id) end
-            if g then
-              G.takes(id, g)
-              guards_of[#guards_of + 1] = n / 4
-              guards_of[#guards_of + 1] = guards[i]
+            if why == 'wait' then
+              G.block(id, job, what)
+              if opens_at then G.opens[what] = opens_at end
+            else
+              end_double(id, job, what, keep)
+              doubles = doubles + 1
+              finished[#finished + 1] = id
             end
-            if records[i] then ran[#ran + 1], ran_at[#ran_at + 1] = id, n / 4 end
-            local queue = job[INFO][QUEUE]
-            if bound then G.take(queue) end
-            places.take(lane)
-            unknown = unknown or lane == 0
-            gone[queue] = (gone[queue] or 0) + 1
-            fence = fence + 1
+            moved = moved + 1
+          end
+        else
+          fence = fence + 1
+          local record, told
+          if tail then
+            record = (at_once and new or new_held) .. sub(body, 7, 12) .. sub(body, -12) .. tail.text .. pack('>I8', fence)
+            told = at_once and '' or 'h'
+            tail.count = tail.count + 1
+            if g then jobs[id] = false end -- it may have been put back in its place and waits no more
+          else
+            if job[EXPIRES_AT] > 0 then zrem(EXPIRING, id) end
             job[STATE] = sRUNNING
             job[HELD] = not at_once or nil
             job[FENCE] = fence
             job[WORKER] = worker
             job[STARTED] = wall
-            local packed = written(job)
-            local c = #recs
-            recs[c + 1] = id
-            recs[c + 2] = packed
-            local r = #running
-            running[r + 1] = '0'
-            running[r + 2] = owner .. id
-            leases[n + 1] = id
-            leases[n + 2] = packed
-            leases[n + 3] = body
-            leases[n + 4] = reasons[id] or ''
-            n = n + 4
+            jobs[id] = job
+            record = written(job)
+            told = record
+            gone[queue] = (gone[queue] or 0) + 1
+            if records[i] then ran[#ran + 1], ran_at[#ran_at + 1] = id, n / 4 end
           end
+          if g then
+            G.takes(id, g)
+            guards_of[#guards_of + 1] = n / 4
+            guards_of[#guards_of + 1] = guards[i]
+          end
+          if bound then G.take(queue) end
+          places.take(lane)
+          unknown = unknown or lane == 0
+          local c = #recs
+          recs[c + 1] = id
+          recs[c + 2] = record
+          local r = #running
+          running[r + 1] = '0'
+          running[r + 2] = owner .. id
+          leases[n + 1] = id
+          leases[n + 2] = told
+          leases[n + 3] = body
+          leases[n + 4] = reasons[id] or ''
+          n = n + 4
         end
-      else
-        moved = moved + 1 -- an entry that a lost write left behind
       end
     end
     for _, tail in pairs(tails) do
@@ -500,7 +490,7 @@ local function claim(from)
   if n == 0 and #finished > 0 then due_in = 0 end -- only ended ones were at the head: look again at once
   count_more('total:cancelled', expired)
   count_more('total:done', doubles)
-  flush()
+  flush(true)
   if guarded then
     local opens_in = G.close_gates(places.left <= 0)
     if opens_in and (due_in < 0 or opens_in < due_in) then due_in = opens_in end

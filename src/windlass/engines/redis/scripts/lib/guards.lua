@@ -8,17 +8,32 @@
 -- UNIQUE      key -> {id, id that waits behind it or "", until, expires or -1}
 -- Times of gates are of the clock of leases. In production that is the server's TIME, so a step of its clock moves them.
 
+local read_guards = {} -- jobs of a batch may have the same
+local function learn(id, text)
+  local g = text and read_guards[text]
+  if g == nil then
+    g = text and G.sound_guards(text) or false
+    if text then read_guards[text] = g end
+  end
+  if text and not g then G.note_damage(id, 'its guards are not readable') end
+  G.known[id] = g
+  return g
+end
+
 function G.of(id)
   if G.any == nil then G.any = call('HLEN', K.GUARDS) > 0 end
   if not G.any then return false end
   local g = G.known[id]
-  if g == nil then
-    local text = call('HGET', K.GUARDS, id)
-    g = text and G.sound_guards(text) or false
-    if text and not g then G.note_damage(id, 'its guards are not readable') end
-    G.known[id] = g
-  end
+  if g == nil then g = learn(id, call('HGET', K.GUARDS, id)) end
   return g
+end
+
+-- Learn the guards of jobs in one read; gives their texts, false for none.
+function G.know(ids)
+  if G.any == nil then G.any = call('HLEN', K.GUARDS) > 0 end
+  local texts = G.any and mget(K.GUARDS, ids) or {}
+  for i, text in ipairs(texts) do learn(ids[i], text) end
+  return texts
 end
 
 -- What there is at a gate of each kind. Of `places` there are as many as the guard's limit.
@@ -58,6 +73,8 @@ function G.id_at(member, gate)
 end
 
 function G.first_waiter(gate)
+  if G.waiting == nil then G.waiting = call('ZCARD', K.BLOCKED) > 0 end
+  if not G.waiting then return nil, '' end
   local found = call('ZRANGEBYLEX', K.BLOCKED, '[' .. gate .. '\0', '(' .. gate .. '\1', 'LIMIT', 0, 1)[1]
   return found and G.id_at(found, gate), found and string.match(found, '^.-%z(.-)%z') or ''
 end
@@ -75,7 +92,7 @@ end
 function G.block(id, job, gate)
   call('HSET', K.BLOCKED_BY, id, gate)
   call('ZADD', K.BLOCKED, 0, G.place(gate, id, job))
-  G.blocks = true
+  G.blocks, G.waiting = true, true
 end
 
 function G.unblock(id, job, gate)
@@ -92,8 +109,28 @@ function G.open(gate, when)
   end
 end
 
+-- A job gives back its place at a gate. While `G.freed` is a table, places are collected for `let_go`.
 function G.free(id, gate)
-  if call('ZREM', K.HOLDS, gate .. '\0' .. id) == 1 then G.open(gate, 0) end
+  local hold = gate .. '\0' .. id
+  if G.freed then
+    local list = into(G.freed, gate)
+    list[#list + 1] = hold
+  elseif call('ZREM', K.HOLDS, hold) == 1 then
+    G.open(gate, 0)
+  end
+end
+
+-- Give back the places that are collected, with one command for each gate.
+function G.let_go()
+  local freed = G.freed
+  G.freed = nil
+  for gate, holds in pairs(freed) do
+    local gone = 0
+    for i = 1, #holds, CHUNK do
+      gone = gone + call('ZREM', K.HOLDS, unpack(holds, i, math.min(i + CHUNK - 1, #holds)))
+    end
+    if gone > 0 then G.open(gate, 0) end
+  end
 end
 
 -- A job of a queue leaves running. Where a claim left others behind because the queue was full, workers may look again.

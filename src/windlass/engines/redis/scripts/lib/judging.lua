@@ -133,7 +133,7 @@ function G.takes(id, g)
       m.given = m.given + 1
     elseif kind ~= 'circuit' or G.circuit(gate).state ~= 'closed' then
       if kind == 'once' then G.holders[gate] = id else G.held[gate] = G.held_at(gate) + 1 end
-      call('ZADD', K.HOLDS, 0, gate .. '\0' .. id)
+      zadd(K.HOLDS, '0', gate .. '\0' .. id)
     end
   end
   if g[3][2] == 'start' then G.free_key(id, g) end

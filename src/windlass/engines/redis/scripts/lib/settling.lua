@@ -82,8 +82,8 @@ local function end_attempt(id, job, spec, place)
   save(id)
 end
 
--- A running job without guards is done: the same as end_attempt, made of the bytes of the record, for most settles are this. `tails`
--- remembers what follows from head and worker within a batch. False when the job must go the long way.
+-- A running job is done: the same as end_attempt but for its guards, made of the bytes of the record, for most settles are
+-- this. `tails` remembers what follows from head and worker within a batch. False when the job must go the long way.
 local function end_done(id, record, spec, fence, tails)
   local tail = sub(record, bHEAD_SIZE, -9)
   local known = tails[tail]
@@ -129,14 +129,21 @@ local function settle(from)
     n = n + runs[i + 1]
   end
   local records = mget(REC, ids)
-  local guards = call('HLEN', K.GUARDS) > 0 and mget(K.GUARDS, ids) or {}
+  local guards = G.know(ids)
   local answers, tails, stale, done = {}, {}, 0, 0
+  G.freed = {}
   for i = 1, count do
     local id, record, spec, fence = ids[i], records[i], plans[i], fences[i]
     local job = jobs[id]
-    if job == nil and spec.done and record and not guards[i] and (sub(record, 1, 2) == '\1\0' or sub(record, 1, 2) == '\1\4') and sub(record, -8) == fence
+    if job == nil and spec.done and record and (sub(record, 1, 2) == '\1\0' or sub(record, 1, 2) == '\1\4') and sub(record, -8) == fence
       and end_done(id, record, spec, fence, tails) then
-      if spec.result then hset(RESULT, id, argv[texts[i]]) end
+      local result = spec.result and argv[texts[i]]
+      if result then hset(RESULT, id, result) end
+      if guards[i] then -- as leave_running and finish do
+        G.ran[id] = spec.null and 'null' or result or ''
+        G.stopped(id)
+        G.ended(id, true)
+      end
       done = done + 1
       answers[i] = '1'
     else
@@ -154,6 +161,7 @@ local function settle(from)
       end
     end
   end
+  G.let_go()
   count_more('total:done', done)
   count_more('total:stale', stale)
   if place <= #argv then
@@ -173,6 +181,6 @@ local function settle(from)
     if guarded then G.admit(guards, 1, plans, true) end
     if #bodies > 0 then insert(new, 1, plans, false, guarded) end
   end
-  flush()
+  flush(true)
   return table.concat(answers)
 end

@@ -5,4 +5,5 @@
 if call('HLEN', K.GUARDS) + call('HLEN', K.BOUNDS) + call('HLEN', K.STARVED) > 0 then return { '\0guards' } end
 
 local function none() end
-G.of, G.gate_of, G.stopped, G.ended, G.removed, G.makes_room, G.let = none, none, none, none, none, none, {}
+G.of, G.gate_of, G.stopped, G.ended, G.removed, G.makes_room, G.let_go, G.let = none, none, none, none, none, none, none, {}
+function G.know() return {} end
