@@ -41,12 +41,14 @@ from windlass.engines.redis.wire import (
     cause_text,
     encode_info,
     error_head,
+    guards_text,
+    is_bare,
     keep_dead,
     none_below_zero,
     pack,
     pack_bounds,
     pack_counts,
-    pack_guards,
+    pack_joins,
     pack_rooms,
 )
 from windlass.logs import Log
@@ -92,7 +94,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
 
     def commit(self, write: Write) -> Written:
         jobs, swaps = write.jobs, write.swaps
-        if not jobs and not write.opens and not write.counts:
+        if not (jobs or write.opens or write.counts or write.joins or write.seals):
             return self._swap(write)
         self._client()  # what the server can do decides what may be asked of it
         names = tuple(dict.fromkeys(job.queue for job in jobs))
@@ -100,7 +102,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         reply = self._put(write, names, fsync, look=True)
         while reply[0] == b"\0lapsed":
             reply = self._put(write, names, fsync, look=self._lapse(strings(as_list(reply[1]))))
-        if swaps and (lost := loss(swaps, reply)):
+        if (lost := loss(swaps, reply)) is not None:
             self._learn_time(reply[2])
             return lost
         if as_int(reply[0]) < 0:
@@ -130,24 +132,26 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         return loss(write.swaps, reply) or Written([], made(write.swaps, reply[1]))
 
     def _wants_documents_on_disk(self, write: Write) -> bool:
-        return self._durability == "fsync" and any(one.durable for one in write.swaps)
+        lasting = bool(write.joins or write.seals) or any(one.durable for one in write.swaps)
+        return self._durability == "fsync" and lasting
 
     def _put(self, write: Write, names: tuple[str, ...], fsync: bool, *, look: bool) -> list[object]:
         jobs, swaps = write.jobs, write.swaps
-        if swaps or write.opens or write.counts:
+        if swaps or write.opens or write.counts or write.joins or write.seals:
             specs, flags, *rest = self._guarded_args(jobs, names, look)
             opens: list[Command] = []
             for one in write.opens:
                 opens += one.gate, -1 if one.in_ms is None else one.in_ms
             counts = pack_counts(write.counts)
-            args = [specs, flags, len(swaps), len(write.opens), counts, *pack_swaps(write), *opens, *rest]
+            made, seals = pack_joins(write.joins), pack(write.seals)
+            args = [specs, flags, len(swaps), len(write.opens), counts, made, seals, *pack_swaps(write), *opens, *rest]
             return self._call("commit", names, args, fsync=fsync or self._wants_documents_on_disk(write))
         if len(jobs) == 1 and is_plain(jobs[0]):
             body, spec = self._texts_of(names)(jobs[0])
             reply = self._call("enqueue_plain", names, (spec, jobs[0].id, body), fsync=fsync)
             if reply[0] != b"\0known":
                 return reply
-        if not any(job.guards or job.unique for job in jobs):
+        if all(map(is_bare, jobs)):
             return self._call("enqueue", names, self._job_args(jobs, names, look), fsync=fsync)
         return self._call("enqueue_guarded", names, self._guarded_args(jobs, names, look), fsync=fsync)
 
@@ -178,7 +182,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         return [runs.packed(), f"{len(set(ids)) == len(ids):d}{look:d}", *ids, *bodies]
 
     def _guarded_args(self, jobs: Sequence[NewJob], names: tuple[str, ...], look: bool) -> list[Command]:
-        return [*self._job_args(jobs, names, look), *(pack_guards(job.guards, job.unique) for job in jobs)]
+        return [*self._job_args(jobs, names, look), *(guards_text(job, self._rules) for job in jobs)]
 
     def _wants_disk(self, jobs: Sequence[NewJob]) -> bool:
         usual = self._durability == "fsync"
@@ -278,7 +282,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             args += own
             for job in one.then:
                 bodies = bodies or JobTexts(names)
-                then += place, job.id, *bodies.texts(job), pack_guards(job.guards, job.unique)
+                then += place, job.id, *bodies.texts(job), guards_text(job, self._rules)
         args[1] = runs.packed()
         return args + then
 
@@ -390,12 +394,12 @@ def deaths_of(flat: Sequence[object]) -> tuple[LeaseRef, ...]:
 def is_plain(job: NewJob) -> bool:
     """Whether nothing but its own id may be in the way of a job, and it is due at once and for ever."""
     waits = job.run_at is not None or job.delay_ms != 0 or job.expires_ms is not None
-    return not (waits or job.guards or job.unique is not None or job.caller_id)
+    return not waits and not job.caller_id and is_bare(job)
 
 
 def any_guarded(outcomes: Sequence[Outcome]) -> bool:
-    """Whether a follow-up has guards."""
-    return any(job.guards or job.unique for one in outcomes if one.then for job in one.then)
+    """Whether a follow-up has guards or ties, or a job is to wait."""
+    return any(one.waits is not None or (one.then and not all(map(is_bare, one.then))) for one in outcomes)
 
 
 def queues_of(outcomes: Sequence[Outcome]) -> list[str]:

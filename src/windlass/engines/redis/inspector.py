@@ -17,6 +17,8 @@ from windlass.core.rows import (
     BlockedRow,
     JobFilter,
     JobRow,
+    JoinRow,
+    Member,
     Metrics,
     Moved,
     QueueChange,
@@ -31,7 +33,7 @@ from windlass.core.work import LeaseRef, QueueBound, RateBound
 from windlass.engines.damage import made
 from windlass.engines.redis.connection import Command
 from windlass.engines.redis.core import UNSOUND, repairing
-from windlass.engines.redis.reading import as_list, strings, to_row, to_worker
+from windlass.engines.redis.reading import as_list, strings, to_join, to_row, to_worker
 from windlass.engines.redis.waiting import RedisWaiting
 from windlass.engines.redis.wire import as_int, change_texts, none_below_zero, pack_bounds
 
@@ -40,6 +42,7 @@ __all__ = ["RedisInspector"]
 STEP_MAX: Final = 200  # rows read in one step of a listing: a payload may have a megabyte
 INDEX_MAX: Final = 10_000  # jobs of one state up to which its index is read instead of every job
 BLOCKED_PAGE: Final = 500  # pairs of gate and queue
+ENDS: Final = {b"2": State.DONE, b"3": State.DEAD, b"4": State.CANCELLED}  # of members; as numbers of states
 TOTAL_NAMES: Final = ("enqueued", "done", "retried", "dead", "cancelled", "stale", "recovered", "crashed", "trimmed")
 
 
@@ -90,6 +93,24 @@ class RedisInspector(RedisWaiting):
             below = str(seqs[ids[-1]]) if ids else "0"
         rows = [row for _, row in found[:limit]]
         return rows, str(found[limit - 1][0]) if len(found) > limit else None
+
+    def joins(self, ids: Sequence[str]) -> list[JoinRow | None]:
+        if not ids:
+            return []
+        found = self._call("joins", (), list(ids))
+        return [to_join(id, packed) for id, packed in zip(ids, found, strict=True)]
+
+    def list_joins(self, prefix: str, cursor: str | None, limit: int) -> tuple[list[JoinRow], str | None]:
+        flat, packed = self._call("list_joins", (), [prefix, cursor or "", limit + 1])
+        ids = strings(as_list(flat))
+        rows = [row for id, one in zip(ids, as_list(packed), strict=True) if (row := to_join(id, one)) is not None]
+        return rows[:limit], ids[limit - 1] if len(ids) > limit else None
+
+    def members(self, join: str, cursor: str | None, limit: int) -> tuple[list[Member], str | None]:
+        flat, verdicts = self._call("members", (), [join, cursor or "", limit + 1])
+        ids = strings(as_list(flat))
+        found = [Member(id, ENDS.get(verdict)) for id, verdict in zip(ids, as_list(verdicts), strict=True)]  # type: ignore[call-overload]
+        return found[:limit], ids[limit - 1] if len(ids) > limit else None
 
     @repairing
     def queues(self, bounds: Sequence[QueueBound] = ()) -> list[QueueRow]:

@@ -8,12 +8,13 @@ from typing import TypedDict
 import msgspec
 from msgspec import Struct
 
+from windlass.core.join import Tally
 from windlass.core.model import (
     Guard,
     State,
     UniqueKey,
 )
-from windlass.core.rows import JobRow, WorkerRow, fields_of
+from windlass.core.rows import JobRow, JoinRow, WorkerRow, fields_of
 from windlass.core.work import Lease, WorkerInfo
 from windlass.engines.damage import made
 from windlass.engines.redis.wire import (
@@ -29,8 +30,8 @@ from windlass.engines.redis.wire import (
     Head,
     Record,
     Rest,
-    StoredGuard,
-    StoredKey,
+    StoredGuards,
+    StoredJoin,
     none_below_zero,
 )
 
@@ -42,7 +43,8 @@ __all__ = [
     "to_worker",
 ]
 
-decode_guards = msgspec.msgpack.Decoder(tuple[tuple[StoredGuard, ...], str, StoredKey]).decode
+decode_join = msgspec.msgpack.Decoder(StoredJoin).decode
+decode_guards = msgspec.msgpack.Decoder(StoredGuards).decode
 
 
 decode_head = msgspec.msgpack.Decoder(Head).decode
@@ -90,7 +92,7 @@ def read_guards(packed: bytes) -> tuple[Guard, ...]:
             one.burst if one.burst >= 0 else None,
             one.keep_ms,
         )
-        for one in decode_guards(packed)[0]
+        for one in decode_guards(packed).guards
     )
 
 
@@ -118,8 +120,29 @@ def as_note(key: object, value: object) -> tuple[str, str] | None:
 
 def read_unique(packed: bytes) -> UniqueKey | None:
     """The unique key of a job, if it has one."""
-    one = decode_guards(packed)[2]
+    one = decode_guards(packed).unique
     return None if one.key is None else UniqueKey(one.key, one.until, none_below_zero(one.ttl_ms), one.rule)
+
+
+def to_join(id: str, packed: object) -> JoinRow | None:
+    """A join as it is stored; None when there is none that is sound."""
+    try:
+        one = decode_join(packed) if isinstance(packed, bytes) else None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    if one is None:
+        return None
+    tally = Tally(bool(one.sealed), int(one.total), int(one.ok), int(one.bad), int(one.void))
+    return JoinRow(
+        id,
+        tally,
+        int(one.made_at),
+        int(one.moved_at),
+        int(one.ended_at) or None,
+        int(one.keep_ms),
+        one.home or None,
+        one.meta.encode() or None,
+    )
 
 
 def head_size(body: bytes) -> int:

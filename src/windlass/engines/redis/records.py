@@ -25,7 +25,7 @@ from windlass.core.model import JobError, Until
 from windlass.core.work import Rules
 from windlass.engines.damage import LAST_MS
 from windlass.engines.redis.connection import Command
-from windlass.engines.redis.reading import as_list, cause_of, decode_info, decode_worker, strings
+from windlass.engines.redis.reading import as_list, cause_of, decode_info, decode_worker, strings, to_join
 from windlass.engines.redis.wire import as_int, cause_text, error_head, keep_dead, pack
 from windlass.logs import Log
 
@@ -134,6 +134,11 @@ def packed(kind: Any) -> Rule:
     return check
 
 
+def of_join(field: bytes, value: bytes) -> object:
+    row = to_join(field.decode(), value)
+    return expect(row is not None and row.tally.open >= 0 and max(row.made_at, row.moved_at) <= LAST_MS)
+
+
 def in_turn(field: bytes, value: bytes) -> object:
     found = decode_list(value)
     return expect(len(found) % 2 == 0 and all(map(is_str, found[::2])) and all(map(is_int, found[1::2])))
@@ -162,6 +167,7 @@ def is_int(value: object) -> bool:
     return isinstance(value, int) and abs(value) < 2**53
 
 
+VERDICTS: Final = (b"0", b"2", b"3", b"4")
 decode_list = msgspec.msgpack.Decoder(list[Any]).decode
 decode_numbers = msgspec.msgpack.Decoder(list[Number]).decode
 
@@ -194,6 +200,7 @@ HASHES: Final[dict[str, Rule]] = {
     "lines": in_turn,
     "bounds": packed(tuple[Number, Number, Number]),
     "starved": text,
+    "joins": lambda field, value: expect(value in VERDICTS) if b"\0" in field else of_join(field, value),
     "damaged": text,
 }
 

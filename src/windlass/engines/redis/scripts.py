@@ -28,7 +28,7 @@ FIXED_KEYS: Final = (
     "busy", "dues", "lone", "idle",
     "cause", "died", "recoveries", "documents", "documents-over", "totals", "flow", "notes",
     "guards", "blocked", "blocked-by", "holds", "once", "carriers", "markers", "gates", "rates", "unique",
-    "unique-expiring", "locks", "lines", "bounds", "starved", "rate-ends", "damaged",
+    "unique-expiring", "locks", "lines", "bounds", "starved", "rate-ends", "joins", "tied", "join-ends", "damaged",
 )  # fmt: skip
 TYPES: Final = {
     "arrivals": "zset", "running": "zset", "cancels": "zset", "dead": "zset", "dead-purge": "zset", "leases": "zset",
@@ -36,7 +36,7 @@ TYPES: Final = {
     "busy": "zset", "dues": "zset", "lone": "zset",
     "died": "zset", "documents-over": "zset",
     "blocked": "zset", "holds": "zset", "carriers": "zset", "markers": "zset", "gates": "zset",
-    "unique-expiring": "zset", "rate-ends": "zset",
+    "unique-expiring": "zset", "rate-ends": "zset", "tied": "zset", "join-ends": "zset",
 }  # fmt: skip
 # Keys by which workers hear of jobs, and counts for people; totals and flow are those of the version before. What is
 # wrong with them decides about no call.
@@ -47,17 +47,21 @@ GUARD_KEYS: Final = frozenset(FIXED_KEYS[FIXED_KEYS.index("guards") : FIXED_KEYS
 READ_ONLY: Final = frozenset(
     {
         "rows", "page", "queues", "workers", "counts", "check", "names", "deaths", "read", "keys", "holds",
-        "limits", "blocked", "metrics",
+        "limits", "blocked", "metrics", "joins", "list_joins", "members",
     }
 )  # fmt: skip
 
 
 # Scripts that have a short form for a store without guards and bound queues, and the libraries that are left out of it.
 UNGUARDED: Final = frozenset({"claim", "settle", "exchange"})
-OF_GUARDS: Final = frozenset({"admitting", "running", "leases", "document", "circuits", "judging", "bounding"})
+OF_GUARDS: Final = frozenset(
+    {"joining", "admitting", "running", "leases", "document", "circuits", "judging", "bounding"}
+)
 
 # Libraries that another one stands on.
 NEEDS: Final = {"records": ("noting",)}
+# Libraries that go with another one.
+ADDS: Final = {"guards": ("joining",)}
 
 # Scripts that look at keys by number, and so are given all of them.
 WHOLE: Final = frozenset({"check", "sweep"})
@@ -94,7 +98,7 @@ def script(name: str, *, guarded: bool = True) -> Script:
             uses = first.removeprefix("-- on:").split()
         elif first.startswith("-- uses:"):
             uses += first.removeprefix("-- uses:").split()
-        uses = [part for one in uses for part in (*NEEDS.get(one, ()), one)]
+        uses = [part for one in uses for part in (*NEEDS.get(one, ()), one, *ADDS.get(one, ()))]
         if not guarded and name in UNGUARDED:
             uses = ["unguarded" if part == "guards" else part for part in uses if part not in OF_GUARDS]
         parts = [(folder / "lib" / f"{part}.lua").read_text("utf-8") for part in uses]

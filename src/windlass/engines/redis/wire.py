@@ -27,11 +27,13 @@ from windlass.core.model import (
     GuardKind,
     JobError,
     NewJob,
+    NewJoin,
     OnConflict,
     Slot,
     State,
     UniqueKey,
     Until,
+    Wait,
 )
 from windlass.core.rows import JobRow, QueueChange, all_notes
 from windlass.core.work import Outcome, QueueBound, Room, Rules
@@ -56,6 +58,8 @@ __all__ = [
     "Rest",
     "Runs",
     "StoredGuard",
+    "StoredGuards",
+    "StoredJoin",
     "StoredKey",
     "as_int",
     "cause_text",
@@ -63,11 +67,14 @@ __all__ = [
     "dead_texts",
     "encode_info",
     "error_head",
+    "guards_text",
+    "is_bare",
     "keep_dead",
     "none_below_zero",
     "pack",
     "pack_bounds",
     "pack_guards",
+    "pack_joins",
     "pack_rooms",
 ]
 
@@ -204,6 +211,30 @@ class StoredKey(Struct, array_like=True, frozen=True):
     rule: OnConflict = "return"
 
 
+class StoredGuards(Struct, array_like=True, frozen=True):
+    """All guards of a job. What else stands there, its ties to joins, only the scripts read."""
+
+    guards: tuple[StoredGuard, ...]
+    once: str
+    unique: StoredKey
+
+
+class StoredJoin(Struct, array_like=True, frozen=True):
+    """A join, as ``scripts/lib/joining.lua`` packs it. Its numbers are whole, and may be written as Lua's."""
+
+    sealed: float
+    total: float
+    ok: float
+    bad: float
+    void: float
+    made_at: float
+    moved_at: float
+    ended_at: float
+    keep_ms: float
+    home: str
+    meta: str
+
+
 ERROR_TEXTS: Final = ("host", "worker", "version")
 encode_error = msgspec.json.Encoder().encode
 decode_error = msgspec.json.Decoder(JobError).decode
@@ -234,6 +265,7 @@ class JobTexts:
             job.caller_id,
             job.aging_ms,
             job.slot,
+            job.waits is None,
         )
         try:
             head, spec = self._heads[key]
@@ -248,7 +280,9 @@ class JobTexts:
 
     def _head(self, job: NewJob) -> tuple[bytes, str]:
         expires = -1 if job.expires_ms is None else job.expires_ms
-        due = f"+{job.delay_ms}" if job.run_at is None else f"={job.run_at}"
+        # What waits for a join is due, and expires, by when it goes on: its ties say how much later.
+        later = 0 if job.waits is not None else job.delay_ms
+        due = f"+{later}" if job.run_at is None else f"={job.run_at}"
         wrong = [
             f"{name} {value}"
             for name, value, most in (
@@ -266,6 +300,7 @@ class JobTexts:
         lane = LANE_OF[job.slot] * LANE
         level = lane if shift else lane + job.priority
         number = self._numbers[job.queue]
+        expires = expires if job.waits is None else -1
         spec = f"{number}|{level}|{due}|{int(job.at_front)}|{expires}|{int(job.caller_id)}|{shift}"
         return Head.of(job, shift).packed(), spec
 
@@ -312,9 +347,39 @@ def pack_rooms(rooms: Sequence[Room]) -> bytes:
     return pack([value for one in rooms for value in (LANE_OF[one.slot], max(0, one.free), max(0, one.ahead))])
 
 
-def pack_guards(guards: tuple[Guard, ...], unique: UniqueKey | None) -> bytes:
+def is_bare(job: NewJob) -> bool:
+    """Whether a job has nothing of what ``pack_guards`` packs."""
+    return not (job.guards or job.unique is not None or job.joins or job.waits is not None)
+
+
+def guards_text(job: NewJob, rules: Rules) -> bytes:
+    """What scripts read of a new job's guards, and of its ties to joins."""
+    ties: tuple[object, ...] = ()
+    if job.joins or job.waits is not None:
+        delay = job.delay_ms if job.run_at is None else 0
+        ties = ((job.joins, () if job.waits is None else wait_of(job.waits, rules, delay)),)
+    return pack_guards(job.guards, job.unique, ties)
+
+
+def wait_of(wait: Wait, rules: Rules, delay_ms: int = 0) -> tuple[object, ...]:
+    """What ``scripts/lib/joining.lua`` reads of a wait."""
+    return wait.join, wait.of, wait.count, delay_ms, rules.keep_done_ms
+
+
+def pack_joins(joins: Sequence[NewJoin]) -> bytes:
+    """What ``scripts/lib/joining.lua`` reads of new joins."""
+    return pack(
+        [
+            part
+            for one in joins
+            for part in (one.id, int(one.sealed), one.keep_ms, one.home or "", one.meta or "", one.members)
+        ]
+    )
+
+
+def pack_guards(guards: tuple[Guard, ...], unique: UniqueKey | None, ties: tuple[object, ...] = ()) -> bytes:
     """What ``scripts/lib/guards.lua`` reads of a job's guards; empty when it has none."""
-    if not guards and unique is None:
+    if not guards and unique is None and not ties:
         return b""
     once = next((guard.key for guard in guards if guard.kind is GuardKind.ONCE), "")
     held = (
@@ -326,7 +391,7 @@ def pack_guards(guards: tuple[Guard, ...], unique: UniqueKey | None) -> bytes:
         (one.kind, one.gate, one.limit, one.per_ms, -1 if one.burst is None else one.burst, one.keep_ms)
         for one in guards
     ]
-    return pack((packed, once, held))
+    return pack((packed, once, held, *ties))
 
 
 def pack_notes(notes: Sequence[tuple[str, str | None]]) -> bytes:
@@ -382,6 +447,9 @@ class OutcomeTexts:
         if one.notes:
             flags |= 512
             texts.append(pack_notes(one.notes))
+        if one.waits is not None and one.kind == "await":
+            flags |= 1024
+            texts.append(pack(wait_of(one.waits, self._rules)))
         if one.slot is not None:
             flags |= 64 if one.slot is Slot.THREAD else 128
         if one.keep_ms is not None and one.keep_ms > self._rules.keep_done_ms:
@@ -392,7 +460,8 @@ class OutcomeTexts:
             keep = one.keep_ms
             if keep is None:
                 keep = keep_dead(self._rules) if one.kind == "dead" else self._rules.keep_done_ms
-            spec = f"{one.kind.value}|{flags}|{min(keep, FOREVER)}|{min(one.delay_ms, TIME_MAX // 2)}"
+            kind = "release" if one.kind == "await" and not flags & 1024 else one.kind.value
+            spec = f"{kind}|{flags}|{min(keep, FOREVER)}|{min(one.delay_ms, TIME_MAX // 2)}"
             self._specs[key] = spec
         return texts, spec
 

@@ -1,4 +1,4 @@
--- uses: records guards leases running ending forgetting naming counting
+-- uses: records guards leases running ending forgetting leaving naming counting
 -- One bounded step of upkeep: promote, reap, expire, prune, forget, fold. Every part looks at the state it changes, so steps
 -- of several workers do nothing twice.
 --
@@ -143,6 +143,7 @@ end
 
 G.take_over()
 local folded = G.fold(cmsgpack.unpack(ARGV[14]), budget)
+folded = math.max(folded, G.forget_joins(budget, keep_done))
 flush()
 
 G.forget_names(pauses)

@@ -116,17 +116,18 @@ end
 function act.retry(id, job, state)
   if state ~= 'dead' and state ~= 'cancelled' and state ~= 'scheduled' then return false end
   local g = state ~= 'scheduled' and G.of(id)
-  if g and g[3][1] and g[3][2] ~= 'expiry' then
-    local key = g[3][1]
-    local u = G.holder(key)
-    if u and u[1] ~= id then
-      local why = 'unique key ' .. key .. ' is taken by ' .. u[1]
+  if g and g[3][1] then
+    local taken, why = G.take_key(id, g)
+    if not taken then
       hset(REASON, id, why)
       return false, why
     end
-    G.hold_key(key, { id, '', g[3][2], g[3][3] >= 0 and wall + g[3][3] or -1 })
   end
   leave(id, job)
+  if g and g[4] then
+    G.member_again(id, g[4])
+    G.drop_wait(id, g[4][2]) -- it runs whatever it waited for
+  end
   for _, field in ipairs({ ATTEMPT, CRASHES, INTERRUPTIONS, SNOOZES, CANCEL, FINISHED, PURGE, RETRYING }) do
     job[field] = 0
   end

@@ -80,6 +80,11 @@ function G.store(i, id, body)
   local new = G.new
   local g, key = new.guards[i], new.behind[i]
   if g then G.keep(id, new.texts[i], g) end
+  if g and g[4] and g[4][2][1] then
+    jobs[id] = born(body)
+    G.wait_at(id, jobs[id], g[4][2])
+    return true
+  end
   if not key then return false end
   jobs[id] = born(body)
   G.block(id, jobs[id], 'unique:' .. key)
@@ -93,7 +98,7 @@ local function replace(id, spec, text, body_text, g)
   load({ id })
   local job = body and jobs[id]
   if not job then return end
-  local gate = G.gate_of(id)
+  local gate, ties = G.gate_of(id), G.ties(id)
   leave_waiting(id, job)
   G.drop(id)
   G.drop_notes(id) -- of runs with other arguments
@@ -102,10 +107,12 @@ local function replace(id, spec, text, body_text, g)
   call('HSET', BODY, id, sub(body, 1, 6) .. sub(spec.times, 7) .. body_text .. spec.place
     .. struct.pack('>I6', job[SEQ]))
   G.keep(id, text, g)
+  if ties then G.tie(id, ties[1], ties[2]) end
   jobs[id] = nil
   load({ id })
   job = jobs[id]
   local key = g[3][1]
+  if gate and string.sub(gate, 1, 5) == 'join:' then return G.wait_at(id, job, ties[2]) end
   if gate == 'unique:' .. key then
     G.block(id, job, gate)
     if job[EXPIRES_AT] > 0 then zadd(EXPIRING, job[EXPIRES_AT], id) end
@@ -127,5 +134,19 @@ function G.admitted(list, at_body)
     flush() -- removals are sent before additions: what the one before has added must be there to be removed
     local i = one[2]
     replace(one[1], new.specs[i], new.texts[i], list[at_body + i], one[3])
+  end
+  local others, n = {}, #new.texts
+  for i = 1, #new.others, 2 do others[new.others[i]] = new.others[i + 1] end
+  for i = 1, n do
+    local g = new.guards[i] or new.texts[i] ~= '' and G.sound_guards(new.texts[i])
+    if g and g[4] and #g[4][1] > 0 then
+      local id = list[at_body - n + i]
+      if new.guards[i] then
+        for _, join in ipairs(g[4][1]) do G.count_member(join, id, '0') end
+      else
+        flush()
+        G.enter(others[i] or id, g[4][1])
+      end
+    end
   end
 end

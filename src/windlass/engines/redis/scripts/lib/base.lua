@@ -210,6 +210,7 @@ G.COUNTED_BACK = 86400000 -- as in core/model.py, in ms
 -- Send everything, and tell those who wait. `theirs` is what a caller has counted: series, how many, when or -1, ...
 -- (msgpack array; "" for nothing).
 local function finish_script(theirs)
+  if G.advance then G.advance() end
   flush(true)
   local minute
   for series, by in pairs(counted) do

@@ -44,7 +44,7 @@ G.UNTIL = { start = true, done = true, expiry = true }
 -- The guards that a text has, or nil.
 function G.sound_guards(text)
   local g = G.unpacked(text, 'tst')
-  if not g or #g ~= 3 then return nil end
+  if not g or #g ~= 3 and (#g ~= 4 or not G.sound_ties(g[4])) then return nil end
   for _, guard in ipairs(g[1]) do
     if type(guard) ~= 'table' or not G.KINDS[guard[1]] or type(guard[2]) ~= 'string'
       or string.sub(guard[2], 1, #guard[1] + 1) ~= guard[1] .. ':' then
@@ -153,6 +153,7 @@ end
 function G.ended(id, done)
   local g = G.of(id)
   if not g then return end
+  if g[4] then G.member_ended(id, g[4]) end
   for _, guard in ipairs(g[1]) do
     if guard[1] == 'once' then
       if done and G.ran[id] ~= nil then
@@ -179,6 +180,7 @@ end
 function G.removed(id)
   local g = G.of(id)
   if not g then return end
+  if g[4] then G.member_gone(id, g[4]) end
   G.free_key(id, g)
   G.drop(id)
 end
@@ -193,6 +195,16 @@ end
 function G.hold_key(key, u)
   call('HSET', K.UNIQUE, key, cmsgpack.pack(u))
   if u[4] >= 0 then call('ZADD', K.UNIQUE_EXPIRING, u[4], key) else call('ZREM', K.UNIQUE_EXPIRING, key) end
+end
+
+-- Have a job that has ended, and is to run again, hold its unique key; false, and why, when another job has it.
+function G.take_key(id, g)
+  local key = g[3][1]
+  if g[3][2] == 'expiry' then return true end
+  local u = G.holder(key)
+  if u and u[1] ~= id then return false, 'unique key ' .. key .. ' is taken by ' .. u[1] end
+  G.hold_key(key, { id, '', g[3][2], g[3][3] >= 0 and wall + g[3][3] or -1 })
+  return true
 end
 
 -- When the key that a job holds is free by itself, once nobody waits behind the job. Until then the key is the holder's to

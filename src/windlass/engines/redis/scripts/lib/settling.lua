@@ -1,7 +1,8 @@
 -- Settling: end attempts by (id, fence). Each outcome is id, fence (eight bytes), then result, error, reason, cause, notes
 -- (msgpack array: key, text or false, ...) as far as its spec says. A spec is "kind|flags|keep|delay"; flags are 1
 -- interrupted, 2 result, 4 error, 8 reason, 16 cause, 32 a result that is null and not sent, 64 and 128 that it waits again
--- in the lane of threads or of the event loop, 256 that its record is kept longer than all are, 512 notes.
+-- in the lane of threads or of the event loop, 256 that its record is kept longer than all are, 512 notes, 1024 what the
+-- job waits for (msgpack, lib/joining.lua).
 
 G.ENDS = { done = sDONE, dead = sDEAD, cancelled = sCANCELLED }
 G.SERIES = {
@@ -32,10 +33,11 @@ local function settle_spec(text)
     keep = tonumber(keep),
     kept = bit.band(flags, 256) ~= 0,
     notes = bit.band(flags, 512) ~= 0,
+    waits = bit.band(flags, 1024) ~= 0,
     delay = tonumber(delay),
   }
   spec.size = 2 + (spec.result and 1 or 0) + (spec.error and 1 or 0) + (spec.reason and 1 or 0)
-    + (spec.cause and 1 or 0) + (spec.notes and 1 or 0)
+    + (spec.cause and 1 or 0) + (spec.notes and 1 or 0) + (spec.waits and 1 or 0)
   if kind == 'done' and not spec.error and not spec.reason and not spec.cause and not spec.notes then
     spec.done = spec.null and '\2\2' or '\2\0'
     spec.times = struct.pack('>I8I8', wall, wall + spec.keep)
@@ -52,7 +54,9 @@ local function end_attempt(id, job, spec, place)
   if spec.error then error, place = ARGV[place], place + 1 end
   if spec.reason then reason, place = ARGV[place], place + 1 end
   if spec.cause then cause, place = ARGV[place], place + 1 end
-  local notes = spec.notes and cmsgpack.unpack(ARGV[place]) or {}
+  local notes, wait = {}, nil
+  if spec.notes then notes, place = cmsgpack.unpack(ARGV[place]), place + 1 end
+  if spec.waits then wait = cmsgpack.unpack(ARGV[place]) end
   for i = 1, #notes, 2 do G.note(id, notes[i], notes[i + 1]) end
   leave_running(id, job)
   G.ran[id] = spec.null and 'null' or result or ''
@@ -71,13 +75,18 @@ local function end_attempt(id, job, spec, place)
     if spec.kind == 'retry' and job[RETRYING] == 0 then job[RETRYING] = job[STARTED] end
     if spec.kind == 'snooze' then job[SNOOZES] = job[SNOOZES] + 1 end
     if spec.kind == 'crash' then job[CRASHES] = job[CRASHES] + 1 end
-    if spec.kind == 'release' then
+    if spec.kind == 'release' or wait then
       stay_due(job)
     else
       job[RUN_AT] = wall + spec.delay
       stand_at_due_time(job)
     end
-    wait_unless_cancelled(id, job, spec.keep)
+    if wait and job[CANCEL] == 0 then
+      G.tie(id, {}, wait)
+      G.wait_at(id, job, wait)
+    else
+      wait_unless_cancelled(id, job, spec.keep)
+    end
   end
   save(id)
 end
@@ -136,7 +145,7 @@ local function settle(from)
     local id, record, spec, fence = ids[i], records[i], plans[i], fences[i]
     local job = jobs[id]
     if job == nil and spec.done and record and (sub(record, 1, 2) == '\1\0' or sub(record, 1, 2) == '\1\4') and sub(record, -8) == fence
-      and end_done(id, record, spec, fence, tails) then
+      and not (guards[i] and G.ties(id)) and end_done(id, record, spec, fence, tails) then
       local result = spec.result and argv[texts[i]]
       if result then hset(RESULT, id, result) end
       if guards[i] then -- as leave_running and finish do
@@ -181,6 +190,7 @@ local function settle(from)
     if guarded then G.admit(guards, 1, plans, true) end
     if #bodies > 0 then insert(new, 1, plans, false, guarded) end
   end
+  if G.advance then G.advance() end
   flush(true)
   return table.concat(answers)
 end

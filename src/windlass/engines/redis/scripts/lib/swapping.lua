@@ -15,10 +15,11 @@ end
 local CLOCK_SLACK_MS = 1000 -- as in core/model.py
 
 -- Whether one of the swaps list[first + 1] to list[last] meets another version than it names; each sees those before it.
--- list[first] is the time that they were decided for, or "". Then gives the documents as they stand: version, value of each.
-function G.lost(list, first, last)
+-- list[first] is the time that they were decided for, or "". Then, or if they have `lost` for another reason, gives the
+-- documents as they stand: version, value of each.
+function G.lost(list, first, last, lost)
   local made, clock = {}, tonumber(list[first])
-  local lost = clock and math.abs(boot - clock) > CLOCK_SLACK_MS
+  lost = lost or clock and math.abs(boot - clock) > CLOCK_SLACK_MS
   for i = first + 1, last, 4 do
     local key = list[i]
     if (made[key] or G.document(call('HGET', DOCUMENTS, key))) ~= tonumber(list[i + 1]) then lost = true end

@@ -6,4 +6,5 @@ if call('HLEN', K.GUARDS) + call('HLEN', K.BOUNDS) + call('HLEN', K.STARVED) > 0
 
 local function none() end
 G.of, G.gate_of, G.stopped, G.ended, G.removed, G.makes_room, G.let_go, G.let = none, none, none, none, none, none, none, {}
+G.ties = none
 function G.know() return {} end
