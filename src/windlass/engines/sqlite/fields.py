@@ -154,10 +154,12 @@ def insertion(columns: Sequence[str]) -> str:
 INSERT: Final = insertion(NEW)
 INSERT_GUARDED: Final = insertion(NEW_GUARDED)
 # A waiting job gets what a new one would have; its id and its arrival stay, and so does its unique key. One that waits
-# behind a running job of its key goes on waiting.
+# behind a running job of its key goes on waiting, and so does one that waits for other jobs.
+AT_JOIN: Final = "state = 'blocked' AND blocked_by >= 'join:' AND blocked_by < 'join;'"
 REPLACED: Final = {
     **{column: BOUND[column] for column in NEW_GUARDED if column not in ("id", "enqueued_at", "caller_id", "uniq")},
-    "state": f"CASE WHEN {BOUND['behind']} THEN 'blocked' ELSE {BOUND['state']} END",
+    "state": f"CASE WHEN {BOUND['behind']} OR {AT_JOIN} THEN 'blocked' ELSE {BOUND['state']} END",
+    "expires_at": f"CASE WHEN NOT ({AT_JOIN}) THEN {BOUND['expires_at']} END",
     **dict.fromkeys(("attempt", "crashes", "interruptions", "snoozes"), "0"),
     "retrying_since": "NULL",
 }

@@ -45,7 +45,7 @@ CALL: Final = NewJob(
     slot=Slot.LOOP,
 )
 # What a call says of when and how it is stored, and a row in other words: tested where that is.
-OTHERWISE: Final = {"run_at", "delay_ms", "at_front", "durable", "aging_ms"}
+OTHERWISE: Final = {"run_at", "delay_ms", "at_front", "durable", "aging_ms", "joins", "waits"}
 # What is said of a job that waits or runs, or has ended well.
 LIVE: Final = {"expires_at", "worker", "result", "cancel_requested", "blocked_by", "held"}
 ASKED: Final = {"name", "payload", "tags", "meta", "guards", "unique"}

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from windlass.core.join import Tally, decide
-from windlass.core.model import FINISHED, Ends, NewJob, NewJoin, State, Swap, Wait, Write
+from windlass.core.model import FINISHED, Ends, NewJob, NewJoin, State, Swap, UniqueKey, Wait, Write
 from windlass.core.rows import Action, JoinRow, Member
 from windlass.core.work import Kind, Outcome, Rules, Settled, Want
 from windlass.engines.base import Store, TransactionalCommit
@@ -269,6 +269,23 @@ class JoinSuite:
         store_all(store, [member("b", "J", waits=Wait("unknown"))])  # sent twice
         end(store, Kind.DONE, "b")
         assert [lease.id for lease in take(store)] == ["c"]
+
+    def test_a_waiter_that_is_written_over_goes_on_waiting(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        key = UniqueKey("k", "done", None, "replace")
+        waiter = replace(member("b", "K", waits=Wait("J")), unique=key)
+        store_all(store, [member("a", "J"), waiter], NewJoin("J"), NewJoin("K"))
+        (placed,) = store.commit(Write((replace(job("new", payload="[2]", expires_ms=1), unique=key),))).placed
+        assert (placed.id, placed.duplicate) == ("b", True)
+        harness.clock.advance(10)
+        store.maintain(Rules(), 100)
+        assert [lease.id for lease in take(store)] == ["a"]
+        store.settle([outcome(store, "a")])
+        (lease,) = take(store)
+        assert (lease.id, lease.payload) == ("b", b"[2]")
+        store.settle([ended(lease)])
+        assert read(store, "K").tally == Tally(True, 1, ok=1)
 
     def test_a_write_whose_join_is_there_already_is_lost(self, harness: Harness) -> None:
         store = harness.engine

@@ -22,6 +22,7 @@ COUNTED = {
     Kind.CANCELLED: "cancelled",
     Kind.SNOOZE: "",
     Kind.RELEASE: "",
+    Kind.AWAIT: "",
     Kind.CRASH: "crashed",
 }
 
@@ -208,7 +209,7 @@ class Oracle:
                 job.attempt -= 1
                 job.snoozes += 1
                 self.wait_unless_cancelled(job, now, outcome.delay_ms)
-            case Kind.RELEASE:
+            case Kind.RELEASE | Kind.AWAIT:  # one that waits for nothing is given back
                 job.attempt -= 1
                 job.interruptions += outcome.interrupted
                 self.wait_unless_cancelled(job, now)
