@@ -29,6 +29,7 @@ WITHOUT_IO = {
     "Stats": "as_json",
     "WorkerStatus": "serves slots_for",
     "Exponential": "delay_ms range_ms",
+    "On": "after dead discard retry",
     "Linear": "delay_ms range_ms",
     "Constant": "delay_ms range_ms",
     "Rate": "parsed",

@@ -85,7 +85,7 @@ class Batch:
             raise ConfigError("app.batch(): give a new batch a name, app.batch('newsletter'), or one that is there id=")
         if name is None and given:
             raise ConfigError(
-                f"app.batch(id={id!r}, {next(iter(given))}=): callbacks are given to a new batch, by name"
+                f"app.batch(id={id!r}, {next(iter(given))}=): only a new batch, with a name, takes callbacks"
             )
         if id is not None and len(check_id(id)) > ID_MAX:
             raise ConfigError(f"the batch id {id[:40]!r}... has {len(id)} characters; use at most {ID_MAX}")

@@ -107,7 +107,7 @@ def chain(one: Call[object], two: Call[object], last: Call[R], /) -> Chain[R]: .
 def chain(one: Call[object], two: Call[object], three: Call[object], last: Call[R], /) -> Chain[R]: ...
 @overload
 def chain(*calls: Call[object]) -> Chain[object]: ...
-def chain(*calls: Call[object]) -> object:
+def chain(*calls: Call[object]) -> Chain[object]:
     """Make jobs run one after the other: ``chain(create.bind(order), reserve.bind(), ship.bind()).enqueue()``.
 
     Each gets the result of the one before, also None: as ``previous`` where it has a parameter of that name, else as
