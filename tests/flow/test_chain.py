@@ -219,6 +219,18 @@ def test_a_result_of_another_type_kills_the_step_and_says_where(app: Windlass, b
         handle.result(timeout=5)
 
 
+def test_a_step_that_cannot_go_on_is_given_its_arguments_by_hand(app: Windlass, burst: Burst, steps: Steps) -> None:
+    calls: list[Call[Any]] = [steps.create.bind(7), steps.ship.bind()]
+    handle = chain(*calls).enqueue()
+    burst()
+    with pytest.raises(PayloadError, match=rf"is the result of job {calls[0].id}; give both args= and kwargs="):
+        app.dead.edit(handle.id, kwargs={"express": True})
+    app.dead.edit(handle.id, args=[(7, "b")], kwargs={"express": True}, retry=True)
+    burst()
+    assert steps.ran[-1] == ("ship", (7, "b"), True)
+    assert handle.result(timeout=5) == timedelta(days=1)
+
+
 def test_a_skipped_step_that_is_retried_by_hand_has_no_result_to_go_on_with(
     app: Windlass, burst: Burst, steps: Steps
 ) -> None:

@@ -15,6 +15,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
 from typing import (
+    Any,
     Concatenate,
     Generic,
     ParamSpec,
@@ -47,6 +48,7 @@ from windlass.settings import Settings
 __all__ = ["AsyncJob", "Job", "JobDecorator", "define", "guard_plan", "job_of"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
@@ -75,7 +77,11 @@ class BaseJob(Generic[P, R]):
         """The name that is stored with every call."""
         return self.spec.name
 
-    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+    @overload
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]: ...
+    @overload
+    def bind(self: BaseJob[Concatenate[Any, Q], R], *args: Q.args, **kwargs: Q.kwargs) -> Call[R]: ...
+    def bind(self, *args: object, **kwargs: object) -> Call[R]:
         """Make a Call: checked, encoded, with an id, not stored. Raises PayloadError for arguments that do not fit.
 
         One that fits but for its first argument, or ``previous``, can be a step of a chain and nothing else.
