@@ -143,5 +143,7 @@ def call_of(given: object, where: str) -> Call[object]:
 
 def check_call(given: object, where: str) -> None:
     """Raise ConfigError for what is no Call, and PayloadError for one that lacks an argument."""
-    if (lacks := call_of(given, where).lacks) is not None:
-        raise PayloadError(lacks)
+    if not isinstance(given, Call):
+        call_of(given, where)
+    elif given.lacks is not None:
+        raise PayloadError(given.lacks)

@@ -32,7 +32,7 @@ from windlass.core.codec import Signature
 from windlass.core.errors import ConfigError, NotInJob, PayloadError, UnknownOption
 from windlass.core.ids import check_id, new_id
 from windlass.core.meta import Meta, Ref, encode_meta
-from windlass.core.model import Guard, NewJob, UniqueKey
+from windlass.core.model import Guard, NewJob
 from windlass.core.retry import Backoff, Retry, encode_backoff
 from windlass.core.spelling import spelled, unknown_option
 from windlass.core.units import Duration, duration_ms
@@ -87,24 +87,46 @@ class BaseJob(Generic[P, R]):
         One that fits but for its first argument, or ``previous``, can be a step of a chain and nothing else.
         """
         plan = self._plan
+        lacks: str | None = None
         try:
             payload = self._encode(args, kwargs)
         except PayloadError as error:
-            return self._bind_open(args, kwargs, error)
+            payload, lacks = self._bind_open(args, kwargs, error)
         guards: tuple[Guard, ...] = ()
         unique = None
-        if plan.guards is not None:
+        if plan.guards is not None and lacks is None:
             guards, unique = plan.guards.render(*self.spec.signature.as_run(args, kwargs, payload))
-        return Call(self.spec, args, kwargs, self._new(payload, guards, unique), self, plan.connection)
+        new = NewJob(
+            plan.id or new_id(),
+            self.spec.name,
+            plan.queue,
+            payload,
+            plan.priority,
+            plan.run_at,
+            plan.delay_ms,
+            plan.at_front,
+            plan.max_attempts,
+            plan.expires_ms,
+            plan.tags,
+            plan.meta,
+            plan.id is not None,
+            plan.durable,
+            self._settings.aging or 0,
+            guards,
+            unique,
+            self._slot,
+        )
+        return Call(self.spec, args, kwargs, new, self, plan.connection, lacks)
 
-    def _bind_open(self, args: tuple[object, ...], kwargs: dict[str, object], error: PayloadError) -> Call[R]:
-        """Make a call that lacks what the step before it will give; ``error`` says why it is not whole."""
+    def _bind_open(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object], error: PayloadError
+    ) -> tuple[str, str]:
+        """Give the payload of a call that lacks what the step before it will give, and why it is not whole."""
         try:
             payload, _ = self._encode_open(args, kwargs)
         except PayloadError:
             raise error from None
-        lacks = f"{error}. In a chain, the result of the step before is put in its place"
-        return Call(self.spec, args, kwargs, self._new(payload), self, self._plan.connection, lacks)
+        return payload, f"{error}. In a chain, the result of the step before is put in its place"
 
     def _encode_open(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> tuple[str, int | str]:
         signature = self.spec.signature
@@ -137,29 +159,6 @@ class BaseJob(Generic[P, R]):
         facts = structs.replace(self._plan.facts, refs=(Ref(at, job, join),))
         new = structs.replace(call.new, payload=payload, guards=guards, unique=unique, meta=encode_meta(facts))
         return structs.replace(call, new=new, lacks=None)
-
-    def _new(self, payload: str, guards: tuple[Guard, ...] = (), unique: UniqueKey | None = None) -> NewJob:
-        plan = self._plan
-        return NewJob(
-            plan.id or new_id(),
-            self.spec.name,
-            plan.queue,
-            payload,
-            plan.priority,
-            plan.run_at,
-            plan.delay_ms,
-            plan.at_front,
-            plan.max_attempts,
-            plan.expires_ms,
-            plan.tags,
-            plan.meta,
-            plan.id is not None,
-            plan.durable,
-            self._settings.aging or 0,
-            guards,
-            unique,
-            self._slot,
-        )
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Store one job. *Atomic, idempotent by id, blocking.* Raises PayloadError, EngineUnavailable, EngineFull."""
