@@ -32,6 +32,7 @@ from windlass.core.spelling import spelled
 from windlass.flow.members import FlowProgress, check_app, check_members, joined, waiting
 from windlass.jobs.call import Call, check_call
 from windlass.jobs.context import current_job
+from windlass.jobs.handle import JobHandle
 
 if TYPE_CHECKING:
     from windlass.jobs.call import Enqueuer
@@ -185,8 +186,7 @@ class Batch:
         calls = []
         for when, call in self._callbacks.items():
             step = waiting(call, Wait(self._join, *WAITS[when]), f"{self!r}: {when}")
-            if not step.new.caller_id:
-                step = replace(step, new=replace(step.new, id=f"{self.id}:{when}"))
+            step = replace(step, new=replace(step.new, id=self._callback_id(when, call)))
             if self._outer is not None and when in NEVER_SKIPPED_ALONE:
                 step = self._outer._member(step)
             calls.append(step)
@@ -254,6 +254,15 @@ class Batch:
     def _line(self) -> list[Batch]:
         """This batch and those around it, the innermost first."""
         return [self, *([] if self._outer is None else self._outer._line())]
+
+    @property
+    def callbacks(self) -> dict[str, JobHandle[object]]:
+        """The handles of the callbacks that it was made with, by ``on_success``, ``on_complete`` and ``on_death``."""
+        reader = self._app.client.reader
+        return {when: JobHandle(self._callback_id(when, call), False, reader) for when, call in self._callbacks.items()}
+
+    def _callback_id(self, when: str, call: Call[object]) -> str:
+        return call.id if call.new.caller_id else f"{self.id}:{when}"
 
     # -- looking and cancelling ------------------------------------------------------------------------
 
