@@ -23,6 +23,7 @@ WITHOUT_IO = {
     "JobContext": "flush then",  # flush is for the worker, and queues a note
     "Batch": "batch",
     "Chain": "options",
+    "Group": "options",
     "Circuit": "due_in judge start_anew",
     "DeadList": "recover",
     "Lock": "check",

@@ -21,6 +21,7 @@ from windlass import (
     Windlass,
     group,
 )
+from windlass.engines.base import TransactionalCommit
 from windlass.engines.url import rules_of
 from windlass.events import JobEnqueued
 from windlass.flow.members import MEMBERS_MAX, FlowProgress
@@ -153,6 +154,19 @@ def test_results_outlive_keep_and_the_bound_of_their_queue(url: str) -> None:
         while app.engine.maintain(rules_of(app.settings), 1_000).more:
             pass
         assert len(handle.results(timeout=5)) == 5
+
+
+def test_a_group_inside_a_transaction_appears_with_its_commit(app: Windlass, burst: Burst, shop: Shop) -> None:
+    if not isinstance(app.engine, TransactionalCommit):
+        pytest.skip("the engine has no transactions")
+    made = group(shop.size.bind(1), shop.size.bind(2))
+    with pytest.raises(ZeroDivisionError), app.transaction() as tx:
+        made.options(connection=tx).enqueue()
+        raise ZeroDivisionError
+    with app.transaction() as tx:
+        handle = made.options(connection=tx).enqueue()
+    burst()
+    assert handle.results(timeout=5) == [(1, 1), (2, 4)]
 
 
 def test_what_is_no_group_is_refused(app: Windlass, shop: Shop) -> None:

@@ -124,8 +124,8 @@ class Batch:
     def add(self, call: Call[object]) -> None:
         """Add a job; it is stored with others, at the end of the block at the latest. *Blocking now and then.*
 
-        Without a block, which only a batch that is there has, it is stored at once. Raises TransitionRefused when the
-        batch takes no more, ConfigError, EngineUnavailable, EngineFull.
+        Without a block, which only a batch that is there can do, it is stored at once. Raises TransitionRefused when
+        the batch takes no more, ConfigError, and as ``app.enqueue_many``; what was not stored goes with the next call.
         """
         if self._collect(call):
             self._flush()
@@ -210,6 +210,8 @@ class Batch:
         batches = self._line()
         meta = call.new.meta
         if meta not in self._metas:
+            if len(self._metas) >= CHUNK:  # each call says something else
+                self._metas.clear()
             facts = decode_meta(None if meta is None else meta.encode())
             self._metas[meta] = encode_meta(replace(facts, batches=tuple(batch.id for batch in batches)))
         member = joined(call, *(batch._join for batch in batches))

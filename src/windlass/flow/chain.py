@@ -8,6 +8,7 @@ so storing it twice stores it once.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Generic, TypeVar, overload
 
 from msgspec.structs import replace
@@ -45,8 +46,7 @@ class Chain(Generic[R_co]):
 
     def options(self, *, connection: object) -> Chain[R_co]:
         """Give the same chain, to be stored inside the caller's SQL transaction."""
-        other = Chain.__new__(type(self))
-        other._app, other._joins = self._app, self._joins
+        other = copy(self)
         other._calls = [replace(call, connection=connection) for call in self._calls]
         return other
 

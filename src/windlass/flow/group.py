@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
+from copy import copy
 from typing import Generic, Literal, TypeVar, overload
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from windlass.core.aio import hop, own_thread
 from windlass.core.errors import PayloadError, ResultError, ResultExpired, ResultTimeout
@@ -48,6 +50,12 @@ class Group(Generic[R_co]):
 
     def __repr__(self) -> str:
         return f"<Group {self.id} of {len(self._calls)}>"
+
+    def options(self, *, connection: object) -> Group[R_co]:
+        """Give the same group, to be stored inside the caller's SQL transaction."""
+        other = copy(self)
+        other._calls = [replace(call, connection=connection) for call in self._calls]
+        return other
 
     def enqueue(self) -> GroupHandle[R_co]:
         """Store the group; give its handle. *Atomic, idempotent, blocking.* Raises EngineUnavailable, EngineFull."""

@@ -35,8 +35,8 @@ __all__ = ["prepare", "run_alone", "run_async", "run_sync"]
 
 log = Log("windlass.job")
 
-# What keeps a body from running: arguments that nobody can read or that are not there, no store, no memory.
-UNBEGUN = (PayloadError, ResultNotStored, ResultExpired, EngineError, MemoryError)
+# What keeps a body from running: arguments that nobody can read or that are not there, no store, no memory, a cancel.
+UNBEGUN = (PayloadError, ResultNotStored, ResultExpired, EngineError, MemoryError, asyncio.CancelledError)
 
 # What a body gives that has not run.
 UNRUN = (CoroutineType, GeneratorType, AsyncGeneratorType)
@@ -134,7 +134,7 @@ def run_alone(run: JobRun) -> Outcome | None:
     return outcome
 
 
-def unbegun(run: JobRun, error: Exception) -> Outcome | None:
+def unbegun(run: JobRun, error: BaseException) -> Outcome | None:
     """The outcome of a run whose arguments cannot be had."""
     match error:
         case PayloadError() | ResultNotStored() | ResultExpired():
@@ -143,6 +143,7 @@ def unbegun(run: JobRun, error: Exception) -> Outcome | None:
             log.warning("job %s %s goes back, what it takes could not be read: %s", run.lease.name, run.lease.id, error)
             return released(run)
         case _:
+            run.began_ns = time.monotonic_ns()
             return failed(run, error)
 
 
