@@ -26,7 +26,13 @@ def classes() -> dict[str, type]:
         if not HIDDEN.match(name):
             module = importlib.import_module(name)
             known |= {key: one for key, one in vars(module).items() if inspect.isclass(one) and one.__module__ == name}
-    waiting = [DeadList, *(found for name in windlass.__all__ if inspect.isclass(found := getattr(windlass, name)))]
+    made = " ".join(
+        str(found.__annotations__["return"])
+        for name in windlass.__all__
+        if inspect.isfunction(found := getattr(windlass, name))
+    )
+    waiting = [DeadList, *(known[word] for word in re.findall(r"\w+", made) if word in known)]
+    waiting += [found for name in windlass.__all__ if inspect.isclass(found := getattr(windlass, name))]
     reached: dict[str, type] = {}
     while waiting:
         found = waiting.pop()

@@ -17,16 +17,20 @@ from windlass import Windlass
 
 # What asks no store: it declares, computes, or only notes. A new method belongs here or gets a twin.
 WITHOUT_IO = {
-    "Windlass": "circuit job lock middleware on on_dead on_retry queue",
-    "Job": "bind on_dead on_retry options",
-    "AsyncJob": "bind on_dead on_retry options",
+    "Windlass": "batch circuit job lock middleware on on_dead on_retry queue",
+    "Job": "as_step bind on_dead on_retry options",
+    "AsyncJob": "as_step bind on_dead on_retry options",
     "JobContext": "flush then",  # flush is for the worker, and queues a note
+    "Batch": "batch",
+    "Chain": "options",
+    "Group": "options",
     "Circuit": "due_in judge start_anew",
     "DeadList": "recover",
     "Lock": "check",
     "Stats": "as_json",
     "WorkerStatus": "serves slots_for",
     "Exponential": "delay_ms range_ms",
+    "On": "after dead discard retry",
     "Linear": "delay_ms range_ms",
     "Constant": "delay_ms range_ms",
     "Rate": "parsed",

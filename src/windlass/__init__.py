@@ -30,6 +30,9 @@ from windlass.errors import (
     TransitionRefused,
     WindlassError,
 )
+from windlass.flow.batch import Batch
+from windlass.flow.chain import chain
+from windlass.flow.group import group
 from windlass.guards import Circuit, Concurrency, Once, Rate, Unique
 from windlass.jobs.call import Call
 from windlass.jobs.context import JobContext, current_job
@@ -39,6 +42,7 @@ from windlass.jobs.info import JobError, JobInfo, Page
 
 __all__ = [
     "AsyncJob",
+    "Batch",
     "Call",
     "Circuit",
     "CircuitOpen",
@@ -79,7 +83,9 @@ __all__ = [
     "Windlass",
     "WindlassError",
     "__version__",
+    "chain",
     "current_job",
+    "group",
     "on",
 ]
 

@@ -28,6 +28,7 @@ from windlass.engines.base import Store, TransactionalCommit, Tx
 from windlass.engines.url import connect
 from windlass.events import Event, Events
 from windlass.events import check_kind as check_event
+from windlass.flow.batch import Batch
 from windlass.guards import Circuit, CircuitInfo, Circuits, Lock, LockKeeper, agreed
 from windlass.guards.keys import check_key
 from windlass.insight.queues import Queue, QueueInfo, WorkerStatus, bounds_of, read_queues
@@ -159,6 +160,23 @@ class Windlass:
     async def aenqueue_stream(self, calls: Iterable[Call[object]] | AsyncIterable[Call[object]]) -> int:
         """Store calls as they come without blocking the event loop; takes async iterables too."""
         return await (await self._aclient()).aenqueue_stream(calls)
+
+    def batch(
+        self,
+        name: str | None = None,
+        *,
+        id: str | None = None,
+        on_success: Call[object] | None = None,
+        on_complete: Call[object] | None = None,
+        on_death: Call[object] | None = None,
+    ) -> Batch:
+        """Make a batch for ``with`` or ``async with``, in which ``batch.add(call)`` stores jobs that belong together.
+
+        ``on_success`` runs once when all its jobs are done, ``on_complete`` when all have ended, ``on_death`` when the
+        first one dies. With ``id`` and no name it is the batch of that id: its own jobs add to it while they run.
+        Raises ConfigError. See ``windlass.flow.batch``.
+        """
+        return Batch(self, name, id, {"on_success": on_success, "on_complete": on_complete, "on_death": on_death})
 
     def transaction(self) -> AbstractContextManager[Tx]:
         """Open a transaction of the engine's own database: your writes and ``options(connection=tx)`` commit together.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from windlass.core.aio import hop
 from windlass.core.errors import ConfigError, Duplicate, EngineError, EngineUnavailable
 from windlass.core.foreign import Shield
-from windlass.core.model import Placed, Write
+from windlass.core.model import NewJoin, Placed, Write, Written
 from windlass.engines.base import Store, TransactionalCommit
 from windlass.engines.holding import HOLDERS
 from windlass.events import Events, JobEnqueued
@@ -68,7 +68,7 @@ class Client:
 
     def enqueue(self, call: Call[R]) -> JobHandle[R]:
         """Store one call. *Atomic, idempotent by id, blocking.* Raises EngineUnavailable, EngineFull."""
-        placed = self._store((call,))[0]
+        placed = self._store((call,)).placed[0]
         return JobHandle(placed.id, placed.duplicate, self.reader)
 
     def enqueue_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
@@ -81,7 +81,7 @@ class Client:
         reader = self.reader
         with _told(handles):
             for chunk in _chunks(calls):
-                handles += [JobHandle(placed.id, placed.duplicate, reader) for placed in self._store(chunk)]
+                handles += [JobHandle(placed.id, placed.duplicate, reader) for placed in self._store(chunk).placed]
         return handles
 
     def enqueue_stream(self, calls: Iterable[Call[object]]) -> int:
@@ -89,7 +89,7 @@ class Client:
         stored = 0
         try:
             for chunk in _chunks(calls):
-                stored += _fresh(self._store(chunk))
+                stored += _fresh(self._store(chunk).placed)
         except (EngineError, Duplicate) as error:
             _tell_counted(error, stored)
             raise
@@ -118,7 +118,7 @@ class Client:
         handles: list[JobHandle[R]] = []
         with _told(handles):
             async for chunk in _hopped(_chunks(calls)):
-                handles += [JobHandle(one.id, one.duplicate, self.reader) for one in await self._astore(chunk)]
+                handles += [JobHandle(one.id, one.duplicate, self.reader) for one in (await self._astore(chunk)).placed]
         return handles
 
     async def aenqueue_stream(self, calls: Iterable[Call[object]] | AsyncIterable[Call[object]]) -> int:
@@ -129,7 +129,7 @@ class Client:
         stored = 0
         try:
             async for chunk in _achunks(calls) if isinstance(calls, AsyncIterable) else _hopped(_chunks(calls)):
-                stored += _fresh(await self._astore(chunk))
+                stored += _fresh((await self._astore(chunk)).placed)
             return stored
         except (EngineError, Duplicate) as error:
             _tell_counted(error, stored)
@@ -142,15 +142,33 @@ class Client:
         if pool is not None and self._pool_pid == os.getpid():
             pool.shutdown()
 
+    def compose(
+        self, calls: Sequence[Call[object]], joins: Sequence[NewJoin] = (), seals: Sequence[str] = ()
+    ) -> Written:
+        """Store calls and joins in one write, and seal joins; see ``jobs.call.Storer``."""
+        return self._store(calls, tuple(joins), tuple(seals))
+
+    async def acompose(
+        self, calls: Sequence[Call[object]], joins: Sequence[NewJoin] = (), seals: Sequence[str] = ()
+    ) -> Written:
+        """Store calls and joins without blocking the event loop; see ``compose``."""
+        connection = calls[0].connection if calls else None
+        return await self._where_it_lives(connection, lambda: self.compose(calls, joins, seals))
+
     # -- storing ---------------------------------------------------------------------------------------
 
-    def _store(self, calls: Sequence[Call[object]]) -> list[Placed]:
+    def _store(
+        self, calls: Sequence[Call[object]], joins: tuple[NewJoin, ...] = (), seals: tuple[str, ...] = ()
+    ) -> Written:
         for call in calls:
             check_call(call, "enqueue")
         if self._middleware.enqueue_is_empty:
-            placed = self._place(calls)
+            written = self._place(calls, joins, seals)
         else:
-            placed = self._place_wrapped(calls)
+            written = self._place_wrapped(calls, joins, seals)
+        if written.lost:
+            return written
+        placed = written.placed
         if self._events.wants(JobEnqueued):
             for call, one in zip(calls, placed, strict=True):
                 if not one.duplicate:
@@ -159,9 +177,9 @@ class Client:
         if known:
             with Shield(logger, "jobs are stored, and some were there before; their arguments could not be compared"):
                 self._warn_of_other_arguments(known)
-        return placed
+        return written
 
-    async def _astore(self, calls: Sequence[Call[object]]) -> list[Placed]:
+    async def _astore(self, calls: Sequence[Call[object]]) -> Written:
         check_call(calls[0], "enqueue")
         return await self._where_it_lives(calls[0].connection, lambda: self._store(calls))
 
@@ -176,29 +194,34 @@ class Client:
             self._opened = True
         return store()
 
-    def _place_wrapped(self, calls: Sequence[Call[object]]) -> list[Placed]:
-        placed: list[Placed] | None = None
+    def _place_wrapped(
+        self, calls: Sequence[Call[object]], joins: tuple[NewJoin, ...], seals: tuple[str, ...]
+    ) -> Written:
+        written: Written | None = None
         trouble: Exception | None = None
         with self._middleware.around_enqueue(calls):
             try:
-                placed = self._place(calls)
+                written = self._place(calls, joins, seals)
             except Exception as error:
                 trouble = error
                 raise
-        if placed is None:  # a middleware swallowed the error, but there is no job to give a handle of
+        if written is None:  # a middleware swallowed the error, but there is no job to give a handle of
             raise trouble or ConfigError("an enqueue middleware swallowed the error of an enqueue; nothing was stored")
-        return placed
+        return written
 
-    def _place(self, calls: Sequence[Call[object]]) -> list[Placed]:
-        if not calls:
-            return []
-        connection = calls[0].connection
+    def _place(self, calls: Sequence[Call[object]], joins: tuple[NewJoin, ...], seals: tuple[str, ...]) -> Written:
+        if not (calls or joins or seals):
+            return Written([])
+        connection = calls[0].connection if calls else None
         jobs = tuple([call.new for call in calls if call.connection is connection])
         if len(jobs) < len(calls):
-            raise ConfigError("calls of one enqueue_many have different connection= options; enqueue them apart")
-        write = Write(jobs)
+            raise ConfigError(
+                "calls that are stored together have different connection= options; give them all the same, or enqueue "
+                "them apart"
+            )
+        write = Write(jobs, joins=joins, seals=seals)
         if connection is None:
-            return self.engine.commit(write).placed
+            return self.engine.commit(write)
         engine = self.engine
         if not isinstance(engine, TransactionalCommit):
             raise ConfigError(
@@ -207,8 +230,8 @@ class Client:
             )
         if isinstance(connection, AsyncTx):
             tx = connection.tx
-            return connection.run(lambda: engine.commit_within(tx, write)).placed
-        return engine.commit_within(connection, write).placed
+            return connection.run(lambda: engine.commit_within(tx, write))
+        return engine.commit_within(connection, write)
 
     def _warn_of_other_arguments(self, known: Sequence[Call[object]]) -> None:
         for new in itertools.islice((call.new for call in known if call.connection is None), DUPLICATES_CHECKED):
@@ -237,7 +260,7 @@ class Client:
         self, loop: asyncio.AbstractEventLoop, part: list[tuple[Call[object], asyncio.Future[Placed]]]
     ) -> None:
         try:
-            answers: list[Placed | BaseException] = [*self._store([call for call, _ in part])]
+            answers: list[Placed | BaseException] = [*self._store([call for call, _ in part]).placed]
         except Duplicate as error:
             # One unique key refuses a whole batch, and only its own call is to hear of that: each goes alone.
             if len(part) > 1:

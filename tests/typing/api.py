@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import assert_type
 
-from windlass import Call, Constant, JobContext, JobHandle, Once, Retry, Snooze, Windlass, on
+from windlass import Batch, Call, Constant, JobContext, JobHandle, Once, Retry, Snooze, Windlass, chain, group, on
 from windlass.engines.base import Tx
 from windlass.events import JobDead, JobEnqueued
 from windlass.jobs.info import JobInfo, Page
@@ -54,7 +54,7 @@ resize.enqueue("a.png", width="wide")  # E: arg-type
 resize.enqueue()  # E: call-arg
 charge.enqueue("wrong", 3)  # E: call-arg, arg-type
 charge.enqueue(payment_id="wrong")  # E: arg-type
-charge.bind("wrong")  # E: arg-type
+charge.bind("wrong")  # E: call-overload
 report.enqueue("monday", "tuesday")  # E: call-arg
 report.enqueue(1)  # E: arg-type
 
@@ -71,6 +71,16 @@ charge.enqueue_at("tomorrow", 42)  # E: arg-type
 app.enqueue_many([charge.bind(1), resize.bind("a.png")])
 app.enqueue_stream(charge.bind(i) for i in range(10))
 app.enqueue_many([charge(1)])  # E: arg-type
+
+assert_type(chain(charge.bind(1), resize.bind(), report.bind()).enqueue(), JobHandle[int])
+assert_type(chain(charge.bind(1), resize.bind(width=3)).enqueue().result(), str)
+charge.bind(width=3)  # E: call-overload
+assert_type(group(resize.bind("a"), resize.bind("b")).enqueue().results(timeout=5), list[str])
+with app.batch("news", on_success=resize.bind("a")) as batch:
+    assert_type(batch, Batch)
+    batch.add(charge.bind(1))
+    batch.add(charge)  # E: arg-type
+app.batch("news", on_sucess=resize.bind("a"))  # E: call-arg
 
 
 async def use() -> None:

@@ -18,7 +18,7 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import ClassVar, Final, get_args, get_origin
 
 import msgspec
@@ -40,9 +40,10 @@ from windlass.core.values import (
     compare,
 )
 
-__all__ = ["Signature", "decode_plain", "encode_result"]
+__all__ = ["PREVIOUS", "Signature", "decode_plain", "encode_result", "fill"]
 
 VERSION: Final = 1
+PREVIOUS: Final = "previous"  # the parameter that takes the result of the step before
 
 UNTYPED: Final[tuple[object, ...]] = (inspect.Parameter.empty, typing.Any, object)
 
@@ -165,7 +166,41 @@ class Signature:
             else:
                 if len(data) <= self._max:
                     return data.decode()
+        self._bind(args, kwargs)
         return self._encode_checked(args, kwargs)
+
+    def place_of_previous(self, given: int) -> int | str | None:
+        """Where a call with ``given`` positional arguments takes the result of the step before it.
+
+        That is the parameter ``previous``, else the first one: a position or a name; None when there is no parameter.
+        """
+        found = self._signature.parameters.get(PREVIOUS)
+        if found is None or found.kind is found.VAR_KEYWORD:
+            found = next(iter(self._parameters), None)
+        match None if found is None else found.kind:
+            case None | inspect.Parameter.VAR_KEYWORD:
+                return None
+            case inspect.Parameter.VAR_POSITIONAL:
+                return 0
+        assert found is not None
+        index = self._names.index(found.name) if found.name in self._names else None
+        return index if index is not None and given >= index else found.name
+
+    def encode_open(self, args: tuple[object, ...], kwargs: Mapping[str, object], at: int | str) -> str:
+        """Give the payload of a call whose argument at ``at`` is filled in at run time; see ``fill``.
+
+        A position is held by null, a name is left out. Raises PayloadError, as ``encode`` does.
+        """
+        if self._pending:
+            self._resolve()
+        if isinstance(at, int):
+            args = (*args[:at], None, *args[at:])
+            self._bind(args, kwargs)
+        elif at in kwargs:
+            raise PayloadError(f"{self._job}: {at!r} is given, and is to be filled in as well; signature: {self._text}")
+        else:
+            self._bind(args, {**kwargs, at: None})
+        return self._encode_checked(args, kwargs, at)
 
     def _is_plain(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
         """Whether the call fits and has only scalars that are known to survive. This is the hot path: no binding."""
@@ -185,8 +220,9 @@ class Signature:
                 return False
         return True
 
-    def _encode_checked(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:
-        self._bind(args, kwargs)
+    def _encode_checked(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object], open_at: int | str | None = None
+    ) -> str:
         guard = ValueCheck(self._max)
         named = [*((self._position_name(n), value) for n, value in enumerate(args)), *kwargs.items()]
         name = ""
@@ -194,7 +230,7 @@ class Signature:
             for name, value in named:  # noqa: B007  a refusal tells the name
                 guard.check(value)
             data = _encode((VERSION, args, kwargs))
-            back, back_by_name = self._decode(data)
+            back, back_by_name = self._decode(data, open_at)
             after = [*back, *back_by_name.values()]
             for (name, value), restored in zip(named, after, strict=True):  # noqa: B007
                 compare(value, restored)
@@ -265,6 +301,15 @@ class Signature:
         back, back_by_name = self._decode(payload.encode())
         return tuple(back), back_by_name
 
+    def as_open(self, payload: str, at: int | str) -> tuple[tuple[object, ...], Mapping[str, object]]:
+        """Give the arguments as the function will get them, but for the open one; see ``encode_open``."""
+        back, back_by_name = self._decode(payload.encode(), at)
+        return tuple(back), {**back_by_name, at: None} if isinstance(at, str) else back_by_name
+
+    def name_at(self, at: int | str) -> str:
+        """The name of the parameter that takes the argument at a position, or of this name."""
+        return at if isinstance(at, str) else self._names[at] if at < len(self._names) else self._star
+
     @property
     def names(self) -> list[str]:
         """The names of the parameters."""
@@ -302,7 +347,7 @@ class Signature:
             self._resolve()
         return self._decode(payload)
 
-    def _decode(self, payload: bytes) -> tuple[list[object], dict[str, object]]:
+    def _decode(self, payload: bytes, open_at: int | str | None = None) -> tuple[list[object], dict[str, object]]:
         args: list[object] = []
         kwargs: dict[str, object] = {}
         where, name = "the payload", ""
@@ -314,6 +359,8 @@ class Signature:
             decoders = self._by_position
             if len(raws) > len(decoders):
                 decoders = decoders + [self._decoders.get(self._star, _PLAIN.decode)] * (len(raws) - len(decoders))
+            if isinstance(open_at, int):  # what will stand there is not known yet
+                decoders = [*decoders[:open_at], _PLAIN.decode, *decoders[open_at + 1 :]]
             where = ""
             for decode, raw in zip(decoders, raws, strict=False):
                 args.append(decode(raw))
@@ -410,6 +457,25 @@ def _annotations(fn: Callable[..., object]) -> dict[str, object]:
 
         return annotationlib.get_annotations(fn, format=annotationlib.Format.FORWARDREF)
     return inspect.get_annotations(fn)
+
+
+def fill(payload: bytes, values: Iterable[tuple[int | str, bytes]]) -> bytes:
+    """Put JSON values into the places of a payload that were left open.
+
+    Whether a value is of the type that is annotated there shows when the payload is decoded. Raises PayloadError when
+    there is no such place.
+    """
+    try:
+        check_depth(payload)
+        version, args, kwargs = _ENVELOPE.decode(payload)
+        for at, value in values:
+            if isinstance(at, str):
+                kwargs[at] = Raw(value)
+            else:
+                args[at] = Raw(value)
+    except Exception as error:
+        raise PayloadError(f"what comes from another job has no place in the arguments: {said(error)}") from error
+    return _encode((version, args, kwargs))
 
 
 # --- results and plain JSON ------------------------------------------------------------------------

@@ -11,14 +11,26 @@ from windlass.core.errors import PayloadError
 from windlass.core.hints import encode
 from windlass.core.values import check_depth
 
-__all__ = ["Meta", "decode_meta", "encode_meta"]
+__all__ = ["Meta", "Ref", "decode_meta", "encode_meta"]
+
+
+class Ref(Struct, frozen=True, array_like=True):
+    """An argument that is the result of another job, known when the job runs.
+
+    ``at`` is its position or its name. ``job`` is the id of the other; a duplicate stands for it where ``join``, whose
+    only member it is, has another one.
+    """
+
+    at: int | str
+    job: str
+    join: str
 
 
 class Meta(Struct, frozen=True, omit_defaults=True):
     """What a call said for itself. ``backoff`` is JSON text, made and read by ``retry``.
 
     ``within_ms`` goes with ``backoff``: a call that brought its own policy brought both. ``capped`` says that the call
-    itself named the attempts, so no rule goes beyond them.
+    itself named the attempts, so no rule goes beyond them. ``batches`` are the ids of those that it was added to.
     """
 
     timeout_ms: int | None = None
@@ -28,6 +40,8 @@ class Meta(Struct, frozen=True, omit_defaults=True):
     version: str | None = None
     within_ms: int | None = None
     capped: bool = False
+    refs: tuple[Ref, ...] = ()
+    batches: tuple[str, ...] = ()
 
 
 _META: Final = msgspec.json.Decoder(Meta)

@@ -23,6 +23,7 @@ from windlass.core.errors import ConfigError, PayloadError, TransitionRefused, W
 from windlass.core.files import open_source, replacing
 from windlass.core.fingerprint import type_name
 from windlass.core.ids import new_id
+from windlass.core.meta import decode_meta, encode_meta
 from windlass.core.model import State
 from windlass.core.recovery import RecoveryRule
 from windlass.core.rows import Action, JobFilter, JobRow, Moved
@@ -280,8 +281,9 @@ class DeadList:
         """Replace the arguments of a dead job, checked as at enqueue; it stays dead unless ``retry``. *Atomic.*
 
         ``args`` replaces all positional ones, ``kwargs`` all named ones; None leaves them. Keys of guards that came
-        from the arguments follow them. Raises TransitionRefused for a job that is not dead, PayloadError for arguments
-        that do not fit, ConfigError for a job this application does not have.
+        from the arguments follow them. A step that takes the result of another job is given both, and takes it no more.
+        Raises TransitionRefused for a job that is not dead, PayloadError for arguments that do not fit, ConfigError for
+        a job this application does not have.
         """
         if isinstance(args, str | bytes):
             raise ConfigError(f"dead.edit({job_id!r}): args is text; give a list of arguments")
@@ -290,6 +292,12 @@ class DeadList:
         if row is None or row.state is not State.DEAD:
             raise _refused("edit", job_id, row)
         spec = self._registry.get(row.name)
+        facts = decode_meta(row.meta)
+        if facts.refs and (args is None or kwargs is None):
+            raise PayloadError(
+                f"dead.edit({job_id!r}): one of them is the result of job {facts.refs[0].job}; give both args= "
+                "and kwargs= to put others in the place of all"
+            )
         before: Arguments | None = None
         try:
             old_args, old_kwargs = spec.signature.decode(row.payload)
@@ -309,6 +317,9 @@ class DeadList:
         if plan is not None:
             guards, unique = plan.moved(guards, unique, before, spec.signature.as_run(args, kwargs, payload))
         changed = replace(row, payload=payload.encode(), guards=guards, unique=unique)
+        if facts.refs:
+            meta = encode_meta(replace(facts, refs=()))
+            changed = replace(changed, meta=None if meta is None else meta.encode())
         if not engine.put_dead([changed], over=True)[0] or (
             retry and not applied(engine.transition(Action.RETRY, [LeaseRef(row.id, row.fence)]))
         ):

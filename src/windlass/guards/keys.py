@@ -45,7 +45,7 @@ class KeyTemplate:
 
     def __init__(self, key: object, what: str, signature: Signature, redact: tuple[str, ...]) -> None:
         """``what`` names job and option for errors. Raises ConfigError for a key that cannot be rendered."""
-        self._what = what
+        self.what = what
         self._arguments = signature.arguments
         self._redact = frozenset(redact)
         self._call: Callable[..., object] | None = None
@@ -75,6 +75,10 @@ class KeyTemplate:
             "".join(text + ("" if field is None else self._value(field, values[field])) for text, field in self._parts)
         )
 
+    def uses(self, name: str) -> bool:
+        """Whether the key may depend on this argument; of a function nobody can tell that it does not."""
+        return self._call is not None or any(field == name for _, field in self._parts)
+
     def _value(self, name: str, value: object) -> str:
         text = _text(value)
         is_text = isinstance(value, str)
@@ -88,9 +92,9 @@ class KeyTemplate:
             text = self._call(*args, **kwargs)
         except Exception as error:
             words = "" if self._redact else f": {said(error)}"  # it may have a hidden argument in it
-            raise PayloadError(f"{self._what}: the key function failed: {kind_name(error)}{words}") from error
+            raise PayloadError(f"{self.what}: the key function failed: {kind_name(error)}{words}") from error
         if not isinstance(text, str) or not text:
-            raise PayloadError(f"{self._what}: the key function gave {text!r}; it must give text")
+            raise PayloadError(f"{self.what}: the key function gave {text!r}; it must give text")
         if self._redact:  # it may have used a hidden argument
             return _digest(text)
         return fit(text)

@@ -155,6 +155,11 @@ class GuardPlan:
             unique = UniqueKey(template.render(args, kwargs), how.until, ttl, how.on_conflict)
         return tuple(guards), unique
 
+    def key_of(self, name: str) -> str | None:
+        """The job and the option whose key may depend on this argument; None: none does."""
+        keyed = [one[0] for one in (self._once, self._unique, *self._limits) if one is not None]
+        return next((template.what for template in keyed if template.uses(name)), None)
+
     def moved(
         self, guards: tuple[Guard, ...], unique: UniqueKey | None, before: Arguments | None, after: Arguments
     ) -> tuple[tuple[Guard, ...], UniqueKey | None]:

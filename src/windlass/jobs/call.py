@@ -1,23 +1,81 @@
-"""A call: a job with its arguments and options, not yet stored.
+"""A call: a job with its arguments and options, not yet stored, and what it needs of those who made it and store it.
 
-Invariant: a Call never changes and is one job-to-be: its id is made with it, so storing it twice stores it once.
+Invariants: a Call never changes and is one job-to-be: its id is made with it, so storing it twice stores it once. One
+that lacks its first argument is *open*: only as a step behind another can it be stored, which fills that in.
 """
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from collections.abc import Sequence
+from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
-from windlass.core.errors import ConfigError
+from windlass.core.errors import ConfigError, PayloadError
 from windlass.core.meta import Meta
-from windlass.core.model import NewJob
+from windlass.core.model import NewJob, NewJoin, Written
+from windlass.engines.base import Store
 from windlass.guards.options import GuardPlan
+from windlass.jobs.handle import JobHandle
+from windlass.jobs.hooks import Hooks
+from windlass.jobs.reader import Reader
 from windlass.jobs.spec import JobSpec
+from windlass.settings import Settings
 
-__all__ = ["Call", "Plan", "check_call"]
+__all__ = ["Call", "Enqueuer", "Maker", "Plan", "Storer", "call_of", "check_call"]
 
+R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+
+
+class Storer(Protocol):
+    """What stores calls that belong together, and reads what became of them."""
+
+    engine: Store
+    settings: Settings
+    reader: Reader
+
+    def compose(
+        self, calls: Sequence[Call[object]], joins: Sequence[NewJoin] = (), seals: Sequence[str] = ()
+    ) -> Written:
+        """Store calls and joins in one write, and seal joins, with all that goes with an enqueue. *Atomic, blocking.*
+
+        The answer is ``lost``, and nothing is stored, when one of the joins is there already.
+        """
+        ...
+
+    async def acompose(
+        self, calls: Sequence[Call[object]], joins: Sequence[NewJoin] = (), seals: Sequence[str] = ()
+    ) -> Written:
+        """Store calls and joins without blocking the event loop; see ``compose``."""
+        ...
+
+
+class Enqueuer(Protocol):
+    """What stores the calls of a job and knows its hooks: the application that the job belongs to."""
+
+    @property
+    def hooks(self) -> Hooks: ...
+
+    @property
+    def client(self) -> Storer: ...
+
+    def enqueue(self, call: Call[R]) -> JobHandle[R]: ...
+
+    async def aenqueue(self, call: Call[R]) -> JobHandle[R]: ...
+
+
+class Maker(Protocol):
+    """The job that made a call, with the options it had."""
+
+    @property
+    def enqueuer(self) -> Enqueuer:
+        """The application of the job."""
+        ...
+
+    def as_step(self, call: Call[object], job: str, join: str) -> Call[object]:
+        """Give the call as one that gets the result of the only member of ``join``; see ``BaseJob.as_step``."""
+        ...
 
 
 class Plan(Struct, frozen=True):
@@ -41,13 +99,18 @@ class Plan(Struct, frozen=True):
 
 # Made by the thousand in a bulk enqueue, and part of no cycle that its own arguments do not make.
 class Call(Struct, Generic[R_co], frozen=True, eq=False, gc=False):
-    """A job, its arguments and options, not yet stored. ``new`` is the request an engine will get."""
+    """A job, its arguments and options, not yet stored. ``new`` is the request an engine will get.
+
+    ``lacks`` says which arguments it has not got; None: it is whole.
+    """
 
     spec: JobSpec
     args: tuple[object, ...]
     kwargs: dict[str, object]
     new: NewJob
+    maker: Maker
     connection: object | None = None
+    lacks: str | None = None
 
     @property
     def id(self) -> str:
@@ -69,9 +132,18 @@ class Call(Struct, Generic[R_co], frozen=True, eq=False, gc=False):
         return f"<Call {self.new.name} {self.new.id} to {self.new.queue}>"
 
 
+def call_of(given: object, where: str) -> Call[object]:
+    """Give back a Call. Raises ConfigError for what is none: a job itself, the result of calling one, a handle."""
+    if isinstance(given, Call):
+        return given
+    spec = getattr(given, "spec", None)  # of a job
+    hint = f"write {spec.fn.__name__}.bind(...)" if isinstance(spec, JobSpec) else "job.bind(...) makes one"
+    raise ConfigError(f"{where}: {given!r} is not a call; {hint}")
+
+
 def check_call(given: object, where: str) -> None:
-    """Raise ConfigError for what is no Call: a job itself, the result of calling one, a handle."""
+    """Raise ConfigError for what is no Call, and PayloadError for one that lacks an argument."""
     if not isinstance(given, Call):
-        spec = getattr(given, "spec", None)  # of a job
-        hint = f"write {spec.fn.__name__}.bind(...)" if isinstance(spec, JobSpec) else "job.bind(...) makes one"
-        raise ConfigError(f"{where}: {given!r} is not a call; {hint}")
+        call_of(given, where)
+    elif given.lacks is not None:
+        raise PayloadError(given.lacks)

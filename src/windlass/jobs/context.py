@@ -20,6 +20,7 @@ from windlass.core.clock import Clock, from_ms
 from windlass.core.codec import encode_result
 from windlass.core.current import RUNNING
 from windlass.core.errors import ConfigError, JobCancelled, LeaseLost, NotInJob, TransactionTooLong
+from windlass.core.meta import decode_meta
 from windlass.core.model import GuardKind, NewJob, State
 from windlass.core.spelling import spelled
 from windlass.core.work import PROGRESS, Kind, Lease, Outcome, Settled
@@ -160,6 +161,11 @@ class JobContext:
     def tags(self) -> tuple[str, ...]:
         """The job's tags."""
         return self._lease.tags
+
+    @property
+    def batches(self) -> tuple[str, ...]:
+        """The ids of the batches that the job was added to, the innermost first: ``app.batch(id=ctx.batches[0])``."""
+        return decode_meta(self._lease.meta).batches
 
     @property
     def fence(self) -> int:

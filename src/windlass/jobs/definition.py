@@ -15,6 +15,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
 from typing import (
+    Any,
     Concatenate,
     Generic,
     ParamSpec,
@@ -28,38 +29,28 @@ from typing import (
 from msgspec import structs
 
 from windlass.core.codec import Signature
-from windlass.core.errors import ConfigError, NotInJob, UnknownOption
+from windlass.core.errors import ConfigError, NotInJob, PayloadError, UnknownOption
 from windlass.core.ids import check_id, new_id
-from windlass.core.meta import Meta, encode_meta
+from windlass.core.meta import Meta, Ref, encode_meta
 from windlass.core.model import Guard, NewJob
 from windlass.core.retry import Backoff, Retry, encode_backoff
 from windlass.core.spelling import spelled, unknown_option
 from windlass.core.units import Duration, duration_ms
 from windlass.guards.options import GuardPlan, compile_guards
 from windlass.jobs import options as check
-from windlass.jobs.call import Call, Plan
+from windlass.jobs.call import Call, Enqueuer, Plan
 from windlass.jobs.context import JobContext, current_job
 from windlass.jobs.handle import JobHandle
-from windlass.jobs.hooks import Hook, Hooks, Moment
+from windlass.jobs.hooks import Hook, Moment
 from windlass.jobs.spec import CALL_KEYS, DEFAULT_QUEUE, GUARD_KEYS, JOB_KEYS, CallOptions, JobSpec
 from windlass.settings import Settings
 
-__all__ = ["AsyncJob", "Enqueuer", "Job", "JobDecorator", "define", "guard_plan", "job_of"]
+__all__ = ["AsyncJob", "Job", "JobDecorator", "define", "guard_plan", "job_of"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
-
-
-class Enqueuer(Protocol):
-    """What stores the calls of a job and knows its hooks: the application that the job belongs to."""
-
-    @property
-    def hooks(self) -> Hooks: ...
-
-    def enqueue(self, call: Call[R]) -> JobHandle[R]: ...
-
-    async def aenqueue(self, call: Call[R]) -> JobHandle[R]: ...
 
 
 @spelled
@@ -72,7 +63,7 @@ class BaseJob(Generic[P, R]):
     def __init__(self, spec: JobSpec, enqueuer: Enqueuer, plan: Plan, settings: Settings) -> None:
         functools.update_wrapper(cast("Callable[..., object]", self), spec.fn)
         self.spec = spec
-        self._enqueuer = enqueuer
+        self.enqueuer = enqueuer
         self._plan = plan
         self._settings = settings
         self._encode = spec.signature.encode
@@ -86,13 +77,24 @@ class BaseJob(Generic[P, R]):
         """The name that is stored with every call."""
         return self.spec.name
 
-    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
-        """Make a Call: checked, encoded, with an id, not stored. Raises PayloadError for arguments that do not fit."""
+    @overload
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]: ...
+    @overload
+    def bind(self: BaseJob[Concatenate[Any, Q], R], *args: Q.args, **kwargs: Q.kwargs) -> Call[R]: ...
+    def bind(self, *args: object, **kwargs: object) -> Call[R]:
+        """Make a Call: checked, encoded, with an id, not stored. Raises PayloadError for arguments that do not fit.
+
+        One that fits but for its first argument, or ``previous``, can be a step of a chain and nothing else.
+        """
         plan = self._plan
-        payload = self._encode(args, kwargs)
+        lacks: str | None = None
+        try:
+            payload = self._encode(args, kwargs)
+        except PayloadError as error:
+            payload, lacks = self._bind_open(args, kwargs, error)
         guards: tuple[Guard, ...] = ()
         unique = None
-        if plan.guards is not None:
+        if plan.guards is not None and lacks is None:
             guards, unique = plan.guards.render(*self.spec.signature.as_run(args, kwargs, payload))
         new = NewJob(
             plan.id or new_id(),
@@ -114,43 +116,85 @@ class BaseJob(Generic[P, R]):
             unique,
             self._slot,
         )
-        return Call(self.spec, args, kwargs, new, plan.connection)
+        return Call(self.spec, args, kwargs, new, self, plan.connection, lacks)
+
+    def _bind_open(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object], error: PayloadError
+    ) -> tuple[str, str]:
+        """Give the payload of a call that lacks what the step before it will give, and why it is not whole."""
+        try:
+            payload, _ = self._encode_open(args, kwargs)
+        except PayloadError:
+            raise error from None
+        return payload, f"{error}. In a chain, the result of the step before is put in its place"
+
+    def _encode_open(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> tuple[str, int | str]:
+        signature = self.spec.signature
+        at = signature.place_of_previous(len(args))
+        if at is None:
+            raise PayloadError(
+                f"job {self.spec.name!r} has no parameter for the result of the step before; give it a first "
+                "parameter, or one that is called previous"
+            )
+        return signature.encode_open(args, kwargs, at), at
+
+    def as_step(self, call: Call[object], job: str, join: str) -> Call[object]:
+        """Give a call of this job as one that gets the result of another: as ``previous``, else as its first argument.
+
+        The other is ``job``, or what stands for it as the only member of ``join``. Raises PayloadError for arguments
+        that do not fit beside it, and ConfigError for a guard whose key depends on it.
+        """
+        payload, at = self._encode_open(call.args, call.kwargs)
+        guards: tuple[Guard, ...] = ()
+        unique = None
+        if self._plan.guards is not None:
+            signature = self.spec.signature
+            name = signature.name_at(at)
+            if keyed := self._plan.guards.key_of(name):
+                raise ConfigError(
+                    f"{keyed}: the key is made of {name!r} when the job is stored, and here that is the result of the "
+                    "step before, which nobody knows yet; make it of other arguments"
+                )
+            guards, unique = self._plan.guards.render(*signature.as_open(payload, at))
+        facts = structs.replace(self._plan.facts, refs=(Ref(at, job, join),))
+        new = structs.replace(call.new, payload=payload, guards=guards, unique=unique, meta=encode_meta(facts))
+        return structs.replace(call, new=new, lacks=None)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Store one job. *Atomic, idempotent by id, blocking.* Raises PayloadError, EngineUnavailable, EngineFull."""
-        return self._enqueuer.enqueue(self.bind(*args, **kwargs))
+        return self.enqueuer.enqueue(self.bind(*args, **kwargs))
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Store one job without blocking the event loop; see ``enqueue``."""
-        return await self._enqueuer.aenqueue(self.bind(*args, **kwargs))
+        return await self.enqueuer.aenqueue(self.bind(*args, **kwargs))
 
     def enqueue_in(self, delay: Duration, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Store one job that is due after ``delay``; see ``enqueue``."""
-        return self._enqueuer.enqueue(self._with({"delay": delay}).bind(*args, **kwargs))
+        return self.enqueuer.enqueue(self._with({"delay": delay}).bind(*args, **kwargs))
 
     async def aenqueue_in(self, delay: Duration, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Store one job that is due after ``delay``; see ``enqueue``."""
-        return await self._enqueuer.aenqueue(self._with({"delay": delay}).bind(*args, **kwargs))
+        return await self.enqueuer.aenqueue(self._with({"delay": delay}).bind(*args, **kwargs))
 
     def enqueue_at(self, when: datetime, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Store one job that is due at ``when``, an aware datetime; see ``enqueue``."""
-        return self._enqueuer.enqueue(self._with({"at": when}).bind(*args, **kwargs))
+        return self.enqueuer.enqueue(self._with({"at": when}).bind(*args, **kwargs))
 
     async def aenqueue_at(self, when: datetime, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Store one job that is due at ``when``, an aware datetime; see ``enqueue``."""
-        return await self._enqueuer.aenqueue(self._with({"at": when}).bind(*args, **kwargs))
+        return await self.enqueuer.aenqueue(self._with({"at": when}).bind(*args, **kwargs))
 
     def on_dead(self, fn: Hook) -> Hook:
         """Call ``fn`` with the JobInfo of each call of this job that died: ``@charge.on_dead``; see ``hooks``."""
-        return self._enqueuer.hooks.add(Moment.DEAD, fn, self.spec.name)
+        return self.enqueuer.hooks.add(Moment.DEAD, fn, self.spec.name)
 
     def on_retry(self, fn: Hook) -> Hook:
         """Call ``fn`` with the JobInfo of each call of this job that failed and will run again; see ``hooks``."""
-        return self._enqueuer.hooks.add(Moment.RETRY, fn, self.spec.name)
+        return self.enqueuer.hooks.add(Moment.RETRY, fn, self.spec.name)
 
     def _with(self, options: Mapping[str, object]) -> BaseJob[P, R]:
         plan = _replan(self.spec, self._plan, options, self._settings)
-        return type(self)(self.spec, self._enqueuer, plan, self._settings)
+        return type(self)(self.spec, self.enqueuer, plan, self._settings)
 
     def _arguments(self, args: tuple[object, ...]) -> tuple[object, ...]:
         if not self.spec.takes_context:

@@ -13,8 +13,9 @@ import time
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import NoReturn, cast
 
+from windlass.core.aio import hop
 from windlass.core.codec import encode_result
-from windlass.core.errors import ConfigError, PayloadError
+from windlass.core.errors import ConfigError, EngineError, PayloadError, ResultExpired, ResultNotStored
 from windlass.core.foreign import Shield
 from windlass.core.model import RESULT_NOT_STORED
 from windlass.core.work import Kind, Outcome
@@ -25,12 +26,17 @@ from windlass.jobs.middleware import AsyncBody, Body, Middleware
 from windlass.jobs.spec import JobSpec
 from windlass.logs import Log
 from windlass.worker.attempt.judge import failed, unreadable
+from windlass.worker.attempt.outcomes import released
+from windlass.worker.attempt.refs import fill_in
 from windlass.worker.attempt.run import JobRun, Prepared
 from windlass.worker.attempt.told import tell, timeout_of, took
 
 __all__ = ["prepare", "run_alone", "run_async", "run_sync"]
 
 log = Log("windlass.job")
+
+# What keeps a body from running: arguments that nobody can read or that are not there, no store, no memory, a cancel.
+UNBEGUN = (PayloadError, ResultNotStored, ResultExpired, EngineError, MemoryError, asyncio.CancelledError)
 
 # What a body gives that has not run.
 UNRUN = (CoroutineType, GeneratorType, AsyncGeneratorType)
@@ -65,11 +71,11 @@ def prepare(spec: JobSpec, middleware: Middleware, circuits: Circuits | None = N
 def run_sync(run: JobRun) -> Outcome | None:
     """Run a sync job to its outcome in this thread."""
     try:
+        if run.meta.refs:
+            fill_in(run)
         args, kwargs = run.prepared.spec.signature.decode(run.lease.payload)
-    except PayloadError as error:
-        return unreadable(run, error)
-    except MemoryError as error:
-        return failed(run, error)
+    except UNBEGUN as error:
+        return unbegun(run, error)
     ctx = begin(run)
     token = CURRENT.set(ctx)
     copies = len(COPIES)
@@ -90,11 +96,11 @@ def run_sync(run: JobRun) -> Outcome | None:
 async def run_async(run: JobRun) -> Outcome | None:
     """Run an async job to its outcome in this task."""
     try:
+        if run.meta.refs:
+            await hop(lambda: fill_in(run))
         args, kwargs = run.prepared.spec.signature.decode(run.lease.payload)
-    except PayloadError as error:
-        return unreadable(run, error)
-    except MemoryError as error:
-        return failed(run, error)
+    except UNBEGUN as error:
+        return unbegun(run, error)
     ctx = begin(run)
     token = CURRENT.set(ctx)
     copies = len(COPIES)
@@ -126,6 +132,19 @@ def run_alone(run: JobRun) -> Outcome | None:
         except BaseException as error:  # noqa: BLE001 - a task or callback exits, or stops the loop
             run.exited = error  # what the body is cancelled with as the runner closes
     return outcome
+
+
+def unbegun(run: JobRun, error: BaseException) -> Outcome | None:
+    """The outcome of a run whose arguments cannot be had."""
+    match error:
+        case PayloadError() | ResultNotStored() | ResultExpired():
+            return unreadable(run, error)
+        case EngineError():
+            log.warning("job %s %s goes back, what it takes could not be read: %s", run.lease.name, run.lease.id, error)
+            return released(run)
+        case _:
+            run.began_ns = time.monotonic_ns()
+            return failed(run, error)
 
 
 def begin(run: JobRun) -> JobContext:

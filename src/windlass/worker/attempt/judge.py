@@ -25,6 +25,8 @@ from windlass.core.errors import (
     JobInterrupted,
     LockBusy,
     PayloadError,
+    ResultExpired,
+    ResultNotStored,
 )
 from windlass.core.foreign import kind_name
 from windlass.core.history import clean_reason
@@ -147,10 +149,11 @@ def busy(run: JobRun, error: LockBusy | CircuitOpen | GuardUnavailable) -> Outco
     return snoozed(run, round(delay), short(run, error))
 
 
-def unreadable(run: JobRun, error: PayloadError) -> Outcome:
-    """The end of a job whose arguments nobody can read: dead, with its payload as it is."""
+def unreadable(run: JobRun, error: PayloadError | ResultNotStored | ResultExpired) -> Outcome:
+    """The end of a job whose arguments nobody can read, or one of which is not there: dead, its payload as it is."""
     text = describe(run, error)
-    return dead(run, "undecodable payload", text, error)
+    reason = "undecodable payload" if isinstance(error, PayloadError) else "no result to go on with"
+    return dead(run, reason, text, error)
 
 
 def timed_out(run: JobRun) -> Outcome:

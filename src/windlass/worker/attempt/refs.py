@@ -1,0 +1,58 @@
+"""Arguments that are results of other jobs: they are read when the run begins, and put into its payload.
+
+The payload stays JSON all the way, so the result comes typed by the parameter that takes it. The record of the other
+job is kept by the join whose member it is. *Blocking.*
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from windlass.core.codec import fill
+from windlass.core.errors import ResultExpired, ResultNotStored
+from windlass.core.meta import Ref
+from windlass.core.model import RESULT_NOT_STORED, State
+from windlass.core.rows import JobRow
+from windlass.engines.base import Inspector
+from windlass.worker.attempt.run import JobRun
+
+__all__ = ["fill_in"]
+
+
+def fill_in(run: JobRun) -> None:
+    """Put the results that a run refers to into its payload.
+
+    Raises ResultNotStored, ResultExpired or PayloadError when one cannot be had, now or ever, and EngineError when the
+    store cannot be asked.
+    """
+    engine = run.host.engine
+    values = [(ref.at, result_of(ref, engine)) for ref in run.meta.refs]
+    run.lease = replace(run.lease, payload=fill(run.lease.payload, values))
+
+
+def result_of(ref: Ref, engine: Inspector) -> bytes:
+    """The result of the job that a reference names, as JSON."""
+    row = row_of(ref, engine)
+    if row is None:
+        raise ResultExpired(f"no record of job {ref.job} is kept, whose result this job takes as {ref.at!r}", ref.job)
+    if row.state is not State.DONE:
+        raise ResultNotStored(
+            f"job {row.id} ({row.name}) is {row.state}, so it has no result, which this job takes as {ref.at!r}; "
+            "retry that job, and this one goes on by itself",
+            row.id,
+        )
+    if row.reason is not None and row.reason.startswith(RESULT_NOT_STORED):
+        raise ResultNotStored(
+            f"job {row.id} ({row.name}) is done, and this job takes its result as {ref.at!r}, but: {row.reason}", row.id
+        )
+    return row.result if row.result is not None else b"null"
+
+
+def row_of(ref: Ref, engine: Inspector) -> JobRow | None:
+    """The record of the job, or of what stands for it."""
+    row = engine.job(ref.job)
+    if row is None:
+        members, _ = engine.members(ref.join, None, 1)
+        if members and members[0].id != ref.job:
+            row = engine.job(members[0].id)
+    return row
