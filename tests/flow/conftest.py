@@ -12,8 +12,8 @@ from dead_shop import worker_of
 from servers import RedisServer
 from windlass import Windlass
 
-# Engines whose joins are there.
-ENGINES = ["memory", "sqlite"]
+# Those of one process and of fleets.
+ENGINES = ["memory", "sqlite", "redis"]
 
 
 @pytest.fixture(scope="session")

@@ -317,7 +317,8 @@ class Repairer:
             return
         self.repaired += as_int(self._store._script("align", [])[0])
         yield
-        for command, name in (("ZSCAN", "holds"), ("ZSCAN", "blocked"), ("HSCAN", "unique"), ("HSCAN", "notes")):
+        for command, name in (("ZSCAN", "holds"), ("ZSCAN", "blocked"), ("HSCAN", "unique"), ("HSCAN", "notes"),
+                              ("HSCAN", "joins")):  # fmt: skip
             for members in self._scan(command, name):
                 self.repaired += as_int(self._store._script("ties", [name, *(one for one, _ in members)])[0])
                 yield

@@ -16,6 +16,11 @@ if repair then allow_growth() end
 -- Whether a job may wait at a gate at all, or does so for nobody.
 local function waits_at(id, gate)
   local g = G.of(id)
+  local wait = g and g[4] and g[4][2]
+  if wait and wait[1] and gate == 'join:' .. wait[1] then
+    G.dirty[wait[1]] = true -- decide anew, whatever was noted of it
+    return true
+  end
   for _, guard in ipairs(g and g[1] or {}) do
     if guard[2] == gate then return true end
   end
@@ -39,7 +44,7 @@ local function indexed(id, job)
   local gate = G.gate_of(id)
   if gate then
     if not waits_at(id, gate) then return false end
-    if repair then zadd(K.GATES, 0, gate) end -- the next claim looks at it, whatever is noted of it
+    if repair and string.sub(gate, 1, 5) ~= 'join:' then zadd(K.GATES, 0, gate) end -- as for joins
     return call('ZSCORE', K.BLOCKED, G.place(gate, id, job))
   end
   local function stands(key, member, score)
@@ -60,6 +65,13 @@ local function ties_of(id, job)
   if cause then add(DIED, 0, death_spot(id, job, string.match(cause, '^(.-)%z') or '', recoveries_of(id))) end
   local g = G.of(id)
   if not g then return found end
+  if g[4] then
+    for _, join in ipairs(g[4][1]) do
+      if call('HEXISTS', K.JOINS, join .. '\0' .. id) == 1 then add(K.TIED, 0, 'm\0' .. join .. '\0' .. id) end
+    end
+    local gate = state == sWAITING and g[4][2][1] and G.gate_of(id)
+    if gate and gate == 'join:' .. g[4][2][1] then add(K.TIED, 0, G.wait_entry('w', id, g[4][2])) end
+  end
   if g[2] ~= '' and state ~= sDONE then add(K.CARRIERS, 0, g[2] .. '\0' .. id) end
   local ran = job[ATTEMPT] + job[CRASHES] + job[INTERRUPTIONS] + job[SNOOZES] > 0
   for _, guard in ipairs(g[1]) do
@@ -128,7 +140,15 @@ for i, id in ipairs(ids) do
     if repair then
       zadd(ARRIVALS, job[SEQ], id)
       if not indexed(id, job) then
-        if job[STATE] <= sRUNNING then
+        local gate, ties = job[STATE] == sWAITING and G.gate_of(id), G.ties(id)
+        local waits = gate and string.sub(gate, 1, 5) == 'join:' or not gate and job[STATE] == sWAITING and ties and ties[2][1]
+        if waits and ties and ties[2][1] then
+          leave_waiting(id, job)
+          flush()
+          G.wait_at(id, job, ties[2])
+        elseif waits then -- to run it might do what should never have been done
+          G.note_damage(id, 'nobody knows any more what it waited for: look whether it may run')
+        elseif job[STATE] <= sRUNNING then
           if job[STATE] == sWAITING then
             leave_waiting(id, job) -- where its score says another place
             flush()

@@ -1,13 +1,37 @@
 -- uses: records guards
 -- Let go what is held for jobs that do not run any more, places of jobs that do not wait there, and notes of jobs that
--- are gone; a note that its job does not know of is made known again.
+-- are gone; a note that its job does not know of is made known again. Counters of joins are derived anew.
 --
 -- KEYS     fixed
--- ARGV     4 "holds", "unique", "blocked" or "notes"  5... members of that
+-- ARGV     4 "holds", "unique", "blocked", "notes" or "joins"  5... members of that
 -- Returns  how many were let go
 -- Cost     O(members log stored)
 
 local gone, names_of = 0, tail(ARGV, 5)
+
+-- Derive the counters of a join from its members; gives 1 when they were others.
+function G.recount(join)
+  local j = G.join(join)
+  if not j then return 0 end
+  local counted, from = { [G.TOTAL] = 0, [G.OK] = 0, [G.BAD] = 0, [G.VOID] = 0 }, '[m\0' .. join .. '\0'
+  while true do
+    local found, fields = call('ZRANGEBYLEX', K.TIED, from, '(m\0' .. join .. '\1', 'LIMIT', 0, CHUNK), {}
+    if #found == 0 then break end
+    for i, entry in ipairs(found) do fields[i] = string.sub(entry, 3) end
+    for _, verdict in ipairs(mget(K.JOINS, fields)) do
+      counted[G.TOTAL] = counted[G.TOTAL] + (verdict and 1 or 0)
+      local counter = G.COUNTER[verdict]
+      if counter then counted[counter] = counted[counter] + 1 end
+    end
+    from = '(' .. found[#found]
+  end
+  local wrong = 0
+  for counter, count in pairs(counted) do
+    if j[counter] ~= count then j[counter], wrong = count, 1 end
+  end
+  G.dirty[join], G.moved[join] = true, true
+  return wrong
+end
 
 -- Whether a list of keys (no `key`) names what is there, or a note is in the list of its job. Otherwise that is put right.
 local function is_listed(id, key)
@@ -51,6 +75,24 @@ elseif ARGV[4] == 'blocked' then
     if not job or job[STATE] ~= sWAITING or call('HGET', K.BLOCKED_BY, id) ~= gate or G.place(gate, id, job) ~= member then
       call('ZREM', K.BLOCKED, member)
       gone = gone + 1
+    end
+  end
+elseif ARGV[4] == 'joins' then
+  for _, field in ipairs(names_of) do
+    local join, id = string.match(field, '^([^%z]*)%z?(.*)$')
+    if id == '' then
+      gone = gone + G.recount(join)
+    elseif not G.join(join) then
+      gone = gone + call('HDEL', K.JOINS, field)
+      call('ZREM', K.TIED, 'm\0' .. field)
+    else
+      load({ id })
+      local job, verdict = jobs[id], call('HGET', K.JOINS, field)
+      local right = not job and (verdict == '0' and '4' or verdict) or job[STATE] >= sDONE and tostring(job[STATE]) or '0'
+      if right ~= verdict then
+        G.count_member(join, id, right)
+        gone = gone + 1
+      end
     end
   end
 elseif ARGV[4] == 'notes' then
