@@ -117,7 +117,9 @@ def raw(value: object) -> bytes:
 
 
 def victims(built: Built, touched: bytes | None, name: str) -> list[str]:
-    """The jobs whose own record a case has spoiled."""
+    """The jobs whose own record a case has spoiled, or what they wait for."""
+    if name.split()[0].endswith(":joins"):
+        return [id for id in built.scene.waiting if id.startswith("step-")]
     everybody = (*built.scene.waiting, *built.scene.finished)
     if touched is None:
         return list(everybody) if name.split()[0].endswith((":body", ":rec", ":guards")) else []
