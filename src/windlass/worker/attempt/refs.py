@@ -38,7 +38,7 @@ def result_of(ref: Ref, engine: Inspector) -> bytes:
     if row.state is not State.DONE:
         raise ResultNotStored(
             f"job {row.id} ({row.name}) is {row.state}, so it has no result, which this job takes as {ref.at!r}; "
-            "retry that job, and this one goes on by itself",
+            "retry that job first",
             row.id,
         )
     if row.reason is not None and row.reason.startswith(RESULT_NOT_STORED):
