@@ -13,7 +13,7 @@ from typing import Final
 import apsw
 import msgspec
 
-from windlass.core.model import NewJob, State
+from windlass.core.model import WAITING, NewJob, State
 from windlass.core.work import Kind, Outcome, Rules, Settled
 from windlass.engines.sqlite.commit import store
 from windlass.engines.sqlite.counts import count
@@ -170,6 +170,7 @@ def ended(one: Outcome, now: int, rules: Rules) -> tuple[object, ...]:
     run_at = now + one.delay_ms if kind in (Kind.RETRY, Kind.SNOOZE, Kind.CRASH) else None
     if state is State.READY and one.delay_ms > 0:
         state = State.SCHEDULED
+    again = state in WAITING
     cause = one.cause if state is State.DEAD else None
     keep = one.keep_ms
     if keep is None:
@@ -178,7 +179,7 @@ def ended(one: Outcome, now: int, rules: Rules) -> tuple[object, ...]:
         one.id,
         one.fence,
         state.value,
-        1 if state in (State.READY, State.SCHEDULED, State.BLOCKED) else 0,
+        1 if again else 0,
         1 if kind in USES_ATTEMPT else 0,
         1 if kind is Kind.CRASH else 0,
         1 if one.interrupted and kind is Kind.RELEASE else 0,
@@ -190,5 +191,5 @@ def ended(one: Outcome, now: int, rules: Rules) -> tuple[object, ...]:
         one.result,
         *((None, None, None) if cause is None else (cause.error_type, cause.fingerprint, cause.frame)),
         1 if kind is Kind.RETRY else 0,
-        None if one.slot is None else SLOT_CODES[one.slot],
+        None if one.slot is None or not again else SLOT_CODES[one.slot],
     )
