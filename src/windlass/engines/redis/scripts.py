@@ -55,13 +55,13 @@ READ_ONLY: Final = frozenset(
 # Scripts that have a short form for a store without guards and bound queues, and the libraries that are left out of it.
 UNGUARDED: Final = frozenset({"claim", "settle", "exchange"})
 OF_GUARDS: Final = frozenset(
-    {"joining", "admitting", "running", "leases", "document", "circuits", "judging", "bounding"}
+    {"deciding", "joining", "admitting", "running", "leases", "document", "circuits", "judging", "bounding"}
 )
 
 # Libraries that another one stands on.
 NEEDS: Final = {"records": ("noting",)}
 # Libraries that go with another one.
-ADDS: Final = {"guards": ("joining",)}
+ADDS: Final = {"guards": ("deciding", "joining")}
 
 # Scripts that look at keys by number, and so are given all of them.
 WHOLE: Final = frozenset({"check", "sweep"})

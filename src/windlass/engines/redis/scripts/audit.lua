@@ -19,7 +19,7 @@ local function waits_at(id, gate)
   local wait = g and g[4] and g[4][2]
   if wait and wait[1] and gate == 'join:' .. wait[1] then
     G.dirty[wait[1]] = true -- decide anew, whatever was noted of it
-    return true
+    return G.join(wait[1])
   end
   for _, guard in ipairs(g and g[1] or {}) do
     if guard[2] == gate then return true end
@@ -142,7 +142,7 @@ for i, id in ipairs(ids) do
       if not indexed(id, job) then
         local gate, ties = job[STATE] == sWAITING and G.gate_of(id), G.ties(id)
         local waits = gate and string.sub(gate, 1, 5) == 'join:' or not gate and job[STATE] == sWAITING and ties and ties[2][1]
-        if waits and ties and ties[2][1] then
+        if waits and ties and ties[2][1] and G.join(ties[2][1]) then
           leave_waiting(id, job)
           flush()
           G.wait_at(id, job, ties[2])

@@ -79,7 +79,10 @@ for i = 7, #ARGV, 4 do
     if moved and moved[STATE] >= sDONE then drop_guards(id) else sound = false end
   end
   local gate = sound and call('HGET', K.BLOCKED_BY, id) or ''
-  if string.sub(gate, 1, 5) == 'join:' and not (g and g[4] and g[4][2][1]) then sound = false end -- see audit.lua
+  if string.sub(gate, 1, 5) == 'join:' then -- nobody may know any more what it waits for; see audit.lua
+    local wait = g and g[4] and g[4][2]
+    sound = sound and wait and wait[1] and G.join(wait[1])
+  end
   if (body or record or seq) and not (sound and not believed) then
     local has_ended = moved and moved[STATE] >= sDONE and kept == id
     local known = fresh and (moved or not record) and (moved or fresh)

@@ -15,6 +15,7 @@ G.AT_ONCE = 1000 -- waiters of one kind that one level moves
 G.HELD_FOR = 2 ^ 50 -- what the end of a record is put off by while it is a member; as schema.HELD
 
 G.joins, G.dirty, G.moved = {}, {}, {} -- join -> what it is, or false; those to decide; those to write
+G.orphans = {} -- jobs that are to wait for a join that is not there: for nothing that could come
 
 function G.sound_join(text)
   local j = G.unpacked(text, 'nnnnnnnnnss')
@@ -181,21 +182,12 @@ function G.wait_at(id, job, wait)
   G.block(id, job, 'join:' .. wait[1])
   call('ZADD', K.TIED, 0, G.wait_entry('w', id, wait))
   G.dirty[wait[1]] = true
+  if not G.join(wait[1]) then G.orphans[#G.orphans + 1] = id end
   save(id)
 end
 
 function G.drop_wait(id, wait)
   if wait[1] then call('ZREM', K.TIED, G.wait_entry('w', id, wait), G.wait_entry('s', id, wait)) end
-end
-
--- As core/join.py.
-function G.decision(j, of, count)
-  local open = j[G.TOTAL] - j[G.OK] - j[G.BAD] - j[G.VOID]
-  local have = of == 'ok' and j[G.OK] or of == 'bad' and j[G.BAD] or j[G.TOTAL] - open
-  if count == 0 and j[G.SEALED] == 0 then return 'wait' end
-  local need = count > 0 and count or j[G.TOTAL]
-  if have >= need then return 'go' end
-  return j[G.SEALED] == 1 and have + open < need and 'skip' or 'wait'
 end
 
 -- A skipped job is to wait or to go on: it needs its unique key again.
@@ -266,6 +258,7 @@ end
 
 function G.decide(join)
   local j = G.join(join)
+  if not j then return end -- who waits for one that was lost is found by upkeep
   for _, kind in ipairs({ 'w', 's' }) do
     local from = '[' .. kind .. '\0' .. join .. '\0'
     while true do
@@ -275,15 +268,13 @@ function G.decide(join)
       if not tail then
         call('ZREM', K.TIED, first) -- no entry of ours
       else
-        -- Who waits for a join that is not there waits for nothing that could come.
-        local what = j and G.decision(j, of, tonumber(count)) or 'skip'
+        local what = G.decision(j[1] == 1, j[2], j[3], j[4], j[5], of, tonumber(count))
         local whom = what == 'go' and { kind } or what == 'skip' and { 'w' } or { 's' }
         if whom[1] == kind and G.decide_kind(G.act[what], whom, tail) then G.dirty[join] = true end
         from = '(' .. kind .. '\0' .. tail .. '\1'
       end
     end
   end
-  if not j then return end
   local has_ended = j[G.SEALED] == 1 and j[G.TOTAL] == j[G.OK] + j[G.BAD] + j[G.VOID]
   if has_ended and j[G.ENDED_AT] == 0 then
     j[G.ENDED_AT] = wall
@@ -305,6 +296,9 @@ function G.advance()
     call('ZREM', K.TIED, entry)
     G.dirty[string.sub(entry, 3)] = true
   end
+  for _, id in ipairs(G.orphans) do G.act.skip(id, jobs[id], G.ties(id)[2]) end
+  G.orphans = {}
+  flush()
   for _ = 1, G.LEVELS do
     if not next(G.dirty) then break end
     local now = {}
