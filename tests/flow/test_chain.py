@@ -24,7 +24,6 @@ from windlass import (
     chain,
 )
 from windlass.core.rows import Action
-from windlass.engines.base import TransactionalCommit
 from windlass.events import JobEnqueued
 
 Burst = Callable[[], None]
@@ -302,9 +301,8 @@ def test_a_chain_from_a_coroutine(app: Windlass, burst: Burst, steps: Steps) -> 
     assert info_of(app, job_id).result == (7, "a")
 
 
+@pytest.mark.parametrize("url", ["memory", "sqlite"], indirect=True)  # those with transactions
 def test_a_chain_inside_a_transaction_appears_with_its_commit(app: Windlass, burst: Burst, steps: Steps) -> None:
-    if not isinstance(app.engine, TransactionalCommit):
-        pytest.skip("the engine has no transactions")
     made = chain(steps.create.bind(7), steps.reserve.bind())
     with pytest.raises(ZeroDivisionError), app.transaction() as tx:
         made.options(connection=tx).enqueue()

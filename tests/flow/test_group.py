@@ -21,7 +21,6 @@ from windlass import (
     Windlass,
     group,
 )
-from windlass.engines.base import TransactionalCommit
 from windlass.engines.url import rules_of
 from windlass.events import JobEnqueued
 from windlass.flow.members import MEMBERS_MAX, FlowProgress
@@ -156,9 +155,8 @@ def test_results_outlive_keep_and_the_bound_of_their_queue(url: str) -> None:
         assert len(handle.results(timeout=5)) == 5
 
 
+@pytest.mark.parametrize("url", ["memory", "sqlite"], indirect=True)  # those with transactions
 def test_a_group_inside_a_transaction_appears_with_its_commit(app: Windlass, burst: Burst, shop: Shop) -> None:
-    if not isinstance(app.engine, TransactionalCommit):
-        pytest.skip("the engine has no transactions")
     made = group(shop.size.bind(1), shop.size.bind(2))
     with pytest.raises(ZeroDivisionError), app.transaction() as tx:
         made.options(connection=tx).enqueue()

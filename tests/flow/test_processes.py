@@ -47,9 +47,8 @@ def current():
 """
 
 
+@pytest.mark.parametrize("url", ["sqlite", "redis"], indirect=True)  # those of several processes
 def test_results_and_batches_reach_the_children_of_a_worker(url: str, tmp_path: Path) -> None:
-    if url.startswith("memory"):
-        pytest.skip("one process only")
     file = tmp_path / "flows.py"
     file.write_text(MODULE.format(url=url))
     spec = importlib.util.spec_from_file_location("flows", file)
