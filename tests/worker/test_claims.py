@@ -247,6 +247,7 @@ def test_held_jobs_are_told_apart_until_they_have_run_for_a_while(
         until(
             lambda: site.app.queue("default").info().held == worker.held - 1 > 0, "the store does not tell what is held"
         )
+        info = site.app.queue("default").info()
         first, second = handles[300].id, handles[301].id
         assert not site.app.get(first).held
         found = site.app.get(second)
