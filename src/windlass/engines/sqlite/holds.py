@@ -64,6 +64,7 @@ QUEUE_UP: Final = """
 INSERT INTO "windlass_line" (gate, ticket, token, until)
 SELECT ?1, 1 + coalesce((SELECT max(ticket) FROM "windlass_line" WHERE gate = ?1), 0), ?2, ?3
 """
+SOONER: Final = 'UPDATE "windlass_gates" SET at = ?1 WHERE gate = ?2 AND at > ?1'
 FORGET_LINE: Final = 'DELETE FROM "windlass_line" WHERE until <= ?'
 
 
@@ -94,7 +95,7 @@ def hold(
     tokens = [(int(seq), str(name), int(until), str(who)) for seq, name, until, who in db.execute(q(TOKENS), (gate,))]
     for seq, name, until, _ in tokens:
         if run is None and name == token and (until > now or count == 0 < places):
-            db.execute(q(RENEW), (now + lease_ms, gate, seq))
+            prolong(db, q, gate, seq, until, now + lease_ms)
             return Grip(-seq)
     db.execute(q(SHORTEN_LINE), (gate, now))
     first = db.execute(q(FIRST), (gate,)).fetchone()
@@ -124,9 +125,16 @@ def renew(db: apsw.Connection, q: Sql, held: Sequence[tuple[str, str]], lease_ms
         mine = next(((seq, until) for seq, name, until, _ in db.execute(q(TOKENS), (gate,)) if name == token), None)
         good = mine is not None and (mine[1] > now or not taken(db, q, gate, now)[0])
         if mine is not None and good:
-            db.execute(q(RENEW), (now + lease_ms, gate, mine[0]))
+            prolong(db, q, gate, *mine, now + lease_ms)
         kept.append(good)
     return kept
+
+
+def prolong(db: apsw.Connection, q: Sql, gate: str, seq: int, before: int, until: int) -> None:
+    """Let a lease end then. Where that is sooner than before, the gate is looked at sooner as well."""
+    db.execute(q(RENEW), (until, gate, seq))
+    if until < before:
+        db.execute(q(SOONER), (until, gate))
 
 
 def release(db: apsw.Connection, q: Sql, gate: str, token: str | None) -> bool:

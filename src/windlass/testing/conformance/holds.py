@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import ClassVar
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -281,6 +282,25 @@ class HoldSuite:
         claimed = store.claim(Want("w1", 5))
         assert claimed.leases == []
         assert claimed.due_in_ms is not None
+        harness.clock.advance(claimed.due_in_ms)
+        assert take_one(store).id == "a"
+
+    @pytest.mark.parametrize("by", ["renew", "hold"])
+    def test_a_lease_that_is_made_shorter_lets_a_job_on_when_it_ends(self, harness: Harness, by: str) -> None:
+        store = harness.engine
+        join(store, lease_ms=HOUR)
+        place(store, guarded("a"))
+        for token in ("t1", "t2"):
+            store.hold(SHARED, token, 2, TEN)
+        assert take(store) == []
+        if by == "renew":
+            assert store.renew([(SHARED, "t1")], 1_000) == [True]
+        else:
+            store.hold(SHARED, "t1", 2, 1_000)
+        claimed = store.claim(Want("w1", 5))
+        assert claimed.leases == []
+        assert claimed.due_in_ms is not None
+        assert 1_000 <= claimed.due_in_ms <= 1_050
         harness.clock.advance(claimed.due_in_ms)
         assert take_one(store).id == "a"
 

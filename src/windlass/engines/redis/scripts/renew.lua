@@ -12,8 +12,7 @@ for i = 5, #ARGV, 2 do
   local leases, good = G.leases(ARGV[i]), false
   for _, one in ipairs(leases) do
     if one[1] == ARGV[i + 1] and (one[3] > boot or G.taken(ARGV[i]) == 0) then
-      one[3] = boot + tonumber(ARGV[4])
-      G.keep_leases(ARGV[i], leases)
+      G.prolong(ARGV[i], leases, one, tonumber(ARGV[4]))
       good = true
     end
   end

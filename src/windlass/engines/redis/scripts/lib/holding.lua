@@ -42,8 +42,7 @@ function G.hold(gate, token, places, lease, owner, keep, id, fence)
   local leases, count = G.leases(gate), G.taken(gate)
   for _, one in ipairs(run and {} or leases) do
     if one[1] == token and (one[3] > boot or count == 0 and places > 0) then
-      one[3] = boot + lease
-      G.keep_leases(gate, leases)
+      G.prolong(gate, leases, one, lease)
       return one[2], 0, ''
     end
   end
