@@ -302,8 +302,10 @@ class SqliteCore:
             self._repair(error)
             return self._told(lambda: self._ask_file(work))
 
-    def _write(self, work: Work[T], *, durable: bool, whatever_is_set: bool = False) -> T:
+    def _write(self, work: Work[T], *, durable: bool, whatever_is_set: bool = False, moves_jobs: bool = True) -> T:
         """Do one atomic write; ``durable`` asks for a sync where the engine's setting is fsync, or ``whatever_is_set``.
+
+        One that ``moves_jobs`` decides the joins that have moved by it, or were left by another.
 
         One that falls over a damaged record was rolled back, and is done again when that is repaired.
         """
@@ -311,7 +313,7 @@ class SqliteCore:
 
         def whole(db: apsw.Connection) -> tuple[T, bool]:
             value = work(db)
-            return value, advance(db, self._q, self._clock.wall_ms(), self._rules)
+            return value, moves_jobs and advance(db, self._q, self._clock.wall_ms(), self._rules)
 
         try:
             value, moved = self._write_file(whole, durable=durable)

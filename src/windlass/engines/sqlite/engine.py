@@ -63,11 +63,12 @@ class SqliteEngine(SqliteCoordinator, SqliteMoves, SqliteDead, SqliteDocuments):
                 self._steady.start(db)
             return commit(db, self._q, write, self._clock.wall_ms(), self._rules, self._steady)
 
-        if write == NOTHING:
+        if not write.jobs and write == NOTHING:
             return Written([])
         wishes = {job.durable for job in write.jobs}
         durable = bool(wishes - {False} or write.joins or write.seals) or any(one.durable for one in write.swaps)
-        written = self._write(store, durable=durable, whatever_is_set=True in wishes)
+        is_tied = bool(write.joins or write.seals) or any(job.joins or job.waits for job in write.jobs)
+        written = self._write(store, durable=durable, whatever_is_set=True in wishes, moves_jobs=is_tied)
         if written.placed or (write.opens and not written.lost):
             self._ready.touch()
         return written
