@@ -143,8 +143,13 @@ def test_stacks_ask_nothing_of_the_application(world: World) -> None:
     worker = world.start()
     job = world.enqueue("awaits_hostile")
     world.until(world.ledger)
-    worker.send_signal(signal.SIGUSR1)
-    world.heard("in awaits_hostile")
+
+    def is_shown() -> bool:
+        """Ask again: the job says that it is there a moment before it awaits."""
+        worker.send_signal(signal.SIGUSR1)
+        return "in awaits_hostile" in world.said()
+
+    world.until(is_shown, "the stack of the coroutine")
     world.open_gate()
     assert world.value(job) == "done"
     assert world.ledger() == ["hostile"]
