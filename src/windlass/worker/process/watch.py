@@ -27,6 +27,7 @@ WAITING_RATE = 20  # turns that a thread gives up a second from which on it wait
 HANG_AFTER = 5_000  # ms past its timeout from which a job is its process's fault: the process itself takes 2,000
 WRITES_FOR = 5_000  # ms, at most a third of a lease, that a process may write while its threads do not run
 LAST_LOOK = 1.5  # seconds for a process that hangs to show its stacks, before it is killed
+LAST_LOOK_IN_WRITE = 0.5  # the same while it keeps others from writing, and so from renewing leases
 
 
 class Watch:
@@ -141,7 +142,8 @@ class Watch:
         self._forking.succeed(process)
         process.killed = True
         process.show(last=True)
-        self._fleet.timers.after(LAST_LOOK, process.kill, lasting=True)
+        last_look = LAST_LOOK_IN_WRITE if process.writes_at else LAST_LOOK
+        self._fleet.timers.after(last_look, process.kill, lasting=True)
 
 
 def holders(process: Process, late: Sequence[Running], before: dict[int, int], ms: int) -> list[Running]:
