@@ -25,7 +25,7 @@ from windlass.jobs.context import CURRENT, JobContext
 from windlass.jobs.middleware import AsyncBody, Body, Middleware
 from windlass.jobs.spec import JobSpec
 from windlass.logs import Log
-from windlass.worker.attempt.judge import failed, unreadable
+from windlass.worker.attempt.judge import failed, stop_is_due, unreadable
 from windlass.worker.attempt.outcomes import released
 from windlass.worker.attempt.refs import fill_in
 from windlass.worker.attempt.run import JobRun, Prepared
@@ -86,6 +86,8 @@ def run_sync(run: JobRun) -> Outcome | None:
     except BaseException as error:  # noqa: BLE001 - whatever a job raises is that job's failure
         if len(COPIES) != copies:
             end_copy(run)
+        for seconds in stop_is_due(run, error):
+            time.sleep(seconds)
         return failed(run, error)
     finally:
         CURRENT.reset(token)
@@ -111,6 +113,9 @@ async def run_async(run: JobRun) -> Outcome | None:
     except BaseException as error:  # noqa: BLE001
         if len(COPIES) != copies:
             end_copy(run)
+        for seconds in stop_is_due(run, error):
+            with contextlib.suppress(asyncio.CancelledError):  # the body is over
+                await asyncio.sleep(seconds)
         return failed(run, error)
     finally:
         CURRENT.reset(token)

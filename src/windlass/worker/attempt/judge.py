@@ -11,6 +11,7 @@ import asyncio
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from typing import assert_never
 
 from msgspec import structs
@@ -38,7 +39,7 @@ from windlass.worker.attempt.outcomes import again, cancelled, dead, released, s
 from windlass.worker.attempt.run import JobRun
 from windlass.worker.attempt.told import describe, hidden, reason_of, short, tell, timeout_of, took
 
-__all__ = ["escaped", "failed", "interrupted", "timed_out", "unreadable"]
+__all__ = ["escaped", "failed", "interrupted", "stop_is_due", "timed_out", "unreadable"]
 
 log = Log("windlass.job")
 
@@ -47,6 +48,7 @@ LOCK_DELAY = 1.0
 LOCK_DELAY_MAX = 30.0
 CHAIN = 10  # errors behind an error that are looked at
 TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)  # as Python and as a shell say it
+STOP_LOOK, STOP_LATE = 0.01, 50  # seconds and times; a program may have the signal of a stop so long before us
 CIRCUIT_DELAY = 30.0  # one that was opened by hand says nothing of when it closes
 
 
@@ -102,6 +104,21 @@ def was_terminated(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def stop_is_due(run: JobRun, error: BaseException) -> Iterator[float]:
+    """Seconds to wait, one after the other, until this worker knows of the stop that may have ended the job's program.
+
+    The signal that goes to every process may reach the program first. Nothing to wait for with any other error.
+    """
+    try:
+        terminated = was_terminated(error)
+    except BaseException:  # noqa: BLE001 - the error is of the application's making; who judges it says so
+        return
+    for _ in range(STOP_LATE) if terminated else ():
+        if run.stopping:
+            return
+        yield STOP_LOOK
 
 
 def unjudged(run: JobRun, error: BaseException, trouble: BaseException) -> Outcome:
