@@ -181,6 +181,9 @@ class Engine(Protocol):
 
         State, result, error history, counters, notes, follow-ups (``then``), the Once marker and the release of every
         guard are one write. A job that is to wait again does so with ``Outcome.slot`` as its kind, if that is given.
+        Of each Write in ``then`` the jobs, joins and seals are stored, or nothing when one of its joins is there
+        already; the outcome holds in either case. A follow-up whose unique key is taken gives way. One that waits
+        (AWAIT) may wait for a join that it stores itself.
         Repeating a settle whose reply was lost is safe: it reports stale.
         """
         ...

@@ -21,7 +21,7 @@ from windlass.core.codec import encode_result
 from windlass.core.current import RUNNING
 from windlass.core.errors import ConfigError, JobCancelled, LeaseLost, NotInJob, TransactionTooLong
 from windlass.core.meta import decode_meta
-from windlass.core.model import GuardKind, NewJob, State
+from windlass.core.model import GuardKind, State, Write
 from windlass.core.spelling import spelled
 from windlass.core.work import PROGRESS, Kind, Lease, Outcome, Settled
 from windlass.engines.base import Store, TransactionalCommit, TransactionalSettle, Tx
@@ -109,7 +109,7 @@ class JobContext:
         self._lease = lease
         self._run = run
         self.result: object = None
-        self.follow_ups: tuple[NewJob, ...] = ()
+        self.follow_ups: tuple[Write, ...] = ()
         self._log: JobLog | None = None
         self._pending: str | None = None
         self._reported_at: int | None = None
@@ -238,7 +238,8 @@ class JobContext:
         check_call(call, f"ctx.then() in job {self.id}")
         if self._settled:
             raise ConfigError(f"job {self.id} is completed already: call then() before the transaction's block ends")
-        self.follow_ups += (call.new,)
+        *before, plain = self.follow_ups or (Write(),)
+        self.follow_ups = (*before, Write((*plain.jobs, call.new)))
 
     def ensure_owner(self) -> None:
         """Ask the engine whether this run still owns the job. *Blocking.* Raises LeaseLost when it does not."""

@@ -275,14 +275,18 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         args: list[Command] = [len(outcomes), b""]
         runs, texts = Runs(), OutcomeTexts(self._rules)
         then: list[Command] = []
-        bodies = None
+        bodies, composed = None, False
         for place, one in enumerate(outcomes, 1):
             own, spec = texts.texts(one)
             runs.add(spec)
             args += own
-            for job in one.then:
-                bodies = bodies or JobTexts(names)
-                then += place, job.id, *bodies.texts(job), guards_text(job, self._rules)
+            for write in one.then:
+                composed = composed or bool(write.joins or write.seals)
+                if composed:
+                    then += place, "", pack_joins(write.joins), pack(write.seals), ""
+                for job in write.jobs:
+                    bodies = bodies or JobTexts(names)
+                    then += place, job.id, *bodies.texts(job), guards_text(job, self._rules)
         args[1] = runs.packed()
         return args + then
 
@@ -398,13 +402,18 @@ def is_plain(job: NewJob) -> bool:
 
 
 def any_guarded(outcomes: Sequence[Outcome]) -> bool:
-    """Whether a follow-up has guards or ties, or a job is to wait."""
-    return any(one.waits is not None or (one.then and not all(map(is_bare, one.then))) for one in outcomes)
+    """Whether a follow-up has guards or ties or makes them, or a job is to wait."""
+    return any(one.waits is not None or (one.then and not all(map(is_loose, one.then))) for one in outcomes)
+
+
+def is_loose(write: Write) -> bool:
+    """Whether a follow-up is jobs without guards and ties, and nothing else."""
+    return not (write.joins or write.seals) and all(map(is_bare, write.jobs))
 
 
 def queues_of(outcomes: Sequence[Outcome]) -> list[str]:
     """The queues of follow-ups."""
-    return list(dict.fromkeys(job.queue for one in outcomes if one.then for job in one.then))
+    return list(dict.fromkeys(job.queue for one in outcomes for write in one.then for job in write.jobs))
 
 
 def str_of(reply: object) -> str:

@@ -78,9 +78,11 @@ UPDATE "windlass_jobs" SET state = 'blocked', blocked_by = mine.gate, tied = 1, 
 FROM (SELECT value ->> 0 AS id, 'join:' || (value ->> 1) AS gate FROM json_each(?)) AS mine
 WHERE "windlass_jobs".id = mine.id AND purge_at IS NULL
 """
+# A run whose cancel was asked for has ended, and waits for nothing.
 ADD_WAITS: Final = """
 INSERT OR REPLACE INTO "windlass_waits" (id, join_id, of, count, delay_ms)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?)
+WHERE EXISTS (SELECT 1 FROM "windlass_jobs" WHERE id = value ->> 0 AND state = 'blocked')
 """
 LOOK_AT: Final = 'UPDATE "windlass_joins" SET dirty = 1 WHERE id IN (SELECT value FROM json_each(?))'
 # Who waits for a join that is not there waits for nothing that could come.

@@ -116,6 +116,7 @@ end
 
 -- A job that is there enters joins as it stands; what is not there counts as an end.
 function G.enter(id, joins)
+  if not jobs[id] then jobs[id] = nil end -- it may have ended in this script without being read
   load({ id })
   local job = jobs[id]
   local has_ended = job and job[STATE] >= sDONE
@@ -148,7 +149,7 @@ end
 -- Whether one of them is there already.
 function G.knows_joins(flat)
   for i = 1, #flat, 6 do
-    if call('HEXISTS', K.JOINS, flat[i]) == 1 then return true end
+    if G.joins[flat[i]] or call('HEXISTS', K.JOINS, flat[i]) == 1 then return true end
   end
   return false
 end
@@ -296,7 +297,10 @@ function G.advance()
     call('ZREM', K.TIED, entry)
     G.dirty[string.sub(entry, 3)] = true
   end
-  for _, id in ipairs(G.orphans) do G.act.skip(id, jobs[id], G.ties(id)[2]) end
+  for _, id in ipairs(G.orphans) do
+    local wait = G.ties(id)[2]
+    if not G.join(wait[1]) then G.act.skip(id, jobs[id], wait) end -- else it was made in the meantime
+  end
   G.orphans = {}
   flush()
   for _ = 1, G.LEVELS do
