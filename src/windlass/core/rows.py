@@ -141,7 +141,7 @@ class JoinRow(Struct, frozen=True):
     id: str
     tally: Tally
     made_at: int
-    moved_at: int  # when a member last ended, or what was decided about it was taken back
+    moved_at: int  # when a member last came or ended, or its end was taken back, or no more could come
     ended_at: int | None
     keep_ms: int
     home: str | None

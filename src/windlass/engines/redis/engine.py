@@ -94,7 +94,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
 
     def commit(self, write: Write) -> Written:
         jobs, swaps = write.jobs, write.swaps
-        if not (jobs or write.opens or write.counts or write.joins or write.seals):
+        if not (jobs or write.opens or write.counts or write.has_ties):
             return self._swap(write)
         self._client()  # what the server can do decides what may be asked of it
         names = tuple(dict.fromkeys(job.queue for job in jobs))
@@ -132,19 +132,19 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         return loss(write.swaps, reply) or Written([], made(write.swaps, reply[1]))
 
     def _wants_documents_on_disk(self, write: Write) -> bool:
-        lasting = bool(write.joins or write.seals) or any(one.durable for one in write.swaps)
+        lasting = write.has_ties or any(one.durable for one in write.swaps)
         return self._durability == "fsync" and lasting
 
     def _put(self, write: Write, names: tuple[str, ...], fsync: bool, *, look: bool) -> list[object]:
         jobs, swaps = write.jobs, write.swaps
-        if swaps or write.opens or write.counts or write.joins or write.seals:
+        if swaps or write.opens or write.counts or write.has_ties:
             specs, flags, *rest = self._guarded_args(jobs, names, look)
             opens: list[Command] = []
             for one in write.opens:
                 opens += one.gate, -1 if one.in_ms is None else one.in_ms
             counts = pack_counts(write.counts)
-            made, seals = pack_joins(write.joins), pack(write.seals)
-            args = [specs, flags, len(swaps), len(write.opens), counts, made, seals, *pack_swaps(write), *opens, *rest]
+            joins = pack_joins(write.joins), pack(write.seals), pack(write.enters)
+            args = [specs, flags, len(swaps), len(write.opens), counts, *joins, *pack_swaps(write), *opens, *rest]
             return self._call("commit", names, args, fsync=fsync or self._wants_documents_on_disk(write))
         if len(jobs) == 1 and is_plain(jobs[0]):
             body, spec = self._texts_of(names)(jobs[0])

@@ -134,7 +134,7 @@ def follow(db: apsw.Connection, q: Sql, writes: Sequence[Write], now: int, rules
         jobs += map(at_the_end_of_a_run, write.jobs)
         joins += write.joins
         seals += write.seals
-    store(db, q, jobs, now, rules, joins, seals)
+    store(db, q, Write(tuple(jobs), joins=tuple(joins), seals=tuple(seals)), now, rules)
 
 
 def at_the_end_of_a_run(job: NewJob) -> NewJob:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from msgspec.structs import replace
 
 from windlass.core.join import Tally
-from windlass.core.model import NewJoin, State, UniqueKey, Wait, Write
+from windlass.core.model import NewJoin, Placed, State, UniqueKey, Wait, Write
 from windlass.core.rows import Action
-from windlass.core.work import Kind, Lease, Outcome, Settled, Want
+from windlass.core.work import Kind, Lease, Outcome, Rules, Settled, Want
 from windlass.engines.base import Store, TransactionalCommit, TransactionalSettle
 from windlass.testing.conformance.harness import (
     Harness,
@@ -38,6 +40,11 @@ def composed(join_id: str, *ids: str) -> Write:
 def states(store: Store, *ids: str) -> list[State | None]:
     """The states of jobs, None where there is no record."""
     return [state_of(store, id) for id in ids]
+
+
+def enter(store: Store, join_id: str, *ids: str) -> None:
+    """Have jobs enter a join."""
+    assert not store.commit(Write(enters=tuple((join_id, id) for id in ids))).lost
 
 
 class CompositionSuite:
@@ -194,3 +201,151 @@ class CompositionSuite:
             assert store.settle_within(tx, outcome) is Settled.APPLIED
         end(store, Kind.DONE, "b")
         assert [lease.id for lease in take(store)] == ["J-end"]
+
+    # -- entering what is there --
+
+    def test_jobs_enter_a_join_that_is_there_as_they_stand(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store, lease_ms=10 * 86_400_000)
+        place(store, [job(id) for id in ("done", "dead", "void", "gone", "runs", "waits")])
+        for id, kind in (("done", Kind.DONE), ("dead", Kind.DEAD), ("void", Kind.CANCELLED)):
+            end(store, kind, id)
+        store.transition(Action.DELETE, ["gone"])
+        (runs,) = take(store, limit=1)
+        store_all(store, waiting(("all", "end", 0), ("ok", "ok", 2)), NewJoin("J", sealed=False, keep_ms=60_000))
+        ids = ("done", "dead", "void", "gone", "runs", "waits")
+        enter(store, "J", *ids)
+        assert read(store, "J").tally == Tally(False, 6, ok=1, bad=1, void=2)
+        assert [one.id for one in store.members("J", None, 10)[0]] == sorted(ids)
+        store.settle([ended(runs)])
+        assert states(store, "all", "ok") == [State.BLOCKED, State.READY]
+        harness.clock.advance(30_000_000)  # longer than records are kept
+        sweep(store)
+        assert states(store, "done", "void") == [State.DONE, State.CANCELLED]
+        store_all(store, [], seals=("J",))
+        end(store, Kind.DONE, "waits")
+        assert state_of(store, "all") is State.READY
+        store.transition(Action.DELETE, ["dead"])  # it might run again
+        harness.clock.advance(30_000_000)
+        sweep(store)
+        assert (store.joins(["J"]), states(store, "done", "void", "runs")) == ([None], [None, None, None])
+
+    def test_what_enters_a_join_that_has_ended_opens_it_again(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store_all(store, [member("a", "J"), *waiting(("b", "ok", 2))], NewJoin("J", keep_ms=60_000))
+        end(store, Kind.DONE, "a")
+        assert row_of(store, "b").reason == "skipped"
+        place(store, [job("c")])
+        enter(store, "J", "c")
+        assert (read(store, "J").tally, read(store, "J").ended_at) == (Tally(True, 2, ok=1), None)
+        assert state_of(store, "b") is State.BLOCKED
+        end(store, Kind.DONE, "c")
+        assert [lease.id for lease in take(store)] == ["b"]
+
+    def test_a_member_that_enters_again_changes_nothing_that_is_known(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store_all(store, [member(id, "J") for id in "abc"], NewJoin("J"))
+        end(store, Kind.DONE, "a")
+        end(store, Kind.DEAD, "b")
+        store.transition(Action.DELETE, ["a"])
+        before = read(store, "J")
+        harness.clock.advance(5)
+        enter(store, "J", "a", "b", "c")
+        assert read(store, "J") == before == replace(before, tally=Tally(True, 3, ok=1, bad=1))
+        place(store, [job("a")])  # another job of that id
+        enter(store, "J", "a")
+        assert read(store, "J").tally == Tally(True, 3, bad=1)
+
+    def test_a_join_moves_when_its_members_or_their_ends_change_and_not_when_it_is_looked_at(
+        self, harness: Harness
+    ) -> None:
+        store = harness.engine
+        join(store, lease_ms=10 * 86_400_000)
+        store_all(store, [member("a", "J"), member("b", "J"), job("c")], NewJoin("J", sealed=False, keep_ms=10**9))
+        steps: tuple[Callable[[], object], ...] = (
+            lambda: store_all(store, waiting(("w", "end", 0))),
+            lambda: store.doctor(repair=True),
+            lambda: store.maintain(Rules(), 1_000),
+            lambda: enter(store, "J", "a", "b"),
+            lambda: end(store, Kind.RETRY, "a"),
+            lambda: end(store, Kind.DEAD, "b"),
+            lambda: store.transition(Action.RETRY, ["b"]),
+            lambda: enter(store, "J", "c"),
+            lambda: store_all(store, [], seals=("J",)),
+            lambda: store_all(store, [], seals=("J",)),
+            lambda: end(store, Kind.DONE, "a", "b", "c"),
+            lambda: store.maintain(Rules(), 1_000),
+        )
+        moved = []
+        for step in steps:
+            harness.clock.advance(1_000)
+            step()
+            moved.append(read(store, "J").moved_at == store.times().wall)
+        assert moved == [False, False, False, False, False, True, True, True, True, False, True, False]
+
+    def test_to_enter_a_join_that_is_not_there_does_nothing(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store_all(store, [job("a"), member("b", "J")])
+        enter(store, "J", "a", "unknown")
+        assert (store.joins(["J"]), store.list_joins("", None, 10)) == ([None], ([], None))
+        store_all(store, [member("c", "J")], NewJoin("J"))
+        end(store, Kind.DONE, "a", "b")
+        assert read(store, "J").tally == Tally(True, 1)
+        store.transition(Action.DELETE, ["a", "b"])
+        assert read(store, "J").tally == Tally(True, 1)
+        assert [one.id for one in store.members("J", None, 10)[0]] == ["c"]
+
+    def test_the_record_of_a_job_that_is_no_member_is_kept_for_no_join(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store, lease_ms=10 * 86_400_000)
+        store_all(store, [member("a", "J")])
+        store_all(store, [], NewJoin("J", sealed=False))
+        end(store, Kind.DONE, "a")
+        harness.clock.advance(30_000_000)
+        sweep(store)
+        assert state_of(store, "a") is None
+
+    def test_a_write_enters_what_it_makes_and_nothing_when_it_is_lost(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store_all(store, [job("a"), job("b")], NewJoin("J", sealed=False), NewJoin("K", sealed=False))
+        write = Write(
+            (job("c"),),
+            joins=(NewJoin("L"),),
+            seals=("J",),
+            enters=(("L", "c"), ("L", "a"), ("J", "b"), ("J", "a"), ("K", "c")),
+        )
+        assert store.commit(write).placed == [Placed("c")]
+        assert store.commit(replace(write, enters=(("K", "a"),))).lost
+        assert [read(store, id).tally for id in "JKL"] == [Tally(True, 2), Tally(False, 1), Tally(True, 2)]
+        end(store, Kind.DONE, "a", "c")
+        assert [read(store, id).tally.ok for id in "JKL"] == [1, 1, 2]
+
+    def test_entering_is_part_of_the_callers_transaction(self, harness: Harness) -> None:
+        store = harness.engine
+        if not isinstance(store, TransactionalCommit):
+            return  # engines without transactions promise nothing here
+        join(store)
+        store_all(store, [job("a"), *waiting(("b", "ok", 1))], NewJoin("J", sealed=False))
+        end(store, Kind.DONE, "a")
+        with store.transaction() as tx:
+            tx.execute("SAVEPOINT mine")
+            store.commit_within(tx, Write(enters=(("J", "a"),)))
+            tx.execute("ROLLBACK TO mine")
+        assert read(store, "J").tally == Tally(False, 0)
+        with store.transaction() as tx:
+            store.commit_within(tx, Write(enters=(("J", "a"),)))
+        assert [lease.id for lease in take(store)] == ["b"]
+
+    def test_a_worker_is_woken_by_what_an_entry_lets_go(self, harness: Harness) -> None:
+        store, other = harness.engine, harness.second()
+        join(store)
+        store_all(store, [job("a"), *waiting(("b", "ok", 1))], NewJoin("J", sealed=False))
+        end(store, Kind.DONE, "a")
+        while store.wait(None, 0.0):
+            pass
+        enter(other, "J", "a")
+        assert store.wait(None, 30.0)

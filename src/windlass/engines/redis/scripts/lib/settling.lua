@@ -200,7 +200,7 @@ local function settle(from)
     plans = plans_of(plans)
     if guarded then G.admit(guards, 1, plans, true) end
     if #bodies > 0 then insert(new, 1, plans, false, guarded) end
-    if #made + #seals > 0 then G.joined(made, seals) end
+    if #made + #seals > 0 then G.joined(made, seals, {}) end
   end
   if G.advance then G.advance() end
   flush(true)
