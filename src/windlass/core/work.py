@@ -15,6 +15,7 @@ from windlass.core.model import Cause, Guard, Slot, Wait, Write
 __all__ = [
     "COUNTS_KEPT",
     "PROGRESS",
+    "STALL",
     "Buried",
     "Claimed",
     "Heartbeat",
@@ -195,6 +196,7 @@ class Settled(StrEnum):
     STALE = "stale"
 
 
+STALL: Final = "stall"  # the key of the note that says where a run hangs
 PROGRESS: Final = "progress"  # the key of the note that people see: JSON text of done, total and message
 
 

@@ -94,15 +94,16 @@ WITHOUT_JOIN: Final = """
 SELECT value FROM json_each(?) WHERE NOT EXISTS (SELECT 1 FROM "windlass_joins" WHERE id = value)
 """
 
-DIRTY: Final = """
-SELECT id, sealed, total, ok, bad, void FROM "windlass_joins" WHERE dirty IS NOT NULL LIMIT ?
-"""
+DIRTY: Final = 'SELECT id FROM "windlass_joins" WHERE dirty IS NOT NULL LIMIT ?'
+# Before it is decided: whatever moves it again meanwhile, as the join of a waiter does, makes it dirty again.
 CLEAN: Final = """
-UPDATE "windlass_joins" SET dirty = ?2, moved_at = CASE dirty WHEN 1 THEN ?3 ELSE moved_at END,
-    ended_at = CASE WHEN ?4 THEN coalesce(ended_at, ?3) END,
-    purge_at = CASE WHEN ?4 AND home IS NULL THEN coalesce(purge_at, ?3 + keep_ms) END
-WHERE id = ?1
+UPDATE "windlass_joins" SET dirty = NULL, moved_at = CASE dirty WHEN 1 THEN ?2 ELSE moved_at END,
+    ended_at = CASE WHEN sealed AND total = ok + bad + void THEN coalesce(ended_at, ?2) END,
+    purge_at = CASE WHEN sealed AND total = ok + bad + void AND home IS NULL
+        THEN coalesce(purge_at, ?2 + keep_ms) END
+WHERE id = ?1 RETURNING sealed, total, ok, bad, void
 """
+MORE: Final = 'UPDATE "windlass_joins" SET dirty = coalesce(dirty, 2) WHERE id = ?'
 # The kinds of waits at a join, found by steps through their index.
 NEXT_WAIT: Final = """
 SELECT of, count FROM "windlass_waits" WHERE join_id = ?1 AND (of, count) > (?2, ?3) ORDER BY of, count LIMIT 1
@@ -216,12 +217,13 @@ def advance(db: apsw.Connection, q: Sql, now: int, rules: Rules) -> bool:
         dirty: list[Any] = db.execute(q(DIRTY), (JOINS_AT_ONCE,)).fetchall()
         if not dirty:
             break
-        for id, sealed, *counters in dirty:
-            tally = Tally(bool(sealed), *counters)
-            changed = decide_join(db, q, str(id), tally, now, rules)
+        for (id,) in dirty:
+            found: Any = db.execute(q(CLEAN), (id, now)).fetchall()
+            ((sealed, *counters),) = found
+            changed = decide_join(db, q, str(id), Tally(bool(sealed), *counters), now, rules)
             moved = moved or changed > 0
-            more = 2 if changed >= AT_ONCE else None
-            db.execute(q(CLEAN), (id, more, now, tally.has_ended))
+            if changed >= AT_ONCE:
+                db.execute(q(MORE), (id,))
     return moved
 
 

@@ -118,6 +118,18 @@ class JoinSuite:
         assert [row_of(store, f"s{n}").reason for n in range(2, 6)] == ["skipped"] * 4
         assert read(store, "J6").tally == Tally(True, 1, void=1)
 
+    @pytest.mark.parametrize("order", ["AB", "BA"])
+    def test_a_join_that_two_levels_of_one_write_move_is_decided_by_both(self, harness: Harness, order: str) -> None:
+        """``a`` ends and moves both joins; the skip of ``b``, which waits for the first, moves the second again."""
+        store = harness.engine
+        join(store)
+        first, second = order[0], order[1]
+        one, two = member("a", first, second), member("b", second, waits=Wait(first, "bad"))
+        store_all(store, [one, two, member("c", waits=Wait(second))], NewJoin(first), NewJoin(second))
+        end(store, Kind.DONE, "a")
+        assert read(store, second).tally == Tally(True, 2, ok=1, void=1)
+        assert row_of(store, "c").reason == "skipped"
+
     def test_an_empty_join_has_ended_once_it_is_sealed(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
