@@ -151,7 +151,7 @@ def _step(member: Member, row: JobRow | None) -> ReadStep:
         except PayloadError:
             pass  # nobody can read what it says of itself
     if facts is None:  # another job stands for the step, or its record is lost
-        facts = StepFacts("", member.id if row is None else row.name)
+        facts = StepFacts("", member.id if row is None else row.name or member.id)
     return ReadStep(member.id, facts, row, member.end)
 
 

@@ -1,6 +1,7 @@
 """The keeper: asks the engine for one bounded step of upkeep every ``reap``, jittered, and more while there is more.
 
-It also brings dead jobs back by the recovery rules, archives those past their bounds, and looks for redrives to do.
+It also brings dead jobs back by the recovery rules, archives those past their bounds, looks for redrives to do, and
+sweeps compositions.
 Every worker has one and none is the leader; the engine sees to it that two beside each other do nothing twice.
 """
 
@@ -17,6 +18,7 @@ from windlass.core.rows import Action, Recovery
 from windlass.core.work import Rules, Upkeep
 from windlass.engines.base import Store
 from windlass.events import DeadRecovered, DeadTrimmed, Events
+from windlass.flow.watching import FlowWatch
 from windlass.logs import Log
 from windlass.worker.archive import Archive
 from windlass.worker.redriver import Redriver
@@ -45,6 +47,7 @@ class Keeper:
         recoveries: Sequence[RecoveryRule] = (),
         archive: Archive | None = None,
     ) -> None:
+        self._flows = FlowWatch(engine, events)
         self._engine = engine
         self._rules = rules
         self._reap_ms = reap_ms
@@ -95,10 +98,11 @@ class Keeper:
             log.error("dead after too many interruptions: %s", ", ".join(done.died))
         self._on_upkeep(done)
         try:
+            self._flows.look(done.watched)
             trimmed = self._look_after_dead(done)
             self._redriver.look()
         except EngineError as error:
-            log.warning("dead jobs have to wait: %s", error)
+            log.warning("dead jobs and compositions have to wait: %s", error)
             return done.more
         return done.more or trimmed >= BUDGET
 

@@ -1,0 +1,114 @@
+"""The sweep of compositions: what was lost heals, a stall is told once, a deadline ends what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import pytest
+import redis
+
+from kit.waiting import until
+from windlass import Windlass, Workflow, chain
+from windlass.events import WorkflowStalled
+from windlass.flow.watching import FlowWatch
+
+Burst = Callable[[], None]
+
+
+@pytest.fixture
+def told(app: Windlass) -> list[WorkflowStalled]:
+    found: list[WorkflowStalled] = []
+    app.on(WorkflowStalled)(found.append)
+    return found
+
+
+@pytest.fixture
+def work(app: Windlass) -> Any:
+    @app.job(name="work")
+    def work(n: int = 0) -> int:
+        return n
+
+    return work
+
+
+def lose(app: Windlass, id: str) -> None:
+    """Let the store lose the record of a job, as a person does who deletes it there by hand."""
+    if app.engine.info.name != "redis":
+        with app.transaction() as tx:
+            tx.execute("DELETE FROM windlass_jobs WHERE id = ?", (id,))
+        return
+    with closing(redis.Redis.from_url(app.settings.url)) as client:
+        for name in ("body", "rec", "guards"):
+            client.hdel(f"{{windlass}}:{name}", id)
+
+
+def look(app: Windlass, *joins: str) -> None:
+    FlowWatch(app.engine, app.events).look(joins)
+
+
+@pytest.mark.parametrize("when", ["succeeded", "finished"])
+def test_a_step_that_the_store_has_lost_counts_as_an_end(
+    app: Windlass, work: Any, told: list[WorkflowStalled], burst: Burst, when: Any
+) -> None:
+    flow = Workflow("w", id="w")
+    first = flow.add(work.options(delay="1h").bind(), name="first")
+    flow.add(work.bind(), name="last", after=[first, flow.add(work.bind(), name="other")], when=when)
+    handle = app.start(flow)
+    burst()
+    lose(app, "w:first")
+    look(app, "workflow:w")
+    burst()
+    assert {step.name: step.state for step in handle.steps()}["last"] == ("skipped" if when == "succeeded" else "done")
+    assert handle.state in ("cancelled", "failed")  # the rest of a record that was found and buried counts as dead
+    assert handle.info().stalled is None
+
+
+def test_a_link_of_a_chain_that_the_store_has_lost_frees_what_waits_for_it(
+    app: Windlass, work: Any, burst: Burst
+) -> None:
+    links = [work.options(delay="1h").bind(1), work.bind(), work.bind()]
+    handle = chain(*links).enqueue()
+    lose(app, links[0].id)
+    look(app, f"chain:{links[-1].id}")
+    burst()
+    assert handle.info().reason == "skipped"
+
+
+def test_a_workflow_that_stands_still_is_told_of_once(
+    app: Windlass, work: Any, told: list[WorkflowStalled], burst: Burst
+) -> None:
+    flow = Workflow("w", id="w", stall_after=0.001)
+    flow.add(work.options(delay="1h").bind(), name="late")
+    handle = app.start(flow)
+    until(lambda: look(app, "workflow:w", "workflow:none") or told, "nobody tells of it")
+    for _ in range(3):
+        look(app, "workflow:w")
+    assert [(one.id, one.name, one.healed) for one in told] == [("w", "w", 0)]
+    assert "open are late" in told[0].reason
+    assert [one.id for one in app.workflows(stalled=True)] == ["w"]
+    handle.cancel()
+    look(app, "workflow:w")
+    assert len(told) == 1
+    assert not app.workflows(stalled=True).items
+
+
+def test_a_workflow_that_stands_still_is_cancelled_where_it_says_so(
+    app: Windlass, work: Any, told: list[WorkflowStalled]
+) -> None:
+    flow = Workflow("w", id="w", stall_after=0.001, on_stall="cancel")
+    flow.add(work.bind(), after=flow.add(work.options(delay="1h").bind(), name="late"))
+    handle = app.start(flow)
+    until(lambda: look(app, "workflow:w") or told, "nobody tells of it")
+    assert handle.state == "cancelled"
+    assert len(told) == 1
+
+
+def test_a_workflow_past_its_deadline_is_cancelled(app: Windlass, work: Any, told: list[WorkflowStalled]) -> None:
+    flow = Workflow("w", id="w", deadline=0.001)
+    flow.add(work.options(delay="1h").bind())
+    handle = app.start(flow)
+    until(lambda: look(app, "workflow:w") or told, "nobody tells of it")
+    assert handle.state == "cancelled"
+    assert [one.reason for one in told] == ["its deadline of 1 ms is over"]
