@@ -15,7 +15,7 @@ from servers import RedisServer
 from windlass.core.clock import ManualClock
 from windlass.core.join import Tally, decide
 from windlass.core.model import NewJoin, State, Wait, Write
-from windlass.core.work import Kind
+from windlass.core.work import Kind, Rules
 from windlass.engines.redis import RedisEngine
 from windlass.testing.conformance.harness import join as beat
 from windlass.testing.conformance.harness import state_of, take
@@ -36,8 +36,13 @@ def client(server: RedisServer) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def engine(server: RedisServer, client: redis.Redis) -> Iterator[RedisEngine]:
-    with closing(RedisEngine(server.url, clock=ManualClock())) as made:
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def engine(server: RedisServer, client: redis.Redis, clock: ManualClock) -> Iterator[RedisEngine]:
+    with closing(RedisEngine(server.url, clock=clock)) as made:
         yield made
 
 
@@ -93,6 +98,34 @@ def test_counters_are_derived_anew_from_the_members(engine: RedisEngine, client:
     engine.doctor(repair=True)
     assert read(engine, "J").tally == Tally(True, 2, ok=1)
     end(engine, Kind.DONE, "b")
+    assert state_of(engine, "c") is State.READY
+
+
+@pytest.mark.parametrize("score", [float("inf"), float("-inf"), None])
+def test_a_watched_join_is_named_although_its_next_look_was_spoiled(
+    engine: RedisEngine, client: redis.Redis, clock: ManualClock, score: float | None
+) -> None:
+    filled(engine)
+    store_all(engine, [], NewJoin("W", sealed=False, watch_ms=10_000))
+    if score is None:
+        client.zrem(engine._key("join-ends"), "W")
+    else:
+        client.zadd(engine._key("join-ends"), {"W": score, "J": score})
+    engine.doctor(repair=True)
+    clock.advance(10_000)
+    assert engine.maintain(Rules(), 100).watched == ("W",)
+    assert engine.maintain(Rules(), 100).watched == ()
+    assert None not in engine.joins(["J", "K", "W"])
+
+
+def test_a_join_of_the_version_before_is_read(engine: RedisEngine, client: redis.Redis) -> None:
+    filled(engine)
+    for id in "JK":
+        stored = msgspec.msgpack.decode(client.hget(engine._key("joins"), id))
+        client.hset(engine._key("joins"), id, msgspec.msgpack.encode(stored[:11]))
+    assert read(engine, "J").watch_ms == 0
+    end(engine, Kind.DONE, "b")
+    assert read(engine, "J").tally == Tally(True, 2, ok=2)
     assert state_of(engine, "c") is State.READY
 
 

@@ -191,7 +191,7 @@ class NewJoin(Struct, frozen=True):
 
     ``members`` are jobs that are stored already; others enter it when they are stored. One that is not ``sealed`` takes
     more. With a ``home`` it is kept as long as that join, whatever its own ``keep_ms``. ``meta`` is JSON of whoever
-    made it.
+    made it. As long as it has not ended, upkeep names it once in ``watch_ms``; 0: never.
     """
 
     id: str
@@ -200,6 +200,7 @@ class NewJoin(Struct, frozen=True):
     keep_ms: int = 0
     home: str | None = None
     meta: str | None = None
+    watch_ms: int = 0
 
 
 class NewJob(Struct, frozen=True):

@@ -146,6 +146,7 @@ class JoinRow(Struct, frozen=True):
     keep_ms: int
     home: str | None
     meta: bytes | None
+    watch_ms: int = 0
 
 
 class Member(Struct, frozen=True):

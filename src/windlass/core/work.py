@@ -314,6 +314,7 @@ class Upkeep(Struct, frozen=True):
     pruned: int = 0
     trimmed: tuple[str, ...] = ()  # dead jobs removed by age or count, oldest first
     overdue: tuple[LeaseRef, ...] = ()  # dead jobs that would have been, but for ``Rules.dead_held``
+    watched: tuple[str, ...] = ()  # joins that have not ended, by ``NewJoin.watch_ms``; each is told to one caller
     alone_in_ms: int | None = None  # when the next job that must run alone is due; 0: now
     due_in_ms: int | None = None
     more: bool = False

@@ -243,6 +243,7 @@ class Engine(Protocol):
         lease ran out unwitnessed counts an interruption; beyond ``rules.max_interruptions`` each one costs an attempt.
         How long a record stays was fixed when its job ended; the counts of ``rules`` bound how many stay. With
         ``rules.dead_held`` dead jobs stay and are named in ``Upkeep.overdue`` at every call until TRIM removes them.
+        Joins that are watched and have not ended are named in ``Upkeep.watched``, each to one caller once in its time.
         What this engine object saw of confirmed writes that the store has lost is told here, once.
         """
         ...

@@ -369,7 +369,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             pack([part for keep in rules.counts for part in (keep.kind, keep.minutes, keep.into or "")]),
         ]
         self._repairer.look_on()
-        _, promoted, expired, released, died, pruned, trimmed, overdue, alone, due, more = self._call(
+        _, promoted, expired, released, died, pruned, trimmed, overdue, alone, due, more, watched = self._call(
             "maintain", (), args
         )
         expired_workers = tuple(strings(as_list(expired)))
@@ -383,6 +383,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
             pruned=as_int(pruned),
             trimmed=tuple(strings(as_list(trimmed))),
             overdue=deaths_of(as_list(overdue)),
+            watched=tuple(strings(as_list(watched))),
             alone_in_ms=none_below_zero(alone),
             due_in_ms=none_below_zero(due),
             more=bool(as_int(more)),

@@ -142,6 +142,7 @@ def to_join(id: str, packed: object) -> JoinRow | None:
         int(one.keep_ms),
         one.home or None,
         one.meta.encode() or None,
+        int(one.watch_ms),
     )
 
 

@@ -233,6 +233,7 @@ class StoredJoin(Struct, array_like=True, frozen=True):
     keep_ms: float
     home: str
     meta: str
+    watch_ms: float = 0
 
 
 ERROR_TEXTS: Final = ("host", "worker", "version")
@@ -372,7 +373,15 @@ def pack_joins(joins: Sequence[NewJoin]) -> bytes:
         [
             part
             for one in joins
-            for part in (one.id, int(one.sealed), one.keep_ms, one.home or "", one.meta or "", one.members)
+            for part in (
+                one.id,
+                int(one.sealed),
+                one.keep_ms,
+                one.home or "",
+                one.meta or "",
+                one.watch_ms,
+                one.members,
+            )
         ]
     )
 

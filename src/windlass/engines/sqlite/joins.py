@@ -27,6 +27,7 @@ from windlass.engines.sqlite.counts import count
 from windlass.engines.sqlite.schema import FOREVER, HELD, Sql
 
 __all__ = [
+    "LOOK_AGAIN_MS",
     "advance",
     "any_known",
     "enter",
@@ -38,6 +39,7 @@ __all__ = [
     "seal",
     "sweep",
     "wait_at",
+    "watch",
 ]
 
 LEVELS: Final = 64  # of waiters that wait for waiters, in one write
@@ -51,8 +53,8 @@ encode = msgspec.json.Encoder().encode
 
 KNOWN: Final = 'SELECT 1 FROM "windlass_joins" WHERE id IN (SELECT value FROM json_each(?)) LIMIT 1'
 MAKE: Final = """
-INSERT INTO "windlass_joins" (id, sealed, keep_ms, home, meta, made_at, moved_at, dirty)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, 1) ON CONFLICT (id) DO NOTHING
+INSERT INTO "windlass_joins" (id, sealed, keep_ms, home, meta, made_at, moved_at, dirty, watch_ms, watch_at)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, 1, ?7, CASE WHEN ?7 > 0 THEN ?6 + ?7 END) ON CONFLICT (id) DO NOTHING
 """
 SEAL: Final = """
 UPDATE "windlass_joins" SET sealed = 1, dirty = 1 WHERE id IN (SELECT value FROM json_each(?)) AND NOT sealed
@@ -99,6 +101,8 @@ DIRTY: Final = 'SELECT id FROM "windlass_joins" WHERE dirty IS NOT NULL LIMIT ?'
 CLEAN: Final = """
 UPDATE "windlass_joins" SET dirty = NULL, moved_at = CASE dirty WHEN 1 THEN ?2 ELSE moved_at END,
     ended_at = CASE WHEN sealed AND total = ok + bad + void THEN coalesce(ended_at, ?2) END,
+    watch_at = CASE WHEN ended_at IS NOT NULL AND watch_ms > 0 AND NOT (sealed AND total = ok + bad + void)
+        THEN ?2 + watch_ms ELSE watch_at END,
     purge_at = CASE WHEN sealed AND total = ok + bad + void AND home IS NULL
         THEN coalesce(purge_at, ?2 + keep_ms) END
 WHERE id = ?1 RETURNING sealed, total, ok, bad, void
@@ -132,7 +136,7 @@ WHERE id IN (SELECT value FROM json_each(?1)) AND state = 'cancelled'
 """
 
 READ: Final = """
-SELECT id, sealed, total, ok, bad, void, made_at, moved_at, ended_at, keep_ms, home, CAST(meta AS BLOB)
+SELECT id, sealed, total, ok, bad, void, made_at, moved_at, ended_at, keep_ms, home, CAST(meta AS BLOB), watch_ms
 FROM "windlass_joins"
 """
 READ_THESE: Final = READ + "WHERE id IN (SELECT value FROM json_each(?))"
@@ -141,7 +145,14 @@ MEMBERS: Final = """
 SELECT id, verdict FROM "windlass_members" WHERE join_id = ?1 AND id > ?2 ORDER BY id LIMIT ?3
 """
 
-OVER: Final = 'SELECT id FROM "windlass_joins" WHERE purge_at <= ? ORDER BY purge_at LIMIT ?'
+WATCH: Final = """
+UPDATE "windlass_joins" SET watch_at = ?1 + watch_ms WHERE id IN (
+    SELECT id FROM "windlass_joins" WHERE watch_at <= ?1 AND ended_at IS NULL ORDER BY watch_at LIMIT ?2)
+RETURNING id
+"""
+OVER: Final = """
+SELECT id FROM "windlass_joins" WHERE purge_at <= ? AND sealed AND total = ok + bad + void ORDER BY purge_at LIMIT ?
+"""
 # A dead member may run again, so the join stays as long as its record.
 KEPT: Final = """
 SELECT 1 FROM "windlass_members" AS members JOIN "windlass_jobs" AS jobs ON jobs.id = members.id
@@ -167,7 +178,7 @@ def any_known(db: apsw.Connection, q: Sql, joins: Sequence[NewJoin]) -> bool:
 def make(db: apsw.Connection, q: Sql, joins: Sequence[NewJoin], now: int) -> None:
     """Store joins, before the jobs that enter them."""
     for one in joins:
-        db.execute(q(MAKE), (one.id, one.sealed, one.keep_ms, one.home, one.meta, now))
+        db.execute(q(MAKE), (one.id, one.sealed, one.keep_ms, one.home, one.meta, now, one.watch_ms))
 
 
 def enter(db: apsw.Connection, q: Sql, write: Write, placed: Sequence[Placed], now: int, rules: Rules) -> None:
@@ -286,9 +297,9 @@ def read_joins(db: apsw.Connection, q: Sql, ids: Sequence[str]) -> list[JoinRow 
 
 
 def to_join(row: Any) -> JoinRow:
-    id, sealed, total, ok, bad, void, made_at, moved_at, ended_at, keep_ms, home, meta = row
+    id, sealed, total, ok, bad, void, made_at, moved_at, ended_at, keep_ms, home, meta, watch_ms = row
     return JoinRow(
-        id, Tally(bool(sealed), total, ok, bad, void), made_at, moved_at, ended_at, keep_ms, home, meta
+        id, Tally(bool(sealed), total, ok, bad, void), made_at, moved_at, ended_at, keep_ms, home, meta, watch_ms
     )  # fmt: skip
 
 
@@ -307,6 +318,11 @@ def members_of(db: apsw.Connection, q: Sql, join: str, cursor: str | None, limit
 def page_of(found: list[Row], limit: int) -> tuple[list[Row], str | None]:
     """The first of these and the cursor of the page behind them, if there is more."""
     return found[:limit], found[limit - 1].id if len(found) > limit else None
+
+
+def watch(db: apsw.Connection, q: Sql, now: int, budget: int) -> tuple[str, ...]:
+    """Name joins that have not ended and were not named for as long as they say."""
+    return tuple(str(id) for (id,) in db.execute(q(WATCH), (now, budget)))
 
 
 def sweep(db: apsw.Connection, q: Sql, now: int, budget: int) -> int:

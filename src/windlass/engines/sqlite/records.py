@@ -26,6 +26,7 @@ from windlass.core.work import Rules, WorkerInfo
 from windlass.engines.damage import LAST_MS, NAME_OF_DAMAGED, QUEUE_OF_DAMAGED, QueueName
 from windlass.engines.sqlite.fields import holding, once_key
 from windlass.engines.sqlite.guards import Stored
+from windlass.engines.sqlite.joins import LOOK_AGAIN_MS
 from windlass.engines.sqlite.schema import FENCE_MAX, FOREVER, SLOTS, VERSION, VERSION_MAX
 from windlass.engines.sqlite.upkeep import decode_swept
 from windlass.logs import Log
@@ -51,6 +52,7 @@ __all__ = [
     "LOOK_MAX",
     "LOST_MEMBERS",
     "MISCOUNTED",
+    "MISTIMED",
     "OF_GUARDS",
     "ORPHANED_KEYS",
     "PASS_ON",
@@ -396,6 +398,8 @@ OTHERS: Final = (
             Column("home", Key | None, None),
             Column("meta", Yes, None, TEXT),
             Column("dirty", Literal[1, 2] | None, 2),
+            Column("watch_ms", Count, 0),
+            Column("watch_at", Count | None, None),
         ),
         join_rule,
     ),
@@ -483,6 +487,19 @@ FROM (SELECT joins.id AS join_id, count(members.id) AS total, count(*) FILTER (W
 WHERE "windlass_joins".id = real.join_id
     AND ("windlass_joins".total, "windlass_joins".ok, "windlass_joins".bad, "windlass_joins".void)
     IS NOT (real.total, real.ok, real.bad, real.void)
+"""
+# Whether a join has ended, and what that makes of its times, is derived when it is dirty; these were not.
+MISTIMED: Final = f"""
+UPDATE "windlass_joins" SET dirty = 2,
+    purge_at = CASE WHEN ended_at IS NOT NULL AND home IS NULL AND sealed AND total = ok + bad + void
+                    THEN ended_at + keep_ms END,
+    watch_at = CASE WHEN watch_ms > 0 THEN min(coalesce(watch_at, ?3 + watch_ms), ?3 + watch_ms) END
+WHERE id IN (SELECT id FROM "windlass_joins" ORDER BY id LIMIT ?1 OFFSET ?2) AND dirty IS NULL AND (
+    (ended_at IS NOT NULL) != (sealed AND total = ok + bad + void)
+    OR (purge_at IS NOT NULL) != (ended_at IS NOT NULL AND home IS NULL)
+    OR purge_at > max(ended_at + keep_ms, ?3 + {LOOK_AGAIN_MS})
+    OR (watch_at IS NOT NULL) != (watch_ms > 0)
+    OR watch_at > ?3 + watch_ms)
 """
 # Nobody knows any more what these wait for. To run them might do what should never have been done.
 WAIT_FOR_NOTHING: Final = """

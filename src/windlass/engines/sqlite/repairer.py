@@ -41,6 +41,7 @@ from windlass.engines.sqlite.records import (
     LOOK_MAX,
     LOST_MEMBERS,
     MISCOUNTED,
+    MISTIMED,
     OF_GUARDS,
     ORPHANED_KEYS,
     PASS_ON,
@@ -321,12 +322,14 @@ class Repairer:
     def _repair_joins(self, db: apsw.Connection, at: int, count: int) -> int:
         """Derive verdicts and counters anew from the records; give how much of them was wrong."""
         repaired = 0
+        now = self._now()
         for sql in (WRONG_VERDICTS, LOST_MEMBERS, MISCOUNTED):
             db.execute(self._q(sql), (count, at))
             repaired += db.changes()
+        db.execute(self._q(MISTIMED), (count, at, now.wall))
+        repaired += db.changes()
         for sql in (UNTIED, LOOK_AT_JOINS):
             db.execute(self._q(sql), (count, at))
-        now = self._now()
         for seq, id in db.execute(self._q(WAIT_FOR_NOTHING)).fetchall():
             self._let_die(db, int(str(seq)), WAITED_IN_VAIN, now, 0, {})
             log.error("job %s is dead: %s", id, WAITED_IN_VAIN)

@@ -499,9 +499,15 @@ MIGRATIONS: Final = (
     """
     + COUNTS,
     JOINS,
+    """
+    ALTER TABLE "windlass_joins" ADD COLUMN watch_ms INTEGER NOT NULL DEFAULT 0;  -- 0: nobody watches it
+    ALTER TABLE "windlass_joins" ADD COLUMN watch_at INTEGER;  -- when upkeep names it next, if it has not ended by then
+    CREATE INDEX "windlass_joins_watch" ON "windlass_joins" (watch_at)
+        WHERE watch_at IS NOT NULL AND ended_at IS NULL;
+    """,
 )
 VERSION: Final = len(MIGRATIONS)
-NEWEST: Final = ("jobs", "tied")  # a column that the last of them has made
+NEWEST: Final = ("joins", "watch_at")  # a column that the last of them has made
 VERSION_MAX: Final = 9_999
 
 

@@ -141,6 +141,7 @@ def maintain(
     forgotten = max(forgotten, forget_rates(db, q, steady_now, budget))
     holds.forget(db, q, steady_now)
     forgotten = max(forgotten, joins.sweep(db, q, now, budget))
+    watched = joins.watch(db, q, now, budget)
     forgotten = max(forgotten, fold(db, q, now, rules.counts, budget))
     alone = db.execute(q(NEXT_ALONE)).fetchone()
     return Upkeep(
@@ -151,9 +152,10 @@ def maintain(
         pruned=pruned,
         trimmed=trimmed,
         overdue=overdue,
+        watched=watched,
         alone_in_ms=None if alone is None or alone[0] is None else max(0, alone[0] - now),
         due_in_ms=due_in,
-        more=max(promoted, reaped.workers, expired, pruned, len(trimmed), forgotten) >= budget,
+        more=max(promoted, reaped.workers, expired, pruned, len(trimmed), len(watched), forgotten) >= budget,
     )
 
 

@@ -47,6 +47,7 @@ from windlass.testing.conformance.settle import SettleSuite
 from windlass.testing.conformance.slots import SlotSuite
 from windlass.testing.conformance.unique import UniqueSuite
 from windlass.testing.conformance.waiting import WaitSuite
+from windlass.testing.conformance.watching import WatchSuite
 
 __all__ = [
     "BoundSuite",
@@ -78,6 +79,7 @@ __all__ = [
     "SlotSuite",
     "UniqueSuite",
     "WaitSuite",
+    "WatchSuite",
     "build_machine",
 ]
 
@@ -98,6 +100,7 @@ class EngineConformance(
     InspectorSuite,
     JoinSuite,
     CompositionSuite,
+    WatchSuite,
     PayloadSuite,
     GuardSuite,
     CircuitSuite,

@@ -9,7 +9,7 @@
 --          14 how long counts stay apart (msgpack array, lib/counting.lua)
 -- Returns  mark, promoted, workers that expired, ids recovered, ids that died, count pruned, ids trimmed,
 --          {id, fence, ...} of those handed up,
---          ms to the next lone job or -1, ms to the next due job or -1, "1" when there is more to do
+--          ms to the next lone job or -1, ms to the next due job or -1, "1" when there is more to do, joins that are watched
 -- Cost     O(budget log stored + workers + counts)
 
 allow_growth()
@@ -143,7 +143,8 @@ end
 
 G.take_over()
 local folded = G.fold(cmsgpack.unpack(ARGV[14]), budget)
-folded = math.max(folded, G.forget_joins(budget, keep_done))
+local looked, watched = G.look_at_joins(budget, keep_done)
+folded = math.max(folded, looked)
 flush()
 
 G.forget_names(pauses)
@@ -154,5 +155,5 @@ local most = math.max(promoted, released, #gone, expired, #pruned, #trimmed, #to
 return {
   finish_marked(), promoted, expired_workers, recovered, died, #pruned, trimmed, overdue,
   alone_at and math.max(0, alone_at - wall) or -1, due_at and math.max(0, due_at - wall) or -1,
-  most >= budget and 1 or 0,
+  most >= budget and 1 or 0, watched,
 }

@@ -26,11 +26,9 @@ function G.recount(join)
     from = '(' .. found[#found]
   end
   call('ZADD', K.TIED, 0, 'j\0' .. join)
-  if j[G.HOME] ~= '' then
-    call('ZADD', K.TIED, 0, 'h\0' .. j[G.HOME] .. '\0' .. join)
-  elseif j[G.ENDED_AT] > 0 and not call('ZSCORE', K.JOIN_ENDS, join) then
-    call('ZADD', K.JOIN_ENDS, j[G.ENDED_AT] + j[G.KEEP], join)
-  end
+  if j[G.HOME] ~= '' then call('ZADD', K.TIED, 0, 'h\0' .. j[G.HOME] .. '\0' .. join) end
+  local due, score = G.look_at(j), tonumber(call('ZSCORE', K.JOIN_ENDS, join) or nil)
+  if due and not (score and score <= math.max(due, wall + G.LOOK_AGAIN)) then G.look_later(join, j) end
   local wrong = 0
   for counter, count in pairs(counted) do
     if j[counter] ~= count then j[counter], wrong = count, 1 end

@@ -2,24 +2,27 @@
 -- core/join.py, whose rules these are. Goes with `guards`: a job that is a member of a join, or waits for one, has its ties
 -- as a fourth part there: {{join, ...}, {join, of, count, delay, ms to keep it when it is skipped} or {}}.
 --
--- JOINS      join -> {sealed, total, ok, bad, void, made at, moved at, ended at or 0, ms to keep, home, meta}, msgpack;
+-- JOINS      join -> {sealed, total, ok, bad, void, made at, moved at, ended at or 0, ms to keep, home, meta, ms between looks}, msgpack;
 --            join NUL id -> how that member ended: "0" it has not, "2" done, "3" dead, "4" cancelled
 -- TIED       "m" NUL join NUL id: a member · "w" or "s" NUL join NUL of NUL count NUL id: a job that waits, or was skipped
 --            "j" NUL join · "h" NUL home NUL join · "d" NUL join: its counters have moved, and it was not decided since
--- JOIN_ENDS  join at the time from which it may be forgotten
+-- JOIN_ENDS  join at the time of the next look: of one that has ended when it may be forgotten, of an open one when upkeep
+--            names it, if it is watched
 -- The counters are derived in the step that writes how a member ended. No id has a NUL.
 
-G.SEALED, G.TOTAL, G.OK, G.BAD, G.VOID, G.MADE, G.MOVED, G.ENDED_AT, G.KEEP, G.HOME = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+G.SEALED, G.TOTAL, G.OK, G.BAD, G.VOID, G.MADE, G.MOVED, G.ENDED_AT, G.KEEP, G.HOME, G.WATCH = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12
 G.LEVELS = 64 -- of waiters that wait for waiters, in one step
 G.AT_ONCE = 1000 -- waiters of one kind that one level moves
+G.LOOK_AGAIN = 3600000 -- ms: at a join that is kept for a dead member
 G.HELD_FOR = 2 ^ 50 -- what the end of a record is put off by while it is a member; as schema.HELD
 
 G.joins, G.dirty, G.moved = {}, {}, {} -- join -> what it is, or false; those to decide; those to write
 G.orphans = {} -- jobs that are to wait for a join that is not there: for nothing that could come
 
 function G.sound_join(text)
-  local j = G.unpacked(text, 'nnnnnnnnnss')
-  return j and #j == 11 and j or nil
+  local j = G.unpacked(text, 'nnnnnnnnnss*')
+  if j and #j == 11 then j[G.WATCH] = 0 end
+  return j and #j == 12 and G.is_number(j[G.WATCH]) and j or nil
 end
 
 function G.join(id)
@@ -141,18 +144,29 @@ function G.stay(id, job, purge, kept)
   save(id)
 end
 
--- Making. `flat` is id, sealed, ms to keep, home, meta, {members}, ... Nothing is written before `advance`.
+-- When upkeep looks at a join next by itself, or nil.
+function G.look_at(j)
+  if j[G.ENDED_AT] > 0 then return j[G.HOME] == '' and j[G.ENDED_AT] + j[G.KEEP] or nil end
+  return j[G.WATCH] > 0 and wall + j[G.WATCH] or nil
+end
+
+function G.look_later(join, j)
+  local due = G.look_at(j)
+  if due then call('ZADD', K.JOIN_ENDS, due, join) else call('ZREM', K.JOIN_ENDS, join) end
+end
+
+-- Making. `flat` is id, sealed, ms to keep, home, meta, ms between looks, {members}, ... Nothing is written before `advance`.
 function G.make_joins(flat)
-  for i = 1, #flat, 6 do
+  for i = 1, #flat, 7 do
     local id = flat[i]
-    G.joins[id] = { flat[i + 1], 0, 0, 0, 0, wall, wall, 0, flat[i + 2], flat[i + 3], flat[i + 4] }
+    G.joins[id] = { flat[i + 1], 0, 0, 0, 0, wall, wall, 0, flat[i + 2], flat[i + 3], flat[i + 4], flat[i + 5] }
     G.dirty[id], G.moved[id] = true, true
   end
 end
 
 -- Whether one of them is there already.
 function G.knows_joins(flat)
-  for i = 1, #flat, 6 do
+  for i = 1, #flat, 7 do
     if G.joins[flat[i]] or call('HEXISTS', K.JOINS, flat[i]) == 1 then return true end
   end
   return false
@@ -160,11 +174,12 @@ end
 
 -- After the jobs are stored: let those that were there already enter, and seal.
 function G.joined(flat, seals, enters)
-  for i = 1, #flat, 6 do
+  for i = 1, #flat, 7 do
     call('ZADD', K.TIED, 0, 'j\0' .. flat[i])
+    if flat[i + 5] > 0 then G.look_later(flat[i], G.joins[flat[i]]) end
     if flat[i + 3] ~= '' then call('ZADD', K.TIED, 0, 'h\0' .. flat[i + 3] .. '\0' .. flat[i]) end
     flush()
-    for _, id in ipairs(flat[i + 5]) do G.enter(id, { flat[i] }) end
+    for _, id in ipairs(flat[i + 6]) do G.enter(id, { flat[i] }) end
   end
   flush()
   for _, one in ipairs(enters) do
@@ -287,10 +302,10 @@ function G.decide(join)
   local has_ended = j[G.SEALED] == 1 and j[G.TOTAL] == j[G.OK] + j[G.BAD] + j[G.VOID]
   if has_ended and j[G.ENDED_AT] == 0 then
     j[G.ENDED_AT] = wall
-    if j[G.HOME] == '' then call('ZADD', K.JOIN_ENDS, wall + j[G.KEEP], join) end
+    G.look_later(join, j)
   elseif not has_ended and j[G.ENDED_AT] ~= 0 then
     j[G.ENDED_AT] = 0
-    call('ZREM', K.JOIN_ENDS, join)
+    G.look_later(join, j)
   end
   G.moved[join] = true
 end

@@ -1,4 +1,5 @@
--- Joins whose time is over are forgotten, and let go of the records of their members. Part of upkeep.
+-- Joins whose time is over are forgotten, and let go of the records of their members; those that are watched and have not
+-- ended are named. Part of upkeep.
 
 -- Whether a dead member may run again: so long a join is kept.
 function G.has_dead(join)
@@ -52,13 +53,18 @@ function G.forget_join(join, budget, keep_done)
   return #found
 end
 
-function G.forget_joins(budget, keep_done)
-  local gone = 0
+-- Look at joins whose time has come; gives how many there were and rows that are gone, and those that are watched.
+function G.look_at_joins(budget, keep_done)
+  local gone, watched = 0, {}
   for _, join in ipairs(call('ZRANGEBYSCORE', K.JOIN_ENDS, '-inf', wall, 'LIMIT', 0, budget)) do
     local j = G.join(join)
     if gone >= budget then break end
-    if j and j[G.BAD] > 0 and G.has_dead(join) then
-      call('ZADD', K.JOIN_ENDS, wall + 3600000, join)
+    local due = j and G.look_at(j)
+    if j and not (due and due <= wall) then
+      if due and j[G.ENDED_AT] == 0 then watched[#watched + 1] = join end
+      G.look_later(join, j)
+    elseif j and j[G.BAD] > 0 and G.has_dead(join) then
+      call('ZADD', K.JOIN_ENDS, wall + G.LOOK_AGAIN, join)
     else
       local inner = call('ZRANGEBYLEX', K.TIED, '[h\0' .. join .. '\0', '(h\0' .. join .. '\1', 'LIMIT', 0, budget)
       for i, entry in ipairs(inner) do inner[i] = string.sub(entry, #join + 4) end
@@ -68,5 +74,5 @@ function G.forget_joins(budget, keep_done)
       end
     end
   end
-  return gone
+  return math.max(gone, #watched), watched
 end
