@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import redis
 
+from dead_shop import worker_of
 from kit.waiting import until
 from windlass import Windlass, Workflow, chain
 from windlass.events import WorkflowStalled
 from windlass.flow.watching import FlowWatch
+from windlass.flow.workflow import watch_of
 
 Burst = Callable[[], None]
 
@@ -112,3 +114,30 @@ def test_a_workflow_past_its_deadline_is_cancelled(app: Windlass, work: Any, tol
     until(lambda: look(app, "workflow:w") or told, "nobody tells of it")
     assert handle.state == "cancelled"
     assert [one.reason for one in told] == ["its deadline of 1 ms is over"]
+
+
+def test_a_worker_looks_at_what_is_watched(
+    app: Windlass, work: Any, told: list[WorkflowStalled], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("windlass.flow.workflow.WATCH_MS", 1)
+    flow = Workflow("w", id="w", stall_after=0.001)
+    flow.add(work.options(delay="1h").bind(), name="late")
+    app.start(flow)
+    worker = worker_of(app)
+    worker.start()
+    try:
+        until(lambda: told, "no worker tells of it")
+    finally:
+        worker.stop()
+        worker.shut_down()
+    assert "open are late" in told[0].reason
+
+
+@pytest.mark.parametrize(
+    ("stall_ms", "deadline_ms", "watch_ms"),
+    [(None, None, 60_000), (5_000, None, 5_000), (600_000, None, 60_000), (None, 90_000, 45_000), (7, 20, 7)],
+)
+def test_a_workflow_is_looked_at_when_its_deadline_is_over(
+    stall_ms: int | None, deadline_ms: int | None, watch_ms: int
+) -> None:
+    assert watch_of(stall_ms, deadline_ms) == watch_ms

@@ -29,7 +29,7 @@ from windlass.core.meta import decode_meta, encode_meta
 from windlass.core.model import Ends, NewJoin, Wait
 from windlass.core.rows import Action, JoinRow
 from windlass.core.spelling import spelled
-from windlass.flow.members import FlowProgress, check_app, check_members, joined, waiting
+from windlass.flow.members import WATCH_MS, FlowProgress, check_app, check_members, joined, waiting
 from windlass.jobs.call import Call, check_call
 from windlass.jobs.context import current_job
 from windlass.jobs.handle import JobHandle
@@ -176,7 +176,9 @@ class Batch:
             client = self._app.client
             home = None if self._outer is None else self._outer._join
             meta = msgspec.json.encode(facts).decode()
-            join = NewJoin(self._join, sealed=False, keep_ms=client.settings.keep_done, home=home, meta=meta)
+            join = NewJoin(
+                self._join, sealed=False, keep_ms=client.settings.keep_done, home=home, meta=meta, watch_ms=WATCH_MS
+            )
             if not client.compose(calls, [join]).lost:
                 return True
         return not self._check_stored()

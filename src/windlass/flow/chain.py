@@ -18,7 +18,7 @@ from windlass.core.aio import hop
 from windlass.core.errors import ConfigError, PayloadError
 from windlass.core.model import NewJoin, Wait, Written
 from windlass.core.spelling import spelled
-from windlass.flow.members import check_members, joined, waiting
+from windlass.flow.members import WATCH_MS, check_members, joined, waiting
 from windlass.jobs.call import Call, Enqueuer, check_call
 from windlass.jobs.handle import JobHandle
 from windlass.settings import Settings
@@ -81,7 +81,7 @@ def linked(calls: tuple[Call[object], ...]) -> tuple[list[Call[object]], list[Ne
     """Give the calls of a chain as members that wait for one another, and the joins for that."""
     whole = f"chain:{calls[-1].id}"
     steps: list[Call[object]] = []
-    joins = [NewJoin(whole)]
+    joins = [NewJoin(whole, watch_ms=WATCH_MS)]
     for number, call in enumerate(calls, 1):
         where = f"{WHAT}: call {number}"
         if number == 1:

@@ -21,7 +21,7 @@ from windlass.core.ids import new_id
 from windlass.core.model import NewJoin, Written
 from windlass.core.spelling import spelled
 from windlass.core.units import Duration, duration_ms
-from windlass.flow.members import FlowProgress, check_members, joined
+from windlass.flow.members import WATCH_MS, FlowProgress, check_members, joined
 from windlass.jobs.call import Call, Storer, check_call
 from windlass.settings import Settings
 
@@ -76,7 +76,9 @@ class Group(Generic[R_co]):
 
     def composed(self, settings: Settings) -> tuple[Sequence[Call[object]], Sequence[NewJoin]]:
         """Give what is stored of it; see ``jobs.call.Composition``."""
-        return self._calls, [NewJoin(join_of(self.id), keep_ms=settings.keep_done)] if self._calls else []
+        return self._calls, [
+            NewJoin(join_of(self.id), keep_ms=settings.keep_done, watch_ms=WATCH_MS)
+        ] if self._calls else []
 
     def _handle(self, client: Storer, written: Written) -> GroupHandle[R_co]:
         found = self._calls if written.lost else written.placed

@@ -16,10 +16,14 @@ from windlass.core.join import Tally
 from windlass.core.model import Wait
 from windlass.jobs.call import Call, Enqueuer, call_of, check_call
 
-__all__ = ["MEMBERS_MAX", "FlowProgress", "check_app", "check_members", "joined", "waiting"]
+__all__ = ["MEMBERS_MAX", "WATCH_MS", "FlowProgress", "check_app", "check_members", "joined", "waiting"]
 
 MEMBERS_MAX: Final = 10_000
 """Of what is stored in one write, which keeps all others from writing meanwhile."""
+
+
+WATCH_MS: Final = 60_000
+"""How often a composition is looked at, as long as it has not ended: what was lost in it heals then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from windlass.core.units import show_duration
 from windlass.engines.base import Store
 from windlass.events import Events, WorkflowStalled
 from windlass.flow.handle import cancel_workflow
+from windlass.flow.members import WATCH_MS
 from windlass.flow.reading import ReadWorkflow, read_workflow
 from windlass.flow.steps import workflow_join
 from windlass.flow.stuck import lost_members, undecided, why_stalled, why_stuck
@@ -31,6 +32,7 @@ log = Log("windlass.worker")
 
 WORKFLOW: Final = workflow_join("")
 PREFIX: Final = "stall:"  # of the documents
+LARGE: Final = 1_000  # members
 TOLD_FOR: Final = 86_400_000  # ms; a stall that lasts longer is told again
 
 
@@ -59,7 +61,9 @@ class FlowWatch:
 
     def _look_at(self, row: JoinRow, now: int) -> None:
         try:
-            healed = self._heal(row)
+            # A large one is read when it has stood still: whatever was lost in it, it comes to that.
+            gets_on = row.tally.open > LARGE and now - row.moved_at < WATCH_MS
+            healed = 0 if gets_on else self._heal(row)
             if row.id.startswith(WORKFLOW):
                 self._judge(row.id.removeprefix(WORKFLOW), now, healed)
         except EngineError as error:

@@ -18,6 +18,7 @@ from windlass.core.model import NewJoin, Wait, Write
 from windlass.core.spelling import spelled
 from windlass.core.units import Duration, duration_ms, nearest
 from windlass.flow.builtin import expand_job, subflow_job, undo_job
+from windlass.flow.members import WATCH_MS
 from windlass.flow.reading import WorkflowFacts
 from windlass.flow.steps import Parts, Steps, decode_facts, forward_join, workflow_join
 from windlass.jobs.call import Call, Enqueuer, call_of
@@ -207,7 +208,8 @@ class Workflow:
         facts = WorkflowFacts(self.name, self.stall_ms, self.on_stall, self.deadline_ms, parent)
         meta = msgspec.json.encode(facts).decode()
         home = workflow_join(parent) if parent else None
-        joins = [NewJoin(whole, keep_ms=keep_ms, home=home, meta=meta)]
+        watch_ms = watch_of(self.stall_ms, self.deadline_ms)
+        joins = [NewJoin(whole, keep_ms=keep_ms, home=home, meta=meta, watch_ms=watch_ms)]
         app = self._steps.app
         if app is None or not self._undo:
             parts = self._steps.parts([whole], self._results)
@@ -224,6 +226,12 @@ class Workflow:
 def app_of(workflow: Workflow) -> Enqueuer | None:
     """The application of the steps of a workflow; None: it has none."""
     return workflow._steps.app
+
+
+def watch_of(stall_ms: int | None, deadline_ms: int | None) -> int:
+    """How often to look at a workflow: often enough for a stall, and once just when its deadline is over."""
+    watch_ms = min(WATCH_MS, stall_ms or WATCH_MS)
+    return watch_ms if deadline_ms is None else -(-deadline_ms // -(-deadline_ms // watch_ms))
 
 
 def _length(value: Duration | None, where: str) -> int | None:
