@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 from uuid import UUID, uuid4
 
 import pytest
+from msgspec import structs
 
 from kit.waiting import PATIENCE, until_async
 from servers import RedisServer
@@ -24,7 +25,17 @@ from windlass.core.clock import SystemClock
 from windlass.core.notebook import Notebook
 from windlass.core.work import Kind, Lease, Note, Outcome, Rules, Settled, Want, WorkerInfo
 from windlass.engines.base import Tx
-from windlass.errors import ConfigError, EngineUnavailable, JobCancelled, LeaseLost, PayloadError, TransactionTooLong
+from windlass.errors import (
+    ConfigError,
+    EngineError,
+    EngineFull,
+    EngineUnavailable,
+    EngineUnusable,
+    JobCancelled,
+    LeaseLost,
+    PayloadError,
+    TransactionTooLong,
+)
 from windlass.jobs.transactions import AsyncTx
 from windlass.testing.conformance.harness import error
 
@@ -249,22 +260,63 @@ def test_a_store_that_is_away_before_a_step_is_heard_before_its_function_runs(
     assert ctx.step("a", calls) == 1
 
 
-def test_a_step_whose_value_could_not_be_stored_is_known_to_nobody(
+class Away:
+    """A store that takes no memo for so many calls."""
+
+    def __init__(self, app: Windlass, monkeypatch: pytest.MonkeyPatch, times: int, error: EngineError) -> None:
+        self.calls = 0
+        note = app.engine.note
+
+        def refuse(notes: list[Note]) -> list[Settled]:
+            if not notes[0].key:
+                return note(notes)
+            self.calls += 1
+            if self.calls <= times:
+                raise error
+            return note(notes)
+
+        monkeypatch.setattr(app.engine, "note", refuse)
+        monkeypatch.setattr("windlass.jobs.steps.AWAY_PAUSE", 0.001)
+
+
+def test_a_step_that_has_had_its_effect_waits_for_a_store_that_is_away(
     app: Windlass, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts, calls = Attempts(app), Calls()
     ctx = attempts.begin()
-    note = app.engine.note
+    Away(app, monkeypatch, 3, EngineUnavailable("away"))
+    assert ctx.step("a", calls) == 1
+    assert drive(lambda: ctx.astep("b", calls)) == 2
+    assert attempts.steps == {"a": "1", "b": "2"}
 
-    def full(notes: list[Note]) -> list[Settled]:
-        if notes[0].key:
-            raise EngineUnavailable("the store is away")
-        return note(notes)
 
-    with monkeypatch.context() as patch, pytest.raises(EngineUnavailable):
-        patch.setattr(app.engine, "note", full)
-        ctx.step("a", calls)
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (EngineUnavailable("away"), "the lease has run out"),
+        (EngineUnavailable("away"), "the job was cancelled or lost"),
+        (EngineUnusable("needs a person"), ""),
+        (EngineFull("full"), ""),
+    ],
+)
+def test_a_step_whose_value_cannot_be_stored_is_known_to_nobody(
+    app: Windlass, monkeypatch: pytest.MonkeyPatch, error: EngineError, why: str
+) -> None:
+    attempts, calls = Attempts(app), Calls()
+    ctx = attempts.begin()
+
+    def pays() -> int:
+        attempts.run.cancelled = "cancelled" in why
+        if "lease" in why:
+            attempts.run.settings = structs.replace(app.settings, lease=10)
+        return calls()
+
+    away = Away(app, monkeypatch, 1_000_000, error)
+    with pytest.raises(type(error)):
+        ctx.step("a", pays)
+    assert (away.calls == 1) is ("lease" not in why)
     assert (attempts.steps, attempts.run.proofs, attempts.run.book.get("step:a")) == ({}, 0, None)
+    attempts.run.cancelled, away.calls = False, 1_000_000
     assert ctx.step("a", calls) == 2
 
 

@@ -12,6 +12,7 @@ loop waits here.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -22,7 +23,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 from windlass.core import caps
 from windlass.core.aio import own_thread, runs_loop
 from windlass.core.codec import Returned
-from windlass.core.errors import ConfigError, LeaseLost
+from windlass.core.errors import ConfigError, EngineUnavailable, EngineUnusable, LeaseLost
 from windlass.core.ids import UNSAFE
 from windlass.core.notebook import Notebook
 from windlass.core.work import Lease, Note, Settled
@@ -37,11 +38,17 @@ T = TypeVar("T")
 Write: TypeAlias = Callable[[Note], list[Settled]]
 
 PREFIX: Final = "step:"  # of the keys of their notes
+AWAY_PAUSE = 0.2  # seconds between two tries to write to a store that is away
 NAME_MAX: Final = caps.KEY - len(PREFIX)
 
 
 class StepRun(Place, Protocol):
     """What steps ask of a run."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether a cancel of this job was requested, or another worker has it."""
+        ...
 
     def open_notebook(self) -> Notebook:
         """Give what the job has noted."""
@@ -78,7 +85,7 @@ class Steps:
             else:
                 step.prove(self._write)
                 step.take(unawaited(step, fn(*args, **kwargs)))
-                step.note(self._write)
+                step.note(self._write_on)
             return step.done()
 
     async def ado(
@@ -107,7 +114,7 @@ class Steps:
 
             def keep(value: object) -> object:
                 step.take(value)
-                step.note(self._write)
+                step.note(self._write_on)
                 return step.done()
 
             step.busy = True
@@ -153,6 +160,23 @@ class Steps:
 
     def _write(self, note: Note) -> list[Settled]:
         return self._run.engine.note([note])
+
+    def _write_on(self, note: Note) -> list[Settled]:
+        """Write what a step gave, also when the store is away for a moment: its effect is there already.
+
+        As a settle is, it is tried until nobody could have renewed the lease meanwhile.
+        """
+        run = self._run
+        end = run.clock.boot_ms() + run.settings.lease
+        while True:
+            try:
+                return self._write(note)
+            except EngineUnusable:
+                raise
+            except EngineUnavailable:
+                if run.cancelled or run.clock.boot_ms() >= end:
+                    raise
+            time.sleep(AWAY_PAUSE)
 
 
 class Step:

@@ -106,7 +106,9 @@ class Noted(Struct, array_like=True, tag="noted"):
 
 
 class Proven(Struct, array_like=True, tag="proven"):
-    """Child to worker: the job has noted something durably by itself, so the store has no crash charges of it."""
+    """Child to worker: a run has noted something durably by itself, so the store has no crash charges of its job."""
+
+    fence: int  # of that run: a thread that it left behind may say this late
 
 
 class Settling(Struct, array_like=True, tag="settling"):
@@ -284,8 +286,10 @@ class Children:
                     run.host.note(run, key, value, durable=durable)
                     if durable:
                         run.note_proof()
-                case Proven():
+                case Proven(fence) if fence == run.lease.fence:
                     run.note_proof()
+                case Proven():
+                    pass
                 case Settling():
                     run.note_settling()
                     child.line.send(Known())
@@ -341,7 +345,7 @@ class ChildRun(JobRun):
 
     def note_proof(self) -> None:
         super().note_proof()
-        self._host.line.send(Proven())
+        self._host.line.send(Proven(self.lease.fence))
 
     def note_settling(self) -> None:
         super().note_settling()
