@@ -6,8 +6,8 @@ import asyncio
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import closing
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +19,10 @@ from msgspec import structs
 
 from kit.waiting import PATIENCE, until_async
 from servers import RedisServer
-from windlass import JobContext, Windlass
+from windlass import Call, JobContext, Windlass
 from windlass.core import caps
 from windlass.core.clock import SystemClock
+from windlass.core.meta import StepFacts
 from windlass.core.notebook import Notebook
 from windlass.core.work import Kind, Lease, Note, Outcome, Rules, Settled, Want, WorkerInfo
 from windlass.engines.base import Tx
@@ -54,6 +55,12 @@ class Run:
 
     def hide(self, text: str) -> str:
         return text
+
+    def around_enqueue(self, calls: Sequence[Call[object]]) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def workflow(self, facts: StepFacts) -> Any:
+        raise AssertionError
 
     def note(self, key: str, value: str | None) -> None: ...
 
@@ -836,6 +843,36 @@ def test_a_thread_goes_on_when_its_coroutine_is_cancelled_and_what_it_gives_is_k
 
     drive(main)
     assert attempts.again().step("a", slow) == 7
+
+
+def test_a_step_that_is_cancelled_while_its_value_is_stored_is_not_done_again(
+    app: Windlass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = Attempts(app)
+    ctx = attempts.begin()
+    inside, over = threading.Event(), threading.Event()
+    note = app.engine.note
+
+    def slow(notes: list[Note]) -> list[Settled]:
+        if notes[0].key:
+            inside.set()
+            assert over.wait(PATIENCE)
+        return note(notes)
+
+    monkeypatch.setattr(app.engine, "note", slow)
+
+    async def main() -> None:
+        task = asyncio.create_task(ctx.astep("a", asyncio.sleep, 0, 7))
+        assert await asyncio.to_thread(inside.wait, PATIENCE)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(ConfigError, match="used already"):
+            await ctx.astep("a", asyncio.sleep, 0, 8)
+        over.set()
+        await until_async(lambda: attempts.steps == {"a": "7"})
+
+    drive(main)
 
 
 def test_a_coroutine_commits_its_writes_and_its_value_together(sql: Windlass) -> None:

@@ -59,11 +59,6 @@ class Run(StepRun, Protocol):
         """Whether the worker is shutting down."""
         ...
 
-    @property
-    def cancelled(self) -> bool:
-        """Whether a cancel of this job was requested."""
-        ...
-
     def hide(self, text: str) -> str:
         """Mask what the job redacts."""
         ...

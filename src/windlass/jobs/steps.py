@@ -105,29 +105,25 @@ class Steps:
                 return step.done()
 
             def call() -> object:
-                try:
-                    step.prove(self._write)
-                    value = fn(*args, **kwargs)
-                    return value if isawaitable(value) else keep(value)
-                finally:
-                    step.busy = False
+                step.prove(self._write)
+                value = fn(*args, **kwargs)
+                return value if isawaitable(value) else keep(value)
 
             def keep(value: object) -> object:
                 step.take(value)
                 step.note(self._write_on)
                 return step.done()
 
-            step.busy = True
-            value = await elsewhere(call)
+            value = await step.elsewhere(call)
             if not isawaitable(value):
                 return value
             value = await value
-            return await elsewhere(lambda: keep(value))
+            return await step.elsewhere(lambda: keep(value))
 
     @contextmanager
-    def _opened(self, name: str, fn: Callable[..., object]) -> Iterator[Step]:
+    def _opened(self, name: str, fn: Callable[..., object]) -> Iterator[OwnStep]:
         """A step that may be done now. One that fails may be done again, unless a thread is still at it."""
-        step = Step(name, fn, self._lease, self._run)
+        step = OwnStep(name, fn, self._lease, self._run)
         if any(holder.thread is not None for holder in HOLDERS.get()):
             raise ConfigError(
                 f"{step.where} is inside a transaction, and could not be kept apart from it: do it before or after the "
@@ -148,7 +144,7 @@ class Steps:
             raise
 
     @contextmanager
-    def _transaction(self, step: Step) -> Iterator[Tx]:
+    def _transaction(self, step: OwnStep) -> Iterator[Tx]:
         with open_transaction(self._run, step.where) as (tx, store):
 
             def write(note: Note) -> list[Settled]:
@@ -179,8 +175,8 @@ class Steps:
             time.sleep(AWAY_PAUSE)
 
 
-class Step:
-    """One step on its way. Raises ConfigError for what can never be one."""
+class OwnStep:
+    """One step of a run on its way. Raises ConfigError for what can never be one."""
 
     def __init__(self, name: str, fn: Callable[..., object], lease: Lease, run: StepRun) -> None:
         self.where = f"step {name!r} of job {lease.id}"
@@ -223,21 +219,28 @@ class Step:
         self._run.note_proof()
         return self._value
 
+    async def elsewhere(self, work: Callable[[], T]) -> T:
+        """Do what blocks on a thread of its own: those of the loop's pool may all wait for what holds the writer."""
+        context = copy_context()
+
+        def run() -> T:
+            try:
+                return context.run(work)
+            finally:
+                self.busy = False
+
+        self.busy = True
+        return await own_thread(run)
+
     def _apply(self, write: Write, note: Note, so: str) -> None:
         if write(note) != [Settled.APPLIED]:
             raise LeaseLost(f"{self.where}: this run (fence {note.fence}) does not own the job any more; {so}")
 
 
-def unawaited(step: Step, value: object) -> object:
+def unawaited(step: OwnStep, value: object) -> object:
     """A value that nobody has to await. Raises ConfigError for one that somebody has to."""
     if not isawaitable(value):
         return value
     if isinstance(value, CoroutineType):
         value.close()
     raise ConfigError(f"{step.where}: its function is a coroutine function; use await ctx.astep(...)")
-
-
-async def elsewhere(work: Callable[[], T]) -> T:
-    """Do what blocks on a thread of its own, in this context: the loop's pool may be full of those that wait for us."""
-    context = copy_context()
-    return await own_thread(lambda: context.run(work))
