@@ -308,10 +308,11 @@ class JobContext:
         progress: it ends the job's crash charges.
 
         Raises what ``fn`` raises, and the step may then be done again. LeaseLost when another worker owns the job,
-        which is asked before ``fn`` is called and again with the value; PayloadError for a value that would come back
-        different or is too large; JobCancelled when a cancel was requested; EngineUnavailable when the value could not
-        be stored. ConfigError on an event loop (use ``astep``), inside a transaction, for a name that was used, and for
-        ``transaction=True`` on an engine that has none.
+        which is asked before ``fn`` is called and again with the value; StepNotKept, a PayloadError, for a value that
+        would come back different or is too large, which makes the job dead, as a retry would do the step again;
+        JobCancelled when a cancel was requested; EngineUnavailable when the value could not be stored. ConfigError on
+        an event loop (use ``astep``), inside a transaction, for a name that was used, and for ``transaction=True`` on
+        an engine that has none.
         """
         return self._open_steps(name).do(name, fn, args, kwargs, transaction)
 

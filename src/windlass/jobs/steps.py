@@ -23,7 +23,8 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 from windlass.core import caps
 from windlass.core.aio import own_thread, runs_loop
 from windlass.core.codec import Returned
-from windlass.core.errors import ConfigError, EngineUnavailable, EngineUnusable, LeaseLost
+from windlass.core.control import StepNotKept
+from windlass.core.errors import ConfigError, EngineUnavailable, EngineUnusable, LeaseLost, PayloadError
 from windlass.core.ids import UNSAFE
 from windlass.core.notebook import Notebook
 from windlass.core.work import Lease, Note, Settled
@@ -204,9 +205,12 @@ class OwnStep:
         self._apply(write, Note(self._lease.id, self._lease.fence), "its function was not called")
 
     def take(self, value: object) -> None:
-        """Take what the function gave. Raises PayloadError for what cannot be kept."""
-        self._value, self._text = self.returned.encode(value)
-        self._book.check(self._key, self._text)
+        """Take what the function gave. Raises StepNotKept for what cannot be kept."""
+        try:
+            self._value, self._text = self.returned.encode(value)
+            self._book.check(self._key, self._text)
+        except PayloadError as error:
+            raise StepNotKept(f"{error}. The function has run, and a retry would only run it again") from error
 
     def note(self, write: Write) -> None:
         """Have the store keep what was taken. Raises LeaseLost when another worker owns the job. *Blocking.*"""
