@@ -14,18 +14,17 @@ Must not import anything from a stored name, unpickle, or touch a store. Invaria
 
 from __future__ import annotations
 
-import functools
 import inspect
 import sys
 import types
 import typing
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import ClassVar, Final, get_args, get_origin
 
 import msgspec
 from msgspec import Raw
 
-from windlass.core.errors import ConfigError, PayloadError
+from windlass.core.errors import PayloadError
 from windlass.core.foreign import is_ctrl_c, kind_name, said
 from windlass.core.hints import Decode, decoder_of
 from windlass.core.hints import encode as _encode
@@ -41,7 +40,7 @@ from windlass.core.values import (
     compare,
 )
 
-__all__ = ["PREVIOUS", "Returned", "Signature", "decode_plain", "encode_result", "fill"]
+__all__ = ["PREVIOUS", "UNTYPED", "Signature", "decode_plain", "encode_result", "fill", "hints_of"]
 
 VERSION: Final = 1
 PREVIOUS: Final = "previous"  # the parameter that takes the result of the step before
@@ -109,7 +108,7 @@ class Signature:
     def _resolve(self) -> None:
         # An injected context is none of ours: its annotation may stay unresolved for ever.
         wanted = {"return", *(parameter.name for parameter in self._parameters)}
-        hints, problem = _hints(self._fn, wanted)
+        hints, problem = hints_of(self._fn, wanted)
         pending = problem is not None
         plain: Decode = _PLAIN.decode
         exact: dict[str, frozenset[type]] = {}
@@ -423,7 +422,7 @@ def _exact_types(hint: object) -> frozenset[type]:
     return frozenset()
 
 
-def _hints(fn: Callable[..., object], wanted: set[str]) -> tuple[dict[str, object], str | None]:
+def hints_of(fn: Callable[..., object], wanted: set[str]) -> tuple[dict[str, object], str | None]:
     """Annotations that resolve, one by one so that a bad one costs only itself, and what is wrong with the first."""
     target = inspect.unwrap(fn)
     scope = getattr(target, "__globals__", {})
@@ -505,96 +504,6 @@ def _too_large_result(size: str, limit: int) -> PayloadError:
     return PayloadError(
         f"the result takes {size} bytes as JSON, result_max is {limit:,}; store it elsewhere and return a reference"
     )
-
-
-class Returned:
-    """The codec of what one callable returns: typed by its return annotation, and checked by a round trip.
-
-    A coroutine function counts as what it gives when it is awaited. ``where`` begins every error.
-    """
-
-    def __init__(self, fn: Callable[..., object], where: str, limit: int) -> None:
-        """Raises ConfigError for an annotation that JSON cannot be turned into."""
-        self._where = where
-        self._max = limit
-        self._decode: Decode = _PLAIN.decode
-        hint, self._problem = _return_hint(fn)
-        if hint in UNTYPED:
-            return
-        try:
-            self._decode = decoder_of(hint)
-        except Exception as error:  # foreign types are at work
-            raise ConfigError(
-                f"{where}: what its function returns cannot be restored from JSON: {said(error)}; let it return plain "
-                "data, a dataclass or another type that comes back as it is"
-            ) from error
-
-    def encode(self, value: object) -> tuple[object, str]:
-        """Give a value as it will come back, and its JSON text. Raises PayloadError for one that would not."""
-        try:
-            ValueCheck(self._max).check(value)
-            data = _encode(value)
-            if len(data) > self._max:
-                raise self._too_large(f"{len(data):,}")
-            restored = self._decode(data)
-            compare(value, restored)
-        except Refused as refused:
-            raise PayloadError(
-                f"{self._where}: {refused.at('value').path} {refused.reason}{refused.advice and self._advice}"
-            ) from None
-        except TooLarge:
-            raise self._too_large(f"more than {self._max:,}") from None
-        except PayloadError:
-            raise
-        except BaseException as error:  # foreign types are at work
-            if is_ctrl_c(error):
-                raise
-            raise self._changed(error) from error
-        return restored, data.decode()
-
-    def decode(self, text: str) -> object:
-        """Give a value that was kept. Raises PayloadError where it does not fit the annotation any more."""
-        try:
-            raw = text.encode()
-            check_depth(raw)
-            return self._decode(raw)
-        except BaseException as error:  # see above
-            if is_ctrl_c(error):
-                raise
-            raise self._changed(error) from error
-
-    @property
-    def _advice(self) -> str:
-        if self._problem is not None:
-            return f"; {self._problem}"
-        return "; or annotate what the function returns, then it comes back as that"
-
-    def _changed(self, error: BaseException) -> PayloadError:
-        return PayloadError(
-            f"{self._where}: the value does not come back as it is annotated: {said(error) or kind_name(error)}; "
-            "annotate what the function returns, or return plain data"
-        )
-
-    def _too_large(self, size: str) -> PayloadError:
-        return PayloadError(
-            f"{self._where}: the value takes {size} bytes as JSON, result_max is {self._max:,}; store it elsewhere and "
-            "return a reference"
-        )
-
-
-def _return_hint(fn: Callable[..., object]) -> tuple[object, str | None]:
-    """What a callable is annotated to return, and what is wrong with that annotation."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    if isinstance(fn, type):
-        return fn, None
-    if not hasattr(fn, "__annotations__"):  # an object that can be called
-        fn = type(fn).__call__
-    hints, problem = _hints(fn, {"return"})
-    hint = hints.get("return", inspect.Parameter.empty)
-    if get_origin(hint) in (Awaitable, Coroutine):
-        hint = get_args(hint)[-1]
-    return hint, problem
 
 
 def decode_plain(raw: bytes) -> object:

@@ -22,11 +22,11 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from windlass.core import caps
 from windlass.core.aio import own_thread, runs_loop
-from windlass.core.codec import Returned
 from windlass.core.control import StepNotKept
 from windlass.core.errors import ConfigError, EngineUnavailable, EngineUnusable, LeaseLost, PayloadError
 from windlass.core.ids import UNSAFE
 from windlass.core.notebook import Notebook
+from windlass.core.returned import Returned
 from windlass.core.work import Lease, Note, Settled
 from windlass.engines.base import Tx
 from windlass.engines.holding import HOLDERS
