@@ -77,7 +77,6 @@ async def aorder(ctx: JobContext, **how: bool) -> list[int]:
 app.job(name="child", executor="process")(order)
 app.job(name="achild", executor="process")(aorder)
 app.job(name="thread")(order)
-app.job(name="loop")(aorder)
 """
 
 
@@ -110,9 +109,8 @@ def test_a_kill_before_the_memo_repeats_the_step_and_one_after_it_does_not(fleet
             tx.execute("CREATE TABLE paid (id TEXT, n INTEGER)")
         run("child", "achild", args='[[], {"transaction": true}]')
     paying = jobs[2:]
-    for name in ("thread", "loop"):  # one by one, or each would die with the other
-        fleet.until(ended, "the jobs to end")
-        run(name)
+    fleet.until(ended, "the children to end")
+    run("thread")
     fleet.until(ended, "the jobs to end")
     fleet.stop(worker)
     for job in jobs:

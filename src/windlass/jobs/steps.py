@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import copy_context
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutinefunction
 from types import CoroutineType
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
@@ -94,7 +94,8 @@ class Steps:
     ) -> object:
         """Do a step, or give what it gave.
 
-        The function is called on a thread; where it gives something to be awaited, that is awaited on the loop.
+        A coroutine function runs on the loop, any other on a thread; where that gives something to be awaited, it is
+        awaited on the loop.
         """
         with self._opened(name, fn) as step:
             if step.kept is not None:
@@ -115,9 +116,13 @@ class Steps:
                 step.note(self._write_on)
                 return step.done()
 
-            value = await step.elsewhere(call)
-            if not isawaitable(value):
-                return value
+            if iscoroutinefunction(fn):
+                await elsewhere(lambda: step.prove(self._write))
+                value = fn(*args, **kwargs)
+            else:
+                value = await step.elsewhere(call)
+                if not isawaitable(value):
+                    return value
             value = await value
             return await step.elsewhere(lambda: keep(value))
 
@@ -224,17 +229,16 @@ class OwnStep:
         return self._value
 
     async def elsewhere(self, work: Callable[[], T]) -> T:
-        """Do what blocks on a thread of its own: those of the loop's pool may all wait for what holds the writer."""
-        context = copy_context()
+        """Do what cannot be stopped elsewhere, and know whether it still goes on."""
 
         def run() -> T:
             try:
-                return context.run(work)
+                return work()
             finally:
                 self.busy = False
 
         self.busy = True
-        return await own_thread(run)
+        return await elsewhere(run)
 
     def _apply(self, write: Write, note: Note, so: str) -> None:
         if write(note) != [Settled.APPLIED]:
@@ -248,3 +252,9 @@ def unawaited(step: OwnStep, value: object) -> object:
     if isinstance(value, CoroutineType):
         value.close()
     raise ConfigError(f"{step.where}: its function is a coroutine function; use await ctx.astep(...)")
+
+
+async def elsewhere(work: Callable[[], T]) -> T:
+    """Do what blocks on a thread of its own, in this context: the loop's pool may wait for the writer, all of it."""
+    context = copy_context()
+    return await own_thread(lambda: context.run(work))
