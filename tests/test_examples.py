@@ -31,3 +31,12 @@ def test_an_order_goes_step_by_step_and_a_newsletter_says_when_it_is_out() -> No
     assert "the order is paid, and not shipped" in done.stdout
     assert "parcel ORD-7 is on its way" in done.stdout
     assert "The newsletter is out: 2500 of 2500 mails" in done.stdout
+
+
+def test_a_checkout_charges_once_though_it_is_retried_and_killed() -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WINDLASS_")}
+    done = subprocess.run(
+        [sys.executable, str(SHOP / "checkout.py")], capture_output=True, text=True, timeout=150, env=environment
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "parcel of ORD-7, 4200 cents, attempt 2" in done.stdout

@@ -5,6 +5,7 @@
     │   └── UnknownOption           a keyword that does not exist; a TypeError too
     ├── FileRefused                 a file that is not ours, or no regular file; an OSError too
     ├── PayloadError                arguments or a result that would not survive the store
+    │   └── StepNotKept             what a step of a job gave; a job that it leaves is dead, as if it had raised Dead
     ├── EngineError
     │   ├── EngineUnavailable       the store cannot be reached or is busy; the same call may work later
     │   │   ├── EngineUnusable      it never will: not a database, a newer schema, a wrong password
@@ -40,7 +41,7 @@ their boundary; only EngineUnavailable is ever retried.
 
 from __future__ import annotations
 
-from windlass.core.control import Control, Dead, Delayed, Discard, RetryAfter, Snooze
+from windlass.core.control import Control, Dead, Delayed, Discard, RetryAfter, Snooze, StepNotKept
 from windlass.core.errors import (
     CircuitOpen,
     ConfigError,
@@ -103,6 +104,7 @@ __all__ = [
     "ResultTimeout",
     "RetryAfter",
     "Snooze",
+    "StepNotKept",
     "TransactionTooLong",
     "TransitionRefused",
     "UnknownOption",

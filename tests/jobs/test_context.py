@@ -12,6 +12,7 @@ import pytest
 
 from windlass import Call, JobContext, Windlass, current_job
 from windlass.core.clock import Clock, ManualClock
+from windlass.core.notebook import Notebook
 from windlass.core.work import Want, WorkerInfo
 from windlass.engines.base import Store
 from windlass.engines.url import rules_of
@@ -30,6 +31,7 @@ class HandRun:
     cancelled: bool = False
     progress: list[str | None] = field(default_factory=list)
     settled: bool = False
+    notes: Notebook = field(default_factory=lambda: Notebook("j1", ()))
 
     def hide(self, text: str) -> str:
         return text
@@ -40,6 +42,11 @@ class HandRun:
 
     def around_enqueue(self, calls: Sequence[Call[object]]) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def open_notebook(self) -> Notebook:
+        return self.notes
+
+    def note_proof(self) -> None: ...
 
     def note_settling(self) -> None: ...
 

@@ -91,3 +91,26 @@ def test_the_next_run_has_what_the_last_one_noted(monkeypatch: pytest.MonkeyPatc
     assert [lease.notes for lease in leases] == [(), (("step:a", "1"),)]
     assert row is not None
     assert row.notes == (("step:a", "1"), ("step:b", "2"))
+
+
+def test_a_step_whose_value_cannot_be_kept_is_not_done_again_by_retries() -> None:
+    calls = []
+
+    def charge() -> object:
+        calls.append(1)
+        return {1}
+
+    with Windlass("memory://", threads=1) as app:
+
+        @app.job(name="stepping", retry=5)
+        def stepping(ctx: JobContext) -> None:
+            ctx.step("charge", charge)
+
+        handle = stepping.enqueue()
+        with working(app):
+            until(lambda: handle.state is State.DEAD, "the job does not end")
+        info = handle.info()
+    assert (len(calls), len(info.errors)) == (1, 1)
+    assert info.errors[0].type == "windlass.errors.StepNotKept"
+    assert info.reason is not None
+    assert info.reason.startswith(f"step 'charge' of job {handle.id}: value is a set")

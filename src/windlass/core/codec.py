@@ -40,7 +40,7 @@ from windlass.core.values import (
     compare,
 )
 
-__all__ = ["PREVIOUS", "Signature", "decode_plain", "encode_result", "fill"]
+__all__ = ["PREVIOUS", "UNTYPED", "Signature", "decode_plain", "encode_result", "fill", "hints_of"]
 
 VERSION: Final = 1
 PREVIOUS: Final = "previous"  # the parameter that takes the result of the step before
@@ -108,7 +108,7 @@ class Signature:
     def _resolve(self) -> None:
         # An injected context is none of ours: its annotation may stay unresolved for ever.
         wanted = {"return", *(parameter.name for parameter in self._parameters)}
-        hints, problem = _hints(self._fn, wanted)
+        hints, problem = hints_of(self._fn, wanted)
         pending = problem is not None
         plain: Decode = _PLAIN.decode
         exact: dict[str, frozenset[type]] = {}
@@ -422,7 +422,7 @@ def _exact_types(hint: object) -> frozenset[type]:
     return frozenset()
 
 
-def _hints(fn: Callable[..., object], wanted: set[str]) -> tuple[dict[str, object], str | None]:
+def hints_of(fn: Callable[..., object], wanted: set[str]) -> tuple[dict[str, object], str | None]:
     """Annotations that resolve, one by one so that a bad one costs only itself, and what is wrong with the first."""
     target = inspect.unwrap(fn)
     scope = getattr(target, "__globals__", {})

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from windlass.core.errors import WindlassError
+from windlass.core.errors import PayloadError, WindlassError
 from windlass.core.model import Wait, Write
 from windlass.core.spelling import spelled
 from windlass.core.units import duration_ms, show_duration
 
-__all__ = ["Await", "Control", "Dead", "Delayed", "Discard", "RetryAfter", "Snooze"]
+__all__ = ["Await", "Control", "Dead", "Delayed", "Discard", "RetryAfter", "Snooze", "StepNotKept"]
 
 
 @spelled
@@ -60,3 +60,7 @@ class Discard(Control):
 
 class Dead(Control):
     """Raised by a job that can never succeed: it goes to the dead list at once, with this reason."""
+
+
+class StepNotKept(PayloadError, Dead):
+    """What a step of a job gave cannot be stored. Leaving the job, it makes it dead: a retry would repeat it."""

@@ -6,6 +6,7 @@ store has or is about to have, and the bounds of ``caps`` are checked here, wher
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 
 from windlass.core import caps
@@ -25,44 +26,55 @@ def check_note_key(key: str) -> str:
 
 
 class Notebook:
-    """What a job has noted, by key."""
+    """What a job has noted, by key. *Thread-safe.*"""
 
     def __init__(self, job_id: str, notes: Iterable[tuple[str, str]]) -> None:
         self._job_id = job_id
         self._texts = dict(notes)
         self._size = sum(map(size_of, self._texts.items()))
+        self._lock = threading.Lock()
 
     def get(self, key: str) -> str | None:
         """The text that was noted last."""
         return self._texts.get(key)
 
+    def check(self, key: str, value: str) -> None:
+        """Raise as ``put`` does for a text that may not be noted; note nothing."""
+        with self._lock:
+            self._size_with(key, value)
+
     def put(self, key: str, value: str | None) -> None:
         """Note a text, or forget one. Raises ConfigError for the key, PayloadError for what cannot be stored."""
+        with self._lock:
+            self._size = self._size_with(key, value)
+            if value is None:
+                self._texts.pop(key, None)
+            else:
+                self._texts[key] = value
+
+    def _size_with(self, key: str, value: str | None) -> int:
+        """The bytes of all notes once this one is among them."""
         check_note_key(key)
         old = self._texts.get(key)
         size = self._size - (0 if old is None else size_of((key, old)))
         if value is None:
-            self._texts.pop(key, None)
-        else:
-            try:
-                mine = size_of((key, value))
-            except UnicodeEncodeError as error:
+            return size
+        try:
+            mine = size_of((key, value))
+        except UnicodeEncodeError as error:
+            raise PayloadError(f"note {key!r} of job {self._job_id} is no text that can be stored: {error}") from error
+        size += mine
+        for what, number, most in (
+            (f"note {key!r} takes bytes", mine, caps.NOTE_SIZE),
+            ("all notes take bytes", size, caps.NOTES_SIZE),
+            ("there are notes", len(self._texts) + (old is None), caps.NOTES),
+        ):
+            if number > most:
                 raise PayloadError(
-                    f"note {key!r} of job {self._job_id} is no text that can be stored: {error}"
-                ) from error
-            size += mine
-            for what, number, most in (
-                (f"note {key!r} takes bytes", mine, caps.NOTE_SIZE),
-                ("all notes take bytes", size, caps.NOTES_SIZE),
-                ("there are notes", len(self._texts) + (old is None), caps.NOTES),
-            ):
-                if number > most:
-                    raise PayloadError(
-                        f"job {self._job_id} notes too much: {what}: {number:,}, and the most is {most:,}. Note less, "
-                        "or keep it elsewhere and note where"
-                    )
-            self._texts[key] = value
-        self._size = size
+                    f"job {self._job_id} notes too much: {what}: {number:,}, and the most is {most:,}. Each step is a "
+                    "note: split the job, or keep values elsewhere and note where"
+                )
+        return size
 
 
 def size_of(note: tuple[str, str]) -> int:

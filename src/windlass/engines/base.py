@@ -519,8 +519,12 @@ class TransactionalCommit(Protocol):
 
 @runtime_checkable
 class TransactionalSettle(Protocol):
-    """SQL engines only: commit a job's writes and its completion together."""
+    """SQL engines only: commit a job's writes and its completion, or its notes, together."""
 
     def settle_within(self, tx: Tx, outcome: Outcome) -> Settled:
         """Settle inside an open ``transaction()``; STALE means the caller must roll back. *Fenced, atomic with it.*"""
+        ...
+
+    def note_within(self, tx: Tx, notes: Sequence[Note]) -> list[Settled]:
+        """Note inside an open ``transaction()``; STALE means the caller must roll back. *Fenced, atomic with it.*"""
         ...

@@ -8,49 +8,46 @@ never blocks; after ``transaction()`` has settled the attempt nothing the functi
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Final, Protocol, TypeVar, cast
+from typing import Any, Concatenate, Final, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 import msgspec
 
-from windlass.core.clock import Clock, from_ms
+from windlass.core.clock import from_ms
 from windlass.core.codec import encode_result
 from windlass.core.current import RUNNING
-from windlass.core.errors import ConfigError, JobCancelled, LeaseLost, NotInJob, TransactionTooLong
+from windlass.core.errors import ConfigError, JobCancelled, LeaseLost, NotInJob
 from windlass.core.meta import StepFacts, decode_meta
 from windlass.core.model import GuardKind, State, Write
 from windlass.core.spelling import spelled
 from windlass.core.work import PROGRESS, Kind, Lease, Outcome, Settled
-from windlass.engines.base import Store, TransactionalCommit, TransactionalSettle, Tx
+from windlass.engines.base import Tx
 from windlass.jobs.call import Call, Composition, check_call
+from windlass.jobs.commits import open_transaction
 from windlass.jobs.results import After, Step, When
-from windlass.jobs.transactions import Transaction
-from windlass.settings import Settings
+from windlass.jobs.steps import StepRun, Steps
+from windlass.jobs.transactions import AsyncTx, Transaction
 
 __all__ = ["CURRENT", "JobContext", "JobLog", "Run", "current_job"]
 
+P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 PROGRESS_EVERY_MS: Final = 500  # two writes a second are enough for an eye
 MESSAGE_MAX: Final = 1_000  # characters of a progress message that are kept
 
+OPENING: Final = threading.Lock()  # of the steps of a run: it may have threads of its own
+
 logger = logging.getLogger("windlass.job")
 
 
-class Run(Protocol):
+class Run(StepRun, Protocol):
     """What a worker offers the context of one run."""
-
-    @property
-    def engine(self) -> Store: ...
-
-    @property
-    def clock(self) -> Clock: ...
-
-    @property
-    def settings(self) -> Settings: ...
 
     @property
     def keep_ms(self) -> int | None:
@@ -60,11 +57,6 @@ class Run(Protocol):
     @property
     def stopping(self) -> bool:
         """Whether the worker is shutting down."""
-        ...
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether a cancel of this job was requested."""
         ...
 
     def hide(self, text: str) -> str:
@@ -140,6 +132,7 @@ class JobContext:
         "_reported_at",
         "_run",
         "_settled",
+        "_steps",
         "_transacting",
         "_workflow",
         "result",
@@ -151,6 +144,7 @@ class JobContext:
         self.result: object = None
         self._follow_ups: tuple[Write, ...] = ()
         self._log: JobLog | None = None
+        self._steps: Steps | None = None
         self._pending: str | None = None
         self._reported_at: int | None = None
         self._transacting = False
@@ -260,8 +254,7 @@ class JobContext:
         Written at most twice a second, the last value always. Raises JobCancelled when a cancel was requested, and
         ConfigError for numbers that are not finite or beyond 2**53.
         """
-        if self._run.cancelled:
-            raise JobCancelled(f"job {self.id} was cancelled while it ran", self.id)
+        self._check_cancelled()
         for what, value in (("done", done), ("total", total)):
             # Beyond 2**53 a number is not exact in every reader of JSON; NaN compares false.
             if value is not None and not (isinstance(value, int | float) and abs(value) <= 2**53):
@@ -280,11 +273,91 @@ class JobContext:
         """Report how far the job is; see ``progress``."""
         self.progress(done, total, message)
 
+    def _check_cancelled(self) -> None:
+        if self._run.cancelled:
+            raise JobCancelled(f"job {self.id} was cancelled while it ran", self.id)
+
     def flush(self) -> None:
         """Write the progress that the throttle held back. For the worker, at the end of a run."""
         if self._pending is not None:
             text, self._pending = self._pending, None
             self._run.note(PROGRESS, text)
+
+    @overload
+    def step(
+        self,
+        name: str,
+        fn: Callable[Concatenate[Tx, ...], T],
+        /,
+        *args: object,
+        transaction: Literal[True],
+        **kwargs: object,
+    ) -> T: ...
+    @overload
+    def step(self, name: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    def step(self, name: str, fn: Callable[..., Any], /, *args: Any, transaction: Any = False, **kwargs: Any) -> object:
+        """Do a part of the job once: call ``fn``, keep what it gives, and give that to every later attempt. *Blocking.*
+
+        ``fn`` is called *at least once*: again when the run dies between its effect and the moment its value is stored,
+        and never after that. With ``transaction=True`` (SQL engines) ``fn(tx, *args)`` is called inside a transaction
+        of the engine's own database, and its writes and its value are one commit (*atomic*, so *exactly once*), as
+        often as there are steps; as short as ``transaction()``.
+
+        The value is stored as JSON, comes back as ``fn`` is annotated to return it, also in this attempt, and may have
+        ``result_max`` bytes. A name is used once per attempt and is the same in all of them. A step that is done is
+        progress: it ends the job's crash charges.
+
+        Raises what ``fn`` raises, and the step may then be done again. LeaseLost when another worker owns the job,
+        which is asked before ``fn`` is called and again with the value; StepNotKept, a PayloadError, for a value that
+        would come back different or is too large, which makes the job dead, as a retry would do the step again;
+        JobCancelled when a cancel was requested; EngineUnavailable when the value could not be stored. ConfigError on
+        an event loop (use ``astep``), inside a transaction, for a name that was used, and for ``transaction=True`` on
+        an engine that has none.
+        """
+        return self._open_steps(name).do(name, fn, args, kwargs, transaction)
+
+    @overload
+    async def astep(
+        self,
+        name: str,
+        fn: Callable[Concatenate[AsyncTx, ...], Awaitable[T]],
+        /,
+        *args: object,
+        transaction: Literal[True],
+        **kwargs: object,
+    ) -> T: ...
+    @overload
+    async def astep(
+        self,
+        name: str,
+        fn: Callable[Concatenate[AsyncTx, ...], T],
+        /,
+        *args: object,
+        transaction: Literal[True],
+        **kwargs: object,
+    ) -> T: ...
+    @overload
+    async def astep(self, name: str, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    @overload
+    async def astep(self, name: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def astep(
+        self, name: str, fn: Callable[..., Any], /, *args: Any, transaction: Any = False, **kwargs: Any
+    ) -> object:
+        """Do a part of the job once, without blocking the event loop; see ``step``.
+
+        ``fn`` may be a coroutine function, which runs on the loop; any other runs on a thread of its own, and goes on
+        there when this coroutine is cancelled. With ``transaction=True`` it gets an AsyncTx.
+        """
+        return await self._open_steps(name).ado(name, fn, args, kwargs, transaction)
+
+    def _open_steps(self, name: str) -> Steps:
+        self._check_cancelled()
+        if self._settled:
+            raise ConfigError(f"job {self.id} is completed already: do step {name!r} before its transaction")
+        with OPENING:
+            if self._steps is None:
+                self._steps = Steps(self._lease, self._run)
+            return self._steps
 
     def then(self, follow_up: Call[object] | Composition) -> None:
         """Enqueue a call, a chain, a group or a workflow when this run succeeds, in the write that completes it.
@@ -346,37 +419,20 @@ class JobContext:
 
     @contextmanager
     def _transaction(self) -> Iterator[Tx]:
-        engine = self._run.engine
-        if not (isinstance(engine, TransactionalCommit) and isinstance(engine, TransactionalSettle)):
-            raise ConfigError(
-                f"ctx.transaction() in job {self.id}: the engine {engine.info.name!r} has none; it needs a SQL engine. "
-                "Use ctx.idempotency_key or ctx.fence at the sink instead"
-            )
+        what = f"ctx.transaction() in job {self.id}"
         if self._transacting or self._settled:
-            raise ConfigError(f"ctx.transaction() in job {self.id}: one per attempt, and it was opened before")
+            raise ConfigError(f"{what}: one per attempt, and it was opened before")
         self._transacting = True
         try:
-            with engine.transaction() as tx:
-                began = self._run.clock.boot_ms()
+            with open_transaction(self._run, what) as (tx, store):
                 yield tx
-                if engine.info.one_writer:
-                    self._check_length(self._run.clock.boot_ms() - began)
                 self._run.note_settling()
-                if engine.settle_within(tx, self._completion(tx)) is Settled.STALE:
+                if store.settle_within(tx, self._completion(tx)) is Settled.STALE:
                     raise LeaseLost(f"another worker owns job {self.id} now; the transaction was rolled back")
             self._settled = True
         finally:
             self._transacting = False
             self._run.note_settled(self._settled)
-
-    def _check_length(self, took_ms: int) -> None:
-        most_ms = self._run.settings.renew // 2
-        if took_ms > most_ms:
-            raise TransactionTooLong(
-                f"ctx.transaction() of job {self.id} was open for {took_ms / 1000:g} s and holds the store's only "
-                f"writer, so it must end within {most_ms / 1000:g} s (half of renew); it was rolled back. "
-                "Do slow work before it"
-            )
 
     def _completion(self, tx: Tx) -> Outcome:
         return Outcome(

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from random import Random
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -105,6 +105,12 @@ class Noted(Struct, array_like=True, tag="noted"):
     durable: bool
 
 
+class Proven(Struct, array_like=True, tag="proven"):
+    """Child to worker: a run has noted something durably by itself, so the store has no crash charges of its job."""
+
+    fence: int  # of that run: a thread that it left behind may say this late
+
+
 class Settling(Struct, array_like=True, tag="settling"):
     """Child to worker: a transaction is about to settle the job; the child waits for the worker to know."""
 
@@ -136,9 +142,12 @@ class Answer(Struct, array_like=True, tag="answer"):
     full: bool = False
 
 
+ToChild: TypeAlias = Order | Stopping | Deferred | Known
+ToWorker: TypeAlias = Began | Noted | Proven | Settling | SettledOrNot | Defer | Answer
+
 encode = msgspec.msgpack.Encoder().encode
-decode_to_child = msgspec.msgpack.Decoder(Order | Stopping | Deferred | Known).decode
-decode_to_worker = msgspec.msgpack.Decoder(Began | Noted | Settling | SettledOrNot | Defer | Answer).decode
+decode_to_child = msgspec.msgpack.Decoder(ToChild).decode
+decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
 
 
 class ChildLine:
@@ -149,10 +158,7 @@ class ChildLine:
         self.receive = line.receive
         self.close = line.close
 
-    def send(
-        self,
-        message: Order | Stopping | Deferred | Known | Began | Noted | Settling | SettledOrNot | Defer | Answer,
-    ) -> None:
+    def send(self, message: ToChild | ToWorker) -> None:
         """Send one message, whole. *Blocking.* Raises OSError when the other end has gone."""
         self._line.send(encode(message))
 
@@ -278,6 +284,12 @@ class Children:
                     child.began = True
                 case Noted(key, value, durable):
                     run.host.note(run, key, value, durable=durable)
+                    if durable:
+                        run.note_proof()
+                case Proven(fence) if fence == run.lease.fence:
+                    run.note_proof()
+                case Proven():
+                    pass
                 case Settling():
                     run.note_settling()
                     child.line.send(Known())
@@ -330,6 +342,10 @@ class ChildRun(JobRun):
     def __init__(self, lease: Lease, prepared: Prepared, host: ChildHost) -> None:
         super().__init__(lease, prepared, host)
         self._host = host
+
+    def note_proof(self) -> None:
+        super().note_proof()
+        self._host.line.send(Proven(self.lease.fence))
 
     def note_settling(self) -> None:
         super().note_settling()

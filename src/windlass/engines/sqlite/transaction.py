@@ -7,7 +7,7 @@ of this process: others wait for it, and so does every other process on the file
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,12 +15,13 @@ import apsw
 
 from windlass.core.errors import ConfigError, EngineUnavailable
 from windlass.core.model import Write, Written
-from windlass.core.work import Outcome, Settled
+from windlass.core.work import Note, Outcome, Settled
 from windlass.engines.base import Tx
 from windlass.engines.sqlite.commit import commit
 from windlass.engines.sqlite.core import FOLLOW_MAX
 from windlass.engines.sqlite.inspector import SqliteInspector
 from windlass.engines.sqlite.joins import advance
+from windlass.engines.sqlite.notes import note
 from windlass.engines.sqlite.place import StoreMoved, has_moved
 from windlass.engines.sqlite.settle import settle
 
@@ -128,6 +129,9 @@ class SqliteTransactions(SqliteInspector):
         (answer,) = settle(tx.connection, self._q, [outcome], now, self._rules)
         advance(tx.connection, self._q, now, self._rules)
         return answer
+
+    def note_within(self, tx: Tx, notes: Sequence[Note]) -> list[Settled]:
+        return note(tx.connection, self._q, notes)
 
 
 def same_file(one: str, other: str) -> bool:

@@ -8,9 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from windlass.core.fingerprint import POISON
-from windlass.core.model import Cause, Slot, State, UniqueKey
+from windlass.core.model import Cause, Placed, Slot, State, UniqueKey, Write
 from windlass.core.rows import Action, JobFilter, Recovery
 from windlass.core.work import PROGRESS, Kind, Lease, LeaseRef, Note, Room, Rules, Settled, Want
+from windlass.engines.base import TransactionalCommit, TransactionalSettle
 from windlass.testing.conformance.harness import (
     Harness,
     add,
@@ -478,6 +479,42 @@ class NoteSuite:
         assert row_of(store, "a") == row
         assert store.put_dead([other], over=True) == [True]
         assert (row_of(store, "a").progress, row_of(store, "a").notes) == (row.progress, row.notes)
+
+    def test_notes_are_part_of_the_callers_transaction(self, harness: Harness) -> None:
+        store = harness.engine
+        if not (isinstance(store, TransactionalCommit) and isinstance(store, TransactionalSettle)):
+            return  # engines without transactions promise nothing here
+        lease = noted(harness)
+        mine, late = Note("a", lease.fence, "x", "1", durable=True), Note("a", lease.fence + 1, "x", "2")
+        with pytest.raises(ZeroDivisionError), store.transaction() as tx:
+            tx.result = 1 // store.note_within(tx, [mine]).count(STALE)
+        assert row_of(store, "a").notes == KEPT
+        with store.transaction() as tx:
+            assert store.note_within(tx, []) == []
+            assert store.note_within(tx, [Note("a", lease.fence), late, mine]) == [APPLIED, STALE, APPLIED]
+            assert store.commit_within(tx, Write((job("b"),))).placed == [Placed("b")]
+        assert row_of(store, "a").notes == (*KEPT, ("x", "1"))
+        with store.transaction() as tx:
+            assert store.note_within(tx, [Note("a", lease.fence, "x")]) == [APPLIED]
+            assert store.settle_within(tx, ended(lease)) is APPLIED
+            assert store.note_within(tx, [mine]) == [STALE]
+        assert (row_of(store, "a").state, row_of(store, "a").notes) == (State.DONE, KEPT)
+
+    def test_a_durable_note_in_a_transaction_ends_the_crash_charges_with_its_commit(self, harness: Harness) -> None:
+        store = harness.engine
+        if not (isinstance(store, TransactionalCommit) and isinstance(store, TransactionalSettle)):
+            return
+        join(store)
+        add(store, "a")
+        store.bury("w1", [take_one(store).fence], error("WorkerCrashed"), Rules())
+        join(store)
+        note_it = Note("a", take_one(store).fence, "x", "1", durable=True)
+        with pytest.raises(ZeroDivisionError), store.transaction() as tx:
+            tx.result = 1 // store.note_within(tx, [note_it]).count(STALE)
+        assert row_of(store, "a").crashes == 1
+        with store.transaction() as tx:
+            store.note_within(tx, [note_it])
+        assert row_of(store, "a").crashes == 0
 
     def test_another_engine_object_may_write_notes(self, harness: Harness) -> None:
         lease = noted(harness)

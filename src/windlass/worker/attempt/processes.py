@@ -64,9 +64,10 @@ def charged(run: JobRun, how: str) -> Outcome:
     lease, host = run.lease, run.host
     error = ProcessDied(f"the process that ran job {lease.id} {how}")
     text = crash_error(error, lease.attempt, host.clock.wall_ms(), host.settings.error_max, run.origin)
-    if lease.crashes + 1 >= host.settings.max_crashes:
+    crashes = 0 if run.proven else lease.crashes
+    if crashes + 1 >= host.settings.max_crashes:
         return poisoned(run, text)
-    return crashed(run, crash_delay(lease.crashes, rules_of(host.settings)), text)
+    return crashed(run, crash_delay(crashes, rules_of(host.settings)), text)
 
 
 def crash_delay(crashes: int, rules: Rules) -> int:

@@ -7,10 +7,11 @@ threads and only ever go from false to true.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from random import Random
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -36,6 +37,7 @@ from windlass.settings import Settings
 __all__ = ["Host", "JobRun", "Prepared", "Stand", "tell_enqueued"]
 
 NO_META = Meta()
+OPENING: Final = threading.Lock()  # of a notebook: a job may have threads of its own
 
 
 def tell_enqueued(events: Events, writes: Sequence[Write]) -> None:
@@ -120,6 +122,7 @@ class JobRun:
         "outlived",
         "passed",
         "prepared",
+        "proven",
         "secrets",
         "settled",
         "settling",
@@ -153,6 +156,7 @@ class JobRun:
         self.timed_out = False
         self.outlived = False  # it went on after its timeout, and its process has to end with it
         self.lost = False  # another worker owns it now
+        self.proven = False  # that it gets on: it has noted something durably, so it has no crash charges
         self.settling = False  # a transaction of the job is about to settle it
         self.settled = False  # one has
         self.passed: Passed | None = None  # its circuit, in a thread, and is not counted there yet
@@ -219,10 +223,18 @@ class JobRun:
 
     def note(self, key: str, value: str | None, *, durable: bool = False) -> None:
         """Note a text of this job, or forget one (None). Never blocks. Raises as ``Notebook.put``."""
-        if self.notebook is None:
-            self.notebook = Notebook(self.lease.id, self.lease.notes)
-        self.notebook.put(key, value)
+        self.open_notebook().put(key, value)
         self.host.note(self, key, value, durable=durable)
+
+    def open_notebook(self) -> Notebook:
+        """Give what the job has noted, and this run of it."""
+        with OPENING:
+            if self.notebook is None:
+                self.notebook = Notebook(self.lease.id, self.lease.notes)
+            return self.notebook
+
+    def note_proof(self) -> None:
+        self.proven = True
 
     def note_settling(self) -> None:
         self.settling = True
