@@ -88,14 +88,12 @@ WITHOUT_JOIN: Final = """
 SELECT value FROM json_each(?) WHERE NOT EXISTS (SELECT 1 FROM "windlass_joins" WHERE id = value)
 """
 
-DIRTY: Final = """
-SELECT id, sealed, total, ok, bad, void FROM "windlass_joins" WHERE dirty IS NOT NULL LIMIT ?
-"""
+DIRTY: Final = 'SELECT id FROM "windlass_joins" WHERE dirty IS NOT NULL LIMIT ?'
 CLEAN: Final = """
-UPDATE "windlass_joins" SET dirty = ?2, moved_at = ?3,
-    ended_at = CASE WHEN ?4 THEN coalesce(ended_at, ?3) END,
-    purge_at = CASE WHEN ?4 AND home IS NULL THEN coalesce(purge_at, ?3 + keep_ms) END
-WHERE id = ?1
+UPDATE "windlass_joins" SET dirty = NULL, moved_at = ?2,
+    ended_at = CASE WHEN sealed AND total = ok + bad + void THEN coalesce(ended_at, ?2) END,
+    purge_at = CASE WHEN sealed AND total = ok + bad + void AND home IS NULL THEN coalesce(purge_at, ?2 + keep_ms) END
+WHERE id = ?1 RETURNING sealed, total, ok, bad, void
 """
 # The kinds of waits at a join, found by steps through their index.
 NEXT_WAIT: Final = """
@@ -198,8 +196,9 @@ def wait_at(db: apsw.Connection, q: Sql, waits: Sequence[tuple[str, Wait, int]],
     named = encode(list({wait.join for _, wait, _ in waits})).decode()
     db.execute(q(LOOK_AT), (named,))
     missing = {str(id) for (id,) in db.execute(q(WITHOUT_JOIN), (named,))}
-    if missing:
-        skip(db, q, [id for id, wait, _ in waits if wait.join in missing], now, rules)
+    for kind in {(wait.join, wait.of, wait.count) for _, wait, _ in waits if wait.join in missing}:
+        while give_up(db, q, kind, now, rules):
+            pass
 
 
 def seal(db: apsw.Connection, q: Sql, joins: Sequence[str]) -> None:
@@ -217,12 +216,13 @@ def advance(db: apsw.Connection, q: Sql, now: int, rules: Rules) -> bool:
         dirty: list[Any] = db.execute(q(DIRTY), (JOINS_AT_ONCE,)).fetchall()
         if not dirty:
             break
-        for id, sealed, *counters in dirty:
-            tally = Tally(bool(sealed), *counters)
-            changed = decide_join(db, q, str(id), tally, now, rules)
+        for (id,) in dirty:
+            # Clean first, and as it stands: who is moved for one join may be a member of another, or of this one.
+            ((sealed, *counters),) = db.execute(q(CLEAN), (id, now)).fetchall()
+            changed = decide_join(db, q, str(id), Tally(bool(sealed), *counters), now, rules)
             moved = moved or changed > 0
-            more = 1 if changed >= AT_ONCE else None
-            db.execute(q(CLEAN), (id, more, now, tally.has_ended))
+            if changed >= AT_ONCE:
+                db.execute(q(LOOK_AT), (encode([id]).decode(),))
     return moved
 
 
@@ -237,12 +237,16 @@ def decide_join(db: apsw.Connection, q: Sql, join: str, tally: Tally, now: int, 
             case "go":
                 changed += go(db, q, waiters(db, q, bound, "state IN ('blocked', 'cancelled')"), now)
             case "skip":
-                # A body that has run already is told by going on: it decides for itself.
-                changed += go(db, q, waiters(db, q, bound, "state = 'blocked' AND fence > 0"), now)
-                changed += skip(db, q, waiters(db, q, bound, "state = 'blocked'"), now, rules)
+                changed += give_up(db, q, bound, now, rules)
             case "wait":
                 changed += wait_again(db, q, waiters(db, q, bound, "state = 'cancelled'"))
     return changed
+
+
+def give_up(db: apsw.Connection, q: Sql, bound: tuple[str, str, int], now: int, rules: Rules) -> int:
+    """Skip those who wait for what cannot come. A body that has run is told by going on: it decides for itself."""
+    changed = go(db, q, waiters(db, q, bound, "state = 'blocked' AND fence > 0"), now)
+    return changed + skip(db, q, waiters(db, q, bound, "state = 'blocked'"), now, rules)
 
 
 def waiters(db: apsw.Connection, q: Sql, bound: tuple[str, str, int], which: str) -> list[str]:

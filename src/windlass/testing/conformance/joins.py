@@ -118,6 +118,30 @@ class JoinSuite:
         assert [row_of(store, f"s{n}").reason for n in range(2, 6)] == ["skipped"] * 4
         assert read(store, "J6").tally == Tally(True, 1, void=1)
 
+    @pytest.mark.parametrize("joins", [("J", "W"), ("W", "J")])
+    def test_who_is_skipped_for_one_join_ends_as_a_member_of_another_that_moved_at_the_same_time(
+        self, harness: Harness, joins: tuple[str, str]
+    ) -> None:
+        store = harness.engine
+        join(store)
+        store_all(
+            store,
+            [
+                member("a", *joins),
+                member("b", "W", "J", waits=Wait("J", "ok", 1)),
+                member("after", waits=Wait("W", "end", 0)),
+            ],
+            *(NewJoin(one) for one in joins),
+        )
+        end(store, Kind.DEAD, "a")
+        assert row_of(store, "b").reason is None  # it is a member itself, and open: it waits for itself
+        store_all(store, [member("c", "W", waits=Wait("J", "bad", 2))])
+        store.transition(Action.CANCEL, ["b"])
+        assert [row_of(store, id).reason for id in ("b", "c")] == ["cancelled", "skipped"]
+        for one in joins:
+            assert read(store, one).ended_at is not None
+        assert [lease.id for lease in take(store)] == ["after"]
+
     def test_an_empty_join_has_ended_once_it_is_sealed(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
@@ -351,6 +375,13 @@ class JoinSuite:
         # What cannot come true any more is told by going on: the body decides.
         assert store.settle([replace(ended(again, Kind.AWAIT), waits=Wait("J", "ok"))]) == [Settled.APPLIED]
         assert [one.id for one in take(store)] == ["parent"]
+
+    def test_a_body_that_waits_for_a_join_that_is_not_there_goes_on(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store_all(store, [job("a")])
+        store.settle([replace(ended(take_one(store), Kind.AWAIT), waits=Wait("nothing"))])
+        assert [one.id for one in take(store)] == ["a"]
 
     def test_a_follow_up_enters_a_join_that_its_maker_keeps_open(self, harness: Harness) -> None:
         store = harness.engine
