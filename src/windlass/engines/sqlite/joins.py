@@ -3,7 +3,7 @@
 A row of ``windlass_members`` says how one member of one join has ended. Triggers change it with every end of a record,
 whoever writes that, and derive the counters of the join from it: the sets decide, and the counters cannot differ from
 them. A join whose counters have moved is dirty. ``advance`` decides every dirty join in the write that moved it, level
-by level; what is left beyond ``LEVELS`` stays dirty and is done by the next write.
+by level; what is left beyond ``LEVELS`` or ``AT_ONCE`` stays dirty and is done by the next write.
 
 Whoever waits is ``blocked`` with a row in ``windlass_waits``. The row stays when the job is skipped, for a dead member
 that runs again may still let it go on; it goes when the job does. The record of a member is held (``HELD``) until no
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 LEVELS: Final = 64  # of waiters that wait for waiters, in one write
-AT_ONCE: Final = 1_000  # waiters of one join that one level moves
+AT_ONCE: Final = 1_000  # waiters of a kind that one join moves; a write that has moved so many leaves the rest
 JOINS_AT_ONCE: Final = 64
 LOOK_AGAIN_MS: Final = 3_600_000  # at a join that is kept for a dead member
 
@@ -132,7 +132,12 @@ MEMBERS: Final = """
 SELECT id, verdict FROM "windlass_members" WHERE join_id = ?1 AND id > ?2 ORDER BY id LIMIT ?3
 """
 
-OVER: Final = 'SELECT id FROM "windlass_joins" WHERE purge_at <= ? ORDER BY purge_at LIMIT ?'
+# One that is still to be decided, or has such a one inside, has waiters that would be lost with it.
+OVER: Final = """
+SELECT id FROM "windlass_joins" AS joins WHERE purge_at <= ? AND dirty IS NULL AND NOT EXISTS (
+    SELECT 1 FROM "windlass_joins" AS inner_joins WHERE inner_joins.home = joins.id AND inner_joins.dirty IS NOT NULL)
+ORDER BY purge_at LIMIT ?
+"""
 # A dead member may run again, so the join stays as long as its record.
 KEPT: Final = """
 SELECT 1 FROM "windlass_members" AS members JOIN "windlass_jobs" AS jobs ON jobs.id = members.id
@@ -211,7 +216,7 @@ def seal(db: apsw.Connection, q: Sql, joins: Sequence[str]) -> None:
 
 def advance(db: apsw.Connection, q: Sql, now: int, rules: Rules) -> bool:
     """Decide the joins that have moved, inside the caller's transaction; say whether that moved a job."""
-    moved = False
+    moved = 0
     for _ in range(LEVELS):
         dirty: list[Any] = db.execute(q(DIRTY), (JOINS_AT_ONCE,)).fetchall()
         if not dirty:
@@ -220,10 +225,12 @@ def advance(db: apsw.Connection, q: Sql, now: int, rules: Rules) -> bool:
             # Clean first, and as it stands: who is moved for one join may be a member of another, or of this one.
             ((sealed, *counters),) = db.execute(q(CLEAN), (id, now)).fetchall()
             changed = decide_join(db, q, str(id), Tally(bool(sealed), *counters), now, rules)
-            moved = moved or changed > 0
+            moved += changed
             if changed >= AT_ONCE:
                 db.execute(q(LOOK_AT), (encode([id]).decode(),))
-    return moved
+            if moved >= AT_ONCE:
+                return True
+    return moved > 0
 
 
 def decide_join(db: apsw.Connection, q: Sql, join: str, tally: Tally, now: int, rules: Rules) -> int:

@@ -470,6 +470,19 @@ class JoinSuite:
         counts = store.counts()
         assert (counts["blocked"], counts["ready"], counts["cancelled"]) == (0, many, deep)
 
+    def test_a_join_that_is_over_is_kept_until_all_who_waited_for_it_have_gone_on(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        many = 2_500
+        waiters = [member(f"w{n:04}", waits=Wait("K")) for n in range(many)]
+        store_all(store, [member("a", "J", "K"), *waiters], NewJoin("J"), NewJoin("K", home="J"))
+        end(store, Kind.DONE, "a")
+        for _ in range(10):
+            store.maintain(Rules(), 100)
+        assert store.counts()["ready"] == many
+        sweep(store)
+        assert store.joins(["J", "K"]) == [None, None]
+
     def test_a_worker_is_woken_by_what_goes_on(self, harness: Harness) -> None:
         store, other = harness.engine, harness.second()
         join(store)
