@@ -15,7 +15,7 @@ from windlass.dead.deadlist import DeadList
 
 # Modules of the worker, the command line and the engines are not for users, and neither are these.
 HIDDEN = re.compile(r"windlass\.(worker|cli|bench|testing|__main__|engines\.(sqlite|redis))\b")
-INTERNAL = {"Client", "Store"}
+INTERNAL = {"Client", "Growing", "Store"}
 
 
 @cache

@@ -16,7 +16,7 @@ NAMES = set(
     EngineUnavailable Exponential Job JobCancelled JobContext JobError JobFailed JobHandle JobInfo LeaseLost
     Linear LockBusy LockLost NotInJob Once Page PayloadError Rate ResultExpired ResultNotStored ResultTimeout
     Retry RetryAfter Snooze State TransitionRefused Unique Windlass WindlassError __version__ current_job on
-    Batch chain group
+    Batch StepInfo Workflow WorkflowHandle WorkflowInfo chain group
     """.split()  # noqa: SIM905
 )
 

@@ -17,17 +17,18 @@ from windlass import Windlass
 
 # What asks no store: it declares, computes, or only notes. A new method belongs here or gets a twin.
 WITHOUT_IO = {
-    "Windlass": "batch circuit job lock middleware on on_dead on_retry queue",
-    "Job": "as_step bind on_dead on_retry options",
-    "AsyncJob": "as_step bind on_dead on_retry options",
+    "Windlass": "batch circuit job lock middleware on on_dead on_retry queue workflow",
+    "Job": "as_item as_step bind on_dead on_retry options with_results",
+    "AsyncJob": "as_item as_step bind on_dead on_retry options with_results",
     "JobContext": "flush then",  # flush is for the worker, and queues a note
     "Batch": "batch",
-    "Chain": "options",
-    "Group": "options",
+    "Chain": "composed options",
+    "Group": "composed options",
     "Circuit": "due_in judge start_anew",
     "DeadList": "recover",
     "Lock": "check",
     "Stats": "as_json",
+    "Workflow": "add composed expand parts",
     "WorkerStatus": "serves slots_for",
     "Exponential": "delay_ms range_ms",
     "On": "after dead discard retry",

@@ -33,6 +33,8 @@ from windlass.errors import (
 from windlass.flow.batch import Batch
 from windlass.flow.chain import chain
 from windlass.flow.group import group
+from windlass.flow.handle import StepInfo, WorkflowHandle, WorkflowInfo
+from windlass.flow.workflow import Workflow
 from windlass.guards import Circuit, Concurrency, Once, Rate, Unique
 from windlass.jobs.call import Call
 from windlass.jobs.context import JobContext, current_job
@@ -78,10 +80,14 @@ __all__ = [
     "RetryAfter",
     "Snooze",
     "State",
+    "StepInfo",
     "TransitionRefused",
     "Unique",
     "Windlass",
     "WindlassError",
+    "Workflow",
+    "WorkflowHandle",
+    "WorkflowInfo",
     "__version__",
     "chain",
     "current_job",

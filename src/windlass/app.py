@@ -29,6 +29,10 @@ from windlass.engines.url import connect
 from windlass.events import Event, Events
 from windlass.events import check_kind as check_event
 from windlass.flow.batch import Batch
+from windlass.flow.builtin import builtin_specs
+from windlass.flow.handle import WorkflowHandle, WorkflowInfo, astart, list_workflows, start
+from windlass.flow.reading import WorkflowState
+from windlass.flow.workflow import Workflow
 from windlass.guards import Circuit, CircuitInfo, Circuits, Lock, LockKeeper, agreed
 from windlass.guards.keys import check_key
 from windlass.insight.queues import Queue, QueueInfo, WorkerStatus, bounds_of, read_queues
@@ -89,7 +93,7 @@ class Windlass:
             logger.warning(warning)
         self.events = Events()
         self.circuits = Circuits(lambda: self.engine, self.events, self.settings.circuits)
-        self.registry = Registry(self.circuits)
+        self.registry = Registry(self.circuits, builtin_specs(self))
         self.middlewares = Middleware()
         self.hooks = Hooks()
         self.clock: Clock = clock or SystemClock()
@@ -177,6 +181,48 @@ class Windlass:
         Raises ConfigError. See ``windlass.flow.batch``.
         """
         return Batch(self, name, id, {"on_success": on_success, "on_complete": on_complete, "on_death": on_death})
+
+    def start(self, workflow: Workflow, *, connection: object = None) -> WorkflowHandle:
+        """Store a workflow; give its handle. *Atomic, idempotent by its id, blocking.*
+
+        With ``connection`` it is stored inside the caller's SQL transaction. Raises ConfigError, EngineUnavailable,
+        EngineFull.
+        """
+        return start(self, workflow, connection)
+
+    async def astart(self, workflow: Workflow, *, connection: object = None) -> WorkflowHandle:
+        """Store a workflow without blocking the event loop; see ``start``."""
+        await self._aclient()
+        return await astart(self, workflow, connection)
+
+    def workflow(self, id: str) -> WorkflowHandle:
+        """Give the handle of a workflow that is stored; whether it is shows when it is asked."""
+        return WorkflowHandle(id, False, self)
+
+    def workflows(
+        self,
+        state: WorkflowState | None = None,
+        *,
+        stalled: bool = False,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[WorkflowInfo]:
+        """Give a page of workflows, by id. ``stalled``: only those in which nothing can move, or moves for too long.
+
+        A page may have fewer than ``limit`` although others follow: see its ``next``. Raises ConfigError.
+        """
+        return list_workflows(self, state, stalled, _page_size(limit, "workflows"), cursor)
+
+    async def aworkflows(
+        self,
+        state: WorkflowState | None = None,
+        *,
+        stalled: bool = False,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[WorkflowInfo]:
+        """Give a page of workflows; see ``workflows``."""
+        return await hop(lambda: self.workflows(state, stalled=stalled, limit=limit, cursor=cursor))
 
     def transaction(self) -> AbstractContextManager[Tx]:
         """Open a transaction of the engine's own database: your writes and ``options(connection=tx)`` commit together.
@@ -305,8 +351,7 @@ class Windlass:
         cursor: str | None = None,
     ) -> Page[JobInfo]:
         """Give a page of jobs, newest first. ``cursor`` is the ``next`` of the page before. Raises ConfigError."""
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_MAX:
-            raise ConfigError(f"jobs(limit={shown(limit)}): a page has 1 to {PAGE_MAX} jobs")
+        limit = _page_size(limit, "jobs")
         where = JobFilter(state=None if state is None else _state(state), name=name, queue=queue, tag=tag)
         client = self.client
         rows, following = client.engine.jobs(where, cursor, limit)
@@ -509,6 +554,12 @@ class Windlass:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _page_size(limit: object, what: str) -> int:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_MAX:
+        raise ConfigError(f"{what}(limit={shown(limit)}): a page has 1 to {PAGE_MAX} {what}")
+    return limit
 
 
 def _state(state: State | str) -> State:

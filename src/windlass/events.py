@@ -39,6 +39,7 @@ __all__ = [
     "WorkerCrashed",
     "WorkerStarted",
     "WorkerStopped",
+    "WorkflowStalled",
 ]
 
 logger = Log("windlass.events")
@@ -175,6 +176,16 @@ class DeadRecovered(Event):
     """Dead jobs were made ready by a recovery rule."""
 
     ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class WorkflowStalled(Event):
+    """A workflow does not get on, and why; once per stall. ``healed`` records were lost, and count as an end now."""
+
+    id: str
+    name: str
+    reason: str
+    healed: int
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import redis
 from servers import RedisServer
 from windlass.core.clock import ManualClock
 from windlass.core.join import Tally, decide
-from windlass.core.model import NewJoin, State, Wait
+from windlass.core.model import NewJoin, State, Wait, Write
 from windlass.core.work import Kind
 from windlass.engines.redis import RedisEngine
 from windlass.testing.conformance.harness import join as beat
@@ -113,3 +113,33 @@ def test_a_wait_that_nobody_can_read_harms_only_its_job(engine: RedisEngine, cli
     assert state_of(engine, "c") is State.DEAD
     assert read(engine, "J").tally == Tally(True, 2, ok=2)
     assert [lease.id for lease in take(engine)] == ["free"]
+
+
+def test_a_member_whose_record_was_lost_enters_again_as_an_end(engine: RedisEngine, client: redis.Redis) -> None:
+    filled(engine)
+    for name in ("body", "rec", "guards"):
+        client.hdel(engine._key(name), "b")
+    assert read(engine, "J").tally == Tally(True, 2, ok=1)
+    engine.commit(Write(enters=(("J", "a"), ("J", "b"))))
+    assert read(engine, "J").tally == Tally(True, 2, ok=1, void=1)
+    assert state_of(engine, "c") is State.READY
+
+
+def test_a_member_whose_ties_were_lost_has_them_again_when_it_enters(engine: RedisEngine, client: redis.Redis) -> None:
+    filled(engine)
+    client.hdel(engine._key("guards"), "b")
+    engine.commit(Write(enters=(("J", "b"),)))
+    end(engine, Kind.DONE, "b")
+    assert read(engine, "J").tally == Tally(True, 2, ok=2)
+
+
+def test_a_job_whose_guards_nobody_can_read_is_not_given_new_ones_when_it_enters(
+    engine: RedisEngine, client: redis.Redis
+) -> None:
+    filled(engine)
+    client.hset(engine._key("guards"), "c", b"\xff\xfe")
+    engine.commit(Write(enters=(("J", "c"),)))
+    assert client.hget(engine._key("guards"), "c") == b"\xff\xfe"
+    engine.doctor(repair=True)
+    assert state_of(engine, "c") is State.DEAD
+    assert read(engine, "J").tally == Tally(True, 3, ok=1, bad=1)

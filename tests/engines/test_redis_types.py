@@ -71,7 +71,7 @@ def fill(engine: RedisEngine, delay_ms: int) -> Outcome:
     place(engine, [job("later", delay_ms=delay_ms), job("expiring", expires_ms=1, priority=9)])
     engine.hold("lock:k", "t", 1, 60_000, "me")
     swap(engine, "document", 0, "{}")
-    return Outcome(running.id, running.fence, Kind.DONE, result="1", then=(job("then"),))
+    return Outcome(running.id, running.fence, Kind.DONE, result="1", then=(Write((job("then"),)),))
 
 
 def verbs(engine: RedisEngine, outcome: Outcome) -> dict[str, Callable[[], object]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import pytest
 
-from windlass import JobContext, Windlass, current_job
+from windlass import Call, JobContext, Windlass, current_job
 from windlass.core.clock import Clock, ManualClock
 from windlass.core.work import Want, WorkerInfo
 from windlass.engines.base import Store
@@ -36,6 +37,9 @@ class HandRun:
     def note(self, key: str, value: str | None) -> None:
         assert key == "progress"
         self.progress.append(value)
+
+    def around_enqueue(self, calls: Sequence[Call[object]]) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def note_settling(self) -> None: ...
 

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -523,6 +523,9 @@ class Run:
         self.stopping = self.cancelled = self.settled = False
 
     def note(self, key: str, value: str | None) -> None: ...
+
+    def around_enqueue(self, calls: Sequence[Call[object]]) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def note_settling(self) -> None: ...
 

@@ -12,10 +12,11 @@ from fleet import Fleet
 
 from kit.waiting import PATIENCE
 from windlass import State, Windlass
+from windlass.core.model import Guard, GuardKind, NewJob, NewJoin, UniqueKey, Wait, Write
 from windlass.core.work import Kind, Outcome, Want, WorkerInfo
 from windlass.worker.attempt.deadlines import Deadlines
 from windlass.worker.attempt.run import JobRun
-from windlass.worker.children import Answer, ChildLine, Children
+from windlass.worker.children import Answer, ChildLine, Children, decode_to_worker
 from windlass.worker.wire import Line
 from windlass.worker.worker import Worker
 
@@ -177,6 +178,19 @@ class Answering:
 
     def status(self, token: int, timeout: float) -> int | None:
         return None
+
+
+def test_what_follows_a_run_in_a_child_reaches_the_worker_as_it_is() -> None:
+    ours, theirs = map(ChildLine, Line.pair())
+    guards = (Guard(GuardKind.ONCE, "k", keep_ms=5),)
+    job = NewJob("b", "ship", "q", "[]", guards=guards, unique=UniqueKey("u", "done", None, "raise"), joins=("J",))
+    last = NewJob("c", "end", "q", "[]", waits=Wait("J", "end"))
+    write = Write((job, last), joins=(NewJoin("J", ("a",), home="H"),), seals=("K",))
+    answer = Answer(Outcome("a", 1, Kind.AWAIT, then=(write,), waits=Wait("J")), None)
+    theirs.send(answer)
+    assert decode_to_worker(ours.receive()) == answer
+    ours.close()
+    theirs.close()
 
 
 def test_a_kill_that_comes_too_late_hits_no_other_job() -> None:

@@ -18,7 +18,7 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import ClassVar, Final, get_args, get_origin
 
 import msgspec
@@ -186,21 +186,17 @@ class Signature:
         index = self._names.index(found.name) if found.name in self._names else None
         return index if index is not None and given >= index else found.name
 
-    def encode_open(self, args: tuple[object, ...], kwargs: Mapping[str, object], at: int | str) -> str:
-        """Give the payload of a call whose argument at ``at`` is filled in at run time; see ``fill``.
+    def encode_open(self, args: tuple[object, ...], kwargs: Mapping[str, object], holes: Collection[int | str]) -> str:
+        """Give the payload of a call some of whose arguments are filled in at run time; see ``fill``.
 
-        A position is held by null, a name is left out. Raises PayloadError, as ``encode`` does.
+        What stands at these positions is null in it, and these names are left out. Raises PayloadError, as ``encode``.
         """
         if self._pending:
             self._resolve()
-        if isinstance(at, int):
-            args = (*args[:at], None, *args[at:])
-            self._bind(args, kwargs)
-        elif at in kwargs:
-            raise PayloadError(f"{self._job}: {at!r} is given, and is to be filled in as well; signature: {self._text}")
-        else:
-            self._bind(args, {**kwargs, at: None})
-        return self._encode_checked(args, kwargs, at)
+        args = tuple(None if at in holes else value for at, value in enumerate(args))
+        self._bind(args, {**kwargs, **{at: None for at in holes if isinstance(at, str)}})
+        given = {name: value for name, value in kwargs.items() if name not in holes}
+        return self._encode_checked(args, given, holes)
 
     def _is_plain(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
         """Whether the call fits and has only scalars that are known to survive. This is the hot path: no binding."""
@@ -221,7 +217,7 @@ class Signature:
         return True
 
     def _encode_checked(
-        self, args: tuple[object, ...], kwargs: Mapping[str, object], open_at: int | str | None = None
+        self, args: tuple[object, ...], kwargs: Mapping[str, object], holes: Collection[int | str] = ()
     ) -> str:
         guard = ValueCheck(self._max)
         named = [*((self._position_name(n), value) for n, value in enumerate(args)), *kwargs.items()]
@@ -230,7 +226,7 @@ class Signature:
             for name, value in named:  # noqa: B007  a refusal tells the name
                 guard.check(value)
             data = _encode((VERSION, args, kwargs))
-            back, back_by_name = self._decode(data, open_at)
+            back, back_by_name = self._decode(data, holes)
             after = [*back, *back_by_name.values()]
             for (name, value), restored in zip(named, after, strict=True):  # noqa: B007
                 compare(value, restored)
@@ -301,10 +297,10 @@ class Signature:
         back, back_by_name = self._decode(payload.encode())
         return tuple(back), back_by_name
 
-    def as_open(self, payload: str, at: int | str) -> tuple[tuple[object, ...], Mapping[str, object]]:
-        """Give the arguments as the function will get them, but for the open one; see ``encode_open``."""
-        back, back_by_name = self._decode(payload.encode(), at)
-        return tuple(back), {**back_by_name, at: None} if isinstance(at, str) else back_by_name
+    def as_open(self, payload: str, holes: Collection[int | str]) -> tuple[tuple[object, ...], Mapping[str, object]]:
+        """Give the arguments as the function will get them, None in the place of open ones; see ``encode_open``."""
+        back, back_by_name = self._decode(payload.encode(), holes)
+        return tuple(back), {**back_by_name, **{at: None for at in holes if isinstance(at, str)}}
 
     def name_at(self, at: int | str) -> str:
         """The name of the parameter that takes the argument at a position, or of this name."""
@@ -347,7 +343,7 @@ class Signature:
             self._resolve()
         return self._decode(payload)
 
-    def _decode(self, payload: bytes, open_at: int | str | None = None) -> tuple[list[object], dict[str, object]]:
+    def _decode(self, payload: bytes, holes: Collection[int | str] = ()) -> tuple[list[object], dict[str, object]]:
         args: list[object] = []
         kwargs: dict[str, object] = {}
         where, name = "the payload", ""
@@ -359,8 +355,8 @@ class Signature:
             decoders = self._by_position
             if len(raws) > len(decoders):
                 decoders = decoders + [self._decoders.get(self._star, _PLAIN.decode)] * (len(raws) - len(decoders))
-            if isinstance(open_at, int):  # what will stand there is not known yet
-                decoders = [*decoders[:open_at], _PLAIN.decode, *decoders[open_at + 1 :]]
+            if holes:  # what will stand there is not known yet
+                decoders = [_PLAIN.decode if at in holes else decode for at, decode in enumerate(decoders)]
             where = ""
             for decode, raw in zip(decoders, raws, strict=False):
                 args.append(decode(raw))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 
 from windlass.core.errors import WindlassError
+from windlass.core.model import Wait, Write
 from windlass.core.spelling import spelled
 from windlass.core.units import duration_ms, show_duration
 
-__all__ = ["Control", "Dead", "Delayed", "Discard", "RetryAfter", "Snooze"]
+__all__ = ["Await", "Control", "Dead", "Delayed", "Discard", "RetryAfter", "Snooze"]
 
 
 @spelled
@@ -21,6 +22,15 @@ class Control(WindlassError):
 
     def __str__(self) -> str:
         return self.reason or ""
+
+
+class Await(Control):
+    """Raised by a job of ours that waits for others, which it may start in the same write; no attempt is used."""
+
+    def __init__(self, waits: Wait, then: Write | None = None) -> None:
+        super().__init__(f"waits for {waits.join}")
+        self.waits = waits
+        self.then = then
 
 
 @spelled

@@ -13,9 +13,10 @@ from msgspec import Struct
 
 from windlass.core.model import Ends
 
-__all__ = ["SKIPPED", "Decision", "Tally", "decide"]
+__all__ = ["SKIPPED", "SKIPPED_BY_HAND", "Decision", "Tally", "decide"]
 
 SKIPPED: Final = "skipped"  # the reason of a job that was cancelled for what it waited for
+SKIPPED_BY_HAND: Final = "skipped by hand"
 
 Decision: TypeAlias = Literal["go", "skip", "wait"]
 

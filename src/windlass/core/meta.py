@@ -11,19 +11,38 @@ from windlass.core.errors import PayloadError
 from windlass.core.hints import encode
 from windlass.core.values import check_depth
 
-__all__ = ["Meta", "Ref", "decode_meta", "encode_meta"]
+__all__ = ["Meta", "Ref", "StepFacts", "decode_meta", "encode_meta"]
 
 
 class Ref(Struct, frozen=True, array_like=True):
     """An argument that is the result of another job, known when the job runs.
 
     ``at`` is its position or its name. ``job`` is the id of the other; a duplicate stands for it where ``join``, whose
-    only member it is, has another one.
+    only member it is, has another one. ``path`` leads to a part of the result. Where it is ``optional``, a job that has
+    no result gives None.
     """
 
     at: int | str
     job: str
     join: str
+    path: tuple[int | str, ...] = ()
+    optional: bool = False
+
+
+class StepFacts(Struct, frozen=True, array_like=True):
+    """A job as a step of a workflow: its name there, its place, and what it waits for.
+
+    ``parent`` is the step that made it while it ran: by expanding a result, or to undo others. ``sub`` is the workflow
+    that it runs.
+    """
+
+    workflow: str
+    name: str
+    number: int = 0
+    after: tuple[str, ...] = ()
+    when: str = "succeeded"
+    parent: str = ""
+    sub: str = ""
 
 
 class Meta(Struct, frozen=True, omit_defaults=True):
@@ -42,6 +61,7 @@ class Meta(Struct, frozen=True, omit_defaults=True):
     capped: bool = False
     refs: tuple[Ref, ...] = ()
     batches: tuple[str, ...] = ()
+    step: StepFacts | None = None
 
 
 _META: Final = msgspec.json.Decoder(Meta)

@@ -298,7 +298,8 @@ class Write(Struct, frozen=True):
     """What is stored in one step, all or nothing: jobs, joins, documents by compare-and-set, gates to look at, counts.
 
     ``clock`` is the time of the clock of leases that it was decided for. One that is more than ``CLOCK_SLACK_MS`` off
-    has lost. ``seals`` are joins that take no more members.
+    has lost. ``seals`` are joins that take no more members. ``enters`` are pairs of a join and a job, each of which may
+    be there or not.
     """
 
     jobs: tuple[NewJob, ...] = ()
@@ -308,6 +309,12 @@ class Write(Struct, frozen=True):
     counts: tuple[Count, ...] = ()
     joins: tuple[NewJoin, ...] = ()
     seals: tuple[str, ...] = ()
+    enters: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def has_ties(self) -> bool:
+        """Whether it makes, seals or enters joins, beside what its jobs do."""
+        return bool(self.joins or self.seals or self.enters)
 
 
 class Written(Struct, frozen=True):

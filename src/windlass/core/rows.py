@@ -141,7 +141,7 @@ class JoinRow(Struct, frozen=True):
     id: str
     tally: Tally
     made_at: int
-    moved_at: int  # when a member last ended, or what was decided about it was taken back
+    moved_at: int  # when a member last came or ended, or its end was taken back, or no more could come
     ended_at: int | None
     keep_ms: int
     home: str | None
@@ -246,6 +246,7 @@ class Action(StrEnum):
     """What may be done to stored jobs by hand, or by a rule: the closed set of ``Inspector.transition``."""
 
     CANCEL = "cancel"
+    SKIP = "skip"  # a waiting job ends cancelled, reason SKIPPED_BY_HAND
     RETRY = "retry"  # run now, with a fresh budget
     DELETE = "delete"  # the record; the id is free
     DISCARD = "discard"  # the record; an id that a user chose leaves a tombstone if the job has ended

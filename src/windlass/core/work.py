@@ -10,11 +10,12 @@ from typing import Final
 
 from msgspec import Struct
 
-from windlass.core.model import Cause, Guard, NewJob, Slot, Wait
+from windlass.core.model import Cause, Guard, Slot, Wait, Write
 
 __all__ = [
     "COUNTS_KEPT",
     "PROGRESS",
+    "STALL",
     "Buried",
     "Claimed",
     "Heartbeat",
@@ -182,7 +183,7 @@ class Outcome(Struct, frozen=True):
     keep_ms: int | None = None  # how long the finished record stays; None: the engine's setting for the state
     interrupted: bool = False  # with RELEASE: it had started, so the interruption is counted
     cause: Cause | None = None  # with DEAD
-    then: tuple[NewJob, ...] = ()  # stored by the same write
+    then: tuple[Write, ...] = ()  # each stored by the same write: its jobs, joins and seals, and nothing else
     slot: Slot | None = None  # where the job will wait again: the kind it really is, if the record says another
     notes: tuple[tuple[str, str | None], ...] = ()
     waits: Wait | None = None  # with AWAIT; without one that is a RELEASE
@@ -195,6 +196,7 @@ class Settled(StrEnum):
     STALE = "stale"
 
 
+STALL: Final = "stall"  # the key of the note that says where a run hangs
 PROGRESS: Final = "progress"  # the key of the note that people see: JSON text of done, total and message
 
 

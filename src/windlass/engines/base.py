@@ -140,6 +140,10 @@ class Engine(Protocol):
         waiting holder), ``keep_latest`` also lets one job wait behind a running holder. Raises Duplicate for the rule
         ``raise``, and then nothing of the write is stored.
 
+        With ``enters`` a job becomes a member of a join that is there, as the job stands: what has no record counts as
+        an end. For one that is a member already, its verdict is derived anew, but one whose record is gone keeps the
+        end that is known of it. For a join that is not there nothing is done.
+
         A job enters the joins it names, in the same step; for a duplicate, the job that is there does, and counts as it
         has ended. A join that is there already makes the write lose: so a write with joins is stored once. A job with
         ``waits`` is ``blocked``; the write that ends a member decides who goes on and who is skipped (cancelled, reason
@@ -181,6 +185,9 @@ class Engine(Protocol):
 
         State, result, error history, counters, notes, follow-ups (``then``), the Once marker and the release of every
         guard are one write. A job that is to wait again does so with ``Outcome.slot`` as its kind, if that is given.
+        Of each Write in ``then`` the jobs, joins and seals are stored, or nothing when one of its joins is there
+        already; the outcome holds in either case. A follow-up whose unique key is taken gives way. One that waits
+        (AWAIT) may wait for a join that it stores itself.
         Repeating a settle whose reply was lost is safe: it reports stale.
         """
         ...

@@ -8,6 +8,7 @@ so storing it twice stores it once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from typing import Generic, TypeVar, overload
 
@@ -20,6 +21,7 @@ from windlass.core.spelling import spelled
 from windlass.flow.members import check_members, joined, waiting
 from windlass.jobs.call import Call, Enqueuer, check_call
 from windlass.jobs.handle import JobHandle
+from windlass.settings import Settings
 
 __all__ = ["Chain", "chain"]
 
@@ -49,6 +51,10 @@ class Chain(Generic[R_co]):
         other = copy(self)
         other._calls = [replace(call, connection=connection) for call in self._calls]
         return other
+
+    def composed(self, settings: Settings) -> tuple[Sequence[Call[object]], Sequence[NewJoin]]:
+        """Give what is stored of it; see ``jobs.call.Composition``."""
+        return self._calls, self._joins
 
     def enqueue(self) -> JobHandle[R_co]:
         """Store the chain; give the handle of its last step. *Atomic, idempotent, blocking.*

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from copy import copy
 from typing import Generic, Literal, TypeVar, overload
 
@@ -22,6 +23,7 @@ from windlass.core.spelling import spelled
 from windlass.core.units import Duration, duration_ms
 from windlass.flow.members import FlowProgress, check_members, joined
 from windlass.jobs.call import Call, Storer, check_call
+from windlass.settings import Settings
 
 __all__ = ["Group", "GroupHandle", "group"]
 
@@ -62,7 +64,7 @@ class Group(Generic[R_co]):
         if self._app is None:
             return GroupHandle(self.id, (), None)
         client = self._app.client
-        return self._handle(client, client.compose(self._calls, [self._join(client)]))
+        return self._handle(client, client.compose(*self.composed(client.settings)))
 
     async def aenqueue(self) -> GroupHandle[R_co]:
         """Store the group without blocking the event loop; see ``enqueue``."""
@@ -70,10 +72,11 @@ class Group(Generic[R_co]):
         if app is None:
             return GroupHandle(self.id, (), None)
         client = await hop(lambda: app.client)
-        return self._handle(client, await client.acompose(self._calls, [self._join(client)]))
+        return self._handle(client, await client.acompose(*self.composed(client.settings)))
 
-    def _join(self, client: Storer) -> NewJoin:
-        return NewJoin(join_of(self.id), keep_ms=client.settings.keep_done)
+    def composed(self, settings: Settings) -> tuple[Sequence[Call[object]], Sequence[NewJoin]]:
+        """Give what is stored of it; see ``jobs.call.Composition``."""
+        return self._calls, [NewJoin(join_of(self.id), keep_ms=settings.keep_done)] if self._calls else []
 
     def _handle(self, client: Storer, written: Written) -> GroupHandle[R_co]:
         found = self._calls if written.lost else written.placed

@@ -7,12 +7,12 @@ that lacks its first argument is *open*: only as a step behind another can it be
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from msgspec import Struct
 
 from windlass.core.errors import ConfigError, PayloadError
-from windlass.core.meta import Meta
+from windlass.core.meta import Meta, Ref
 from windlass.core.model import NewJob, NewJoin, Written
 from windlass.engines.base import Store
 from windlass.guards.options import GuardPlan
@@ -22,7 +22,7 @@ from windlass.jobs.reader import Reader
 from windlass.jobs.spec import JobSpec
 from windlass.settings import Settings
 
-__all__ = ["Call", "Enqueuer", "Maker", "Plan", "Storer", "call_of", "check_call"]
+__all__ = ["Call", "Composition", "Enqueuer", "Maker", "Plan", "Storer", "call_of", "check_call"]
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -51,6 +51,15 @@ class Storer(Protocol):
         ...
 
 
+@runtime_checkable
+class Composition(Protocol):
+    """Calls that are stored together: a chain, a group or a workflow."""
+
+    def composed(self, settings: Settings) -> tuple[Sequence[Call[object]], Sequence[NewJoin]]:
+        """Give what is stored of it. Raises ConfigError for what can never be."""
+        ...
+
+
 class Enqueuer(Protocol):
     """What stores the calls of a job and knows its hooks: the application that the job belongs to."""
 
@@ -75,6 +84,14 @@ class Maker(Protocol):
 
     def as_step(self, call: Call[object], job: str, join: str) -> Call[object]:
         """Give the call as one that gets the result of the only member of ``join``; see ``BaseJob.as_step``."""
+        ...
+
+    def as_item(self, call: Call[object]) -> tuple[Call[object], int | str]:
+        """Give the call as one whose first argument is put in later, and say where; see ``BaseJob.as_item``."""
+        ...
+
+    def with_results(self, call: Call[object], refs: tuple[Ref, ...]) -> Call[object]:
+        """Give the call as one that gets results of steps; see ``BaseJob.with_results``."""
         ...
 
 

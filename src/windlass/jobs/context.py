@@ -8,11 +8,11 @@ never blocks; after ``transaction()`` has settled the attempt nothing the functi
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Final, Protocol, cast
+from typing import Final, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -20,16 +20,19 @@ from windlass.core.clock import Clock, from_ms
 from windlass.core.codec import encode_result
 from windlass.core.current import RUNNING
 from windlass.core.errors import ConfigError, JobCancelled, LeaseLost, NotInJob, TransactionTooLong
-from windlass.core.meta import decode_meta
-from windlass.core.model import GuardKind, NewJob, State
+from windlass.core.meta import StepFacts, decode_meta
+from windlass.core.model import GuardKind, State, Write
 from windlass.core.spelling import spelled
 from windlass.core.work import PROGRESS, Kind, Lease, Outcome, Settled
 from windlass.engines.base import Store, TransactionalCommit, TransactionalSettle, Tx
-from windlass.jobs.call import Call, check_call
+from windlass.jobs.call import Call, Composition, check_call
+from windlass.jobs.results import After, Step, When
 from windlass.jobs.transactions import Transaction
 from windlass.settings import Settings
 
 __all__ = ["CURRENT", "JobContext", "JobLog", "Run", "current_job"]
+
+R = TypeVar("R")
 
 PROGRESS_EVERY_MS: Final = 500  # two writes a second are enough for an eye
 MESSAGE_MAX: Final = 1_000  # characters of a progress message that are kept
@@ -68,6 +71,14 @@ class Run(Protocol):
         """Mask what the job redacts."""
         ...
 
+    def around_enqueue(self, calls: Sequence[Call[object]]) -> AbstractContextManager[object]:
+        """Enter the enqueue middleware of these calls."""
+        ...
+
+    def workflow(self, facts: StepFacts) -> Growing:
+        """Give the workflow that the run is a step of."""
+        ...
+
     def note(self, key: str, value: str | None) -> None:
         """Queue a note of the job; must not block."""
         ...
@@ -81,6 +92,35 @@ class Run(Protocol):
         ...
 
 
+class Growing(Protocol):
+    """The workflow of a running step, as far as it may be added to; see ``flow.inside``."""
+
+    id: str
+    step: str
+
+    def add(
+        self,
+        call: Call[R],
+        *,
+        name: str | None = None,
+        after: After = (),
+        when: When = "succeeded",
+        before: str | tuple[str, ...] = (),
+    ) -> Step[R]: ...
+
+    async def aadd(
+        self,
+        call: Call[R],
+        *,
+        name: str | None = None,
+        after: After = (),
+        when: When = "succeeded",
+        before: str | tuple[str, ...] = (),
+    ) -> Step[R]: ...
+
+    def write(self) -> Write | None: ...
+
+
 class JobLog(logging.LoggerAdapter[logging.Logger]):
     """The logger of one run: adds ``job_id``, ``job_name`` and ``attempt`` to every record."""
 
@@ -89,11 +129,11 @@ class JobLog(logging.LoggerAdapter[logging.Logger]):
 class JobContext:
     """The running job: who it is, which attempt this is, and what it may ask for.
 
-    ``result`` is for middleware: set behind the ``yield``, it replaces what the job returned. ``follow_ups`` is for
-    the worker: what ``then`` collected.
+    ``result`` is for middleware: set behind the ``yield``, it replaces what the job returned.
     """
 
     __slots__ = (
+        "_follow_ups",
         "_lease",
         "_log",
         "_pending",
@@ -101,7 +141,7 @@ class JobContext:
         "_run",
         "_settled",
         "_transacting",
-        "follow_ups",
+        "_workflow",
         "result",
     )
 
@@ -109,12 +149,13 @@ class JobContext:
         self._lease = lease
         self._run = run
         self.result: object = None
-        self.follow_ups: tuple[NewJob, ...] = ()
+        self._follow_ups: tuple[Write, ...] = ()
         self._log: JobLog | None = None
         self._pending: str | None = None
         self._reported_at: int | None = None
         self._transacting = False
         self._settled = False
+        self._workflow: Growing | None = None
 
     def __repr__(self) -> str:
         return f"<JobContext {self.name} {self.id} attempt {self.attempt}>"
@@ -166,6 +207,21 @@ class JobContext:
     def batches(self) -> tuple[str, ...]:
         """The ids of the batches that the job was added to, the innermost first: ``app.batch(id=ctx.batches[0])``."""
         return decode_meta(self._lease.meta).batches
+
+    @property
+    def step_facts(self) -> StepFacts | None:
+        """What the job is in its workflow; None: it is no step."""
+        return decode_meta(self._lease.meta).step
+
+    @property
+    def workflow(self) -> Growing:
+        """The workflow that this job is a step of, to add steps to it. Raises ConfigError when it is in none."""
+        if self._workflow is None:
+            facts = self.step_facts
+            if facts is None:
+                raise ConfigError(f"ctx.workflow in job {self.id}: the job is no step of a workflow")
+            self._workflow = self._run.workflow(facts)
+        return self._workflow
 
     @property
     def fence(self) -> int:
@@ -230,15 +286,35 @@ class JobContext:
             text, self._pending = self._pending, None
             self._run.note(PROGRESS, text)
 
-    def then(self, call: Call[object]) -> None:
-        """Enqueue ``call`` when this run succeeds, in the write that completes the job. *Atomic.*
+    def then(self, follow_up: Call[object] | Composition) -> None:
+        """Enqueue a call, a chain, a group or a workflow when this run succeeds, in the write that completes it.
 
-        Nothing is enqueued when the run fails. Raises ConfigError after ``transaction()`` has completed the job.
+        *Atomic.* Nothing is enqueued when the run fails. The enqueue middleware stands around this call, and
+        JobEnqueued comes when the job is completed. A workflow whose id is there already goes on as it is. Raises
+        ConfigError after ``transaction()`` has completed the job, and for a call that goes into a transaction.
         """
-        check_call(call, f"ctx.then() in job {self.id}")
+        where = f"ctx.then() in job {self.id}"
         if self._settled:
             raise ConfigError(f"job {self.id} is completed already: call then() before the transaction's block ends")
-        self.follow_ups += (call.new,)
+        if isinstance(follow_up, Composition):
+            calls, joins = follow_up.composed(self._run.settings)
+        else:
+            check_call(follow_up, where)
+            calls, joins = [follow_up], ()
+        if any(call.connection is not None for call in calls):
+            raise ConfigError(f"{where}: {follow_up!r} has a connection=, and is stored when the job is completed")
+        with self._run.around_enqueue(calls):
+            jobs = tuple(call.new for call in calls)
+            if joins or not self._follow_ups or self._follow_ups[-1].joins:
+                self._follow_ups += (Write(jobs, joins=tuple(joins)),)
+            else:
+                self._follow_ups = (*self._follow_ups[:-1], Write((*self._follow_ups[-1].jobs, *jobs)))
+
+    @property
+    def follow_ups(self) -> tuple[Write, ...]:
+        """What is stored when the run succeeds: what ``then`` and ``workflow.add`` collected. For the worker."""
+        more = None if self._workflow is None else self._workflow.write()
+        return self._follow_ups if more is None else (*self._follow_ups, more)
 
     def ensure_owner(self) -> None:
         """Ask the engine whether this run still owns the job. *Blocking.* Raises LeaseLost when it does not."""

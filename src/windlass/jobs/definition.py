@@ -42,6 +42,7 @@ from windlass.jobs.call import Call, Enqueuer, Plan
 from windlass.jobs.context import JobContext, current_job
 from windlass.jobs.handle import JobHandle
 from windlass.jobs.hooks import Hook, Moment
+from windlass.jobs.results import results_in
 from windlass.jobs.spec import CALL_KEYS, DEFAULT_QUEUE, GUARD_KEYS, JOB_KEYS, CallOptions, JobSpec
 from windlass.settings import Settings
 
@@ -123,20 +124,31 @@ class BaseJob(Generic[P, R]):
     ) -> tuple[str, str]:
         """Give the payload of a call that lacks what the step before it will give, and why it is not whole."""
         try:
-            payload, _ = self._encode_open(args, kwargs)
+            if holes := results_in(args, kwargs):
+                steps = ", ".join(dict.fromkeys(repr(result.step.name) for result in holes.values()))
+                payload = self.spec.signature.encode_open(args, kwargs, holes)
+                return payload, f"job {self.spec.name!r} takes a result of {steps}: add the call to that workflow"
+            args, kwargs, at = self._open_first(args, kwargs)
+            payload = self.spec.signature.encode_open(args, kwargs, (at,))
         except PayloadError:
             raise error from None
         return payload, f"{error}. In a chain, the result of the step before is put in its place"
 
-    def _encode_open(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> tuple[str, int | str]:
-        signature = self.spec.signature
-        at = signature.place_of_previous(len(args))
+    def _open_first(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> tuple[tuple[object, ...], Mapping[str, object], int | str]:
+        """Make room for the result of the step before it, and say where that is."""
+        at = self.spec.signature.place_of_previous(len(args))
         if at is None:
             raise PayloadError(
                 f"job {self.spec.name!r} has no parameter for the result of the step before; give it a first "
                 "parameter, or one that is called previous"
             )
-        return signature.encode_open(args, kwargs, at), at
+        if isinstance(at, int):
+            return (*args[:at], None, *args[at:]), kwargs, at
+        if at in kwargs:
+            raise PayloadError(f"job {self.spec.name!r}: {at!r} is given, and is to be filled in as well")
+        return args, kwargs, at
 
     def as_step(self, call: Call[object], job: str, join: str) -> Call[object]:
         """Give a call of this job as one that gets the result of another: as ``previous``, else as its first argument.
@@ -144,19 +156,38 @@ class BaseJob(Generic[P, R]):
         The other is ``job``, or what stands for it as the only member of ``join``. Raises PayloadError for arguments
         that do not fit beside it, and ConfigError for a guard whose key depends on it.
         """
-        payload, at = self._encode_open(call.args, call.kwargs)
+        args, kwargs, at = self._open_first(call.args, call.kwargs)
+        return self._filled_in(call, args, kwargs, (Ref(at, job, join),))
+
+    def as_item(self, call: Call[object]) -> tuple[Call[object], int | str]:
+        """Give a call of this job whose first argument, or ``previous``, is put in later, and say where that is.
+
+        Raises as ``as_step``.
+        """
+        args, kwargs, at = self._open_first(call.args, call.kwargs)
+        filled = self._filled_in(call, args, kwargs, (Ref(at, "", ""),))
+        return structs.replace(filled, new=structs.replace(filled.new, meta=self._plan.meta)), at
+
+    def with_results(self, call: Call[object], refs: tuple[Ref, ...]) -> Call[object]:
+        """Give a call whose arguments have results of steps as one that gets those. Raises as ``as_step``."""
+        return self._filled_in(call, call.args, call.kwargs, refs)
+
+    def _filled_in(
+        self, call: Call[object], args: tuple[object, ...], kwargs: Mapping[str, object], refs: tuple[Ref, ...]
+    ) -> Call[object]:
+        signature, holes = self.spec.signature, [ref.at for ref in refs]
+        payload = signature.encode_open(args, kwargs, holes)
         guards: tuple[Guard, ...] = ()
         unique = None
         if self._plan.guards is not None:
-            signature = self.spec.signature
-            name = signature.name_at(at)
-            if keyed := self._plan.guards.key_of(name):
-                raise ConfigError(
-                    f"{keyed}: the key is made of {name!r} when the job is stored, and here that is the result of the "
-                    "step before, which nobody knows yet; make it of other arguments"
-                )
-            guards, unique = self._plan.guards.render(*signature.as_open(payload, at))
-        facts = structs.replace(self._plan.facts, refs=(Ref(at, job, join),))
+            for name in map(signature.name_at, holes):
+                if keyed := self._plan.guards.key_of(name):
+                    raise ConfigError(
+                        f"{keyed}: the key is made of {name!r} when the job is stored, and here that is the result of "
+                        "another job, which nobody knows yet; make it of other arguments"
+                    )
+            guards, unique = self._plan.guards.render(*signature.as_open(payload, holes))
+        facts = structs.replace(self._plan.facts, refs=refs)
         new = structs.replace(call.new, payload=payload, guards=guards, unique=unique, meta=encode_meta(facts))
         return structs.replace(call, new=new, lacks=None)
 

@@ -45,6 +45,7 @@ WAIT_SLICE: Final = 5.0
 
 ALLOWED: Final = {
     Action.CANCEL: "a ready, scheduled, blocked or running job can be cancelled",
+    Action.SKIP: "a ready, scheduled or blocked job can be skipped",
     Action.RETRY: "a dead, cancelled or scheduled job can be retried",
     Action.DELETE: "any job that is not running can be deleted; cancel it first",
 }

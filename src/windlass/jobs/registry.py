@@ -6,7 +6,7 @@ means one job; looking one up never changes anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from windlass.core.errors import ConfigError
 from windlass.core.recovery import RecoveryRule
@@ -20,8 +20,12 @@ __all__ = ["Registry"]
 class Registry:
     """The jobs of one application by name and alias, the circuits that they name, and its rules for dead ones."""
 
-    def __init__(self, circuits: Circuits | None = None) -> None:
+    def __init__(
+        self, circuits: Circuits | None = None, builtin: Mapping[str, Callable[[], JobSpec]] | None = None
+    ) -> None:
+        """``builtin`` makes the jobs of ours by name; they are found, and in no list."""
         self.circuits = circuits
+        self._builtin = builtin or {}
         self._specs: dict[str, JobSpec] = {}
         self.recoveries: list[RecoveryRule] = []
 
@@ -41,7 +45,12 @@ class Registry:
 
     def find(self, name: str) -> JobSpec | None:
         """Give the job of this name or alias, or None."""
-        return self._specs.get(name)
+        spec = self._specs.get(name)
+        return self._builtin[name]() if spec is None and name in self._builtin else spec
+
+    def builtin(self) -> dict[str, JobSpec]:
+        """Give the jobs of ours by name: a worker runs them beside those of the application."""
+        return {name: make() for name, make in self._builtin.items()}
 
     def get(self, name: str) -> JobSpec:
         """Give the job of this name or alias. Raises ConfigError with the nearest spelling."""

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from windlass.core.errors import PayloadError
 from windlass.core.model import Slot
 from windlass.core.work import Claimed, Kind, Lease, Outcome, Settled
-from windlass.events import SettleDropped
+from windlass.events import JobEnqueued, SettleDropped
 from windlass.jobs.hooks import Moment
 from windlass.logs import Log
 from windlass.worker.account import Account
 from windlass.worker.attempt.endings import Endings
 from windlass.worker.attempt.outcomes import released
-from windlass.worker.attempt.run import JobRun, Prepared
+from windlass.worker.attempt.run import JobRun, Prepared, tell_enqueued
 from windlass.worker.attempt.unbegun import unknown, unreadable
 from windlass.worker.heart import Heart
 from windlass.worker.held import Held
@@ -119,6 +119,10 @@ class WorkerSlots:
         stale = [one for one, answer in zip(outcomes, answers, strict=True) if answer is Settled.STALE]
         if stale:
             self._tell_dropped(stale, "another worker owns the job now")
+        if self._host.events.wants(JobEnqueued):
+            for one, answer in zip(outcomes, answers, strict=True):
+                if answer is Settled.APPLIED:
+                    tell_enqueued(self._host.events, one.then)
         for moment, kind in ((Moment.DEAD, Kind.DEAD), (Moment.RETRY, Kind.RETRY)):
             if self._hooks.wants(moment):
                 pairs = zip(outcomes, answers, strict=True)

@@ -147,7 +147,7 @@ class Worker:
         self._circuits = registry.circuits
         self._prepared: dict[str, Prepared] = {
             name: prepare(registry.get(name), middleware, registry.circuits) for name in registry.all_names()
-        }
+        } | {name: prepare(spec, Middleware()) for name, spec in registry.builtin().items()}
         plans = options.pools or (PoolPlan("common", (), settings.threads, settings.async_slots),)
         slots = sum(plan.threads + plan.async_slots for plan in plans)
         worker_id, machine = new_id(), socket.gethostname()

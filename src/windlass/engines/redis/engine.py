@@ -94,7 +94,7 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
 
     def commit(self, write: Write) -> Written:
         jobs, swaps = write.jobs, write.swaps
-        if not (jobs or write.opens or write.counts or write.joins or write.seals):
+        if not (jobs or write.opens or write.counts or write.has_ties):
             return self._swap(write)
         self._client()  # what the server can do decides what may be asked of it
         names = tuple(dict.fromkeys(job.queue for job in jobs))
@@ -132,19 +132,19 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         return loss(write.swaps, reply) or Written([], made(write.swaps, reply[1]))
 
     def _wants_documents_on_disk(self, write: Write) -> bool:
-        lasting = bool(write.joins or write.seals) or any(one.durable for one in write.swaps)
+        lasting = write.has_ties or any(one.durable for one in write.swaps)
         return self._durability == "fsync" and lasting
 
     def _put(self, write: Write, names: tuple[str, ...], fsync: bool, *, look: bool) -> list[object]:
         jobs, swaps = write.jobs, write.swaps
-        if swaps or write.opens or write.counts or write.joins or write.seals:
+        if swaps or write.opens or write.counts or write.has_ties:
             specs, flags, *rest = self._guarded_args(jobs, names, look)
             opens: list[Command] = []
             for one in write.opens:
                 opens += one.gate, -1 if one.in_ms is None else one.in_ms
             counts = pack_counts(write.counts)
-            made, seals = pack_joins(write.joins), pack(write.seals)
-            args = [specs, flags, len(swaps), len(write.opens), counts, made, seals, *pack_swaps(write), *opens, *rest]
+            joins = pack_joins(write.joins), pack(write.seals), pack(write.enters)
+            args = [specs, flags, len(swaps), len(write.opens), counts, *joins, *pack_swaps(write), *opens, *rest]
             return self._call("commit", names, args, fsync=fsync or self._wants_documents_on_disk(write))
         if len(jobs) == 1 and is_plain(jobs[0]):
             body, spec = self._texts_of(names)(jobs[0])
@@ -275,14 +275,18 @@ class RedisEngine(RedisCoordinator, RedisDead, RedisDocuments):
         args: list[Command] = [len(outcomes), b""]
         runs, texts = Runs(), OutcomeTexts(self._rules)
         then: list[Command] = []
-        bodies = None
+        bodies, composed = None, False
         for place, one in enumerate(outcomes, 1):
             own, spec = texts.texts(one)
             runs.add(spec)
             args += own
-            for job in one.then:
-                bodies = bodies or JobTexts(names)
-                then += place, job.id, *bodies.texts(job), guards_text(job, self._rules)
+            for write in one.then:
+                composed = composed or bool(write.joins or write.seals)
+                if composed:
+                    then += place, "", pack_joins(write.joins), pack(write.seals), ""
+                for job in write.jobs:
+                    bodies = bodies or JobTexts(names)
+                    then += place, job.id, *bodies.texts(job), guards_text(job, self._rules)
         args[1] = runs.packed()
         return args + then
 
@@ -398,13 +402,18 @@ def is_plain(job: NewJob) -> bool:
 
 
 def any_guarded(outcomes: Sequence[Outcome]) -> bool:
-    """Whether a follow-up has guards or ties, or a job is to wait."""
-    return any(one.waits is not None or (one.then and not all(map(is_bare, one.then))) for one in outcomes)
+    """Whether a follow-up has guards or ties or makes them, or a job is to wait."""
+    return any(one.waits is not None or (one.then and not all(map(is_loose, one.then))) for one in outcomes)
+
+
+def is_loose(write: Write) -> bool:
+    """Whether a follow-up is jobs without guards and ties, and nothing else."""
+    return not (write.joins or write.seals) and all(map(is_bare, write.jobs))
 
 
 def queues_of(outcomes: Sequence[Outcome]) -> list[str]:
     """The queues of follow-ups."""
-    return list(dict.fromkeys(job.queue for one in outcomes if one.then for job in one.then))
+    return list(dict.fromkeys(job.queue for one in outcomes for write in one.then for job in write.jobs))
 
 
 def str_of(reply: object) -> str:

@@ -5,12 +5,11 @@ What may say no comes first: swaps are judged before anything is written, and ``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import apsw
 
-from windlass.core.model import CLOCK_SLACK_MS, NewJob, NewJoin, Opening, Placed, Write, Written
+from windlass.core.model import CLOCK_SLACK_MS, Opening, Placed, Write, Written
 from windlass.core.work import Rules
 from windlass.engines.sqlite import joins
 from windlass.engines.sqlite.counts import count_these
@@ -32,13 +31,13 @@ FORGET_GATE: Final = 'DELETE FROM "windlass_gates" WHERE gate = ?'
 def commit(db: apsw.Connection, q: Sql, write: Write, now: int, rules: Rules, steady: Steady) -> Written:
     """Store jobs and documents, open gates and count; or nothing, when a swap has lost or Duplicate is raised."""
     jobs, swaps = write.jobs, write.swaps
-    if not (swaps or write.opens or write.counts or write.joins or write.seals):
-        return Written(store(db, q, jobs, now, rules) if jobs else [])
+    if not (swaps or write.opens or write.counts or write.has_ties):
+        return Written(store(db, q, write, now, rules) if jobs else [])
     clock = steady.now(db)
     is_late = write.clock is not None and abs(clock - write.clock) > CLOCK_SLACK_MS
     if is_late or has_lost(db, q, swaps, now) or joins.any_known(db, q, write.joins):
         return Written([], tuple(look(db, q, one.key, now) for one in swaps), lost=True)
-    placed = store(db, q, jobs, now, rules, write.joins, write.seals) if jobs or write.joins or write.seals else []
+    placed = store(db, q, write, now, rules) if jobs or write.has_ties else []
     documents = tuple(swap(db, q, one, now) for one in swaps)
     for one in write.opens:
         open_gate(db, q, one, clock)
@@ -47,22 +46,15 @@ def commit(db: apsw.Connection, q: Sql, write: Write, now: int, rules: Rules, st
     return Written(placed, documents)
 
 
-def store(
-    db: apsw.Connection,
-    q: Sql,
-    jobs: Sequence[NewJob],
-    now: int,
-    rules: Rules,
-    made: Sequence[NewJoin] = (),
-    seals: Sequence[str] = (),
-) -> list[Placed]:
+def store(db: apsw.Connection, q: Sql, write: Write, now: int, rules: Rules) -> list[Placed]:
     """Store jobs and joins, and who is a member of what and waits for what. Raises Duplicate before it writes."""
+    jobs = write.jobs
     placed = insert(db, q, jobs, now, rules) if jobs else []
-    joins.make(db, q, made, now)
-    if made or any(job.joins or job.waits for job in jobs):
-        joins.enter(db, q, made, jobs, placed, now, rules)
-    if seals:
-        joins.seal(db, q, seals)
+    joins.make(db, q, write.joins, now)
+    if write.joins or write.enters or any(job.joins or job.waits for job in jobs):
+        joins.enter(db, q, write, placed, now, rules)
+    if write.seals:
+        joins.seal(db, q, write.seals)
     return placed
 
 

@@ -66,8 +66,8 @@ class SqliteEngine(SqliteCoordinator, SqliteMoves, SqliteDead, SqliteDocuments):
         if not write.jobs and write == NOTHING:
             return Written([])
         wishes = {job.durable for job in write.jobs}
-        durable = bool(wishes - {False} or write.joins or write.seals) or any(one.durable for one in write.swaps)
-        is_tied = bool(write.joins or write.seals) or any(job.joins or job.waits for job in write.jobs)
+        durable = bool(wishes - {False} or write.has_ties) or any(one.durable for one in write.swaps)
+        is_tied = write.has_ties or any(job.joins or job.waits for job in write.jobs)
         written = self._write(store, durable=durable, whatever_is_set=True in wishes, moves_jobs=is_tied)
         if written.placed or (write.opens and not written.lost):
             self._ready.touch()

@@ -2,8 +2,9 @@
 
 A row of ``windlass_members`` says how one member of one join has ended. Triggers change it with every end of a record,
 whoever writes that, and derive the counters of the join from it: the sets decide, and the counters cannot differ from
-them. A join whose counters have moved is dirty. ``advance`` decides every dirty join in the write that moved it, level
-by level; what is left beyond ``LEVELS`` or ``AT_ONCE`` stays dirty and is done by the next write.
+them. A join whose counters have moved is dirty (1), and so is one that is only to be looked at (2). ``advance`` decides
+every dirty join in the write that made it so, level by level; what is left beyond ``LEVELS`` or ``AT_ONCE`` stays
+dirty and is done by the next write.
 
 Whoever waits is ``blocked`` with a row in ``windlass_waits``. The row stays when the job is skipped, for a dead member
 that runs again may still let it go on; it goes when the job does. The record of a member is held (``HELD``) until no
@@ -19,7 +20,7 @@ import apsw
 import msgspec
 
 from windlass.core.join import SKIPPED, Tally, decide
-from windlass.core.model import NewJob, NewJoin, Placed, State, Wait
+from windlass.core.model import NewJoin, Placed, State, Wait, Write
 from windlass.core.rows import JoinRow, Member
 from windlass.core.work import Rules
 from windlass.engines.sqlite.counts import count
@@ -56,7 +57,7 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, 1) ON CONFLICT (id) DO NOTHING
 SEAL: Final = """
 UPDATE "windlass_joins" SET sealed = 1, dirty = 1 WHERE id IN (SELECT value FROM json_each(?)) AND NOT sealed
 """
-# A member that has ended counts as it did; one whose record is gone counts as an end and no more.
+# A member that has ended counts as it did; one whose record is gone, and its end unknown, as an end and no more.
 ENTER: Final = """
 INSERT INTO "windlass_members" (id, join_id, verdict)
 SELECT mine.id, joins.id, CASE WHEN jobs.seq IS NULL THEN 'cancelled' WHEN jobs.purge_at IS NOT NULL THEN jobs.state END
@@ -65,6 +66,7 @@ FROM (SELECT value ->> 0 AS id, value ->> 1 AS join_id FROM json_each(?)) AS min
     LEFT JOIN "windlass_jobs" AS jobs ON jobs.id = mine.id
 WHERE true
 ON CONFLICT (id, join_id) DO UPDATE SET verdict = excluded.verdict WHERE verdict IS NOT excluded.verdict
+    AND (verdict IS NULL OR EXISTS (SELECT 1 FROM "windlass_jobs" WHERE id = excluded.id))
 """
 TIE: Final = f"""
 UPDATE "windlass_jobs" SET tied = 1,
@@ -78,23 +80,30 @@ UPDATE "windlass_jobs" SET state = 'blocked', blocked_by = mine.gate, tied = 1, 
 FROM (SELECT value ->> 0 AS id, 'join:' || (value ->> 1) AS gate FROM json_each(?)) AS mine
 WHERE "windlass_jobs".id = mine.id AND purge_at IS NULL
 """
+# A run whose cancel was asked for has ended, and waits for nothing.
 ADD_WAITS: Final = """
 INSERT OR REPLACE INTO "windlass_waits" (id, join_id, of, count, delay_ms)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?)
+WHERE EXISTS (SELECT 1 FROM "windlass_jobs" WHERE id = value ->> 0 AND state = 'blocked')
 """
-LOOK_AT: Final = 'UPDATE "windlass_joins" SET dirty = 1 WHERE id IN (SELECT value FROM json_each(?))'
+LOOK_AT: Final = """
+UPDATE "windlass_joins" SET dirty = coalesce(dirty, 2) WHERE id IN (SELECT value FROM json_each(?))
+"""
 # Who waits for a join that is not there waits for nothing that could come.
 WITHOUT_JOIN: Final = """
 SELECT value FROM json_each(?) WHERE NOT EXISTS (SELECT 1 FROM "windlass_joins" WHERE id = value)
 """
 
 DIRTY: Final = 'SELECT id FROM "windlass_joins" WHERE dirty IS NOT NULL LIMIT ?'
+# Before it is decided: whatever moves it again meanwhile, as the join of a waiter does, makes it dirty again.
 CLEAN: Final = """
-UPDATE "windlass_joins" SET dirty = NULL, moved_at = ?2,
+UPDATE "windlass_joins" SET dirty = NULL, moved_at = CASE dirty WHEN 1 THEN ?2 ELSE moved_at END,
     ended_at = CASE WHEN sealed AND total = ok + bad + void THEN coalesce(ended_at, ?2) END,
-    purge_at = CASE WHEN sealed AND total = ok + bad + void AND home IS NULL THEN coalesce(purge_at, ?2 + keep_ms) END
+    purge_at = CASE WHEN sealed AND total = ok + bad + void AND home IS NULL
+        THEN coalesce(purge_at, ?2 + keep_ms) END
 WHERE id = ?1 RETURNING sealed, total, ok, bad, void
 """
+MORE: Final = 'UPDATE "windlass_joins" SET dirty = coalesce(dirty, 2) WHERE id = ?'
 # The kinds of waits at a join, found by steps through their index.
 NEXT_WAIT: Final = """
 SELECT of, count FROM "windlass_waits" WHERE join_id = ?1 AND (of, count) > (?2, ?3) ORDER BY of, count LIMIT 1
@@ -166,22 +175,15 @@ def make(db: apsw.Connection, q: Sql, joins: Sequence[NewJoin], now: int) -> Non
         db.execute(q(MAKE), (one.id, one.sealed, one.keep_ms, one.home, one.meta, now))
 
 
-def enter(
-    db: apsw.Connection,
-    q: Sql,
-    joins: Sequence[NewJoin],
-    jobs: Sequence[NewJob],
-    placed: Sequence[Placed],
-    now: int,
-    rules: Rules,
-) -> None:
+def enter(db: apsw.Connection, q: Sql, write: Write, placed: Sequence[Placed], now: int, rules: Rules) -> None:
     """Make stored jobs members of their joins, and let those wait that are to; inside the caller's transaction.
 
     A duplicate stands for the job that it asked for: what it is a duplicate of enters the joins.
     """
-    pairs = [(id, one.id) for one in joins for id in one.members]
+    pairs = [(id, one.id) for one in write.joins for id in one.members]
+    pairs += [(id, join) for join, id in write.enters]
     waits = []
-    for job, one in zip(jobs, placed, strict=True):
+    for job, one in zip(write.jobs, placed, strict=True):
         pairs += [(one.id, join) for join in job.joins]
         if job.waits is not None and not one.duplicate:
             waits.append((job.id, job.waits, job.delay_ms if job.run_at is None else 0))
@@ -222,12 +224,12 @@ def advance(db: apsw.Connection, q: Sql, now: int, rules: Rules) -> bool:
         if not dirty:
             break
         for (id,) in dirty:
-            # Clean first, and as it stands: who is moved for one join may be a member of another, or of this one.
-            ((sealed, *counters),) = db.execute(q(CLEAN), (id, now)).fetchall()
+            found: Any = db.execute(q(CLEAN), (id, now)).fetchall()
+            ((sealed, *counters),) = found
             changed = decide_join(db, q, str(id), Tally(bool(sealed), *counters), now, rules)
             moved += changed
             if changed >= AT_ONCE:
-                db.execute(q(LOOK_AT), (encode([id]).decode(),))
+                db.execute(q(MORE), (id,))
             if moved >= AT_ONCE:
                 return True
     return moved > 0

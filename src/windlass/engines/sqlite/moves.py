@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 import apsw
 import msgspec
 
-from windlass.core.model import FINISHED, State
+from windlass.core.join import SKIPPED_BY_HAND
+from windlass.core.model import FINISHED, WAITING, State
 from windlass.core.rows import Action, Moved, Recovery, Waiting, Which
 from windlass.core.work import LeaseRef, Rules
 from windlass.engines.sqlite.core import SqliteCore
@@ -36,7 +37,7 @@ BY_RULE: Final = FIND + (
 # index is of no use to a condition that is known only when it is run.
 BY_QUEUE: Final = [FIND + f"queue = ? AND state = '{state}' LIMIT ?" for state in ("blocked", "ready", "scheduled")]
 CANCEL: Final = """
-UPDATE "windlass_jobs" SET state = 'cancelled', reason = 'cancelled', finished_at = ?2, purge_at = ?2 + ?3
+UPDATE "windlass_jobs" SET state = 'cancelled', reason = ?4, finished_at = ?2, purge_at = ?2 + ?3
 WHERE seq = ?1
 """
 CANCEL_RUNNING: Final = 'UPDATE "windlass_jobs" SET cancel = 1 WHERE seq = ?'
@@ -135,6 +136,8 @@ class Moves:
         match self._action:
             case Action.CANCEL:
                 return Moved(id, state, self._cancel(found))
+            case Action.SKIP:
+                return Moved(id, state, state in WAITING and self._end(found, SKIPPED_BY_HAND))
             case Action.RETRY if state in AGAIN_FROM:
                 return self._again(found)
             case Action.RETRY:
@@ -150,8 +153,12 @@ class Moves:
         if found.state is State.RUNNING:
             self._db.execute(self._q(CANCEL_RUNNING), (found.seq,))
         else:
-            self._db.execute(self._q(CANCEL), (found.seq, self._now, self._rules.keep_done_ms))
-            self._cancelled += 1
+            self._end(found, "cancelled")
+        return True
+
+    def _end(self, found: Found, reason: str) -> bool:
+        self._db.execute(self._q(CANCEL), (found.seq, self._now, self._rules.keep_done_ms, reason))
+        self._cancelled += 1
         return True
 
     def _again(self, found: Found) -> Moved:

@@ -395,7 +395,7 @@ OTHERS: Final = (
             Column("keep_ms", Count, JOIN_KEEP_MS),
             Column("home", Key | None, None),
             Column("meta", Yes, None, TEXT),
-            Column("dirty", Yes | None, 1),
+            Column("dirty", Literal[1, 2] | None, 2),
         ),
         join_rule,
     ),
@@ -474,7 +474,8 @@ UPDATE "windlass_jobs" SET tied = 1 WHERE tied IS NULL
     AND id IN (SELECT id FROM "windlass_members" ORDER BY id, join_id LIMIT ? OFFSET ?)
 """
 MISCOUNTED: Final = """
-UPDATE "windlass_joins" SET dirty = 1, total = real.total, ok = real.ok, bad = real.bad, void = real.void
+UPDATE "windlass_joins" SET dirty = coalesce(dirty, 2), total = real.total, ok = real.ok, bad = real.bad,
+    void = real.void
 FROM (SELECT joins.id AS join_id, count(members.id) AS total, count(*) FILTER (WHERE verdict = 'done') AS ok,
              count(*) FILTER (WHERE verdict = 'dead') AS bad, count(*) FILTER (WHERE verdict = 'cancelled') AS void
       FROM (SELECT id FROM "windlass_joins" ORDER BY id LIMIT ? OFFSET ?) AS joins
@@ -491,7 +492,8 @@ SELECT seq, id FROM "windlass_jobs" AS jobs WHERE state = 'blocked' AND blocked_
 """
 # The sweep looks at every join now and then, whether or not its counters say that they have moved.
 LOOK_AT_JOINS: Final = """
-UPDATE "windlass_joins" SET dirty = 1 WHERE id IN (SELECT join_id FROM "windlass_waits" ORDER BY id LIMIT ? OFFSET ?)
+UPDATE "windlass_joins" SET dirty = coalesce(dirty, 2)
+WHERE id IN (SELECT join_id FROM "windlass_waits" ORDER BY id LIMIT ? OFFSET ?)
 """
 PASS_ON: Final = 'UPDATE "windlass_unique" SET id = next, next = NULL WHERE key = ? AND next IS NOT NULL'
 FREE_KEY: Final = """

@@ -13,11 +13,11 @@ from typing import Final
 import apsw
 import msgspec
 
-from windlass.core.model import WAITING, NewJob, State
+from windlass.core.model import WAITING, NewJob, NewJoin, State, Write
 from windlass.core.work import Kind, Outcome, Rules, Settled
 from windlass.engines.sqlite.commit import store
 from windlass.engines.sqlite.counts import count
-from windlass.engines.sqlite.joins import wait_at
+from windlass.engines.sqlite.joins import any_known, make, wait_at
 from windlass.engines.sqlite.notes import put_notes
 from windlass.engines.sqlite.schema import FOREVER, HISTORY, SLOT_CODES, Sql
 
@@ -103,23 +103,38 @@ def settle(db: apsw.Connection, q: Sql, outcomes: Sequence[Outcome], now: int, r
         count(db, q, now, "total:stale", len(outcomes) - len(valid))
         outcomes = valid
     db.execute("RELEASE settle")
-    awaiting = [(one.id, one.waits, 0) for one in outcomes if one.kind is Kind.AWAIT and one.waits is not None]
-    wait_at(db, q, awaiting, now, rules)
-    then: list[NewJob] = []
+    then: list[Write] = []
     counts: dict[str, int] = {}
     for outcome in outcomes:
-        if outcome.then:
-            then += (at_the_end_of_a_run(job) for job in outcome.then)
+        then += outcome.then
         if outcome.notes:
             put_notes(db, q, outcome.id, outcome.notes)
         series = SERIES.get(outcome.kind)
         if series:
             counts[series] = counts.get(series, 0) + 1
     if then:
-        store(db, q, then, now, rules)
+        follow(db, q, then, now, rules)
+    # Behind what is stored: a run may wait for the children that it starts.
+    awaiting = [(one.id, one.waits, 0) for one in outcomes if one.kind is Kind.AWAIT and one.waits is not None]
+    wait_at(db, q, awaiting, now, rules)
     for series, ended in counts.items():
         count(db, q, now, series, ended)
     return answers
+
+
+def follow(db: apsw.Connection, q: Sql, writes: Sequence[Write], now: int, rules: Rules) -> None:
+    """Store what runs have left to be stored, all of it at once but for the writes that have lost."""
+    jobs: list[NewJob] = []
+    joins: list[NewJoin] = []
+    seals: list[str] = []
+    for write in writes:
+        if any_known(db, q, write.joins):
+            continue
+        make(db, q, write.joins, now)  # or a later one would not lose to this one
+        jobs += map(at_the_end_of_a_run, write.jobs)
+        joins += write.joins
+        seals += write.seals
+    store(db, q, Write(tuple(jobs), joins=tuple(joins), seals=tuple(seals)), now, rules)
 
 
 def at_the_end_of_a_run(job: NewJob) -> NewJob:

@@ -86,7 +86,7 @@ class SqliteTransactions(SqliteInspector):
         if db is mine.db:
             if not db.in_transaction:
                 raise ConfigError("the transaction of this tx has ended: enqueue inside the `with` block")
-            return self._commit_here(db, write)
+            return self._commit_here(db, write)[0]
         if self.path is None or not same_file(db.filename, self.path):
             raise ConfigError(
                 f"connection= is open on {db.filename or ':memory:'}, and the jobs live in {self.info.target}: "
@@ -101,16 +101,16 @@ class SqliteTransactions(SqliteInspector):
             raise ConfigError(
                 "connection= has no open transaction: begin one (BEGIN IMMEDIATE) before you enqueue in it"
             )
-        written = self._commit_here(db, write)
-        if written.placed or write.opens:
+        written, moved = self._commit_here(db, write)
+        if written.placed or write.opens or moved:
             self._touch_after_commit(db)
         return written
 
-    def _commit_here(self, db: apsw.Connection, write: Write) -> Written:
+    def _commit_here(self, db: apsw.Connection, write: Write) -> tuple[Written, bool]:
+        """Commit inside the caller's transaction; say whether that let jobs go on that waited for a join."""
         now = self._clock.wall_ms()
         written = commit(db, self._q, write, now, self._rules, self._steady)
-        advance(db, self._q, now, self._rules)
-        return written
+        return written, advance(db, self._q, now, self._rules)
 
     def _touch_after_commit(self, db: apsw.Connection) -> None:
         """Wake workers once the caller's commit is visible; else they would find the jobs at their next poll."""

@@ -24,6 +24,7 @@ from windlass.testing.conformance.bounds import BoundSuite
 from windlass.testing.conformance.circuits import CircuitSuite
 from windlass.testing.conformance.claim import ClaimSuite
 from windlass.testing.conformance.commit import CommitSuite
+from windlass.testing.conformance.compositions import CompositionSuite
 from windlass.testing.conformance.counts import CountSuite
 from windlass.testing.conformance.dead import DeadSuite
 from windlass.testing.conformance.documents import DocumentSuite
@@ -54,6 +55,7 @@ __all__ = [
     "CircuitSuite",
     "ClaimSuite",
     "CommitSuite",
+    "CompositionSuite",
     "CountSuite",
     "DeadSuite",
     "DocumentSuite",
@@ -98,6 +100,7 @@ class EngineConformance(
     WaitSuite,
     InspectorSuite,
     JoinSuite,
+    CompositionSuite,
     PayloadSuite,
     GuardSuite,
     CircuitSuite,

@@ -258,7 +258,7 @@ class GuardMachine(RuleBasedStateMachine):
             result=f'"{row.fence}"' if kind is Kind.DONE else None,
             error=error() if kind in {Kind.RETRY, Kind.DEAD} else None,
             delay_ms=delay_ms,
-            then=then,
+            then=(Write(then),) if then else (),
         )
         self.store.settle([outcome])
 

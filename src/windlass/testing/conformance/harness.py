@@ -189,7 +189,7 @@ def ended(
         delay_ms=delay_ms,
         keep_ms=keep_ms,
         interrupted=interrupted,
-        then=then,
+        then=(Write(then),) if then else (),
         cause=cause,
         slot=slot,
         notes=notes,

@@ -162,7 +162,11 @@ class JoinMachine(EngineMachine):
         """Several ends in one write."""
         self.claim(worker, 4, None, False, True)
         ends = st.sampled_from([Kind.DONE, Kind.DONE, Kind.DEAD, Kind.CANCELLED, Kind.RETRY])
-        outcomes = [Outcome(x.id, x.fence, data.draw(ends), cause=LOST) for x in self.oracle.held(worker)]
+        kinds = {x.id: data.draw(ends) for x in self.oracle.held(worker)}
+        outcomes = [
+            Outcome(x.id, x.fence, kinds[x.id], cause=LOST if kinds[x.id] is Kind.DEAD else None)
+            for x in self.oracle.held(worker)
+        ]
         self.store.settle(outcomes)
         for outcome in outcomes:
             assert self.oracle.settle(outcome, self.now)

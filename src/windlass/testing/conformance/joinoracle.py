@@ -226,7 +226,7 @@ class JoinOracle(Oracle):
         """Move one that waits, or was skipped; say whether it did."""
         assert job.wait is not None
         if job.state is not State.BLOCKED and not job.is_skipped:
-            job.wait = None  # ended otherwise, or made to run by hand
+            job.wait = job.reason = None  # ended otherwise, or made to run by hand
             return False
         join = self.joins.get(job.wait.join)
         if join is None and job.state is State.CANCELLED:

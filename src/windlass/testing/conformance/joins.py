@@ -118,29 +118,25 @@ class JoinSuite:
         assert [row_of(store, f"s{n}").reason for n in range(2, 6)] == ["skipped"] * 4
         assert read(store, "J6").tally == Tally(True, 1, void=1)
 
-    @pytest.mark.parametrize("joins", [("J", "W"), ("W", "J")])
-    def test_who_is_skipped_for_one_join_ends_as_a_member_of_another_that_moved_at_the_same_time(
-        self, harness: Harness, joins: tuple[str, str]
-    ) -> None:
+    def test_a_member_of_the_join_that_it_waits_for_ends_it(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        store_all(
-            store,
-            [
-                member("a", *joins),
-                member("b", "W", "J", waits=Wait("J", "ok", 1)),
-                member("after", waits=Wait("W", "end", 0)),
-            ],
-            *(NewJoin(one) for one in joins),
-        )
-        end(store, Kind.DEAD, "a")
-        assert row_of(store, "b").reason is None  # it is a member itself, and open: it waits for itself
-        store_all(store, [member("c", "W", waits=Wait("J", "bad", 2))])
-        store.transition(Action.CANCEL, ["b"])
-        assert [row_of(store, id).reason for id in ("b", "c")] == ["cancelled", "skipped"]
-        for one in joins:
-            assert read(store, one).ended_at is not None
-        assert [lease.id for lease in take(store)] == ["after"]
+        store_all(store, [member("a", "J", waits=Wait("J", "ok", 2)), *waiting(("b", "end", 0))], NewJoin("J"))
+        assert row_of(store, "a").reason == "skipped"
+        assert read(store, "J").ended_at is not None
+        assert [lease.id for lease in take(store)] == ["b"]
+
+    @pytest.mark.parametrize("order", ["AB", "BA"])
+    def test_a_join_that_two_levels_of_one_write_move_is_decided_by_both(self, harness: Harness, order: str) -> None:
+        """``a`` ends and moves both joins; the skip of ``b``, which waits for the first, moves the second again."""
+        store = harness.engine
+        join(store)
+        first, second = order[0], order[1]
+        one, two = member("a", first, second), member("b", second, waits=Wait(first, "bad"))
+        store_all(store, [one, two, member("c", waits=Wait(second))], NewJoin(first), NewJoin(second))
+        end(store, Kind.DONE, "a")
+        assert read(store, second).tally == Tally(True, 2, ok=1, void=1)
+        assert row_of(store, "c").reason == "skipped"
 
     def test_an_empty_join_has_ended_once_it_is_sealed(self, harness: Harness) -> None:
         store = harness.engine

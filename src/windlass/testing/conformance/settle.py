@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from windlass.core.model import State
+from windlass.core.model import State, Write
 from windlass.core.rows import Action
 from windlass.core.work import Claimed, Kind, Lease, Outcome, Rules, Settled, Want
 from windlass.testing.conformance.harness import (
@@ -340,7 +340,7 @@ class SettleSuite:
     def test_follow_ups_of_a_stale_outcome_are_not_stored(self, harness: Harness) -> None:
         store = harness.engine
         (lease,) = leased(harness, "a")
-        stale = Outcome("a", lease.fence + 1, Kind.DONE, then=(job("next"),))
+        stale = Outcome("a", lease.fence + 1, Kind.DONE, then=(Write((job("next"),)),))
         assert store.settle([stale]) == [STALE]
         assert store.job("next") is None
         store.settle([ended(lease, then=(job("one"),))])

@@ -64,8 +64,8 @@ def prepare(spec: JobSpec, middleware: Middleware, circuits: Circuits | None = N
     else:
         call = lambda _ctx, args, kwargs: fn(*args, **kwargs)  # noqa: E731
     if spec.is_async:
-        return Prepared(spec, spec.slot, None, middleware.wrap_async(cast("AsyncBody", call)), circuits)
-    return Prepared(spec, spec.slot, middleware.wrap(call), None, circuits)
+        return Prepared(spec, spec.slot, None, middleware.wrap_async(cast("AsyncBody", call)), circuits, middleware)
+    return Prepared(spec, spec.slot, middleware.wrap(call), None, circuits, middleware)
 
 
 def run_sync(run: JobRun) -> Outcome | None:

@@ -17,7 +17,7 @@ from typing import assert_never
 from msgspec import structs
 
 from windlass.core import caps
-from windlass.core.control import Discard
+from windlass.core.control import Await, Discard
 from windlass.core.errors import (
     CircuitOpen,
     ConfigError,
@@ -35,7 +35,7 @@ from windlass.core.retry import Cancelled, Died, Facts, Retried, Retry, Snoozed,
 from windlass.core.work import Outcome
 from windlass.events import JobFailed
 from windlass.logs import Log
-from windlass.worker.attempt.outcomes import again, cancelled, dead, released, snoozed
+from windlass.worker.attempt.outcomes import again, awaiting, cancelled, dead, released, snoozed
 from windlass.worker.attempt.run import JobRun
 from windlass.worker.attempt.told import describe, hidden, reason_of, short, tell, timeout_of, took
 
@@ -89,6 +89,8 @@ def judged(run: JobRun, error: BaseException) -> Outcome:
         return cancelled(run, "cancelled")
     elif isinstance(error, LockBusy | CircuitOpen | GuardUnavailable):
         return busy(run, error)
+    elif isinstance(error, Await):
+        return cancelled(run, "cancelled") if run.cancelled else awaiting(run, error)
     elif run.stopping and was_terminated(error):
         return interrupted(run)
     return failure(run, error)

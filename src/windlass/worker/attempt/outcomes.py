@@ -7,6 +7,7 @@ names the kind of slot that it really needs, where its record says another.
 
 from __future__ import annotations
 
+from windlass.core.control import Await
 from windlass.core.fingerprint import POISON, cause_of
 from windlass.core.history import clean_reason
 from windlass.core.model import Slot
@@ -17,7 +18,7 @@ from windlass.logs import Log
 from windlass.worker.attempt.run import JobRun
 from windlass.worker.attempt.told import tell
 
-__all__ = ["again", "cancelled", "crashed", "dead", "poisoned", "released", "snoozed", "stray"]
+__all__ = ["again", "awaiting", "cancelled", "crashed", "dead", "poisoned", "released", "snoozed", "stray"]
 
 log = Log("windlass.job")
 
@@ -60,6 +61,12 @@ def snoozed(run: JobRun, delay_ms: int, reason: str | None) -> Outcome:
     """Put a job back for a while: no attempt is used, however often it happens."""
     lease = run.lease
     return Outcome(lease.id, lease.fence, Kind.SNOOZE, reason=reason, delay_ms=delay_ms, slot=slot_of(run))
+
+
+def awaiting(run: JobRun, told: Await) -> Outcome:
+    """Put a job back until what it waits for has ended, and store what it starts; no attempt is used."""
+    lease, then = run.lease, () if told.then is None else (told.then,)
+    return Outcome(lease.id, lease.fence, Kind.AWAIT, waits=told.waits, then=then, slot=slot_of(run))
 
 
 def crashed(run: JobRun, delay_ms: int, error: str) -> Outcome:

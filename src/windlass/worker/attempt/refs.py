@@ -6,6 +6,8 @@ job is kept by the join whose member it is. *Blocking.*
 
 from __future__ import annotations
 
+import msgspec
+from msgspec import Raw
 from msgspec.structs import replace
 
 from windlass.core.codec import fill
@@ -18,6 +20,9 @@ from windlass.worker.attempt.run import JobRun
 
 __all__ = ["fill_in"]
 
+decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
+decode_array = msgspec.json.Decoder(list[Raw]).decode
+
 
 def fill_in(run: JobRun) -> None:
     """Put the results that a run refers to into its payload.
@@ -26,13 +31,15 @@ def fill_in(run: JobRun) -> None:
     store cannot be asked.
     """
     engine = run.host.engine
-    values = [(ref.at, result_of(ref, engine)) for ref in run.meta.refs]
+    values = [(ref.at, part_of(result_of(ref, engine), ref)) for ref in run.meta.refs]
     run.lease = replace(run.lease, payload=fill(run.lease.payload, values))
 
 
 def result_of(ref: Ref, engine: Inspector) -> bytes:
-    """The result of the job that a reference names, as JSON."""
+    """The result of the job that a reference names, as JSON; null where it may have none."""
     row = row_of(ref, engine)
+    if ref.optional and (row is None or row.state is not State.DONE):
+        return b"null"
     if row is None:
         raise ResultExpired(f"no record of job {ref.job} is kept, whose result this job takes as {ref.at!r}", ref.job)
     if row.state is not State.DONE:
@@ -46,6 +53,26 @@ def result_of(ref: Ref, engine: Inspector) -> bytes:
             f"job {row.id} ({row.name}) is done, and this job takes its result as {ref.at!r}, but: {row.reason}", row.id
         )
     return row.result if row.result is not None else b"null"
+
+
+def part_of(result: bytes, ref: Ref) -> bytes:
+    """The part of a result that a reference names."""
+    if ref.optional and result == b"null":
+        return result
+    for part in ref.path:
+        try:
+            if isinstance(part, str):
+                result = bytes(decode_object(result)[part])
+            else:
+                result = bytes(decode_array(result)[part])
+        except (msgspec.MsgspecError, LookupError, RecursionError):
+            path = "".join(f"[{one!r}]" for one in ref.path)
+            raise ResultNotStored(
+                f"the result of job {ref.job} has no {path}, which this job takes as {ref.at!r}; correct the path, or "
+                "what that job returns",
+                ref.job,
+            ) from None
+    return result
 
 
 def row_of(ref: Ref, engine: Inspector) -> JobRow | None:

@@ -7,6 +7,8 @@ threads and only ever go from false to true.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from random import Random
 from typing import Protocol
 
@@ -14,24 +16,34 @@ from msgspec import Struct
 
 from windlass.core.clock import Clock
 from windlass.core.history import Origin
-from windlass.core.meta import Meta, decode_meta
-from windlass.core.model import Slot
+from windlass.core.meta import Meta, StepFacts, decode_meta
+from windlass.core.model import Slot, Write
 from windlass.core.notebook import Notebook
 from windlass.core.work import Lease, Outcome
 from windlass.engines.base import Store
-from windlass.events import Events
+from windlass.events import Events, JobEnqueued
+from windlass.flow.inside import RunningWorkflow
 from windlass.guards.circuit import Passed
 from windlass.guards.circuits import Circuits
 from windlass.guards.verdict import Verdict
+from windlass.jobs.call import Call
 from windlass.jobs.context import JobContext
-from windlass.jobs.middleware import AsyncBody, Body
+from windlass.jobs.middleware import AsyncBody, Body, Middleware
 from windlass.jobs.redaction import hide, secrets_in
 from windlass.jobs.spec import JobSpec
 from windlass.settings import Settings
 
-__all__ = ["Host", "JobRun", "Prepared", "Stand"]
+__all__ = ["Host", "JobRun", "Prepared", "Stand", "tell_enqueued"]
 
 NO_META = Meta()
+
+
+def tell_enqueued(events: Events, writes: Sequence[Write]) -> None:
+    """Tell of jobs that were stored with the end of another."""
+    if writes and events.wants(JobEnqueued):
+        for write in writes:
+            for new in write.jobs:
+                events.emit(JobEnqueued(new.id, new.name, new.queue))
 
 
 class Prepared(Struct, frozen=True):
@@ -42,6 +54,7 @@ class Prepared(Struct, frozen=True):
     body: Body | None  # of a sync job
     async_body: AsyncBody | None  # of an async one
     circuits: Circuits | None = None  # those that its jobs may name
+    middleware: Middleware = Middleware()  # around what it enqueues
 
     @property
     def in_child(self) -> bool:
@@ -196,6 +209,14 @@ class JobRun:
     def stopping(self) -> bool:
         return self.host.stopping
 
+    def around_enqueue(self, calls: Sequence[Call[object]]) -> AbstractContextManager[object]:
+        """Enter the enqueue middleware of these calls."""
+        return self.prepared.middleware.around_enqueue(calls)
+
+    def workflow(self, facts: StepFacts) -> RunningWorkflow:
+        """Give the workflow that this run is a step of."""
+        return RunningWorkflow(facts, self.lease.id, self.host.engine)
+
     def note(self, key: str, value: str | None, *, durable: bool = False) -> None:
         """Note a text of this job, or forget one (None). Never blocks. Raises as ``Notebook.put``."""
         if self.notebook is None:
@@ -208,6 +229,8 @@ class JobRun:
 
     def note_settled(self, settled: bool) -> None:
         self.settling, self.settled = False, settled
+        if settled and self.context is not None:
+            tell_enqueued(self.host.events, self.context.follow_ups)
 
     def prolong(self, ms: float) -> None:
         """Note that it has so much time from now on."""

@@ -92,12 +92,16 @@ end
 
 local act = {}
 
+local function end_waiting(id, job, reason)
+  leave_waiting(id, job)
+  finish(id, job, sCANCELLED, keep)
+  hset(REASON, id, reason)
+  count_more('total:cancelled', 1)
+end
+
 function act.cancel(id, job)
   if job[STATE] == sWAITING then
-    leave_waiting(id, job)
-    finish(id, job, sCANCELLED, keep)
-    hset(REASON, id, 'cancelled')
-    count_more('total:cancelled', 1)
+    end_waiting(id, job, 'cancelled')
   elseif job[STATE] == sRUNNING then
     job[CANCEL] = 1
     zadd(CANCELS, 0, job[WORKER] .. '\0' .. id)
@@ -107,6 +111,13 @@ function act.cancel(id, job)
   else
     return false
   end
+  save(id)
+  return true
+end
+
+function act.skip(id, job)
+  if job[STATE] ~= sWAITING then return false end
+  end_waiting(id, job, 'skipped by hand')
   save(id)
   return true
 end

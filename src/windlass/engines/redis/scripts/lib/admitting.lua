@@ -142,7 +142,7 @@ function G.admitted(list, at_body)
     if g and g[4] and #g[4][1] > 0 then
       local id = list[at_body - n + i]
       if new.guards[i] then
-        for _, join in ipairs(g[4][1]) do G.count_member(join, id, '0') end
+        for _, join in ipairs(g[4][1]) do G.count_member(join, id, '0', true) end
       else
         flush()
         G.enter(others[i] or id, g[4][1])

@@ -51,6 +51,7 @@ end
 -- Let a job be a member of more joins, and wait for another one if `wait` is given.
 function G.tie(id, joins, wait)
   local g = G.of(id) or { {}, '', {} }
+  if G.damaged[id] then return end -- what nobody can read is not written over; the job dies of it
   local old, mine, seen = g[4] or { {}, {} }, {}, {}
   for _, list in ipairs({ old[1], joins }) do
     for _, join in ipairs(list) do
@@ -69,13 +70,14 @@ end
 
 G.COUNTER = { ['2'] = G.OK, ['3'] = G.BAD, ['4'] = G.VOID }
 
--- Write how a member has ended, and count it. A set decides: what is written already counts no second time.
-function G.count_member(join, id, verdict)
+-- Write how a member has ended, and count it. A set decides: what is written already counts no second time, and only
+-- what `enters` becomes a member.
+function G.count_member(join, id, verdict, enters)
   local j = G.join(join)
   if not j then return end
   local field = join .. '\0' .. id
   local before = call('HGET', K.JOINS, field)
-  if before == verdict then return end
+  if before == verdict or not (before or enters) then return end
   if not before then
     call('ZADD', K.TIED, 0, 'm\0' .. field)
     j[G.TOTAL] = j[G.TOTAL] + 1
@@ -84,13 +86,13 @@ function G.count_member(join, id, verdict)
   if from then j[from] = j[from] - 1 end
   if to then j[to] = j[to] + 1 end
   call('HSET', K.JOINS, field, verdict)
-  G.dirty[join], G.moved[join] = true, true
+  j[G.MOVED], G.dirty[join], G.moved[join] = wall, true, true
 end
 
 -- Whether a record is kept for a join.
-function G.is_member(ties)
+function G.is_member(id, ties)
   for _, join in ipairs(ties[1]) do
-    if G.join(join) then return true end
+    if G.join(join) and call('HEXISTS', K.JOINS, join .. '\0' .. id) == 1 then return true end
   end
   return false
 end
@@ -117,17 +119,20 @@ end
 
 -- A job that is there enters joins as it stands; what is not there counts as an end.
 function G.enter(id, joins)
+  if not jobs[id] then jobs[id] = nil end -- it may have ended in this script without being read
   load({ id })
   local job = jobs[id]
   local has_ended = job and job[STATE] >= sDONE
-  if job then
-    G.tie(id, joins)
-    if has_ended and job[STATE] ~= sDEAD and job[PURGE] < G.HELD_FOR and G.is_member({ joins }) then
-      G.stay(id, job, math.min(job[PURGE] + G.HELD_FOR, G.NUMBER_MAX), true)
-    end
-  end
   local verdict = has_ended and tostring(job[STATE]) or job and '0' or '4'
-  for _, join in ipairs(joins) do G.count_member(join, id, verdict) end
+  for _, join in ipairs(joins) do
+    local known = not job and call('HGET', K.JOINS, join .. '\0' .. id) or '0'
+    if known == '0' then G.count_member(join, id, verdict, true) end -- a lost record changes no end that is known
+  end
+  if not job then return end
+  G.tie(id, joins)
+  if has_ended and job[STATE] ~= sDEAD and job[PURGE] < G.HELD_FOR and G.is_member(id, { joins }) then
+    G.stay(id, job, math.min(job[PURGE] + G.HELD_FOR, G.NUMBER_MAX), true)
+  end
 end
 
 -- Keep the record of a job that is done or cancelled until then.
@@ -149,23 +154,27 @@ end
 -- Whether one of them is there already.
 function G.knows_joins(flat)
   for i = 1, #flat, 6 do
-    if call('HEXISTS', K.JOINS, flat[i]) == 1 then return true end
+    if G.joins[flat[i]] or call('HEXISTS', K.JOINS, flat[i]) == 1 then return true end
   end
   return false
 end
 
 -- After the jobs are stored: let those that were there already enter, and seal.
-function G.joined(flat, seals)
+function G.joined(flat, seals, enters)
   for i = 1, #flat, 6 do
     call('ZADD', K.TIED, 0, 'j\0' .. flat[i])
     if flat[i + 3] ~= '' then call('ZADD', K.TIED, 0, 'h\0' .. flat[i + 3] .. '\0' .. flat[i]) end
     flush()
     for _, id in ipairs(flat[i + 5]) do G.enter(id, { flat[i] }) end
   end
+  flush()
+  for _, one in ipairs(enters) do
+    if G.join(one[1]) then G.enter(one[2], { one[1] }) end
+  end
   for _, id in ipairs(seals) do
     local j = G.join(id)
     if j and j[G.SEALED] == 0 then
-      j[G.SEALED] = 1
+      j[G.SEALED], j[G.MOVED] = 1, wall
       G.dirty[id], G.moved[id] = true, true
     end
   end
@@ -285,7 +294,6 @@ function G.decide(join)
     j[G.ENDED_AT] = 0
     call('ZREM', K.JOIN_ENDS, join)
   end
-  j[G.MOVED] = wall
   G.moved[join] = true
 end
 
@@ -298,7 +306,10 @@ function G.advance()
     call('ZREM', K.TIED, entry)
     G.dirty[string.sub(entry, 3)] = true
   end
-  for _, id in ipairs(G.orphans) do G.act.skip(id, jobs[id], G.ties(id)[2]) end
+  for _, id in ipairs(G.orphans) do
+    local wait = G.ties(id)[2]
+    if not G.join(wait[1]) then G.act.skip(id, jobs[id], wait) end -- else it was made in the meantime
+  end
   G.orphans = {}
   flush()
   for _ = 1, G.LEVELS do

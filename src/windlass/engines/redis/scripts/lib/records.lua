@@ -254,7 +254,7 @@ end
 local function finish(id, job, state, keep, kept)
   local purge = wall + keep
   local ties = state ~= sDEAD and G.ties(id)
-  if ties and G.is_member(ties) then purge, kept = math.min(purge + G.HELD_FOR, G.NUMBER_MAX), true end
+  if ties and G.is_member(id, ties) then purge, kept = math.min(purge + G.HELD_FOR, G.NUMBER_MAX), true end
   job[STATE] = state
   job[WORKER] = ''
   job[CANCEL] = 0

@@ -123,7 +123,8 @@ local function end_done(id, record, spec, fence, tails)
 end
 
 -- ARGV[from] says how many outcomes follow, ARGV[from + 1] their specs as enqueue.lua has them; behind the outcomes come
--- follow-ups: outcome number, id, body, spec, guards. Gives a text of one "1" (applied) or "0" (stale) for each outcome.
+-- follow-ups: outcome number, id, body, spec, guards. Where joins or seals are among them, each write begins with outcome
+-- number, "", joins, seals (as commit.lua has them), ""; it is lost when one of its joins is there. Gives a text of one "1" (applied) or "0" (stale) for each outcome.
 local function settle(from)
   local argv = ARGV
   local count, runs = tonumber(argv[from]), cmsgpack.unpack(argv[from + 1])
@@ -174,9 +175,19 @@ local function settle(from)
   count_more('total:done', done)
   count_more('total:stale', stale)
   if place <= #argv then
-    local new, bodies, guards, plans, guarded = {}, {}, {}, {}, false
+    local new, bodies, guards, plans, guarded, made, seals, lost = {}, {}, {}, {}, false, {}, {}, false
     for i = place, #argv, 5 do
-      if answers[tonumber(argv[i])] == '1' then
+      if answers[tonumber(argv[i])] ~= '1' then
+        -- stale
+      elseif argv[i + 1] == '' then
+        local joins = cmsgpack.unpack(argv[i + 2])
+        lost = G.knows_joins(joins)
+        if not lost then
+          G.make_joins(joins)
+          for _, value in ipairs(joins) do made[#made + 1] = value end
+          for _, id in ipairs(cmsgpack.unpack(argv[i + 3])) do seals[#seals + 1] = id end
+        end
+      elseif not lost then
         new[#new + 1] = argv[i + 1]
         bodies[#bodies + 1] = argv[i + 2]
         plans[#plans + 1] = argv[i + 3]
@@ -189,6 +200,7 @@ local function settle(from)
     plans = plans_of(plans)
     if guarded then G.admit(guards, 1, plans, true) end
     if #bodies > 0 then insert(new, 1, plans, false, guarded) end
+    if #made + #seals > 0 then G.joined(made, seals, {}) end
   end
   if G.advance then G.advance() end
   flush(true)
