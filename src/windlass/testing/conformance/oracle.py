@@ -330,6 +330,9 @@ class Oracle:
             case Action.CANCEL if before not in FINISHED:
                 self.totals["cancelled"] += 1
                 self.finish(job, State.CANCELLED, now)
+            case Action.SKIP if before not in {*FINISHED, State.RUNNING}:
+                self.totals["cancelled"] += 1
+                self.finish(job, State.CANCELLED, now)
             case Action.RETRY if before in {State.DEAD, State.CANCELLED, State.SCHEDULED}:
                 job.state, job.run_at = WAITING, now
                 job.attempt = job.crashes = job.interruptions = job.snoozes = 0
