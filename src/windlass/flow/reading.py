@@ -9,17 +9,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-import msgspec
 from msgspec import Struct
 
 from windlass.core.codec import decode_plain
-from windlass.core.errors import PayloadError
 from windlass.core.join import SKIPPED, SKIPPED_BY_HAND
-from windlass.core.meta import StepFacts, decode_meta
+from windlass.core.meta import StepFacts
 from windlass.core.model import FINISHED, State
 from windlass.core.rows import JobFilter, JobRow, JoinRow, Member
 from windlass.engines.base import Inspector
+from windlass.flow.members import read_facts
 from windlass.flow.steps import workflow_join
+from windlass.jobs.reader import facts_of as meta_of
 
 __all__ = [
     "PAGE",
@@ -50,8 +50,8 @@ class WorkflowFacts(Struct, frozen=True, omit_defaults=True):
 
 
 def facts_of(row: JoinRow) -> WorkflowFacts:
-    """What a join says of its workflow."""
-    return msgspec.json.decode(row.meta or "{}", type=WorkflowFacts)
+    """What a join says of its workflow; nothing where nobody can read it."""
+    return read_facts(row, WorkflowFacts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +144,7 @@ def read_steps(engine: Inspector, join: str) -> list[ReadStep]:
 
 
 def _step(member: Member, row: JobRow | None) -> ReadStep:
-    facts = None
-    if row is not None:
-        try:
-            facts = decode_meta(row.meta).step
-        except PayloadError:
-            pass  # nobody can read what it says of itself
+    facts = None if row is None else meta_of(row).step
     if facts is None:  # another job stands for the step, or its record is lost
         facts = StepFacts("", member.id if row is None else row.name or member.id)
     return ReadStep(member.id, facts, row, member.end)

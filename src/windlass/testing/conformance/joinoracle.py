@@ -134,7 +134,10 @@ class JoinOracle(Oracle):
         return [
             job
             for job in self.jobs.values()
-            if isinstance(job, TiedJob) and job.state is WAITING and job.expires_at is not None and job.expires_at <= now
+            if isinstance(job, TiedJob)
+            and job.state is WAITING
+            and job.expires_at is not None
+            and job.expires_at <= now
         ]
 
     def expire(self, ids: Iterable[str], now: int) -> bool:
@@ -249,4 +252,3 @@ class JoinOracle(Oracle):
 def verdict(record: OracleJob) -> State | None:
     """How a record has ended."""
     return record.state if record.state in FINISHED else None
-
