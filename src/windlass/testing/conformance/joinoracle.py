@@ -223,7 +223,8 @@ class JoinOracle(Oracle):
 
     def decide_all(self, now: int) -> bool:
         waiting = [job for job in self.jobs.values() if isinstance(job, TiedJob) and job.wait is not None]
-        return any([self.decide(job, now) for job in waiting])
+        decided = [self.decide(job, now) for job in waiting]  # each of them, not only up to the first
+        return any(decided)
 
     def decide(self, job: TiedJob, now: int) -> bool:
         """Move one that waits, or was skipped; say whether it did."""
