@@ -20,6 +20,7 @@
     │   ├── ResultExpired           the record is no longer kept
     │   └── ResultNotStored         the job is done but its result could not be stored
     ├── JobTimeout                  the run took longer than its timeout
+    ├── JobStalled                  the run made no progress for its stall_after, and was ended for it
     ├── JobInterrupted              the run was interrupted more often than max_interruptions allows
     ├── RecordDamaged               the job's record was damaged in the store; what could be kept of it is kept
     ├── LeaseLost                   another worker owns the job now
@@ -56,6 +57,7 @@ from windlass.core.errors import (
     JobCancelled,
     JobFailed,
     JobInterrupted,
+    JobStalled,
     JobTimeout,
     LeaseLost,
     LockBusy,
@@ -91,6 +93,7 @@ __all__ = [
     "JobCancelled",
     "JobFailed",
     "JobInterrupted",
+    "JobStalled",
     "JobTimeout",
     "LeaseLost",
     "LockBusy",

@@ -29,6 +29,7 @@ __all__ = [
     "JobEnqueued",
     "JobFailed",
     "JobRetrying",
+    "JobStalled",
     "JobStarted",
     "JobSucceeded",
     "JobWithdrawn",
@@ -114,6 +115,19 @@ class JobWithdrawn(JobEvent):
 
     attempt: int
     reason: str | None
+
+
+@dataclass(frozen=True)
+class JobStalled(JobEvent):
+    """A running job has made no progress for its ``stall_after``; once per stall. Not the exception of that name.
+
+    ``duration`` is for how long, in seconds; ``line`` where it hangs, ``stack`` how it got there, the outermost first.
+    """
+
+    attempt: int
+    duration: float
+    line: str
+    stack: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ from datetime import datetime
 
 import pytest
 from cli_shop import Shop, register
+from msgspec.structs import replace
 
 from kit.waiting import PATIENCE
 from windlass import JobInfo
 from windlass.cli import jobs as jobs_module
+from windlass.core.stall import STALL, Stall, encode_stall
 from windlass.core.work import PROGRESS, Kind, Note, Outcome, Want
-from windlass.jobs.info import JobError
+from windlass.jobs.info import JobError, JobStall
 
 FIELDS = list(JobInfo.__dataclass_fields__)
 
@@ -119,6 +121,28 @@ def test_show_tells_everything_of_a_dead_job(shop: Shop) -> None:
     assert isinstance(found, dict)
     assert list(found) == FIELDS
     assert list(found["errors"][0]) == list(JobError.__dataclass_fields__)
+
+
+def test_a_job_that_stalls_is_shown_with_the_line_it_hangs_on(shop: Shop) -> None:
+    job = shop.enqueue("charge", "[1]")
+    with shop.store() as app, shop.claimed() as leases:
+        (lease,) = leases
+        at = app.clock.wall_ms() + 1
+        stall = Stall(at, 90_000, "shop.py:7 in \x9bcharge", ("shop.py:3 in main", "shop.py:7 in charge"))
+        app.engine.note([Note(lease.id, lease.fence, STALL, encode_stall(stall))])
+        shown = shop.run("jobs", "show", job).stdout
+        for words in ("no progress for 1 min 30 s", "shop.py:7 in ", "Stack", "shop.py:3 in main\n"):
+            assert words in shown
+        assert "\x9b" not in shown
+        assert "stalled, started" in shop.run("jobs", "ls").stdout
+        assert "no progress for 1 min 30 s, at shop.py:7" in shop.run("explain", job).stdout
+        moved = Note(lease.id, lease.fence, STALL, encode_stall(replace(stall, moved_at=at + 5)))
+        app.engine.note([moved])
+        assert "Got on" in shop.run("jobs", "show", job).stdout
+        assert "stalled" not in shop.run("jobs", "ls").stdout
+    found = shop.json("jobs", "show", job)
+    assert isinstance(found, dict)
+    assert list(found["stall"]) == list(JobStall.__dataclass_fields__)
 
 
 def test_show_tells_the_result_of_a_done_job(shop: Shop) -> None:

@@ -527,6 +527,8 @@ class Run:
     def around_enqueue(self, calls: Sequence[Call[object]]) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def note_moved(self) -> None: ...
+
     def note_settling(self) -> None: ...
 
     def note_settled(self, settled: bool) -> None:

@@ -203,7 +203,7 @@ def test_a_kill_that_comes_too_late_hits_no_other_job() -> None:
         children = Children(fork)
         for number, lease in enumerate(app.engine.claim(Want("w", 2)).leases):
             run = JobRun(lease, worker._prepared["far"], worker._host)
-            thread = threading.Thread(target=children.run, args=(run, deadlines))
+            thread = threading.Thread(target=children.run, args=(run, deadlines, worker._host.stalls))
             fork.asked.clear()
             thread.start()
             assert fork.asked.wait(PATIENCE)

@@ -107,10 +107,12 @@ def _job(spec: JobSpec) -> Iterator[Finding]:
             problem,
             "correct the rule, or install the module that it names where workers run",
         )
-    if spec.timeout_ms is not None and not spec.is_async and spec.executor != "process":
+    ends = "a timeout" if spec.timeout_ms is not None else f"on_stall={spec.on_stall!r}"
+    may_end = spec.timeout_ms is not None or spec.on_stall != "alert"
+    if may_end and not spec.is_async and spec.executor != "process":
         yield Finding(
             f"job {spec.name}",
             ADVICE,
-            "it has a timeout but runs on a thread, which can be asked to stop but not killed",
+            f"it has {ends} but runs on a thread, which can be asked to stop but not killed",
             'give it executor="process" if it may hang',
         )

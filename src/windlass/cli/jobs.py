@@ -36,7 +36,7 @@ from windlass.core.model import FINISHED, State
 from windlass.core.rows import Action, Moved
 from windlass.core.units import duration_ms, nearest
 from windlass.insight.others import batch_title, workflow_title
-from windlass.jobs.info import JobInfo, JobProgress
+from windlass.jobs.info import JobInfo, JobProgress, JobStall
 from windlass.jobs.reader import refuse
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ def _note(job: JobInfo, now: int) -> str:
         case State.RUNNING if job.held:
             text = "held by its worker, about to start"
         case State.RUNNING:
-            text = " ".join(["started", ago(job.started_at or job.run_at, now), *_percent(job.progress)])
+            parts = ["started", ago(job.started_at or job.run_at, now), *_percent(job.progress)]
+            text = " ".join(["stalled,", *parts] if job.stalled else parts)
         case State.DONE:
             text = job.reason or ("" if job.started_at is None else f"took {_took(job)}")
         case State.DEAD if job.errors:
@@ -161,6 +162,9 @@ def show(session: Session, job_id: str, reveal: bool) -> int:
     if job.errors and job.errors[-1].traceback:
         click.echo()
         record([("Traceback", job.errors[-1].traceback)])
+    if job.stall is not None:
+        click.echo()
+        record(list(_stall_facts(job.stall, now)))
     return 0
 
 
@@ -256,6 +260,15 @@ def facts_of(app: Windlass, job: JobInfo) -> Iterator[tuple[str, str]]:
         yield "Progress", _how_far(job.progress)
     if job.state is State.DONE:
         yield "Result", inline(job.result)
+
+
+def _stall_facts(stall: JobStall, now: int) -> Iterator[tuple[str, str]]:
+    yield "Stalled", f"no progress for {length(stall.duration * 1_000)}, seen {moment(stall.at, now)}"
+    if stall.moved_at is not None:
+        yield "Got on", moment(stall.moved_at, now)
+    yield "At", stall.line
+    if stall.stack:
+        yield "Stack", "\n".join(stall.stack)
 
 
 # -- moves -------------------------------------------------------------------------------------------------

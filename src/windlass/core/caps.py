@@ -37,6 +37,7 @@ __all__ = [
     "REASON",
     "RECOVERIES",
     "SLOTS",
+    "STALL_SIZE",
     "TAGS",
     "TEXT",
     "VALUE_SIZE",
@@ -72,4 +73,5 @@ HISTORY: Final = 2**20  # of all the errors of a job; from there on the second o
 HISTORY_SIZE: Final = 64 * 2**20  # bytes of all the errors of a job that is loaded
 NOTE_SIZE: Final = 2**20  # bytes of the text of a note
 NOTES_SIZE: Final = 16 * 2**20  # bytes of all the notes of a job, keys included: each of its claims brings them along
+STALL_SIZE: Final = 16 * 2**10  # bytes of what is noted of a stalled job
 FACTS_SIZE: Final = 64 * 2**10  # bytes of what else a job that is loaded brings: progress, what its call said

@@ -99,6 +99,10 @@ class JobTimeout(WindlassError, TimeoutError):
     """The run took longer than the job's timeout; an attempt is used."""
 
 
+class JobStalled(WindlassError, TimeoutError):
+    """The run made no progress for ``stall_after``, and was ended for it; an attempt is used."""
+
+
 class JobInterrupted(WindlassError):
     """The run was interrupted by stopping workers more often than ``max_interruptions``; an attempt is used."""
 

@@ -50,6 +50,8 @@ class Meta(Struct, frozen=True, omit_defaults=True):
 
     ``within_ms`` goes with ``backoff``: a call that brought its own policy brought both. ``capped`` says that the call
     itself named the attempts, so no rule goes beyond them. ``batches`` are the ids of those that it was added to.
+    ``stall_ms`` is how long its runs may go on without progress, and ``on_stall`` what follows then: "alert", "retry",
+    "cancel", or what only a newer version knows.
     """
 
     timeout_ms: int | None = None
@@ -62,6 +64,8 @@ class Meta(Struct, frozen=True, omit_defaults=True):
     refs: tuple[Ref, ...] = ()
     batches: tuple[str, ...] = ()
     step: StepFacts | None = None
+    stall_ms: int | None = None
+    on_stall: str | None = None
 
 
 _META: Final = msgspec.json.Decoder(Meta)

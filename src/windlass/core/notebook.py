@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from windlass.core import caps
 from windlass.core.errors import ConfigError, PayloadError
 from windlass.core.ids import UNSAFE
+from windlass.core.stall import STALL
 
 __all__ = ["Notebook", "check_note_key"]
 
@@ -30,7 +31,7 @@ class Notebook:
 
     def __init__(self, job_id: str, notes: Iterable[tuple[str, str]]) -> None:
         self._job_id = job_id
-        self._texts = dict(notes)
+        self._texts = {key: text for key, text in notes if key != STALL}  # that one is its worker's
         self._size = sum(map(size_of, self._texts.items()))
         self._lock = threading.Lock()
 

@@ -22,6 +22,7 @@ from windlass.core.ids import check_id
 from windlass.core.model import Guard, Slot, State, UniqueKey
 from windlass.core.notebook import Notebook
 from windlass.core.rows import JobRow
+from windlass.core.stall import STALL
 from windlass.core.units import check_name, check_text, shown
 
 __all__ = ["from_line", "to_line"]
@@ -170,9 +171,9 @@ def _check_texts(line: Line) -> None:
         check_text(key, "the key of a guard", caps.KEY)
     if line.fingerprint is not None:
         check_text(line.fingerprint, "fingerprint")
-    notebook = Notebook(line.id, ())
+    of_job, of_worker = Notebook(line.id, ()), Notebook(line.id, ())
     for key, text in line.notes:
-        notebook.put(key, text)
+        (of_worker if key == STALL else of_job).put(key, text)
 
 
 def _is_json(raw: bytes) -> bool:

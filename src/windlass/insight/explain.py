@@ -58,6 +58,7 @@ def _sentences(
                 return [f"is held by worker {row.worker} since {_at(row.started_at)}, about to start.", *asked]
             return [
                 f"has been running on worker {row.worker} since {_at(row.started_at)} (attempt {row.attempt}).",
+                *_stalled(info),
                 *asked,
             ]
         case State.BLOCKED:
@@ -72,6 +73,13 @@ def _sentences(
         case State.READY:
             since = show_duration(max(0, now - row.run_at))
             return [f"has been ready for {since}.", *_obstacles(row, engine, registry, settings), *_ahead(row, engine)]
+
+
+def _stalled(info: JobInfo) -> list[str]:
+    if info.stall is None or not info.stalled:
+        return []
+    quiet = show_duration(round(info.stall.duration * 1_000))
+    return [f"It was seen to stall: no progress for {quiet}, at {info.stall.line}."]
 
 
 def _waits_at(row: JobRow, engine: Store) -> list[str]:

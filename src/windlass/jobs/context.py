@@ -75,6 +75,10 @@ class Run(StepRun, Protocol):
         """Queue a note of the job; must not block."""
         ...
 
+    def note_moved(self) -> None:
+        """Take note that the job has made progress. Every note says so too."""
+        ...
+
     def note_settling(self) -> None:
         """Take note that a transaction is about to settle this attempt: its claim may go before it is known why."""
         ...
@@ -268,6 +272,7 @@ class JobContext:
             self._run.note(PROGRESS, text)
         else:
             self._pending = text
+            self._run.note_moved()
 
     async def aprogress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Report how far the job is; see ``progress``."""

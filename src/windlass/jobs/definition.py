@@ -4,8 +4,8 @@ Options are checked where they are written, arguments where they are bound. Must
 stores goes through the ``Enqueuer`` that made the job. Invariants: a Job, its spec and a Call never change; a Call is
 one job-to-be, so its id is made by ``bind`` and storing it twice stores it once.
 
-A stored job carries what ``options()`` changed in timeout, keep, backoff and version; where it carries nothing the
-worker uses the definition of its own code, so a corrected timeout also counts for jobs that already wait.
+A stored job carries what ``options()`` changed in timeout, stall_after, keep, backoff and version; where it carries
+nothing the worker uses the definition of its own code, so a corrected timeout also counts for jobs that already wait.
 """
 
 from __future__ import annotations
@@ -309,6 +309,7 @@ def define(
     is_async, takes_context = inspect.iscoroutinefunction(fn), check.takes_context(fn)
     retry = _policy(options.get("retry"), settings, where)
     redact = check.redact(options.get("redact", ()), fn, takes_context, where)
+    stall_ms = check.length(options.get("stall_after"), f"{where}: stall_after")
     spec = JobSpec(
         name=name,
         fn=fn,
@@ -321,6 +322,8 @@ def define(
         priority=check.priority(options.get("priority", 0), where),
         retry=retry,
         timeout_ms=check.length(options.get("timeout"), f"{where}: timeout"),
+        stall_ms=stall_ms,
+        on_stall=check.on_stall(options["on_stall"], where, stall_ms) if "on_stall" in options else "alert",
         expires_ms=check.length(options.get("expires"), f"{where}: expires"),
         executor=check.executor(options.get("executor"), is_async, where),
         keep_ms=check.length(options.get("keep"), f"{where}: keep", least=0),
@@ -380,6 +383,8 @@ def _replan(spec: JobSpec, plan: Plan, options: Mapping[str, object], settings: 
                 facts["timeout_ms"] = check.unlifted(
                     check.length(value, f"{where}: timeout"), spec.timeout_ms, key, where
                 )
+            case "stall_after":
+                facts["stall_ms"] = check.unlifted(check.length(value, f"{where}: {key}"), spec.stall_ms, key, where)
             case "expires":
                 changes["expires_ms"] = check.length(value, f"{where}: expires")
             case "keep":
@@ -402,10 +407,13 @@ def _replan(spec: JobSpec, plan: Plan, options: Mapping[str, object], settings: 
                 if not isinstance(value, bool):
                     raise ConfigError(f"{where}: at_front is {value!r}; it is True or False")
                 changes[key] = value
-            case "once" | "unique" | "circuit" | "limits":
-                pass  # together, above
+            case "once" | "unique" | "circuit" | "limits" | "on_stall":
+                pass  # with others
             case _:
                 changes[key] = value
+    if "on_stall" in options:
+        stall_ms = facts.get("stall_ms", plan.facts.stall_ms) or spec.stall_ms
+        facts["on_stall"] = check.on_stall(options["on_stall"], where, cast("int | None", stall_ms))
     if facts:
         changed = structs.replace(plan.facts, **facts)
         changes |= {"facts": changed, "meta": encode_meta(changed)}

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from windlass.core.model import State
 
-__all__ = ["JobError", "JobInfo", "JobProgress", "Page"]
+__all__ = ["JobError", "JobInfo", "JobProgress", "JobStall", "Page"]
 
 T = TypeVar("T")
 
@@ -46,6 +46,20 @@ class JobProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class JobStall:
+    """How a job was last seen to stall: ``duration`` seconds without progress, at ``line``, which ``stack`` led to.
+
+    Each place is ``file:line in name``, the outermost first. ``moved_at`` is when it was seen to get on again.
+    """
+
+    at: datetime
+    duration: float
+    line: str
+    stack: tuple[str, ...]
+    moved_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class JobInfo:
     """One stored job at one moment. ``args`` is None when the payload cannot be decoded, and ``reason`` says why.
 
@@ -76,6 +90,15 @@ class JobInfo:
     workflow: str | None = None
     step: str | None = None
     batches: tuple[str, ...] = ()
+    stall: JobStall | None = None
+
+    @property
+    def stalled(self) -> bool:
+        """Whether it runs, was seen to stall in this run, and has not been seen to get on since."""
+        stall, began = self.stall, self.started_at
+        if self.state is not State.RUNNING or stall is None or began is None:
+            return False
+        return stall.moved_at is None and began <= stall.at
 
 
 @dataclass(frozen=True, slots=True)

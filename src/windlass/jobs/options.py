@@ -17,6 +17,7 @@ from windlass.core import caps
 from windlass.core.errors import ConfigError
 from windlass.core.units import check_name, check_text, duration_ms, instant_ms, nearest, shown
 from windlass.jobs.context import JobContext
+from windlass.jobs.spec import OnStall
 from windlass.logs import Log
 from windlass.settings import Settings
 
@@ -30,6 +31,7 @@ __all__ = [
     "job_name",
     "length",
     "module_name",
+    "on_stall",
     "priority",
     "queue",
     "redact",
@@ -153,6 +155,18 @@ def executor(value: object, is_async: bool, where: str) -> Literal["thread", "pr
         case _:
             hint = nearest(str(value), ("thread", "process"))
             raise ConfigError(f"{where}: executor is {value!r}{hint}; use 'thread' or 'process'")
+
+
+def on_stall(value: object, where: str, stall_ms: int | None) -> OnStall:
+    """Check what is done about a job that stalls. ``stall_ms`` says whether anybody looks for that."""
+    match value:
+        case "alert" | "retry" | "cancel":
+            if stall_ms is None:
+                raise ConfigError(f"{where}: on_stall={value!r} without a stall_after, so nothing would ever follow")
+            return value
+        case _:
+            hint = nearest(str(value), ("alert", "retry", "cancel"))
+            raise ConfigError(f"{where}: on_stall is {shown(value)}{hint}; use 'alert', 'retry' or 'cancel'")
 
 
 def durability(value: object, where: str) -> Literal["fsync", "normal"] | None:

@@ -32,9 +32,10 @@ from windlass.core.meta import Meta, decode_meta
 from windlass.core.model import FINISHED, RESULT_NOT_STORED, State
 from windlass.core.model import JobError as StoredError
 from windlass.core.rows import Action, JobRow, Moved
+from windlass.core.stall import STALL, decode_stall
 from windlass.core.units import Duration, duration_ms
 from windlass.engines.base import Inspector
-from windlass.jobs.info import JobError, JobInfo, JobProgress
+from windlass.jobs.info import JobError, JobInfo, JobProgress, JobStall
 from windlass.jobs.redaction import MASK, RESULT, arguments, hide, hide_in, mask, redacted
 from windlass.jobs.registry import Registry
 from windlass.jobs.spec import JobSpec
@@ -106,6 +107,7 @@ class Reader:
             workflow=None if facts.step is None else facts.step.workflow,
             step=None if facts.step is None else facts.step.name,
             batches=facts.batches,
+            stall=_stall(row, secrets),
         )
 
     def veil(self, row: JobRow) -> tuple[JobRow, tuple[str, ...]]:
@@ -222,6 +224,20 @@ def _progress(raw: bytes | None, secrets: tuple[str, ...]) -> JobProgress | None
         return None
     message = None if stored.message is None else hide(stored.message, secrets)
     return JobProgress(stored.done, stored.total, message)
+
+
+def _stall(row: JobRow, secrets: tuple[str, ...]) -> JobStall | None:
+    text = next((text for key, text in row.notes if key == STALL), None)
+    stored = None if text is None else decode_stall(text)
+    if stored is None:
+        return None
+    return JobStall(
+        from_ms(stored.at),
+        stored.quiet_ms / 1000,
+        hide(stored.line, secrets),
+        tuple(hide(place, secrets) for place in stored.stack),
+        None if stored.moved_at is None else from_ms(stored.moved_at),
+    )
 
 
 def _decoded_result(row: JobRow, spec: JobSpec | None) -> object:

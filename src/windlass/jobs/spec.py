@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final, Literal, TypedDict
+from typing import Final, Literal, TypeAlias, TypedDict
 
 from msgspec import Struct
 
@@ -18,9 +18,11 @@ from windlass.core.units import Duration
 from windlass.guards.circuit import Circuit
 from windlass.guards.options import Limit, Once, Unique
 
-__all__ = ["CALL_KEYS", "DEFAULT_QUEUE", "GUARD_KEYS", "JOB_KEYS", "CallOptions", "JobOptions", "JobSpec"]
+__all__ = ["CALL_KEYS", "DEFAULT_QUEUE", "GUARD_KEYS", "JOB_KEYS", "CallOptions", "JobOptions", "JobSpec", "OnStall"]
 
 DEFAULT_QUEUE: Final = "default"
+
+OnStall: TypeAlias = Literal["alert", "retry", "cancel"]
 
 
 class SharedOptions(TypedDict, total=False):
@@ -30,6 +32,8 @@ class SharedOptions(TypedDict, total=False):
     priority: int
     retry: int | Retry | Sequence[Rule]
     timeout: Duration | None
+    stall_after: Duration | None
+    on_stall: OnStall
     expires: Duration | None
     keep: Duration | None
     durability: Literal["fsync", "normal"] | None
@@ -62,7 +66,8 @@ class CallOptions(SharedOptions, total=False):
 
 GUARD_KEYS: Final = ("once", "unique", "circuit", "limits")
 SHARED_KEYS: Final = (
-    "queue", "priority", "retry", "timeout", "expires", "keep", "durability", "tags", "version", *GUARD_KEYS,
+    "queue", "priority", "retry", "timeout", "stall_after", "on_stall", "expires", "keep", "durability", "tags",
+    "version", *GUARD_KEYS,
 )  # fmt: skip
 JOB_KEYS: Final = frozenset({*SHARED_KEYS, "name", "aliases", "executor", "redact"})
 CALL_KEYS: Final = frozenset({*SHARED_KEYS, "delay", "at", "id", "at_front", "connection"})
@@ -80,6 +85,8 @@ class JobSpec(Struct, frozen=True, eq=False):
     priority: int
     retry: Retry
     timeout_ms: int | None
+    stall_ms: int | None
+    on_stall: OnStall
     expires_ms: int | None
     executor: Literal["thread", "process"] | None  # None: the loop for async jobs, a thread for others
     keep_ms: int | None

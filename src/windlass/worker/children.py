@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -44,13 +45,15 @@ from windlass.worker.attempt.judge import escaped
 from windlass.worker.attempt.processes import NoProcess, describe, died, no_process
 from windlass.worker.attempt.run import JobRun, Prepared
 from windlass.worker.recycle import resident
-from windlass.worker.stacks import dump_on_signals
+from windlass.worker.stacks import Stack, dump_on_signals, stack_of_task, stack_of_thread
+from windlass.worker.stalls import Stalls, Watch
 from windlass.worker.wire import Line
 
 __all__ = ["ChildHost", "ChildLine", "Children", "Fork", "serve_child"]
 
 log = Log("windlass.worker")
 
+BODY = f"{run_alone.__qualname__}.<locals>.body"
 TRIES = 3  # children that may die one after the other before they have begun with a job
 REFUSED_FOR = 30.0  # seconds that a refusal is news
 ENDING = 5.0  # seconds for a child to end
@@ -87,6 +90,10 @@ class Stopping(Struct, array_like=True, tag="stopping"):
     """Worker to child: whatever runs should end soon."""
 
 
+class Look(Struct, array_like=True, tag="look"):
+    """Worker to child: say where the job is."""
+
+
 class Deferred(Struct, array_like=True, tag="deferred"):
     """Worker to child: how long the retry has to wait."""
 
@@ -109,6 +116,13 @@ class Proven(Struct, array_like=True, tag="proven"):
     """Child to worker: a run has noted something durably by itself, so the store has no crash charges of its job."""
 
     fence: int  # of that run: a thread that it left behind may say this late
+
+
+class Seen(Struct, array_like=True, tag="seen"):
+    """Child to worker: where the job is, and for how many seconds it has made no progress."""
+
+    stack: Stack
+    quiet: float
 
 
 class Settling(Struct, array_like=True, tag="settling"):
@@ -142,8 +156,8 @@ class Answer(Struct, array_like=True, tag="answer"):
     full: bool = False
 
 
-ToChild: TypeAlias = Order | Stopping | Deferred | Known
-ToWorker: TypeAlias = Began | Noted | Proven | Settling | SettledOrNot | Defer | Answer
+ToChild: TypeAlias = Order | Stopping | Look | Deferred | Known
+ToWorker: TypeAlias = Began | Noted | Proven | Seen | Settling | SettledOrNot | Defer | Answer
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_child = msgspec.msgpack.Decoder(ToChild).decode
@@ -170,6 +184,7 @@ class Child:
         self.line = line
         self.token = token
         self.began = False  # with the job that it was given last
+        self.watch: Watch | None = None  # of the job that it runs
         self.doomed = False  # its kill is on its way, so no other job may run in it
 
 
@@ -188,7 +203,7 @@ class Children:
         """Make ready to start children."""
         self._fork.open()
 
-    def run(self, run: JobRun, deadlines: Deadlines) -> Outcome | None:
+    def run(self, run: JobRun, deadlines: Deadlines, stalls: Stalls) -> Outcome | None:
         """Run a job in a child to its outcome. *Blocking.*"""
         for _ in range(TRIES):
             try:
@@ -198,7 +213,7 @@ class Children:
                 return no_process(run, error)
             self._refused = None
             run.began_ns = time.monotonic_ns()
-            answer = self._run_in(child, run, deadlines)
+            answer = self._run_in(child, run, deadlines, stalls)
             if answer is not None:
                 run.verdict = answer.verdict
                 return answer.outcome
@@ -209,7 +224,7 @@ class Children:
             log.warning("a child process %s before it began with job %s; another takes it", how, run.lease.id)
         return no_process(run, NoProcess(f"{TRIES} child processes died before they began with it"))
 
-    def _run_in(self, child: Child, run: JobRun, deadlines: Deadlines) -> Answer | None:
+    def _run_in(self, child: Child, run: JobRun, deadlines: Deadlines, stalls: Stalls) -> Answer | None:
         """Give a job to a child; None: the child has died."""
         with self._lock:
             self._running[run] = child
@@ -217,9 +232,11 @@ class Children:
         if run.timeout_ms is not None:
             run.prolong(run.timeout_ms)  # it begins only now
             deadline = deadlines.add(run.timeout_ms / 1000, lambda: self.kill(run, timed_out=True))
+        if run.stall_ms is not None:
+            child.watch = stalls.watch_child(run, lambda: self._look(child))
         answer = None
         try:
-            answer = self._converse(run, child)
+            answer = self._converse(run, child, stalls)
         except (OSError, EOFError):
             pass
         except BaseException:
@@ -228,6 +245,9 @@ class Children:
         finally:
             if deadline is not None:
                 deadlines.drop(deadline)
+            if child.watch is not None:
+                stalls.drop(child.watch)
+                child.watch = None
             with self._lock:
                 del self._running[run]
                 keep = answer is not None and not (answer.full or child.doomed)
@@ -271,7 +291,7 @@ class Children:
         for child in idle:
             child.line.close()
 
-    def _converse(self, run: JobRun, child: Child) -> Answer:
+    def _converse(self, run: JobRun, child: Child, stalls: Stalls) -> Answer:
         """Send the order, take what the job has to say, give the answer."""
         if self._stopping:
             child.line.send(Stopping())
@@ -282,7 +302,9 @@ class Children:
             match decode_to_worker(child.line.receive()):
                 case Began():
                     child.began = True
+                    run.note_moved()
                 case Noted(key, value, durable):
+                    run.note_moved()
                     run.host.note(run, key, value, durable=durable)
                     if durable:
                         run.note_proof()
@@ -290,6 +312,9 @@ class Children:
                     run.note_proof()
                 case Proven():
                     pass
+                case Seen(stack, quiet):
+                    if child.watch is not None:
+                        stalls.answered(child.watch, stack, quiet)
                 case Settling():
                     run.note_settling()
                     child.line.send(Known())
@@ -299,6 +324,12 @@ class Children:
                     child.line.send(Deferred(run.host.defer(run, delay_ms)))
                 case Answer() as answer:
                     return answer
+
+    def _look(self, child: Child) -> None:
+        """Ask where its job is. One that has not begun with it reads nothing yet, and must not be waited for."""
+        if child.began:
+            with contextlib.suppress(OSError):  # it has died; who waits for its answer finds out
+                child.line.send(Look())
 
     def _take(self) -> Child:
         with self._lock:
@@ -320,6 +351,7 @@ class ChildHost:
         self.stopping = False
         self.origin = NOWHERE  # each order says which worker it comes from
         self.line = line
+        self.run: JobRun | None = None
         self.waits: SimpleQueue[int] = SimpleQueue()  # what the worker has answered to ``Defer``
         self.known: SimpleQueue[Known] = SimpleQueue()  # and to ``Settling``
 
@@ -378,6 +410,9 @@ def serve_child(host: ChildHost, lookup: Callable[[str], Prepared | None]) -> No
                     orders.put(message)
                 case Stopping():
                     host.stopping = True
+                case Look():
+                    if host.run is not None:
+                        host.line.send(Seen(stack_in_main(), time.monotonic() - host.run.moved_at))
                 case Deferred(delay_ms):
                     host.waits.put(delay_ms)
                 case Known() as known:
@@ -399,7 +434,23 @@ def serve_child(host: ChildHost, lookup: Callable[[str], Prepared | None]) -> No
             host.origin = order.origin
             answer = run_order(order.lease, host, lookup)
             running.clear()
+            host.run = None
             host.line.send(answer)
+
+
+def stack_in_main() -> Stack:
+    """Where the job is that the main thread runs: in a call, or where its task awaits."""
+    ident = threading.main_thread().ident
+    assert ident is not None
+    frame = sys._current_frames().get(ident)
+    while frame is not None and frame.f_code is not run_alone.__code__:
+        frame = frame.f_back
+    runner = None if frame is None else frame.f_locals.get("runner")
+    if isinstance(runner, asyncio.Runner) and asyncio.current_task(loop := runner.get_loop()) is None:
+        for task in asyncio.all_tasks(loop):
+            if getattr(task.get_coro(), "__qualname__", "") == BODY:
+                return stack_of_task(task)
+    return stack_of_thread(ident)
 
 
 def running_tasks() -> set[asyncio.Task[object]]:
@@ -414,7 +465,9 @@ def run_order(lease: Lease, host: ChildHost, lookup: Callable[[str], Prepared | 
     """One job in this process. The worker has passed its circuit."""
     prepared = lookup(lease.name)
     assert prepared is not None, lease.name  # the worker looked it up in the same registry
-    run = ChildRun(lease, prepared, host)
+    run = host.run = ChildRun(lease, prepared, host)
+    if run.stall_ms is not None:
+        run.note_moved()
     began = time.monotonic()
     try:
         outcome = run_alone(run) if prepared.spec.is_async else run_sync(run)

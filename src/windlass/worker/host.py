@@ -36,6 +36,7 @@ from windlass.worker.loop import LoopThread, loop_of
 from windlass.worker.notes import Notes
 from windlass.worker.pump import Pump
 from windlass.worker.settler import Settler
+from windlass.worker.stalls import Stalls
 from windlass.worker.table import Running, SlotTable, monotonic_ms
 from windlass.worker.timeouts import GRACE, Timeouts
 
@@ -83,7 +84,9 @@ class RunHost:
         self.timeouts = Timeouts(
             self.deadlines, loop, table, clock,
             holds=held.has, running=running, on_outlived=self._outlived, prolong=self.prolong,
+            on_lag=lambda holder, seconds: self.stalls.lagged(holder, seconds),
         )  # fmt: skip
+        self.stalls = Stalls(self.deadlines, loop, holds=held.has, holder=self.timeouts.holder, end=self._end_stalled)
         self._held = held
         self._notes = notes
         self._begun = notes.begun
@@ -100,28 +103,34 @@ class RunHost:
         """Run a job to its end in this thread, or in a child process that this thread waits for."""
         if self._give_back_if_lost(run):
             return
-        began = self._begin(run, slot)
+        timeout = run.timeout_ms
+        began = self._begin(run, slot, timeout)
         if run.prepared.in_child and self._children is not None:
             children = self._children
-            outcome = run_guarded(run, lambda run: children.run(run, self.deadlines))
+            outcome = run_guarded(run, lambda run: children.run(run, self.deadlines, self.stalls))
         else:
-            timeout = run.timeout_ms
             watch = None if timeout is None else self.timeouts.watch_thread(run, timeout / 1000)
+            stall = None if run.stall_ms is None else self.stalls.watch_thread(run)
             outcome = run_guarded(run) if run.lease.guards else run_sync(run)
             if watch is not None:
                 self.timeouts.drop(watch)
+            if stall is not None:
+                self.stalls.drop(stall)
         self._end(run, slot, outcome, began)
 
     async def run_on_loop(self, run: JobRun, slot: int) -> None:
         """Run an async job to its end in this task."""
         if self._give_back_if_lost(run):
             return
-        began = self._begin(run, slot)
         timeout = run.timeout_ms
+        began = self._begin(run, slot, timeout)
         watch = None if timeout is None else self.timeouts.watch_coroutine(run, timeout / 1000)
+        stall = None if run.stall_ms is None else self.stalls.watch_coroutine(run)
         outcome = await (run_async_guarded(run) if run.lease.guards else run_async(run))
         if watch is not None:
             self.timeouts.drop(watch)
+        if stall is not None:
+            self.stalls.drop(stall)
         self._end(run, slot, outcome, began)
 
     def rescue(self, run: JobRun, slot: int, error: BaseException) -> None:
@@ -138,9 +147,9 @@ class RunHost:
             self._settler.add(released(run))
         return True
 
-    def _begin(self, run: JobRun, slot: int) -> int:
+    def _begin(self, run: JobRun, slot: int, timeout: int | None) -> int:
         """Note that a run begins, where the supervisor can see it; give the time in ns."""
-        lease, timeout = run.lease, run.timeout_ms
+        lease = run.lease
         self._table.begin(lease.fence)
         if timeout is not None:
             run.slot = slot
@@ -154,7 +163,7 @@ class RunHost:
 
     def _end(self, run: JobRun, slot: int, outcome: Outcome | None, began: int) -> None:
         lease = run.lease
-        if run.timeout_ms is not None:
+        if run.slot >= 0:
             self._table.leave(slot)
         if outcome is None:
             self._table.settle(lease.fence)
@@ -225,15 +234,23 @@ class RunHost:
         elif run.prepared.in_child and self._children is not None:
             self._children.kill(run)
 
+    def _end_stalled(self, run: JobRun) -> None:
+        """End a run that makes no progress, as one whose time is up."""
+        if run.prepared.in_child and self._children is not None:
+            self._children.kill(run, timed_out=True)
+        else:
+            self.timeouts.end(run)
+
     def _outlived(self, run: JobRun | None) -> None:
         """A run does not end though its time is up; None: nobody's code keeps one from ending. This process has to."""
         if run is None:
             log.error("a job is past its timeout, and the event loop is blocked by no known job; this process ends")
         else:
             log.error(
-                "job %s %s still runs %s after its timeout; this process ends when its other jobs have ended, and the "
+                "job %s %s still runs %s after %s; this process ends when its other jobs have ended, and the "
                 "job is settled then. %s",
                 run.lease.name, run.lease.id, show_duration(GRACE * 1_000),
+                "its timeout" if run.stall is None else "it was to end for its stall",
                 "It must not block the event loop or ignore its cancellation" if run.prepared.slot is Slot.LOOP
                 else 'Give it executor="process" to make it killable',
             )  # fmt: skip

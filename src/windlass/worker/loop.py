@@ -324,6 +324,10 @@ class Loop(Lane):
         self._tasks[run] = task
         return run
 
+    def task_of(self, run: JobRun) -> asyncio.Task[None] | None:
+        """The task that a run is in, unless it has ended. For the loop's own thread."""
+        return self._tasks.get(run)
+
     def cancel_here(self, run: JobRun) -> None:
         """Cancel the task of a run. For the loop's own thread."""
         task = self._tasks.get(run)

@@ -13,14 +13,13 @@ table, by which the supervisor's probes tell. It must not end anything itself: `
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 
 from windlass.core.clock import Clock
+from windlass.core.model import Slot
 from windlass.logs import Log
 from windlass.worker.attempt.deadlines import Deadlines
 from windlass.worker.attempt.execute import run_async
@@ -39,8 +38,6 @@ LATE = 0.25  # seconds by which the loop may be late without being held by someb
 LOOK = 1.0  # seconds between looks whether the loop turns, while coroutine jobs run
 BLOCKED = 5.0  # seconds without a turn from which on the loop counts as blocked
 BLOCKED_MOST = 15.0  # seconds past a timeout that nobody can be blamed for, until the process ends all the same
-
-FOREIGN = ("<frozen", str(Path(__file__).parent.parent), str(Path(asyncio.__file__).parent))
 
 
 class Overtime:
@@ -67,12 +64,13 @@ class Timeouts:
         running: Callable[[], bool],
         on_outlived: Callable[[JobRun | None], None],
         prolong: Callable[[JobRun, float], None],
+        on_lag: Callable[[JobRun | None, float], None],
     ) -> None:
         """``holds``: whether a run is still on; ``running``: whether any coroutine job is.
 
         ``on_outlived`` is called once for a run that does not end, and with None when the loop is held by something
         that belongs to no job and a timeout is long past. ``prolong`` tells the supervisor that a run has so many ms
-        more, since it ends what it takes for hanging.
+        more, since it ends what it takes for hanging. ``on_lag`` is told who kept the loop, and for how many seconds.
         """
         self._deadlines = deadlines
         self._loop = loop
@@ -82,9 +80,18 @@ class Timeouts:
         self._running = running
         self._on_outlived = on_outlived
         self._prolong = prolong
+        self._on_lag = on_lag
         self._watching = False
+        self._lag_from = 0.0  # since when a lag has not been told
         self._asked_at: float | None = None  # since when the loop owes an answer
         self.blocked_by: str | None = None  # what has blocked the loop for ``BLOCKED`` seconds
+
+    def end(self, run: JobRun) -> None:
+        """End a run in a thread or on the loop as one whose time is up. For the thread of the deadlines."""
+        if run.prepared.slot is Slot.LOOP:
+            self._time_out_coroutine(run, late_counts=True)
+        else:
+            self._time_out_thread(run)
 
     # -- threads --
 
@@ -111,9 +118,9 @@ class Timeouts:
         """Cancel a coroutine when its time is up; give what ``drop`` takes."""
         return self._deadlines.add(seconds, lambda: self._time_out_coroutine(run))
 
-    def _time_out_coroutine(self, run: JobRun) -> None:
+    def _time_out_coroutine(self, run: JobRun, *, late_counts: bool = False) -> None:
         if self._holds(run):
-            over = Overtime(run, held_loop=self.holder() is run)
+            over = Overtime(run, held_loop=late_counts or self.holder() is run)
             self._loop.call(lambda: self._cancel(over))
             self._deadlines.add(GRACE, lambda: self._look_at(over))
 
@@ -164,7 +171,7 @@ class Timeouts:
                 raise
 
     def _ask(self) -> None:
-        self._asked_at = time.monotonic()
+        self._asked_at = self._lag_from = time.monotonic()
         self._loop.call(self._answer)
         self._deadlines.add(LOOK, self._look_at_loop)
 
@@ -174,7 +181,10 @@ class Timeouts:
     def _look_at_loop(self) -> None:
         asked_at = self._asked_at
         if asked_at is not None:
-            stood = time.monotonic() - asked_at
+            now = time.monotonic()
+            stood = now - asked_at
+            self._on_lag(self.holder(), now - self._lag_from)
+            self._lag_from = now
             if stood >= BLOCKED and self.blocked_by is None:
                 self._note_blocked(stood)
             self._deadlines.add(LOOK, self._look_at_loop)
@@ -195,7 +205,7 @@ class Timeouts:
         log.error(
             "%s has blocked the event loop for %.0f s, at %s; no other coroutine job of this process runs meanwhile. "
             "Await the call, move it to asyncio.to_thread, or make the job a plain function",
-            who, stood, where(self._frame(), FOREIGN),
+            who, stood, where(self._frame()),
         )  # fmt: skip
 
     def holder(self) -> JobRun | None:

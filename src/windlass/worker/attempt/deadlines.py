@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from windlass.core import caps
 from windlass.core.foreign import Shield, start_thread
 from windlass.logs import Log
 
@@ -69,8 +70,8 @@ class Deadlines:
         while True:
             with self._changed:
                 while not self._closed and (not self._heap or self._heap[0][0] > time.monotonic()):
-                    left = self._heap[0][0] - time.monotonic() if self._heap else None
-                    self._changed.wait(left)
+                    left = self._heap[0][0] - time.monotonic() if self._heap else caps.DURATION_MS / 1000
+                    self._changed.wait(min(left, caps.DURATION_MS / 1000))  # what a thread can wait for
                 if self._closed:
                     return
                 _, number = heapq.heappop(self._heap)

@@ -29,7 +29,7 @@ from windlass.worker.attempt.judge import failed, stop_is_due, unreadable
 from windlass.worker.attempt.outcomes import released
 from windlass.worker.attempt.refs import fill_in
 from windlass.worker.attempt.run import JobRun, Prepared
-from windlass.worker.attempt.told import tell, timeout_of, took
+from windlass.worker.attempt.told import overtime_of, tell, took
 
 __all__ = ["prepare", "run_alone", "run_async", "run_sync"]
 
@@ -167,7 +167,7 @@ def succeeded(run: JobRun, value: object) -> Outcome | None:
     if issubclass(type(value), UNRUN) and not run.settled:  # isinstance would ask the value what it is
         return failed(run, unrun(run, value))
     if run.outlived and not run.settled:
-        return failed(run, timeout_of(run))
+        return failed(run, overtime_of(run))
     tell(run, JobSucceeded, lease.attempt, took(run))
     if run.settled:
         return None

@@ -37,7 +37,7 @@ from windlass.events import JobFailed
 from windlass.logs import Log
 from windlass.worker.attempt.outcomes import again, awaiting, cancelled, dead, released, snoozed
 from windlass.worker.attempt.run import JobRun
-from windlass.worker.attempt.told import describe, hidden, reason_of, short, tell, timeout_of, took
+from windlass.worker.attempt.told import describe, hidden, overtime_of, reason_of, short, tell, took
 
 __all__ = ["escaped", "failed", "interrupted", "stop_is_due", "timed_out", "unreadable"]
 
@@ -80,18 +80,16 @@ def judged(run: JobRun, error: BaseException) -> Outcome:
     """
     stopped = isinstance(error, asyncio.CancelledError | JobCancelled)
     if run.outlived or (stopped and run.timed_out):
-        error = timeout_of(run)
-    elif (
-        stopped and run.interrupted
-    ):  # before cancelled, which only told the body to end; the store knows a real cancel
+        return timed_out(run)
+    if stopped and run.interrupted:  # before cancelled, which only told the body to end; the store knows a real cancel
         return interrupted(run)
-    elif stopped and run.cancelled:
+    if stopped and run.cancelled:
         return cancelled(run, "cancelled")
-    elif isinstance(error, LockBusy | CircuitOpen | GuardUnavailable):
+    if isinstance(error, LockBusy | CircuitOpen | GuardUnavailable):
         return busy(run, error)
-    elif isinstance(error, Await):
+    if isinstance(error, Await):
         return cancelled(run, "cancelled") if run.cancelled else awaiting(run, error)
-    elif run.stopping and was_terminated(error):
+    if run.stopping and was_terminated(error):
         return interrupted(run)
     return failure(run, error)
 
@@ -176,8 +174,11 @@ def unreadable(run: JobRun, error: PayloadError | ResultNotStored | ResultExpire
 
 
 def timed_out(run: JobRun) -> Outcome:
-    """What becomes of a run whose time is up."""
-    return failure(run, timeout_of(run))
+    """What becomes of a run whose time is up, since it took too long or made no progress."""
+    error = overtime_of(run)
+    if run.stall is not None and run.on_stall == "cancel":
+        return cancelled(run, reason_of(run, str(error)) or "")
+    return failure(run, error)
 
 
 def failure(run: JobRun, error: BaseException) -> Outcome:

@@ -8,6 +8,7 @@ threads and only ever go from false to true.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from random import Random
@@ -20,6 +21,7 @@ from windlass.core.history import Origin
 from windlass.core.meta import Meta, StepFacts, decode_meta
 from windlass.core.model import Slot, Write
 from windlass.core.notebook import Notebook
+from windlass.core.stall import Stall
 from windlass.core.work import Lease, Outcome
 from windlass.engines.base import Store
 from windlass.events import Events, JobEnqueued
@@ -117,6 +119,7 @@ class JobRun:
         "lease",
         "lost",
         "meta",
+        "moved_at",
         "notebook",
         "outcome",
         "outlived",
@@ -127,6 +130,7 @@ class JobRun:
         "settled",
         "settling",
         "slot",
+        "stall",
         "timed_out",
         "took_ns",
         "verdict",
@@ -144,6 +148,8 @@ class JobRun:
         self.error: BaseException | None = None  # what the body raised
         self.exited: BaseException | None = None  # what a callback or task of the job raised to end its loop
         self.slot = -1  # its place in the slot table, once it has started and if it has a timeout
+        self.moved_at = 0.0  # when it last made progress, on the monotonic clock; of no meaning before it has
+        self.stall: Stall | None = None  # for which its time was up
         self.given = 0.0  # seconds that it got again, since others held the event loop
         self.began_ns = 0
         self.ended_ns = 0
@@ -170,6 +176,16 @@ class JobRun:
     def timeout_ms(self) -> int | None:
         """How long this run may take: what the call said, else the job."""
         return self.meta.timeout_ms if self.meta.timeout_ms is not None else self.prepared.spec.timeout_ms
+
+    @property
+    def stall_ms(self) -> int | None:
+        """For how long it may make no progress: what the call said, else the job."""
+        return self.meta.stall_ms if self.meta.stall_ms is not None else self.prepared.spec.stall_ms
+
+    @property
+    def on_stall(self) -> str:
+        """What is done about it when it stalls: what the call said, else the job."""
+        return self.meta.on_stall or self.prepared.spec.on_stall
 
     @property
     def redacts(self) -> bool:
@@ -224,6 +240,7 @@ class JobRun:
     def note(self, key: str, value: str | None, *, durable: bool = False) -> None:
         """Note a text of this job, or forget one (None). Never blocks. Raises as ``Notebook.put``."""
         self.open_notebook().put(key, value)
+        self.note_moved()
         self.host.note(self, key, value, durable=durable)
 
     def open_notebook(self) -> Notebook:
@@ -235,6 +252,10 @@ class JobRun:
 
     def note_proof(self) -> None:
         self.proven = True
+        self.note_moved()
+
+    def note_moved(self) -> None:
+        self.moved_at = time.monotonic()
 
     def note_settling(self) -> None:
         self.settling = True

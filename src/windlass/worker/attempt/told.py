@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import cast
 
-from windlass.core.errors import JobTimeout
+from windlass.core.errors import JobStalled, JobTimeout
 from windlass.core.foreign import said
 from windlass.core.history import clean_reason, encode_error
 from windlass.core.units import show_duration
@@ -14,7 +14,7 @@ from windlass.events import Event
 from windlass.jobs.redaction import MASK
 from windlass.worker.attempt.run import JobRun
 
-__all__ = ["describe", "hidden", "reason_of", "short", "tell", "timeout_of", "took"]
+__all__ = ["describe", "hidden", "overtime_of", "reason_of", "short", "tell", "took"]
 
 
 def tell(run: JobRun, kind: Callable[..., Event], *facts: object) -> None:
@@ -59,6 +59,9 @@ def short(run: JobRun, error: BaseException) -> str:
     return ascii(text.partition("\n")[0][:200])[1:-1].replace(ascii(MASK)[1:-1], MASK)
 
 
-def timeout_of(run: JobRun) -> JobTimeout:
-    """The error of a run that took too long."""
+def overtime_of(run: JobRun) -> JobTimeout | JobStalled:
+    """The error of a run whose time is up: it took too long, or made no progress."""
+    if (stall := run.stall) is not None:
+        quiet = show_duration(stall.quiet_ms)
+        return JobStalled(f"job {run.lease.id} made no progress for {quiet} and was ended, at {stall.line}")
     return JobTimeout(f"job {run.lease.id} ran longer than its timeout of {show_duration(run.timeout_ms or 0)}")
