@@ -28,7 +28,7 @@ from windlass.engines.base import Store, TransactionalCommit, Tx
 from windlass.engines.url import connect
 from windlass.events import Event, Events
 from windlass.events import check_kind as check_event
-from windlass.flow.batch import Batch
+from windlass.flow.batch import Batch, BatchInfo, list_batches
 from windlass.flow.builtin import builtin_specs
 from windlass.flow.handle import WorkflowHandle, WorkflowInfo, astart, list_workflows, start
 from windlass.flow.reading import WorkflowState
@@ -181,6 +181,14 @@ class Windlass:
         Raises ConfigError. See ``windlass.flow.batch``.
         """
         return Batch(self, name, id, {"on_success": on_success, "on_complete": on_complete, "on_death": on_death})
+
+    def batches(self, *, limit: int = 100, cursor: str | None = None) -> Page[BatchInfo]:
+        """Give a page of batches, by id. ``cursor`` is the ``next`` of the page before. Raises ConfigError."""
+        return list_batches(self, _page_size(limit, "batches"), cursor)
+
+    async def abatches(self, *, limit: int = 100, cursor: str | None = None) -> Page[BatchInfo]:
+        """Give a page of batches; see ``batches``."""
+        return await hop(lambda: self.batches(limit=limit, cursor=cursor))
 
     def start(self, workflow: Workflow, *, connection: object = None) -> WorkflowHandle:
         """Store a workflow; give its handle. *Atomic, idempotent by its id, blocking.*

@@ -314,6 +314,40 @@ def test_a_batch_from_a_coroutine(app: Windlass, burst: Burst, mail: Mail) -> No
     assert batch.progress().ended == 4
 
 
+def test_batches_are_listed_in_pages_by_id(app: Windlass, burst: Burst, mail: Mail) -> None:
+    for name in "abc":
+        with app.batch(name, id=f"news-{name}", on_success=mail.said.bind(name)) as batch:
+            batch.add(mail.send.bind(1))
+            if name == "b":
+                with batch.batch("inner", id="inner") as inner:
+                    inner.add(mail.send.bind(2))
+    with app.batch("open", id="open") as batch:
+        first = app.batches(limit=3)
+        second = asyncio.run(app.abatches(limit=3, cursor=first.next))
+        assert [info.id for info in first] == ["inner", "news-a", "news-b"]
+        assert [(info.id, info.name, info.sealed) for info in second] == [("news-c", "c", True), ("open", "open", False)]
+        assert second.next is None
+        assert [(info.parent, info.callbacks) for info in first][:2] == [("news-b", ()), ("", ("news-a:on_success",))]
+        assert list(second)[1] == batch.info()
+    burst()
+    assert all(info.ended_at is not None for info in app.batches())
+    with pytest.raises(ConfigError, match="a page has 1 to"):
+        app.batches(limit=0)
+
+
+def test_the_eta_is_that_of_a_sealed_batch_at_the_pace_so_far(app: Windlass, burst: Burst, mail: Mail) -> None:
+    with app.batch("newsletter", id="news") as batch:
+        for number in range(4):
+            app.batch(id="news").add(mail.send.options(delay="1h" if number % 2 else 0).bind(number))
+        burst()
+        assert batch.progress() == FlowProgress(4, 2, 0, 0)
+        assert batch.info().eta is None  # others may come
+    info = batch.info()
+    assert info.eta == info.moved_at - info.created_at
+    app.cancel([job.id for job in app.jobs("scheduled")])
+    assert batch.info().eta is None
+
+
 def test_middleware_and_events_see_jobs_and_callbacks(app: Windlass, mail: Mail) -> None:
     seen: list[str] = []
     told: list[str] = []

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
@@ -29,15 +29,16 @@ from windlass.core.meta import decode_meta, encode_meta
 from windlass.core.model import Ends, NewJoin, Wait
 from windlass.core.rows import Action, JoinRow
 from windlass.core.spelling import spelled
-from windlass.flow.members import WATCH_MS, FlowProgress, check_app, check_members, joined, waiting
+from windlass.flow.members import WATCH_MS, FlowProgress, check_app, check_members, eta_of, joined, waiting
 from windlass.jobs.call import Call, check_call
 from windlass.jobs.context import current_job
 from windlass.jobs.handle import JobHandle
+from windlass.jobs.info import Page
 
 if TYPE_CHECKING:
     from windlass.jobs.call import Enqueuer
 
-__all__ = ["Batch", "BatchInfo"]
+__all__ = ["Batch", "BatchInfo", "batch_join", "facts_of", "list_batches"]
 
 CHUNK: Final = 1_000
 """Jobs in one write, and in the memory of who adds them."""
@@ -58,14 +59,25 @@ class Facts(Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class BatchInfo:
-    """A batch at one moment. ``sealed``: it takes no more jobs; ``ended_at``: all had ended then."""
+    """A batch at one moment. ``sealed``: it takes no more jobs; ``ended_at``: all had ended then.
+
+    ``callbacks`` are the ids of the jobs that wait for it, ``parent`` the batch that it is nested in.
+    """
 
     id: str
     name: str
     sealed: bool
     progress: FlowProgress
     created_at: datetime
+    moved_at: datetime
     ended_at: datetime | None
+    callbacks: tuple[str, ...]
+    parent: str
+
+    @property
+    def eta(self) -> timedelta | None:
+        """How long it will take, if the rest goes as fast as what has ended; None: it has ended, or nobody can tell."""
+        return eta_of(self.progress, self.moved_at - self.created_at) if self.sealed else None
 
 
 @spelled
@@ -272,10 +284,7 @@ class Batch:
 
     def info(self) -> BatchInfo:
         """Give the batch as it stands. *Blocking.* Raises TransitionRefused when there is none, or no more."""
-        row = self._row()
-        ended = None if row.ended_at is None else from_ms(row.ended_at)
-        progress = FlowProgress.of(row.tally)
-        return BatchInfo(self.id, facts_of(row).name, row.tally.sealed, progress, from_ms(row.made_at), ended)
+        return info_of(self._row())
 
     async def ainfo(self) -> BatchInfo:
         """Give the batch as it stands; see ``info``."""
@@ -313,7 +322,7 @@ class Batch:
 
     @property
     def _join(self) -> str:
-        return f"batch:{self.id}"
+        return batch_join(self.id)
 
     def _row(self) -> JoinRow:
         (row,) = self._app.client.engine.joins([self._join])
@@ -324,6 +333,33 @@ class Batch:
         return row
 
 
+def batch_join(batch: str) -> str:
+    """The join of the jobs of a batch."""
+    return f"batch:{batch}"
+
+
 def facts_of(row: JoinRow) -> Facts:
     """What a join says of its batch."""
     return msgspec.json.decode(row.meta or "{}", type=Facts)
+
+
+def info_of(row: JoinRow) -> BatchInfo:
+    """What people see of a batch."""
+    facts = facts_of(row)
+    return BatchInfo(
+        id=row.id.removeprefix(batch_join("")),
+        name=facts.name,
+        sealed=row.tally.sealed,
+        progress=FlowProgress.of(row.tally),
+        created_at=from_ms(row.made_at),
+        moved_at=from_ms(row.moved_at),
+        ended_at=None if row.ended_at is None else from_ms(row.ended_at),
+        callbacks=facts.callbacks,
+        parent=(row.home or "").removeprefix(batch_join("")),
+    )
+
+
+def list_batches(app: Enqueuer, limit: int, cursor: str | None) -> Page[BatchInfo]:
+    """A page of the batches; see ``app.batches``."""
+    rows, following = app.client.engine.list_joins(batch_join(""), cursor, limit)
+    return Page(tuple(map(info_of, rows)), following)

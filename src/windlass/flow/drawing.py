@@ -152,7 +152,9 @@ def draw_tree(info: WorkflowInfo, subs: Mapping[str, WorkflowInfo], *, whole: bo
 
 def _branch(node: Node, first: str, others: str) -> Iterator[Line]:
     yield Line(first, node.step)
-    below = [part for shown in (node.made, node.own) for part in (*shown.nodes, *([shown.more] if shown.hidden else []))]
+    below: list[Node | str] = []
+    for shown in (node.made, node.own):
+        below += [*shown.nodes, *([shown.more] if shown.hidden else [])]
     for number, part in enumerate(below, 1):
         corner, bar = ("└─ ", "   ") if number == len(below) else ("├─ ", "│  ")
         if isinstance(part, Node):

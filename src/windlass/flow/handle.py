@@ -26,7 +26,7 @@ from windlass.core.rows import Action, JoinRow
 from windlass.core.spelling import spelled
 from windlass.core.units import Duration, duration_ms, nearest
 from windlass.engines.base import Inspector
-from windlass.flow.members import FlowProgress
+from windlass.flow.members import FlowProgress, eta_of
 from windlass.flow.reading import ReadStep, ReadWorkflow, WorkflowState, facts_of, read_workflow
 from windlass.flow.steps import workflow_join
 from windlass.flow.stuck import why_stalled
@@ -92,9 +92,7 @@ class WorkflowInfo:
     @property
     def eta(self) -> timedelta | None:
         """How long it will take, if the rest goes as fast as what has ended; None: it has ended, or nobody can tell."""
-        if self.state != "running" or not self.progress.ended:
-            return None
-        return (self.moved_at - self.started_at) * (self.progress.open / self.progress.ended)
+        return eta_of(self.progress, self.moved_at - self.started_at)
 
 
 @spelled

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 from msgspec.structs import replace
@@ -16,7 +17,7 @@ from windlass.core.join import Tally
 from windlass.core.model import Wait
 from windlass.jobs.call import Call, Enqueuer, call_of, check_call
 
-__all__ = ["MEMBERS_MAX", "WATCH_MS", "FlowProgress", "check_app", "check_members", "joined", "waiting"]
+__all__ = ["MEMBERS_MAX", "WATCH_MS", "FlowProgress", "check_app", "check_members", "eta_of", "joined", "waiting"]
 
 MEMBERS_MAX: Final = 10_000
 """Of what is stored in one write, which keeps all others from writing meanwhile."""
@@ -54,6 +55,11 @@ class FlowProgress:
     def percent(self) -> float | None:
         """How many of a hundred have ended; None where there are no members."""
         return 100.0 * self.ended / self.total if self.total else None
+
+
+def eta_of(progress: FlowProgress, so_far: timedelta) -> timedelta | None:
+    """How long the rest will take at the pace ``so_far``; None: nothing is left, or nobody can tell."""
+    return so_far * (progress.open / progress.ended) if progress.open and progress.ended else None
 
 
 def check_members(calls: Sequence[Call[object]], what: str) -> Enqueuer | None:
