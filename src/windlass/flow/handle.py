@@ -18,7 +18,6 @@ from msgspec.structs import replace
 
 from windlass.core.aio import hop, own_thread
 from windlass.core.clock import from_ms
-from windlass.core.codec import decode_plain
 from windlass.core.errors import ConfigError, JobCancelled, JobFailed, ResultExpired, ResultTimeout, TransitionRefused
 from windlass.core.join import SKIPPED
 from windlass.core.model import NewJoin, State, Written
@@ -34,6 +33,7 @@ from windlass.flow.workflow import Workflow, app_of
 from windlass.jobs.call import Call, Enqueuer
 from windlass.jobs.handle import JobHandle
 from windlass.jobs.info import Page
+from windlass.jobs.reader import Reader
 from windlass.logs import Log
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class WorkflowHandle(Struct, frozen=True, eq=False):
 
     def info(self) -> WorkflowInfo:
         """Give the workflow with its steps as it stands. *Blocking.* Raises ResultExpired when none is kept."""
-        return info_of(self._engine, self._read())
+        return info_of(self._client, self._read())
 
     async def ainfo(self) -> WorkflowInfo:
         """Give the workflow with its steps as it stands; see ``info``."""
@@ -334,7 +334,7 @@ def handle_of(app: Enqueuer, workflow: Workflow, written: Written) -> WorkflowHa
 # -- describing --------------------------------------------------------------------------------------------------------
 
 
-def info_of(engine: Inspector, found: ReadWorkflow) -> WorkflowInfo:
+def info_of(client: Storer, found: ReadWorkflow) -> WorkflowInfo:
     """What people see of a workflow."""
     row = found.row
     open_steps = {step.name for step in found.steps if not step.has_ended}
@@ -346,21 +346,21 @@ def info_of(engine: Inspector, found: ReadWorkflow) -> WorkflowInfo:
         started_at=from_ms(row.made_at),
         moved_at=from_ms(row.moved_at),
         ended_at=None if row.ended_at is None else from_ms(row.ended_at),
-        stalled=why_stalled(engine, found),
-        steps=tuple(step_info(step, open_steps) for step in found.steps),
+        stalled=why_stalled(client.engine, found),
+        steps=tuple(step_info(step, open_steps, client.reader) for step in found.steps),
         parent=found.facts.parent,
     )
 
 
-def step_info(step: ReadStep, open_steps: Iterable[str]) -> StepInfo:
-    """What people see of a step."""
+def step_info(step: ReadStep, open_steps: Iterable[str], reader: Reader) -> StepInfo:
+    """What people see of a step; what is redacted shows up in no error or reason."""
     row, facts = step.row, step.facts
     waits: tuple[str, ...] = ()
     if row is not None and row.state is State.BLOCKED:
         gate = row.blocked_by or ""
         waits = tuple(name for name in facts.after if name in open_steps) if gate.startswith("join:edge:") else (gate,)
-    errors = None if row is None or row.errors is None else decode_plain(row.errors)
-    last = errors[-1] if isinstance(errors, list) and errors and isinstance(errors[-1], dict) else None
+    told = None if row is None or (row.errors is None and row.reason is None) else reader.describe(row)
+    last = None if told is None or not told.errors else told.errors[-1]
     return StepInfo(
         name=step.name,
         id=step.id,
@@ -371,8 +371,8 @@ def step_info(step: ReadStep, open_steps: Iterable[str]) -> StepInfo:
         parent=facts.parent,
         workflow=facts.sub,
         attempt=0 if row is None else row.attempt,
-        reason=None if row is None else row.reason,
-        error=None if last is None else f"{str(last.get('type', '')).rpartition('.')[2]}: {last.get('message', '')}",
+        reason=None if told is None else told.reason,
+        error=None if last is None else f"{last.type.rpartition('.')[2]}: {last.message}",
         enqueued_at=None if row is None else from_ms(row.enqueued_at),
         started_at=None if row is None or row.started_at is None else from_ms(row.started_at),
         finished_at=None if row is None or row.finished_at is None else from_ms(row.finished_at),
@@ -397,7 +397,7 @@ def list_workflows(
             continue
         read = read_workflow(engine, row.id.removeprefix(workflow_join("")))
         if read is not None and state in (None, read.state):
-            info = info_of(engine, read)
+            info = info_of(app.client, read)
             if info.stalled or not stalled:
                 found.append(info)
     return Page(tuple(found), following)
