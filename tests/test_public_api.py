@@ -48,7 +48,7 @@ def test_errors_at_the_top_are_those_of_the_errors_module() -> None:
 def test_the_records_people_see_have_these_fields() -> None:
     info = """
         id name queue state args kwargs attempt max_attempts errors enqueued_at run_at started_at finished_at progress
-        result tags reason worker held
+        result tags reason worker held workflow step batches
     """
     assert [field.name for field in fields(JobInfo)] == info.split()
     assert [field.name for field in fields(JobError)] == (

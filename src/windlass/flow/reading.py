@@ -13,13 +13,13 @@ import msgspec
 from msgspec import Struct
 
 from windlass.core.codec import decode_plain
-from windlass.core.errors import PayloadError
 from windlass.core.join import SKIPPED, SKIPPED_BY_HAND
-from windlass.core.meta import StepFacts, decode_meta
+from windlass.core.meta import StepFacts
 from windlass.core.model import FINISHED, State
 from windlass.core.rows import JobFilter, JobRow, JoinRow, Member
 from windlass.engines.base import Inspector
 from windlass.flow.steps import workflow_join
+from windlass.jobs.reader import facts_of as meta_of
 
 __all__ = [
     "PAGE",
@@ -144,12 +144,7 @@ def read_steps(engine: Inspector, join: str) -> list[ReadStep]:
 
 
 def _step(member: Member, row: JobRow | None) -> ReadStep:
-    facts = None
-    if row is not None:
-        try:
-            facts = decode_meta(row.meta).step
-        except PayloadError:
-            pass  # nobody can read what it says of itself
+    facts = None if row is None else meta_of(row).step
     if facts is None:  # another job stands for the step, or its record is lost
         facts = StepFacts("", member.id if row is None else row.name or member.id)
     return ReadStep(member.id, facts, row, member.end)

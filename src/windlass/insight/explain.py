@@ -14,6 +14,7 @@ from windlass.core.rows import JobRow
 from windlass.core.units import format_rate, nearest, show_duration
 from windlass.engines.base import Inspector, Store
 from windlass.guards import agreed
+from windlass.insight.others import part_of, waits_for_others, why_skipped
 from windlass.insight.queues import WorkerStatus, bounds_of
 from windlass.jobs.info import JobInfo
 from windlass.jobs.reader import Reader
@@ -30,8 +31,8 @@ def explain(job_id: str, engine: Store, reader: Reader, registry: Registry, cloc
     row = engine.job(job_id)
     if row is None:
         return f"There is no job {job_id}: it was never stored here, or its record has been removed."
-    info = reader.describe(row)
-    return f"Job {job_id} ({row.name}) {' '.join(_sentences(row, info, engine, registry, clock, settings))}"
+    first, *others = _sentences(row, reader.describe(row), engine, registry, clock, settings)
+    return f"Job {job_id} ({row.name}) {' '.join([first, *part_of(row, engine), *others])}"
 
 
 def _sentences(
@@ -49,7 +50,7 @@ def _sentences(
                 f"Run it again with `windlass jobs retry {row.id}`.",
             ]
         case State.CANCELLED:
-            return [f"was cancelled at {_at(row.finished_at)}.", *_reason(info)]
+            return [f"was cancelled at {_at(row.finished_at)}.", *_reason(info), *why_skipped(row, engine)]
         case State.RUNNING:
             asked = ["A cancel was requested; it has not stopped yet."] if row.cancel_requested else []
             if row.held:
@@ -99,6 +100,8 @@ def _waits_at(row: JobRow, engine: Store) -> list[str]:
             word = "slots are taken" if kind in PLACES else "starts of the window are used"
             used = f": {rows[0].used} of {rows[0].limit} {word}, and {rows[0].waiting} jobs wait" if rows else ""
             return [f"waits at the {kind} limit {key!r}{used}."]
+        case "join":
+            return waits_for_others(key, row, engine)
         case _:
             return ["waits for other jobs to end."]
 

@@ -50,6 +50,8 @@ class JobInfo:
     """One stored job at one moment. ``args`` is None when the payload cannot be decoded, and ``reason`` says why.
 
     ``held``: a worker has claimed it and is about to start it; its state is running, and ``started_at`` is None.
+    ``workflow`` is the id of the one that it is a step of, ``step`` its name there, and ``batches`` the ids of those that
+    it was added to.
     """
 
     id: str
@@ -71,6 +73,9 @@ class JobInfo:
     reason: str | None
     worker: str | None
     held: bool = False
+    workflow: str | None = None
+    step: str | None = None
+    batches: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

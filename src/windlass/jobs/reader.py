@@ -28,6 +28,7 @@ from windlass.core.errors import (
     TransitionRefused,
 )
 from windlass.core.history import decode_errors
+from windlass.core.meta import Meta, decode_meta
 from windlass.core.model import FINISHED, RESULT_NOT_STORED, State
 from windlass.core.model import JobError as StoredError
 from windlass.core.rows import Action, JobRow, Moved
@@ -38,7 +39,7 @@ from windlass.jobs.redaction import MASK, RESULT, arguments, hide, hide_in, mask
 from windlass.jobs.registry import Registry
 from windlass.jobs.spec import JobSpec
 
-__all__ = ["Reader", "refuse"]
+__all__ = ["Reader", "facts_of", "refuse"]
 
 # One wait of the engine; then it is asked again. It bounds how long a thread outlives a waiter that gave up.
 WAIT_SLICE: Final = 5.0
@@ -77,6 +78,7 @@ class Reader:
         """Turn a stored row into what people see. Never fails on what is stored."""
         spec = self._registry.find(row.name)
         args, kwargs, trouble = arguments(row)
+        facts = facts_of(row)
         secrets: tuple[str, ...] = ()
         redact = frozenset() if reveal else redacted(row, spec)
         if redact and args is not None and kwargs is not None:
@@ -101,6 +103,9 @@ class Reader:
             reason=hide(row.reason, secrets) if row.reason else trouble,
             worker=row.worker,
             held=row.held,
+            workflow=None if facts.step is None else facts.step.workflow,
+            step=None if facts.step is None else facts.step.name,
+            batches=facts.batches,
         )
 
     def veil(self, row: JobRow) -> tuple[JobRow, tuple[str, ...]]:
@@ -181,6 +186,14 @@ def refuse(action: Action, moved: Moved) -> None:
     if moved.reason is not None and moved.before in FINISHED:
         raise TransitionRefused(f"cannot {action} job {moved.id}, it stays {moved.before}: {moved.reason}")
     raise TransitionRefused(f"cannot {action} job {moved.id}: it is {moved.before}; {ALLOWED[action]}")
+
+
+def facts_of(row: JobRow) -> Meta:
+    """What the call of a job said for itself; nothing where nobody can read it."""
+    try:
+        return decode_meta(row.meta)
+    except PayloadError:
+        return Meta()
 
 
 def _errors(row: JobRow, secrets: tuple[str, ...]) -> tuple[JobError, ...]:
