@@ -325,7 +325,10 @@ def test_batches_are_listed_in_pages_by_id(app: Windlass, burst: Burst, mail: Ma
         first = app.batches(limit=3)
         second = asyncio.run(app.abatches(limit=3, cursor=first.next))
         assert [info.id for info in first] == ["inner", "news-a", "news-b"]
-        assert [(info.id, info.name, info.sealed) for info in second] == [("news-c", "c", True), ("open", "open", False)]
+        assert [(info.id, info.name, info.sealed) for info in second] == [
+            ("news-c", "c", True),
+            ("open", "open", False),
+        ]
         assert second.next is None
         assert [(info.parent, info.callbacks) for info in first][:2] == [("news-b", ()), ("", ("news-a:on_success",))]
         assert list(second)[1] == batch.info()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from windlass import State, StepInfo, WorkflowInfo
-from windlass.flow.drawing import COLOURS, draw_dot, draw_mermaid, draw_tree, state_of
+from windlass.flow.drawing import ALL, COLOURS, SOME, Most, draw_dot, draw_mermaid, draw_tree, state_of
 from windlass.flow.members import FlowProgress
 
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -30,8 +30,8 @@ def workflow(*steps: StepInfo, name: str = "order") -> WorkflowInfo:
     return WorkflowInfo("w", name, "running", progress, BEGAN, BEGAN, None, None, steps, "")
 
 
-def tree(info: WorkflowInfo, subs: dict[str, WorkflowInfo] | None = None, whole: bool = False) -> list[str]:
-    return [line.label for line in draw_tree(info, subs or {}, whole=whole)]
+def tree(info: WorkflowInfo, subs: dict[str, WorkflowInfo] | None = None, most: Most = SOME) -> list[str]:
+    return [line.label for line in draw_tree(info, subs or {}, most)]
 
 
 def test_what_a_step_made_and_the_workflow_that_it_runs_stand_below_it() -> None:
@@ -79,7 +79,7 @@ def test_of_a_long_fan_out_those_are_shown_that_somebody_looks_for() -> None:
     info = workflow(step("r", "blocked"), *made)
     shown = ["r", *(f"├─ r/{number}" for number in (0, 1, 2, 3, 4, 5, 9990, 9991, 9992, 9993))]
     assert tree(info) == [*shown, "└─ ... and 9,984 more done"]
-    assert len(tree(info, whole=True)) == 9_995
+    assert len(tree(info, most=ALL)) == 9_995
     assert "... and 9,984 more done" in draw_mermaid(info, {})
     assert "... and 9,984 more done" in draw_dot(info, {})
 
@@ -98,7 +98,9 @@ def test_a_workflow_of_many_steps_is_shortened_too() -> None:
 @pytest.mark.parametrize("draw", [draw_mermaid, draw_dot])
 def test_edges_of_steps_that_are_left_out_lead_to_those_that_stand_for_them(draw: Any) -> None:
     many = [step(f"s{at}", after=("first",)) for at in range(150)]
-    picture = draw(workflow(step("first", "dead"), *many, step("last", "dead", after=tuple(one.name for one in many))), {})
+    picture = draw(
+        workflow(step("first", "dead"), *many, step("last", "dead", after=tuple(one.name for one in many))), {}
+    )
     (more,) = re.findall(r"^ *(n\d+).*and 52 more done", picture, re.MULTILINE)
     assert len(re.findall(rf"-+> {more}\b", picture)) == 1
     assert len(re.findall(rf"^ *{more} -+>", picture, re.MULTILINE)) == 1

@@ -51,13 +51,13 @@ def test_explain_names_the_steps_that_a_step_waits_for(app: Windlass, burst: Bur
     shop.start()
     assert app.explain("order-1:ship") == (
         "Job order-1:ship (work) waits for 2 of 2 steps: 'pay' (ready), 'reserve' (scheduled). It is step 'ship' of "
-        "workflow 'order' (order-1). It runs when all have succeeded."
+        "workflow order (order-1). It runs when all have succeeded."
     )
     burst()
     assert "waits for 1 of 2 steps: 'reserve' (scheduled). " in app.explain("order-1:ship")
     assert app.explain("order-1:refund").endswith("It runs when one has failed.")
     assert "is done; " in app.explain("order-1:pay")
-    assert app.explain("order-1:pay").endswith("It is step 'pay' of workflow 'order' (order-1).")
+    assert app.explain("order-1:pay").endswith("It is step 'pay' of workflow order (order-1).")
 
 
 def test_explain_says_why_a_step_was_skipped(app: Windlass, burst: Burst, shop: Shop) -> None:
@@ -81,7 +81,7 @@ def test_explain_names_what_a_step_has_started_and_waits_for(app: Windlass, burs
     items = "'each/1' (scheduled), 'each/2' (scheduled), 'each/3' (scheduled)"
     assert f"waits for 3 of the 3 jobs that it made: {items}. It is step 'each' of" in app.explain("order-1:each")
     inner = app.workflow("order-1").steps()[2].workflow
-    assert f"waits for workflow 'pack' ({inner}), which it runs: 1 of 1 steps have not ended. " in (
+    assert f"waits for workflow pack ({inner}), which it runs: 1 of 1 steps have not ended. " in (
         app.explain("order-1:pack")
     )
 
@@ -110,9 +110,9 @@ def test_explain_names_the_batch_and_the_chain(app: Windlass, burst: Burst, shop
         app.batch(id="news").add(one := shop.later.bind())
         burst()
         said = app.explain("news:on_success")
-        assert "waits for batch 'newsletter' (news): 1 of 2 jobs have not ended, and it takes more." in said
+        assert "waits for batch newsletter (news): 1 of 2 jobs have not ended, and it takes more." in said
     assert "1 of 2 jobs have not ended." in app.explain("news:on_success")
-    assert "It is a job of batch 'newsletter' (news)." in app.explain(one.id)
+    assert "It is a job of batch newsletter (news)." in app.explain(one.id)
     last = chain(first := shop.later.bind(), shop.work.bind()).enqueue()
     assert app.explain(last.id) == (
         f"Job {last.id} (work) waits for the job before it in its chain: job {first.id} (work, scheduled)."

@@ -16,7 +16,7 @@ import click
 from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.exits import FAILED, INTERRUPTED, WRONG_USE
 from windlass.cli.instants import instant
-from windlass.cli.output import Column, ago, confirm, count, emit_json, escaped, note, record, say, table
+from windlass.cli.output import Column, ago, confirm, count, emit_json, escaped, note, record, say, short, table
 from windlass.core.files import descriptor_of
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ __all__ = ["dead"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-TEXT_MAX = 60  # characters of free text in a table
 
 
 def filtered(command: Callable[P, R]) -> Callable[P, R]:
@@ -96,17 +94,12 @@ def ls(session: Session, /, limit: int, cursor: str | None, **options: str | Non
 
 def _row(job: JobInfo, now: int) -> list[str]:
     died = "" if job.finished_at is None else ago(job.finished_at, now)
-    return [job.id, job.name, job.queue, died, str(job.attempt), _short(_why(job))]
+    return [job.id, job.name, job.queue, died, str(job.attempt), short(_why(job))]
 
 
 def _why(job: JobInfo) -> str:
     last = f"{job.errors[-1].type}: {job.errors[-1].message}" if job.errors else ""
     return last or job.reason or ""
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= TEXT_MAX else text[: TEXT_MAX - 3] + "..."
 
 
 @dead.command()
@@ -137,7 +130,7 @@ def _group_row(group: DeadGroup, now: int) -> list[str]:
         ago(group.first_seen, now),
         ago(group.last_seen, now),
         "" if group.sample is None else group.sample.id,
-        _short(group.message),
+        short(group.message),
     ]
 
 
@@ -147,7 +140,7 @@ def _group_row(group: DeadGroup, now: int) -> list[str]:
 @pass_session
 def show(session: Session, job_id: str, reveal: bool) -> int:
     """Show one dead job with the error of every attempt."""
-    from windlass.cli.jobs import _facts
+    from windlass.cli.jobs import facts_of
 
     app = session.store()
     job = app.get(job_id, reveal=reveal)
@@ -157,7 +150,7 @@ def show(session: Session, job_id: str, reveal: bool) -> int:
     if session.json:
         emit_json(job)
         return 0
-    record(list(_facts(job, app.clock.wall_ms())))
+    record(list(facts_of(app, job)))
     for error in job.errors:
         place = " ".join(part for part in (error.host, error.worker, error.version) if part)
         click.echo()

@@ -8,29 +8,43 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from windlass.cli.common import Commands, Session, pass_session
 from windlass.cli.exits import FAILED
-from windlass.cli.output import Column, ago, confirm, count, emit_json, inline, length, moment, note, record, say, table
+from windlass.cli.output import (
+    Column,
+    ago,
+    confirm,
+    count,
+    emit_json,
+    inline,
+    length,
+    moment,
+    note,
+    record,
+    say,
+    short,
+    table,
+)
 from windlass.core.clock import from_ms
 from windlass.core.errors import ConfigError, TransitionRefused
 from windlass.core.model import FINISHED, State
 from windlass.core.rows import Action, Moved
 from windlass.core.units import duration_ms, nearest
+from windlass.insight.others import batch_title, workflow_title
 from windlass.jobs.info import JobInfo, JobProgress
 from windlass.jobs.reader import refuse
 
 if TYPE_CHECKING:
     from windlass.app import Windlass
 
-__all__ = ["jobs"]
+__all__ = ["facts_of", "job_table", "jobs"]
 
 BATCH: Final = 500  # jobs per write of a move
-TEXT_MAX: Final = 60  # characters of free text in a table
 
 # From which states a move makes sense; the engine decides job by job.
 MOVABLE: Final = {
@@ -70,9 +84,7 @@ def ls(
     if session.json:
         emit_json(page.items)
     elif page.items:
-        columns = [Column(each) for each in ("Id", "Job", "Queue", "State")]
-        columns += [Column("Attempt", right=True), Column("Enqueued"), Column("Note")]
-        table(columns, [_row(job, now) for job in page])
+        job_table(page, now)
     else:
         note(f"No jobs to show in {app.engine.info.name} {app.engine.info.target}{_spelling(app, name, queue)}")
     if page.next is not None:
@@ -84,6 +96,13 @@ def _spelling(app: Windlass, name: str | None, queue: str | None) -> str:
     queues = [each.name for each in app.queues()]
     found = "" if name is None or name in app.registry else nearest(name, app.registry.names())
     return found + ("" if queue is None or queue in queues else nearest(queue, queues)) or "."
+
+
+def job_table(found: Iterable[JobInfo], now: int) -> None:
+    """Print jobs, each in a line."""
+    columns = [Column(each) for each in ("Id", "Job", "Queue", "State")]
+    columns += [Column("Attempt", right=True), Column("Enqueued"), Column("Note")]
+    table(columns, [_row(job, now) for job in found])
 
 
 def _row(job: JobInfo, now: int) -> list[str]:
@@ -108,12 +127,7 @@ def _note(job: JobInfo, now: int) -> str:
             text = job.reason or ""
         case _:
             text = job.reason or ("" if not job.errors else f"failed before: {job.errors[-1].type}")
-    return _short(text)
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= TEXT_MAX else text[: TEXT_MAX - 3] + "..."
+    return short(text)
 
 
 def _percent(progress: JobProgress | None) -> list[str]:
@@ -140,7 +154,7 @@ def show(session: Session, job_id: str, reveal: bool) -> int:
         emit_json(job)
         return 0
     now = app.clock.wall_ms()
-    record(list(_facts(job, now)))
+    record(list(facts_of(app, job)))
     for error in job.errors:
         click.echo()
         record([(f"Attempt {error.attempt}", f"{error.type}: {error.message}"), ("Failed", moment(error.at, now))])
@@ -208,10 +222,17 @@ def _how_far(progress: JobProgress | None) -> str:
     return ", ".join(parts)
 
 
-def _facts(job: JobInfo, now: int) -> Iterator[tuple[str, str]]:
+def facts_of(app: Windlass, job: JobInfo) -> Iterator[tuple[str, str]]:
+    """What there is to say of a job, by name."""
+    now = app.clock.wall_ms()
     yield "Id", job.id
     yield "Job", job.name
     yield "Queue", job.queue
+    if job.workflow is not None and job.step is not None:
+        yield "Workflow", workflow_title(job.workflow, app.engine)
+        yield "Step", job.step
+    for batch in job.batches:
+        yield "Batch", batch_title(batch, app.engine)
     yield "State", f"{job.state}, attempt {job.attempt} of {job.max_attempts}"
     if job.reason:
         yield "Reason", job.reason

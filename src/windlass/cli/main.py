@@ -27,6 +27,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "enqueue": ("windlass.cli.enqueue:enqueue", "Store one job."),
     "jobs": ("windlass.cli.jobs:jobs", "List, show, watch, retry, cancel and delete jobs."),
     "dead": ("windlass.cli.dead:dead", "List, group, retry, edit, discard, export and load dead jobs."),
+    "workflows": ("windlass.cli.workflows:workflows", "List, show, watch, draw, cancel and retry workflows."),
+    "batches": ("windlass.cli.batches:batches", "List, show and watch batches."),
     "queues": ("windlass.cli.queues:queues", "List, pause, resume, limit and clear queues."),
     "workers": ("windlass.cli.workers:workers", "List workers, stop them, or stop them from claiming jobs."),
     "circuits": ("windlass.cli.circuits:circuits", "List, open and close circuits."),

@@ -37,11 +37,13 @@ __all__ = [
     "printable",
     "record",
     "say",
+    "short",
     "table",
 ]
 
 GAP: Final = "  "
 ELLIPSIS: Final = "…"
+TEXT_MAX: Final = 60  # characters of free text in a table
 LAST_LEAST: Final = 24  # characters into which the last column of a table may be folded
 
 # Words that a terminal with rich shows in colour.
@@ -52,6 +54,10 @@ STYLES: Final = {
     "done": "green",
     "dead": "bold red",
     "cancelled": "dim",
+    "skipped": "dim",
+    "lost": "bold red",
+    "succeeded": "green",
+    "failed": "bold red",
     "paused": "yellow",
     "ok": "green",
     "advice": "cyan",
@@ -199,6 +205,12 @@ def record(pairs: Sequence[tuple[str, str]]) -> None:
         click.echo(f"{label}{GAP}{printable(first)}" if first else label)
         for line in others:
             click.echo(f"{' ' * width}{GAP}{printable(line)}".rstrip())
+
+
+def short(text: str, most: int = TEXT_MAX) -> str:
+    """Write free text as one line of a table, of ``most`` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def confirm(question: str, yes: bool) -> None:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from windlass.cli.common import Session, pass_session
+from windlass.cli.live import first_of, live
 from windlass.cli.output import Column, count, emit_json, fit, length, lines
 from windlass.cli.stats import by_state, queue_table
-from windlass.core.errors import EngineUnavailable
 from windlass.core.model import State
 from windlass.core.units import duration_ms
 
@@ -69,30 +69,13 @@ def top(session: Session, once: bool, every: str) -> None:
             click.echo(line)
     else:
         try:
-            watch(app, pause)
+            live(
+                lambda before: look(app, before),
+                lambda seen, columns, rows, trouble: picture(app, seen, columns, rows, trouble),
+                pause,
+            )
         except KeyboardInterrupt:
             pass
-
-
-def watch(app: Windlass, pause: float) -> None:
-    """Draw until q is pressed. A store that is away for a while is said instead."""
-    from windlass.cli.screen import Screen
-
-    seen = look(app, None)
-    trouble = ""
-    with Screen() as screen:
-        while True:
-            until = time.monotonic() + pause
-            while (left := until - time.monotonic()) > 0:
-                columns, rows = screen.size
-                screen.show(picture(app, seen, columns, rows, trouble))
-                key = screen.wait(left)
-                if key and "q" in key.lower():
-                    return
-            try:
-                seen, trouble = look(app, seen), ""
-            except EngineUnavailable as error:
-                trouble = str(error)
 
 
 def look(app: Windlass, before: Look | None) -> Look:
@@ -128,22 +111,13 @@ def picture(
     if rows is not None:
         # Running jobs have half of the window at most, or what the queues leave.
         room = rows - len(head) - 2
-        of_queues = _first(of_queues, max(room - len(of_running), (room + 1) // 2), "queue")
-        of_running = _first(of_running, room - len(of_queues), "running job")
+        of_queues = first_of(of_queues, max(room - len(of_running), (room + 1) // 2), "queue")
+        of_running = first_of(of_running, room - len(of_queues), "running job")
     made = head
     for part in (of_queues, of_running):
         if part:
             made = [*made, "", *part]
     return made
-
-
-def _first(part: list[str], room: int, noun: str) -> list[str]:
-    """As many lines of a table as there is room for; the last one says how many are left out."""
-    if len(part) <= room:
-        return part
-    if room < 3:  # not even the head, a line and the rest
-        return []
-    return [*part[: room - 1], f"... and {count(len(part) - room + 1, f'more {noun}')}"]
 
 
 def _running(job: JobInfo, seen: Look) -> list[str]:

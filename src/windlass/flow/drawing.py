@@ -7,11 +7,12 @@ are left out is said.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Final
+from typing import Final, NamedTuple
 
 from windlass.core.join import SKIPPED
 from windlass.core.model import State
@@ -19,10 +20,19 @@ from windlass.core.units import show_duration
 from windlass.flow.handle import StepInfo, WorkflowInfo
 from windlass.logs.lines import printable
 
-__all__ = ["LOST", "Line", "draw_dot", "draw_mermaid", "draw_tree", "state_of", "took_ms"]
+__all__ = ["ALL", "LOST", "SOME", "Line", "Most", "draw_dot", "draw_mermaid", "draw_tree", "state_of", "took_ms"]
 
-OWN_MOST: Final = 100  # steps of one workflow that are shown
-MADE_MOST: Final = 10  # and of those that one step made while it ran
+
+class Most(NamedTuple):
+    """How many steps of one workflow are shown, and how many of those that one step made while it ran."""
+
+    own: int = 100
+    made: int = 10
+
+
+SOME: Final = Most()
+ALL: Final = Most(sys.maxsize, sys.maxsize)
+
 LOST: Final = "lost"  # the state of a step without a record
 
 ORDER: Final = {
@@ -95,7 +105,7 @@ class Node:
 NOTHING: Final = Shown(())
 
 
-def _show(info: WorkflowInfo, subs: Mapping[str, WorkflowInfo], whole: bool, above: tuple[str, ...] = ()) -> Shown:
+def _show(info: WorkflowInfo, subs: Mapping[str, WorkflowInfo], most: Most, above: tuple[str, ...] = ()) -> Shown:
     """Arrange the steps of a workflow. ``subs`` are the workflows that are steps of it or of those, by id.
 
     ``above`` are those that it is in: a spoiled store could say that one is in itself.
@@ -106,18 +116,18 @@ def _show(info: WorkflowInfo, subs: Mapping[str, WorkflowInfo], whole: bool, abo
         # One whose parent has no record any more must not vanish with it.
         made.setdefault(step.parent if step.parent in names else "", []).append(step)
 
-    def below(parent: str, most: int) -> Shown:
+    def below(parent: str, number: int) -> Shown:
         steps = made.pop(parent, [])
-        shown = steps if whole or len(steps) <= most else _first(steps, most)
+        shown = steps if len(steps) <= number else _first(steps, number)
         known = {id(step) for step in shown}
         return Shown(tuple(map(node, shown)), tuple(step for step in steps if id(step) not in known))
 
     def node(step: StepInfo) -> Node:
         sub = None if step.workflow in above else subs.get(step.workflow)
-        own = NOTHING if sub is None else _show(sub, subs, whole, (*above, step.workflow))
-        return Node(step, below(step.name, MADE_MOST), sub, own)
+        own = NOTHING if sub is None else _show(sub, subs, most, (*above, step.workflow))
+        return Node(step, below(step.name, most.made), sub, own)
 
-    return below("", OWN_MOST)
+    return below("", most.own)
 
 
 def _first(steps: Sequence[StepInfo], most: int) -> list[StepInfo]:
@@ -131,11 +141,16 @@ def _first(steps: Sequence[StepInfo], most: int) -> list[StepInfo]:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a tree: ``branch`` leads to the step, or to the words that say what was left out."""
+    """A line of a tree: ``branch`` leads to a step of ``info``, or to the words that say what was left out.
 
+    ``within`` are the steps that run the workflows around it.
+    """
+
+    info: WorkflowInfo
     branch: str
     step: StepInfo | None
     more: str = ""
+    within: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -143,24 +158,28 @@ class Line:
         return self.branch + (self.more if self.step is None else self.step.name)
 
 
-def draw_tree(info: WorkflowInfo, subs: Mapping[str, WorkflowInfo], *, whole: bool = False) -> list[Line]:
+def draw_tree(info: WorkflowInfo, subs: Mapping[str, WorkflowInfo], most: Most = SOME) -> list[Line]:
     """Give the steps as lines of a tree, each above those that it made and those of the workflow that it runs."""
-    shown = _show(info, subs, whole)
-    made = [line for node in shown.nodes for line in _branch(node, "", "")]
-    return [*made, Line("", None, shown.more)] if shown.hidden else made
+    shown = _show(info, subs, most)
+    made = [line for node in shown.nodes for line in _branch(node, info, "", "", ())]
+    return [*made, Line(info, "", None, shown.more)] if shown.hidden else made
 
 
-def _branch(node: Node, first: str, others: str) -> Iterator[Line]:
-    yield Line(first, node.step)
-    below: list[Node | str] = []
-    for shown in (node.made, node.own):
-        below += [*shown.nodes, *([shown.more] if shown.hidden else [])]
-    for number, part in enumerate(below, 1):
+def _branch(node: Node, info: WorkflowInfo, first: str, others: str, within: tuple[str, ...]) -> Iterator[Line]:
+    yield Line(info, first, node.step, within=within)
+    below: list[tuple[Node | str, WorkflowInfo, tuple[str, ...]]] = []
+    for shown, whose, inside in (
+        (node.made, info, within),
+        (node.own, node.sub or info, (*within, node.step.name)),
+    ):
+        below += [(each, whose, inside) for each in shown.nodes]
+        below += [(shown.more, whose, inside)] if shown.hidden else []
+    for number, (part, whose, inside) in enumerate(below, 1):
         corner, bar = ("└─ ", "   ") if number == len(below) else ("├─ ", "│  ")
         if isinstance(part, Node):
-            yield from _branch(part, others + corner, others + bar)
+            yield from _branch(part, whose, others + corner, others + bar, inside)
         else:
-            yield Line(others + corner, None, part)
+            yield Line(whose, others + corner, None, part, inside)
 
 
 # -- graphs ------------------------------------------------------------------------------------------------------------
@@ -233,9 +252,9 @@ def _graph(info: WorkflowInfo, shown: Shown, numbers: Iterator[int]) -> Graph:
     return graph
 
 
-def draw_mermaid(info: WorkflowInfo, subs: Mapping[str, WorkflowInfo], *, whole: bool = False) -> str:
+def draw_mermaid(info: WorkflowInfo, subs: Mapping[str, WorkflowInfo], most: Most = SOME) -> str:
     """Give the graph as Mermaid reads it."""
-    graph = _graph(info, _show(info, subs, whole), count())
+    graph = _graph(info, _show(info, subs, most), count())
     lines = ["flowchart TD", *_mermaid(graph, "    ")]
     for state in sorted({box.state for one in _all(graph) for box in one.boxes}):
         fill, stroke = COLOURS[state]
@@ -263,9 +282,9 @@ def _mermaid_text(text: str) -> str:
     return "".join(mark if mark.isalnum() or mark in " -_/.,:" else f"#{ord(mark)};" for mark in printable(text))
 
 
-def draw_dot(info: WorkflowInfo, subs: Mapping[str, WorkflowInfo], *, whole: bool = False) -> str:
+def draw_dot(info: WorkflowInfo, subs: Mapping[str, WorkflowInfo], most: Most = SOME) -> str:
     """Give the graph as Graphviz reads it."""
-    graph = _graph(info, _show(info, subs, whole), count())
+    graph = _graph(info, _show(info, subs, most), count())
     lines = [
         f"digraph {_dot_text(graph.title)} {{",
         "    compound=true;",

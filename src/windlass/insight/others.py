@@ -20,7 +20,7 @@ from windlass.flow.reading import facts_of, members_of
 from windlass.flow.steps import edge_of, workflow_join
 from windlass.jobs.reader import facts_of as meta_of
 
-__all__ = ["part_of", "waits_for_others", "why_skipped"]
+__all__ = ["batch_title", "part_of", "waits_for_others", "why_skipped", "workflow_title"]
 
 SHOWN: Final = 3
 WHEN: Final = {
@@ -29,14 +29,28 @@ WHEN: Final = {
 }  # fmt: skip
 
 
+def workflow_title(id: str, engine: Inspector) -> str:
+    """The name of a workflow, and its id."""
+    (row,) = engine.joins([workflow_join(id)])
+    return id if row is None else f"{facts_of(row).name} ({id})"
+
+
+def batch_title(id: str, engine: Inspector) -> str:
+    """The name of a batch, and its id."""
+    (row,) = engine.joins([batch.batch_join(id)])
+    return id if row is None else f"{batch.facts_of(row).name} ({id})"
+
+
 def part_of(row: JobRow, engine: Inspector) -> list[str]:
     """Which step of which workflow it is, and of which batches it is a job."""
     facts = meta_of(row)
     said = []
     if facts.step is not None:
-        said.append(f"It is step {shown(facts.step.name)} of {_workflow(facts.step.workflow, engine)}.")
+        title = workflow_title(facts.step.workflow, engine)
+        said.append(f"It is step {shown(facts.step.name)} of workflow {title}.")
     if facts.batches:
-        said.append(f"It is a job of {', in '.join(_batch(id, engine) for id in facts.batches)}.")
+        titles = (f"batch {batch_title(id, engine)}" for id in facts.batches)
+        said.append(f"It is a job of {', in '.join(titles)}.")
     return said
 
 
@@ -59,10 +73,11 @@ def waits_for_others(join: str, row: JobRow, engine: Inspector) -> list[str]:
         case "forward":
             return [f"waits for {left} of {of} steps to end: {_open(found, engine)}."]
         case "workflow":
-            return [f"waits for {_workflow(rest, engine)}, which it runs: {left} of {of} steps have not ended."]
+            title = workflow_title(rest, engine)
+            return [f"waits for workflow {title}, which it runs: {left} of {of} steps have not ended."]
         case "batch":
             more = "" if found.tally.sealed else ", and it takes more"
-            return [f"waits for {_batch(rest, engine)}: {left} of {of} jobs have not ended{more}."]
+            return [f"waits for batch {batch_title(rest, engine)}: {left} of {of} jobs have not ended{more}."]
         case "chain":
             return [f"waits for the job before it in its chain: {_open(found, engine)}."]
         case _:
@@ -82,16 +97,6 @@ def why_skipped(row: JobRow, engine: Inspector) -> list[str]:
         return step.when != "succeeded" or member.end is not State.DONE
 
     return [f"It was to run when {WHEN.get(step.when, step.when)}: {_named(found, counts, engine)}."]
-
-
-def _workflow(id: str, engine: Inspector) -> str:
-    (row,) = engine.joins([workflow_join(id)])
-    return f"workflow {id}" if row is None else f"workflow {shown(facts_of(row).name)} ({id})"
-
-
-def _batch(id: str, engine: Inspector) -> str:
-    (row,) = engine.joins([batch.batch_join(id)])
-    return f"batch {id}" if row is None else f"batch {shown(batch.facts_of(row).name)} ({id})"
 
 
 def _open(found: JoinRow, engine: Inspector) -> str:

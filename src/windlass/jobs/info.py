@@ -50,8 +50,8 @@ class JobInfo:
     """One stored job at one moment. ``args`` is None when the payload cannot be decoded, and ``reason`` says why.
 
     ``held``: a worker has claimed it and is about to start it; its state is running, and ``started_at`` is None.
-    ``workflow`` is the id of the one that it is a step of, ``step`` its name there, and ``batches`` the ids of those that
-    it was added to.
+    ``workflow`` is the id of the one that it is a step of, ``step`` its name there; ``batches`` are the ids of those
+    that it was added to.
     """
 
     id: str
