@@ -16,6 +16,8 @@ LOOKS = (
     "queues resume payments", "queues clear payments --yes", "workers ls", "workers quiet --all", "workers stop --all",
     "dead ls", "dead groups", "dead show ID", "dead retry ID", "dead discard ID", "dead export -", "circuits ls",
     "locks ls", "locks release key", "limits ls", "explain ID", "top --once",
+    "workflows ls", "workflows show ID", "workflows show ID --watch", "workflows cancel ID", "workflows retry ID",
+    "workflows skip ID STEP", "batches ls", "batches show ID",
 )  # fmt: skip
 
 

@@ -74,7 +74,14 @@ def show(session: Session, batch_id: str, watch: bool, every: str) -> int:
     batch = app.batch(id=batch_id)
     if watch:
         info = follow(
-            app, batch.info, lambda seen: seen.ended_at is not None, _picture, _said, pause, quiet=session.json
+            app,
+            batch.info,
+            lambda seen: seen.ended_at is not None,
+            _picture,
+            _headline,
+            lambda seen: {},
+            pause,
+            quiet=session.json,
         )
     else:
         info = batch.info()
@@ -113,5 +120,5 @@ def _picture(info: BatchInfo, columns: int, rows: int, trouble: str) -> list[str
     return [fit(printable(line), columns) for line in head]
 
 
-def _said(info: BatchInfo) -> dict[str, str]:
-    return {info.id: f"{_state(info)}  {progress_text(info.progress, 'job')}"}
+def _headline(info: BatchInfo) -> str:
+    return f"{info.id}  {_state(info)}  {progress_text(info.progress, 'job')}"

@@ -68,25 +68,28 @@ def follow(
     read: Callable[[], T],
     has_ended: Callable[[T], bool],
     picture: Callable[[T, int, int, str], list[str]],
-    said: Callable[[T], Mapping[str, str]],
+    headline: Callable[[T], str],
+    parts: Callable[[T], Mapping[str, str]],
     pause: float,
     quiet: bool,
 ) -> T:
     """Look again and again until it has ended; give the last look.
 
-    On a terminal the picture is drawn, elsewhere there is a line for each change of what is ``said``; ``quiet``: none.
+    On a terminal the picture is drawn. Elsewhere there is a line for each change of its parts, whose names lead to what
+    is said of them, and of its headline; ``quiet``: none.
     """
     if not quiet and sys.stdout.isatty():
         return live(lambda before: read(), picture, pause, has_ended)
-    known: Mapping[str, str] = {}
+    known: Mapping[str, str] | None = None
+    headed = ""
     while True:
         seen = read()
         if not quiet:
-            told, now = said(seen), from_ms(app.clock.wall_ms())
-            for name, text in told.items():
-                if known.get(name) != text:
-                    say(f"{now:%H:%M:%S}  {name}  {text}".rstrip())
-            known = told
+            now, told, head = from_ms(app.clock.wall_ms()), parts(seen), headline(seen)
+            changed = [] if known is None else [name for name in told if known.get(name) != told[name]]
+            for line in (*(f"{name}  {told[name]}" for name in changed), *([head] if head != headed else [])):
+                say(f"{now:%H:%M:%S}  {line}".rstrip())
+            known, headed = told, head
         if has_ended(seen):
             return seen
         time.sleep(pause)

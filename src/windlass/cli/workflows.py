@@ -123,7 +123,7 @@ def _row(info: WorkflowInfo, now: int) -> list[str]:
     text = took(info.started_at, info.ended_at) or left(info.eta)
     if info.stalled is not None:
         text = f"stalled: {info.stalled}"
-    elif dead:
+    elif dead and info.state != "succeeded":
         text = f"{'; '.join([f'dead: {some(dead)}', *([text] if text else [])])}"
     return [info.id, info.name, info.state, ended, ago(info.started_at, now), short(text)]
 
@@ -189,7 +189,8 @@ def _follow(app: Windlass, handle: WorkflowHandle, pause: float, quiet: bool) ->
         lambda: _look(app, handle),
         lambda seen: seen.info.ended_at is not None,
         _picture,
-        lambda seen: dict(_said(seen)),
+        _headline,
+        _steps,
         pause,
         quiet,
     )
@@ -238,14 +239,20 @@ def _picture(seen: Look, columns: int, rows: int, trouble: str) -> list[str]:
     return [*(fit(printable(line), columns) for line in head), "", *first_of(body, room, "line")]
 
 
-def _said(seen: Look) -> Iterator[tuple[str, str]]:
+def _headline(seen: Look) -> str:
     """What a line of a watched workflow says; nothing in it changes by the mere passing of time."""
+    stalled = "" if seen.info.ended_at is not None or not seen.info.stalled else "; stalled"
+    return f"{seen.info.id}  {seen.info.state}  {_progress(seen.info)}{stalled}"
+
+
+def _steps(seen: Look) -> dict[str, str]:
+    """The same for the steps, by name."""
+    told = {}
     for line in draw_tree(seen.info, seen.subs, ALL):
         if (step := line.step) is not None:
             name = " > ".join((*line.within, step.name))
-            yield name, f"{state_of(step)}  {_note(step, line.info)}".rstrip()
-    stalled = "" if seen.info.stalled is None else f"; stalled: {seen.info.stalled}"
-    yield seen.info.id, f"{seen.info.state}  {_progress(seen.info)}{stalled}"
+            told[name] = f"{state_of(step)}  {_note(step, line.info)}".rstrip()
+    return told
 
 
 def _rows(seen: Look, tree: list[Line]) -> list[list[str]]:
