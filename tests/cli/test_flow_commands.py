@@ -356,7 +356,26 @@ def test_a_watched_workflow_is_drawn_until_it_ends_and_then_shown(mill: Mill) ->
         assert len(frame) <= 24
         assert all(len(line) <= 80 for line in frame)
         assert any("more" in line for line in frame)
+        for columns, rows in ((132, 60), (40, 6), (1, 1)):
+            terminal.resize(columns, rows)
+            terminal.frames_from_now()
+            frame = terminal.frame()
+            assert frame is not None
+            assert len(frame) <= rows
+            assert all(len(line) <= columns for line in frame)
         mill.burst()
         assert terminal.told() == "0"
         assert terminal.restored()
         assert b"succeeded" in terminal.seen.split(b"\x1b[?1049l")[-1]
+
+
+@pytest.mark.parametrize("mill", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("key", "told"), [("q", ["0"]), ("\x03", ["", "130"])])
+def test_a_key_ends_the_watching_and_the_workflow_goes_on(mill: Mill, key: str, told: list[str]) -> None:
+    mill.order()
+    with closing(Terminal(mill.shop, "workflows", "show", "order-1", "--watch")) as terminal:
+        terminal.until(terminal.frame)
+        terminal.press(key)
+        assert [terminal.told() for _ in told] == told
+        assert terminal.restored()
+    assert mill.app.workflow("order-1").state == "running"

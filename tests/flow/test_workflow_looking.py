@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from windlass import JobContext, Windlass, Workflow, chain
+from windlass.core.model import NewJoin, Write
 
 Burst = Callable[[], None]
 
@@ -119,6 +120,15 @@ def test_explain_names_the_batch_and_the_chain(app: Windlass, burst: Burst, shop
     )
 
 
+def test_explain_of_a_workflow_or_a_batch_says_what_it_is(app: Windlass, shop: Shop) -> None:
+    shop.start()
+    with app.batch("newsletter", id="news"):
+        pass
+    assert app.explain("order-1").endswith("There is a workflow of this id: `windlass workflows show order-1`.")
+    assert app.explain("news").endswith("There is a batch of this id: `windlass batches show news`.")
+    assert app.explain("else").endswith("its record has been removed.")
+
+
 def test_explain_names_three_of_many(app: Windlass, shop: Shop) -> None:
     order = Workflow("order", id="order-1")
     many = [order.add(shop.work.bind(), name=f"s{at}") for at in range(1_200)]
@@ -164,3 +174,10 @@ def test_what_is_redacted_shows_up_in_no_step(app: Windlass, burst: Burst, url: 
     else:
         (step,) = app.workflow("order-1").steps()
     assert step.error == "ValueError: card ••• is declined"
+
+
+def test_facts_that_nobody_can_read_hide_no_composition(app: Windlass) -> None:
+    joins = (NewJoin("workflow:w", meta='{"name": 1}'), NewJoin("batch:b", meta="["))
+    app.engine.commit(Write((), joins=joins))
+    assert [(info.id, info.name) for info in app.workflows()] == [("w", "")]
+    assert [(info.id, info.name, info.callbacks) for info in app.batches()] == [("b", "", ())]

@@ -232,7 +232,7 @@ def _picture(seen: Look, columns: int, rows: int, trouble: str) -> list[str]:
         head.append(f"stalled: {info.stalled}")
     room = rows - len(head) - 1
     tree: list[Line] = []
-    for most in (SOME, Most(made=3), Most(room - 2, 0)):
+    for most in (SOME, Most(made=3), Most(max(0, room - 2), 0)):
         if len(tree := draw_tree(info, seen.subs, most)) < room:
             break
     body = lines(COLUMNS, _rows(seen, tree), columns) if tree else []
@@ -291,7 +291,7 @@ def _note(step: StepInfo, info: WorkflowInfo) -> str:
         parts.append(f"job {step.id}")
     match state_of(step):
         case State.BLOCKED:
-            parts += _waits(step, info)
+            parts += _waits(step)
         case State.DEAD:
             parts.append(step.error or step.reason or "")
         case State.DONE | State.CANCELLED:
@@ -306,11 +306,10 @@ def _note(step: StepInfo, info: WorkflowInfo) -> str:
     return short(", ".join(filter(None, parts)), NOTE_MAX)
 
 
-def _waits(step: StepInfo, info: WorkflowInfo) -> list[str]:
-    names = {one.name for one in info.steps}
+def _waits(step: StepInfo) -> list[str]:
     if not step.waits_for:
         return []
-    if step.waits_for[0] in names:
+    if step.waits_for[0] in step.after:
         return [f"waits for {some(step.waits_for)}"]
     gate = step.waits_for[0]
     return ["waits for those below it" if gate.startswith("join:") else f"waits at {gate}"]

@@ -374,7 +374,7 @@ def step_info(step: ReadStep, open_steps: Iterable[str], reader: Reader) -> Step
         reason=None if told is None else told.reason,
         error=None if last is None else f"{last.type.rpartition('.')[2]}: {last.message}",
         enqueued_at=None if row is None else from_ms(row.enqueued_at),
-        started_at=None if row is None or row.started_at is None else from_ms(row.started_at),
+        started_at=None if row is None or row.started_at is None or row.held else from_ms(row.started_at),
         finished_at=None if row is None or row.finished_at is None else from_ms(row.finished_at),
         waits_for=waits,
     )

@@ -8,16 +8,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeVar
 
+import msgspec
 from msgspec.structs import replace
 
 from windlass.core.errors import ConfigError
 from windlass.core.join import Tally
 from windlass.core.model import Wait
+from windlass.core.rows import JoinRow
 from windlass.jobs.call import Call, Enqueuer, call_of, check_call
 
-__all__ = ["MEMBERS_MAX", "WATCH_MS", "FlowProgress", "check_app", "check_members", "eta_of", "joined", "waiting"]
+__all__ = [
+    "MEMBERS_MAX",
+    "WATCH_MS",
+    "FlowProgress",
+    "check_app",
+    "check_members",
+    "eta_of",
+    "joined",
+    "read_facts",
+    "waiting",
+]
+
+F = TypeVar("F")
 
 MEMBERS_MAX: Final = 10_000
 """Of what is stored in one write, which keeps all others from writing meanwhile."""
@@ -91,6 +105,14 @@ def check_app(call: Call[object], app: Enqueuer | None, what: str) -> Enqueuer:
             "store, so take jobs of one application"
         )
     return call.maker.enqueuer
+
+
+def read_facts(row: JoinRow, kind: type[F]) -> F:
+    """What a join says of itself; the defaults where nobody can read it, so that the rest can be looked at."""
+    try:
+        return msgspec.json.decode(row.meta or b"{}", type=kind)
+    except msgspec.DecodeError:
+        return kind()
 
 
 def joined(call: Call[object], *joins: str) -> Call[object]:

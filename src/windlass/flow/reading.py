@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-import msgspec
 from msgspec import Struct
 
 from windlass.core.codec import decode_plain
@@ -18,6 +17,7 @@ from windlass.core.meta import StepFacts
 from windlass.core.model import FINISHED, State
 from windlass.core.rows import JobFilter, JobRow, JoinRow, Member
 from windlass.engines.base import Inspector
+from windlass.flow.members import read_facts
 from windlass.flow.steps import workflow_join
 from windlass.jobs.reader import facts_of as meta_of
 
@@ -50,8 +50,8 @@ class WorkflowFacts(Struct, frozen=True, omit_defaults=True):
 
 
 def facts_of(row: JoinRow) -> WorkflowFacts:
-    """What a join says of its workflow."""
-    return msgspec.json.decode(row.meta or "{}", type=WorkflowFacts)
+    """What a join says of its workflow; nothing where nobody can read it."""
+    return read_facts(row, WorkflowFacts)
 
 
 @dataclass(frozen=True, slots=True)

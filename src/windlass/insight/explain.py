@@ -14,7 +14,7 @@ from windlass.core.rows import JobRow
 from windlass.core.units import format_rate, nearest, show_duration
 from windlass.engines.base import Inspector, Store
 from windlass.guards import agreed
-from windlass.insight.others import part_of, waits_for_others, why_skipped
+from windlass.insight.others import composition_of, part_of, waits_for_others, why_skipped
 from windlass.insight.queues import WorkerStatus, bounds_of
 from windlass.jobs.info import JobInfo
 from windlass.jobs.reader import Reader
@@ -30,7 +30,8 @@ def explain(job_id: str, engine: Store, reader: Reader, registry: Registry, cloc
     """Say in words where a job stands and what it waits for. *Blocking.*"""
     row = engine.job(job_id)
     if row is None:
-        return f"There is no job {job_id}: it was never stored here, or its record has been removed."
+        gone = f"There is no job {job_id}: it was never stored here, or its record has been removed."
+        return " ".join([gone, *composition_of(job_id, engine)])
     first, *others = _sentences(row, reader.describe(row), engine, registry, clock, settings)
     return f"Job {job_id} ({row.name}) {' '.join([first, *part_of(row, engine), *others])}"
 

@@ -20,9 +20,10 @@ from windlass.flow.reading import facts_of, members_of
 from windlass.flow.steps import edge_of, workflow_join
 from windlass.jobs.reader import facts_of as meta_of
 
-__all__ = ["batch_title", "part_of", "waits_for_others", "why_skipped", "workflow_title"]
+__all__ = ["batch_title", "composition_of", "part_of", "waits_for_others", "why_skipped", "workflow_title"]
 
 SHOWN: Final = 3
+COMMANDS: Final = {"workflow": "workflows", "batch": "batches"}
 WHEN: Final = {
     "succeeded": "all have succeeded", "failed": "all have failed", "any_failed": "one has failed",
     "finished": "all have ended",
@@ -39,6 +40,13 @@ def batch_title(id: str, engine: Inspector) -> str:
     """The name of a batch, and its id."""
     (row,) = engine.joins([batch.batch_join(id)])
     return id if row is None else f"{batch.facts_of(row).name} ({id})"
+
+
+def composition_of(id: str, engine: Inspector) -> list[str]:
+    """The workflow or the batch that has this id, for somebody who takes it for that of a job."""
+    rows = engine.joins([workflow_join(id), batch.batch_join(id)])
+    words = [word for word, row in zip(("workflow", "batch"), rows, strict=True) if row is not None]
+    return [f"There is a {word} of this id: `windlass {COMMANDS[word]} show {id}`." for word in words]
 
 
 def part_of(row: JobRow, engine: Inspector) -> list[str]:
