@@ -287,7 +287,7 @@ def _took(step: StepInfo, now: int) -> str:
 def _note(step: StepInfo, info: WorkflowInfo) -> str:
     """What one wants to know of a step in its state."""
     parts = [f"workflow {step.workflow}"] if step.workflow else []
-    if step.id != step_id(info.id, step.name):
+    if step.id not in (step_id(info.id, step.name), step.name):  # it is named like its job where its record is lost
         parts.append(f"job {step.id}")
     match state_of(step):
         case State.BLOCKED:
@@ -308,11 +308,9 @@ def _note(step: StepInfo, info: WorkflowInfo) -> str:
 
 def _waits(step: StepInfo) -> list[str]:
     if not step.waits_for:
-        return []
-    if step.waits_for[0] in step.after:
-        return [f"waits for {some(step.waits_for)}"]
-    gate = step.waits_for[0]
-    return ["waits for those below it" if gate.startswith("join:") else f"waits at {gate}"]
+        return ["waits for those below it" if step.workflow else "waits for others"]
+    at_gate = ":" in step.waits_for[0] and step.waits_for[0] not in step.after
+    return [f"waits {'at' if at_gate else 'for'} {some(step.waits_for)}"]
 
 
 # -- moving ------------------------------------------------------------------------------------------------
