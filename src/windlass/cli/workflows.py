@@ -120,11 +120,9 @@ def _page(app: Windlass, state: str | None, stalled: bool, limit: int, cursor: s
 def _row(info: WorkflowInfo, now: int) -> list[str]:
     ended = f"{info.progress.ended:,} of {info.progress.total:,}"
     dead = [step.name for step in info.steps if step.state == State.DEAD and not step.parent]
-    text = took(info.started_at, info.ended_at) or left(info.eta)
-    if info.stalled is not None:
-        text = f"stalled: {info.stalled}"
-    elif dead and info.state != "succeeded":
-        text = f"{'; '.join([f'dead: {some(dead)}', *([text] if text else [])])}"
+    parts = [f"dead: {some(dead)}"] if dead and info.state != "succeeded" else []
+    parts.append(took(info.started_at, info.ended_at) or left(info.eta))
+    text = "; ".join(filter(None, parts)) if info.stalled is None else f"stalled: {info.stalled}"
     return [info.id, info.name, info.state, ended, ago(info.started_at, now), short(text)]
 
 
