@@ -190,6 +190,29 @@ def test_steps_made_by_steps_and_of_workflows_stand_below_them(mill: Mill) -> No
     assert [info["id"] for info in mill.json("workflows", "ls")] == ["order-1"]
 
 
+def test_a_step_that_waits_at_a_gate_says_at_which(mill: Mill) -> None:
+    stripe = mill.app.circuit("stripe")
+    stripe.open()
+    order = Workflow("order", id="order-1")
+
+    @mill.app.job(name="charge", circuit=stripe)
+    def charge() -> None: ...
+
+    order.add(charge.bind())
+    mill.app.start(order)
+    mill.burst()
+    assert cells(mill.say("workflows", "show", "order-1"), "charge")[-1] == "waits at circuit:stripe"
+    assert mill.app.workflow("order-1").steps()[0].waits_for == ("circuit:stripe",)
+
+
+def test_jobs_that_wait_for_others_are_counted_together(mill: Mill) -> None:
+    for number in range(3):
+        mill.order(f"order-{number}")
+    (queue,) = mill.json("queues", "ls")
+    assert queue["blocked_by"] == {"other jobs": 6}
+    assert "6 wait for other jobs" in mill.say("stats")
+
+
 def test_a_workflow_is_drawn_for_documents(mill: Mill) -> None:
     mill.order()
     picture = mill.say("workflows", "show", "order-1", "--mermaid")

@@ -81,7 +81,9 @@ def test_explain_names_what_a_step_has_started_and_waits_for(app: Windlass, burs
     burst()
     items = "'each/1' (scheduled), 'each/2' (scheduled), 'each/3' (scheduled)"
     assert f"waits for 3 of the 3 jobs that it made: {items}. It is step 'each' of" in app.explain("order-1:each")
-    inner = app.workflow("order-1").steps()[2].workflow
+    steps = {step.name: step for step in app.workflow("order-1").steps()}
+    assert (steps["each"].waits_for, steps["pack"].waits_for) == (("each/1", "each/2", "each/3"), ())
+    inner = steps["pack"].workflow
     assert f"waits for workflow pack ({inner}), which it runs: 1 of 1 steps have not ended. " in (
         app.explain("order-1:pack")
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from msgspec import structs
@@ -10,7 +10,7 @@ from msgspec import structs
 from windlass import Windlass
 from windlass.core.clock import ManualClock
 from windlass.core.model import MINUTE_MS, Count
-from windlass.core.rows import Metrics, QueueRow, WorkerRow
+from windlass.core.rows import BlockedRow, Metrics, QueueRow, WorkerRow
 from windlass.core.work import PoolInfo, QueueWork, RateBound, WorkerInfo
 from windlass.errors import ConfigError
 from windlass.insight.queues import WorkerStatus
@@ -34,14 +34,22 @@ NOW = 28_000_000 * MINUTE_MS  # a minute begins
 NOTHING = Metrics(NOW, [])
 
 
+def test_jobs_that_wait_for_others_stand_together_and_are_not_late() -> None:
+    blocked = [BlockedRow("mail", f"join:edge:o:{number}", 1, 3_600_000) for number in range(100)]
+    found = only(
+        [queue(latency_ms=500)], NOTHING, [], blocked=[*blocked, BlockedRow("mail", "circuit:stripe", 3, 2_000)]
+    )
+    assert (found.blocked, found.blocked_by, found.latency) == (103, {"other jobs": 100, "circuit:stripe": 3}, 2.0)
+
+
 def went(arrived: int, claimed: int = 0, *, ago: int = 1, now: int = NOW) -> Metrics:
     """What was counted of one queue, so many minutes ago."""
     at = NOW - ago * MINUTE_MS
     return Metrics(now, [Count("arrived:mail", arrived, at), Count("claimed:mail", claimed, at)])
 
 
-def only(*args: object, max_wait: int | None = 10_000) -> QueueStats:
-    (found,) = advise(*args, {"mail": QueueSettings(max_wait=max_wait)})  # type: ignore[arg-type]
+def only(*args: object, max_wait: int | None = 10_000, blocked: Sequence[BlockedRow] = ()) -> QueueStats:
+    (found,) = advise(*args, {"mail": QueueSettings(max_wait=max_wait)}, blocked)  # type: ignore[arg-type]
     return found
 
 

@@ -10,7 +10,7 @@ import click
 from windlass.cli.common import Session, pass_session
 from windlass.cli.output import Column, emit_json, length, table
 from windlass.core.model import State
-from windlass.insight.queues import BLOCKED_SHOWN, QueueInfo
+from windlass.insight.queues import BLOCKED_SHOWN, OTHER_JOBS, QueueInfo
 from windlass.insight.stats import QueueStats, Stats
 
 __all__ = ["BLOCKED", "blocked_at", "by_state", "queue_table", "running", "stats", "without_blocked"]
@@ -91,7 +91,8 @@ def blocked_at(queue: QueueInfo | QueueStats) -> str:
     if not gates:
         return ""
     others = f" and {len(gates) - 1:,}{'+' if len(gates) == BLOCKED_SHOWN else ''} more" if gates[1:] else ""
-    return f"{gates[0][1]:,} at {gates[0][0]}{others}"
+    where = f"wait for {OTHER_JOBS}" if gates[0][0] == OTHER_JOBS else f"at {gates[0][0]}"
+    return f"{gates[0][1]:,} {where}{others}"
 
 
 def running(queue: QueueInfo | QueueStats) -> str:

@@ -120,11 +120,9 @@ def _page(app: Windlass, state: str | None, stalled: bool, limit: int, cursor: s
 def _row(info: WorkflowInfo, now: int) -> list[str]:
     ended = f"{info.progress.ended:,} of {info.progress.total:,}"
     dead = [step.name for step in info.steps if step.state == State.DEAD and not step.parent]
-    text = took(info.started_at, info.ended_at) or left(info.eta)
-    if info.stalled is not None:
-        text = f"stalled: {info.stalled}"
-    elif dead and info.state != "succeeded":
-        text = f"{'; '.join([f'dead: {some(dead)}', *([text] if text else [])])}"
+    parts = [f"dead: {some(dead)}"] if dead and info.state != "succeeded" else []
+    parts.append(took(info.started_at, info.ended_at) or left(info.eta))
+    text = "; ".join(filter(None, parts)) if info.stalled is None else f"stalled: {info.stalled}"
     return [info.id, info.name, info.state, ended, ago(info.started_at, now), short(text)]
 
 
@@ -287,7 +285,7 @@ def _took(step: StepInfo, now: int) -> str:
 def _note(step: StepInfo, info: WorkflowInfo) -> str:
     """What one wants to know of a step in its state."""
     parts = [f"workflow {step.workflow}"] if step.workflow else []
-    if step.id != step_id(info.id, step.name):
+    if step.id not in (step_id(info.id, step.name), step.name):  # it is named like its job where its record is lost
         parts.append(f"job {step.id}")
     match state_of(step):
         case State.BLOCKED:
@@ -308,11 +306,9 @@ def _note(step: StepInfo, info: WorkflowInfo) -> str:
 
 def _waits(step: StepInfo) -> list[str]:
     if not step.waits_for:
-        return []
-    if step.waits_for[0] in step.after:
-        return [f"waits for {some(step.waits_for)}"]
-    gate = step.waits_for[0]
-    return ["waits for those below it" if gate.startswith("join:") else f"waits at {gate}"]
+        return ["waits for those below it" if step.workflow else "waits for others"]
+    at_gate = ":" in step.waits_for[0] and step.waits_for[0] not in step.after
+    return [f"waits {'at' if at_gate else 'for'} {some(step.waits_for)}"]
 
 
 # -- moving ------------------------------------------------------------------------------------------------

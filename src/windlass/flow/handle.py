@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -21,13 +21,13 @@ from windlass.core.clock import from_ms
 from windlass.core.errors import ConfigError, JobCancelled, JobFailed, ResultExpired, ResultTimeout, TransitionRefused
 from windlass.core.join import SKIPPED
 from windlass.core.model import NewJoin, State, Written
-from windlass.core.rows import Action, JoinRow
+from windlass.core.rows import Action, JobRow, JoinRow
 from windlass.core.spelling import spelled
 from windlass.core.units import Duration, duration_ms, nearest
 from windlass.engines.base import Inspector
 from windlass.flow.members import FlowProgress, eta_of
 from windlass.flow.reading import ReadStep, ReadWorkflow, WorkflowState, facts_of, read_workflow
-from windlass.flow.steps import workflow_join
+from windlass.flow.steps import edge_of, workflow_join
 from windlass.flow.stuck import why_stalled
 from windlass.flow.workflow import Workflow, app_of
 from windlass.jobs.call import Call, Enqueuer
@@ -54,7 +54,7 @@ class StepInfo:
     """One step at one moment. ``state`` is that of its job, or ``skipped``; None: the store has lost its record.
 
     ``parent`` is the step that added it while it ran; ``workflow`` the one that it runs. ``waits_for`` are the steps
-    that it still waits for, or the gate of a guard.
+    that it still waits for, also those that it has made itself, or the gate of a guard.
     """
 
     name: str
@@ -337,7 +337,7 @@ def handle_of(app: Enqueuer, workflow: Workflow, written: Written) -> WorkflowHa
 def info_of(client: Storer, found: ReadWorkflow) -> WorkflowInfo:
     """What people see of a workflow."""
     row = found.row
-    open_steps = {step.name for step in found.steps if not step.has_ended}
+    open_steps = {step.name: step.facts.parent for step in found.steps if not step.has_ended}
     return WorkflowInfo(
         id=found.id,
         name=found.name,
@@ -352,13 +352,12 @@ def info_of(client: Storer, found: ReadWorkflow) -> WorkflowInfo:
     )
 
 
-def step_info(step: ReadStep, open_steps: Iterable[str], reader: Reader) -> StepInfo:
-    """What people see of a step; what is redacted shows up in no error or reason."""
+def step_info(step: ReadStep, open_steps: Mapping[str, str], reader: Reader) -> StepInfo:
+    """What people see of a step; what is redacted shows up in no error or reason.
+
+    ``open_steps`` are those that have not ended, each with the step that added it.
+    """
     row, facts = step.row, step.facts
-    waits: tuple[str, ...] = ()
-    if row is not None and row.state is State.BLOCKED:
-        gate = row.blocked_by or ""
-        waits = tuple(name for name in facts.after if name in open_steps) if gate.startswith("join:edge:") else (gate,)
     told = None if row is None or (row.errors is None and row.reason is None) else reader.describe(row)
     last = None if told is None or not told.errors else told.errors[-1]
     return StepInfo(
@@ -376,8 +375,18 @@ def step_info(step: ReadStep, open_steps: Iterable[str], reader: Reader) -> Step
         enqueued_at=None if row is None else from_ms(row.enqueued_at),
         started_at=None if row is None or row.started_at is None or row.held else from_ms(row.started_at),
         finished_at=None if row is None or row.finished_at is None else from_ms(row.finished_at),
-        waits_for=waits,
+        waits_for=() if row is None or row.state is not State.BLOCKED else waits_of(step, row, open_steps),
     )
+
+
+def waits_of(step: ReadStep, row: JobRow, open_steps: Mapping[str, str]) -> tuple[str, ...]:
+    """What a blocked step waits for, by name: those before it, those that it has made, or the gate of a guard."""
+    kind, _, join = (row.blocked_by or "").partition(":")
+    if kind != "join":
+        return (row.blocked_by or "",)
+    if join == edge_of(step.facts.workflow, step.name):
+        return tuple(name for name in step.facts.after if name in open_steps)
+    return tuple(name for name, parent in open_steps.items() if parent == step.name)
 
 
 def list_workflows(

@@ -26,6 +26,7 @@ from windlass.settings import Settings
 
 __all__ = [
     "BLOCKED_SHOWN",
+    "OTHER_JOBS",
     "Cleared",
     "Queue",
     "QueueInfo",
@@ -36,6 +37,7 @@ __all__ = [
     "this_person",
 ]
 
+OTHER_JOBS: Final = "other jobs"  # what stands for all joins where gates are counted
 BLOCKED_SHOWN: Final = 10  # gates of a queue
 CLEAR_STEP: Final = 10_000  # jobs per write, so that a long clear does not hold up claims
 
@@ -44,8 +46,8 @@ CLEAR_STEP: Final = 10_000  # jobs per write, so that a long clear does not hold
 class QueueInfo:
     """One queue at one moment. ``latency`` is how long the job at its head has been due, in seconds.
 
-    ``blocked`` jobs are due and wait at a gate; ``blocked_by`` says how many at which, such as ``circuit:stripe``, the
-    ten at which most wait. Their time counts in ``latency``.
+    ``blocked`` jobs wait at a gate; ``blocked_by`` says how many at which, such as ``circuit:stripe``, the ten at which
+    most wait, or ``other jobs``. Their time counts in ``latency``, but for those that wait for other jobs.
     ``held`` jobs have been claimed by a worker that is about to start them; they are not among the ``running``.
     ``limit`` is how many of its jobs may run at once and ``rate`` how many may start in a time, such as ``"100/m"``,
     over all workers: what was set at run time, or else what the settings say. ``started`` of ``rate`` have started.
@@ -97,10 +99,19 @@ def most_blocked(rows: Sequence[BlockedRow]) -> dict[str, int]:
 
 
 def by_queue(rows: Iterable[BlockedRow]) -> dict[str, list[BlockedRow]]:
-    """Where jobs are blocked, by the name of their queue."""
+    """Where jobs are blocked, by the name of their queue.
+
+    Those that wait for other jobs stand together: each may have a join of its own, and none is due before that decides.
+    """
     found: dict[str, list[BlockedRow]] = {}
+    waiting: dict[str, int] = {}
     for row in rows:
-        found.setdefault(row.queue, []).append(row)
+        if row.gate.startswith("join:"):
+            waiting[row.queue] = waiting.get(row.queue, 0) + row.jobs
+        else:
+            found.setdefault(row.queue, []).append(row)
+    for queue, jobs in waiting.items():
+        found.setdefault(queue, []).append(BlockedRow(queue, OTHER_JOBS, jobs, 0))
     return found
 
 
