@@ -122,21 +122,25 @@ def test_what_a_busy_worker_holds_when_its_long_jobs_begin_goes_to_an_idle_one(s
 
 def gave_back(site: Site, count: int) -> bool:
     """Whether so many jobs are ready, and some of them were claimed before: it has tried."""
-    ready = [site.app.engine.job(info.id) for info in site.app.jobs(State.READY)]
-    return len(ready) == count and any(row is not None and row.fence for row in ready)
+    rows = [site.app.engine.job(info.id) for info in site.app.jobs(State.READY)]
+    ready = [row for row in rows if row is not None and row.state is State.READY]  # still, when it was read
+    return len(ready) == count and any(row.fence for row in ready)
 
 
 @pytest.mark.parametrize("slot", list(Slot))
 def test_a_worker_does_not_take_again_what_it_gave_back(
     sites: Sites, monkeypatch: pytest.MonkeyPatch, slot: Slot
 ) -> None:
-    monkeypatch.setattr(pump, "HOARD_MAX", 0.05)
+    monkeypatch.setattr(pump, "HOARD_MAX", 60.0)
+    monkeypatch.setattr(pump, "AHEAD", 10.0)  # so that some are held however slow the machine is
     busy = sites(threads=1, async_slots=1, poll_min="10ms", poll_max="20ms")
     (other,) = set(Slot) - {slot}
     brief, hold = busy.brief[slot], busy.hold[slot]
     with working(busy.app) as worker:
         busy.app.enqueue_many([*(brief.bind() for _ in range(300)), hold.bind(), *(brief.bind() for _ in range(60))])
         until(lambda: busy.entered == 1, "the long job does not start")
+        until(lambda: worker.held > 1, "it holds nothing ahead")
+        monkeypatch.setattr(pump, "HOARD_MAX", 0.05)
         until(lambda: worker.held == 1, "it keeps what it cannot start")
         until(lambda: gave_back(busy, 60), "it does not give back what it cannot start")
         fences = {info.id: busy.app.engine.job(info.id) for info in busy.app.jobs(State.READY)}
@@ -145,6 +149,62 @@ def test_a_worker_does_not_take_again_what_it_gave_back(
         assert {info.id: busy.app.engine.job(info.id) for info in busy.app.jobs(State.READY)} == fences
         busy.gate.set()
         until(lambda: busy.done() == 661, "it takes nothing more")
+
+
+@contextmanager
+def standing_still(app: Windlass, slot: Slot, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """A worker of which no slot of a kind comes to its turn until what this gives is called."""
+    worker = Worker(app.engine, app.registry, app.settings, app.events, app.middlewares)
+    (pool,) = worker._pools
+    start, turn = pool.threads.start, threading.Event()
+    if slot is Slot.THREAD:
+        monkeypatch.setattr(pool.threads, "start", lambda: None)
+    worker.start()
+    if slot is Slot.LOOP:
+        pool.loop.start().call_soon_threadsafe(turn.wait)
+    try:
+        yield turn.set if slot is Slot.LOOP else start
+    finally:
+        turn.set()
+        worker.abort()
+        worker.shut_down()
+
+
+@pytest.mark.parametrize("slot", list(Slot))
+def test_what_was_given_back_while_a_process_stood_still_runs_when_it_goes_on(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch, slot: Slot
+) -> None:
+    monkeypatch.setattr(pump, "HOARD_MAX", 0.05)
+    site = sites(threads=2, async_slots=2, poll_min="10ms", poll_max="20ms")
+    with standing_still(site.app, slot, monkeypatch) as go_on:
+        first, *_ = site.app.enqueue_many(site.brief[slot].bind() for _ in range(20))
+        fences = set()
+
+        def was_given_back() -> bool:
+            row = site.app.engine.job(first.id)
+            assert row is not None
+            fences.update({row.fence} - {0})
+            return len(fences) > 1 or (bool(row.fence) and row.state is State.READY)
+
+        until(was_given_back, "it does not give back what it cannot start")
+        go_on()
+        until(lambda: site.done() == 20, "it takes nothing more")
+
+
+def test_a_worker_whose_event_loop_stands_still_takes_no_coroutines(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pump, "HOARD_MAX", 0.05)
+    site = sites(threads=1, async_slots=2, poll_min="10ms", poll_max="20ms")
+    with standing_still(site.app, Slot.LOOP, monkeypatch) as go_on:
+        site.app.enqueue_many(site.brief[Slot.LOOP].bind() for _ in range(20))
+        until(lambda: gave_back(site, 20), "it does not give back what it cannot start")
+        rows = {info.id: site.app.engine.job(info.id) for info in site.app.jobs(State.READY)}
+        site.app.enqueue_many(site.brief[Slot.THREAD].bind() for _ in range(300))
+        until(lambda: site.done() == 300, "jobs of the other kind do not run")
+        assert {info.id: site.app.engine.job(info.id) for info in site.app.jobs(State.READY)} == rows
+        go_on()
+        until(lambda: site.done() == 320, "it takes nothing more")
 
 
 @pytest.mark.parametrize("slot", list(Slot))

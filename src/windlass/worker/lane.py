@@ -1,7 +1,8 @@
 """What the threads and the event loop of a pool have in common: slots of one kind, and the runs that wait for them.
 
-Invariant: a lane that gave runs back because none of them started has no room until something of it starts or ends, so
-a worker does not take again what it has just given back.
+Invariant: a lane that gave runs back because none of them started has no room for as long as none could start, so a
+worker does not take again what it has just given back. A lane with a slot that can take a run always has room: a
+process that stood still gives back what it held, and goes on.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Lane(ABC):
         self.ended = 0  # runs that have ended here, as far as the pump has counted
         self.last_start = time.monotonic()
         self.low_water = 0  # it is time to claim when no more runs than this wait for a slot
-        self._gave_up: tuple[int, float] | None = None
+        self._gave_up = False
 
     @property
     @abstractmethod
@@ -36,6 +37,11 @@ class Lane(ABC):
     def waiting(self) -> int:
         """How many runs wait for a slot."""
 
+    @property
+    @abstractmethod
+    def is_stuck(self) -> bool:
+        """Whether a run that waited could not start now, however much time its slots were given."""
+
     @abstractmethod
     def take_back(self) -> list[JobRun]:
         """Remove every run that has not started."""
@@ -43,9 +49,9 @@ class Lane(ABC):
     @property
     def is_shut(self) -> bool:
         """Whether nothing may be claimed for it, not even to be held."""
-        if self._gave_up is not None and self._gave_up != (self.ended, self.last_start):
-            self._gave_up = None
-        return self._gave_up is not None
+        if self._gave_up and not self.is_stuck:
+            self._gave_up = False
+        return self._gave_up
 
     @property
     def room(self) -> int:
@@ -58,5 +64,5 @@ class Lane(ABC):
         return self.waiting <= self.low_water
 
     def give_up(self) -> None:
-        """Take nothing more until something starts or ends."""
-        self._gave_up = (self.ended, self.last_start)
+        """Take nothing more for as long as nothing could start."""
+        self._gave_up = True

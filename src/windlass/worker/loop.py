@@ -231,6 +231,10 @@ class Loop(Lane):
     def waiting(self) -> int:
         return len(self._waiting)
 
+    @property
+    def is_stuck(self) -> bool:
+        return self._starting or self.busy >= self.count  # the former: the loop has not come to its turn
+
     def start(self) -> asyncio.AbstractEventLoop:
         """Have the loop run, before there is a job: what keeps it from running must not cost one. *Idempotent.*"""
         if self._loop is None:
@@ -271,7 +275,7 @@ class Loop(Lane):
 
     def _start_some(self) -> None:
         self._starting = False
-        self.last_start = time.monotonic()  # the loop turns, so what it gave back may come again
+        self.last_start = time.monotonic()  # the loop turns: what waits for it has a chance again
         loop = self._loop
         assert loop is not None
         while self._waiting and self._free:

@@ -61,6 +61,10 @@ class Threads(Lane):
     def waiting(self) -> int:
         return self._queue.qsize()
 
+    @property
+    def is_stuck(self) -> bool:
+        return all(self._busy)
+
     def put(self, run: JobRun) -> None:
         """Add a run to the queue."""
         self._queue.put(run)
