@@ -42,7 +42,13 @@ def free_port() -> int:
 
 def plain(port: int, **options: object) -> Redis:
     """A client that tries once."""
-    return Redis(port=port, socket_timeout=5, retry=Retry(NoBackoff(), 0), **options)  # type: ignore[arg-type]
+    return Redis(port=port, socket_timeout=PATIENCE, retry=Retry(NoBackoff(), 0), **options)  # type: ignore[arg-type]
+
+
+def caught_up(master: Redis, replica: Redis) -> None:
+    """Wait until a replica has every write that its master has taken until now. WAIT says that of one connection's."""
+    offset = master.info("replication")["master_repl_offset"]
+    until(lambda: replica.info("replication").get("slave_repl_offset", -1) >= offset, "the replica lags behind")
 
 
 class RedisServer:

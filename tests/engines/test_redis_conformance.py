@@ -11,6 +11,7 @@ from contextlib import closing
 import msgspec
 import pytest
 
+from kit.waiting import PATIENCE
 from servers import Cluster, RedisServer, Replicated, of_the_guide
 from windlass.core.clock import ManualClock
 from windlass.engines.redis import RedisEngine
@@ -40,7 +41,7 @@ class RedisHarness:
             client.flushall()
 
     def second(self) -> RedisEngine:
-        engine = RedisEngine(self._url, clock=self.clock)
+        engine = RedisEngine(self._url, clock=self.clock, network_timeout_ms=round(PATIENCE * 1_000))
         engine.open()
         self._engines.append(engine)
         return engine

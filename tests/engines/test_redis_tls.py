@@ -10,6 +10,7 @@ import pytest
 import trustme
 from redis import Redis
 
+from kit.waiting import PATIENCE
 from servers import RedisServer
 from windlass import Windlass
 from windlass.core.work import Kind, Outcome, Want, WorkerInfo
@@ -40,7 +41,7 @@ class TlsServer(RedisServer):
         return f"rediss://127.0.0.1:{self.port}/0?ssl_ca_certs={self.authority}"
 
     def client(self) -> Redis:
-        return Redis("127.0.0.1", self.port, ssl=True, ssl_ca_certs=str(self.authority), socket_timeout=5)
+        return Redis("127.0.0.1", self.port, ssl=True, ssl_ca_certs=str(self.authority), socket_timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
