@@ -11,7 +11,7 @@ import pytest
 from msgspec import structs
 from redis import Redis
 
-from kit.waiting import until
+from kit.waiting import PATIENCE, stretched, until
 from servers import RedisServer
 from windlass.core.clock import ManualClock
 from windlass.core.model import Slot, State
@@ -47,7 +47,7 @@ def test_many_wakes_of_one_wait_send_one_token(engine: RedisEngine, client: Redi
     waiter.start()
     until(lambda: client.info("clients")["blocked_clients"] == 1, "the engine does not block")
     engine.wake()
-    waiter.join(30)
+    waiter.join(stretched(PATIENCE))
     client.config_resetstat()
     waiter = Thread(target=lambda: woken.append(engine.wait([], 30)))
     waiter.start()
@@ -62,7 +62,7 @@ def test_many_wakes_of_one_wait_send_one_token(engine: RedisEngine, client: Redi
     for one in wakers:
         one.start()
     for one in [*wakers, waiter]:
-        one.join(30)
+        one.join(stretched(PATIENCE))
     assert woken == [True, True]
     assert client.info("commandstats")["cmdstat_rpush"]["calls"] == 1
 
@@ -140,7 +140,7 @@ def test_more_callers_than_connections_are_all_served(engine: RedisEngine) -> No
     for one in callers:
         one.start()
     for one in callers:
-        one.join(60)
+        one.join(stretched(PATIENCE))
     assert engine.counts()["ready"] == count * each
 
 

@@ -10,7 +10,7 @@ import pytest
 import trustme
 from redis import Redis
 
-from kit.waiting import PATIENCE
+from kit.waiting import PATIENCE, stretched
 from servers import RedisServer
 from windlass import Windlass
 from windlass.core.work import Kind, Outcome, Want, WorkerInfo
@@ -63,7 +63,7 @@ def test_a_job_goes_through_with_its_wake_up_and_its_result(server: TlsServer) -
         assert engine.wait(["default"], 30)
         (lease,) = engine.claim(Want("w1", 1)).leases
         engine.settle([Outcome(lease.id, lease.fence, Kind.DONE, result="3")])
-        assert handle.result(timeout=30) == 3
+        assert handle.result(timeout=stretched(PATIENCE)) == 3
 
 
 def test_an_authority_that_is_not_trusted_is_told_and_nothing_is_sent(server: TlsServer, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import syncs as program
 from msgspec import structs
 from syncs import MARKS, Syncs
 
-from kit.waiting import until
+from kit.waiting import PATIENCE, stretched, until
 from windlass import Windlass
 from windlass.core.circuit import CircuitPolicy, Tally
 from windlass.core.model import Cause, NewJob, Write
@@ -181,7 +181,7 @@ def test_one_durable_write_makes_all_that_share_its_commit_durable(
             until(lambda n=number: len(writer._waiting) == n + 1, "the write does not wait for its turn")
         commits, before = writer.commits, syncs.count
     for thread in writers:
-        thread.join(30)
+        thread.join(stretched(PATIENCE))
     assert writer.commits == commits + 1
     assert syncs.count > before
     assert len(engine.jobs(JobFilter(), None, 10)[0]) == 3
@@ -196,7 +196,7 @@ def test_writes_that_share_a_commit_and_ask_for_no_sync_get_none(engine: SqliteE
         until(lambda: len(writer._waiting) == 3, "the writes do not wait for their turn")
         before = syncs.count
     for thread in writers:
-        thread.join(30)
+        thread.join(stretched(PATIENCE))
     assert syncs.count == before
 
 
@@ -226,10 +226,12 @@ def test_a_process_asks_its_kernel_for_one_sync_for_each_call_that_needs_one(tmp
     if strace is not None and subprocess.run([strace, "-o", os.devnull, "true"], capture_output=True).returncode == 0:
         trace = tmp_path / "trace"
         tracing = [strace, "-f", "-qq", "-e", "trace=fsync,fdatasync,write", "-o", str(trace)]
-        subprocess.run([*tracing, *command], check=True, timeout=60, stdout=subprocess.DEVNULL)
+        subprocess.run([*tracing, *command], check=True, timeout=stretched(PATIENCE), stdout=subprocess.DEVNULL)
         told = trace.read_text()
     else:
-        told = subprocess.run([*command, "count"], check=True, timeout=60, capture_output=True, text=True).stdout
+        told = subprocess.run(
+            [*command, "count"], check=True, timeout=stretched(PATIENCE), capture_output=True, text=True
+        ).stdout
     seen: dict[str, int] = {}
     for mark, _ in re.findall(rf"\b({'|'.join(MARKS)})\b|(f(?:data)?sync)\(", told):
         if mark:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from kit.waiting import until
+from kit.waiting import PATIENCE, stretched, until
 from windlass.core.model import NewJob, Placed, State, UniqueKey
 from windlass.engines.sqlite import SqliteEngine
 from windlass.errors import Duplicate
@@ -54,8 +54,11 @@ def test_a_write_that_fails_is_told_to_its_own_caller_and_takes_no_other_along(e
         ],
     )
     assert isinstance(bad.exception(30), Duplicate)
-    assert [good.result(30), other.result(30)] == [[Placed("a")], [Placed("a", duplicate=True)]]
-    assert last.result(30) == [Placed("b"), Placed("c")]
+    assert [good.result(stretched(PATIENCE)), other.result(stretched(PATIENCE))] == [
+        [Placed("a")],
+        [Placed("a", duplicate=True)],
+    ]
+    assert last.result(stretched(PATIENCE)) == [Placed("b"), Placed("c")]
     assert [state_of(engine, one) for one in ("a", "second", "b", "c")] == [State.READY, None, State.READY, State.READY]
     assert engine._open_writer().commits == before + 3
 
@@ -63,7 +66,7 @@ def test_a_write_that_fails_is_told_to_its_own_caller_and_takes_no_other_along(e
 def test_writes_that_wait_together_are_one_commit_and_are_done_in_order(engine: SqliteEngine) -> None:
     before = engine._open_writer().commits
     ends = sharing(engine, [lambda n=n: place(engine, [job("same"), job(f"j{n}")]) for n in range(5)])
-    assert [end.result(30)[0].duplicate for end in ends] == [False, True, True, True, True]  # type: ignore[index]
+    assert [end.result(stretched(PATIENCE))[0].duplicate for end in ends] == [False, True, True, True, True]  # type: ignore[index]
     assert engine._open_writer().commits == before + 1
     assert [row.id for row in engine.jobs(NOTHING, None, 10)[0]] == ["j4", "j3", "j2", "j1", "j0", "same"]
 
@@ -73,7 +76,7 @@ def test_what_writes_count_that_share_a_commit_is_one_statement_and_exact(engine
     said: list[str] = []
     engine._open_writer().db.exec_trace = lambda _db, sql, _bindings: said.append(sql) is None
     ends = sharing(engine, [*(lambda n=n: place(engine, [job(f"j{n}", queue=f"q{n}")]) for n in range(12))] * 2)  # type: ignore[misc]
-    assert sum(end.result(30)[0].duplicate for end in ends) == 12  # type: ignore[index]
+    assert sum(end.result(stretched(PATIENCE))[0].duplicate for end in ends) == 12  # type: ignore[index]
     assert len([sql for sql in said if "windlass_counts" in sql]) == 1
     assert [one.n for one in engine.metrics(("arrived:q",), 1).counts] == [1] * 12
     said.clear()

@@ -75,7 +75,7 @@ def test_a_hundred_killed_worker_processes_lose_nothing(
 def test_a_killed_supervisor_takes_its_processes_along_in_order(
     fleets: Callable[..., Fleet], figure: Callable[[str, object], None]
 ) -> None:
-    fleet = fleets(lease="60s", renew="1s", shutdown_timeout="5s")
+    fleet = fleets(lease="60s", renew="1s", shutdown_timeout="1h")
     fleet.enqueue("pay", 50, times=200)
     fleet.enqueue("pwork", 50, times=20)
     tree = fleet.start_ready(processes=2, threads=SLOTS)

@@ -15,7 +15,7 @@ import pytest
 from faults import jobs
 from faults.harness import NS, SHORT, Fleet, Sink, check
 from kit.fleet import group_of
-from kit.waiting import elapse, stretched
+from kit.waiting import PATIENCE, elapse, stretched
 from proxy import Proxy
 from servers import RedisServer
 from windlass import EngineUnavailable, Windlass
@@ -88,7 +88,7 @@ def test_connections_that_are_reset_each_second_cost_no_job_and_store_none_twice
         fleet.until(again, "a job to be claimed again")
         resumed.append(time.monotonic() - dropped)
     over.set()
-    client.join(20)
+    client.join(stretched(PATIENCE))
     fleet.drain()
     verdict = check(fleet)
     stored = fleet.app.stats()["total_enqueued"]
@@ -115,7 +115,7 @@ def test_a_worker_in_a_silent_network_ends_itself_and_a_new_one_goes_on_when_it_
         fleet.until(lambda: worker not in {one.id for one in fleet.app.workers()}, "the silent worker to be reaped")
         fleet.until(lambda: group_of(pid) is None, "the silent worker to end")
         ended = time.monotonic() - began
-        late = [run for run in fleet.runs() if run.pid == pid and run.began / NS > began + 2.0]
+        late = [run for run in fleet.runs() if run.pid == pid and run.began / NS > began + stretched(2.0)]
         elapse(max(0.0, began + 4.5 - time.monotonic()))
     healed = time.monotonic()
     mine = fleet.until(lambda: fleet.worker_pids(tree), "the tree to have a worker again")
@@ -204,10 +204,11 @@ def provoke(fleet: Fleet, proxy: Proxy, call: str) -> None:
 
 def test_a_slow_network_expires_no_lease(fleet: Fleet, proxy: Proxy, figure: Callable[[str, object], None]) -> None:
     # A new connection costs five round trips here, 2 s: a lease must be longer than that.
-    slow = {"WINDLASS_NETWORK_TIMEOUT": "5s", "WINDLASS_LEASE": "5s", "WINDLASS_RENEW": "1s"}
+    lease = round(stretched(5))
+    slow = {"WINDLASS_NETWORK_TIMEOUT": f"{lease}s", "WINDLASS_LEASE": f"{lease}s", "WINDLASS_RENEW": "1s"}
     fleet.start_ready(processes=1, threads=4, **through(proxy), **slow)
     proxy.delay = 0.2  # each way
-    fleet.enqueue("pay", 5_500)  # longer than a lease
+    fleet.enqueue("pay", lease * 1_100)  # longer than a lease
     fleet.enqueue("pay", 20, times=8)
     fleet.drain()
     verdict = check(fleet)

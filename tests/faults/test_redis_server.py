@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from faults.harness import NS, Fleet, Sink, check
-from kit.waiting import elapse, stretched
+from kit.waiting import PATIENCE, elapse, stretched
 from proxy import Proxy
 from servers import RedisServer, caught_up
 from windlass import EngineFull, EngineUnavailable
@@ -78,7 +78,7 @@ def test_a_killed_server_that_comes_back_costs_no_confirmed_job_and_the_workers_
                 server.start()
                 resumed.append(resume(fleet))
         finally:
-            client.join(20)
+            client.join(stretched(PATIENCE))
             over.set()
         fleet.drain()
         verdict = check(fleet)

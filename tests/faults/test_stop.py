@@ -26,7 +26,7 @@ def stop(fleet: Fleet, tree: Process, *signals: int) -> tuple[int, float]:
         tree.send_signal(number)
         if count == 0 and len(signals) > 1:
             fleet.until(lambda: fleet.logged("stopping:"), "the first signal to be taken")
-            elapse(10 * ECHO)  # two within it are one
+            elapse(2 * ECHO)  # two within it are one
     code = tree.ended()
     took = time.monotonic() - began
     tree.gone()
@@ -40,7 +40,7 @@ def until_running(fleet: Fleet, count: int) -> None:
 def test_term_lets_short_jobs_end_and_leaves_the_rest_as_it_is(
     fleets: Callable[..., Fleet], figure: Callable[[str, object], None]
 ) -> None:
-    fleet = fleets(shutdown_timeout="10s")
+    fleet = fleets(shutdown_timeout="1h")
     for name in ("pay", "awork", "pwork"):
         fleet.enqueue(name, 100, times=40)
     tree = fleet.start_ready(processes=2, threads=4)
@@ -109,7 +109,7 @@ def test_a_second_signal_or_quit_ends_at_once_and_returns_the_jobs(
 
 @pytest.mark.thorough
 def test_one_int_stops_gracefully_with_code_0(fleets: Callable[..., Fleet]) -> None:
-    fleet = fleets(shutdown_timeout="10s")
+    fleet = fleets(shutdown_timeout="1h")
     fleet.enqueue("pay", 200, times=4)
     tree = fleet.start_ready(processes=1, threads=4)
     until_running(fleet, 1)
@@ -126,7 +126,7 @@ def is_left(fleet: Fleet) -> bool:
 
 @pytest.mark.thorough
 def test_quiet_claims_nothing_more_until_the_worker_is_stopped(fleets: Callable[..., Fleet]) -> None:
-    fleet = fleets(shutdown_timeout="10s")
+    fleet = fleets(shutdown_timeout="1h")
     tree = fleet.start_ready(processes=1, threads=2)
     tree.send_signal(signal.SIGTSTP)
     (pid,) = fleet.worker_pids()

@@ -75,7 +75,7 @@ def test_term_ends_a_worker_whose_store_is_away_and_its_jobs_come_back_when_thei
         assert fleet.logged(UNTOLD) == 1, fleet.last_words()
         assert fleet.logged("Traceback") == 0, fleet.last_words()
         server.start()
-        fleet.start_ready(processes=1, threads=2)
+        fleet.start_ready(processes=1, threads=2, WINDLASS_LEASE="60s")  # it keeps its own
         fleet.drain()
         check(fleet).assert_safe()
         assert [(row.crashes, row.interruptions) for row in map(fleet.row, fleet.acked)] == [(0, 1), (0, 1)]
@@ -130,7 +130,7 @@ def send(fleet: Fleet, tree: Process, signals: tuple[signal.Signals, ...]) -> No
     for count, number in enumerate(signals):
         if count:
             fleet.until(lambda: fleet.logged("stopping:"), "the first signal to be taken")
-            elapse(10 * ECHO)  # two within it are one
+            elapse(2 * ECHO)  # two within it are one
         tree.send_signal(number)
 
 

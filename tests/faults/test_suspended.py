@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from faults.harness import Fault, Fleet, Nemesis, Sink, check
-from kit.waiting import elapse
+from kit.waiting import elapse, stretched
 
 LEASE = 2.0  # seconds
 
@@ -77,9 +77,10 @@ def test_a_stopped_worker_that_wakes_up_changes_nothing_that_is_not_its_own_any_
 def test_a_job_that_starves_its_process_keeps_its_lease(
     fleets: Callable[..., Fleet], figure: Callable[[str, object], None], job: str
 ) -> None:
-    fleet = fleets(lease="2s", renew="250ms", reap="200ms")
+    lease = round(stretched(LEASE))
+    fleet = fleets(lease=f"{lease}s", renew="250ms", reap="200ms")
     fleet.start_ready(processes=2, threads=2)
-    hogs = fleet.enqueue(job, 4.0)
+    hogs = fleet.enqueue(job, 2 * lease)
     fleet.until(lambda: fleet.running_on(), "the hog to run")
     fleet.enqueue("pay", 20, times=50)
     fleet.drain()
@@ -108,10 +109,11 @@ HOUR = 3_600_000  # ms
 def test_a_wall_clock_that_is_stepped_costs_no_lease_and_no_second_run(
     fleets: Callable[..., Fleet], seed: int, figure: Callable[[str, object], None], share: float
 ) -> None:
-    fleet = fleets(lease="5s", renew="500ms", reap="200ms")  # a lease that a loaded machine keeps
+    lease = round(stretched(5))
+    fleet = fleets(lease=f"{lease}s", renew="500ms", reap="200ms")
     fleet.start_ready(processes=3, threads=2)
     fleet.enqueue("pay", 10, times=int(600 * share))
-    fleet.enqueue("pay", 6_000, times=3)  # longer than a lease, across the steps
+    fleet.enqueue("pay", lease * 1_200, times=3)  # longer than a lease, across the steps
     seen: list[str] = []
 
     def hit(fault: Fault) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dead_shop import worker_of
-from kit.waiting import until
+from kit.waiting import PATIENCE, stretched, until
 from windlass import EngineUnavailable, JobContext, State, Windlass, chain
 from windlass.core.rows import JobRow
 from windlass.flow import batch as module
@@ -160,7 +160,7 @@ def test_a_coroutine_that_is_called_off_while_it_reads_ends_cancelled(
     worker = worker_of(app)
     worker.start()
     try:
-        assert reading.wait(20)
+        assert reading.wait(stretched(PATIENCE))
         handle.cancel()
         until(lambda: handle.info().state is State.CANCELLED, "the end of the step")
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.waiting import until
+from kit.waiting import PATIENCE, stretched, until
 from windlass import ConfigError, LockBusy, LockLost, Windlass
 from windlass.core.clock import ManualClock
 from windlass.errors import EngineUnavailable, GuardUnavailable
@@ -59,7 +59,7 @@ def test_waiters_are_woken_in_order_by_the_release(app: Windlass) -> None:
             threads.append(thread)
             until(lambda n=n: app.locks()[0].waiting == n + 1)  # type: ignore[misc]
     for thread in threads:
-        thread.join(30)
+        thread.join(stretched(PATIENCE))
     assert order == [0, 1, 2, 3]
 
 
@@ -119,7 +119,7 @@ def test_waiters_of_a_machine_without_room_for_threads_find_out_by_looking(
         thread = threading.Thread(target=enter, args=(app, order, 1))
         thread.start()
         until(lambda: app.locks()[0].waiting == 1)
-    thread.join(30)
+    thread.join(stretched(PATIENCE))
     assert order == [1]
 
 

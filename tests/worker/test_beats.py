@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from inside import worker_of
 
-from kit.waiting import until
+from kit.waiting import PATIENCE, stretched, until
 from windlass import Windlass
 from windlass.core.work import Heartbeat, Kind, LeaseRef, Outcome
 from windlass.events import LeaseExpired
@@ -40,7 +40,7 @@ def desk() -> Iterator[Desk]:
 @pytest.fixture
 def worker(desk: Desk) -> Iterator[Worker]:
     with worker_of(desk.app) as made:
-        assert desk.entered.wait(30)
+        assert desk.entered.wait(stretched(PATIENCE))
         yield made
         desk.gate.set()
 

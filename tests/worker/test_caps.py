@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inside import end_of, worker_of
 
-from kit.waiting import until
+from kit.waiting import PATIENCE, stretched, until
 from windlass import CircuitOpen, Once, Rate, State, Unique, Windlass, on
 from windlass.core import caps
 from windlass.core.clock import FIRST, LAST, from_ms, to_ms
@@ -123,7 +123,7 @@ def test_the_longest_waits_that_settings_take_are_waited_for(app: Windlass, tmp_
     with Windlass(url, **(waits | {"poll_min": timedelta(seconds=1)}), renew="8d", settle_flush=0) as patient:
         job = patient.job(name="double")(double)
         with worker_of(patient):
-            assert job.enqueue(4).result(timeout=30) == 8
+            assert job.enqueue(4).result(timeout=stretched(PATIENCE)) == 8
         for key in waits:
             with pytest.raises(ConfigError, match=rf"^{key} .* it must be at most 24d"):
                 Windlass(url, **{**waits, key: "25d"})
@@ -158,7 +158,7 @@ def test_a_result_that_is_promised_longer_outlives_the_count(store: dict[str, st
         handles = app.enqueue_many(promised.bind(n) for n in range(50))
         others = app.enqueue_many(plain.bind(n) for n in range(50))
         with worker_of(app):
-            assert [handle.result(timeout=30) for handle in handles] == [2 * n for n in range(50)]
+            assert [handle.result(timeout=stretched(PATIENCE)) for handle in handles] == [2 * n for n in range(50)]
             until(lambda: app.stats()["done"] == 53, "the trimming")
         assert [handle.result(timeout=0) for handle in handles] == [2 * n for n in range(50)]
         with pytest.raises(ResultExpired, match="give the job a keep= longer than keep_done"):

@@ -12,7 +12,7 @@ import pytest
 from msgspec import structs
 from redis import Redis
 
-from kit.waiting import until
+from kit.waiting import PATIENCE, stretched, until
 from servers import RedisServer
 from windlass import Constant, Retry, State, Windlass
 from windlass.core.model import Slot
@@ -346,7 +346,7 @@ def test_a_worker_listens_only_for_what_it_has_room_for() -> None:
     with closing(RedisServer()) as server, Windlass(server.url, threads=1, async_slots=1) as app:
         site = Site(app)
         with server.client() as client, closing(RedisEngine(server.url)) as other, working(app):
-            site.brief[Slot.THREAD].enqueue().result(timeout=30)  # now the queue is known
+            site.brief[Slot.THREAD].enqueue().result(timeout=stretched(PATIENCE))  # now the queue is known
             for slot in Slot:
                 site.fill(slot, 1)
                 (free,) = set(Slot) - {slot}
@@ -360,7 +360,7 @@ def test_a_worker_listens_only_for_what_it_has_room_for() -> None:
                 waiter.start()
                 until(lambda: listeners(client) == 2, "the other worker does not listen")
                 site.brief[slot].enqueue()
-                waiter.join(60)
+                waiter.join(stretched(PATIENCE))
                 assert woken == [True]
                 done = site.done()
                 site.brief[free].enqueue()

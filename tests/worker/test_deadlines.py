@@ -10,7 +10,7 @@ from queue import Queue
 
 import pytest
 
-from kit.waiting import PATIENCE
+from kit.waiting import PATIENCE, stretched
 from windlass import Windlass
 from windlass.worker.attempt.deadlines import SLACK, Deadlines
 from windlass.worker.attempt.run import JobRun
@@ -86,7 +86,7 @@ def test_a_call_that_fails_ends_no_other_deadline(deadlines: Deadlines, caplog: 
     called: Queue[str] = Queue()
     deadlines.add(0.0, lambda: sys.exit("no further"))
     deadlines.add(0.01, lambda: called.put("later"))
-    assert called.get(timeout=30) == "later"
+    assert called.get(timeout=stretched(PATIENCE)) == "later"
     assert "other time limits go on" in caplog.text
 
 
@@ -97,7 +97,7 @@ def test_a_thread_that_cannot_start_is_tried_again(deadlines: Deadlines, monkeyp
         with pytest.raises(RuntimeError, match="no room"):
             deadlines.add(0.0, lambda: called.put("first"))
     deadlines.add(0.0, lambda: called.put("second"))
-    assert [called.get(timeout=30), called.get(timeout=30)] == ["first", "second"]
+    assert [called.get(timeout=stretched(PATIENCE)), called.get(timeout=stretched(PATIENCE))] == ["first", "second"]
 
 
 def no_room(thread: threading.Thread) -> None:

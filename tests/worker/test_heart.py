@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.waiting import until
+from kit.waiting import PATIENCE, stretched, until
 from windlass import Windlass
 from windlass.core.clock import ManualClock
 from windlass.core.work import Heartbeat, LeaseRef
@@ -128,7 +128,7 @@ def test_a_worker_that_is_cut_off_ends_itself_at_two_leases(patient: Patient, ca
     assert not patient.ended.is_set()
     patient.clock.advance(1)
     patient.heart.beat_now()
-    assert patient.ended.wait(30)
+    assert patient.ended.wait(stretched(PATIENCE))
     assert "has been cut off for two leases" in caplog.text
 
 
@@ -142,7 +142,7 @@ def test_a_worker_that_was_cut_off_stops_and_tells_its_store_no_goodbye(tmp_path
             path.rename(tmp_path / "elsewhere.db")
             clock.advance(2 * app.settings.lease)
             worker._heart.beat_now()
-            assert worker._end.wait(30)
+            assert worker._end.wait(stretched(PATIENCE))
         finally:
             (tmp_path / "elsewhere.db").rename(path)
             worker.abort()

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 import pytest
 from redis import Redis
 
-from kit.waiting import until
+from kit.waiting import PATIENCE, stretched, until
 from servers import RedisServer
 from windlass import State, Windlass
 from windlass.core.work import Claimed, LeaseRef, Outcome, Settled, Want
@@ -88,7 +88,7 @@ def test_a_worker_without_a_free_slot_leaves_wake_ups_to_others(server: RedisSer
         gate = Gate(app)
         brief = app.job(name="brief")(nothing)
         with working(app):
-            brief.enqueue().result(timeout=30)  # now the queue is known
+            brief.enqueue().result(timeout=stretched(PATIENCE))  # now the queue is known
             until(lambda: listeners(client) == 1 and not tokens(client), "an idle worker does not listen")
             gate.job.enqueue()
             until(lambda: gate.entered and not listeners(client), "a worker without a free slot listens")
@@ -100,7 +100,7 @@ def test_a_worker_without_a_free_slot_leaves_wake_ups_to_others(server: RedisSer
                 waiter.start()
                 until(lambda: listeners(client) == 1, "the other worker does not listen")
                 gate.job.enqueue()
-                waiter.join(60)
+                waiter.join(stretched(PATIENCE))
                 assert woken == [True]
             gate.open()
             until(lambda: gate.entered == 4 and listeners(client) == 1, "a worker with a free slot does not listen")
@@ -184,7 +184,7 @@ def test_a_claim_says_how_late_its_jobs_may_start(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(app.engine, "exchange", note)
         monkeypatch.setattr(app.engine, "claim", lambda want: wants.append(want) or claim(want))
         with working(app):
-            brief.enqueue().result(timeout=30)
+            brief.enqueue().result(timeout=stretched(PATIENCE))
     assert {want.late_ms for want in wants} == {pump.LATE_MS}
     assert pump.LATE_MS > 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from inside import worker_of
 
+from kit.waiting import PATIENCE, stretched
 from windlass import Windlass
 from windlass.core.work import Kind, LeaseRef, Outcome
 from windlass.worker.settler import Settler
@@ -77,5 +78,5 @@ def test_the_outcome_of_the_last_job_is_in_the_store_long_before_a_flush_is_due(
 
         job = app.job(name="one")(coroutine) if kind == "loop" else app.job(name="one")(lambda: 1)
         with worker_of(app):
-            assert job.enqueue().result(timeout=30) == 1
-            assert job.enqueue().result(timeout=30) == 1
+            assert job.enqueue().result(timeout=stretched(PATIENCE)) == 1
+            assert job.enqueue().result(timeout=stretched(PATIENCE)) == 1

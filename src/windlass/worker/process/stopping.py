@@ -18,7 +18,9 @@ __all__ = ["ECHO", "Stopping"]
 
 log = Log("windlass.supervisor")
 
-ECHO = 0.002  # seconds: who signals a process and its group at once, as timeout(1) does, means one signal
+# Seconds. Who signals a process and its group, as timeout(1) does, means one signal; on a busy machine it is kept from
+# sending the second for as long as others take their turns. Nobody presses a key twice within it.
+ECHO = 0.05
 
 
 class Stopping:
