@@ -243,6 +243,19 @@ class CompositionSuite:
         end(store, Kind.DONE, "c")
         assert [lease.id for lease in take(store)] == ["b"]
 
+    def test_who_is_skipped_and_waits_again_in_one_write_waits_and_nothing_else(self, harness: Harness) -> None:
+        """``x`` enters as void, so ``y`` is skipped; then ``x`` waits again, and so does ``y``."""
+        store = harness.engine
+        join(store)
+        store_all(store, [member("x", waits=Wait("J", "end", 2))], NewJoin("J", keep_ms=60_000))
+        assert row_of(store, "x").reason == "skipped"
+        store_all(store, [member("x", "J"), member("y", waits=Wait("J")), member("z", "J")])
+        for id in "xy":
+            row = row_of(store, id)
+            assert (row.state, row.reason, row.blocked_by) == (State.BLOCKED, None, "join:J")
+        assert store.counts()["cancelled"] == 0
+        assert read(store, "J").tally == Tally(True, 2)
+
     def test_a_member_that_enters_again_changes_nothing_that_is_known(self, harness: Harness) -> None:
         store = harness.engine
         join(store)

@@ -277,6 +277,7 @@ function G.decide_kind(act, kinds, tail)
       local ties = jobs[id] and G.ties(id)
       if ties and ties[2][1] then act(id, jobs[id], ties[2]) else call('ZREM', K.TIED, found[i]) end
     end
+    if #found > 0 then flush() end -- removals are sent before additions, and what was skipped just now may wait again
     more = more or #found == G.AT_ONCE
   end
   return more
