@@ -24,16 +24,14 @@ from windlass.testing.conformance.joinoracle import JoinOracle, TiedJob
 from windlass.testing.conformance.machine import (
     IDS,
     LOST,
-    QUEUES,
     RULES,
-    WORKERS,
     EngineMachine,
     delays,
     ids,
     queues,
     workers,
 )
-from windlass.testing.conformance.oracle import Oracle, OracleJob
+from windlass.testing.conformance.oracle import Oracle
 
 JOINS = ["A", "B", "C"]
 HOMES = {"C": "A"}
@@ -89,9 +87,7 @@ class JoinMachine(EngineMachine):
         sealed=st.booleans(),
         seals=st.lists(joins, max_size=1),
     )
-    def compose(
-        self, new: list[NewJob], made: list[str], there: list[str], sealed: bool, seals: list[str]
-    ) -> None:
+    def compose(self, new: list[NewJob], made: list[str], there: list[str], sealed: bool, seals: list[str]) -> None:
         """Jobs and joins in one write; jobs that are there enter one without a home."""
         self.store_all(new, tuple(made_of(one, there, sealed) for one in made), tuple(seals))
 

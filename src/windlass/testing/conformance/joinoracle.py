@@ -129,12 +129,15 @@ class JoinOracle(Oracle):
             job.block()
         return applied
 
-    def expired(self, now: int) -> list[OracleJob]:
+    def expired(self, now: int) -> list[TiedJob]:
         """Those that wait and whose time to start is over."""
         return [
             job
             for job in self.jobs.values()
-            if isinstance(job, TiedJob) and job.state is WAITING and job.expires_at is not None and job.expires_at <= now
+            if isinstance(job, TiedJob)
+            and job.state is WAITING
+            and job.expires_at is not None
+            and job.expires_at <= now
         ]
 
     def expire(self, ids: Iterable[str], now: int) -> bool:
@@ -219,8 +222,11 @@ class JoinOracle(Oracle):
         return moved
 
     def decide_all(self, now: int) -> bool:
-        waiting = [job for job in self.jobs.values() if isinstance(job, TiedJob) and job.wait is not None]
-        return any([self.decide(job, now) for job in waiting])
+        moved = False
+        for job in self.jobs.values():
+            if isinstance(job, TiedJob) and job.wait is not None:
+                moved = self.decide(job, now) or moved
+        return moved
 
     def decide(self, job: TiedJob, now: int) -> bool:
         """Move one that waits, or was skipped; say whether it did."""
@@ -249,4 +255,3 @@ class JoinOracle(Oracle):
 def verdict(record: OracleJob) -> State | None:
     """How a record has ended."""
     return record.state if record.state in FINISHED else None
-
