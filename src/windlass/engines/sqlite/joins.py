@@ -150,11 +150,13 @@ UPDATE "windlass_joins" SET watch_at = ?1 + watch_ms WHERE id IN (
     SELECT id FROM "windlass_joins" WHERE watch_at <= ?1 AND ended_at IS NULL ORDER BY watch_at LIMIT ?2)
 RETURNING id
 """
-# One that is still to be decided, or has such a one inside, has waiters that would be lost with it.
+# With one that is still to be decided, or has such a one inside, those who are to go on would be lost.
 OVER: Final = """
 SELECT id FROM "windlass_joins" AS joins
-WHERE purge_at <= ? AND sealed AND total = ok + bad + void AND dirty IS NULL AND NOT EXISTS (
-    SELECT 1 FROM "windlass_joins" AS inner_joins WHERE inner_joins.home = joins.id AND inner_joins.dirty IS NOT NULL)
+WHERE purge_at <= ? AND sealed AND total = ok + bad + void AND NOT EXISTS (
+    SELECT 1 FROM "windlass_joins" AS moved JOIN "windlass_waits" AS waits ON waits.join_id = moved.id
+        JOIN "windlass_jobs" AS jobs ON jobs.id = waits.id
+    WHERE moved.dirty IS NOT NULL AND joins.id IN (moved.id, moved.home) AND jobs.state = 'blocked')
 ORDER BY purge_at LIMIT ?
 """
 # A dead member may run again, so the join stays as long as its record.

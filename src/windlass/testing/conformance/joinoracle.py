@@ -129,7 +129,7 @@ class JoinOracle(Oracle):
             job.block()
         return applied
 
-    def expired(self, now: int) -> list[OracleJob]:
+    def expired(self, now: int) -> list[TiedJob]:
         """Those that wait and whose time to start is over."""
         return [
             job
@@ -222,9 +222,11 @@ class JoinOracle(Oracle):
         return moved
 
     def decide_all(self, now: int) -> bool:
-        waiting = [job for job in self.jobs.values() if isinstance(job, TiedJob) and job.wait is not None]
-        decided = [self.decide(job, now) for job in waiting]  # each of them, not only up to the first
-        return any(decided)
+        moved = False
+        for job in self.jobs.values():
+            if isinstance(job, TiedJob) and job.wait is not None:
+                moved = self.decide(job, now) or moved
+        return moved
 
     def decide(self, job: TiedJob, now: int) -> bool:
         """Move one that waits, or was skipped; say whether it did."""
