@@ -379,6 +379,10 @@ def test_bad_input_is_told_where_it_is_written(app: Windlass, shop: Shop) -> Non
         (lambda: flow.add(shop.ship.bind(1), after=paid, when="fails"), "it is one of"),  # type: ignore[call-overload]
         (lambda: flow.add(shop.ship), "is not a call"),  # type: ignore[call-overload]
         (lambda: flow.add(shop.ship.bind(1), name="a:b"), "a colon"),
+        (lambda: flow.add(shop.ship.bind(1), name="pack/1"), "a slash"),
+        (lambda: flow.add(shop.ship.bind(1), name="undo"), "undoes others"),
+        (lambda: flow.add(shop.ship.bind(1), after=None), "after is None"),  # type: ignore[call-overload]
+        (lambda: flow.add(shop.ship.bind(1), after=paid.result), "after is <result of pay>"),
         (lambda: flow.add(shop.ship.options(connection=object()).bind(1)), "give it to start()"),
         (lambda: flow.add(flow), "no step of itself"),
         (lambda: flow.add(Workflow("e")), "has no steps"),
@@ -432,3 +436,106 @@ def test_a_workflow_is_stored_inside_a_transaction_or_not_at_all(shop: Shop) -> 
     with shop.app.transaction() as tx:
         shop.app.start(shop.order(), connection=tx)
     assert shop.app.workflow("order-1").state == "running"
+
+
+@pytest.fixture
+def grow(app: Windlass, shop: Shop) -> Any:
+    """A step that adds one that packs ``item``, before another or not."""
+    from windlass import JobContext
+
+    @app.job(name="grow")
+    def grow(ctx: JobContext, item: int, **more: Any) -> None:
+        ctx.workflow.add(shop.pack.bind(item), **more)
+
+    return grow
+
+
+def test_a_step_that_was_added_while_it_ran_fails_the_workflow_and_is_retried(
+    shop: Shop, grow: Any, burst: Burst
+) -> None:
+    shop.broken = {"pack 1"}
+    flow = Workflow("w", id="w")
+    flow.add(shop.refund.bind(1), after=flow.add(grow.bind(1, before="refund")))
+    handle = shop.app.start(flow)
+    burst()
+    assert shop.states("w") == {"grow": "done", "refund": "skipped", "grow/pack": "dead"}
+    with pytest.raises(JobFailed, match="step 'grow/pack'"):
+        handle.result(1)
+    shop.broken = set()
+    assert handle.retry() == ["grow/pack"]
+    burst()
+    assert handle.result(1) == {"refund": "refunded 1"}
+
+
+def test_the_failure_of_a_step_that_was_added_while_it_ran_undoes_the_others(
+    shop: Shop, grow: Any, burst: Burst
+) -> None:
+    shop.broken = {"pack 1"}
+    flow = Workflow("w", id="w")
+    flow.add(grow.bind(1), after=flow.add(shop.pay.bind(1), undo=shop.refund.bind(1)))
+    handle = shop.app.start(flow)
+    burst()
+    assert (handle.state, shop.did) == ("failed", ["pay", "pack 1", "refund"])
+
+
+def test_the_failure_of_an_item_is_that_of_the_step_and_can_be_dealt_with(shop: Shop, burst: Burst) -> None:
+    shop.broken = {"pack 11"}
+    flow = Workflow("w", id="w")
+    packed = flow.expand(shop.pack.bind(), over=flow.add(shop.reserve.bind(10)).result)
+    flow.add(shop.refund.bind(1), after=packed, when="failed")
+    handle = shop.app.start(flow)
+    burst()
+    assert (handle.state, handle.result(1)) == ("succeeded", {"refund": "refunded 1"})
+
+
+def test_the_results_are_those_of_the_steps_that_were_last_when_it_began(shop: Shop, grow: Any, burst: Burst) -> None:
+    flow = Workflow("w", id="w")
+    flow.add(shop.ship.bind(1), after=flow.add(grow.bind(1, after="ship")))
+    handle = shop.app.start(flow)
+    burst()
+    assert shop.states("w") == {"grow": "done", "ship": "done", "grow/pack": "done"}
+    assert handle.result(1) == {"ship": "parcel 1 None"}
+
+
+def test_a_workflow_takes_no_steps_once_it_was_given_away(shop: Shop) -> None:
+    flow, inner = Workflow("w", id="w"), Workflow("inner")
+    inner.add(shop.pay.bind(1))
+    flow.add(inner)
+    with pytest.raises(ConfigError, match=r"add\(\): it was started, or added to another workflow, already"):
+        inner.add(shop.pay.bind(2))
+    shop.app.start(flow)
+    with pytest.raises(ConfigError, match=r"ctx.workflow.add\(\)"):
+        flow.add(shop.pay.bind(2))
+    assert shop.app.start(flow).duplicate
+
+
+def test_a_running_step_adds_calls_and_no_workflows(app: Windlass, shop: Shop, burst: Burst) -> None:
+    from windlass import JobContext
+
+    @app.job(name="nest")
+    def nest(ctx: JobContext) -> str:
+        with pytest.raises(ConfigError, match=r"ctx.then\(\) starts a workflow"):
+            ctx.workflow.add(Workflow("inner"))  # type: ignore[arg-type]
+        return "told"
+
+    flow = Workflow("w", id="w")
+    flow.add(nest.bind())
+    handle = app.start(flow)
+    burst()
+    assert handle.result(1) == {"nest": "told"}
+
+
+def test_the_result_of_a_step_is_no_value_yet(shop: Shop) -> None:
+    paid: Any = Workflow("w").add(shop.pay.bind(1))
+    for use in (
+        lambda: f"receipt {paid.result}",
+        lambda: paid.result == "r1",
+        lambda: paid.result["receipt"] != "r1",
+        lambda: [*paid.result],
+        lambda: paid.result or "none",
+    ):
+        with pytest.raises(TypeError, match=r"<result of pay.* is known when the step is done"):
+            use()
+    with pytest.raises(AttributeError, match=r"write \['receipt'\] for a part of it"):
+        paid.result.receipt  # noqa: B018
+    assert len({paid.result, paid.result}) == 2
