@@ -304,7 +304,23 @@ def test_steps_that_are_done_are_undone_in_reverse_when_the_workflow_fails(shop:
         handle.retry()
 
 
-def test_an_undo_takes_the_result_of_its_step(shop: Shop, burst: Burst) -> None:
+def test_an_undo_is_made_of_its_step(shop: Shop, burst: Burst) -> None:
+    shop.broken = {"reserve"}
+    flow = Workflow("w", id="w")
+    paid = flow.add(shop.pay.bind(1), undo=lambda paid: shop.ship.bind(9, receipt=paid.result["receipt"]))
+    flow.add(shop.reserve.bind(1), after=paid)
+    handle = shop.app.start(flow)
+    burst()
+    assert handle.step("undo/pay").result(1) == "parcel 9 r1"
+    for wrong, message in (
+        (lambda paid: paid, "undo of step 'pay'.* is not a call"),
+        (shop.ship, r"write ship.bind\("),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Workflow("w").add(shop.pay.bind(1), undo=wrong)  # type: ignore[arg-type, call-overload]
+
+
+def test_an_undo_takes_the_result_of_another_step(shop: Shop, burst: Burst) -> None:
     shop.broken = {"reserve"}
     flow = Workflow("w", id="w")
     flow.add(shop.reserve.bind(1))

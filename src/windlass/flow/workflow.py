@@ -6,7 +6,7 @@ time, the jobs of ``flow.builtin``. Invariant: a workflow is known by its id, so
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, get_args, overload
 
 import msgspec
@@ -28,6 +28,7 @@ __all__ = ["OnStall", "Workflow", "app_of"]
 
 R = TypeVar("R")
 
+Undo: TypeAlias = "Call[object] | Callable[[Step[R]], Call[object]]"
 OnStall: TypeAlias = Literal["retry", "alert", "cancel"]
 
 ID_MAX: Final = 100  # characters: the ids of its steps are longer
@@ -91,7 +92,7 @@ class Workflow:
         name: str | None = None,
         after: After = (),
         when: When = "succeeded",
-        undo: Call[object] | None = None,
+        undo: Undo[R] | None = None,
     ) -> Step[R]: ...
     @overload
     def add(
@@ -101,7 +102,7 @@ class Workflow:
         name: str | None = None,
         after: After = (),
         when: When = "succeeded",
-        undo: Call[object] | None = None,
+        undo: Undo[dict[str, Any]] | None = None,
     ) -> Step[dict[str, Any]]: ...
     def add(
         self,
@@ -110,7 +111,7 @@ class Workflow:
         name: str | None = None,
         after: After = (),
         when: When = "succeeded",
-        undo: Call[object] | None = None,
+        undo: Undo[Any] | None = None,
     ) -> Step[Any]:
         """Add a step: a call, or a whole workflow, whose result is then the results of its last steps by name.
 
@@ -121,6 +122,7 @@ class Workflow:
         of a step that has none is None.
 
         ``undo`` runs when this step is done and the workflow has failed: the last step that is done is undone first.
+        It is a call, or what makes one of the step: ``undo=lambda paid: refund.bind(paid.result["receipt"])``.
         Raises ConfigError or PayloadError for what can never be a step.
         """
         self._check_open("add()")
@@ -191,8 +193,11 @@ class Workflow:
                 "stored; add it before that, or let a running step add it with ctx.workflow.add()"
             )
 
-    def _undoing(self, undo: Call[object], step: Step[object]) -> Call[object]:
+    def _undoing(self, undo: Undo[Any], step: Step[Any]) -> Call[object]:
         """Give the call that undoes a step, as a step of its own."""
+        if callable(undo) and not hasattr(undo, "spec"):  # a job is told that it is no call
+            undo = undo(step)
+        undo = call_of(undo, f"{self!r}: undo of step {step.name!r}")
         steps = Steps(self.id, self, UNDO)
         steps.app = self._steps.app
         steps.known = {one.step.name: one.step.id for one in self._steps}
