@@ -346,6 +346,25 @@ def test_nothing_is_undone_when_all_goes_well_or_the_failure_is_dealt_with(shop:
     assert (handle.state, "refund" in shop.did) == ("succeeded", False)
 
 
+@pytest.mark.parametrize("dealt_with", [False, True])
+def test_a_failure_after_a_retry_is_undone_though_there_was_nothing_to_undo_before(
+    shop: Shop, burst: Burst, dealt_with: bool
+) -> None:
+    shop.broken = {"pay"}
+    flow = Workflow("w", id="w")
+    paid = flow.add(shop.pay.bind(1), undo=shop.refund.bind(1))
+    if dealt_with:
+        flow.add(shop.reserve.bind(1), after=paid, when="failed")
+    flow.add(shop.pack.bind(1), after=paid)
+    handle = shop.app.start(flow)
+    burst()
+    assert (handle.state, shop.states("w")["undo"]) == ("succeeded" if dealt_with else "failed", "skipped")
+    shop.broken = {"pack 1"}
+    assert handle.retry() == ["pay"] if not dealt_with else handle.retry("pay") == ["pay"]
+    burst()
+    assert (handle.state, shop.states("w")["undo"], shop.did[-1]) == ("failed", "done", "refund")
+
+
 def test_a_running_step_adds_steps_that_others_wait_for(app: Windlass, shop: Shop, burst: Burst) -> None:
     from windlass import JobContext
 

@@ -28,7 +28,7 @@ from windlass.core.units import Duration, duration_ms, nearest
 from windlass.engines.base import Inspector
 from windlass.flow.members import FlowProgress
 from windlass.flow.reading import ReadStep, ReadWorkflow, WorkflowState, facts_of, own_of, read_workflow
-from windlass.flow.steps import workflow_join
+from windlass.flow.steps import UNDO, workflow_join
 from windlass.flow.stuck import why_stalled
 from windlass.flow.workflow import Workflow, app_of
 from windlass.jobs.call import Call, Enqueuer
@@ -200,7 +200,7 @@ class WorkflowHandle(Struct, frozen=True, eq=False):
         there is nothing to run again or the steps are being undone, and ConfigError for a name that no step has.
         """
         found = self._read()
-        if any(one.facts.parent == "undo" for one in found.steps):
+        if any(one.facts.parent == UNDO for one in found.steps):
             raise TransitionRefused(f"workflow {self.id}: its steps are undone since it failed; start a new one")
         wanted = [self._step(found, step)] if step is not None else [one for one in own_of(found.steps) if is_dead(one)]
         ids: list[str] = []
@@ -217,7 +217,8 @@ class WorkflowHandle(Struct, frozen=True, eq=False):
             ids.append(one.id)
         if not ids:
             raise TransitionRefused(f"workflow {self.id} has no dead step; its state is {found.state}")
-        move(self._engine, Action.RETRY, ids)
+        looks = [one.id for one in found.steps if one.name == UNDO and one.was_skipped]  # if this goes wrong again
+        move(self._engine, Action.RETRY, [*ids, *looks])
         return [one.name for one in wanted]
 
     async def aretry(self, step: str | None = None) -> list[str]:
