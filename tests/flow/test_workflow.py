@@ -436,8 +436,11 @@ def test_bad_input_is_told_where_it_is_written(app: Windlass, shop: Shop) -> Non
         )
     taker = Workflow("taker", id="taker")
     taker.add(shop.ship.bind(1, receipt=far.result["receipt"]))
-    with pytest.raises(ConfigError, match="a step of another workflow"):
-        app.start(taker)
+    undoer = Workflow("undoer", id="undoer")
+    undoer.add(shop.pay.bind(1), undo=shop.ship.bind(1, receipt=far.result["receipt"]))
+    for one in (taker, undoer):
+        with pytest.raises(ConfigError, match="a step of another workflow"):
+            app.start(one)
     with pytest.raises(ResultExpired, match="no workflow 'gone'"):
         app.workflow("gone").info()
     with Windlass("memory://") as elsewhere, pytest.raises(ConfigError):

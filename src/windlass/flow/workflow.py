@@ -202,6 +202,7 @@ class Workflow:
         steps.app = self._steps.app
         steps.known = {one.step.name: one.step.id for one in self._steps}
         steps.add(undo, step.name, step, "finished")
+        self._steps.foreign += steps.foreign
         (call,) = steps.parts([]).calls
         self._results |= {ref.join for ref in decode_facts(call).refs}
         return replace(call, new=replace(call.new, waits=None))
