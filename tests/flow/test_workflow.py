@@ -304,7 +304,23 @@ def test_steps_that_are_done_are_undone_in_reverse_when_the_workflow_fails(shop:
         handle.retry()
 
 
-def test_an_undo_takes_the_result_of_its_step(shop: Shop, burst: Burst) -> None:
+def test_an_undo_is_made_of_its_step(shop: Shop, burst: Burst) -> None:
+    shop.broken = {"reserve"}
+    flow = Workflow("w", id="w")
+    paid = flow.add(shop.pay.bind(1), undo=lambda paid: shop.ship.bind(9, receipt=paid.result["receipt"]))
+    flow.add(shop.reserve.bind(1), after=paid)
+    handle = shop.app.start(flow)
+    burst()
+    assert handle.step("undo/pay").result(1) == "parcel 9 r1"
+    for wrong, message in (
+        (lambda paid: paid, "undo of step 'pay'.* is not a call"),
+        (shop.ship, r"write ship.bind\("),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Workflow("w").add(shop.pay.bind(1), undo=wrong)  # type: ignore[arg-type, call-overload]
+
+
+def test_an_undo_takes_the_result_of_another_step(shop: Shop, burst: Burst) -> None:
     shop.broken = {"reserve"}
     flow = Workflow("w", id="w")
     flow.add(shop.reserve.bind(1))
@@ -328,6 +344,25 @@ def test_nothing_is_undone_when_all_goes_well_or_the_failure_is_dealt_with(shop:
     handle = shop.app.start(flow)
     burst()
     assert (handle.state, "refund" in shop.did) == ("succeeded", False)
+
+
+@pytest.mark.parametrize("dealt_with", [False, True])
+def test_a_failure_after_a_retry_is_undone_though_there_was_nothing_to_undo_before(
+    shop: Shop, burst: Burst, dealt_with: bool
+) -> None:
+    shop.broken = {"pay"}
+    flow = Workflow("w", id="w")
+    paid = flow.add(shop.pay.bind(1), undo=shop.refund.bind(1))
+    if dealt_with:
+        flow.add(shop.reserve.bind(1), after=paid, when="failed")
+    flow.add(shop.pack.bind(1), after=paid)
+    handle = shop.app.start(flow)
+    burst()
+    assert (handle.state, shop.states("w")["undo"]) == ("succeeded" if dealt_with else "failed", "skipped")
+    shop.broken = {"pack 1"}
+    assert handle.retry() == ["pay"] if not dealt_with else handle.retry("pay") == ["pay"]
+    burst()
+    assert (handle.state, shop.states("w")["undo"], shop.did[-1]) == ("failed", "done", "refund")
 
 
 def test_a_running_step_adds_steps_that_others_wait_for(app: Windlass, shop: Shop, burst: Burst) -> None:
@@ -379,6 +414,10 @@ def test_bad_input_is_told_where_it_is_written(app: Windlass, shop: Shop) -> Non
         (lambda: flow.add(shop.ship.bind(1), after=paid, when="fails"), "it is one of"),  # type: ignore[call-overload]
         (lambda: flow.add(shop.ship), "is not a call"),  # type: ignore[call-overload]
         (lambda: flow.add(shop.ship.bind(1), name="a:b"), "a colon"),
+        (lambda: flow.add(shop.ship.bind(1), name="pack/1"), "a slash"),
+        (lambda: flow.add(shop.ship.bind(1), name="undo"), "undoes others"),
+        (lambda: flow.add(shop.ship.bind(1), after=None), "after is None"),  # type: ignore[call-overload]
+        (lambda: flow.add(shop.ship.bind(1), after=paid.result), "after is <result of pay>"),
         (lambda: flow.add(shop.ship.options(connection=object()).bind(1)), "give it to start()"),
         (lambda: flow.add(flow), "no step of itself"),
         (lambda: flow.add(Workflow("e")), "has no steps"),
@@ -397,8 +436,11 @@ def test_bad_input_is_told_where_it_is_written(app: Windlass, shop: Shop) -> Non
         )
     taker = Workflow("taker", id="taker")
     taker.add(shop.ship.bind(1, receipt=far.result["receipt"]))
-    with pytest.raises(ConfigError, match="a step of another workflow"):
-        app.start(taker)
+    undoer = Workflow("undoer", id="undoer")
+    undoer.add(shop.pay.bind(1), undo=shop.ship.bind(1, receipt=far.result["receipt"]))
+    for one in (taker, undoer):
+        with pytest.raises(ConfigError, match="a step of another workflow"):
+            app.start(one)
     with pytest.raises(ResultExpired, match="no workflow 'gone'"):
         app.workflow("gone").info()
     with Windlass("memory://") as elsewhere, pytest.raises(ConfigError):
@@ -432,3 +474,106 @@ def test_a_workflow_is_stored_inside_a_transaction_or_not_at_all(shop: Shop) -> 
     with shop.app.transaction() as tx:
         shop.app.start(shop.order(), connection=tx)
     assert shop.app.workflow("order-1").state == "running"
+
+
+@pytest.fixture
+def grow(app: Windlass, shop: Shop) -> Any:
+    """A step that adds one that packs ``item``, before another or not."""
+    from windlass import JobContext
+
+    @app.job(name="grow")
+    def grow(ctx: JobContext, item: int, **more: Any) -> None:
+        ctx.workflow.add(shop.pack.bind(item), **more)
+
+    return grow
+
+
+def test_a_step_that_was_added_while_it_ran_fails_the_workflow_and_is_retried(
+    shop: Shop, grow: Any, burst: Burst
+) -> None:
+    shop.broken = {"pack 1"}
+    flow = Workflow("w", id="w")
+    flow.add(shop.refund.bind(1), after=flow.add(grow.bind(1, before="refund")))
+    handle = shop.app.start(flow)
+    burst()
+    assert shop.states("w") == {"grow": "done", "refund": "skipped", "grow/pack": "dead"}
+    with pytest.raises(JobFailed, match="step 'grow/pack'"):
+        handle.result(1)
+    shop.broken = set()
+    assert handle.retry() == ["grow/pack"]
+    burst()
+    assert handle.result(1) == {"refund": "refunded 1"}
+
+
+def test_the_failure_of_a_step_that_was_added_while_it_ran_undoes_the_others(
+    shop: Shop, grow: Any, burst: Burst
+) -> None:
+    shop.broken = {"pack 1"}
+    flow = Workflow("w", id="w")
+    flow.add(grow.bind(1), after=flow.add(shop.pay.bind(1), undo=shop.refund.bind(1)))
+    handle = shop.app.start(flow)
+    burst()
+    assert (handle.state, shop.did) == ("failed", ["pay", "pack 1", "refund"])
+
+
+def test_the_failure_of_an_item_is_that_of_the_step_and_can_be_dealt_with(shop: Shop, burst: Burst) -> None:
+    shop.broken = {"pack 11"}
+    flow = Workflow("w", id="w")
+    packed = flow.expand(shop.pack.bind(), over=flow.add(shop.reserve.bind(10)).result)
+    flow.add(shop.refund.bind(1), after=packed, when="failed")
+    handle = shop.app.start(flow)
+    burst()
+    assert (handle.state, handle.result(1)) == ("succeeded", {"refund": "refunded 1"})
+
+
+def test_the_results_are_those_of_the_steps_that_were_last_when_it_began(shop: Shop, grow: Any, burst: Burst) -> None:
+    flow = Workflow("w", id="w")
+    flow.add(shop.ship.bind(1), after=flow.add(grow.bind(1, after="ship")))
+    handle = shop.app.start(flow)
+    burst()
+    assert shop.states("w") == {"grow": "done", "ship": "done", "grow/pack": "done"}
+    assert handle.result(1) == {"ship": "parcel 1 None"}
+
+
+def test_a_workflow_takes_no_steps_once_it_was_given_away(shop: Shop) -> None:
+    flow, inner = Workflow("w", id="w"), Workflow("inner")
+    inner.add(shop.pay.bind(1))
+    flow.add(inner)
+    with pytest.raises(ConfigError, match=r"add\(\): it was started, or added to another workflow, already"):
+        inner.add(shop.pay.bind(2))
+    shop.app.start(flow)
+    with pytest.raises(ConfigError, match=r"ctx.workflow.add\(\)"):
+        flow.add(shop.pay.bind(2))
+    assert shop.app.start(flow).duplicate
+
+
+def test_a_running_step_adds_calls_and_no_workflows(app: Windlass, shop: Shop, burst: Burst) -> None:
+    from windlass import JobContext
+
+    @app.job(name="nest")
+    def nest(ctx: JobContext) -> str:
+        with pytest.raises(ConfigError, match=r"ctx.then\(\) starts a workflow"):
+            ctx.workflow.add(Workflow("inner"))  # type: ignore[arg-type]
+        return "told"
+
+    flow = Workflow("w", id="w")
+    flow.add(nest.bind())
+    handle = app.start(flow)
+    burst()
+    assert handle.result(1) == {"nest": "told"}
+
+
+def test_the_result_of_a_step_is_no_value_yet(shop: Shop) -> None:
+    paid: Any = Workflow("w").add(shop.pay.bind(1))
+    for use in (
+        lambda: f"receipt {paid.result}",
+        lambda: paid.result == "r1",
+        lambda: paid.result["receipt"] != "r1",
+        lambda: [*paid.result],
+        lambda: paid.result or "none",
+    ):
+        with pytest.raises(TypeError, match=r"<result of pay.* is known when the step is done"):
+            use()
+    with pytest.raises(AttributeError, match=r"write \['receipt'\] for a part of it"):
+        paid.result.receipt  # noqa: B018
+    assert len({paid.result, paid.result}) == 2

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import assert_type
+from typing import Any, assert_type
 
-from windlass import Batch, Call, Constant, JobContext, JobHandle, Once, Retry, Snooze, Windlass, chain, group, on
+from windlass import (
+    Batch,
+    Call,
+    Constant,
+    JobContext,
+    JobHandle,
+    Once,
+    Retry,
+    Snooze,
+    Windlass,
+    Workflow,
+    chain,
+    group,
+    on,
+)
 from windlass.engines.base import Tx
 from windlass.events import JobDead, JobEnqueued
+from windlass.flow.handle import StepInfo, WorkflowHandle, WorkflowInfo
 from windlass.jobs.info import JobInfo, Page
+from windlass.jobs.results import Step
 from windlass.jobs.transactions import AsyncTx
 
 app = Windlass("memory://", namespace="shop", keep_done="10m")
@@ -83,6 +99,53 @@ with app.batch("news", on_success=resize.bind("a")) as batch:
 app.batch("news", on_sucess=resize.bind("a"))  # E: call-arg
 
 
+@app.job
+def listing(day: str) -> list[int]:
+    return []
+
+
+@app.job
+def total(amounts: list[dict[str, int]]) -> int:
+    return len(amounts)
+
+
+flow = Workflow("order", id="order-1", deadline="2d", stall_after=timedelta(hours=1), on_stall="retry")
+charged = flow.add(charge.bind(1))
+assert_type(charged, Step[dict[str, int]])
+assert_type(charged.result, dict[str, int])
+assert_type(charged.result["cents"], int)
+assert_type(flow.add(resize.bind("a", width=charged.result["cents"]), after=charged, when="finished"), Step[str])
+flow.add(resize.bind("a"), name="b", after=[charged, "resize"], when="any_failed", undo=resize.bind("c"))
+flow.add(charge.bind(2), undo=lambda step: resize.bind("c", width=step.result["cents"]))
+listed_days = flow.add(listing.bind("monday"))
+amounts = flow.expand(charge.bind(), over=listed_days.result, after=charged)
+assert_type(amounts, Step[list[dict[str, int]]])
+assert_type(flow.add(total.bind(amounts.result)), Step[int])
+assert_type(flow.add(Workflow("inner"), after=charged), Step[dict[str, Any]])
+flow.add(resize.bind(charged.result))  # E: call-overload
+flow.add(total.bind(listed_days.result))  # E: arg-type
+flow.add(resize.bind("a", width=charged.result["cents"], hight=1))  # E: call-overload
+flow.add(charge)  # E: call-overload
+flow.add(charge(1))  # E: call-overload
+flow.add(charge.bind(1), when="fails")  # E: call-overload
+flow.add(charge.bind(1), after=charge.bind(2))  # E: call-overload
+flow.add(charge.bind(1), undo=charge)  # E: arg-type
+flow.add(charge.bind(1), undo=lambda step: resize.bind(step.result))  # E: call-overload
+flow.add(charge.bind(1), atfer=charged)  # E: call-overload
+flow.expand(charge.bind(), listed_days.result, when="failed")  # E: arg-type
+flow.expand(charge.bind())  # E: call-arg
+Workflow("order", on_stall="retyr")  # E: arg-type
+Workflow("order", stal_after="1h")  # E: call-arg
+started = app.start(flow)
+assert_type(started, WorkflowHandle)
+assert_type(started.result("5s"), dict[str, object])
+assert_type(started.steps(), tuple[StepInfo, ...])
+assert_type(started.retry("charge"), list[str])
+assert_type(app.workflows("failed", stalled=True), Page[WorkflowInfo])
+app.workflows("done")  # E: arg-type
+app.start(charge.bind(1))  # E: arg-type
+
+
 async def use() -> None:
     assert_type(await fetch("u"), int)
     assert_type(await fetch.enqueue("u").aresult(), int)
@@ -96,6 +159,8 @@ async def use() -> None:
         yield ping.bind("h")
 
     await app.aenqueue_stream(calls())
+    assert_type(await app.astart(Workflow("order")), WorkflowHandle)
+    assert_type(await started.aresult(), dict[str, object])
     async with app.atransaction() as tx:
         assert_type(tx, AsyncTx)
         await tx.aexecute("SELECT 1")
@@ -123,6 +188,19 @@ def both(ctx: JobContext) -> int:
         assert_type(tx, Tx)
         tx.aexecute("SELECT 1")  # E: attr-defined
         return 1  # a transaction swallows no error, so nothing has to follow
+
+
+def grow(ctx: JobContext) -> None:
+    first = ctx.workflow.add(charge.bind(1), before="merge")
+    assert_type(first, Step[dict[str, int]])
+    assert_type(ctx.workflow.add(resize.bind("a", first.result["cents"]), after=[first, "b"], when="failed"), Step[str])
+    ctx.workflow.add(Workflow("inner"))  # E: arg-type
+    ctx.workflow.add(charge.bind(1), befor="merge")  # E: call-arg
+    ctx.workflow.add(resize.bind(first.result))  # E: call-overload
+    ctx.then(chain(charge.bind(1), resize.bind()))
+    ctx.then(group(charge.bind(1), charge.bind(2)))
+    ctx.then(Workflow("inner"))
+    ctx.then(charge)  # E: arg-type
 
 
 async def abide(ctx: JobContext) -> int:

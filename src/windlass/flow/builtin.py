@@ -14,8 +14,9 @@ import msgspec
 from msgspec.structs import replace
 
 from windlass.core.codec import fill
-from windlass.core.control import Await, Dead
+from windlass.core.control import Await, Dead, Discard
 from windlass.core.errors import ConfigError, PayloadError
+from windlass.core.join import SKIPPED
 from windlass.core.meta import StepFacts, decode_meta, encode_meta
 from windlass.core.model import NewJob, NewJoin, State, Wait, Write
 from windlass.engines.base import Store
@@ -152,7 +153,7 @@ def undo(ctx: JobContext, undos: list[Any]) -> list[str]:
         done = {step.name for step in steps if step.state is State.DONE}
         wanted = [(name, msgspec.convert(new, NewJob)) for name, new in reversed(undos) if name in done]
         if state_of(steps) != "failed" or not wanted:
-            return []
+            raise Discard(SKIPPED)  # not done: it has to look again when a dead step is retried
         home = workflow_join(facts.workflow)
         jobs: list[NewJob] = []
         joins = [NewJoin(join, home=home)]

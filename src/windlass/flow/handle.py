@@ -26,8 +26,8 @@ from windlass.core.spelling import spelled
 from windlass.core.units import Duration, duration_ms, nearest
 from windlass.engines.base import Inspector
 from windlass.flow.members import FlowProgress, eta_of
-from windlass.flow.reading import ReadStep, ReadWorkflow, WorkflowState, facts_of, read_workflow
-from windlass.flow.steps import edge_of, workflow_join
+from windlass.flow.reading import ReadStep, ReadWorkflow, WorkflowState, facts_of, own_of, read_workflow
+from windlass.flow.steps import UNDO, edge_of, workflow_join
 from windlass.flow.stuck import why_stalled
 from windlass.flow.workflow import Workflow, app_of
 from windlass.jobs.call import Call, Enqueuer
@@ -198,9 +198,9 @@ class WorkflowHandle(Struct, frozen=True, eq=False):
         there is nothing to run again or the steps are being undone, and ConfigError for a name that no step has.
         """
         found = self._read()
-        if any(one.facts.parent == "undo" for one in found.steps):
+        if any(one.facts.parent == UNDO for one in found.steps):
             raise TransitionRefused(f"workflow {self.id}: its steps are undone since it failed; start a new one")
-        wanted = [self._step(found, step)] if step is not None else [one for one in own(found) if is_dead(one)]
+        wanted = [self._step(found, step)] if step is not None else [one for one in own_of(found.steps) if is_dead(one)]
         ids: list[str] = []
         for one in wanted:
             if not is_dead(one):
@@ -214,8 +214,9 @@ class WorkflowHandle(Struct, frozen=True, eq=False):
                     WorkflowHandle(one.facts.sub, False, self.app).retry()
             ids.append(one.id)
         if not ids:
-            raise TransitionRefused(f"workflow {self.id} has no dead step; it is {found.state}")
-        move(self._engine, Action.RETRY, ids)
+            raise TransitionRefused(f"workflow {self.id} has no dead step; its state is {found.state}")
+        looks = [one.id for one in found.steps if one.name == UNDO and one.was_skipped]  # if this goes wrong again
+        move(self._engine, Action.RETRY, [*ids, *looks])
         return [one.name for one in wanted]
 
     async def aretry(self, step: str | None = None) -> list[str]:
@@ -275,11 +276,6 @@ def gone(id: str) -> ResultExpired:
     return ResultExpired(
         f"there is no workflow {id!r}: it never was, or it ended longer ago than keep_done; check the id", id
     )
-
-
-def own(found: ReadWorkflow) -> list[ReadStep]:
-    """The steps that were not made by others."""
-    return [one for one in found.steps if not one.facts.parent]
 
 
 def is_dead(step: ReadStep) -> bool:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import TypeVar
 
 from windlass.core.aio import hop
-from windlass.core.errors import TransitionRefused
+from windlass.core.errors import ConfigError, TransitionRefused
 from windlass.core.meta import StepFacts
 from windlass.core.model import Write
 from windlass.core.spelling import spelled
 from windlass.engines.base import Inspector
 from windlass.flow.reading import members_of, read_steps
-from windlass.flow.steps import Steps, edge_of, workflow_join
+from windlass.flow.steps import UNDO, Steps, edge_of, forward_join, listed, workflow_join
+from windlass.flow.workflow import Workflow
 from windlass.jobs.call import Call
 from windlass.jobs.results import After, Step, When
 
@@ -52,9 +53,11 @@ class RunningWorkflow:
         ``Workflow.add``; also steps that are stored already can be named. *Blocking* where one of those is named.
         Raises ConfigError, PayloadError, and TransitionRefused for a ``before`` that does not wait for this step.
         """
+        if isinstance(call, Workflow):
+            raise ConfigError(f"{self!r}: add({call!r}): a running step adds calls; ctx.then() starts a workflow")
         held = (before,) if isinstance(before, str) else tuple(before)
         joins = tuple(self._check_waits(one) for one in held)
-        given = [after] if isinstance(after, Step | str) else list(after)
+        given = listed(after, f"{self!r}")
         if any(isinstance(one, str) and one not in self._steps for one in given) and not self._steps.known:
             stored = read_steps(self._engine, workflow_join(self.id))
             self._steps.known.update((step.name, step.id) for step in stored)
@@ -85,5 +88,8 @@ class RunningWorkflow:
         """Give what is stored of what was added; None: nothing was."""
         if not len(self._steps):
             return None
-        parts = self._steps.parts([workflow_join(self.id)])
+        all_in = [workflow_join(self.id)]
+        if self.step.partition("/")[0] != UNDO:  # their end is waited for, too, before others are undone
+            all_in.append(forward_join(self.id))
+        parts = self._steps.parts(all_in)
         return Write(tuple(call.new for call in parts.calls), joins=tuple(parts.joins))

@@ -29,6 +29,7 @@ __all__ = [
     "WorkflowState",
     "facts_of",
     "members_of",
+    "own_of",
     "read_steps",
     "read_workflow",
     "state_of",
@@ -159,17 +160,29 @@ def read_workflow(engine: Inspector, id: str) -> ReadWorkflow | None:
 
 def leaves_of(steps: Sequence[ReadStep]) -> list[ReadStep]:
     """The steps that no other one waits for, but for those that were made while it ran."""
-    waited = {name for step in steps for name in step.facts.after}
-    return [step for step in steps if not step.facts.parent and step.name not in waited]
+    own = [step for step in steps if not step.facts.parent]
+    waited = {name for step in own for name in step.facts.after}
+    return [step for step in own if step.name not in waited]
+
+
+def own_of(steps: Iterable[ReadStep]) -> list[ReadStep]:
+    """The steps whose ends count for the whole.
+
+    That is all but those for which the step that made them answers: it is done only when they are, as one that expands
+    a result. One that added steps while it ran was done before they ran.
+    """
+    steps = [*steps]
+    undone = {step.name for step in steps if step.state is not State.DONE}
+    return [step for step in steps if step.facts.parent not in undone]
 
 
 def state_of(steps: Iterable[ReadStep]) -> WorkflowState:
     """What has become of steps that have all ended.
 
     A failure is dealt with when a step that waits for it (``when`` failed or any_failed) is done. One that is not makes
-    the whole failed, and a step that somebody called off makes it cancelled. Jobs that a step made are its own matter.
+    the whole failed, and a step that somebody called off makes it cancelled.
     """
-    own = [step for step in steps if not step.facts.parent]
+    own = own_of(steps)
     dealt_with = {
         name
         for step in own

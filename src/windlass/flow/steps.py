@@ -24,12 +24,14 @@ from windlass.jobs.call import Call, Enqueuer, call_of, check_call
 from windlass.jobs.results import After, Step, StepResult, When, results_in
 
 __all__ = [
+    "UNDO",
     "Added",
     "Parts",
     "Steps",
     "decode_facts",
     "edge_of",
     "forward_join",
+    "listed",
     "own_join_of",
     "step_id",
     "workflow_join",
@@ -41,6 +43,7 @@ WAITS: Final[dict[str, tuple[Ends, int]]] = {
     "succeeded": ("ok", 0), "failed": ("bad", 0), "any_failed": ("bad", 1), "finished": ("end", 0),
 }  # fmt: skip
 NAME_MAX: Final = 80  # characters of a step's name
+UNDO: Final = "undo"  # the step that undoes others
 
 
 def workflow_join(workflow: str) -> str:
@@ -66,6 +69,15 @@ def own_join_of(workflow: str, step: str) -> str:
 def step_id(workflow: str, step: str) -> str:
     """The id of the job that a step is, if its call has not chosen one."""
     return f"{workflow}:{step}"
+
+
+def listed(after: After, where: str) -> list[Step[object] | str]:
+    """Give the steps to wait for as a list. Raises ConfigError for what is none."""
+    if isinstance(after, Step | str):
+        return [after]
+    if isinstance(after, StepResult) or not isinstance(after, Iterable):
+        raise ConfigError(f"{where}: after is {after!r}; give steps, as add() gives them, or their names")
+    return list(after)
 
 
 class Added(Struct):
@@ -95,6 +107,7 @@ class Steps:
         self.app: Enqueuer | None = None
         self.foreign: list[Step[object]] = []  # of the workflow around this one: results of theirs are asked for
         self.known: dict[str, str] = {}  # the ids of steps that are stored already
+        self.reserved = ""  # a name that no step of the caller has
         self._owner = owner
         self._parent = parent
         self._added: dict[str, Added] = {}
@@ -162,27 +175,32 @@ class Steps:
         return step
 
     def _name(self, name: str | None, job: str) -> str:
-        if name is None:
-            base = name = f"{self._parent}/{job}" if self._parent else job
-            number = 1
-            while name in self:
-                number += 1
-                name = f"{base}-{number}"
-            return name
-        if not isinstance(name, str) or not 1 <= len(name) <= NAME_MAX or UNSAFE.search(name) or ":" in name:
+        given = job if name is None else name
+        if (
+            not isinstance(given, str)
+            or not 1 <= len(given) <= NAME_MAX
+            or UNSAFE.search(given)
+            or ":" in given
+            or "/" in given
+        ):
             raise ConfigError(
-                f"{self._owner!r}: the step name {name!r} is none; use 1 to {NAME_MAX} characters, none of them a "
-                "colon or a control character"
+                f"{self._owner!r}: {given!r} cannot be the name of a step; give a name= of 1 to {NAME_MAX} characters, "
+                "none of them a colon, a slash or a control character"
             )
-        if self._parent:
-            name = f"{self._parent}/{name}"
-        if name in self:
-            raise ConfigError(f"{self._owner!r} has a step {name!r} already; give this one another name=")
-        return name
+        if given == self.reserved:
+            raise ConfigError(f"{self._owner!r}: {given!r} is the step that undoes others; give this one another name=")
+        full = base = f"{self._parent}/{given}" if self._parent else given
+        if name is not None and full in self:
+            raise ConfigError(f"{self._owner!r} has a step {full!r} already; give this one another name=")
+        number = 1
+        while full in self:
+            number += 1
+            full = f"{base}-{number}"
+        return full
 
     def _after(self, after: After, where: str, results: Sequence[StepResult]) -> tuple[str, ...]:
         """The names of the steps that are waited for."""
-        given = [after] if isinstance(after, Step | str) else list(after)
+        given = listed(after, where)
         names: dict[str, None] = {}
         for one in [*given, *(cast("Step[object]", result.step) for result in results)]:
             if isinstance(one, Step):

@@ -6,7 +6,7 @@ time, the jobs of ``flow.builtin``. Invariant: a workflow is known by its id, so
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, get_args, overload
 
 import msgspec
@@ -20,7 +20,7 @@ from windlass.core.units import Duration, duration_ms, nearest
 from windlass.flow.builtin import expand_job, subflow_job, undo_job
 from windlass.flow.members import WATCH_MS
 from windlass.flow.reading import WorkflowFacts
-from windlass.flow.steps import Parts, Steps, decode_facts, forward_join, workflow_join
+from windlass.flow.steps import UNDO, Parts, Steps, decode_facts, forward_join, listed, workflow_join
 from windlass.jobs.call import Call, Enqueuer, call_of
 from windlass.jobs.results import After, Step, StepResult, When
 from windlass.settings import Settings
@@ -29,10 +29,10 @@ __all__ = ["OnStall", "Workflow", "app_of"]
 
 R = TypeVar("R")
 
+Undo: TypeAlias = "Call[object] | Callable[[Step[R]], Call[object]]"
 OnStall: TypeAlias = Literal["retry", "alert", "cancel"]
 
 ID_MAX: Final = 100  # characters: the ids of its steps are longer
-UNDO: Final = "undo"  # the step that undoes others
 
 
 @spelled
@@ -73,6 +73,8 @@ class Workflow:
         self.deadline_ms = _length(deadline, f"{where}: deadline")
         self.on_stall = on_stall
         self._steps = Steps(self.id, self)
+        self._steps.reserved = UNDO
+        self._is_given = False  # to start(), or as a step of another: nobody would see what comes later
         self._subs: dict[str, Workflow] = {}
         self._undo: dict[str, Call[object]] = {}
         self._results: set[str] = set()  # the joins of steps whose results those take
@@ -91,7 +93,7 @@ class Workflow:
         name: str | None = None,
         after: After = (),
         when: When = "succeeded",
-        undo: Call[object] | None = None,
+        undo: Undo[R] | None = None,
     ) -> Step[R]: ...
     @overload
     def add(
@@ -101,7 +103,7 @@ class Workflow:
         name: str | None = None,
         after: After = (),
         when: When = "succeeded",
-        undo: Call[object] | None = None,
+        undo: Undo[dict[str, Any]] | None = None,
     ) -> Step[dict[str, Any]]: ...
     def add(
         self,
@@ -110,7 +112,7 @@ class Workflow:
         name: str | None = None,
         after: After = (),
         when: When = "succeeded",
-        undo: Call[object] | None = None,
+        undo: Undo[Any] | None = None,
     ) -> Step[Any]:
         """Add a step: a call, or a whole workflow, whose result is then the results of its last steps by name.
 
@@ -121,8 +123,10 @@ class Workflow:
         of a step that has none is None.
 
         ``undo`` runs when this step is done and the workflow has failed: the last step that is done is undone first.
+        It is a call, or what makes one of the step: ``undo=lambda paid: refund.bind(paid.result["receipt"])``.
         Raises ConfigError or PayloadError for what can never be a step.
         """
+        self._check_open("add()")
         if isinstance(call, Workflow):
             step: Step[Any] = self._add_workflow(call, name, after, when)
         else:
@@ -147,6 +151,7 @@ class Workflow:
         when one of them does, after all have ended. At most 10,000 items. Raises as ``add``.
         """
         where = f"{self!r}: expand()"
+        self._check_open("expand()")
         call_of(call, where)
         if not isinstance(over, StepResult):
             raise ConfigError(
@@ -168,7 +173,7 @@ class Workflow:
             raise ConfigError(f"{where}: deadline= and stall_after= belong to the outermost workflow")
         app = app_of(sub)
         assert app is not None
-        before = [*([after] if isinstance(after, Step | str) else after)]
+        before = listed(after, where)
         for one in sub._steps.foreign:
             if one.workflow != self.id:
                 raise ConfigError(f"{where}: it takes a result of {one!r}, which is no step of this workflow")
@@ -179,14 +184,26 @@ class Workflow:
         job = subflow_job(app, write, sub.id, parts.calls[0].queue)
         step: Step[Any] = self._steps.add(job, name or sub.name, before, when, sub=sub.id)
         self._subs[step.name] = sub
+        sub._is_given = True
         return step
 
-    def _undoing(self, undo: Call[object], step: Step[object]) -> Call[object]:
+    def _check_open(self, what: str) -> None:
+        if self._is_given:
+            raise ConfigError(
+                f"{self!r}: {what}: it was started, or added to another workflow, already, and this step would not be "
+                "stored; add it before that, or let a running step add it with ctx.workflow.add()"
+            )
+
+    def _undoing(self, undo: Undo[Any], step: Step[Any]) -> Call[object]:
         """Give the call that undoes a step, as a step of its own."""
+        if callable(undo) and not hasattr(undo, "spec"):  # a job is told that it is no call
+            undo = undo(step)
+        undo = call_of(undo, f"{self!r}: undo of step {step.name!r}")
         steps = Steps(self.id, self, UNDO)
         steps.app = self._steps.app
         steps.known = {one.step.name: one.step.id for one in self._steps}
         steps.add(undo, step.name, step, "finished")
+        self._steps.foreign += steps.foreign
         (call,) = steps.parts([]).calls
         self._results |= {ref.join for ref in decode_facts(call).refs}
         return replace(call, new=replace(call.new, waits=None))
@@ -195,6 +212,7 @@ class Workflow:
         """Give what is stored of it; see ``jobs.call.Composition``."""
         keep_ms = max(settings.keep_done, settings.id_keep) if self.has_own_id else settings.keep_done
         parts = self.parts(keep_ms)
+        self._is_given = True
         return parts.calls, parts.joins
 
     def parts(self, keep_ms: int, parent: str = "") -> Parts:

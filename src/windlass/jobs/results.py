@@ -62,11 +62,26 @@ class StepResult:
             raise TypeError(f"{self!r}[{part}]: places count from 0; how many there are shows when the step is done")
         return StepResult(self.step, (*self.path, part))
 
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("_") or name in self.__slots__:
+            raise AttributeError(name)
+        raise AttributeError(f"{self!r}.{name}: it is known when the step is done; write [{name!r}] for a part of it")
+
     def __iter__(self) -> object:
         raise TypeError(f"{self!r} is known when the step is done; expand() makes a job of each of its items")
 
     def __bool__(self) -> bool:
         raise TypeError(f"{self!r} is known when the step is done; decide by when= or in a job of your own")
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self)
+
+    __hash__ = object.__hash__
+
+    def __str__(self) -> str:
+        raise TypeError(
+            f"{self!r} is known when the step is done, so no text can be made of it here; do that in the job"
+        )
 
 
 def results_in(args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[int | str, StepResult]:
