@@ -300,6 +300,8 @@ def test_steps_that_are_done_are_undone_in_reverse_when_the_workflow_fails(shop:
     burst()
     assert shop.did == ["pay", "pack 1", "pack 2", "ship", "pack 20", "refund"]
     assert handle.state == "failed"
+    assert handle.step("undo").result(1) == ["undo/pack-2", "undo/pack"]
+    assert [step.name for step in handle.steps()][-2:] == ["undo/pack-2", "undo/pack"]
     with pytest.raises(TransitionRefused, match="undone"):
         handle.retry()
 
@@ -328,6 +330,7 @@ def test_nothing_is_undone_when_all_goes_well_or_the_failure_is_dealt_with(shop:
     handle = shop.app.start(flow)
     burst()
     assert (handle.state, "refund" in shop.did) == ("succeeded", False)
+    assert handle.result(1) == {"pay": {"receipt": "r1"}, "pack": "brown 1"}
 
 
 def test_a_running_step_adds_steps_that_others_wait_for(app: Windlass, shop: Shop, burst: Burst) -> None:

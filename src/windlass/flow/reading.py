@@ -19,7 +19,7 @@ from windlass.core.meta import StepFacts, decode_meta
 from windlass.core.model import FINISHED, State
 from windlass.core.rows import JobFilter, JobRow, JoinRow, Member
 from windlass.engines.base import Inspector
-from windlass.flow.steps import workflow_join
+from windlass.flow.steps import UNDO, workflow_join
 
 __all__ = [
     "PAGE",
@@ -163,8 +163,8 @@ def read_workflow(engine: Inspector, id: str) -> ReadWorkflow | None:
 
 
 def leaves_of(steps: Sequence[ReadStep]) -> list[ReadStep]:
-    """The steps that no other one waits for, but for those that were made while it ran."""
-    waited = {name for step in steps for name in step.facts.after}
+    """The steps that no other one waits for, but for those that were made while it ran, and what undoes others."""
+    waited = {name for step in steps for name in step.facts.after} | {UNDO}
     return [step for step in steps if not step.facts.parent and step.name not in waited]
 
 

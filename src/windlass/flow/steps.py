@@ -24,6 +24,7 @@ from windlass.jobs.call import Call, Enqueuer, call_of, check_call
 from windlass.jobs.results import After, Step, StepResult, When, results_in
 
 __all__ = [
+    "UNDO",
     "Added",
     "Parts",
     "Steps",
@@ -41,6 +42,7 @@ WAITS: Final[dict[str, tuple[Ends, int]]] = {
     "succeeded": ("ok", 0), "failed": ("bad", 0), "any_failed": ("bad", 1), "finished": ("end", 0),
 }  # fmt: skip
 NAME_MAX: Final = 80  # characters of a step's name
+UNDO: Final = "undo"  # the step that undoes others
 
 
 def workflow_join(workflow: str) -> str:

@@ -19,7 +19,7 @@ from windlass.core.spelling import spelled
 from windlass.core.units import Duration, duration_ms, nearest
 from windlass.flow.builtin import expand_job, subflow_job, undo_job
 from windlass.flow.reading import WorkflowFacts
-from windlass.flow.steps import Parts, Steps, decode_facts, forward_join, workflow_join
+from windlass.flow.steps import UNDO, Parts, Steps, decode_facts, forward_join, workflow_join
 from windlass.jobs.call import Call, Enqueuer, call_of
 from windlass.jobs.results import After, Step, StepResult, When
 from windlass.settings import Settings
@@ -31,7 +31,6 @@ R = TypeVar("R")
 OnStall: TypeAlias = Literal["retry", "alert", "cancel"]
 
 ID_MAX: Final = 100  # characters: the ids of its steps are longer
-UNDO: Final = "undo"  # the step that undoes others
 
 
 @spelled
