@@ -317,6 +317,21 @@ def test_an_undo_takes_the_result_of_its_step(shop: Shop, burst: Burst) -> None:
     assert handle.step("undo/pack").result(1) == "parcel 9 r1"
 
 
+def test_a_job_whose_name_is_no_name_of_a_step_gets_another_one(app: Windlass, burst: Burst) -> None:
+    did: list[int] = []
+    back = app.job(name="undo")(lambda n: did.append(n))
+    both = app.job(name="a:b")(lambda: [1, 2])
+    broken = app.job(name="broken")(lambda: 1 / 0)
+    flow = Workflow("w", id="w")
+    steps = [flow.add(back.bind(1), undo=back.bind(-1)), flow.add(both.bind())]
+    steps += [flow.expand(back.bind(), over=steps[1].result), flow.add(broken.bind(), after=steps)]
+    assert [step.name for step in steps] == ["undo-2", "a.b", "undo-3", "broken"]
+    handle = app.start(flow)
+    burst()
+    assert (handle.state, sorted(did)) == ("failed", [-1, 1, 1, 2])
+    assert handle.step("undo").result(1) == ["undo/undo-2"]
+
+
 def test_nothing_is_undone_when_all_goes_well_or_the_failure_is_dealt_with(shop: Shop, burst: Burst) -> None:
     flow = Workflow("w", id="w")
     flow.add(shop.pay.bind(1), undo=shop.refund.bind(1))
@@ -382,6 +397,8 @@ def test_bad_input_is_told_where_it_is_written(app: Windlass, shop: Shop) -> Non
         (lambda: flow.add(shop.ship.bind(1), after=paid, when="fails"), "it is one of"),  # type: ignore[call-overload]
         (lambda: flow.add(shop.ship), "is not a call"),  # type: ignore[call-overload]
         (lambda: flow.add(shop.ship.bind(1), name="a:b"), "a colon"),
+        (lambda: flow.add(shop.ship.bind(1), name="pack/1"), "a slash"),
+        (lambda: flow.add(shop.ship.bind(1), name="undo"), "'undo' is what undoes"),
         (lambda: flow.add(shop.ship.options(connection=object()).bind(1)), "give it to start()"),
         (lambda: flow.add(flow), "no step of itself"),
         (lambda: flow.add(Workflow("e")), "has no steps"),

@@ -21,7 +21,7 @@ from windlass.core.model import NewJob, NewJoin, State, Wait, Write
 from windlass.engines.base import Store
 from windlass.flow.members import MEMBERS_MAX
 from windlass.flow.reading import read_steps, read_workflow, state_of
-from windlass.flow.steps import forward_join, workflow_join
+from windlass.flow.steps import UNDO_JOB, forward_join, workflow_join
 from windlass.jobs.call import Call, Enqueuer
 from windlass.jobs.context import JobContext
 from windlass.jobs.definition import Job, define
@@ -31,7 +31,6 @@ __all__ = ["builtin_specs", "expand_job", "subflow_job", "undo_job"]
 
 EXPAND: Final = "windlass.expand"
 SUBFLOW: Final = "windlass.workflow"
-UNDO: Final = "windlass.undo"
 
 
 def builtin_specs(app: Enqueuer) -> dict[str, Callable[[], JobSpec]]:
@@ -135,7 +134,7 @@ def subflow(ctx: JobContext, workflow: str, write: Any) -> dict[str, object]:
 
 def undo_job(app: Enqueuer, undos: list[tuple[str, NewJob]]) -> Call[object]:
     """Make the call of a step that undoes others: names of steps, in the order of the workflow, and their jobs."""
-    job = _define(UNDO, app).options(queue=undos[0][1].queue)
+    job = _define(UNDO_JOB, app).options(queue=undos[0][1].queue)
     return job.bind([[name, plain(new)] for name, new in undos])
 
 
@@ -196,4 +195,4 @@ def engine_of(ctx: JobContext) -> Store:
     return ctx._run.engine
 
 
-BODIES: Final[dict[str, Callable[..., object]]] = {EXPAND: expand, SUBFLOW: subflow, UNDO: undo}
+BODIES: Final[dict[str, Callable[..., object]]] = {EXPAND: expand, SUBFLOW: subflow, UNDO_JOB: undo}

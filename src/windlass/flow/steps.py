@@ -25,6 +25,7 @@ from windlass.jobs.results import After, Step, StepResult, When, results_in
 
 __all__ = [
     "UNDO",
+    "UNDO_JOB",
     "Added",
     "Parts",
     "Steps",
@@ -43,6 +44,7 @@ WAITS: Final[dict[str, tuple[Ends, int]]] = {
 }  # fmt: skip
 NAME_MAX: Final = 80  # characters of a step's name
 UNDO: Final = "undo"  # the step that undoes others
+UNDO_JOB: Final = "windlass.undo"
 
 
 def workflow_join(workflow: str) -> str:
@@ -119,11 +121,15 @@ class Steps:
         when: str,
         joins: tuple[str, ...] = (),
         sub: str = "",
+        label: str = "",
     ) -> Step[R]:
-        """Add a step. Raises ConfigError or PayloadError for what can never be one."""
+        """Add a step. A name that is left out is made of ``label``, or of the name of the job.
+
+        Raises ConfigError or PayloadError for what can never be one.
+        """
         owner = self._owner
         call_of(call, f"{owner!r}")
-        name = self._name(name, call.name)
+        name = self._name(name, label or call.name)
         where = f"{owner!r}: step {name!r}"
         self.app = check_app(call, self.app, where)
         if call.connection is not None:
@@ -165,17 +171,20 @@ class Steps:
 
     def _name(self, name: str | None, job: str) -> str:
         if name is None:
+            job = job.replace(":", ".")
             base = name = f"{self._parent}/{job}" if self._parent else job
             number = 1
-            while name in self:
+            while name in self or name == UNDO:
                 number += 1
                 name = f"{base}-{number}"
             return name
-        if not isinstance(name, str) or not 1 <= len(name) <= NAME_MAX or UNSAFE.search(name) or ":" in name:
+        if not isinstance(name, str) or not 1 <= len(name) <= NAME_MAX or UNSAFE.search(name) or {*":/"} & {*name}:
             raise ConfigError(
                 f"{self._owner!r}: the step name {name!r} is none; use 1 to {NAME_MAX} characters, none of them a "
-                "colon or a control character"
+                "colon, a slash or a control character"
             )
+        if name == UNDO and job != UNDO_JOB and not self._parent:
+            raise ConfigError(f"{self._owner!r}: the step {UNDO!r} is what undoes others; give this one another name=")
         if self._parent:
             name = f"{self._parent}/{name}"
         if name in self:
