@@ -25,6 +25,7 @@ Fleets = Callable[..., Fleet]
 Figure = Callable[[str, object], None]
 Flows = Sequence[tuple[str, int]]  # ids and seeds
 
+LOOKED = 0.1  # part of the times at which a workflow is asked whether it is stalled
 DEATHS = {"max_crashes": 1_000, "max_interruptions": 1_000}  # no process dies of a job here
 POINTS = [*BY_WORKER, *BY_SUPERVISOR]
 NTH = {"exchange": [1, 4, 15, 40], "extend": [2], "maintain": [1, 3]}
@@ -147,21 +148,19 @@ def storm(
     handles = [fleet.app.workflow(id) for id, _ in flows]
     hits = ["kill"] * kills + ["kill tree"] * tree_kills + ["stop"] * stops
     rng.shuffle(hits)
+    after = sorted(rng.uniform(0.05, 0.7) * STEPS * len(flows) for _ in hits)  # runs; there are more of them
     tree = fleet.start(processes=2, threads=4, **(crash or {}))
-    due = 0.0
 
     def left() -> int:
-        nonlocal tree, due
+        nonlocal tree
         if not tree.runs:
             tree.kill_all()
             tree = fleet.start(processes=2, threads=4, **(crash or {}))
-        now = time.monotonic()
-        if now >= due:
-            due = now + rng.uniform(0.1, 0.6)
-            seen.alarms += [why for one in handles if (why := one.info().stalled) is not None]
-            pids = fleet.worker_pids(tree)
-            if hits and pids and fleet.running_on():
-                hit(fleet, tree, hits.pop(), sorted(pids)[rng.randrange(len(pids))])
+        if rng.random() < LOOKED and (why := rng.choice(handles).info().stalled) is not None:
+            seen.alarms.append(why)
+        pids = sorted(fleet.worker_pids(tree))
+        if hits and pids and len(fleet.runs()) > after[-len(hits)]:
+            hit(fleet, tree, hits.pop(), rng.choice(pids))
         return fleet.open_jobs()
 
     fleet.until_none(left, "every workflow to end")
@@ -169,6 +168,8 @@ def storm(
     worked = {run.pid for run in fleet.runs()}
     seen.healthy = {pid for pid in worked if alive(pid)}
     seen.deaths = len(worked - seen.healthy)
+    if hits:  # what came too late is still met by processes that have nothing to do
+        hit(fleet, tree, hits.pop(), min(fleet.until(lambda: fleet.worker_pids(tree), "a worker to live")))
     return seen
 
 
