@@ -20,12 +20,13 @@ from typing import Any
 
 import apsw
 
-from windlass import JobContext, Windlass
+from windlass import Constant, JobContext, Retry, Windlass
 from windlass.core.clock import SystemClock
 from windlass.core.work import Lease
 from windlass.events import StoreRolledBack
 
 DEFINED: list[tuple[Callable[..., Any], dict[str, Any]]] = []
+INSTALLED: dict[str, Any] = {}  # by the last call of ``install``; a process that runs jobs has one application
 HOARD_LIMIT = 512 * 1024 * 1024  # bytes beyond what the process has, for the job that wants too much
 FOREVER = 10_000_000_000  # bytes
 
@@ -42,7 +43,8 @@ def job(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 def install(app: Windlass) -> SimpleNamespace:
     """Define all jobs on an application; give them by name."""
-    return SimpleNamespace(**{options["name"]: app.job(**options)(fn) for fn, options in DEFINED})
+    INSTALLED.update({options["name"]: app.job(**options)(fn) for fn, options in DEFINED})
+    return SimpleNamespace(**INSTALLED)
 
 
 class SkewedClock(SystemClock):
@@ -198,6 +200,51 @@ def book(ctx: JobContext) -> None:
     """Write into the engine's own database, and complete, in one transaction."""
     with ctx.transaction() as tx:
         tx.execute("INSERT INTO bookings VALUES (?)", (ctx.id,))
+
+
+# -- steps of workflows: each has an effect, fails so many attempts, and gives a number made of what it takes --
+
+MOST = 1_000_003
+TWICE = Retry(attempts=2, backoff=Constant("10ms"))
+
+
+def worth(value: Any) -> int:
+    """The number that a result counts for: 0 for none, and the sum of a list or of a mapping."""
+    parts = value.values() if isinstance(value, dict) else value
+    return sum(map(worth, parts)) % MOST if isinstance(value, dict | list) else int(value or 0)
+
+
+@job(retry=TWICE)
+def node(ctx: JobContext, *taken: Any, fails: int = 0) -> int:
+    effect(ctx.idempotency_key, ctx.fence)
+    if ctx.attempt <= fails:
+        raise ValueError(f"attempt {ctx.attempt} fails")
+    return (1 + sum(map(worth, taken))) % MOST
+
+
+@job(retry=TWICE)
+def listing(ctx: JobContext, count: int) -> list[int]:
+    effect(ctx.idempotency_key, ctx.fence)
+    ctx.progress(1, 1)
+    return list(range(count))
+
+
+@job(retry=TWICE)
+def item(ctx: JobContext, number: int, broken: list[int]) -> int:
+    effect(ctx.idempotency_key, ctx.fence)
+    if number in broken:
+        raise ValueError(f"item {number} fails")
+    return number
+
+
+@job(retry=TWICE)
+def grow(ctx: JobContext, count: int, before: str) -> None:
+    """Add steps that another one waits for, each after the one before it."""
+    effect(ctx.idempotency_key, ctx.fence)
+    ctx.progress(1, 1)
+    last: Any = ()
+    for _ in range(count):
+        last = ctx.workflow.add(INSTALLED["node"].bind(), after=last, before=before)
 
 
 @job()

@@ -94,14 +94,13 @@ def expand(ctx: JobContext, items: object, template: Any, at: Any) -> list[objec
 
 def _item(new: NewJob, at: int | str, number: int, value: object, of: int, facts: StepFacts, join: str) -> NewJob:
     name = f"{facts.name}/{number:0{len(str(of))}}"
-    meta = decode_meta(None if new.meta is None else new.meta.encode())
-    meta = replace(meta, step=StepFacts(facts.workflow, name, number, (), "succeeded", facts.name))
+    step = StepFacts(facts.workflow, name, number, (), "succeeded", facts.name)
     payload = fill(new.payload.encode(), [(at, msgspec.json.encode(value))]).decode()
     return replace(
         new,
         id=f"{facts.workflow}:{name}",
         payload=payload,
-        meta=encode_meta(meta),
+        meta=with_step(new, step),
         joins=(*new.joins, join, workflow_join(facts.workflow)),
     )
 
@@ -157,8 +156,9 @@ def undo(ctx: JobContext, undos: list[Any]) -> list[str]:
         home = workflow_join(facts.workflow)
         jobs: list[NewJob] = []
         joins = [NewJoin(join, home=home)]
-        for number, (_, new) in enumerate(wanted):
-            new = replace(new, joins=(*new.joins, join, home))
+        for number, (name, new) in enumerate(wanted):
+            step = StepFacts(facts.workflow, f"{facts.name}/{name}", number, (name,), "finished", facts.name)
+            new = replace(new, joins=(*new.joins, join, home), meta=with_step(new, step))
             if number:  # one after the other, however that ends: each that can be undone is
                 before = f"{join}:{wanted[number - 1][0]}"
                 joins.append(NewJoin(before, home=home))
@@ -172,6 +172,11 @@ def undo(ctx: JobContext, undos: list[Any]) -> list[str]:
     if bad := [step.name for step in steps if step.state is not State.DONE]:
         raise Dead(f"not undone, of workflow {facts.workflow}: {', '.join(bad)}")
     return [step.name for step in steps]
+
+
+def with_step(new: NewJob, step: StepFacts) -> str | None:
+    """What a job says of itself, with the step that it is."""
+    return encode_meta(replace(decode_meta(None if new.meta is None else new.meta.encode()), step=step))
 
 
 def plain(value: object) -> Any:

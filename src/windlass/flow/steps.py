@@ -130,11 +130,15 @@ class Steps:
         when: str,
         joins: tuple[str, ...] = (),
         sub: str = "",
+        label: str = "",
     ) -> Step[R]:
-        """Add a step. Raises ConfigError or PayloadError for what can never be one."""
+        """Add a step. A name that is left out is made of ``label``, or of the name of the job.
+
+        Raises ConfigError or PayloadError for what can never be one.
+        """
         owner = self._owner
         call_of(call, f"{owner!r}")
-        name = self._name(name, call.name)
+        name = self._name(name, label or call.name)
         where = f"{owner!r}: step {name!r}"
         self.app = check_app(call, self.app, where)
         if call.connection is not None:

@@ -116,7 +116,7 @@ class Workflow:
     ) -> Step[Any]:
         """Add a step: a call, or a whole workflow, whose result is then the results of its last steps by name.
 
-        ``name`` defaults to the name of the job, numbered when it is repeated. ``after`` are the steps it waits for;
+        ``name`` defaults to the name of the job, numbered when it is taken. ``after`` are the steps it waits for;
         whose result it takes is one of them anyway. ``when`` says how these must end: ``succeeded`` (all), ``failed``
         (all), ``any_failed`` (one is enough, and the others need not have ended) or ``finished`` (all, in any way).
         When that cannot come true any more the step is skipped. With another ``when`` than ``succeeded`` the result
@@ -159,7 +159,7 @@ class Workflow:
                 "Of a list that is known now, add() each item"
             )
         job = expand_job(call.maker.enqueuer, call, where)
-        return cast("Step[list[R]]", self._steps.add(job(over), name or call.name, after, when))
+        return cast("Step[list[R]]", self._steps.add(job(over), name, after, when, label=call.name))
 
     def _add_workflow(self, sub: Workflow, name: str | None, after: After, when: str) -> Step[dict[str, Any]]:
         where = f"{self!r}: add({sub!r})"
