@@ -16,7 +16,14 @@ from windlass.core.clock import ManualClock
 from windlass.engines.redis import RedisEngine
 from windlass.engines.redis.reading import decode_rest
 from windlass.engines.redis.wire import PREFIX, SUFFIX, pack
-from windlass.testing.conformance import EngineConformance, GuardMachine, Harness, HoldMachine, build_machine
+from windlass.testing.conformance import (
+    EngineConformance,
+    GuardMachine,
+    Harness,
+    HoldMachine,
+    JoinMachine,
+    build_machine,
+)
 from windlass.testing.conformance.harness import upkeep
 
 
@@ -158,5 +165,14 @@ TestRedisGuardMachine = build_machine(
 TestRedisHoldMachine = build_machine(
     lambda: RedisHarness(SERVERS["server"]), base=HoldMachine, max_examples=30, steps=40
 ).TestCase
+TestRedisJoinMachine = build_machine(
+    lambda: RedisHarness(SERVERS["server"]), base=JoinMachine, max_examples=10, steps=30
+).TestCase
 TestRedisClusterMachine = build_machine(lambda: RedisHarness(SERVERS["cluster"]), max_examples=10).TestCase
 TestRedisSentinelMachine = build_machine(lambda: RedisHarness(SERVERS["sentinel"]), max_examples=10).TestCase
+TestRedisClusterJoinMachine = build_machine(
+    lambda: RedisHarness(SERVERS["cluster"]), base=JoinMachine, max_examples=4, steps=20
+).TestCase
+TestRedisSentinelJoinMachine = build_machine(
+    lambda: RedisHarness(SERVERS["sentinel"]), base=JoinMachine, max_examples=4, steps=20
+).TestCase

@@ -12,7 +12,14 @@ import pytest
 
 from windlass.core.clock import ManualClock
 from windlass.engines.sqlite import SqliteEngine
-from windlass.testing.conformance import EngineConformance, GuardMachine, Harness, HoldMachine, build_machine
+from windlass.testing.conformance import (
+    EngineConformance,
+    GuardMachine,
+    Harness,
+    HoldMachine,
+    JoinMachine,
+    build_machine,
+)
 
 CORRUPT = "UPDATE windlass_jobs SET payload = ? WHERE id = ?"
 
@@ -90,6 +97,7 @@ class TestSqliteMemory(EngineConformance):
 TestSqliteMemoryMachine = build_machine(MemoryHarness).TestCase
 TestSqliteGuardMachine = build_machine(MemoryHarness, base=GuardMachine, max_examples=20, steps=30).TestCase
 TestSqliteHoldMachine = build_machine(MemoryHarness, base=HoldMachine, max_examples=40, steps=40).TestCase
+TestSqliteJoinMachine = build_machine(MemoryHarness, base=JoinMachine, max_examples=20, steps=30).TestCase
 TestSqliteFileMachine = build_machine(lambda: FileHarness("normal"), max_examples=20).TestCase
 
 

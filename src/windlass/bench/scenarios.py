@@ -23,6 +23,7 @@ from windlass.core.clock import from_ms
 from windlass.core.errors import ConfigError
 from windlass.core.ids import new_id
 from windlass.core.work import Kind, LeaseRef, Outcome, Want, WorkerInfo
+from windlass.flow.chain import chain
 from windlass.jobs.call import Call
 
 __all__ = ["SCENARIOS", "Figure"]
@@ -85,6 +86,25 @@ def drain_async(lab: Lab) -> Iterator[Figure]:
             noop = AsyncJobs(app).noop
             took = _drain(lab, app, [noop.bind(n) for n in range(lab.jobs)], "async_app", processes=processes)
         yield _drained("drain-async", lab.jobs, took, processes)
+
+
+def flows(lab: Lab) -> Iterator[Figure]:
+    """Chains of two, and a batch with a callback, from the opening of the queue to the last settle."""
+    for name in ("chains of two", "batch"):
+        with lab.store() as app:
+            noop = SyncJobs(app).noop
+            app.queue(QUEUE).pause("until the worker is up")
+            if name == "batch":
+                with app.batch("bench", on_complete=noop.bind(0)) as batch:
+                    for number in range(lab.jobs):
+                        batch.add(noop.bind(number))
+                last = batch.callbacks["on_complete"].id
+            else:
+                for number in range(lab.jobs // 2):
+                    last = chain(noop.bind(number), noop.bind()).enqueue().id
+            with lab.worker(app, "sync_app"):
+                took = lab.open_and_drain(app, last)
+        yield Figure("flows", name, lab.jobs / took, "jobs/s", f"{lab.jobs:,} no-op jobs, 1 process")
 
 
 def latency(lab: Lab) -> Iterator[Figure]:
@@ -180,6 +200,7 @@ SCENARIOS: Final[dict[str, Callable[[Lab], Iterator[Figure]]]] = {
     "enqueue-many": enqueue_many,
     "drain-sync": drain_sync,
     "drain-async": drain_async,
+    "flows": flows,
     "latency": latency,
     "sleep": sleep,
     "due": due,

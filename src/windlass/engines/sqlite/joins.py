@@ -3,8 +3,8 @@
 A row of ``windlass_members`` says how one member of one join has ended. Triggers change it with every end of a record,
 whoever writes that, and derive the counters of the join from it: the sets decide, and the counters cannot differ from
 them. A join whose counters have moved is dirty (1), and so is one that is only to be looked at (2). ``advance`` decides
-every dirty join in the write that made it so, level by level; what is left beyond ``LEVELS`` stays dirty and is done by
-the next write.
+every dirty join in the write that made it so, level by level; what is left beyond ``LEVELS`` or ``AT_ONCE`` stays
+dirty and is done by the next write.
 
 Whoever waits is ``blocked`` with a row in ``windlass_waits``. The row stays when the job is skipped, for a dead member
 that runs again may still let it go on; it goes when the job does. The record of a member is held (``HELD``) until no
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 LEVELS: Final = 64  # of waiters that wait for waiters, in one write
-AT_ONCE: Final = 1_000  # waiters of one join that one level moves
+AT_ONCE: Final = 1_000  # waiters of a kind that one join moves; a write that has moved so many leaves the rest
 JOINS_AT_ONCE: Final = 64
 LOOK_AGAIN_MS: Final = 3_600_000  # at a join that is kept for a dead member
 
@@ -150,8 +150,13 @@ UPDATE "windlass_joins" SET watch_at = ?1 + watch_ms WHERE id IN (
     SELECT id FROM "windlass_joins" WHERE watch_at <= ?1 AND ended_at IS NULL ORDER BY watch_at LIMIT ?2)
 RETURNING id
 """
+# With one that is still to be decided, or has such a one inside, those who are to go on would be lost.
 OVER: Final = """
-SELECT id FROM "windlass_joins" WHERE purge_at <= ? AND sealed AND total = ok + bad + void ORDER BY purge_at LIMIT ?
+SELECT id FROM "windlass_joins" AS joins WHERE purge_at <= ? AND sealed AND total = ok + bad + void AND NOT EXISTS (
+    SELECT 1 FROM "windlass_joins" AS moved JOIN "windlass_waits" AS waits ON waits.join_id = moved.id
+        JOIN "windlass_jobs" AS jobs ON jobs.id = waits.id
+    WHERE moved.dirty IS NOT NULL AND joins.id IN (moved.id, moved.home) AND jobs.state = 'blocked')
+ORDER BY purge_at LIMIT ?
 """
 # A dead member may run again, so the join stays as long as its record.
 KEPT: Final = """
@@ -209,8 +214,9 @@ def wait_at(db: apsw.Connection, q: Sql, waits: Sequence[tuple[str, Wait, int]],
     named = encode(list({wait.join for _, wait, _ in waits})).decode()
     db.execute(q(LOOK_AT), (named,))
     missing = {str(id) for (id,) in db.execute(q(WITHOUT_JOIN), (named,))}
-    if missing:
-        skip(db, q, [id for id, wait, _ in waits if wait.join in missing], now, rules)
+    for kind in {(wait.join, wait.of, wait.count) for _, wait, _ in waits if wait.join in missing}:
+        while give_up(db, q, kind, now, rules):
+            pass
 
 
 def seal(db: apsw.Connection, q: Sql, joins: Sequence[str]) -> None:
@@ -223,7 +229,7 @@ def seal(db: apsw.Connection, q: Sql, joins: Sequence[str]) -> None:
 
 def advance(db: apsw.Connection, q: Sql, now: int, rules: Rules) -> bool:
     """Decide the joins that have moved, inside the caller's transaction; say whether that moved a job."""
-    moved = False
+    moved = 0
     for _ in range(LEVELS):
         dirty: list[Any] = db.execute(q(DIRTY), (JOINS_AT_ONCE,)).fetchall()
         if not dirty:
@@ -232,10 +238,12 @@ def advance(db: apsw.Connection, q: Sql, now: int, rules: Rules) -> bool:
             found: Any = db.execute(q(CLEAN), (id, now)).fetchall()
             ((sealed, *counters),) = found
             changed = decide_join(db, q, str(id), Tally(bool(sealed), *counters), now, rules)
-            moved = moved or changed > 0
+            moved += changed
             if changed >= AT_ONCE:
                 db.execute(q(MORE), (id,))
-    return moved
+            if moved >= AT_ONCE:
+                return True
+    return moved > 0
 
 
 def decide_join(db: apsw.Connection, q: Sql, join: str, tally: Tally, now: int, rules: Rules) -> int:
@@ -249,12 +257,16 @@ def decide_join(db: apsw.Connection, q: Sql, join: str, tally: Tally, now: int, 
             case "go":
                 changed += go(db, q, waiters(db, q, bound, "state IN ('blocked', 'cancelled')"), now)
             case "skip":
-                # A body that has run already is told by going on: it decides for itself.
-                changed += go(db, q, waiters(db, q, bound, "state = 'blocked' AND fence > 0"), now)
-                changed += skip(db, q, waiters(db, q, bound, "state = 'blocked'"), now, rules)
+                changed += give_up(db, q, bound, now, rules)
             case "wait":
                 changed += wait_again(db, q, waiters(db, q, bound, "state = 'cancelled'"))
     return changed
+
+
+def give_up(db: apsw.Connection, q: Sql, bound: tuple[str, str, int], now: int, rules: Rules) -> int:
+    """Skip those who wait for what cannot come. A body that has run is told by going on: it decides for itself."""
+    changed = go(db, q, waiters(db, q, bound, "state = 'blocked' AND fence > 0"), now)
+    return changed + skip(db, q, waiters(db, q, bound, "state = 'blocked'"), now, rules)
 
 
 def waiters(db: apsw.Connection, q: Sql, bound: tuple[str, str, int], which: str) -> list[str]:

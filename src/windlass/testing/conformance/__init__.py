@@ -11,6 +11,7 @@ Subclass ``EngineConformance`` in a test module and give it a fixture ``harness`
     TestMyEngineMachine = build_machine(MyHarness).TestCase
     TestMyEngineGuardMachine = build_machine(MyHarness, base=GuardMachine).TestCase
     TestMyEngineHoldMachine = build_machine(MyHarness, base=HoldMachine).TestCase
+    TestMyEngineJoinMachine = build_machine(MyHarness, base=JoinMachine).TestCase
 
 It must not know any engine: no SQL, no keys, no promise that ``engines.base``, ``model`` and the design do not make.
 Where those are silent, the test's docstring starts with ``Choice:``. Invariants: no test sleeps or asserts on elapsed
@@ -34,6 +35,7 @@ from windlass.testing.conformance.guards import GuardSuite
 from windlass.testing.conformance.harness import Harness
 from windlass.testing.conformance.holds import HoldMachine, HoldSuite
 from windlass.testing.conformance.inspector import InspectorSuite
+from windlass.testing.conformance.joinmachine import JoinMachine
 from windlass.testing.conformance.joins import JoinSuite
 from windlass.testing.conformance.leases import LeaseSuite
 from windlass.testing.conformance.machine import build_machine
@@ -67,6 +69,7 @@ __all__ = [
     "HoldMachine",
     "HoldSuite",
     "InspectorSuite",
+    "JoinMachine",
     "JoinSuite",
     "LeaseSuite",
     "MaintenanceSuite",

@@ -118,6 +118,14 @@ class JoinSuite:
         assert [row_of(store, f"s{n}").reason for n in range(2, 6)] == ["skipped"] * 4
         assert read(store, "J6").tally == Tally(True, 1, void=1)
 
+    def test_a_member_of_the_join_that_it_waits_for_ends_it(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store_all(store, [member("a", "J", waits=Wait("J", "ok", 2)), *waiting(("b", "end", 0))], NewJoin("J"))
+        assert row_of(store, "a").reason == "skipped"
+        assert read(store, "J").ended_at is not None
+        assert [lease.id for lease in take(store)] == ["b"]
+
     @pytest.mark.parametrize("order", ["AB", "BA"])
     def test_a_join_that_two_levels_of_one_write_move_is_decided_by_both(self, harness: Harness, order: str) -> None:
         """``a`` ends and moves both joins; the skip of ``b``, which waits for the first, moves the second again."""
@@ -364,6 +372,13 @@ class JoinSuite:
         assert store.settle([replace(ended(again, Kind.AWAIT), waits=Wait("J", "ok"))]) == [Settled.APPLIED]
         assert [one.id for one in take(store)] == ["parent"]
 
+    def test_a_body_that_waits_for_a_join_that_is_not_there_goes_on(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        store_all(store, [job("a")])
+        store.settle([replace(ended(take_one(store), Kind.AWAIT), waits=Wait("nothing"))])
+        assert [one.id for one in take(store)] == ["a"]
+
     def test_a_follow_up_enters_a_join_that_its_maker_keeps_open(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
@@ -450,6 +465,19 @@ class JoinSuite:
             sweep(store)
         counts = store.counts()
         assert (counts["blocked"], counts["ready"], counts["cancelled"]) == (0, many, deep)
+
+    def test_a_join_that_is_over_is_kept_until_all_who_waited_for_it_have_gone_on(self, harness: Harness) -> None:
+        store = harness.engine
+        join(store)
+        many = 2_500
+        waiters = [member(f"w{n:04}", waits=Wait("K")) for n in range(many)]
+        store_all(store, [member("a", "J", "K"), *waiters], NewJoin("J"), NewJoin("K", home="J"))
+        end(store, Kind.DONE, "a")
+        for _ in range(10):
+            store.maintain(Rules(), 100)
+        assert store.counts()["ready"] == many
+        sweep(store)
+        assert store.joins(["J", "K"]) == [None, None]
 
     def test_a_worker_is_woken_by_what_goes_on(self, harness: Harness) -> None:
         store, other = harness.engine, harness.second()

@@ -33,7 +33,7 @@ from windlass.core.work import (
     Want,
 )
 from windlass.testing.conformance.harness import Harness, error, history, info, job, pause, resume, set_limit, upkeep
-from windlass.testing.conformance.oracle import WAITING, Oracle, OracleJob
+from windlass.testing.conformance.oracle import WAITING, Oracle
 
 IDS = [f"j{n}" for n in range(4)]
 QUEUES = ["qa", "qb"]
@@ -99,11 +99,14 @@ class EngineMachine(RuleBasedStateMachine):
         super().__init__()
         self.harness = type(self).harness_factory()
         self.store = self.harness.engine
-        self.oracle = Oracle(RULES)
+        self.oracle = self.made_oracle()
         self.seen: dict[str, State] = {}
         self.issued: list[LeaseRef] = []
         for worker in WORKERS:
             self.extend(worker)
+
+    def made_oracle(self) -> Oracle:
+        return Oracle(RULES)
 
     def teardown(self) -> None:
         self.harness.close()
@@ -160,8 +163,7 @@ class EngineMachine(RuleBasedStateMachine):
         for one, made in zip(swaps, written.documents, strict=True):
             assert self.oracle.swapped(one, made, self.now)
         for new, answer in zip(batch, written.placed, strict=True):
-            mine = OracleJob(new.id, new.queue, new.priority, self.now + new.delay_ms, new.max_attempts, slot=new.slot)
-            assert (answer.id, answer.duplicate) == (new.id, not self.oracle.enqueue(mine, self.now))
+            assert (answer.id, answer.duplicate) == (new.id, not self.oracle.enqueue(new, self.now))
             if not answer.duplicate:
                 self.seen.pop(new.id, None)  # a record past its time has made way
 
@@ -188,6 +190,7 @@ class EngineMachine(RuleBasedStateMachine):
         rooms = () if alone else rooms
         claimed = self.store.claim(Want(worker=worker, limit=limit, queues=shares, alone=alone, rooms=rooms))
         oracle = self.oracle
+        assert oracle.expire(claimed.ended, self.now)
         live = oracle.live(worker, self.now)
         assert claimed.expelled is not live
         open_to = oracle.claimable(self.now, only, alone) if live else set()
@@ -400,7 +403,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(action=st.sampled_from([Action.DELETE, Action.CANCEL]), queue=queues, limit=st.integers(1, 4))
     def act_on_what_waits(self, action: Action, queue: str, limit: int) -> None:
-        fit = {x.id for x in self.oracle.jobs.values() if x.state is WAITING and x.queue == queue}
+        fit = self.oracle.that_wait(queue)
         states = {job_id: row.state for job_id in fit if (row := self.store.job(job_id)) is not None}
         moved = self.store.transition(action, Waiting(queue, limit))
         assert len({one.id for one in moved}) == len(moved) == min(limit, len(fit))
@@ -466,7 +469,8 @@ class EngineMachine(RuleBasedStateMachine):
     @invariant()
     def counts_equal_the_oracle(self) -> None:
         counts = self.store.counts()
-        assert {name: counts[f"total_{name}"] for name in TOTALS} == {n: self.oracle.totals[n] for n in TOTALS}
+        totals = {name: counts[f"total_{name}"] for name in TOTALS}
+        assert totals == {n: self.oracle.totals[n] for n in TOTALS}, f"{totals} are not {self.oracle.totals}"
         found = self.store.metrics(("arrived:", "claimed:", "run:"), 2)
         assert (found.now, found.counts) == (self.now, self.oracle.counted(self.now, 2))
 

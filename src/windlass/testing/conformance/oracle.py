@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from windlass.core.model import FINISHED, MINUTE_MS, Count, Slot, State, Swap, Versioned, minute_of
+from windlass.core.model import FINISHED, MINUTE_MS, Count, NewJob, Slot, State, Swap, Versioned, minute_of
 from windlass.core.rows import Action, Recovery
 from windlass.core.work import Kind, Outcome, Room, Rules
 
@@ -75,15 +75,23 @@ class Oracle:
     totals: Counter[str] = field(default_factory=Counter)
     counts: Counter[tuple[str, int]] = field(default_factory=Counter)  # by series and minute
 
-    def enqueue(self, job: OracleJob, now: int) -> bool:
+    def made(self, new: NewJob, now: int) -> OracleJob:
+        """The record of a new job."""
+        return OracleJob(new.id, new.queue, new.priority, now + new.delay_ms, new.max_attempts, slot=new.slot)
+
+    def enqueue(self, new: NewJob, now: int) -> bool:
         """Store a job; false for a duplicate. A record past its time is none, though no sweep has met it yet."""
-        old = self.jobs.get(job.id)
-        if old is not None and (old.state not in (State.DONE, State.CANCELLED) or (old.purge_at or now + 1) > now):
+        old = self.jobs.get(new.id)
+        if old is not None and (old.state is State.DEAD or not self.is_over(old, now)):
             return False
-        self.jobs[job.id] = job
+        self.jobs[new.id] = self.made(new, now)
         self.totals["enqueued"] += 1
-        self.count(f"arrived:{job.queue}", now)
+        self.count(f"arrived:{new.queue}", now)
         return True
+
+    def is_over(self, job: OracleJob, now: int) -> bool:
+        """Whether a record is past its time."""
+        return job.state in FINISHED and job.purge_at is not None and job.purge_at <= now
 
     def count(self, series: str, now: int, n: int = 1) -> None:
         self.counts[series, minute_of(None, now)] += n
@@ -131,6 +139,10 @@ class Oracle:
             and (queues is None or job.queue in queues)
             and (job.crashes >= 2) == alone
         }
+
+    def expire(self, ids: tuple[str, ...], now: int) -> bool:
+        """End jobs whose time to start is over; false when it is not. Here none has such a time."""
+        return not ids
 
     def gives(self, open_to: set[str]) -> int:
         """How many of the jobs that may be claimed the limits of their queues let go."""
@@ -276,10 +288,14 @@ class Oracle:
                     recovered.add(job.id)
                     self.totals["recovered"] += 1
         for job in list(self.jobs.values()):
-            if job.state in FINISHED and job.purge_at is not None and job.purge_at <= now:
+            if self.is_over(job, now):
                 del self.jobs[job.id]
                 self.totals["trimmed"] += job.state is State.DEAD
         return recovered, died
+
+    def that_wait(self, queue: str) -> set[str]:
+        """The jobs of a queue that have not begun and not ended."""
+        return {job.id for job in self.jobs.values() if job.state in {WAITING, State.BLOCKED} and job.queue == queue}
 
     def recoverable(self, rule: Recovery, now: int) -> set[str]:
         """The dead jobs that a rule is about, where it names what all of them died of."""
@@ -312,6 +328,9 @@ class Oracle:
             case Action.CANCEL if before is State.RUNNING:
                 job.cancel = True
             case Action.CANCEL | Action.SKIP if before not in FINISHED and before is not State.RUNNING:
+                self.totals["cancelled"] += 1
+                self.finish(job, State.CANCELLED, now)
+            case Action.SKIP if before not in {*FINISHED, State.RUNNING}:
                 self.totals["cancelled"] += 1
                 self.finish(job, State.CANCELLED, now)
             case Action.RETRY if before in {State.DEAD, State.CANCELLED, State.SCHEDULED}:

@@ -12,11 +12,12 @@
 
 G.SEALED, G.TOTAL, G.OK, G.BAD, G.VOID, G.MADE, G.MOVED, G.ENDED_AT, G.KEEP, G.HOME, G.WATCH = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12
 G.LEVELS = 64 -- of waiters that wait for waiters, in one step
-G.AT_ONCE = 1000 -- waiters of one kind that one level moves
+G.AT_ONCE = 1000 -- waiters of one kind that one join moves; a script that has moved so many leaves the rest
 G.LOOK_AGAIN = 3600000 -- ms: at a join that is kept for a dead member
 G.HELD_FOR = 2 ^ 50 -- what the end of a record is put off by while it is a member; as schema.HELD
 
 G.joins, G.dirty, G.moved = {}, {}, {} -- join -> what it is, or false; those to decide; those to write
+G.gone_on = 0 -- waiters that were moved
 G.orphans = {} -- jobs that are to wait for a join that is not there: for nothing that could come
 
 function G.sound_join(text)
@@ -271,6 +272,7 @@ function G.decide_kind(act, kinds, tail)
     for i, entry in ipairs(found) do ids[i] = string.sub(entry, #prefix + 1) end
     load(ids)
     G.know(ids)
+    G.gone_on = G.gone_on + #ids
     for i, id in ipairs(ids) do
       local ties = jobs[id] and G.ties(id)
       if ties and ties[2][1] then act(id, jobs[id], ties[2]) else call('ZREM', K.TIED, found[i]) end
@@ -332,12 +334,15 @@ function G.advance()
     for join in pairs(G.dirty) do now[#now + 1] = join end
     table.sort(now)
     G.dirty = {}
-    for _, join in ipairs(now) do G.decide(join) end
+    for _, join in ipairs(now) do
+      if G.gone_on < G.AT_ONCE then G.decide(join) else G.dirty[join] = true end
+    end
     flush()
+    if G.gone_on >= G.AT_ONCE then break end
   end
   for join in pairs(G.dirty) do call('ZADD', K.TIED, 0, 'd\0' .. join) end
   for join in pairs(G.moved) do
     if G.joins[join] then call('HSET', K.JOINS, join, cmsgpack.pack(G.joins[join])) end
   end
-  G.dirty, G.moved, G.tied = {}, {}, nil
+  G.dirty, G.moved, G.tied, G.gone_on = {}, {}, nil, 0
 end

@@ -53,6 +53,14 @@ function G.forget_join(join, budget, keep_done)
   return #found
 end
 
+-- Whether joins have moved and were not decided since: they have waiters that would be lost with them.
+function G.any_dirty(joins)
+  for _, join in ipairs(joins) do
+    if G.dirty[join] or call('ZSCORE', K.TIED, 'd\0' .. join) then return true end
+  end
+  return false
+end
+
 -- Look at joins whose time has come; gives how many there were and rows that are gone, and those that are watched.
 function G.look_at_joins(budget, keep_done)
   local gone, watched = 0, {}
@@ -69,7 +77,7 @@ function G.look_at_joins(budget, keep_done)
       local inner = call('ZRANGEBYLEX', K.TIED, '[h\0' .. join .. '\0', '(h\0' .. join .. '\1', 'LIMIT', 0, budget)
       for i, entry in ipairs(inner) do inner[i] = string.sub(entry, #join + 4) end
       inner[#inner + 1] = #inner < budget and join or nil
-      for _, one in ipairs(inner) do
+      for _, one in ipairs((G.any_dirty({ join }) or G.any_dirty(inner)) and {} or inner) do
         if gone < budget then gone = gone + G.forget_join(one, budget - gone, keep_done) end
       end
     end
