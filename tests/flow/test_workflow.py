@@ -333,21 +333,6 @@ def test_an_undo_takes_the_result_of_another_step(shop: Shop, burst: Burst) -> N
     assert handle.step("undo/pack").result(1) == "parcel 9 r1"
 
 
-def test_a_job_whose_name_is_no_name_of_a_step_gets_another_one(app: Windlass, burst: Burst) -> None:
-    did: list[int] = []
-    back = app.job(name="undo")(lambda n: did.append(n))
-    both = app.job(name="a:b")(lambda: [1, 2])
-    broken = app.job(name="broken")(lambda: 1 / 0)
-    flow = Workflow("w", id="w")
-    steps = [flow.add(back.bind(1), undo=back.bind(-1)), flow.add(both.bind())]
-    steps += [flow.expand(back.bind(), over=steps[1].result), flow.add(broken.bind(), after=steps)]
-    assert [step.name for step in steps] == ["undo-2", "a.b", "undo-3", "broken"]
-    handle = app.start(flow)
-    burst()
-    assert (handle.state, sorted(did)) == ("failed", [-1, 1, 1, 2])
-    assert handle.step("undo").result(1) == ["undo/undo-2"]
-
-
 def test_nothing_is_undone_when_all_goes_well_or_the_failure_is_dealt_with(shop: Shop, burst: Burst) -> None:
     flow = Workflow("w", id="w")
     flow.add(shop.pay.bind(1), undo=shop.refund.bind(1))

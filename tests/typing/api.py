@@ -209,7 +209,7 @@ async def abide(ctx: JobContext) -> int:
         return 1
 
 
-def total(order: int, *, vat: float = 0.2) -> dict[str, float]:
+def tally(order: int, *, vat: float = 0.2) -> dict[str, float]:
     return {}
 
 
@@ -226,20 +226,20 @@ async def receive(order: int) -> bytes:
 
 
 def steps(ctx: JobContext) -> None:
-    assert_type(ctx.step("total", total, 1, vat=0.1), dict[str, float])
+    assert_type(ctx.step("total", tally, 1, vat=0.1), dict[str, float])
     assert_type(ctx.step("lambda", lambda: 1), int)
     assert_type(ctx.step("class", Constant, 1), Constant)
     assert_type(ctx.step("pay", pay, 1, transaction=True), str)
     assert_type(ctx.step("pay", pay, 1, note="x", transaction=True), str)
-    ctx.step("total", total, "one")  # E: call-overload
-    ctx.step("total", total, 1, vta=0.1)  # E: call-arg
-    ctx.step("total", total, 1, transaction=True)  # E: call-arg
-    ctx.step(total, 1)  # E: call-overload
+    ctx.step("total", tally, "one")  # E: call-overload
+    ctx.step("total", tally, 1, vta=0.1)  # E: call-arg
+    ctx.step("total", tally, 1, transaction=True)  # E: call-arg
+    ctx.step(tally, 1)  # E: call-overload
     ctx.step("pay", apay, 1)  # E: call-overload
 
 
 async def asteps(ctx: JobContext) -> None:
-    assert_type(await ctx.astep("total", total, 1, vat=0.1), dict[str, float])
+    assert_type(await ctx.astep("total", tally, 1, vat=0.1), dict[str, float])
     assert_type(await ctx.astep("receive", receive, 1), bytes)
     assert_type(await ctx.astep("lambda", lambda: receive(1)), bytes)
     assert_type(await ctx.astep("pay", pay, 1, transaction=True), str)

@@ -152,8 +152,7 @@ RETURNING id
 """
 # With one that is still to be decided, or has such a one inside, those who are to go on would be lost.
 OVER: Final = """
-SELECT id FROM "windlass_joins" AS joins
-WHERE purge_at <= ? AND sealed AND total = ok + bad + void AND NOT EXISTS (
+SELECT id FROM "windlass_joins" AS joins WHERE purge_at <= ? AND sealed AND total = ok + bad + void AND NOT EXISTS (
     SELECT 1 FROM "windlass_joins" AS moved JOIN "windlass_waits" AS waits ON waits.join_id = moved.id
         JOIN "windlass_jobs" AS jobs ON jobs.id = waits.id
     WHERE moved.dirty IS NOT NULL AND joins.id IN (moved.id, moved.home) AND jobs.state = 'blocked')

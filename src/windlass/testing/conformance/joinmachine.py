@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
-from windlass.core.model import Count, NewJob, NewJoin, State, Swap, Wait, Write
+from windlass.core.model import Count, NewJob, NewJoin, Placed, State, Swap, Wait, Write
 from windlass.core.rows import Action, Member
 from windlass.core.work import Kind, Outcome
 from windlass.testing.conformance.harness import row_of, upkeep
@@ -36,6 +36,7 @@ from windlass.testing.conformance.oracle import Oracle
 JOINS = ["A", "B", "C"]
 HOMES = {"C": "A"}
 KEEP_MS = 5_005
+WATCH_MS = 3_005
 
 joins = st.sampled_from(JOINS)
 waits = st.builds(Wait, joins, st.sampled_from(["ok", "ok", "bad", "end"]), st.sampled_from([0, 0, 1, 2]))
@@ -62,8 +63,8 @@ tied_jobs = st.lists(ties, max_size=len(IDS), unique_by=lambda new: new.id)
 def made_of(join: str, there: Sequence[str], sealed: bool) -> NewJoin:
     """A join with these members to begin with."""
     if join in HOMES:
-        return NewJoin(join, keep_ms=KEEP_MS, home=HOMES[join])
-    return NewJoin(join, tuple(there), sealed, KEEP_MS)
+        return NewJoin(join, keep_ms=KEEP_MS, home=HOMES[join], watch_ms=WATCH_MS)
+    return NewJoin(join, tuple(there), sealed, KEEP_MS, watch_ms=WATCH_MS)
 
 
 class JoinMachine(EngineMachine):
@@ -99,27 +100,49 @@ class JoinMachine(EngineMachine):
     def seal(self, seals: list[str]) -> None:
         self.store_all([], (), tuple(seals))
 
-    def store_all(self, new: list[NewJob], made: tuple[NewJoin, ...], seals: tuple[str, ...]) -> None:
-        new = self.as_members(new)
-        written = self.store.commit(Write(tuple(new), joins=made, seals=seals))
-        oracle, now = self.oracle, self.now
+    @rule(pairs=st.lists(st.tuples(joins, ids), min_size=1, max_size=3))
+    def enter(self, pairs: list[tuple[str, str]]) -> None:
+        """Jobs that are there, or are not, enter joins; those with a home enter that as well."""
+        pairs += [(HOMES[join], id) for join, id in pairs if join in HOMES]
+        self.store_all([], (), (), tuple(pairs))
+
+    def store_all(
+        self,
+        new: list[NewJob],
+        made: tuple[NewJoin, ...],
+        seals: tuple[str, ...],
+        enters: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        write = Write(tuple(self.as_members(new)), joins=made, seals=seals, enters=enters)
+        written = self.store.commit(write)
         self.ended_by_a_write(new)
-        assert written.lost is any(one.id in oracle.joins for one in made)
-        if written.lost:
-            return
-        for one in made:
-            oracle.make(one)
-        for job, answer in zip(new, written.placed, strict=True):
-            assert (answer.id, answer.duplicate) == (job.id, not oracle.enqueue(job, now))
-            if not answer.duplicate:
+        answers = self.stored(write)
+        assert written.lost is (answers is None)
+        assert written.placed == [
+            Placed(job.id, not fresh) for job, fresh in zip(write.jobs, answers or (), strict=False)
+        ]
+        self.oracle.look(self.now)
+
+    def stored(self, write: Write) -> list[bool] | None:
+        """Have the oracle store what the engine has stored; whether each job is new, None when the write has lost."""
+        oracle = self.oracle
+        if any(one.id in oracle.joins for one in write.joins):
+            return None
+        for one in write.joins:
+            oracle.make(one, self.now)
+        answers = [oracle.enqueue(job, self.now) for job in write.jobs]
+        for job, fresh in zip(write.jobs, answers, strict=True):
+            if fresh:
                 self.seen.pop(job.id, None)
-        for one in made:
+        for one in write.joins:
             for id in one.members:
                 oracle.enter(id, (one.id,))
-        for id in seals:
+        for join, id in write.enters:
+            oracle.enter(id, (join,))
+        for id in write.seals:
             if id in oracle.joins:
                 oracle.joins[id].sealed = True
-        oracle.look(now)
+        return answers
 
     def commit(self, batch: list[NewJob], swaps: tuple[Swap, ...], counts: tuple[Count, ...] = ()) -> None:
         super().commit(self.as_members(batch), swaps, counts)
@@ -153,6 +176,49 @@ class JoinMachine(EngineMachine):
         assert self.oracle.settle(outcome, self.now)
         self.the_store_equals_the_oracle()
 
+    @precondition(lambda self: self.running())
+    @rule(
+        data=st.data(),
+        kind=st.sampled_from([Kind.DONE, Kind.DEAD, Kind.RETRY, Kind.AWAIT]),
+        wait=waits,
+        writes=st.lists(
+            st.tuples(
+                tied_jobs,
+                st.sampled_from([[], [], ["A"], ["B"], ["A", "C"]]),
+                st.lists(ids, max_size=2, unique=True),
+                st.booleans(),
+                st.lists(joins, max_size=1),
+            ),
+            min_size=1,
+            max_size=2,
+        ),
+    )
+    def end_with_compositions(
+        self,
+        data: st.DataObject,
+        kind: Kind,
+        wait: Wait,
+        writes: list[tuple[list[NewJob], list[str], list[str], bool, list[str]]],
+    ) -> None:
+        """A run ends, or waits, and leaves compositions: each is stored whole or not at all."""
+        ref = data.draw(st.sampled_from(self.running()))
+        gone = {job.id for job in self.oracle.jobs.values() if self.oracle.is_late(job, self.now)}
+        then = []
+        for new, made, there, sealed, seals in writes:
+            if all(seal not in made for _, made, *_ in writes for seal in seals):  # of one write they come last
+                jobs = self.as_members([job for job in new if job.id not in gone])
+                then.append(
+                    Write(tuple(jobs), joins=tuple(made_of(one, there, sealed) for one in made), seals=tuple(seals))
+                )
+        outcome = Outcome(
+            ref.id, ref.fence, kind, cause=LOST, then=tuple(then), waits=wait if kind is Kind.AWAIT else None
+        )
+        self.store.settle([outcome])
+        assert self.oracle.settle(outcome, self.now)
+        for write in then:
+            self.stored(write)
+        self.the_store_equals_the_oracle()
+
     @rule(worker=workers, data=st.data())
     def run_several(self, worker: str, data: st.DataObject) -> None:
         """Several ends in one write."""
@@ -171,6 +237,7 @@ class JoinMachine(EngineMachine):
     @rule(budget=st.sampled_from([1, 3, 100]))
     def maintain(self, budget: int) -> None:
         steps = [step for _ in range(4) for step in upkeep(self.store, RULES, budget)]
+        assert sorted(i for step in steps for i in step.watched) == self.oracle.watched(self.now)
         recovered, died = self.oracle.maintain(self.now)
         assert sorted(i for step in steps for i in step.released) == sorted(recovered)
         assert sorted(i for step in steps for i in step.died) == sorted(died)

@@ -65,6 +65,7 @@ class OracleJoin:
     members: dict[str, Member] = field(default_factory=dict)
     ended_at: int | None = None
     kept_to: int | None = None  # for a dead member
+    watch_at: int = 0
 
     def is_over(self, now: int) -> bool:
         """Whether its time has come; one with a home goes with that."""
@@ -89,14 +90,17 @@ class JoinOracle(Oracle):
 
     # -- writes --
 
-    def make(self, new: NewJoin) -> None:
-        self.joins[new.id] = OracleJoin(new, new.sealed)
+    def make(self, new: NewJoin, now: int) -> None:
+        self.joins[new.id] = OracleJoin(new, new.sealed, watch_at=now + new.watch_ms)
 
     def enter(self, id: str, joins: tuple[str, ...]) -> None:
         """Let a job that is there, or is not, enter joins as it stands."""
         record = self.jobs.get(id)
         for join in joins:
             if join in self.joins:
+                known = self.joins[join].members.get(id)
+                if record is None and known is not None and known.verdict is not None:
+                    continue  # nobody knows better
                 self.joins[join].members[id] = Member(record, State.CANCELLED if record is None else verdict(record))
 
     def enqueue(self, new: NewJob, now: int) -> bool:
@@ -109,7 +113,8 @@ class JoinOracle(Oracle):
         return tuple(
             join.new.id
             for join in self.joins.values()
-            if id in join.members and join.members[id].record is not self.jobs.get(id)
+            if id in join.members
+            and (join.members[id].record is None or join.members[id].record is not self.jobs.get(id))
         )
 
     def made(self, new: NewJob, now: int) -> TiedJob:
@@ -168,6 +173,7 @@ class JoinOracle(Oracle):
         job = self.jobs.get(job_id)
         if applied and action is Action.RETRY and isinstance(job, TiedJob):
             job.count_to_expiry(now)
+            job.reason = None
         return applied
 
     def is_over(self, job: OracleJob, now: int) -> bool:
@@ -187,6 +193,17 @@ class JoinOracle(Oracle):
             del self.jobs[job.id]
         return recovered, died
 
+    def watched(self, now: int) -> list[str]:
+        """The joins that upkeep names now."""
+        found = [join for join in self.joins.values() if join.ended_at is None and join.watch_at <= now]
+        for join in found:
+            join.watch_at = now + join.new.watch_ms
+        return sorted(join.new.id for join in found)
+
+    def is_late(self, job: OracleJob, now: int) -> bool:
+        """Whether the next sweep ends or forgets it, which a write may do before."""
+        return job in self.expired(now) or self.is_over(job, now)
+
     def sweep(self, now: int) -> None:
         """Forget joins whose time is over, and those that go with them."""
         for join in [join for join in self.joins.values() if join.is_over(now)]:
@@ -205,6 +222,8 @@ class JoinOracle(Oracle):
             pass
         for join in self.joins.values():
             if not join.tally.has_ended:
+                if join.ended_at is not None:
+                    join.watch_at = now + join.new.watch_ms
                 join.ended_at = join.kept_to = None
             elif join.ended_at is None:
                 join.ended_at = now
