@@ -167,13 +167,13 @@ TestRedisHoldMachine = build_machine(
     lambda: RedisHarness(SERVERS["server"]), base=HoldMachine, max_examples=30, steps=40
 ).TestCase
 TestRedisJoinMachine = build_machine(
-    lambda: RedisHarness(SERVERS["server"]), base=JoinMachine, max_examples=10, steps=30
+    lambda: RedisHarness(SERVERS["server"]), base=JoinMachine, max_examples=8, steps=30
 ).TestCase
 TestRedisClusterMachine = build_machine(lambda: RedisHarness(SERVERS["cluster"]), max_examples=10).TestCase
 TestRedisSentinelMachine = build_machine(lambda: RedisHarness(SERVERS["sentinel"]), max_examples=10).TestCase
 TestRedisClusterJoinMachine = build_machine(
-    lambda: RedisHarness(SERVERS["cluster"]), base=JoinMachine, max_examples=4, steps=20
+    lambda: RedisHarness(SERVERS["cluster"]), base=JoinMachine, max_examples=3, steps=20
 ).TestCase
 TestRedisSentinelJoinMachine = build_machine(
-    lambda: RedisHarness(SERVERS["sentinel"]), base=JoinMachine, max_examples=4, steps=20
+    lambda: RedisHarness(SERVERS["sentinel"]), base=JoinMachine, max_examples=3, steps=20
 ).TestCase

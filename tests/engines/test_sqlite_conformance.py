@@ -97,7 +97,7 @@ class TestSqliteMemory(EngineConformance):
 TestSqliteMemoryMachine = build_machine(MemoryHarness).TestCase
 TestSqliteGuardMachine = build_machine(MemoryHarness, base=GuardMachine, max_examples=20, steps=30).TestCase
 TestSqliteHoldMachine = build_machine(MemoryHarness, base=HoldMachine, max_examples=40, steps=40).TestCase
-TestSqliteJoinMachine = build_machine(MemoryHarness, base=JoinMachine, max_examples=20, steps=30).TestCase
+TestSqliteJoinMachine = build_machine(MemoryHarness, base=JoinMachine, max_examples=15, steps=30).TestCase
 TestSqliteFileMachine = build_machine(lambda: FileHarness("normal"), max_examples=20).TestCase
 
 

@@ -55,6 +55,7 @@ def assert_batch(fleet: Fleet, count: int, figure: Callable[[str, object], None]
     verdict.assert_safe()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("count", "kills"), [(1_000, 3), pytest.param(100_000, 30, marks=pytest.mark.soak)], ids=["short", "long"]
 )

@@ -469,7 +469,7 @@ class JoinSuite:
     def test_a_join_that_is_over_is_kept_until_all_who_waited_for_it_have_gone_on(self, harness: Harness) -> None:
         store = harness.engine
         join(store)
-        many = 2_500
+        many = 1_200
         waiters = [member(f"w{n:04}", waits=Wait("K")) for n in range(many)]
         store_all(store, [member("a", "J", "K"), *waiters], NewJoin("J"), NewJoin("K", home="J"))
         end(store, Kind.DONE, "a")
