@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 import redis
 
 from dead_shop import worker_of
-from kit.waiting import until
-from windlass import Windlass, Workflow, chain
+from kit.waiting import PATIENCE, until
+from windlass import JobContext, Windlass, Workflow, chain
+from windlass.core.meta import decode_meta
 from windlass.events import WorkflowStalled
 from windlass.flow.watching import FlowWatch
 from windlass.flow.workflow import watch_of
@@ -141,3 +143,45 @@ def test_a_workflow_is_looked_at_when_its_deadline_is_over(
     stall_ms: int | None, deadline_ms: int | None, watch_ms: int
 ) -> None:
     assert watch_of(stall_ms, deadline_ms) == watch_ms
+
+
+def test_steps_may_stand_still_no_longer_than_their_workflow(app: Windlass, work: Any, burst: Burst) -> None:
+    @app.job(name="split")
+    def split(ctx: JobContext) -> list[int]:
+        ctx.workflow.add(work.bind(), name="added")
+        return [1]
+
+    flow, inner = Workflow("w", id="w", stall_after="5m", on_stall="retry"), Workflow("inner")
+    inner.add(work.bind())
+    items = flow.add(split.bind())
+    flow.expand(work.bind(), over=items.result, name="items")
+    flow.add(inner)
+    flow.add(work.options(stall_after="1m", on_stall="cancel").bind(), name="own")
+    app.start(flow)
+    burst()
+    sub = next(step.workflow for step in app.workflow("w").steps() if step.workflow)
+    ids = ["w:split", "w:split/added", "w:items/1", f"{sub}:work", "w:own"]
+    rows = [app.engine.job(id) for id in ids]
+    facts = [decode_meta(None if row is None else row.meta) for row in rows]
+    assert [(one.stall_ms, one.on_stall) for one in facts] == [(300_000, "retry")] * 4 + [(60_000, "cancel")]
+
+
+def test_a_step_that_runs_and_makes_no_progress_is_told_with_its_workflow(app: Windlass) -> None:
+    gate = threading.Event()
+
+    @app.job(name="hang")
+    def hang() -> None:
+        gate.wait(PATIENCE)
+
+    flow = Workflow("w", id="w", stall_after=0.05)
+    flow.add(hang.bind())
+    handle = app.start(flow)
+    worker = worker_of(app)
+    worker.start()
+    try:
+        reason = "hang run and make no progress"
+        until(lambda: handle.info().stalled == reason, "the step is not seen to stall")
+    finally:
+        gate.set()
+        worker.stop()
+        worker.shut_down()

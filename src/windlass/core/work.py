@@ -15,7 +15,6 @@ from windlass.core.model import Cause, Guard, Slot, Wait, Write
 __all__ = [
     "COUNTS_KEPT",
     "PROGRESS",
-    "STALL",
     "Buried",
     "Claimed",
     "Heartbeat",
@@ -196,7 +195,6 @@ class Settled(StrEnum):
     STALE = "stale"
 
 
-STALL: Final = "stall"  # the key of the note that says where a run hangs
 PROGRESS: Final = "progress"  # the key of the note that people see: JSON text of done, total and message
 
 

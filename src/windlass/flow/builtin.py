@@ -17,12 +17,12 @@ from windlass.core.codec import fill
 from windlass.core.control import Await, Dead, Discard
 from windlass.core.errors import ConfigError, PayloadError
 from windlass.core.join import SKIPPED
-from windlass.core.meta import StepFacts, decode_meta, encode_meta
+from windlass.core.meta import Meta, StepFacts, decode_meta, encode_meta
 from windlass.core.model import NewJob, NewJoin, State, Wait, Write
 from windlass.engines.base import Store
 from windlass.flow.members import MEMBERS_MAX
 from windlass.flow.reading import read_steps, read_workflow, state_of
-from windlass.flow.steps import forward_join, workflow_join
+from windlass.flow.steps import decode_facts, forward_join, workflow_join
 from windlass.jobs.call import Call, Enqueuer
 from windlass.jobs.context import JobContext
 from windlass.jobs.definition import Job, define
@@ -53,15 +53,20 @@ def _define(name: str, app: Enqueuer, **options: object) -> Job[..., Any]:
 # -- expanding a result ------------------------------------------------------------------------------------------------
 
 
-def expand_job(app: Enqueuer, call: Call[object], where: str) -> Callable[[object], Call[object]]:
-    """Give what makes the call of a step that runs ``call`` for each item. Raises ConfigError or PayloadError."""
+def expand_job(
+    app: Enqueuer, call: Call[object], where: str, watched: Callable[[Meta], Meta]
+) -> Callable[[object], Call[object]]:
+    """Give what makes the call of a step that runs ``call`` for each item. Raises ConfigError or PayloadError.
+
+    ``watched`` adds to what a job says for itself how long it may stand still.
+    """
     if call.new.unique is not None or call.new.caller_id:
         what = "unique=" if call.new.unique is not None else "id="
         raise ConfigError(f"{where}: {call!r} has {what}, and all items would be one job; give it .options({what}None)")
     if call.connection is not None:
         raise ConfigError(f"{where}: {call!r} has a connection=, and is stored by a worker; leave it out")
     item, at = call.maker.as_item(call)
-    template = plain(item.new)
+    template = plain(replace(item.new, meta=encode_meta(watched(decode_facts(item)))))
     job = _define(EXPAND, app).options(queue=call.queue, priority=call.new.priority)
     return lambda items: job.bind(items, template, at)
 

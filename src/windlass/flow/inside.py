@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from windlass.core.aio import hop
 from windlass.core.errors import ConfigError, TransitionRefused
-from windlass.core.meta import StepFacts
+from windlass.core.meta import Meta, StepFacts
 from windlass.core.model import Write
 from windlass.core.spelling import spelled
 from windlass.engines.base import Inspector
@@ -28,12 +28,13 @@ R = TypeVar("R")
 class RunningWorkflow:
     """The workflow of the running job: ``ctx.workflow``."""
 
-    def __init__(self, facts: StepFacts, job: str, engine: Inspector) -> None:
+    def __init__(self, facts: StepFacts, meta: Meta, job: str, engine: Inspector) -> None:
         self.id = facts.workflow
         self.step = facts.name
         self._job = job
         self._engine = engine
         self._steps = Steps(self.id, self, facts.name)
+        self._steps.stall_ms, self._steps.on_stall = meta.stall_ms, meta.on_stall
 
     def __repr__(self) -> str:
         return f"<RunningWorkflow {self.id} in step {self.step}>"

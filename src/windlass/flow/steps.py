@@ -106,6 +106,8 @@ class Steps:
         self.workflow = workflow
         self.app: Enqueuer | None = None
         self.foreign: list[Step[object]] = []  # of the workflow around this one: results of theirs are asked for
+        self.stall_ms: int | None = None  # of each that says nothing itself
+        self.on_stall: str | None = None
         self.known: dict[str, str] = {}  # the ids of steps that are stored already
         self.reserved = ""  # a name that no step of the caller has
         self._owner = owner
@@ -225,6 +227,12 @@ class Steps:
                 raise ConfigError(f"{where}: after has {one!r}; give steps, as add() gives them, or their names")
         return tuple(names)
 
+    def watched(self, facts: Meta) -> Meta:
+        """Give what a job says for itself with how long it may stand still, if it says nothing of that."""
+        if facts.stall_ms is not None or self.stall_ms is None:
+            return facts
+        return replace(facts, stall_ms=self.stall_ms, on_stall=self.on_stall)
+
     def parts(self, all_in: Sequence[str], results: Iterable[str] = ()) -> Parts:
         """Give what is stored of the steps. All of them enter the joins ``all_in``.
 
@@ -250,7 +258,7 @@ class Steps:
         calls = []
         for number, (name, one) in enumerate(self._added.items()):
             step = StepFacts(self.workflow, name, number, one.after, one.when, self._parent, one.sub)
-            facts = replace(decode_facts(one.call), step=step)
+            facts = self.watched(replace(decode_facts(one.call), step=step))
             call = joined(one.call, *members[name])
             calls.append(replace(call, new=replace(call.new, id=one.step.id, meta=encode_meta(facts))))
         return Parts(calls, joins)

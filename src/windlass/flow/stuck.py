@@ -12,8 +12,8 @@ from typing import Final
 
 from windlass.core.model import State
 from windlass.core.rows import JobFilter, JobRow
+from windlass.core.stall import STALL, decode_stall
 from windlass.core.units import show_duration
-from windlass.core.work import STALL
 from windlass.engines.base import Inspector
 from windlass.flow.reading import PAGE, ReadStep, ReadWorkflow, members_of
 
@@ -119,7 +119,11 @@ def may_go_on(engine: Inspector, row: JobRow, mine: set[str], deep: int) -> bool
 
 
 def has_stalled(step: ReadStep) -> bool:
-    return step.row is not None and any(key == STALL for key, _ in step.row.notes)
+    """Whether its run was seen to stall, and has not been seen to get on since."""
+    text = None if step.row is None else next((text for key, text in step.row.notes if key == STALL), None)
+    stall = None if text is None else decode_stall(text)
+    began = None if step.row is None else step.row.started_at
+    return stall is not None and began is not None and stall.moved_at is None and began <= stall.at
 
 
 def names(steps: list[ReadStep]) -> str:

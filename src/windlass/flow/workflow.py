@@ -73,6 +73,8 @@ class Workflow:
         self.deadline_ms = _length(deadline, f"{where}: deadline")
         self.on_stall = on_stall
         self._steps = Steps(self.id, self)
+        self._steps.stall_ms = self.stall_ms
+        self._steps.on_stall = "retry" if on_stall == "retry" else None  # the others are for the whole
         self._steps.reserved = UNDO
         self._is_given = False  # to start(), or as a step of another: nobody would see what comes later
         self._subs: dict[str, Workflow] = {}
@@ -158,7 +160,7 @@ class Workflow:
                 f"{where}: over is {over!r}; give the result of a step that lists something, such as listing.result. "
                 "Of a list that is known now, add() each item"
             )
-        job = expand_job(call.maker.enqueuer, call, where)
+        job = expand_job(call.maker.enqueuer, call, where, self._steps.watched)
         return cast("Step[list[R]]", self._steps.add(job(over), name, after, when, label=call.name))
 
     def _add_workflow(self, sub: Workflow, name: str | None, after: After, when: str) -> Step[dict[str, Any]]:
@@ -178,6 +180,7 @@ class Workflow:
             if one.workflow != self.id:
                 raise ConfigError(f"{where}: it takes a result of {one!r}, which is no step of this workflow")
             before.append(one)
+        sub._steps.stall_ms, sub._steps.on_stall = self._steps.stall_ms, self._steps.on_stall
         parts = sub.parts(0, parent=self.id)
         self._results |= {ref.join for inner in parts.calls for ref in decode_facts(inner).refs}
         write = Write(tuple(call.new for call in parts.calls), joins=tuple(parts.joins))

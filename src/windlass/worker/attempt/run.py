@@ -235,7 +235,7 @@ class JobRun:
 
     def workflow(self, facts: StepFacts) -> RunningWorkflow:
         """Give the workflow that this run is a step of."""
-        return RunningWorkflow(facts, self.lease.id, self.host.engine)
+        return RunningWorkflow(facts, self.meta, self.lease.id, self.host.engine)
 
     def note(self, key: str, value: str | None, *, durable: bool = False) -> None:
         """Note a text of this job, or forget one (None). Never blocks. Raises as ``Notebook.put``."""
