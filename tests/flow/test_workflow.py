@@ -580,3 +580,11 @@ def test_the_result_of_a_step_is_no_value_yet(shop: Shop) -> None:
     with pytest.raises(AttributeError, match=r"write \['receipt'\] for a part of it"):
         paid.result.receipt  # noqa: B018
     assert len({paid.result, paid.result}) == 2
+
+
+def test_a_step_whose_undo_can_never_be_is_not_added(shop: Shop) -> None:
+    flow = Workflow("w", id="w")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="nowhere"):
+            flow.add(shop.pay.bind(1), name="pay", undo=lambda _: shop.refund.options(queue="no where nowhere").bind(1))
+    assert len(flow) == 0

@@ -149,8 +149,9 @@ class Engine(Protocol):
         ``waits`` is ``blocked``; the write that ends a member decides who goes on and who is skipped (cancelled, reason
         ``skipped``), in cascade, see ``core.join``. So does whatever else ends a record: a cancel, a crash, an expiry,
         a deletion. A dead or cancelled member that runs again is open again: whoever was skipped for its end waits
-        again, and who went on has gone on. A job that waits for a join that is not there is skipped. The records of
-        members are kept, but for dead ones, as long as the join; and the join as long as a dead member may run again.
+        again, and who went on has gone on. A job that waits for a join that is not there is skipped, and one that is to
+        be a member of such a join is a job as any. The records of members are kept, but for dead ones, as long as the
+        join; and the join as long as a dead member may run again.
         """
         ...
 

@@ -8,7 +8,7 @@ added before it, so there is no cycle; what is wrong with a step shows when it i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, TypeVar, cast, get_args
+from typing import Any, Final, TypeVar, cast, get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -179,6 +179,11 @@ class Steps:
         self._ids.add(step.id)
         self._added[name] = Added(step, call, names, when, joins, sub)
         return step
+
+    def drop(self, step: Step[Any]) -> None:
+        """Take the last step back."""
+        del self._added[step.name]
+        self._ids.discard(step.id)
 
     def _name(self, name: str | None, job: str) -> str:
         given = job if name is None else name

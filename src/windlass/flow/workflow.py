@@ -134,7 +134,12 @@ class Workflow:
         else:
             step = self._steps.add(call, name, after, when)
         if undo is not None:
-            self._undo[step.name] = self._undoing(undo, step)
+            try:
+                self._undo[step.name] = self._undoing(undo, step)
+            except BaseException:
+                self._steps.drop(step)
+                self._subs.pop(step.name, None)
+                raise
         return step
 
     def expand(
