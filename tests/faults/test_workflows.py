@@ -80,7 +80,7 @@ def test_a_process_that_ends_at_an_engine_call_leaves_its_steps_to_others(
 
 @pytest.mark.soak
 @pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("nth", [4, 15])
+@pytest.mark.parametrize("nth", [12, 30])
 def test_processes_that_all_end_at_the_same_call_get_through_it_together(
     fleets: Fleets, seed: int, figure: Figure, nth: int, side: str
 ) -> None:
