@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from kit.waiting import PATIENCE, until
 from windlass import JobContext, Windlass, Workflow, chain
 from windlass.core.meta import decode_meta
 from windlass.events import WorkflowStalled
+from windlass.flow.reading import read_workflow
+from windlass.flow.stuck import why_stuck
 from windlass.flow.watching import FlowWatch
 from windlass.flow.workflow import watch_of
 
@@ -185,3 +188,14 @@ def test_a_step_that_runs_and_makes_no_progress_is_told_with_its_workflow(app: W
         gate.set()
         worker.stop()
         worker.shut_down()
+
+
+def test_a_workflow_that_moved_while_it_was_read_is_not_stuck(app: Windlass, work: Any, burst: Burst) -> None:
+    flow = Workflow("w", id="w")
+    flow.add(work.bind(), name="last", after=flow.add(work.bind(), name="first"))
+    app.start(flow)
+    before = read_workflow(app.engine, "w")
+    assert before is not None
+    steps = tuple(step for step in before.steps if step.name == "last")  # as if the first was read when it had ended
+    burst()
+    assert why_stuck(app.engine, replace(before, steps=steps)) is None

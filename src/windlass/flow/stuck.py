@@ -15,7 +15,7 @@ from windlass.core.rows import JobFilter, JobRow
 from windlass.core.stall import STALL, decode_stall
 from windlass.core.units import show_duration
 from windlass.engines.base import Inspector
-from windlass.flow.reading import PAGE, ReadStep, ReadWorkflow, members_of
+from windlass.flow.reading import PAGE, ReadStep, ReadWorkflow, members_of, read_workflow
 
 __all__ = ["lost_members", "undecided", "why_stalled", "why_stuck"]
 
@@ -41,7 +41,18 @@ def why_stalled(engine: Inspector, found: ReadWorkflow, now_ms: int | None = Non
 
 
 def why_stuck(engine: Inspector, found: ReadWorkflow) -> str | None:
-    """Why nothing in a workflow can move any more; None: something can."""
+    """Why nothing in a workflow can move any more; None: something can.
+
+    It is read in parts, and may have moved from one to the next: so a second look must say the same.
+    """
+    if why_still(engine, found) is None:
+        return None
+    again = read_workflow(engine, found.id)
+    return None if again is None or again.row.tally.has_ended else why_still(engine, again)
+
+
+def why_still(engine: Inspector, found: ReadWorkflow) -> str | None:
+    """Why nothing can move, by what was read."""
     waiting = open_of(found)
     if any(step.row is not None and moves(step.row) for step in waiting):
         return None
