@@ -48,6 +48,7 @@ REACHABLE = [state for state in State if state is not State.BLOCKED]
 
 ALLOWED = {
     Action.CANCEL: {State.READY, State.SCHEDULED, State.RUNNING},
+    Action.SKIP: {State.READY, State.SCHEDULED},
     Action.RETRY: {State.DEAD, State.CANCELLED, State.SCHEDULED},
     **dict.fromkeys((Action.DELETE, Action.DISCARD, Action.TRIM), set(State) - {State.RUNNING}),
 }
@@ -355,7 +356,7 @@ class InspectorSuite:
         elif state is State.RUNNING:
             assert (after, row_of(store, "a").cancel_requested) == (State.RUNNING, True)
         else:
-            assert after is (State.CANCELLED if action is Action.CANCEL else State.READY)
+            assert after is (State.READY if action is Action.RETRY else State.CANCELLED)
             assert after is not None
             assert can_move(state, after)
             assert after in TRANSITIONS[state]
