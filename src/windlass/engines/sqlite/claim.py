@@ -267,6 +267,7 @@ class Claimer:
             judge.let_on(lambda gate: self._served_at(db, gate, names, closed), places.slots(), want.limit)
         leases: list[Lease] = []
         ended: list[str] = []
+        freed = False  # what one that has expired had at a gate
         look, scanned, progress = ALONE_MAX if want.alone else places.left(), 0, False
         while places.left() > 0:
             served, kinds, more = self._busy(db, shares, look, places, closed, alone=want.alone)
@@ -277,6 +278,7 @@ class Claimer:
                 db.execute(q(EXPIRE), (now, keep_ms, encode([row.seq for row in expired]).decode()))
                 count(db, q, now, "total:cancelled", len(expired))
                 ended += [row.id for row in expired]
+                freed = freed or any(row.guards is not None for row in expired)
             if fresh:
                 leases += self._take(db, want.worker, fresh, now)
             scanned += max(len(heads), len(served))
@@ -295,6 +297,8 @@ class Claimer:
                 due_in = opens_in if due_in is None else min(due_in, opens_in)
         if want.rooms and any(lease.slot is None for lease in leases) and set(places.slots()) < wide:
             due_in = 0  # which kind of slot they need shows only now: there may be room for more
+        if freed:
+            due_in = 0  # whoever waits there, this claim has passed by
         count_each(db, q, now, "claimed", [lease.queue for lease in leases])
         return Claimed(leases, cancels, due_in, ended=(*ended, *judge.duplicates))
 

@@ -70,6 +70,10 @@ class Gatekeeper:
             free = 0 if one.state == "open" else self.half_open - one.successes - one.probes
             self.probes_free[one.name] = None if one.state == "closed" else free
 
+    def lose(self, ids: Iterable[str]) -> None:
+        """Take in that jobs have expired: they hold no key any more."""
+        self.holders = {key: holder for key, holder in self.holders.items() if holder[0] not in ids}
+
     # -- what is shut --
 
     def shut(self, job_id: str, queue: str, guards: Sequence[Guard], now: int, late_ms: int = 0) -> str | None:

@@ -201,6 +201,7 @@ class GuardMachine(RuleBasedStateMachine):
         self.look()
         claimed = self.store.claim(want)
         assert not claimed.expelled
+        self.keeper.lose(claimed.ended)
         for lease in claimed.leases:
             shut = self.keeper.shut(lease.id, lease.queue, lease.guards, self.now)
             assert shut is None, f"{lease.id} was leased, but {shut} is shut"

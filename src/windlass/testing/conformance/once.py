@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from windlass.core.model import State
 from windlass.core.rows import Action
 from windlass.core.work import Kind, Rules, Want
 from windlass.engines.base import Store
-from windlass.testing.conformance.guards import DAY, end, got, once, put
+from windlass.testing.conformance.guards import DAY, end, got, guarded, once, put
 from windlass.testing.conformance.harness import (
     Harness,
     ended,
     error,
     join,
+    place,
     row_of,
     state_of,
     take,
@@ -80,6 +82,22 @@ class OnceSuite:
         put(store, "a", "b", guards=(once(),))
         end(store, take(store), kind)
         assert got(take(store)) == ["b"]
+
+    def test_whoever_waits_for_a_key_is_given_at_once_when_its_holder_has_expired(self, harness: Harness) -> None:
+        """It was given back after its time, so the claim that ends it is the one that passes by who waits."""
+        store = harness.engine
+        join(store, lease_ms=DAY)
+        place(store, [replace(guarded("a", (once(),)), expires_ms=30_000)])
+        put(store, "b", guards=(once(),))
+        (lease,) = take(store, limit=1)
+        harness.clock.advance(30_000)
+        store.settle([ended(lease, Kind.RELEASE)])
+        claimed = store.claim(Want("w1", 10))
+        assert claimed.ended == ("a",)
+        if not claimed.leases:
+            assert claimed.due_in_ms == 0
+            claimed = store.claim(Want("w1", 10))
+        assert [one.id for one in claimed.leases] == ["b"]
 
     def test_a_retry_by_hand_of_a_dead_job_does_not_run_what_another_did(self, harness: Harness) -> None:
         store = harness.engine

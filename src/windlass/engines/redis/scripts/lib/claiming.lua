@@ -487,7 +487,8 @@ local function claim(from)
       if places.more(lane) <= 0 then due_in = 0 end
     end
   end
-  if n == 0 and #finished > 0 then due_in = 0 end -- only ended ones were at the head: look again at once
+  -- Only ended ones were at the head, or they had something at a gate, where this claim has passed by who waits.
+  if n == 0 and #finished > 0 or guarded and expired > 0 then due_in = 0 end
   count_more('total:cancelled', expired)
   count_more('total:done', doubles)
   flush(true)
