@@ -182,7 +182,7 @@ def test_a_step_that_runs_and_makes_no_progress_is_told_with_its_workflow(app: W
     worker = worker_of(app)
     worker.start()
     try:
-        reason = "hang run and make no progress"
+        reason = "running without progress: hang"
         until(lambda: handle.info().stalled == reason, "the step is not seen to stall")
     finally:
         gate.set()

@@ -32,7 +32,7 @@ def why_stalled(engine: Inspector, found: ReadWorkflow, now_ms: int | None = Non
         return why
     hangs = [step for step in found.steps if step.state is State.RUNNING and has_stalled(step)]
     if hangs:
-        return f"{names(hangs)} run and make no progress"
+        return f"running without progress: {names(hangs)}"
     now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     still = now_ms - found.row.moved_at
     if found.facts.stall_ms is None or still < found.facts.stall_ms:
