@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -176,8 +177,10 @@ def storm(
 def hit(fleet: Fleet, tree: Process, what: str, pid: int) -> None:
     """Kill a worker process or its whole tree, or tell that to stop."""
     if what == "kill":
-        fleet.kills.append(Kill(pid, "", time.monotonic_ns()))
-        os.kill(pid, signal.SIGKILL)
+        at = time.monotonic_ns()
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself meanwhile
+            os.kill(pid, signal.SIGKILL)
+            fleet.kills.append(Kill(pid, "", at))
     elif what == "kill tree":
         fleet.kill_tree(tree)
     else:
@@ -225,9 +228,9 @@ def compare(fleet: Fleet, planned: Plan, handle: WorkflowHandle, runs: dict[str,
     early = []
     for node in planned.nodes.values():
         ends = {one: runs[ids[one]][-1].ended for one in node.after if runs[ids[one]]}
-        if node.when == "any_failed":
-            ends = {one: at for one, at in ends.items() if planned.nodes[one].end == "dead"}
-            awaited = min(ends.values(), default=0)
+        if node.when == "any_failed":  # the first death is enough; of what windlass runs itself the ledger has no time
+            dead = [one for one in node.after if planned.nodes[one].end == "dead"]
+            awaited = min((ends.get(one) or 0 for one in dead), default=0)
         else:
             awaited = max(ends.values(), default=0)
         if runs[ids[node.name]] and runs[ids[node.name]][0].began < awaited:
