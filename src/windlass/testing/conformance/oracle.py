@@ -327,10 +327,7 @@ class Oracle:
         match action:
             case Action.CANCEL if before is State.RUNNING:
                 job.cancel = True
-            case Action.CANCEL | Action.SKIP if before not in FINISHED and before is not State.RUNNING:
-                self.totals["cancelled"] += 1
-                self.finish(job, State.CANCELLED, now)
-            case Action.SKIP if before not in {*FINISHED, State.RUNNING}:
+            case Action.CANCEL | Action.SKIP if before not in {*FINISHED, State.RUNNING}:
                 self.totals["cancelled"] += 1
                 self.finish(job, State.CANCELLED, now)
             case Action.RETRY if before in {State.DEAD, State.CANCELLED, State.SCHEDULED}:
